@@ -1,0 +1,1 @@
+"""The engine directory and the inference backends that run its segments."""

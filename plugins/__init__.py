@@ -1,0 +1,1 @@
+"""Operators of our own that run between the segments."""

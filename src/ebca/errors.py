@@ -1,0 +1,36 @@
+"""Every error a user can cause. Each message names the thing, the value and the remedy.
+
+The command-line tools print these as one line and exit with code 1; anything else is a bug and keeps its traceback.
+"""
+
+
+class EbcaError(Exception):
+    """Base of all errors that a user's input or environment can cause."""
+
+
+class ModelError(EbcaError):
+    """A checkpoint that cannot be found, read or exported."""
+
+
+class ExportError(EbcaError):
+    """An export that cannot be finished: no room, no permission, parity over its limit."""
+
+
+class EngineError(EbcaError):
+    """An engine directory, or a file in it, that cannot be used."""
+
+
+class BackendError(EbcaError):
+    """An inference backend that is missing or cannot run the engine."""
+
+
+class ParameterError(EbcaError, ValueError):
+    """A call parameter with a wrong value, shape or dtype."""
+
+
+class NumericalError(EbcaError, ArithmeticError):
+    """A result that is not finite; the message names the first segment where it happened."""
+
+
+class CancelledError(EbcaError):
+    """The caller's progress callback asked to stop. The session stays usable."""
