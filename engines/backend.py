@@ -1,0 +1,88 @@
+"""The one seam between the runtime and whatever runs a graph."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from ebca.engines.manifest import Component
+from ebca.errors import BackendError, ParameterError
+
+Call = Callable[[], None]
+Arrays = Mapping[str, np.ndarray]
+
+BACKENDS = ("onnxruntime", "openvino")
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class BackendOptions:
+    """How to run: `threads` None means one per physical core; `precision` "bf16" only where a backend has it."""
+
+    threads: int | None = None
+    precision: str = "fp32"
+
+
+class Runner(Protocol):
+    """One opened graph. Not safe for use from two threads at once through the same binding."""
+
+    def bind(self, inputs: Arrays, outputs: Arrays) -> Call:
+        """Fix the addresses of all inputs and outputs; the result runs the graph once per call.
+
+        The arrays are C-contiguous, belong to the caller and must outlive the result.
+        """
+        ...
+
+
+class Backend(Protocol):
+    """Opens components. `prepare` writes a form into a folder that `open` then loads quickly."""
+
+    name: str
+
+    def identity(self) -> dict[str, str]:
+        """Everything beside the files that a prepared form depends on: versions, processor, precision."""
+        ...
+
+    def prepare(self, graph: Path, target: Path) -> None:
+        """Write the prepared form of `graph` as `target` and files named after it. May be slow."""
+        ...
+
+    def open(self, prepared: Path, component: Component) -> Runner:
+        """Open what `prepare` wrote."""
+        ...
+
+
+def available() -> list[str]:
+    """Names of the backends whose library is installed, the preferred one first."""
+    installed = [name for name in ("openvino", "onnxruntime") if find_spec(name) is not None]
+    return installed
+
+
+def create(name: str | None, options: BackendOptions) -> Backend:
+    """The named backend, or the best one present.
+
+    Raises:
+        BackendError: it is not installed, or cannot run at the precision asked for.
+        ParameterError: unknown name or precision.
+    """
+    if options.precision not in PRECISIONS:
+        raise ParameterError(f"precision '{options.precision}' is unknown; choose one of {', '.join(PRECISIONS)}")
+    if options.threads is not None and options.threads < 1:
+        raise ParameterError(f"threads is {options.threads}; give 1 or more, or nothing for one per physical core")
+    present = available()
+    if name is None:
+        name = next(iter(present), "onnxruntime")
+    if name not in BACKENDS:
+        raise ParameterError(f"backend '{name}' is unknown; choose one of {', '.join(BACKENDS)}")
+    if name not in present:
+        raise BackendError(f"backend '{name}' is not installed; run `pip install {name}`")
+    if name == "openvino":
+        from ebca.engines.openvino import OpenVINOBackend
+
+        return OpenVINOBackend(options)
+    from ebca.engines.onnxruntime import OnnxRuntimeBackend
+
+    return OnnxRuntimeBackend(options)

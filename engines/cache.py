@@ -1,0 +1,189 @@
+"""Prepared forms of components, in the user's cache: rebuildable, verified, bounded.
+
+    <cache>/<key>/engine.json              what the key was made of
+    <cache>/<key>/<component>.onnx, ...    written by a backend's `prepare`
+    <cache>/<key>/<component>.json         stamp: size, time and SHA-256 of the prepared files; size and time of the
+                                           source files when their SHA-256 was last found right
+
+The key holds everything that changes a prepared form: the contents of the component files, the backend, its version
+and precision, and the processor. A component is opened without reading its files when sizes and times agree with the
+stamp; else contents are compared, and a prepared form that fails is made again.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from ebca.engines.backend import Backend, Runner
+from ebca.engines.directory import EngineDirectory, sha256
+from ebca.errors import EngineError
+
+Progress = Callable[[int, int, str], None]
+
+# Raised whenever a backend's `prepare` changes what it writes.
+PREPARED_VERSION = 1
+DEFAULT_LIMIT_GB = 40.0
+
+
+def cache_folder() -> Path:
+    """`EBCA_CACHE_DIR`, else the platform's cache folder."""
+    return Path(os.environ.get("EBCA_CACHE_DIR") or platformdirs.user_cache_path("ebca"))
+
+
+@dataclass(frozen=True)
+class PreparedEngine:
+    """The prepared components of one engine directory for one backend on this machine."""
+
+    directory: EngineDirectory
+    backend: Backend
+    folder: Path
+
+    def prepare(self, names: Iterable[str], progress: Progress | None = None) -> None:
+        """Make what is missing or stale.
+
+        Args:
+            names: components.
+            progress: called with (done, total, component) for the components that have to be made.
+
+        Raises:
+            EngineError: a source file is corrupted, or the cache cannot be written.
+        """
+        missing = [name for name in names if not self._is_current(name)]
+        if not missing:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _check_room(self.folder, sum(self._source_bytes(name) for name in missing))
+            for index, name in enumerate(missing):
+                if progress:
+                    progress(index, len(missing), name)
+                self._make(name)
+            if progress:
+                progress(len(missing), len(missing), "")
+        except OSError as error:
+            raise EngineError(
+                f"cannot write prepared engines to '{self.folder}': {error}; set EBCA_CACHE_DIR to a folder with room"
+            ) from None
+
+    def open(self, name: str) -> Runner:
+        """Open a prepared component. Making it first where needed is the caller's `prepare`."""
+        if not self._is_current(name):
+            self.prepare([name])
+        return self.backend.open(self._target(name), self.directory.manifest.components[name])
+
+    def _target(self, name: str) -> Path:
+        return self.folder / f"{name}.onnx"
+
+    def _stamp(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
+
+    def _sources(self, name: str) -> tuple[str, ...]:
+        return self.directory.manifest.components[name].files(self.backend.name)
+
+    def _source_bytes(self, name: str) -> int:
+        return sum(self.directory.manifest.files[f].size for f in self._sources(name))
+
+    def _is_current(self, name: str) -> bool:
+        try:
+            stamp = json.loads(self._stamp(name).read_text(encoding="utf-8"))
+            prepared, sources = stamp["prepared"], stamp["sources"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        changed = [f for f in self._sources(name) if sources.get(f) != _stat(self.directory.file(f))]
+        if changed:
+            self.directory.verify(changed)
+            stamp["sources"] = {f: _stat(self.directory.file(f)) for f in self._sources(name)}
+            _write_atomically(self._stamp(name), json.dumps(stamp))
+        for file, record in prepared.items():
+            path = self.folder / file
+            if not path.is_file() or path.stat().st_size != record["size"]:
+                return False
+            if path.stat().st_mtime_ns != record["mtime_ns"] and sha256(path) != record["sha256"]:
+                return False
+        return True
+
+    def _make(self, name: str) -> None:
+        self.directory.verify(self._sources(name))
+        work = self.folder / f".{name}.{os.getpid()}"
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        try:
+            graph = self.directory.file(self.directory.manifest.components[name].graph_for(self.backend.name))
+            self.backend.prepare(graph, work / self._target(name).name)
+            made = sorted(p for p in work.iterdir())
+            for path in made:
+                path.replace(self.folder / path.name)
+            prepared = {p.name: {**_stat(self.folder / p.name), "sha256": sha256(self.folder / p.name)} for p in made}
+            sources = {f: _stat(self.directory.file(f)) for f in self._sources(name)}
+            _write_atomically(self._stamp(name), json.dumps({"prepared": prepared, "sources": sources}))
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def prepared_engine(directory: EngineDirectory, backend: Backend) -> PreparedEngine:
+    """The place of one engine's prepared forms. Nothing is made yet."""
+    files = {name: record.sha256 for name, record in sorted(directory.manifest.files.items())}
+    identity = {"version": PREPARED_VERSION, "backend": backend.name, **backend.identity(), "files": files}
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
+    folder = cache_folder() / f"{backend.name}-{key}"
+    if folder.is_dir():
+        with suppress(OSError):
+            os.utime(folder)
+    return PreparedEngine(directory, backend, folder)
+
+
+def evict(keep: Path, limit_bytes: float | None = None) -> list[Path]:
+    """Delete the prepared engines unused for longest until the cache is within its bound; never `keep`.
+
+    The bound is EBCA_CACHE_LIMIT_GB (default 40).
+    """
+    if limit_bytes is None:
+        limit_bytes = float(os.environ.get("EBCA_CACHE_LIMIT_GB", DEFAULT_LIMIT_GB)) * 1e9
+    root = cache_folder()
+    entries: list[tuple[float, Path, int]] = []
+    for path in root.iterdir() if root.is_dir() else ():
+        if path.is_dir():
+            with suppress(OSError):
+                size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+                entries.append((path.stat().st_mtime, path, size))
+    total = sum(size for _, _, size in entries)
+    removed = []
+    for used, path, size in sorted(entries):
+        # A minute's grace: another process may be preparing it right now.
+        if total <= limit_bytes or path == keep or time.time() - used < 60:
+            continue
+        shutil.rmtree(path, ignore_errors=True)
+        total -= size
+        removed.append(path)
+    return removed
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    # A prepared form may pad weights to the processor's block size.
+    wanted = int(needed * 1.1) + (64 << 20)
+    if free < wanted:
+        raise EngineError(
+            f"'{folder}' has {free / 1e9:.1f} GB free, preparing this engine needs {wanted / 1e9:.1f} GB; "
+            "free some room or set EBCA_CACHE_DIR"
+        )
+
+
+def _stat(path: Path) -> dict[str, Any]:
+    info = path.stat()
+    return {"size": info.st_size, "mtime_ns": info.st_mtime_ns}
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,268 @@
+"""`manifest.json`: everything a host must know to run an engine directory, in any language.
+
+Version 1. Paths are relative to the directory, with `/`. Tensor shapes use the language of `ebca.engines.dims`.
+
+    format, version      "ebca-engine", 1
+    created_by           versions of the software that wrote it
+    model                name, kind ("text-to-image", "inpainting", "unet"), source
+    precision            "fp32", or "fp16" (weights stored as float16, widened when an engine is prepared)
+    components           name -> graph, lowered graphs per backend, weights file, inputs, outputs
+    unet                 channels, sizes, inputs, outputs, tensors, layers, plan
+    text_encoder, vae, tokenizer    null in a UNet-only directory
+    schedulers           coefficient tables, see `ebca.runtime.schedulers`
+    parity               measured at export against PyTorch
+    files                path -> size, sha256
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ebca.engines.dims import Dim
+from ebca.errors import EngineError
+
+FORMAT = "ebca-engine"
+VERSION = 1
+FILE_NAME = "manifest.json"
+DTYPES = ("float32", "float16", "int64")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """dtype ("float32", "int64", ...) and symbolic shape of one tensor."""
+
+    dtype: str
+    shape: tuple[Dim, ...]
+
+
+@dataclass(frozen=True)
+class Component:
+    """One graph that an inference engine runs: a segment, a variant of the op, a text encoder, half of a VAE.
+
+    `graph` holds standard ONNX operators; `lowered` names the same graph in operators that one backend runs faster.
+    All of them read the same `weights` file.
+    """
+
+    graph: str
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+    weights: str | None = None
+    lowered: Mapping[str, str] = field(default_factory=dict)
+
+    def graph_for(self, backend: str) -> str:
+        return self.lowered.get(backend, self.graph)
+
+    def files(self, backend: str) -> tuple[str, ...]:
+        graph = self.graph_for(backend)
+        return (graph,) if self.weights is None else (graph, self.weights)
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One cross-attention layer: its name in the checkpoint, its op, and the size of its positions."""
+
+    name: str
+    op: str
+    heads: int
+    head_dim: int
+    height: Dim
+    width: Dim
+
+
+@dataclass(frozen=True)
+class Step:
+    """One entry of the plan. A segment binds tensors by their own names; an op has q, k, v -> out, g."""
+
+    segment: str | None = None
+    layer: int | None = None
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class UNetSpec:
+    """The split UNet. `ops` maps an op name to its variants' component names."""
+
+    in_channels: int
+    out_channels: int
+    context_dim: int
+    sample_size: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    tensors: Mapping[str, TensorSpec]
+    layers: tuple[LayerSpec, ...]
+    ops: Mapping[str, Mapping[str, str]]
+    plan: tuple[Step, ...]
+
+    @property
+    def segments(self) -> list[str]:
+        return [step.segment for step in self.plan if step.segment is not None]
+
+
+@dataclass(frozen=True)
+class VaeSpec:
+    """Latents are `scaling_factor * (encoded - shift_factor)`; the graphs take and give unscaled ones."""
+
+    decoder: str
+    encoder: str
+    latent_channels: int
+    scaling_factor: float
+    shift_factor: float
+    downscale: int
+
+
+@dataclass(frozen=True)
+class TextEncoderSpec:
+    component: str
+    max_length: int
+    hidden_size: int
+
+
+@dataclass(frozen=True)
+class TokenizerSpec:
+    file: str
+    info: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The whole of `manifest.json`, see the module's text."""
+
+    model: Mapping[str, Any]
+    precision: str
+    components: Mapping[str, Component]
+    unet: UNetSpec
+    schedulers: Mapping[str, Any]
+    files: Mapping[str, FileRecord]
+    text_encoder: TextEncoderSpec | None = None
+    vae: VaeSpec | None = None
+    tokenizer: TokenizerSpec | None = None
+    parity: Mapping[str, Any] = field(default_factory=dict)
+    created_by: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        return str(self.model["kind"])
+
+    def to_json(self) -> str:
+        return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=1) + "\n"
+
+
+def read(directory: Path) -> Manifest:
+    """Read and validate `directory/manifest.json`.
+
+    Raises:
+        EngineError: not an engine directory, a newer version, a broken or inconsistent manifest, or a path that
+            leaves the directory.
+    """
+    path = directory / FILE_NAME
+    if not directory.is_dir():
+        raise EngineError(f"engine directory '{directory}' does not exist; make one with `ebca-export --output-dir`")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise EngineError(
+            f"'{directory}' has no {FILE_NAME}: not an engine directory, or its export did not finish; "
+            "run `ebca-export` again to finish it"
+        ) from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise EngineError(f"'{path}' cannot be read: {error}; export the engine again") from None
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise EngineError(f"'{path}' is not an ebca manifest (no format '{FORMAT}')")
+    version = data.get("version")
+    if not isinstance(version, int) or version < 1 or version > VERSION:
+        raise EngineError(
+            f"'{path}' has manifest version {version!r}, this ebca reads up to {VERSION}; "
+            "upgrade ebca (`pip install -U ebca`) or export the engine again"
+        )
+    try:
+        manifest = _parse(data)
+        _validate(manifest)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise EngineError(f"'{path}' is broken ({type(error).__name__}: {error}); export the engine again") from None
+    return manifest
+
+
+def _tensors(data: Mapping[str, Any]) -> dict[str, TensorSpec]:
+    return {name: TensorSpec(t["dtype"], tuple(t["shape"])) for name, t in data.items()}
+
+
+def _parse(data: Mapping[str, Any]) -> Manifest:
+    unet = data["unet"]
+    return Manifest(
+        model=data["model"],
+        precision=data["precision"],
+        components={
+            name: Component(
+                c["graph"], _tensors(c["inputs"]), _tensors(c["outputs"]), c["weights"], dict(c["lowered"])
+            )
+            for name, c in data["components"].items()
+        },
+        unet=UNetSpec(
+            **{k: unet[k] for k in ("in_channels", "out_channels", "context_dim", "sample_size")},
+            inputs=tuple(unet["inputs"]),
+            outputs=tuple(unet["outputs"]),
+            tensors=_tensors(unet["tensors"]),
+            layers=tuple(LayerSpec(**layer) for layer in unet["layers"]),
+            ops={name: dict(variants) for name, variants in unet["ops"].items()},
+            plan=tuple(
+                Step(s["segment"], s["layer"], tuple(s["inputs"]), tuple(s["outputs"])) for s in unet["plan"]
+            ),
+        ),
+        schedulers=data["schedulers"],
+        files={path: FileRecord(**record) for path, record in data["files"].items()},
+        text_encoder=TextEncoderSpec(**data["text_encoder"]) if data["text_encoder"] else None,
+        vae=VaeSpec(**data["vae"]) if data["vae"] else None,
+        tokenizer=TokenizerSpec(**data["tokenizer"]) if data["tokenizer"] else None,
+        parity=data.get("parity", {}),
+        created_by=data.get("created_by", {}),
+    )
+
+
+def _validate(manifest: Manifest) -> None:
+    for path in manifest.files:
+        _check_path(path)
+    for name, component in manifest.components.items():
+        for path in (component.graph, component.weights, *component.lowered.values()):
+            if path is not None and path not in manifest.files:
+                raise ValueError(f"component '{name}' needs '{path}', which is not among the files")
+        for tensor in (*component.inputs.values(), *component.outputs.values()):
+            if tensor.dtype not in DTYPES:
+                raise ValueError(f"component '{name}' has a tensor of dtype '{tensor.dtype}'")
+    if manifest.tokenizer and manifest.tokenizer.file not in manifest.files:
+        raise ValueError(f"the tokenizer file '{manifest.tokenizer.file}' is not among the files")
+    unet = manifest.unet
+    written = set(unet.inputs)
+    for step in unet.plan:
+        for tensor_name in (*step.inputs, *step.outputs):
+            if tensor_name not in unet.tensors:
+                raise ValueError(f"the plan uses the unknown tensor '{tensor_name}'")
+        if missing := set(step.inputs) - written:
+            raise ValueError(f"the plan reads {sorted(missing)} before they are written")
+        written |= set(step.outputs)
+        if step.segment is not None:
+            component = manifest.components[step.segment]
+            if set(component.inputs) != set(step.inputs) or set(component.outputs) != set(step.outputs):
+                raise ValueError(f"the plan and segment '{step.segment}' name different tensors")
+        elif step.layer is None or not 0 <= step.layer < len(unet.layers):
+            raise ValueError(f"the plan has a step with layer {step.layer!r}")
+    if missing := set(unet.outputs) - written:
+        raise ValueError(f"the plan never writes {sorted(missing)}")
+    for layer in unet.layers:
+        for variant in unet.ops[layer.op].values():
+            if variant not in manifest.components:
+                raise ValueError(f"op '{layer.op}' needs the unknown component '{variant}'")
+
+
+def _check_path(path: str) -> None:
+    parts = PurePosixPath(path)
+    if parts.is_absolute() or ".." in parts.parts or "\\" in path or ":" in path or not parts.parts:
+        raise EngineError(f"the manifest names '{path}', which is outside the engine directory; refusing to read it")

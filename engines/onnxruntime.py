@@ -1,0 +1,127 @@
+"""ONNX Runtime on CPU: the embedded default.
+
+`prepare` lets ONNX Runtime optimise a graph once and saves the result with weights already packed for this processor;
+`open` then maps that file with optimisations off, which takes tens of milliseconds and no memory of its own. All
+sessions share one thread pool and one memory arena, so seventeen segments need the scratch memory of one.
+"""
+
+import contextlib
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import psutil
+
+from ebca.engines.backend import Arrays, BackendOptions, Call
+from ebca.engines.manifest import Component
+from ebca.errors import BackendError
+
+_CPU = ["CPUExecutionProvider"]
+
+# Thread pool and arena belong to ONNX Runtime's process-wide environment, which can be set up only once.
+_environment: dict[str, int] = {}
+
+
+def _set_up_environment(threads: int) -> bool:
+    """Create the shared pool and arena. False where the host has an environment without a shared pool already."""
+    if "threads" not in _environment:
+        try:
+            ort.set_global_thread_pool_sizes(threads, 1)
+            memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+            # Grow only by what is asked for: doubling would reserve gigabytes for the largest layer.
+            ort.create_and_register_allocator(memory, ort.OrtArenaCfg(0, 1, -1, -1))
+            _environment["threads"] = threads
+        except Exception:
+            _environment["threads"] = 0
+    return _environment["threads"] == threads
+
+
+class OnnxRuntimeBackend:
+    """See the module's text."""
+
+    name = "onnxruntime"
+
+    def __init__(self, options: BackendOptions) -> None:
+        if options.precision != "fp32":
+            raise BackendError(
+                f"precision '{options.precision}' is not available with onnxruntime on CPU; "
+                "use `--backend openvino` or precision fp32"
+            )
+        self._threads = options.threads or psutil.cpu_count(logical=False) or 1
+        ort.set_default_logger_severity(3)
+        self._shared = _set_up_environment(self._threads)
+
+    def identity(self) -> dict[str, str]:
+        return {"onnxruntime": ort.__version__, "processor": processor()}
+
+    def prepare(self, graph: Path, target: Path) -> None:
+        options = self._options()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.optimized_model_filepath = str(target)
+        weights = target.name + ".data"
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", weights)
+        options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+        options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
+        self._session(graph, options)
+
+    def open(self, prepared: Path, component: Component) -> "OnnxRuntimeRunner":
+        options = self._options()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.add_session_config_entry("session.use_env_allocators", "1" if self._shared else "0")
+        return OnnxRuntimeRunner(self._session(prepared, options))
+
+    def _options(self) -> Any:
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        if self._shared:
+            options.use_per_session_threads = False
+        else:
+            options.intra_op_num_threads = self._threads
+            # The next segment starts at once: threads of the last one must not spin beside it.
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        return options
+
+    @staticmethod
+    def _session(path: Path, options: Any) -> Any:
+        try:
+            return ort.InferenceSession(str(path), options, providers=_CPU)
+        except Exception as error:
+            line = str(error).strip().splitlines()[0]
+            raise BackendError(f"onnxruntime {ort.__version__} cannot open '{path}': {line}") from None
+
+
+class OnnxRuntimeRunner:
+    """A session. Each binding has its own I/O binding, so bindings of one runner may run in different threads."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    def bind(self, inputs: Arrays, outputs: Arrays) -> Call:
+        binding = self._session.io_binding()
+        known = {i.name for i in self._session.get_inputs()}
+        for name, array in inputs.items():
+            # An input that no operator reads may be optimised away.
+            if name in known:
+                binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        for name, array in outputs.items():
+            binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        session, keep = self._session, (dict(inputs), dict(outputs))
+
+        def call(_keep: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = keep) -> None:
+            session.run_with_iobinding(binding)
+
+        return call
+
+
+def processor() -> str:
+    """The processor model: packed weights depend on its instruction set."""
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith(("model name", "flags")):
+                name += " " + line.partition(":")[2].strip()
+            if line.startswith("flags"):
+                break
+    return name

@@ -1,0 +1,410 @@
+"""Checkpoint to engine directory: the order of work."""
+
+import hashlib
+import json
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from diffusers import UNet2DConditionModel
+from torch import nn
+
+import ebca
+from ebca.engines.dims import Dim
+from ebca.engines.manifest import (
+    VERSION,
+    Component,
+    LayerSpec,
+    Manifest,
+    Step,
+    TensorSpec,
+    TextEncoderSpec,
+    TokenizerSpec,
+    UNetSpec,
+    VaeSpec,
+)
+from ebca.errors import ExportError, ParameterError
+from ebca.export import encoders, schedulers
+from ebca.export.checkpoint import Checkpoint, check_unet_supported, load_checkpoint
+from ebca.export.graphs import write_component
+from ebca.export.parity import UNetParity, check, module_parity
+from ebca.export.split import Split, fold_transposes, split
+from ebca.export.symbols import Symbols
+from ebca.export.trace import OPSET, Layer, layers_of, trace
+from ebca.export.workspace import Workspace, check_output, check_room
+from ebca.plugins.energy_attention import VARIANTS
+from ebca.plugins.energy_attention.onnx_model import op_model
+
+PRECISIONS = ("fp32", "fp16")
+
+# Graphs, tables, and what a file system adds.
+_OVERHEAD_BYTES = 100 << 20
+
+
+@dataclass(frozen=True)
+class ExportEvent:
+    """One step of an export: `done` of `total` bytes are written; `text` says what comes next."""
+
+    text: str
+    done: int
+    total: int
+
+
+OnProgress = Callable[[ExportEvent], None]
+
+
+@dataclass
+class _Export:
+    """The parts of one export while it runs."""
+
+    checkpoint: Checkpoint
+    workspace: Workspace
+    half: bool
+    on_progress: OnProgress
+    components: dict[str, Component] = field(default_factory=dict)
+    parity: dict[str, Any] = field(default_factory=dict)
+    written: int = 0
+    total: int = 0
+
+    @property
+    def folder(self) -> Path:
+        return self.workspace.folder
+
+    def say(self, text: str) -> None:
+        self.on_progress(ExportEvent(text, self.written, self.total))
+
+
+def export_checkpoint(
+    checkpoint: Checkpoint,
+    output_dir: str | Path,
+    *,
+    precision: str = "fp32",
+    scheduler_steps: Sequence[int] = (),
+    overwrite: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Path:
+    """Write an engine directory.
+
+    Args:
+        checkpoint: what `ebca.export.checkpoint.load_checkpoint` gives. At precision fp16 its weights are rounded in
+            place, so that parity compares like with like.
+        output_dir: the directory to make; an interrupted export of the same model goes on where it stopped.
+        precision: "fp32", or "fp16" to store weights as float16.
+        scheduler_steps: step counts to tabulate beside 1 to 50 and 60, 70, 75, 80, 90, 100.
+        overwrite: replace an engine that is there.
+        on_progress: called before each piece of work.
+
+    Returns:
+        The engine directory.
+
+    Raises:
+        ExportError, ModelError, ParameterError: see `ebca.errors`. Nothing is left that could be taken for an engine.
+    """
+    output = Path(output_dir)
+    if precision not in PRECISIONS:
+        raise ParameterError(f"precision '{precision}' is unknown; choose one of {', '.join(PRECISIONS)}")
+    check_output(output, overwrite=overwrite)
+    check_unet_supported(checkpoint.unet.config)
+    modules = [m for m in (checkpoint.unet, checkpoint.text_encoder, checkpoint.vae) if m is not None]
+    half = precision == "fp16"
+    total = sum(p.numel() * (2 if half else 4) for m in modules for p in m.parameters())
+    check_room(output, total + _OVERHEAD_BYTES)
+    report = on_progress or (lambda event: None)
+    report(ExportEvent("reading weights", 0, total))
+    for module in modules:
+        _check_weights(module, half=half)
+    steps = sorted({*schedulers.DEFAULT_STEPS, *scheduler_steps})
+    key = _key(checkpoint, modules, precision, steps)
+    workspace = Workspace(output, key, overwrite=overwrite)
+    try:
+        export = _Export(checkpoint, workspace, half, report, total=total)
+        unet = _export_unet(export)
+        text_encoder = _export_text_encoder(export)
+        vae = _export_vae(export)
+        tokenizer = _export_tokenizer(export)
+        export.say("scheduler tables")
+        config = checkpoint.scheduler_config or schedulers.DEFAULT_CONFIG
+        tables = schedulers.write_tables(schedulers.build_tables(config, steps), export.folder)
+        manifest = Manifest(
+            model={"name": checkpoint.name, "kind": _kind(checkpoint), "source": checkpoint.source},
+            precision=precision,
+            components=export.components,
+            unet=unet,
+            schedulers=tables,
+            files=_records(export, tables, tokenizer),
+            text_encoder=text_encoder,
+            vae=vae,
+            tokenizer=tokenizer,
+            parity=export.parity,
+            created_by=_versions(),
+        )
+        export.written = total
+        export.say("done")
+        return workspace.finish(manifest)
+    except OSError as error:
+        raise ExportError(
+            f"cannot write to '{workspace.folder}': {error.strerror or error}; finished parts are kept, "
+            "run the same command again to go on"
+        ) from None
+    finally:
+        if workspace.folder.is_dir():
+            workspace.release()
+
+
+def export_unet(
+    unet_or_folder: UNet2DConditionModel | str | Path, output_dir: str | Path, *, precision: str = "fp32"
+) -> Path:
+    """Export a UNet alone: a diffusers object, or a folder in diffusers format (a UNet's, or a pipeline's).
+
+    The result serves `ebca.Denoiser` and sessions that are given embeddings and latents. Raises as
+    `export_checkpoint`.
+    """
+    if isinstance(unet_or_folder, UNet2DConditionModel):
+        name = str(unet_or_folder.config.get("_name_or_path") or "unet")
+        # Rounding to float16 happens in place and must not reach the caller's model.
+        unet = _copy(unet_or_folder) if precision == "fp16" else unet_or_folder.float().eval()
+        checkpoint = Checkpoint(name=Path(name).name, unet=unet, source={"kind": "object", "id": Path(name).name})
+    else:
+        loaded = load_checkpoint(str(unet_or_folder))
+        checkpoint = Checkpoint(
+            name=loaded.name, unet=loaded.unet, scheduler_config=loaded.scheduler_config, source=loaded.source
+        )
+    return export_checkpoint(checkpoint, output_dir, precision=precision)
+
+
+def split_unet(unet: UNet2DConditionModel) -> tuple[Split, dict[str, int]]:
+    """Trace and cut; nothing is written. Returns the split and the sizes at which bytes were compared."""
+    model = trace(unet)
+    fold_transposes(model)
+    sample, timestep, contexts = model.graph.inputs
+    symbols = Symbols(
+        [
+            (sample, {0: "batch", 2: "height", 3: "width"}),
+            (timestep, {0: "batch"}),
+            (contexts, {0: "batch", 1: "contexts", 2: "tokens"}),
+        ]
+    )
+    side = int(unet.config.sample_size)
+    sizes = {"batch": 2, "contexts": 1, "tokens": 77, "height": side, "width": side}
+    return split(model, symbols, sizes, OPSET), sizes
+
+
+def _export_unet(export: _Export) -> UNetSpec:
+    unet = export.checkpoint.unet
+    layers = layers_of(unet)
+    export.say(f"tracing the UNet ({len(layers)} cross-attention layers)")
+    cut, _ = split_unet(unet)
+    ops = _export_ops(export, layers)
+    export.say("running the UNet in PyTorch for comparison")
+    parity = UNetParity.of(unet)
+    paths = {i: export.folder / export.components[ops[_op_name(la)]["update"]].graph for i, la in enumerate(layers)}
+    for index, segment in enumerate(cut.segments):
+        size = segment.weight_bytes
+        export.say(f"segment {index + 1} of {len(cut.segments)}, {size / 1e6:.0f} MB")
+        found = export.workspace.get(segment.name)
+        component = found[0] if found else write_component(
+            segment.graph, export.folder, f"unet/{segment.name}", half=export.half
+        )  # fmt: skip
+        parity.segment(segment, component, export.folder, paths)
+        if not found:
+            export.workspace.put(segment.name, component, {})
+        export.components[segment.name] = component
+        export.written += size // (2 if export.half else 1)
+    export.parity["segments"] = parity.segments
+    export.parity["unet"] = parity.whole()
+    export.parity["sizes"] = parity.sizes
+    return _unet_spec(unet, layers, cut, ops)
+
+
+def _op_name(layer: Layer) -> str:
+    return f"energy_attention_h{layer.heads}_d{layer.head_dim}"
+
+
+def _export_ops(export: _Export, layers: Sequence[Layer]) -> dict[str, dict[str, str]]:
+    ops: dict[str, dict[str, str]] = {}
+    for layer in layers:
+        name = _op_name(layer)
+        if name in ops:
+            continue
+        ops[name] = {}
+        for variant in VARIANTS:
+            component = f"{name}.{variant}"
+            path = f"ops/{component}.onnx"
+            model = op_model(layer.heads, layer.head_dim, variant)
+            (export.folder / "ops").mkdir(exist_ok=True)
+            onnx.save(model, str(export.folder / path))
+            export.components[component] = Component(
+                path, _proto_specs(model.graph.input), _proto_specs(model.graph.output)
+            )
+            ops[name][variant] = component
+    return ops
+
+
+def _proto_specs(values: Sequence[Any]) -> dict[str, TensorSpec]:
+    return {
+        v.name: TensorSpec(
+            "float32",
+            tuple(d.dim_value if d.HasField("dim_value") else d.dim_param for d in v.type.tensor_type.shape.dim),
+        )
+        for v in values
+    }
+
+
+def _unet_spec(
+    unet: UNet2DConditionModel, layers: Sequence[Layer], cut: Split, ops: Mapping[str, Mapping[str, str]]
+) -> UNetSpec:
+    plan: list[Step] = []
+    positions: dict[int, Dim] = {}
+    for segment in cut.segments:
+        plan.append(Step(segment=segment.name, inputs=segment.inputs, outputs=segment.outputs))
+        for call in segment.ops:
+            plan.append(Step(layer=call.layer, inputs=call.inputs, outputs=call.outputs))
+            positions[call.layer] = cut.tensors[call.inputs[0]].shape[1]
+    config = unet.config
+    specs = []
+    for index, layer in enumerate(layers):
+        height, width = str(positions[index]).split("*")
+        specs.append(LayerSpec(layer.name, _op_name(layer), layer.heads, layer.head_dim, height, width))
+    return UNetSpec(
+        in_channels=config.in_channels,
+        out_channels=config.out_channels,
+        context_dim=config.cross_attention_dim,
+        sample_size=int(config.sample_size),
+        inputs=("sample", "timestep", "contexts"),
+        outputs=("noise", "contexts_out"),
+        tensors={name: TensorSpec("float32", b.shape) for name, b in cut.tensors.items()},
+        layers=tuple(specs),
+        ops=ops,
+        plan=tuple(plan),
+    )
+
+
+def _export_text_encoder(export: _Export) -> TextEncoderSpec | None:
+    model = export.checkpoint.text_encoder
+    if model is None:
+        return None
+    length = int(model.config.max_position_embeddings)
+    ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (2, length))
+    _export_module(
+        export,
+        "text_encoder",
+        encoders.TextEncoder(model),
+        lambda: encoders.text_encoder_graph(model, length),
+        ids.astype(np.int64),
+    )
+    return TextEncoderSpec("text_encoder", length, int(model.config.hidden_size))
+
+
+def _export_vae(export: _Export) -> VaeSpec | None:
+    vae = export.checkpoint.vae
+    if vae is None:
+        return None
+    factor, config = encoders.downscale(vae), vae.config
+    rng = np.random.default_rng(0)
+    latents = rng.standard_normal((1, config.latent_channels, 16, 12), np.float32)
+    image = rng.uniform(-1, 1, (1, config.in_channels, 16 * factor, 12 * factor)).astype(np.float32)
+    decoder, encoder = encoders.VaeDecoder(vae), encoders.VaeEncoder(vae)
+    _export_module(export, "vae_decoder", decoder, lambda: encoders.vae_decoder_graph(vae), latents)
+    _export_module(export, "vae_encoder", encoder, lambda: encoders.vae_encoder_graph(vae), image)
+    return VaeSpec(
+        "vae_decoder",
+        "vae_encoder",
+        latent_channels=int(config.latent_channels),
+        scaling_factor=float(config.scaling_factor),
+        shift_factor=float(config.get("shift_factor") or 0.0),
+        downscale=factor,
+    )
+
+
+def _export_module(
+    export: _Export, name: str, module: nn.Module, graph: Callable[[], Any], example: np.ndarray
+) -> None:
+    size = sum(p.numel() * (2 if export.half else 4) for p in module.parameters())
+    found = export.workspace.get(name)
+    export.say(f"{name.replace('_', ' ')}, {size / 1e6:.0f} MB")
+    if found is None:
+        component = write_component(graph(), export.folder, name, half=export.half)
+        error = module_parity(name, module, component, export.folder, example)
+        export.workspace.put(name, component, {"parity": error})
+    else:
+        component, error = found[0], check(name, found[1]["parity"])
+    export.components[name] = component
+    export.parity[name] = error
+    export.written += size
+
+
+def _export_tokenizer(export: _Export) -> TokenizerSpec | None:
+    checkpoint = export.checkpoint
+    if checkpoint.tokenizer_json is None:
+        return None
+    (export.folder / "tokenizer.json").write_text(checkpoint.tokenizer_json, encoding="utf-8")
+    return TokenizerSpec("tokenizer.json", checkpoint.tokenizer_info)
+
+
+def _records(export: _Export, tables: Mapping[str, Any], tokenizer: TokenizerSpec | None) -> dict[str, Any]:
+    paths = [f for c in export.components.values() for f in (c.graph, c.weights, *c.lowered.values()) if f]
+    paths += [tables["alphas_cumprod"], *(t["file"] for t in tables["tables"].values())]
+    if tokenizer is not None:
+        paths.append(tokenizer.file)
+    return {path: export.workspace.record(path) for path in sorted(set(paths))}
+
+
+def _kind(checkpoint: Checkpoint) -> str:
+    if checkpoint.text_encoder is None or checkpoint.vae is None or checkpoint.tokenizer_json is None:
+        return "unet"
+    return "inpainting" if checkpoint.unet.config.in_channels == 9 else "text-to-image"
+
+
+def _check_weights(module: nn.Module, *, half: bool) -> None:
+    limit = torch.finfo(torch.float16).max
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            largest = float(parameter.abs().max()) if parameter.numel() else 0.0
+            if not np.isfinite(largest):
+                raise ExportError(f"weight '{name}' of the checkpoint is not finite; the checkpoint is damaged")
+            if half and largest > limit:
+                raise ExportError(f"weight '{name}' ({largest:.1e}) does not fit float16; export with --precision fp32")
+            if half:
+                parameter.copy_(parameter.half())
+
+
+def _key(checkpoint: Checkpoint, modules: Sequence[nn.Module], precision: str, steps: Sequence[int]) -> str:
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, tensor in sorted(module.state_dict().items()):
+            crc = zlib.crc32(tensor.detach().contiguous().numpy().reshape(-1).view(np.uint8))
+            digest.update(f"{name} {tuple(tensor.shape)} {crc}\n".encode())
+    facts = {
+        "config": dict(checkpoint.unet.config),
+        "tokenizer": checkpoint.tokenizer_json,
+        "scheduler": checkpoint.scheduler_config,
+        "precision": precision,
+        "steps": list(steps),
+        "versions": _versions(),
+        "manifest": VERSION,
+    }
+    digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
+def _copy(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    twin = UNet2DConditionModel.from_config(unet.config).eval().requires_grad_(False)
+    twin.load_state_dict(unet.state_dict())
+    return twin
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "ebca": ebca.__version__,
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "onnx": onnx.__version__,
+        "onnxruntime": onnxruntime.__version__,
+    }

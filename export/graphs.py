@@ -1,0 +1,104 @@
+"""Write a graph as a component: canonical ONNX, one weights file, and the lowered graphs on the same weights."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from ebca.engines.manifest import Component, TensorSpec
+from ebca.errors import ExportError
+from ebca.export.lower import lower_for_onnxruntime
+
+# ONNX IR version 11: the lowest that opset 23 belongs to.
+IR_VERSION = 11
+# Smaller constants stay inside the graph file, where shape inference can see them.
+_EXTERNAL_FROM_BYTES = 1024
+_DTYPES = {ir.DataType.FLOAT: "float32", ir.DataType.INT64: "int64", ir.DataType.FLOAT16: "float16"}
+
+
+def write_component(graph: ir.Graph, folder: Path, name: str, *, half: bool, lower: bool = True) -> Component:
+    """Write `folder/name.onnx`, `.onnx.data`, and the graph lowered for ONNX Runtime as `.ort.onnx`.
+
+    Args:
+        graph: float32 graph whose inputs and outputs have shapes in the language of `ebca.engines.dims`. It is
+            changed where `half` is set.
+        folder: root of the engine directory; `name` may hold folders.
+        half: store weights as float16, followed by a Cast to float32 that an engine folds when it prepares.
+
+    Returns:
+        The component with paths relative to `folder`.
+
+    Raises:
+        ExportError: a weight does not fit float16.
+    """
+    if half:
+        _store_half(graph)
+    path = folder / f"{name}.onnx"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    model = ir.Model(graph, ir_version=IR_VERSION, producer_name="ebca")
+    weights = f"{name}.onnx.data"
+    external = any(
+        v.const_value is not None and v.const_value.nbytes >= _EXTERNAL_FROM_BYTES for v in graph.initializers.values()
+    )
+    if external:
+        ir.save(model, path, external_data=Path(weights).name, size_threshold_bytes=_EXTERNAL_FROM_BYTES)
+    else:
+        ir.save(model, path)
+    lowered = {}
+    if lower:
+        lowered["onnxruntime"] = f"{name}.ort.onnx"
+        faster = ir.load(path)
+        lower_for_onnxruntime(faster)
+        ir.save(faster, folder / lowered["onnxruntime"])
+    return Component(
+        graph=f"{name}.onnx",
+        weights=weights if external else None,
+        lowered=lowered,
+        inputs=_specs(graph.inputs),
+        outputs=_specs(graph.outputs),
+    )
+
+
+def component_files(component: Component) -> list[str]:
+    """All paths of a component, relative to the engine directory."""
+    paths = [component.graph, *component.lowered.values()]
+    return paths if component.weights is None else [*paths, component.weights]
+
+
+def _specs(values: "ir._graph_containers.GraphInputs | ir._graph_containers.GraphOutputs") -> Mapping[str, TensorSpec]:
+    specs = {}
+    for value in values:
+        if value.shape is None or value.dtype not in _DTYPES:
+            raise ExportError(f"tensor '{value.name}' has no known shape or dtype ({value.dtype})")
+        shape = tuple(d if isinstance(d, int) else str(d.value) for d in value.shape)
+        specs[str(value.name)] = TensorSpec(_DTYPES[value.dtype], shape)
+    return specs
+
+
+def _store_half(graph: ir.Graph) -> None:
+    for name, value in list(graph.initializers.items()):
+        tensor = value.const_value
+        if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.nbytes < _EXTERNAL_FROM_BYTES:
+            continue
+        stored = f"{name}.fp16"
+        lazy = ir.LazyTensor(
+            lambda tensor=tensor, name=stored: ir.tensor(_to_half(tensor, name), name=name),  # type: ignore[misc]
+            dtype=ir.DataType.FLOAT16,
+            shape=tensor.shape,
+            name=stored,
+        )
+        half = ir.Value(name=stored, shape=tensor.shape, type=ir.TensorType(lazy.dtype), const_value=lazy)
+        wide = ir.Value(name=f"{name}.fp32", shape=tensor.shape, type=ir.TensorType(ir.DataType.FLOAT))
+        cast = ir.Node("", "Cast", [half], [ir.AttrInt64("to", int(ir.DataType.FLOAT))], outputs=[wide])
+        ir.convenience.replace_all_uses_with(value, wide)
+        graph.initializers.pop(name)
+        graph.initializers.add(half)
+        graph.insert_before(graph[0], cast)
+
+
+def _to_half(tensor: ir.TensorProtocol, name: str) -> np.ndarray:
+    array = tensor.numpy()
+    if np.abs(array).max(initial=0) > np.finfo(np.float16).max:
+        raise ExportError(f"weight '{name}' has values beyond float16; export with --precision fp32")
+    return array.astype(np.float16)

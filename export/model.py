@@ -1,0 +1,147 @@
+"""What an export needs of a model, and which models it can take."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors import SafetensorError, safe_open
+from transformers import CLIPTextModel
+
+from ebca.errors import ModelError
+
+
+@dataclass
+class Checkpoint:
+    """A loaded model: float32, eval mode, no gradients. The parts a UNet-only source lacks are None."""
+
+    name: str
+    unet: UNet2DConditionModel
+    text_encoder: CLIPTextModel | None = None
+    vae: AutoencoderKL | None = None
+    tokenizer_json: str | None = None
+    # model_max_length; bos_token, eos_token, pad_token and the ids of each (bos_token_id, ...)
+    tokenizer_info: dict[str, Any] = field(default_factory=dict)
+    scheduler_config: dict[str, Any] | None = None
+    # kind: hub, folder, single-file or built-in; id: hub id or base name; revision: commit or None
+    source: dict[str, Any] = field(default_factory=dict)
+
+
+_BLOCKS: dict[str, set[str | None]] = {
+    "down_block_types": {"CrossAttnDownBlock2D", "DownBlock2D"},
+    "up_block_types": {"CrossAttnUpBlock2D", "UpBlock2D"},
+    "mid_block_type": {"UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None},
+}
+
+# Fields that must keep the value at which they add nothing to the UNet, and what another value would mean.
+_NEUTRAL_FIELDS: dict[str, str] = {
+    "addition_embed_type": "added conditioning",
+    "class_embed_type": "class conditioning",
+    "num_class_embeds": "class conditioning",
+    "encoder_hid_dim": "a projection of the text context inside the UNet",
+    "encoder_hid_dim_type": "a projection of the text context inside the UNet",
+    "cross_attention_norm": "a norm on the text context inside attention",
+    "dual_cross_attention": "two text contexts per block",
+    "only_cross_attention": "blocks without self-attention",
+    "mid_block_only_cross_attention": "a middle block without self-attention",
+    "time_cond_proj_dim": "guidance embedded in the timestep, as in latent consistency models",
+}
+
+
+def check_unet_supported(unet_config: Mapping[str, Any]) -> None:
+    """Raise ModelError, naming field and value, unless energy-based cross attention can run in this UNet."""
+    kind = unet_config.get("_class_name", "UNet2DConditionModel")
+    if kind != "UNet2DConditionModel":
+        raise _unsupported("_class_name", kind, "only UNet2DConditionModel has the layers that are cut")
+    if unet_config.get("addition_embed_type") == "text_time":
+        raise _unsupported(
+            "addition_embed_type", "text_time", "this is Stable Diffusion XL, not supported for now"
+        )
+    for name, meaning in _NEUTRAL_FIELDS.items():
+        value = unet_config.get(name)
+        if any(value) if isinstance(value, list | tuple) else value:
+            raise _unsupported(name, value, f"not supported: {meaning}")
+    if unet_config.get("attention_type", "default") != "default":
+        raise _unsupported("attention_type", unet_config["attention_type"], "only 'default' is supported")
+    _check_blocks(unet_config)
+    _check_context_width(unet_config)
+    _check_channels(unet_config)
+
+
+def _check_blocks(config: Mapping[str, Any]) -> None:
+    used: list[Any] = []
+    for name, allowed in _BLOCKS.items():
+        if name not in config:
+            return  # the defaults of diffusers are Stable Diffusion 1.x
+        value = config[name]
+        blocks = list(value) if isinstance(value, list | tuple) else [value]
+        for block in blocks:
+            if block not in allowed:
+                raise _unsupported(name, block, "this block type is not supported")
+        used += blocks
+    if not any(block and "CrossAttn" in block for block in used):
+        raise _unsupported(
+            "down_block_types", config["down_block_types"], "there is no cross-attention to cut at"
+        )
+
+
+def _check_context_width(config: Mapping[str, Any]) -> None:
+    value = config.get("cross_attention_dim", 1280)
+    if isinstance(value, list | tuple) and len(set(value)) > 1:
+        raise _unsupported("cross_attention_dim", value, "all layers must share one context, so one width")
+
+
+def _check_channels(config: Mapping[str, Any]) -> None:
+    channels, latent = config.get("in_channels", 4), config.get("out_channels", 4)
+    if channels not in (latent, 2 * latent + 1):
+        wanted = f"{latent} (text to image) or {2 * latent + 1} (inpainting) for out_channels = {latent}"
+        raise _unsupported(
+            "in_channels", channels, f"other image conditioning is not supported, only {wanted}"
+        )
+
+
+def check_text_encoder_supported(config: Mapping[str, Any], context_width: int) -> None:
+    """Raise ModelError unless this is a CLIPTextModel whose hidden size is the UNet's context width."""
+    architecture = (config.get("architectures") or ["CLIPTextModel"])[0]
+    if architecture != "CLIPTextModel":
+        raise ModelError(f"unsupported text encoder: {architecture}; only CLIPTextModel is supported")
+    width = config.get("hidden_size", 512)
+    if width != context_width:
+        raise ModelError(
+            f"unsupported text encoder: hidden_size = {width}, "
+            f"but the UNet's cross_attention_dim is {context_width}"
+        )
+
+
+def context_width(unet_config: Mapping[str, Any]) -> int:
+    """The width D of the text context [B, T, D]."""
+    value = unet_config.get("cross_attention_dim", 1280)
+    return int(value[0] if isinstance(value, list | tuple) else value)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file, or ModelError naming the file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot read {path}: {error}; download it again") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} holds a {type(value).__name__}, not a JSON object; download it again")
+    return value
+
+
+def check_safetensors(path: Path) -> None:
+    """Raise ModelError if the file's header is broken or the file is cut short. Reads only the header."""
+    try:
+        with safe_open(path, framework="pt"):
+            pass
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"broken safetensors file {path}: {error}; download it again") from error
+
+
+def _unsupported(name: str, value: Any, reason: str) -> ModelError:
+    return ModelError(f"unsupported UNet: {name} = {value!r}; {reason}")

@@ -1,0 +1,148 @@
+"""Does the engine compute what PyTorch computes? Measured while a segment is exported, kept in the manifest.
+
+Each segment gets PyTorch's own op results at its input and is compared at its q, k, v (the last one at the noise):
+its error alone, not that of the layers above. The same segments then run as a chain with the exported op: the error
+of the whole UNet. Everything is float32 on the CPU with energy steps on, two contexts, latents that are not square.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from diffusers import UNet2DConditionModel
+from torch import nn
+
+from ebca.engines.manifest import Component
+from ebca.errors import ExportError
+from ebca.export.trace import Layer, energy_unet, layers_of
+from ebca.export.split import OpCall, Segment
+from ebca.export.torch_op import TorchEnergyAttention
+from ebca.plugins.energy_attention import signature, tie_matrix
+
+# Relative L2. float32 on two engines differs by 1e-7 to 1e-5 here (the norm term's softmax is peaked); the smallest
+# wrong reading of the maths that shows at all moves the noise by 3e-3.
+LIMIT = 1e-4
+
+_ROWS, _CONTEXTS, _TOKENS = 2, 2, 77
+
+
+def relative_l2(actual: np.ndarray, expected: np.ndarray) -> float:
+    """|actual - expected| / |expected| in float64; 0 for equal arrays, even if both are zero."""
+    difference = float(np.linalg.norm(np.asarray(actual, np.float64) - expected))
+    scale = float(np.linalg.norm(np.asarray(expected, np.float64)))
+    return difference / scale if scale else float(difference > 0)
+
+
+def check(name: str, error: float) -> float:
+    """Raise ExportError where `error` is above the limit, or not a number."""
+    if not error <= LIMIT:
+        raise ExportError(
+            f"{name} differs from PyTorch by {error:.1e} (relative L2, limit {LIMIT:.0e}); the engine is not written. "
+            "Please report the model and the versions of torch, onnx and onnxruntime"
+        )
+    return error
+
+
+def run_graph(path: Path, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Run an ONNX file once with ONNX Runtime on the CPU."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    known = {i.name for i in session.get_inputs()}
+    names = [o.name for o in session.get_outputs()]
+    return dict(zip(names, session.run(names, {n: a for n, a in feeds.items() if n in known}), strict=True))
+
+
+@dataclass
+class UNetParity:
+    """PyTorch's answer to one UNet call, and the running comparison of segments with it."""
+
+    expected: dict[str, np.ndarray]
+    isolated: dict[str, np.ndarray]
+    chained: dict[str, np.ndarray]
+    control: dict[str, np.ndarray]
+    layers: list[Layer]
+    sizes: dict[str, int]
+    segments: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, unet: UNet2DConditionModel) -> "UNetParity":
+        """Run the reference."""
+        config = unet.config
+        side = min(int(config.sample_size), 32)
+        sizes = {
+            "batch": _ROWS, "contexts": _CONTEXTS, "tokens": _TOKENS, "height": side, "width": max(side * 3 // 4, 1),
+        }  # fmt: skip
+        rng = np.random.default_rng(0)
+
+        def normal(*shape: int) -> np.ndarray:
+            return rng.standard_normal(shape, np.float32)
+
+        inputs = {
+            "sample": normal(_ROWS, config.in_channels, side, sizes["width"]),
+            "timestep": np.full(_ROWS, 500.0, np.float32),
+            "contexts": normal(_ROWS, _CONTEXTS, _TOKENS, config.cross_attention_dim),
+        }
+        control = {
+            "weights": np.array([[1.0, -0.4], [1.0, 0.7]], np.float32),
+            "gamma_attn": rng.uniform(0.005, 0.02, (_ROWS, _CONTEXTS, _TOKENS)).astype(np.float32),
+            "gamma_norm": rng.uniform(0.005, 0.02, (_ROWS, _CONTEXTS)).astype(np.float32),
+            "norm_factor": np.array(1.0, np.float32),
+            "tie": tie_matrix(_ROWS, _CONTEXTS, 0),
+        }
+        layers = layers_of(unet)
+        tensors = {name: torch.from_numpy(control[name]) for name in ("weights", "gamma_attn", "gamma_norm")}
+        op = TorchEnergyAttention([layer.heads for layer in layers], **tensors, keep=True)
+        with energy_unet(unet, op) as module, torch.no_grad():
+            noise, contexts = module(*(torch.from_numpy(inputs[n]) for n in ("sample", "timestep", "contexts")))
+        expected = {name: tensor.numpy() for name, tensor in op.record.items()}
+        expected |= {"noise": noise.numpy(), "contexts_out": contexts.numpy()}
+        return cls(expected, dict(inputs), dict(inputs), control, layers, sizes)
+
+    def segment(self, segment: Segment, component: Component, folder: Path, ops: Mapping[int, Path]) -> float:
+        """Run a segment and the ops after it; the worst error of what PyTorch also has.
+
+        Args:
+            component: the written segment; its form for ONNX Runtime runs.
+            ops: per layer, the exported op's "update" variant.
+        """
+        path = folder / component.graph_for("onnxruntime")
+        result = run_graph(path, self.isolated)
+        self.chained |= run_graph(path, self.chained)
+        error = max(relative_l2(result[n], self.expected[n]) for n in segment.outputs if n in self.expected)
+        self.isolated |= result
+        for call in segment.ops:
+            self.isolated |= {n: self.expected[n] for n in call.outputs}
+            self.chained |= self._op(call, ops[call.layer])
+        self._forget()
+        self.segments[segment.name] = check(segment.name, error)
+        return error
+
+    def whole(self) -> dict[str, float]:
+        """Error of the chain of all segments and ops: the noise, and the contexts after the last layer."""
+        return {n: check(f"the UNet's {n}", relative_l2(self.chained[n], self.expected[n])) for n in ("noise", "contexts_out")}
+
+    def _op(self, call: OpCall, path: Path) -> dict[str, np.ndarray]:
+        layer = self.layers[call.layer]
+        names = signature("update", layer.heads, layer.head_dim)
+        feeds = dict(zip(("q", "k", "v"), (self.chained[n] for n in call.inputs), strict=True)) | self.control
+        result = run_graph(path, {n: feeds[n] for n in names.inputs})
+        return {call.outputs[0]: result["out"], call.outputs[1]: result["g"]}
+
+    def _forget(self) -> None:
+        for values in (self.isolated, self.chained):
+            for name in [n for n in values if n.endswith((".q", ".k", ".v"))]:
+                del values[name]
+
+
+def module_parity(name: str, module: nn.Module, component: Component, folder: Path, example: np.ndarray) -> float:
+    """Worst error over the outputs of a single-input graph against its module."""
+    with torch.no_grad():
+        expected = module(torch.from_numpy(example))
+    outputs = expected if isinstance(expected, tuple) else (expected,)
+    result = run_graph(folder / component.graph_for("onnxruntime"), {next(iter(component.inputs)): example})
+    errors = [relative_l2(result[n], e.numpy()) for n, e in zip(component.outputs, outputs, strict=True)]
+    return check(name, max(errors))

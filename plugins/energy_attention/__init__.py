@@ -1,0 +1,29 @@
+"""The one operator between segments: cross attention with its energy update (maths in README.md).
+
+Only numpy is imported here. `ebca.plugins.energy_attention.onnx_model` needs onnx and is for export only.
+"""
+
+from ebca.plugins.energy_attention.contract import (
+    MIN_WEIGHT_SUM,
+    TENSOR_DOCS,
+    VARIANTS,
+    Signature,
+    TensorSpec,
+    check_weights,
+    signature,
+    tie_matrix,
+)
+from ebca.plugins.energy_attention.reference import EnergyAttentionResult, energy_attention
+
+__all__ = [
+    "MIN_WEIGHT_SUM",
+    "TENSOR_DOCS",
+    "VARIANTS",
+    "EnergyAttentionResult",
+    "Signature",
+    "TensorSpec",
+    "check_weights",
+    "energy_attention",
+    "signature",
+    "tie_matrix",
+]

@@ -1,0 +1,149 @@
+"""The operator's contract as data: variants, tensors, and the two rules a caller must keep (weights, tie).
+
+Letters as in README.md: B batch rows, S contexts (0 is the main prompt), T tokens, N image positions,
+H heads of size d.
+"""
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ebca.errors import ParameterError
+
+VARIANTS: Final = ("attention", "update", "update_masked", "energies")
+"""Each variant computes what the one before computes and more; nothing a variant lacks costs it time.
+
+attention      plain composition, for steps whose gammas are all zero
+update         and the energy step g
+update_masked  and an inpainting mask inside g
+energies       and the two energies per row and context
+"""
+
+MIN_WEIGHT_SUM: Final = 1e-3
+"""Smallest |sum_s w_s| / sum_s |w_s|. Rounding in `out` grows by the inverse of this ratio."""
+
+
+class TensorSpec(NamedTuple):
+    """One tensor: its numpy dtype name, and its shape with symbolic dimensions as strings."""
+
+    dtype: str
+    shape: tuple[str | int, ...]
+
+
+class Signature(NamedTuple):
+    """Inputs and outputs of one variant, by name, in the order of the ONNX model."""
+
+    inputs: dict[str, TensorSpec]
+    outputs: dict[str, TensorSpec]
+
+
+_HIDDEN: Final = "heads*head_dim"
+
+_SHAPES: Final[dict[str, tuple[str, ...]]] = {
+    "q": ("batch", "positions", _HIDDEN),
+    "k": ("batch", "contexts", "tokens", _HIDDEN),
+    "v": ("batch", "contexts", "tokens", _HIDDEN),
+    "weights": ("batch", "contexts"),
+    "gamma_attn": ("batch", "contexts", "tokens"),
+    "gamma_norm": ("batch", "contexts"),
+    "norm_factor": (),
+    "tie": ("batch", "contexts", "contexts"),
+    "mask": ("batch", "contexts", "positions"),
+    "out": ("batch", "positions", _HIDDEN),
+    "g": ("batch", "contexts", "tokens", _HIDDEN),
+    "energy_attn": ("batch", "contexts"),
+    "energy_norm": ("batch", "contexts"),
+}
+
+TENSOR_DOCS: Final[dict[str, str]] = {
+    "q": "Queries, head j in channels [j*d, (j+1)*d), not scaled.",
+    "k": "Keys of every context, same channel order, not scaled.",
+    "v": "Values of every context, same channel order.",
+    "weights": "Composition weights: 1 for the main context, +alpha or -alpha for an editorial one.",
+    "gamma_attn": "Step size of the attention term, per token (token up-weights are part of it).",
+    "gamma_norm": "Step size of the norm term.",
+    "norm_factor": "Factor of ||k||^2 in the norm term's softmax: 1 in the authors' code, 0.5 in the paper.",
+    "tie": "Mixes the updates of a row's contexts: the identity, or tie_matrix() for the unconditional rows.",
+    "mask": "Inpainting mask at this layer's resolution, 1 = hole; multiplies q in the gradient's sum only.",
+    "out": "Composed attention output, before to_out.",
+    "g": "Gradient step in key space; the next segment adds g Wk to the context.",
+    "energy_attn": "Mean over heads of sum over tokens of -logsumexp over positions of the scores.",
+    "energy_norm": "Logsumexp over tokens of 0.5 ||k||^2, whatever norm_factor is.",
+}
+
+_ATTENTION_INPUTS: Final = ("q", "k", "v", "weights")
+_UPDATE_INPUTS: Final = (*_ATTENTION_INPUTS, "gamma_attn", "gamma_norm", "norm_factor", "tie")
+_INPUTS: Final = {
+    "attention": _ATTENTION_INPUTS,
+    "update": _UPDATE_INPUTS,
+    "update_masked": (*_UPDATE_INPUTS, "mask"),
+    "energies": (*_UPDATE_INPUTS, "mask"),
+}
+_OUTPUTS: Final = {
+    "attention": ("out",),
+    "update": ("out", "g"),
+    "update_masked": ("out", "g"),
+    "energies": ("out", "g", "energy_attn", "energy_norm"),
+}
+
+
+def signature(variant: str, heads: int, head_dim: int) -> Signature:
+    """Inputs and outputs of a variant; everything is float32.
+
+    Symbolic dimensions are "batch", "contexts", "tokens" and "positions"; heads*head_dim is a number.
+    Raises ParameterError for an unknown variant, or heads or head_dim below 1.
+    """
+    if variant not in VARIANTS:
+        raise ParameterError(
+            f"unknown variant {variant!r} of energy attention; use one of {', '.join(VARIANTS)}"
+        )
+    if heads < 1 or head_dim < 1:
+        raise ParameterError(f"heads={heads} and head_dim={head_dim} must both be at least 1")
+
+    def spec(name: str) -> TensorSpec:
+        return TensorSpec(
+            "float32", tuple(heads * head_dim if dim == _HIDDEN else dim for dim in _SHAPES[name])
+        )
+
+    return Signature({n: spec(n) for n in _INPUTS[variant]}, {n: spec(n) for n in _OUTPUTS[variant]})
+
+
+def check_weights(weights: ArrayLike) -> None:
+    """Refuse composition weights [B, S] whose sum cannot be divided by.
+
+    Raises ParameterError, naming the row, when a weight is not finite or
+    |sum_s w| <= MIN_WEIGHT_SUM * sum_s |w|.
+    """
+    array: NDArray[Any] = np.asarray(weights, dtype=np.float64)
+    if array.ndim != 2 or array.shape[1] == 0:
+        raise ParameterError(
+            f"weights have shape {array.shape}; pass [batch, contexts] with at least one context"
+        )
+    for index, row in enumerate(array):
+        shown = [float(f"{value:.6g}") for value in row]
+        if not np.isfinite(row).all():
+            raise ParameterError(f"weights of row {index} are not finite: {shown}; pass finite weights")
+        total = row.sum()
+        if abs(total) <= MIN_WEIGHT_SUM * np.abs(row).sum():
+            raise ParameterError(
+                f"weights of row {index}, {shown}, sum to {total:.3g}, and the composed output is divided "
+                f"by that sum; change an alpha so that |sum| exceeds {MIN_WEIGHT_SUM:g} of sum of |weights|"
+            )
+
+
+def tie_matrix(rows: int, contexts: int, tied_rows: int) -> NDArray[np.float32]:
+    """The `tie` input, float32 [rows, contexts, contexts]: the first `tied_rows` rows tied, the others free.
+
+    A free row gets the identity. In a tied row all editorial contexts (s >= 1) are one shared vector, so each
+    receives the mean of their updates; its main context stays on its own.
+    Raises ParameterError for rows or contexts below 1, or tied_rows outside 0..rows.
+    """
+    if rows < 1 or contexts < 1:
+        raise ParameterError(f"rows={rows} and contexts={contexts} must both be at least 1")
+    if not 0 <= tied_rows <= rows:
+        raise ParameterError(f"tied_rows={tied_rows} must lie in 0..{rows}, the number of rows")
+    tie = np.broadcast_to(np.eye(contexts, dtype=np.float32), (rows, contexts, contexts)).copy()
+    if contexts > 1:
+        tie[:tied_rows, 1:, 1:] = 1.0 / (contexts - 1)
+    return tie

@@ -1,0 +1,112 @@
+"""Float64 numpy reference: the equations of README.md, one line each, never optimised."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ebca.errors import ParameterError
+from ebca.plugins.energy_attention.contract import check_weights
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class EnergyAttentionResult:
+    """Everything the operator can produce, in float64."""
+
+    out: Array  # [B, N, H*d]
+    g: Array  # [B, S, T, H*d]
+    energy_attn: Array  # [B, S]
+    energy_norm: Array  # [B, S]
+
+
+def energy_attention(
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    *,
+    heads: int,
+    weights: ArrayLike | None = None,
+    gamma_attn: ArrayLike = 0.0,
+    gamma_norm: ArrayLike = 0.0,
+    mask: ArrayLike | None = None,
+    tie: ArrayLike | None = None,
+    norm_factor: float = 1.0,
+) -> EnergyAttentionResult:
+    """Cross attention over S contexts and one energy step per context (Park et al. 2023; README.md).
+
+    q [B, N, H*d]; k, v [B, S, T, H*d]; any real dtype, computed in float64. Broadcast to their full shape:
+    weights [B, S] (default 1), gamma_attn [B, S, T], gamma_norm [B, S], mask [B, S, N] (default 1),
+    tie [B, S, S] (default identity).
+
+    Raises ParameterError for shapes that do not fit, heads that do not divide the channels, or weights
+    refused by check_weights.
+    """
+    q, k, v = (np.asarray(x, dtype=np.float64) for x in (q, k, v))
+    if q.ndim != 3 or k.ndim != 4:
+        raise ParameterError(
+            f"q has shape {q.shape} and k {k.shape}; pass q [batch, positions, channels] "
+            "and k [batch, contexts, tokens, channels]"
+        )
+    if v.shape != k.shape:
+        raise ParameterError(f"v has shape {v.shape}, k has {k.shape}; they must be equal")
+    if (q.shape[0], q.shape[2]) != (k.shape[0], k.shape[3]):
+        raise ParameterError(f"q {q.shape} and k {k.shape} differ in batch or channels")
+    if min(*q.shape, *k.shape) < 1:
+        raise ParameterError(f"q {q.shape} and k {k.shape} must have no empty dimension")
+    B, N, channels = q.shape
+    _, S, T, _ = k.shape
+    if heads < 1 or channels % heads:
+        raise ParameterError(
+            f"heads={heads} does not divide the {channels} channels of q; pass the layer's heads"
+        )
+    H, d = heads, channels // heads
+
+    w = _expand("weights", 1.0 if weights is None else weights, (B, S))
+    check_weights(w)
+    ga = _expand("gamma_attn", gamma_attn, (B, S, T))
+    gn = _expand("gamma_norm", gamma_norm, (B, S))
+    m = _expand("mask", 1.0 if mask is None else mask, (B, S, N))
+    mix = _expand("tie", np.eye(S) if tie is None else tie, (B, S, S))
+
+    qh = q.reshape(B, N, H, d)
+    kh = k.reshape(B, S, T, H, d)
+    vh = v.reshape(B, S, T, H, d)
+    scores = np.einsum("bnhd,bsthd->bshnt", qh, kh) / np.sqrt(d)
+
+    attended = np.einsum("bshnt,bsthd->bsnhd", _softmax(scores, axis=-1), vh)
+    out = np.einsum("bs,bsnhd->bnhd", w, attended) / w.sum(axis=1)[:, None, None, None]
+
+    over_positions = _softmax(scores, axis=-2)  # [B, S, H, N, T]
+    attn_term = np.einsum("bshnt,bsn,bnhd->bsthd", over_positions, m, qh, optimize=True).reshape(k.shape)
+    squared_norm = np.square(k).sum(axis=-1)  # [B, S, T], over all heads together
+    r = _softmax(norm_factor * squared_norm, axis=-1)
+    g0 = ga[..., None] * attn_term - gn[..., None, None] * r[..., None] * k
+    g = np.einsum("bsz,bztc->bstc", mix, g0)
+
+    return EnergyAttentionResult(
+        out=out.reshape(q.shape),
+        g=g,
+        energy_attn=-_logsumexp(scores, axis=-2).sum(axis=-1).mean(axis=-1),
+        energy_norm=_logsumexp(0.5 * squared_norm, axis=-1),
+    )
+
+
+def _expand(name: str, value: ArrayLike, shape: tuple[int, ...]) -> Array:
+    array: NDArray[Any] = np.asarray(value, dtype=np.float64)
+    try:
+        return np.broadcast_to(array, shape)
+    except ValueError:
+        raise ParameterError(f"{name} has shape {array.shape}; it must broadcast to {shape}") from None
+
+
+def _softmax(x: Array, axis: int) -> Array:
+    e = np.exp(x - x.max(axis=axis, keepdims=True))
+    return e / e.sum(axis=axis, keepdims=True)
+
+
+def _logsumexp(x: Array, axis: int) -> Array:
+    top = x.max(axis=axis, keepdims=True)
+    return (top + np.log(np.exp(x - top).sum(axis=axis, keepdims=True))).squeeze(axis)

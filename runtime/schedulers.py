@@ -1,0 +1,230 @@
+"""Sampling from scheduler tables: one weighted sum per step, equal to diffusers by construction.
+
+The tables are written at export (`ebca.export.schedulers` documents the file layout and why a scheduler is a
+table at all). After evaluation i
+
+    x_i = row_i[0] start + sum_{j <= i} row_i[j + 1] e_j
+
+with `start` the start latents times `init_noise_sigma` and e_j the guided noise predictions so far.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ebca.errors import EngineError, ParameterError
+
+_ALIASES = {
+    "plms": "pndm",
+    "dpmpp2m": "dpmpp_2m",
+    "dpmsolver++": "dpmpp_2m",
+    "dpmsolvermultistep": "dpmpp_2m",
+    "ddiminverse": "ddim_inverse",
+    "eulerdiscrete": "euler",
+    "unipcmultistep": "unipc",
+}
+
+
+@dataclass(frozen=True)
+class SchedulerTable:
+    """One scheduler at one step count: m = `evaluations` runs of the UNet (PNDM: one more than `steps`).
+
+    timesteps         [m] float64, what the UNet gets
+    input_scale       [m] float64: the UNet sees input_scale[i] * latents
+    init_noise_sigma  unit-variance noise times this is `start`
+    coefficients      [m (m + 3) / 2] float64, packed rows: row i has i + 2 values and starts at i (i + 3) / 2
+    """
+
+    name: str
+    steps: int
+    timesteps: NDArray[np.float64]
+    input_scale: NDArray[np.float64]
+    init_noise_sigma: float
+    coefficients: NDArray[np.float64]
+
+    @property
+    def evaluations(self) -> int:
+        """How often the UNet runs."""
+        return len(self.timesteps)
+
+    def row(self, i: int) -> NDArray[np.float64]:
+        """[i + 2] float64: weights of start, e_0 .. e_i in the latents after evaluation i."""
+        if not 0 <= i < self.evaluations:
+            raise ParameterError(
+                f"evaluation {i}: {self.name} with {self.steps} steps has "
+                f"evaluations 0 to {self.evaluations - 1}"
+            )
+        begin = i * (i + 3) // 2
+        return self.coefficients[begin : begin + i + 2]
+
+
+class Scheduler:
+    """A table and the noise history of one generation. Not thread-safe: one per session.
+
+    `noises` [m, *shape] float32 is the history: write the guided prediction of evaluation i into `noises[i]`,
+    then call `combine(i, start)`. This object owns it; the next generation may use it as it is.
+    """
+
+    def __init__(self, table: SchedulerTable, shape: Sequence[int]) -> None:
+        self.table = table
+        self.shape = tuple(int(n) for n in shape)
+        self.noises: NDArray[np.float32] = np.zeros((table.evaluations, *self.shape), dtype=np.float32)
+        self._sum = np.empty(self.shape, dtype=np.float64)
+        self._term = np.empty(self.shape, dtype=np.float64)
+
+    def start(self, noise: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Unit-variance noise [*shape] -> the start latents, float32 [*shape]."""
+        return np.multiply(noise, self.table.init_noise_sigma, dtype=np.float64).astype(np.float32)
+
+    def model_input(
+        self, i: int, latents: NDArray[np.float32], out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """What the UNet sees at evaluation i: input_scale[i] * latents, float32 [*shape]."""
+        return np.multiply(latents, np.float32(self.table.input_scale[i]), out=out)
+
+    def combine(
+        self,
+        i: int,
+        start: NDArray[np.float32],
+        noises: NDArray[np.float32] | None = None,
+        out: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:
+        """The latents after evaluation i, float32 [*shape].
+
+        start   [*shape] float32, already times init_noise_sigma
+        noises  [at least i + 1, *shape] float32; None: this object's own history
+        out     [*shape] float32, written and returned; None: a new array
+
+        Raises ParameterError for an evaluation or shape that does not fit.
+        """
+        row = self.table.row(i)
+        history = self.noises if noises is None else noises
+        if start.shape != self.shape or history.shape[1:] != self.shape or len(history) <= i:
+            raise ParameterError(
+                f"start {start.shape} and noises {history.shape} do not fit latents {self.shape} "
+                f"at evaluation {i}"
+            )
+        # Terms of opposite sign cancel in a multistep scheduler; in float64 only the result is rounded.
+        total, term = self._sum, self._term
+        np.multiply(start, row[0], out=total, dtype=np.float64)
+        for noise, weight in zip(history, row[1:], strict=False):
+            np.multiply(noise, weight, out=term, dtype=np.float64)
+            total += term
+        if out is None:
+            return total.astype(np.float32)
+        out[...] = total
+        return out
+
+
+def available_schedulers(section: Mapping[str, Any]) -> list[str]:
+    """The names in a manifest's scheduler section."""
+    return list(section.get("tables", {}))
+
+
+def normalise_name(name: str) -> str:
+    """A name as users write it -> the name in the manifest: "DPM++ 2M" -> "dpmpp_2m", "plms" -> "pndm"."""
+    key = re.sub(r"[\s_\-]+", "", name.strip().lower()).removesuffix("scheduler")
+    return _ALIASES.get(key) or _ALIASES.get(key.replace("++", "pp")) or key
+
+
+def load_table(directory: Path, section: Mapping[str, Any], name: str, steps: int) -> SchedulerTable:
+    """Read one table of an engine directory.
+
+    directory: the engine directory.
+    section: the manifest's scheduler section, as `ebca.export.schedulers.write_tables` returns it.
+    name: a scheduler's name or alias, in any case. steps: the number of sampling steps.
+
+    Raises ParameterError for a name or step count that is not stored, EngineError for a damaged section or
+    file.
+    """
+    tables = section.get("tables")
+    if not isinstance(tables, Mapping) or not tables:
+        raise EngineError(f"the manifest in {directory} has no scheduler tables; export the engine again")
+    key = normalise_name(name) if isinstance(name, str) else None
+    if key not in tables:
+        raise ParameterError(f"scheduler {name!r} is not in this engine; available: {', '.join(tables)}")
+    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
+        raise ParameterError(f"steps is {steps!r}; it must be a whole number of at least 1")
+    entry = tables[key]
+    try:
+        by_steps = entry["steps"]
+        minimum = int(entry.get("minimum_steps", 1))
+        stored = sorted(int(count) for count in by_steps)
+        file = str(entry["file"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise EngineError(
+            f"the manifest in {directory} has a damaged table entry for {key!r}: {error!r}"
+        ) from error
+    if str(int(steps)) not in by_steps:
+        if steps < minimum:
+            raise ParameterError(f"steps is {steps}; {key} needs at least {minimum}")
+        nearest = min(stored, key=lambda count: (abs(count - steps), count), default=None)
+        hint = f"the nearest stored count is {nearest}" if nearest is not None else "no step count is stored"
+        raise ParameterError(
+            f"{key} with {steps} steps is not in this engine ({hint}); "
+            f"use that, or export again with --scheduler-steps {steps}"
+        )
+    try:
+        offset = int(by_steps[str(int(steps))]["offset"])
+        evaluations = int(by_steps[str(int(steps))]["evaluations"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise EngineError(
+            f"the manifest in {directory} has a damaged entry for {key} with {steps} steps: {error!r}"
+        ) from error
+    # More than any scheduler needs; without a bound a damaged manifest could ask for gigabytes.
+    if offset < 0 or not 1 <= evaluations <= 4 * steps + 16:
+        raise EngineError(
+            f"the manifest in {directory} says {key} with {steps} steps has {evaluations} evaluations "
+            f"at offset {offset}, which cannot be; export the engine again"
+        )
+    count = 1 + 2 * evaluations + evaluations * (evaluations + 3) // 2
+    values = _read_values(directory, file, offset, count)
+    timesteps, input_scale, coefficients = np.split(values[1:], [evaluations, 2 * evaluations])
+    return SchedulerTable(key, int(steps), timesteps, input_scale, float(values[0]), coefficients)
+
+
+def load_alphas_cumprod(directory: Path, section: Mapping[str, Any]) -> NDArray[np.float64]:
+    """[num_train_timesteps] float64: the product of (1 - beta) up to each training timestep.
+
+    Raises EngineError when the file is missing, damaged or of the wrong length.
+    """
+    try:
+        file, length = str(section["alphas_cumprod"]), int(section["config"]["num_train_timesteps"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise EngineError(
+            f"the manifest in {directory} has a damaged scheduler section: {error!r}"
+        ) from error
+    return _read_values(directory, file, 0, length)
+
+
+def _read_values(directory: Path, file: str, offset: int, count: int) -> NDArray[np.float64]:
+    """`count` float64 values from value `offset` of a raw file inside the engine directory; read-only."""
+    path = (directory / file).resolve()
+    if not path.is_relative_to(directory.resolve()):
+        raise EngineError(f"the manifest names the scheduler file {file!r}, which is outside {directory}")
+    try:
+        with path.open("rb") as stream:
+            stream.seek(8 * offset)
+            data = stream.read(8 * count)
+    except OSError as error:
+        raise EngineError(
+            f"cannot read the scheduler file {path}: {error}; export the engine again"
+        ) from error
+    if len(data) != 8 * count:
+        raise EngineError(
+            f"the scheduler file {path} is cut short: {count} values expected at {offset}, "
+            f"{len(data) // 8} found; copy or export the engine again"
+        )
+    values = np.frombuffer(data, dtype="<f8").astype(np.float64, copy=False)
+    if not np.isfinite(values).all():
+        raise EngineError(
+            f"the scheduler file {path} holds values that are not finite; export the engine again"
+        )
+    return values

@@ -1,0 +1,147 @@
+"""Schedules of gamma and alpha over the denoising steps, as the authors of EBCA define them.
+
+Entry i belongs to entry i of the scheduler's timesteps, that is to evaluation i of the UNet. The authors
+make `steps` + 1 values because PNDM, their scheduler, evaluates once more than it has steps; other schedulers
+use the first ones. `tau` counts in steps, not in evaluations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ebca.errors import ParameterError
+
+Kind = Literal["constant", "step", "reverse_step", "linear", "exponential"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A value that changes over the steps. Make one with a constructor below; `parameter` is tau or ratio."""
+
+    kind: Kind
+    value: float
+    parameter: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field, number in (("value", self.value), ("tau" if self._has_tau else "ratio", self.parameter)):
+            if not _is_number(number) or not math.isfinite(number):
+                raise ParameterError(
+                    f"Schedule.{self.kind}: {field} is {number!r}; it must be a finite number"
+                )
+        if self._has_tau and not 0.0 <= self.parameter <= 1.0:
+            raise ParameterError(
+                f"Schedule.{self.kind}: tau is {self.parameter!r}; it is a share of the steps, from 0 to 1"
+            )
+
+    @property
+    def _has_tau(self) -> bool:
+        return self.kind in ("step", "reverse_step")
+
+    @classmethod
+    def constant(cls, value: float) -> Schedule:
+        """`value` at every step."""
+        return cls("constant", value)
+
+    @classmethod
+    def step(cls, value: float, tau: float) -> Schedule:
+        """0 for i < int(steps tau), then `value`: on late."""
+        return cls("step", value, tau)
+
+    @classmethod
+    def reverse_step(cls, value: float, tau: float) -> Schedule:
+        """`value` for i < int(steps tau), then 0: on early. With tau = 1, evaluations past `steps` get 0."""
+        return cls("reverse_step", value, tau)
+
+    @classmethod
+    def linear(cls, value: float, ratio: float) -> Schedule:
+        """value + ratio i: a straight line from `value` to value + ratio steps."""
+        return cls("linear", value, ratio)
+
+    @classmethod
+    def exponential(cls, value: float, ratio: float) -> Schedule:
+        """value ratio^i."""
+        return cls("exponential", value, ratio)
+
+    def values(self, steps: int, evaluations: int) -> NDArray[np.float32]:
+        """One value per evaluation, float32 [evaluations].
+
+        steps: the sampling steps asked for; evaluations: how often the UNet runs for them.
+
+        Raises ParameterError when a value leaves the range of float32.
+        """
+        exact = self._exact(steps, evaluations)
+        return _finite_float32(exact, f"Schedule.{self.kind}({self.value}, {self.parameter})")
+
+    def _exact(self, steps: int, evaluations: int) -> NDArray[np.float64]:
+        i = np.arange(evaluations)
+        switch = int(steps * self.parameter) if self._has_tau else 0
+        match self.kind:
+            case "constant":
+                exact = np.full(evaluations, float(self.value))
+            case "step":
+                exact = np.where(i < switch, 0.0, self.value)
+            case "reverse_step":
+                exact = np.where(i < switch, self.value, 0.0)
+            case "linear":
+                exact = self.value + self.parameter * i
+            case "exponential":
+                with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+                    exact = self.value * np.power(float(self.parameter), i)
+        return exact
+
+
+def resolve(
+    value: float | Sequence[float] | NDArray[np.floating] | Schedule,
+    steps: int,
+    evaluations: int,
+    name: str,
+    scheduler: str = "the scheduler",
+) -> NDArray[np.float32]:
+    """What a caller may give for a gamma or an alpha -> one value per evaluation, float32 [evaluations].
+
+    value: a number (constant), a sequence with exactly `evaluations` numbers, or a Schedule.
+    name, scheduler: for the messages, e.g. "gamma_attn" and "pndm".
+
+    Raises ParameterError for a wrong length, a wrong type or a value that is not finite.
+    """
+    if isinstance(value, Schedule):
+        return _finite_float32(value._exact(steps, evaluations), name)
+    try:
+        given = np.asarray(value)
+    except (TypeError, ValueError):
+        given = None
+    if given is None or given.ndim > 1 or given.dtype.kind not in "fiu":
+        raise ParameterError(
+            f"{name} is {value!r}; give a number, one number per evaluation, or a Schedule such as "
+            f"Schedule.step(0.01, 0.2)"
+        )
+    exact = given.astype(np.float64)
+    if exact.ndim == 0:
+        exact = np.full(evaluations, float(exact))
+    elif len(exact) != evaluations:
+        raise ParameterError(
+            f"{name} has {len(exact)} values, but {scheduler} with {steps} steps makes {evaluations} "
+            f"evaluations: give one value per evaluation, a single number, or a Schedule"
+        )
+    return _finite_float32(exact, name)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+def _finite_float32(exact: NDArray[np.float64], name: str) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):
+        values = exact.astype(np.float32)
+    bad = np.flatnonzero(~np.isfinite(values))
+    if bad.size:
+        raise ParameterError(
+            f"{name}: value {exact[bad[0]]} at evaluation {bad[0]} is not a finite float32 number"
+        )
+    return values
