@@ -42,7 +42,7 @@ class Component:
     """One graph that an inference engine runs: a segment, a variant of the op, a text encoder, half of a VAE.
 
     `graph` holds standard ONNX operators; `lowered` names the same graph in operators that one backend runs faster.
-    All of them read the same `weights` file.
+    All of them read the same `weights` file. `float32_only` components are never run at a lower precision.
     """
 
     graph: str
@@ -50,6 +50,7 @@ class Component:
     outputs: Mapping[str, TensorSpec]
     weights: str | None = None
     lowered: Mapping[str, str] = field(default_factory=dict)
+    float32_only: bool = False
 
     def graph_for(self, backend: str) -> str:
         return self.lowered.get(backend, self.graph)
@@ -195,16 +196,25 @@ def _tensors(data: Mapping[str, Any]) -> dict[str, TensorSpec]:
     return {name: TensorSpec(t["dtype"], tuple(t["shape"])) for name, t in data.items()}
 
 
+def component_from_json(data: Mapping[str, Any]) -> Component:
+    """A component from its entry in `manifest.json`."""
+    return Component(
+        graph=data["graph"],
+        inputs=_tensors(data["inputs"]),
+        outputs=_tensors(data["outputs"]),
+        weights=data["weights"],
+        lowered=dict(data["lowered"]),
+        float32_only=bool(data["float32_only"]),
+    )
+
+
 def _parse(data: Mapping[str, Any]) -> Manifest:
     unet = data["unet"]
     return Manifest(
         model=data["model"],
         precision=data["precision"],
         components={
-            name: Component(
-                c["graph"], _tensors(c["inputs"]), _tensors(c["outputs"]), c["weights"], dict(c["lowered"])
-            )
-            for name, c in data["components"].items()
+            name: component_from_json(c) for name, c in data["components"].items()
         },
         unet=UNetSpec(
             **{k: unet[k] for k in ("in_channels", "out_channels", "context_dim", "sample_size")},

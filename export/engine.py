@@ -241,7 +241,7 @@ def _export_ops(export: _Export, layers: Sequence[Layer]) -> dict[str, dict[str,
             (export.folder / "ops").mkdir(exist_ok=True)
             onnx.save(model, str(export.folder / path))
             export.components[component] = Component(
-                path, _proto_specs(model.graph.input), _proto_specs(model.graph.output)
+                path, _proto_specs(model.graph.input), _proto_specs(model.graph.output), float32_only=True
             )
             ops[name][variant] = component
     return ops
@@ -292,12 +292,15 @@ def _export_text_encoder(export: _Export) -> TextEncoderSpec | None:
         return None
     length = int(model.config.max_position_embeddings)
     ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (2, length))
+    # Its result steers every step and its time is a fraction of one: no lower precision.
     _export_module(
         export,
         "text_encoder",
         encoders.TextEncoder(model),
         lambda: encoders.text_encoder_graph(model, length),
         ids.astype(np.int64),
+        list(model.parameters()),
+        float32_only=True,
     )
     return TextEncoderSpec("text_encoder", length, int(model.config.hidden_size))
 
@@ -311,8 +314,13 @@ def _export_vae(export: _Export) -> VaeSpec | None:
     latents = rng.standard_normal((1, config.latent_channels, 16, 12), np.float32)
     image = rng.uniform(-1, 1, (1, config.in_channels, 16 * factor, 12 * factor)).astype(np.float32)
     decoder, encoder = encoders.VaeDecoder(vae), encoders.VaeEncoder(vae)
-    _export_module(export, "vae_decoder", decoder, lambda: encoders.vae_decoder_graph(vae), latents)
-    _export_module(export, "vae_encoder", encoder, lambda: encoders.vae_encoder_graph(vae), image)
+    parts = {
+        side: [p for n, p in vae.named_parameters() if n.startswith((f"{side}.", quant))]
+        for side, quant in (("decoder", "post_quant_conv."), ("encoder", "quant_conv."))
+    }
+    graphs = encoders.vae_decoder_graph, encoders.vae_encoder_graph
+    _export_module(export, "vae_decoder", decoder, lambda: graphs[0](vae), latents, parts["decoder"])
+    _export_module(export, "vae_encoder", encoder, lambda: graphs[1](vae), image, parts["encoder"])
     return VaeSpec(
         "vae_decoder",
         "vae_encoder",
@@ -324,13 +332,20 @@ def _export_vae(export: _Export) -> VaeSpec | None:
 
 
 def _export_module(
-    export: _Export, name: str, module: nn.Module, graph: Callable[[], Any], example: np.ndarray
+    export: _Export,
+    name: str,
+    module: nn.Module,
+    graph: Callable[[], Any],
+    example: np.ndarray,
+    parameters: Sequence[nn.Parameter],
+    *,
+    float32_only: bool = False,
 ) -> None:
-    size = sum(p.numel() * (2 if export.half else 4) for p in module.parameters())
+    size = sum(p.numel() * (2 if export.half else 4) for p in parameters)
     found = export.workspace.get(name)
     export.say(f"{name.replace('_', ' ')}, {size / 1e6:.0f} MB")
     if found is None:
-        component = write_component(graph(), export.folder, name, half=export.half)
+        component = write_component(graph(), export.folder, name, half=export.half, float32_only=float32_only)
         error = module_parity(name, module, component, export.folder, example)
         export.workspace.put(name, component, {"parity": error})
     else:

@@ -17,13 +17,14 @@ _EXTERNAL_FROM_BYTES = 1024
 _DTYPES = {ir.DataType.FLOAT: "float32", ir.DataType.INT64: "int64", ir.DataType.FLOAT16: "float16"}
 
 
-def write_component(graph: ir.Graph, folder: Path, name: str, *, half: bool, lower: bool = True) -> Component:
+def write_component(graph: ir.Graph, folder: Path, name: str, *, half: bool, float32_only: bool = False) -> Component:
     """Write `folder/name.onnx`, `.onnx.data`, and the graph lowered for ONNX Runtime as `.ort.onnx`.
 
     Args:
         graph: float32 graph whose inputs and outputs have shapes in the language of `ebca.engines.dims`. It is
             changed where `half` is set.
         folder: root of the engine directory; `name` may hold folders.
+        float32_only: the component must not run at a lower precision.
         half: store weights as float16, followed by a Cast to float32 that an engine folds when it prepares.
 
     Returns:
@@ -45,16 +46,15 @@ def write_component(graph: ir.Graph, folder: Path, name: str, *, half: bool, low
         ir.save(model, path, external_data=Path(weights).name, size_threshold_bytes=_EXTERNAL_FROM_BYTES)
     else:
         ir.save(model, path)
-    lowered = {}
-    if lower:
-        lowered["onnxruntime"] = f"{name}.ort.onnx"
-        faster = ir.load(path)
-        lower_for_onnxruntime(faster)
-        ir.save(faster, folder / lowered["onnxruntime"])
+    lowered = {"onnxruntime": f"{name}.ort.onnx"}
+    faster = ir.load(path)
+    lower_for_onnxruntime(faster)
+    ir.save(faster, folder / lowered["onnxruntime"])
     return Component(
         graph=f"{name}.onnx",
         weights=weights if external else None,
         lowered=lowered,
+        float32_only=float32_only,
         inputs=_specs(graph.inputs),
         outputs=_specs(graph.outputs),
     )

@@ -7,14 +7,14 @@ component is recorded with the SHA-256 of its files, so that an interrupted expo
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ebca.engines import manifest as manifests
 from ebca.engines.directory import sha256
-from ebca.engines.manifest import Component, FileRecord, Manifest, TensorSpec
+from ebca.engines.manifest import Component, FileRecord, Manifest, component_from_json
 from ebca.errors import ExportError
 from ebca.export.graphs import component_files
 
@@ -56,11 +56,7 @@ class Workspace:
         entry = self._done.get(name)
         if entry is None or not all(self._intact(path, record) for path, record in entry["files"].items()):
             return None
-        c = entry["component"]
-        component = Component(
-            c["graph"], _specs(c["inputs"]), _specs(c["outputs"]), c["weights"], dict(c["lowered"])
-        )
-        return component, entry["facts"]
+        return component_from_json(entry["component"]), entry["facts"]
 
     def put(self, name: str, component: Component, facts: Mapping[str, Any]) -> None:
         """Record a finished component."""
@@ -169,6 +165,3 @@ def check_room(output: Path, needed: int) -> None:
             f"no room in '{parent}': this export needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
         )
 
-
-def _specs(data: Mapping[str, Mapping[str, Sequence[Any]]]) -> dict[str, TensorSpec]:
-    return {name: TensorSpec(str(t["dtype"]), tuple(t["shape"])) for name, t in data.items()}

@@ -1,0 +1,128 @@
+"""One UNet evaluation, numpy in and numpy out."""
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ebca.errors import NumericalError, ParameterError
+from ebca.runtime.control import EnergyControl, resolve
+from ebca.runtime.engine import Engine, load
+from ebca.runtime.executor import Executor
+
+_KEPT_SIZES = 2
+
+
+@dataclass(frozen=True)
+class Denoised:
+    """noise [B,C,h,w], contexts [B,S,T,D] after the last layer, energies [L,2,B,S] (attention, norm) or None."""
+
+    noise: np.ndarray
+    contexts: np.ndarray
+    energies: np.ndarray | None = None
+
+
+class Denoiser:
+    """The split UNet of an engine directory as a function. Calls from several threads run one after the other.
+
+    Args:
+        engine: an opened engine, or whatever `ebca.load` takes.
+        device, backend, precision, threads: as in `ebca.load`; not used with an opened engine.
+    """
+
+    def __init__(
+        self,
+        engine: Engine | str | Path,
+        device: str = "cpu",
+        backend: str | None = None,
+        *,
+        precision: str = "fp32",
+        threads: int | None = None,
+    ) -> None:
+        self.engine = (
+            engine
+            if isinstance(engine, Engine)
+            else load(engine, device, backend, precision=precision, threads=threads)
+        )
+        self._executors: OrderedDict[tuple[int, ...], Executor] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __call__(
+        self,
+        sample: np.ndarray,
+        timestep: float | np.ndarray,
+        contexts: np.ndarray,
+        control: EnergyControl | None = None,
+        *,
+        energies: bool = False,
+    ) -> Denoised:
+        """Evaluate the UNet.
+
+        Args:
+            sample: [B,C,h,w] float32 latents.
+            timestep: a number, or [B].
+            contexts: [B,S,T,D] float32; s = 0 is the main prompt. For classifier-free guidance the first half of the
+                rows is unconditional.
+            control: knobs of the energy update; None leaves the contexts as they are.
+            energies: compute them too.
+
+        Raises:
+            ParameterError: a shape or value that does not fit the engine.
+            NumericalError: the result is not finite.
+        """
+        unet = self.engine.manifest.unet
+        sample = _array("sample", sample, "[batch, channels, height, width]", 4)
+        contexts = _array("contexts", contexts, "[batch, contexts, tokens, width]", 4)
+        rows, channels, height, width = sample.shape
+        if channels != unet.in_channels:
+            raise ParameterError(f"sample has {channels} channels, this UNet takes {unet.in_channels}")
+        if contexts.shape[0] != rows or contexts.shape[3] != unet.context_dim:
+            raise ParameterError(
+                f"contexts have shape {list(contexts.shape)}; give [{rows}, contexts, tokens, {unet.context_dim}]"
+            )
+        times = np.asarray(timestep, np.float32)
+        if times.shape not in ((), (1,), (rows,)) or not np.isfinite(times).all():
+            raise ParameterError(f"timestep is {timestep!r}; give one finite number, or one per row [{rows}]")
+        sizes = {
+            "batch": rows, "contexts": contexts.shape[1], "tokens": contexts.shape[2], "height": height, "width": width,
+        }  # fmt: skip
+        arrays = resolve(control or EnergyControl(), unet.layers, sizes)
+        variant = "energies" if energies else arrays.variant
+        with self._lock:
+            executor = self._executor(sizes)
+            executor.sample[...], executor.timestep[...], executor.contexts[...] = sample, times, contexts
+            executor.set_control(arrays)
+            executor.run(variant)
+            check_finite(executor, variant, float(times.flat[0]))
+            return Denoised(
+                executor.noise.copy(), executor.contexts_out.copy(), executor.energies.copy() if energies else None
+            )
+
+    def _executor(self, sizes: dict[str, int]) -> Executor:
+        key = tuple(sizes.values())
+        if key not in self._executors:
+            self._executors[key] = self.engine.executor(sizes)
+            if len(self._executors) > _KEPT_SIZES:
+                self._executors.popitem(last=False)
+        self._executors.move_to_end(key)
+        return self._executors[key]
+
+
+def check_finite(executor: Executor, variant: str, timestep: float) -> None:
+    """Raise NumericalError, naming the first segment to blame, where the noise prediction is not finite."""
+    if np.isfinite(executor.noise).all():
+        return
+    culprit = executor.first_nonfinite(variant) or "the last segment"
+    raise NumericalError(
+        f"the noise prediction at timestep {timestep:g} is not finite, first in {culprit}; "
+        "lower gamma_attn and gamma_norm, or check the checkpoint"
+    )
+
+
+def _array(name: str, value: np.ndarray, axes: str, ndim: int) -> np.ndarray:
+    array = np.asarray(value, np.float32)
+    if array.ndim != ndim or 0 in array.shape:
+        raise ParameterError(f"{name} has shape {list(array.shape)}; give {axes}")
+    return array

@@ -1,0 +1,160 @@
+"""An opened engine directory, shared by sessions and threads."""
+
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from ebca.engines import backend as backends
+from ebca.engines import cache
+from ebca.engines.backend import BackendOptions, Runner
+from ebca.engines.directory import EngineDirectory, open_directory
+from ebca.engines.manifest import Manifest
+from ebca.errors import EngineError, ParameterError
+from ebca.runtime import devices
+from ebca.runtime.executor import Executor
+from ebca.runtime.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from ebca.runtime.session import Session
+
+OnPrepare = Callable[[int, int, str], None]
+
+
+def load(
+    engine: str | Path,
+    device: str = "cpu",
+    backend: str | None = None,
+    *,
+    precision: str = "fp32",
+    threads: int | None = None,
+    on_prepare: OnPrepare | None = None,
+) -> "Engine":
+    """Open an engine directory.
+
+    On the first call on a machine every component is prepared for it and kept in the user's cache, which takes up to
+    a minute at SD 1.5 size; later calls take a second or two.
+
+    Args:
+        engine: the directory, or the name of a bundled one.
+        device: "cpu".
+        backend: "onnxruntime", "openvino", or None for the best one installed.
+        precision: "fp32", or "bf16" where the backend and the processor have it.
+        threads: None for one per physical core.
+        on_prepare: called with (done, total, component) while components are prepared.
+
+    Raises:
+        EngineError, BackendError, ParameterError: see `ebca.errors`.
+    """
+    chosen = backends.create(backend, BackendOptions(threads=threads, precision=precision))
+    where = devices.create(device)
+    opened = Engine(open_directory(engine), chosen, where)
+    opened.prepare(on_prepare)
+    return opened
+
+
+class Engine:
+    """Thread-safe. Sessions own their buffers; the engine owns the opened graphs."""
+
+    def __init__(self, directory: EngineDirectory, backend: backends.Backend, device: devices.Device) -> None:
+        self.directory = directory
+        self.backend = backend
+        self.device = device
+        self._prepared = cache.prepared_engine(directory, backend)
+        self._runners: dict[str, Runner] = {}
+        self._lock = threading.Lock()
+        self._tokenizer: Tokenizer | None = None
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.directory.manifest
+
+    def prepare(self, on_prepare: OnPrepare | None = None) -> None:
+        """Make the prepared form of every component that has none; then keep the cache within its bound."""
+        manifest = self.manifest
+        names = [*manifest.unet.segments, *(c for op in manifest.unet.ops.values() for c in op.values())]
+        if manifest.text_encoder:
+            names.append(manifest.text_encoder.component)
+        if manifest.vae:
+            names.append(manifest.vae.decoder)
+        with self._lock:
+            self._prepared.prepare(names, on_prepare)
+        cache.evict(keep=self._prepared.folder)
+
+    def runner(self, component: str) -> Runner:
+        """An opened component; opened once and shared."""
+        with self._lock:
+            if component not in self._runners:
+                self._runners[component] = self._prepared.open(component)
+            return self._runners[component]
+
+    def release(self, component: str) -> None:
+        """Close a component until it is needed again; bindings that exist keep it open."""
+        with self._lock:
+            self._runners.pop(component, None)
+
+    def open_all(self) -> None:
+        """Open everything a generation needs now rather than at its first step."""
+        for name in self.manifest.unet.segments:
+            self.runner(name)
+
+    def executor(self, sizes: Mapping[str, int]) -> Executor:
+        """A new executor with its own buffers, see `ebca.runtime.executor`."""
+        return Executor(self.manifest.unet, self.runner, sizes, self.device)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Raises EngineError for a UNet-only directory."""
+        spec = self.manifest.tokenizer
+        if spec is None:
+            raise EngineError(f"'{self.directory.path}' holds a UNet only; pass prompt_embeds instead of a prompt")
+        if self._tokenizer is None:
+            self._tokenizer = Tokenizer.load(self.directory.file(spec.file), spec.info)
+        return self._tokenizer
+
+    def encode(self, ids: np.ndarray) -> np.ndarray:
+        """Token ids [n,T] int64 -> embeddings [n,T,D] float32."""
+        spec = self.manifest.text_encoder
+        if spec is None:
+            raise EngineError(f"'{self.directory.path}' has no text encoder; pass prompt_embeds instead of a prompt")
+        ids = np.ascontiguousarray(ids, np.int64)
+        out = np.empty((len(ids), spec.max_length, spec.hidden_size), np.float32)
+        self.runner(spec.component).bind({"input_ids": ids}, {"hidden_states": out})()
+        return out
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        """Scaled latents [n,C,h,w] -> images [n,3,8h,8w] float32 in [-1, 1]; one image at a time to bound memory."""
+        spec = self.manifest.vae
+        if spec is None:
+            raise EngineError(f"'{self.directory.path}' has no VAE; ask for output='latents'")
+        n, channels, height, width = latents.shape
+        if channels != spec.latent_channels:
+            raise ParameterError(f"latents have {channels} channels, the VAE has {spec.latent_channels}")
+        images = np.empty((n, 3, height * spec.downscale, width * spec.downscale), np.float32)
+        unscaled = np.ascontiguousarray(latents / spec.scaling_factor + spec.shift_factor, np.float32)
+        runner = self.runner(spec.decoder)
+        for index in range(n):
+            runner.bind({"latents": unscaled[index : index + 1]}, {"image": images[index : index + 1]})()
+        return images
+
+    def session(self, height: int | None = None, width: int | None = None, batch: int = 1) -> "Session":
+        """A session for pictures of one size, see `ebca.runtime.session.Session`."""
+        from ebca.runtime.session import Session
+
+        return Session(self, height=height, width=width, batch=batch)
+
+    def close(self) -> None:
+        """Close all components. Sessions that are still open keep theirs."""
+        with self._lock:
+            self._runners.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
