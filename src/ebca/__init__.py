@@ -16,6 +16,7 @@ from ebca.runtime.control import EnergyControl
 from ebca.runtime.denoiser import Denoised, Denoiser
 from ebca.runtime.engine import Engine, load
 from ebca.runtime.schedules import Schedule
+from ebca.runtime.session import Result, Session, StepInfo
 
 __all__ = [
     "BackendError",
@@ -30,6 +31,9 @@ __all__ = [
     "ModelError",
     "NumericalError",
     "ParameterError",
+    "Result",
     "Schedule",
+    "Session",
+    "StepInfo",
     "load",
 ]

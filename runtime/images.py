@@ -1,0 +1,55 @@
+"""Arrays to pictures and files."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+from ebca.errors import ParameterError
+
+TEXT_KEY = "ebca"
+
+
+def to_unit_range(decoded: np.ndarray) -> np.ndarray:
+    """[n,3,H,W] in [-1, 1] -> [n,H,W,3] in [0, 1], float32."""
+    return np.clip(decoded * 0.5 + 0.5, 0.0, 1.0).transpose(0, 2, 3, 1)
+
+
+def to_pil(images: np.ndarray) -> list[Image.Image]:
+    """[n,H,W,3] in [0, 1] -> RGB pictures."""
+    return [Image.fromarray(np.round(image * 255).astype(np.uint8)) for image in images]
+
+
+def save_png(image: Image.Image, path: Path, parameters: Mapping[str, Any]) -> None:
+    """Write a PNG that carries `parameters` as JSON in its text chunk "ebca"; whole or not at all.
+
+    Raises:
+        ParameterError: the folder cannot be written.
+    """
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt(TEXT_KEY, json.dumps(parameters, ensure_ascii=False))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        image.save(temporary, "PNG", pnginfo=text)
+        temporary.replace(path)
+    except OSError as error:
+        raise ParameterError(f"cannot write '{path}': {error.strerror or error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_parameters(path: Path) -> dict[str, Any]:
+    """The parameters stored by `save_png`.
+
+    Raises:
+        ParameterError: not a PNG made by ebca.
+    """
+    try:
+        with Image.open(path) as image:
+            return dict(json.loads(image.text[TEXT_KEY]))  # type: ignore[attr-defined]
+    except (OSError, KeyError, AttributeError, ValueError):
+        raise ParameterError(f"'{path}' is not a PNG that ebca made") from None
