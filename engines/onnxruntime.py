@@ -7,6 +7,7 @@ sessions share one thread pool and one memory arena, so seventeen segments need 
 
 import contextlib
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,13 @@ from ebca.engines.manifest import Component
 from ebca.errors import BackendError
 
 _CPU = ["CPUExecutionProvider"]
+
+# ONNX Runtime writes one weight after the other without padding and maps the file as it is. A small constant of odd
+# size then leaves all that follow off the boundary that vector loads need, and the process dies at the first run. Such
+# constants go into the graph file instead, so thresholds are tried until all packed weights are aligned.
+_EXTERNAL_FROM_BYTES = (16 << 10, 1 << 20)
+_ALIGNMENT = 64
+_PACKED = re.compile(rb"\|(\d+);\d+;\d+")
 
 # Thread pool and arena belong to ONNX Runtime's process-wide environment, which can be set up only once.
 _environment: dict[str, int] = {}
@@ -57,13 +65,25 @@ class OnnxRuntimeBackend:
         return {"onnxruntime": ort.__version__, "processor": processor()}
 
     def prepare(self, graph: Path, target: Path) -> None:
+        for threshold in _EXTERNAL_FROM_BYTES:
+            self._optimise(graph, target, threshold, packed=True)
+            if _packed_weights_are_aligned(target):
+                return
+        self._optimise(graph, target, _EXTERNAL_FROM_BYTES[0], packed=False)
+
+    def _optimise(self, graph: Path, target: Path, threshold: int, *, packed: bool) -> None:
+        weights = target.with_name(target.name + ".data")
+        weights.unlink(missing_ok=True)
         options = self._options()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.optimized_model_filepath = str(target)
-        weights = target.name + ".data"
-        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", weights)
-        options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
-        options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
+        entries = {
+            "session.optimized_model_external_initializers_file_name": weights.name,
+            "session.optimized_model_external_initializers_min_size_in_bytes": str(threshold),
+            "session.save_external_prepacked_constant_initializers": "1" if packed else "0",
+        }
+        for key, value in entries.items():
+            options.add_session_config_entry(key, value)
         self._session(graph, options)
 
     def open(self, prepared: Path, component: Component) -> "OnnxRuntimeRunner":
@@ -113,6 +133,11 @@ class OnnxRuntimeRunner:
             session.run_with_iobinding(binding)
 
         return call
+
+
+def _packed_weights_are_aligned(model: Path) -> bool:
+    """Whether every packed weight named in an optimised graph ("key|offset;length;flag") may be mapped as it lies."""
+    return all(int(offset) % _ALIGNMENT == 0 for offset in _PACKED.findall(model.read_bytes()))
 
 
 def processor() -> str:
