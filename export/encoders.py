@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel
 
 from ebca.engines.dims import Dim
+from ebca.export.quiet import quiet
 from ebca.export.split import fold_transposes
 from ebca.export.trace import OPSET
 
@@ -97,7 +98,7 @@ Named = Sequence[tuple[str, tuple[Dim, ...]]]
 
 
 def _export(module: nn.Module, example: Tensor, dynamic: dict[int, Any], inputs: Named, outputs: Named) -> ir.Graph:
-    with torch.no_grad():
+    with torch.no_grad(), quiet():
         program = torch.export.export(module.eval(), (example,), dynamic_shapes=(dynamic,), strict=False)
         exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, optimize=True, verbose=False)
     assert exported is not None

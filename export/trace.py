@@ -15,6 +15,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
+from ebca.export.quiet import quiet
+
 OPSET = 23
 OP_DOMAIN = "ebca"
 OP_TYPE = "EnergyCrossAttention"
@@ -133,7 +135,7 @@ def trace(unet: UNet2DConditionModel) -> ir.Model:
         outputs noise, contexts_out. Dimensions are torch's symbols; see `ebca.export.symbols`.
     """
     config = unet.config
-    with energy_unet(unet, _symbolic_op(layers_of(unet)), tracing=True) as module, torch.no_grad():
+    with energy_unet(unet, _symbolic_op(layers_of(unet)), tracing=True) as module, torch.no_grad(), quiet():
         # No size may be 0 or 1, and no two may be equal: torch would specialise or merge them.
         size = 2 ** len(config.block_out_channels) + 1
         example = (

@@ -249,8 +249,8 @@ class Session:
             "seed": seeds,
             "height": self.height,
             "width": self.width,
-            "gamma_attn": attn.tolist() if isinstance(gamma_attn, Sequence) else _plain(gamma_attn),
-            "gamma_norm": norm.tolist() if isinstance(gamma_norm, Sequence) else _plain(gamma_norm),
+            "gamma_attn": _plain(gamma_attn),
+            "gamma_norm": _plain(gamma_norm),
             "token_weights": dict(token_weights or {}),
             "norm_factor": norm_factor,
             "model": manifest.model["name"],
@@ -384,4 +384,6 @@ class Session:
 
 
 def _plain(gamma: Gamma) -> Any:
-    return gamma if isinstance(gamma, (int, float)) else str(gamma)
+    if isinstance(gamma, Schedule):
+        return {"schedule": gamma.kind, "value": gamma.value, "parameter": gamma.parameter}
+    return float(gamma) if isinstance(gamma, (int, float)) else [float(g) for g in gamma]

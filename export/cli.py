@@ -1,0 +1,208 @@
+"""ebca-export: a checkpoint becomes an engine directory."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ebca.errors import ExportError, ParameterError
+from ebca.runtime import console
+
+if TYPE_CHECKING:
+    from ebca.export.engine import ExportEvent
+    from ebca.export.split import Split
+
+PROGRAM = "ebca-export"
+
+_NEEDED = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "safetensors", "accelerate")
+
+_EXAMPLES = """examples:
+  ebca-export --model tiny --output-dir engine-tiny
+  ebca-export --model sd-1.5 --output-dir engine-sd15 --precision fp16
+  ebca-export --model ./my-finetune --output-dir engine-mine
+  ebca-export --model model.safetensors --tokenizer ./clip-tokenizer --output-dir engine-mine
+  ebca-export --model sd-1.5 --dry-run
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, also for documentation."""
+    p = argparse.ArgumentParser(
+        PROGRAM,
+        description="Export a Stable Diffusion checkpoint as an engine directory, its UNet split at each "
+        "cross-attention layer. An interrupted export goes on where it stopped when the command is repeated.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument(
+        "--model",
+        required=True,
+        metavar="MODEL",
+        help="sd-1.4, sd-1.5, sd-1.5-inpainting, tiny (random weights, made in seconds), a hub id owner/name, a folder "
+        "in diffusers format, or a single .safetensors file",
+    )
+    p.add_argument("--output-dir", type=Path, metavar="DIR", help="engine directory to make; needed unless --dry-run")
+    p.add_argument(
+        "--precision",
+        choices=("fp32", "fp16"),
+        default="fp32",
+        help="how weights are stored; fp16 halves the directory and computes in float32 on a CPU (default: fp32)",
+    )
+    p.add_argument(
+        "--backend",
+        choices=("onnxruntime", "openvino"),
+        help="also prepare the engine for this backend on this machine now, so that its first run starts at once; "
+        "the directory serves every backend either way",
+    )
+    p.add_argument("--height", type=int, default=None, help="picture height that --dry-run counts bytes at")
+    p.add_argument("--width", type=int, default=None, help="picture width that --dry-run counts bytes at")
+    p.add_argument("--batch-size", type=int, default=1, help="pictures that --dry-run counts bytes at (default: 1)")
+    p.add_argument("--overwrite", action="store_true", help="replace an engine that is in --output-dir already")
+    p.add_argument("--dry-run", action="store_true", help="print the split as a table and write nothing")
+    p.add_argument(
+        "--scheduler-steps",
+        type=int,
+        nargs="+",
+        default=(),
+        metavar="N",
+        help="step counts to tabulate beside 1 to 50 and 60, 70, 75, 80, 90, 100",
+    )
+    hub = p.add_argument_group("hub and tokenizer")
+    hub.add_argument("--revision", help="branch, tag or commit on the hub")
+    hub.add_argument("--token", help="hub access token; default: HF_TOKEN or the stored login")
+    hub.add_argument("--cache-dir", type=Path, help="hub cache; default: HF_HOME")
+    hub.add_argument("--tokenizer", type=Path, help="tokenizer folder or JSON for a single-file checkpoint")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    p = parser()
+    args = p.parse_args(argv)
+    if not args.dry_run and args.output_dir is None:
+        p.error("--output-dir is needed (or --dry-run)")
+    return console.run(
+        PROGRAM, lambda: _run(args), interrupted="interrupted; run the same command again to go on where it stopped"
+    )
+
+
+def _run(args: argparse.Namespace) -> int:
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
+        raise ExportError(f'exporting needs {", ".join(missing)}; run `pip install "ebca[export]"`')
+    for name in ("height", "width"):
+        value = getattr(args, name)
+        if value is not None and (value < 8 or value % 8):
+            raise ParameterError(f"--{name} is {value}; give a multiple of 8")
+    if args.batch_size < 1:
+        raise ParameterError(f"--batch-size is {args.batch_size}; give 1 or more")
+    from ebca.export import engine, workspace
+    from ebca.export.checkpoint import load_checkpoint
+    from ebca.export.quiet import quiet
+
+    if not args.dry_run:
+        workspace.check_output(args.output_dir, overwrite=args.overwrite)
+    out = Console(stderr=True)
+    out.print(f"loading {args.model}", highlight=False)
+    with quiet():
+        checkpoint = load_checkpoint(
+            args.model,
+            revision=args.revision,
+            token=args.token,
+            cache_dir=args.cache_dir,
+            tokenizer=args.tokenizer,
+        )
+    if args.dry_run:
+        split, sizes = engine.split_unet(checkpoint.unet)
+        for name in ("height", "width"):
+            if getattr(args, name) is not None:
+                sizes[name] = getattr(args, name) // 8
+        sizes["batch"] = 2 * args.batch_size
+        _print_split(split, sizes, checkpoint.name)
+        return 0
+    with _ExportProgress(out) as progress:
+        path = engine.export_checkpoint(
+            checkpoint,
+            args.output_dir,
+            precision=args.precision,
+            scheduler_steps=args.scheduler_steps,
+            overwrite=args.overwrite,
+            on_progress=progress,
+        )
+    if args.backend:
+        from ebca.runtime.engine import load
+
+        with console.PrepareProgress() as prepare:
+            load(path, backend=args.backend, on_prepare=prepare).close()
+    print(f"wrote {path}")
+    return 0
+
+
+class _ExportProgress:
+    """A bar with time left on a terminal, a line per event elsewhere."""
+
+    def __init__(self, out: Console) -> None:
+        self._out = out
+        self._progress: Progress | None = None
+        if out.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[size]}"), TimeRemainingColumn())
+            self._progress = Progress(*columns, console=out, transient=True)
+            self._task = self._progress.add_task("starting", total=1, size="")
+
+    def __call__(self, event: "ExportEvent") -> None:
+        size = f"{event.done / 1e6:.0f} of {event.total / 1e6:.0f} MB"
+        if self._progress is None:
+            self._out.print(f"{event.text} ({size})", highlight=False)
+        else:
+            self._progress.update(
+                self._task, description=event.text, completed=event.done, total=max(event.total, 1), size=size
+            )
+
+    def __enter__(self) -> "_ExportProgress":
+        if self._progress:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._progress:
+            self._progress.stop()
+
+
+def _print_split(split: "Split", sizes: dict[str, int], name: str) -> None:
+    pictures, height, width = sizes["batch"] // 2, sizes["height"] * 8, sizes["width"] * 8
+    table = Table(title=f"{name}: {len(split.segments)} segments at {pictures} x {width}x{height}, with guidance")
+    for heading, justify in (("segment", "left"), ("layer after it", "left"), ("nodes", "right")):
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    for heading in ("weights MB", "tensors in", "in MB", "tensors out", "out MB"):
+        table.add_column(heading, justify="right")
+    totals = [0, 0.0, 0.0]
+    for segment in split.segments:
+        read, written = (
+            sum(split.tensors[n].nbytes(sizes) for n in names) / 1e6 for names in (segment.inputs, segment.outputs)
+        )
+        totals[0] += segment.nodes
+        totals[1] += segment.weight_bytes / 1e6
+        totals[2] += written
+        table.add_row(
+            segment.name,
+            ", ".join(f"{op.layer} ({op.heads} heads)" for op in segment.ops) or "-",
+            str(segment.nodes),
+            f"{segment.weight_bytes / 1e6:.1f}",
+            str(len(segment.inputs)),
+            f"{read:.1f}",
+            str(len(segment.outputs)),
+            f"{written:.1f}",
+        )
+    table.add_section()
+    table.add_row("all", "", str(totals[0]), f"{totals[1]:.1f}", "", "", "", f"{totals[2]:.1f}")
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

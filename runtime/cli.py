@@ -1,0 +1,233 @@
+"""ebca-run: pictures from an engine directory."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ebca.engines.backend import BACKENDS, PRECISIONS
+from ebca.errors import ParameterError
+from ebca.runtime import console, images
+from ebca.runtime.engine import load
+from ebca.runtime.schedules import Schedule
+from ebca.runtime.session import Gamma, StepInfo
+
+PROGRAM = "ebca-run"
+
+_EXAMPLES = """examples:
+  ebca-run --engine engine-sd15 --prompt "a lion with a crown" --seed 1
+  ebca-run --engine engine-sd15 --prompt "a lion with a crown" --gamma-attn 0.01 --gamma-norm 0.02 \\
+           --token-words crown --token-upweight 2 --output lion.png
+  ebca-run --engine engine-sd15 --prompt "a cat" --gamma-attn 0.01 --gamma-tau 0.5 --seed 1 2 3 4
+  ebca-run --engine engine-sd15 --prompt "a cat" --steps 20 --scheduler dpmpp_2m --height 512 --width 768
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, also for documentation."""
+    p = argparse.ArgumentParser(
+        PROGRAM,
+        description="Make pictures with Energy-Based Cross Attention. With gammas of 0 this is plain Stable Diffusion. "
+        "Every picture carries its parameters in its PNG text.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    p.add_argument("--engine", required=True, metavar="DIR", help="engine directory made by ebca-export, or a bundled name")
+    p.add_argument("--prompt", required=True, help="what the picture shows")
+    p.add_argument("--negative-prompt", "--negative_prompt", default="", help="what it should not show")
+    p.add_argument(
+        "--output", "--result-file-name", type=Path, default=Path("ebca.png"), metavar="FILE.png",
+        help="where the picture goes; several pictures get -0, -1, ... before the suffix (default: ebca.png)",
+    )  # fmt: skip
+    p.add_argument(
+        "--steps", "--num-inference-steps", "--num_steps", type=int, default=50, help="scheduler steps (default: 50)"
+    )
+    p.add_argument(
+        "--guidance-scale", "--guidance_scale", type=float, default=7.5,
+        help="classifier-free guidance; 1 or less turns it off (default: 7.5)",
+    )  # fmt: skip
+    p.add_argument("--scheduler", help="pndm, ddim, euler, dpmpp_2m or unipc (default: the engine's, pndm)")
+    p.add_argument(
+        "--seed", type=int, nargs="+", metavar="N",
+        help="one picture per seed; one seed with --num-images draws all pictures from it (default: random)",
+    )  # fmt: skip
+    p.add_argument("--num-images", "--num-images-per-prompt", type=int, default=None, metavar="N", help="pictures to make")
+    p.add_argument("--height", type=int, help="pixels, a multiple of 8 (default: the model's)")
+    p.add_argument("--width", type=int, help="pixels, a multiple of 8 (default: the model's)")
+
+    energy = p.add_argument_group("energy-based context update")
+    for flag in ("attn", "norm"):
+        energy.add_argument(
+            f"--gamma-{flag}", f"--gamma_{flag}", type=float, nargs="+", default=[0.0], metavar="G",
+            help=f"step size of the {'attention' if flag == 'attn' else 'norm'} term: one number that the schedule "
+            "shapes, or one per evaluation (pndm makes steps + 1) (default: 0)",
+        )  # fmt: skip
+    energy.add_argument(
+        "--gamma-schedule", choices=("reverse_step", "step", "constant", "linear", "exponential"), default="reverse_step",
+        help="course of both gammas over the steps: reverse_step is on until --gamma-tau, step from there on; linear adds "
+        "--gamma-ratio each step, exponential multiplies by it (default: reverse_step)",
+    )  # fmt: skip
+    energy.add_argument(
+        "--gamma-tau", "--gamma_tau", type=float, default=1.0, help="share of the steps, see --gamma-schedule (default: 1)"
+    )
+    energy.add_argument("--gamma-ratio", type=float, default=None, help="see --gamma-schedule")
+    energy.add_argument(
+        "--token-indices", "--token_indices", type=int, nargs="+", metavar="I",
+        help="token positions (0 is the start token) whose attention step is scaled by --token-upweight",
+    )  # fmt: skip
+    energy.add_argument("--token-words", nargs="+", metavar="WORD", help="the same by words of the prompt")
+    energy.add_argument(
+        "--token-upweight", "--token_upweight", type=float, nargs="+", metavar="W",
+        help="factors: one per index, then one per word; a single one serves all",
+    )  # fmt: skip
+    energy.add_argument(
+        "--norm-factor", type=float, default=1.0,
+        help="factor of |k|^2 in the norm term: 1 as in the authors' code, 0.5 as in the paper (default: 1)",
+    )  # fmt: skip
+
+    machine = p.add_argument_group("machine")
+    machine.add_argument("--device", default="cpu", choices=("cpu",), help="where to run (default: cpu)")
+    machine.add_argument("--backend", choices=BACKENDS, help="inference backend (default: the best one installed)")
+    machine.add_argument("--precision", choices=PRECISIONS, default="fp32", help="bf16 needs openvino and a processor with it")
+    machine.add_argument("--threads", type=int, help="default: one per physical core")
+    machine.add_argument("--json", action="store_true", help="print files, parameters and timings as JSON")
+    machine.add_argument("--quiet", action="store_true", help="no progress")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    args = parser().parse_args(argv)
+    return console.run(PROGRAM, lambda: _run(args), interrupted="interrupted; no picture was written")
+
+
+def _run(args: argparse.Namespace) -> int:
+    seeds: list[int] | None = args.seed
+    count = args.num_images or (len(seeds) if seeds else 1)
+    if seeds and len(seeds) not in (1, count):
+        raise ParameterError(f"--seed has {len(seeds)} values for {count} pictures; give one, or one each")
+    _check_output(args.output)
+    weights = _token_weights(args.token_indices, args.token_words, args.token_upweight)
+    gammas = [_gamma(f"--gamma-{n}", v, args) for n, v in (("attn", args.gamma_attn), ("norm", args.gamma_norm))]
+    with console.PrepareProgress() as prepare:
+        engine = load(
+            args.engine,
+            args.device,
+            args.backend,
+            precision=args.precision,
+            threads=args.threads,
+            on_prepare=None if args.quiet else prepare,
+        )
+    with engine, engine.session(args.height, args.width, count) as session, _Steps(args.quiet) as steps:
+        result = session.generate(
+            args.prompt,
+            negative_prompt=args.negative_prompt,
+            steps=args.steps,
+            guidance_scale=args.guidance_scale,
+            scheduler=args.scheduler,
+            seed=None if seeds is None else (seeds[0] if len(seeds) == 1 else seeds),
+            gamma_attn=gammas[0],
+            gamma_norm=gammas[1],
+            token_weights=weights,
+            norm_factor=args.norm_factor,
+            on_step=steps,
+        )
+    files = _outputs(args.output, count)
+    for index, (image, file) in enumerate(zip(result.images, files, strict=True)):
+        images.save_png(image, file, {**result.parameters, "image": index})
+    if args.json:
+        report = {"files": [str(f) for f in files], "parameters": result.parameters, "timings": result.timings}
+        print(json.dumps(report, ensure_ascii=False))
+    else:
+        for file in files:
+            print(f"wrote {file}")
+    return 0
+
+
+class _Steps:
+    """Progress over the evaluations; on a terminal only."""
+
+    def __init__(self, quiet: bool) -> None:
+        columns = (TextColumn("denoising"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        out = Console(stderr=True)
+        self._progress = Progress(*columns, console=out, transient=True, disable=quiet or not out.is_terminal)
+        self._task = self._progress.add_task("denoising", total=None)
+
+    def __call__(self, info: StepInfo) -> bool:
+        self._progress.update(self._task, completed=info.index + 1, total=info.total)
+        return True
+
+    def __enter__(self) -> "_Steps":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+
+def _gamma(flag: str, values: list[float], args: argparse.Namespace) -> Gamma:
+    if len(values) > 1:
+        return values
+    (value,) = values
+    kind = args.gamma_schedule
+    if kind == "constant":
+        return Schedule.constant(value)
+    if kind in ("linear", "exponential"):
+        if args.gamma_ratio is None:
+            raise ParameterError(f"--gamma-schedule {kind} needs --gamma-ratio")
+        return Schedule.linear(value, args.gamma_ratio) if kind == "linear" else Schedule.exponential(value, args.gamma_ratio)
+    return Schedule.step(value, args.gamma_tau) if kind == "step" else Schedule.reverse_step(value, args.gamma_tau)
+
+
+def _token_weights(
+    indices: list[int] | None, words: list[str] | None, factors: list[float] | None
+) -> dict[str | int, float]:
+    keys: list[str | int] = [*(indices or []), *(words or [])]
+    if not keys and factors:
+        raise ParameterError("--token-upweight needs --token-indices or --token-words")
+    if keys and not factors:
+        raise ParameterError("--token-indices and --token-words need --token-upweight")
+    if not keys or not factors:
+        return {}
+    if len(factors) not in (1, len(keys)):
+        raise ParameterError(f"--token-upweight has {len(factors)} values for {len(keys)} tokens; give one, or one each")
+    weights: dict[str | int, float] = {}
+    for key, factor in zip(keys, factors * len(keys) if len(factors) == 1 else factors, strict=True):
+        # The authors' code multiplies once per mention.
+        weights[key] = weights.get(key, 1.0) * factor
+    return weights
+
+
+def _check_output(path: Path) -> None:
+    if path.suffix.lower() != ".png":
+        raise ParameterError(f"--output is '{path}'; name a .png file (its text holds the parameters)")
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise ParameterError(f"--output folder '{folder}' does not exist; make it first")
+    if path.is_dir() or not _is_writable(folder):
+        raise ParameterError(f"--output '{path}' cannot be written")
+
+
+def _is_writable(folder: Path) -> bool:
+    probe = folder / f".ebca-write-test-{id(folder)}"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError:
+        return False
+    return True
+
+
+def _outputs(path: Path, count: int) -> list[Path]:
+    if count == 1:
+        return [path]
+    return [path.with_stem(f"{path.stem}-{index}") for index in range(count)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
