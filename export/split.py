@@ -149,17 +149,34 @@ class _Cut:
         shape = dims.shape(self.symbols.shape(value), self.sizes)
         return 4 * int(np.prod(shape, dtype=np.int64)) + TENSOR_COST
 
+    def carried(self) -> int:
+        """Bytes between segments: every tensor counted at each cut that it crosses. Inputs and outputs are apart."""
+        values = [v for n in self.nodes for v in n.outputs if not v.is_graph_output()]
+        return sum(self.bytes(v) * (self._last_read(v) - self.produced(v)) for v in values)
+
+    def _last_read(self, value: ir.Value, without: ir.Node | None = None) -> int:
+        return max((self.level[n] for n in self.consumers(value) if n is not without), default=self.produced(value))
+
     def _sink(self) -> None:
+        earliest, most = dict(self.level), self.carried()
         for node in reversed(self.nodes):
             if is_op(node) or any(v.is_graph_output() for v in node.outputs):
                 continue
             target = min((self.level[n] for v in node.outputs for n in self.consumers(v)), default=0)
-            if target <= self.level[node]:
+            cuts = target - self.level[node]
+            if cuts <= 0:
                 continue
-            saved = sum(self.bytes(v) for v in node.outputs if v.uses())
-            cost = sum(self.bytes(v) for v in operands(node) if v.producer() is not None and not self.crosses(v))
-            if cost <= saved + TENSOR_COST:
+            saved = cuts * sum(self.bytes(v) for v in node.outputs if v.uses())
+            cost = sum(
+                self.bytes(v) * max(target - self._last_read(v, without=node), 0)
+                for v in operands(node)
+                if v.producer() is not None
+            )
+            # The allowance lets the first of several readers of one tensor (the time embedding) go down.
+            if cost <= saved + cuts * TENSOR_COST:
                 self.level[node] = target
+        if self.carried() > most:
+            self.level = earliest
 
 
 def operands(node: ir.Node) -> list[ir.Value]:

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ebca.errors import EbcaError, ParameterError
@@ -20,9 +21,9 @@ from ebca.errors import EbcaError, ParameterError
 def run(program: str, body: Callable[[], int], *, interrupted: str = "interrupted") -> int:
     """Run the body of a command-line tool; its result is the exit code.
 
-    An `EbcaError` becomes one line on stderr and exit code 1; so does Ctrl-C, with the text `interrupted` (say there
-    what remains and how to go on). Python warnings become one line each. A reader that closes the pipe ends the tool
-    quietly. Anything else is a bug and keeps its traceback.
+    An `EbcaError` becomes one line on stderr and exit code 1; so does Ctrl-C, with the text `interrupted`
+    (say there what remains and how to go on). Python warnings become one line each. A reader that closes the
+    pipe ends the tool quietly. Anything else is a bug and keeps its traceback.
 
     Args:
         program: the tool's name, e.g. "ebca-run".
@@ -63,45 +64,37 @@ def write_json(path: str | Path, data: Mapping[str, Any]) -> None:
         ) from None
 
 
-class PrepareProgress:
-    """An `on_prepare` callback that shows "preparing component k of n" and the time left, on stderr.
-
-    On a terminal it is one moving line; elsewhere one line at the start and one at the end. Nothing is shown when
-    nothing has to be prepared. A context manager; closing twice is fine.
+class ProgressLine:
+    """One moving line "text, bar, time left" on a terminal; nothing elsewhere. A context manager.
 
     Args:
-        stream: where to write; None: stderr as it is at the first call.
+        stream: where to write; None: stderr as it is at the first update.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        self._began: float | None = None
-        #: Seconds from the first component to the last; None where nothing was prepared.
-        self.seconds: float | None = None
 
-    def __call__(self, done: int, total: int, name: str) -> None:
-        """`done` of `total` components are prepared; `name` is next."""
+    def update(self, text: str, done: float, total: float) -> None:
+        """`done` of `total`; the time left follows from the speed so far."""
         stream = self._stream or sys.stderr
-        if self._began is None:
-            self._began = time.perf_counter()
-            self._start(stream, total)
-        if self._bar is not None and self._task is not None:
-            text = f"preparing {name} ({min(done + 1, total)} of {total})" if name else "prepared"
-            self._bar.update(self._task, completed=done, description=text)
-        if done >= total:
-            self.seconds = time.perf_counter() - self._began
-            self.close()
-            parts = "component" if total == 1 else "components"
-            print(f"prepared {total} {parts} in {self.seconds:.1f} s", file=stream, flush=True)
-            self._began = None
+        if not stream.isatty():
+            return
+        if self._bar is None or self._task is None:
+            columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"))
+            self._bar = Progress(
+                *columns, TimeRemainingColumn(), console=Console(file=stream), transient=True
+            )
+            self._task = self._bar.add_task(escape(text), total=total)
+            self._bar.start()
+        self._bar.update(self._task, completed=done, total=total, description=escape(text))
 
     def close(self) -> None:
-        """End the moving line."""
+        """Wipe the line. Closing twice is fine; another update starts a new one."""
         if self._bar is not None:
             self._bar.stop()
-            self._bar = None
+        self._bar = self._task = None
 
     def __enter__(self) -> Self:
         return self
@@ -111,22 +104,53 @@ class PrepareProgress:
     ) -> None:
         self.close()
 
-    def _start(self, stream: TextIO, total: int) -> None:
-        if not stream.isatty():
-            parts = "component" if total == 1 else "components"
-            print(f"preparing {total} {parts} for this machine; later starts skip this", file=stream, flush=True)
-            return
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=Console(file=stream),
-            transient=True,
-        )
-        self._task = self._bar.add_task("preparing", total=total)
-        self._bar.start()
+
+class PrepareProgress:
+    """An `on_prepare` callback that shows "preparing component k of n" and the time left, on stderr.
+
+    A moving line on a terminal, else one line at the start and one at the end. Nothing is shown where nothing
+    has to be prepared. A context manager; closing twice is fine.
+
+    Args:
+        stream: where to write; None: stderr as it is at the first call.
+
+    Attributes:
+        seconds: what preparing took; None where nothing was prepared.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream
+        self._line = ProgressLine(stream)
+        self._began: float | None = None
+        self.seconds: float | None = None
+
+    def __call__(self, done: int, total: int, name: str) -> None:
+        """`done` of `total` components are prepared; `name` is next."""
+        stream = self._stream or sys.stderr
+        count = f"{total} component" if total == 1 else f"{total} components"
+        if self._began is None:
+            self._began = time.perf_counter()
+            if not stream.isatty():
+                text = f"preparing {count} for this machine; later starts skip this"
+                print(text, file=stream, flush=True)
+        self._line.update(f"preparing {name} ({min(done + 1, total)} of {total})", done, total)
+        if done >= total:
+            self.seconds = time.perf_counter() - self._began
+            self._began = None
+            self.close()
+            print(f"prepared {count} in {self.seconds:.1f} s", file=stream, flush=True)
+
+    def close(self) -> None:
+        """End the moving line."""
+        self._line.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def _say(program: str, text: str) -> None:

@@ -1,0 +1,93 @@
+"""What an engine is compared with, each doing the same UNet evaluation on the same inputs.
+
+    pytorch_sdpa   plain diffusers UNet, scaled_dot_product_attention, float32
+    pytorch_ebca   the same UNet with the energy update in PyTorch, float32
+    one_piece      the plain UNet as one graph, in the engine's own backend and precision
+
+All of them are checked against PyTorch before they are timed. This module loads PyTorch only when asked for rows.
+"""
+
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
+
+from ebca.bench.subject import Subject
+from ebca.bench.timing import Contender
+from ebca.errors import ModelError, ParameterError
+
+ROWS = ("pytorch_sdpa", "pytorch_ebca", "one_piece")
+
+_NEEDED = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "safetensors")
+
+
+def check_packages() -> None:
+    """Raises ParameterError where what a comparison needs is not installed."""
+    if missing := [name for name in _NEEDED if find_spec(name) is None]:
+        raise ParameterError(f'--compare needs {", ".join(missing)}; run `pip install "ebca[export]"`')
+
+
+@contextmanager
+def rivals(
+    subject: Subject, model: str | None, rows: Sequence[str]
+) -> Iterator[tuple[list[Contender], dict[str, float]]]:
+    """The contenders named in `rows`, ready to run, and the errors found on the way.
+
+    Args:
+        subject: the engine under test.
+        model: checkpoint, as `ebca-export --model` takes it.
+        rows: names of ROWS; none loads nothing.
+
+    Raises:
+        ModelError: the checkpoint cannot be loaded or is another model.
+        NumericalError: the engine or a contender disagrees with PyTorch.
+    """
+    if not rows:
+        yield [], {}
+        return
+    from ebca.bench.pytorch import PyTorchUNet
+    from ebca.export.checkpoint import load_checkpoint
+    from ebca.export.quiet import quiet
+
+    assert model is not None
+    with quiet():
+        unet = load_checkpoint(model).unet
+    _check_same_model(unet, subject, model)
+    with ExitStack() as stack:
+        reference = stack.enter_context(PyTorchUNet(unet, subject))
+        plain = reference.sdpa().copy()
+        errors = {
+            "unet_step/pytorch_ebca": subject.compare(
+                "unet_step", subject.step(), "pytorch_ebca", reference.ebca_once()
+            ),
+            "unet_step_vanilla/pytorch_sdpa": subject.compare(
+                "unet_step_vanilla", subject.vanilla(), "pytorch_sdpa", plain
+            ),
+        }
+        found = {c.name: c for c in reference.contenders()}
+        if "one_piece" in rows:
+            from ebca.bench.one_piece import OnePiece
+
+            whole = stack.enter_context(OnePiece(unet, subject))
+            errors["one_piece/pytorch_sdpa"] = subject.compare("one_piece", whole.run(), "pytorch_sdpa", plain)
+            found["one_piece"] = Contender("one_piece", whole.run)
+        if not {"pytorch_sdpa", "pytorch_ebca"} & set(rows):
+            # Its weights are not needed any more; the graph has its own.
+            reference.close()
+            del unet
+            gc.collect()
+        yield [found[name] for name in ROWS if name in rows], errors
+
+
+def _check_same_model(unet: object, subject: Subject, model: str) -> None:
+    from ebca.export.trace import layers_of
+
+    spec = subject.engine.manifest.unet
+    theirs = [(layer.name, layer.heads, layer.head_dim) for layer in layers_of(unet)]
+    ours = [(layer.name, layer.heads, layer.head_dim) for layer in spec.layers]
+    config = unet.config  # type: ignore[attr-defined]
+    if theirs != ours or (config.in_channels, config.cross_attention_dim) != (spec.in_channels, spec.context_dim):
+        name = subject.engine.manifest.model["name"]
+        raise ModelError(
+            f"--model {model} has another UNet than the engine, which was exported from '{name}'; name that checkpoint"
+        )

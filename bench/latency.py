@@ -1,0 +1,292 @@
+"""Latency of every stage of an engine: open, text encoder, UNet step, scheduler, VAE.
+
+Results are checked before anything is timed; a wrong one is an error, not a row. The UNet runs on random inputs of a
+fixed seed, with the rows that classifier-free guidance needs: two per picture.
+"""
+
+import gc
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+import ebca
+from ebca.bench.compare import ROWS, check_packages, rivals
+from ebca.bench.memory import peak_rss_bytes, reset_peak
+from ebca.bench.subject import Subject
+from ebca.bench.timing import OnRound, Ratio, Samples, interleave, time_call
+from ebca.errors import NumericalError, ParameterError
+from ebca.runtime.doctor import cpu_name
+from ebca.runtime.engine import Engine, OnPrepare, load
+from ebca.runtime.schedulers import Scheduler, SchedulerTable, load_table
+
+# The VAE and the text encoder run once per picture and a VAE takes as long as several steps.
+_MOST_REPEATS_PER_PICTURE = 5
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure.
+
+    engine, backend, precision, threads: as in `ebca.load`.
+    height, width: pixels; None: the size the model was trained at. batch_size: pictures.
+    steps: scheduler steps that the total is extrapolated to.
+    warmup, repeats: rounds before and while times are taken.
+    gamma_attn, gamma_norm: of the EBCU step.
+    compare: names of `ebca.bench.compare.ROWS`; they need `model`, the checkpoint that the engine was made from.
+    """
+
+    engine: str | Path
+    backend: str | None = None
+    precision: str = "fp32"
+    threads: int | None = None
+    height: int | None = None
+    width: int | None = None
+    batch_size: int = 1
+    steps: int = 50
+    warmup: int = 2
+    repeats: int = 10
+    gamma_attn: float = 0.01
+    gamma_norm: float = 0.02
+    compare: Sequence[str] = ()
+    model: str | None = None
+
+    def check(self) -> None:
+        """Raises ParameterError for a number or a combination that means nothing."""
+        for name, value, low in (
+            ("batch-size", self.batch_size, 1), ("warmup", self.warmup, 0), ("repeats", self.repeats, 1),
+        ):  # fmt: skip
+            if value < low:
+                raise ParameterError(f"--{name} is {value}; give {low} or more")
+        for row in self.compare:
+            if row not in ROWS:
+                raise ParameterError(f"--compare-with names '{row}'; choose from {', '.join(ROWS)}")
+        if self.compare and self.model is None:
+            raise ParameterError("--compare needs --model: the checkpoint that the engine was exported from")
+        if self.compare:
+            check_packages()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was measured. Times in seconds.
+
+    stages: text_encoder, unet_first_step, unet_step, unet_step_vanilla, scheduler (per evaluation), vae; without
+        what the engine lacks.
+    total: of a whole generation, extrapolated from the medians of all stages, and from their 90th percentiles.
+    compare: the contenders that took turns with unet_step. ratios: "unet_step/one_piece" and so on, same rounds.
+    errors: relative L2 differences that were checked before timing.
+    peak_rss_comparable: False where other parts of the process (PyTorch) are in `peak_rss_bytes`.
+    """
+
+    settings: Settings
+    engine: Engine
+    subject: Subject
+    table: SchedulerTable
+    stages: Mapping[str, Samples]
+    total: tuple[float, float]
+    compare: Mapping[str, Samples]
+    ratios: Mapping[str, Ratio]
+    errors: Mapping[str, float]
+    open_seconds: float
+    prepare_seconds: float | None
+    peak_rss_bytes: int
+    peak_rss_comparable: bool
+    versions: Mapping[str, str]
+    device: str
+
+
+@dataclass
+class _Opening:
+    """Opens an engine and times it; remembers whether anything had to be prepared."""
+
+    settings: Settings
+    on_prepare: OnPrepare | None
+    prepared: bool = False
+    seconds: float = field(default=0.0)
+
+    def __call__(self) -> Engine:
+        began = time.perf_counter()
+        settings = self.settings
+        engine = load(
+            settings.engine,
+            backend=settings.backend,
+            precision=settings.precision,
+            threads=settings.threads,
+            on_prepare=self._note,
+        )
+        engine.open_all()
+        for op in engine.manifest.unet.ops.values():
+            for variant in ("attention", "update"):
+                engine.runner(op[variant])
+        self.seconds = time.perf_counter() - began
+        return engine
+
+    def _note(self, done: int, total: int, name: str) -> None:
+        self.prepared = True
+        if self.on_prepare:
+            self.on_prepare(done, total, name)
+
+
+def measure(
+    settings: Settings, *, on_prepare: OnPrepare | None = None, on_round: OnRound | None = None
+) -> Report:
+    """Run the benchmark.
+
+    Args:
+        settings: what to measure.
+        on_prepare: as in `ebca.load`.
+        on_round: called with (done, total) while UNet steps are timed.
+
+    Raises:
+        ParameterError, EngineError, BackendError, ModelError: see `ebca.errors`.
+        NumericalError: a result is wrong; nothing was timed then.
+    """
+    settings.check()
+    # PyTorch in the process is memory that the engine does not need.
+    comparable = "torch" not in sys.modules
+    opening = _Opening(settings, on_prepare)
+    engine = opening()
+    prepare_seconds = None
+    if opening.prepared:
+        prepare_seconds = opening.seconds
+        engine.close()
+        del engine
+        gc.collect()
+        comparable &= reset_peak()
+        engine = opening()
+    threads = settings.threads or psutil.cpu_count(logical=False) or 1
+    with engine:
+        manifest = engine.manifest
+        table = load_table(
+            engine.directory.path, manifest.schedulers, str(manifest.schedulers["default"]), settings.steps
+        )
+        subject = Subject(
+            engine,
+            height=settings.height,
+            width=settings.width,
+            batch_size=settings.batch_size,
+            gamma_attn=settings.gamma_attn,
+            gamma_norm=settings.gamma_norm,
+            precision=settings.precision,
+            threads=threads,
+        )
+        stages = {"unet_first_step": time_call(subject.step, warmup=0, repeats=1)}
+        errors = subject.check()
+        stages |= _per_picture_stages(subject, settings)
+        stages["scheduler"] = _scheduler_samples(table, subject, settings.repeats)
+        peak = peak_rss_bytes()
+        if manifest.text_encoder:
+            engine.release(manifest.text_encoder.component)
+        if manifest.vae:
+            engine.release(manifest.vae.decoder)
+        contenders = subject.contenders()
+        own = [contender.name for contender in contenders]
+        with rivals(subject, settings.model, settings.compare) as (others, other_errors):
+            errors |= other_errors
+            samples = interleave(
+                [*contenders, *others], warmup=settings.warmup, repeats=settings.repeats, on_round=on_round
+            )
+        stages |= {name: samples[name] for name in own}
+        compare = {name: taken for name, taken in samples.items() if name not in own}
+        return Report(
+            settings=settings,
+            engine=engine,
+            subject=subject,
+            table=table,
+            stages=stages,
+            total=_total(stages, table.evaluations),
+            compare=compare,
+            ratios=_ratios(samples, own),
+            errors=errors,
+            open_seconds=opening.seconds,
+            prepare_seconds=prepare_seconds,
+            peak_rss_bytes=peak,
+            peak_rss_comparable=comparable,
+            versions=_versions(engine, bool(settings.compare)),
+            device=cpu_name(),
+        )
+
+
+def _per_picture_stages(subject: Subject, settings: Settings) -> dict[str, Samples]:
+    """Text encoder (prompt and negative prompt, one after the other as a session does) and VAE decoder."""
+    engine, manifest = subject.engine, subject.engine.manifest
+    rng = np.random.default_rng(1)
+    warmup, repeats = min(settings.warmup, 1), min(settings.repeats, _MOST_REPEATS_PER_PICTURE)
+    stages: dict[str, Samples] = {}
+    if manifest.text_encoder:
+        # Every vocabulary starts with 512 symbols for bytes.
+        ids = rng.integers(0, 512, (2, manifest.text_encoder.max_length))
+
+        def encode() -> None:
+            for row in ids:
+                if not np.isfinite(engine.encode(row[None])).all():
+                    raise NumericalError("the text encoder's result is not finite; nothing was timed")
+
+        stages["text_encoder"] = time_call(encode, warmup=warmup, repeats=repeats)
+    if manifest.vae:
+        sizes = subject.sizes
+        shape = (settings.batch_size, manifest.vae.latent_channels, sizes["height"], sizes["width"])
+        latents = rng.standard_normal(shape, np.float32) * np.float32(manifest.vae.scaling_factor)
+
+        def decode() -> None:
+            if not np.isfinite(engine.decode(latents)).all():
+                raise NumericalError("the VAE's result is not finite; nothing was timed")
+
+        stages["vae"] = time_call(decode, warmup=warmup, repeats=repeats)
+    return stages
+
+
+def _scheduler_samples(table: SchedulerTable, subject: Subject, repeats: int) -> Samples:
+    """Seconds per evaluation for scaling the input, guidance and the new latents, over whole generations."""
+    noise = subject.executor.noise
+    half = len(noise) // 2
+    sampler = Scheduler(table, (half, *noise.shape[1:]))
+    start = sampler.start(np.random.default_rng(2).standard_normal(sampler.shape, np.float32))
+    marks: list[float] = []
+    seconds: list[float] = []
+    for _ in range(min(repeats, _MOST_REPEATS_PER_PICTURE)):
+        current = start
+        marks[:] = [time.perf_counter()]
+        for i in range(table.evaluations):
+            sampler.model_input(i, current)
+            guided = sampler.noises[i]
+            np.subtract(noise[half:], noise[:half], out=guided)
+            guided *= np.float32(7.5)
+            guided += noise[:half]
+            current = sampler.combine(i, start)
+            marks.append(time.perf_counter())
+        seconds += [after - before for before, after in pairwise(marks)]
+    return Samples(tuple(seconds))
+
+
+def _total(stages: Mapping[str, Samples], evaluations: int) -> tuple[float, float]:
+    counts = {"text_encoder": 1, "unet_step": evaluations, "scheduler": evaluations, "vae": 1}
+    used = [(stages[name], count) for name, count in counts.items() if name in stages]
+    return sum(s.p50 * n for s, n in used), sum(s.p90 * n for s, n in used)
+
+
+def _ratios(samples: Mapping[str, Samples], own: Sequence[str]) -> dict[str, Ratio]:
+    step, vanilla = own
+    ratios = {f"{step}/{vanilla}": Ratio.of(samples[step], samples[vanilla])}
+    for name in (n for n in samples if n not in own):
+        for mine in own:
+            ratios[f"{mine}/{name}"] = Ratio.of(samples[mine], samples[name])
+    return ratios
+
+
+def _versions(engine: Engine, compared: bool) -> dict[str, str]:
+    versions = {"ebca": ebca.__version__, "python": ".".join(map(str, sys.version_info[:3]))}
+    versions |= {k: v for k, v in engine.backend.identity().items() if k != "processor"}
+    for package in ("numpy", *(("torch", "diffusers", "onnx") if compared else ())):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,87 @@
+"""The PyTorch side of a comparison: one diffusers UNet in float32, plain or with the energy update."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor2_0
+
+from ebca.bench.subject import Subject
+from ebca.bench.timing import Contender
+from ebca.export.torch_op import TorchEnergyAttention
+from ebca.export.trace import EnergyUNet, energy_unet, layers_of
+
+
+class PyTorchUNet:
+    """A UNet on the subject's inputs, on as many threads. A context manager: PyTorch's thread count comes back.
+
+    Args:
+        unet: float32; its attention processors are replaced, and its weights rounded where the engine stores float16.
+        subject: whose inputs and control to use.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, subject: Subject) -> None:
+        self.unet: UNet2DConditionModel | None = unet.float().eval()
+        unet.set_attn_processor(AttnProcessor2_0())
+        if subject.engine.manifest.precision == "fp16":
+            with torch.no_grad():
+                for parameter in unet.parameters():
+                    parameter.copy_(parameter.half())
+        executor, control = subject.executor, subject.control
+        self._inputs = [torch.from_numpy(a.copy()) for a in (executor.sample, executor.timestep, executor.contexts)]
+        weights, attn, norm = (
+            torch.from_numpy(a.copy()) for a in (control.weights, control.gamma_attn, control.gamma_norm)
+        )
+        self._op = TorchEnergyAttention([layer.heads for layer in layers_of(unet)], weights, attn, norm)
+        self._module: EnergyUNet | None = None
+        self._threads = torch.get_num_threads()
+        torch.set_num_threads(subject.threads)
+
+    def sdpa(self) -> np.ndarray:
+        """Noise prediction [B,C,h,w] of the plain UNet."""
+        assert self.unet is not None
+        sample, timestep, contexts = self._inputs
+        with torch.inference_mode():
+            return self.unet(sample, timestep, contexts[:, 0], return_dict=False)[0].numpy()
+
+    @contextmanager
+    def energy(self) -> Iterator[None]:
+        """Inside the block the UNet's cross-attention is the energy update's, and `ebca` may be called."""
+        assert self.unet is not None
+        with energy_unet(self.unet, self._op) as module:
+            self._module = module
+            try:
+                yield
+            finally:
+                self._module = None
+
+    def ebca(self) -> np.ndarray:
+        """Noise prediction [B,C,h,w] with the energy update."""
+        assert self._module is not None
+        with torch.inference_mode():
+            return self._module(*self._inputs)[0].numpy()
+
+    def ebca_once(self) -> np.ndarray:
+        """The same outside of `energy`."""
+        with self.energy():
+            return self.ebca()
+
+    def contenders(self) -> list[Contender]:
+        return [Contender("pytorch_sdpa", self.sdpa), Contender("pytorch_ebca", self.ebca, self.energy)]
+
+    def close(self) -> None:
+        """Let go of the UNet. Closing twice is fine."""
+        self.unet = None
+        torch.set_num_threads(self._threads)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,113 @@
+"""The engine under test: its UNet bound at one size, with inputs and a control in place."""
+
+import numpy as np
+
+from ebca.bench.timing import Contender
+from ebca.errors import NumericalError
+from ebca.runtime.control import EnergyControl, resolve
+from ebca.runtime.engine import Engine
+
+# Relative L2 against the reference. float32 on two engines differs by 1e-7 to 1e-5 (the norm term's softmax is
+# peaked). bfloat16 keeps 8 bits: a UNet of some hundred roundings is off by about 1e-2.
+LIMITS = {"fp32": 1e-4, "bf16": 5e-2}
+
+_TOKENS = 77
+_TIMESTEP = 500.0
+
+
+class Subject:
+    """One UNet evaluation of an opened engine on random inputs of a fixed seed. Owns the executor.
+
+    Args:
+        engine: must outlive this object.
+        height, width: pixels, None for the model's own size; batch_size: pictures (two UNet rows each).
+        gamma_attn, gamma_norm: of `step`.
+        precision, threads: what the engine was opened with.
+
+    Raises:
+        ParameterError: a size or a gamma that does not fit.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        height: int | None,
+        width: int | None,
+        batch_size: int,
+        gamma_attn: float,
+        gamma_norm: float,
+        precision: str,
+        threads: int,
+    ) -> None:
+        manifest = engine.manifest
+        self.engine, self.precision, self.threads = engine, precision, threads
+        # Checks the size and knows the default.
+        with engine.session(height, width, batch_size) as session:
+            self.height, self.width = session.height, session.width
+        downscale = manifest.vae.downscale if manifest.vae else 8
+        self.sizes = {
+            "batch": 2 * batch_size,
+            "contexts": 1,
+            "tokens": manifest.text_encoder.max_length if manifest.text_encoder else _TOKENS,
+            "height": self.height // downscale,
+            "width": self.width // downscale,
+        }
+        layers = manifest.unet.layers
+        self.control = resolve(EnergyControl(gamma_attn, gamma_norm), layers, self.sizes)
+        self._zero = resolve(EnergyControl(), layers, self.sizes)
+        self.executor = engine.executor(self.sizes)
+        rng = np.random.default_rng(0)
+        self.executor.sample[...] = rng.standard_normal(self.executor.sample.shape, np.float32)
+        self.executor.contexts[...] = rng.standard_normal(self.executor.contexts.shape, np.float32)
+        self.executor.timestep[...] = _TIMESTEP
+        self.executor.set_control(self.control)
+
+    @property
+    def limit(self) -> float:
+        """Largest relative L2 error that counts as right."""
+        return LIMITS[self.precision]
+
+    def step(self) -> np.ndarray:
+        """An EBCU step: the noise prediction, a view that the next step overwrites."""
+        self.executor.run("update")
+        return self.executor.noise
+
+    def vanilla(self) -> np.ndarray:
+        """The same UNet with gammas of 0, which computes no energy step."""
+        self.executor.run("attention")
+        return self.executor.noise
+
+    def contenders(self) -> list[Contender]:
+        return [Contender("unet_step", self.step), Contender("unet_step_vanilla", self.vanilla)]
+
+    def check(self) -> dict[str, float]:
+        """What can be checked without another implementation: results are finite, and a step with gammas of 0 is the
+        plain UNet.
+
+        Raises:
+            NumericalError: they are not.
+        """
+        for name, call in (("unet_step", self.step), ("unet_step_vanilla", self.vanilla)):
+            if not np.isfinite(call()).all():
+                raise NumericalError(f"the result of {name} is not finite; nothing was timed")
+        plain = self.vanilla().copy()
+        self.executor.set_control(self._zero)
+        zero = self.step().copy()
+        self.executor.set_control(self.control)
+        return {"zero_gamma/unet_step_vanilla": self.compare("zero_gamma", zero, "unet_step_vanilla", plain)}
+
+    def compare(self, name: str, actual: np.ndarray, reference: str, expected: np.ndarray) -> float:
+        """Relative L2 of two noise predictions.
+
+        Raises:
+            NumericalError: above the limit.
+        """
+        scale = float(np.linalg.norm(expected.astype(np.float64)))
+        error = float(np.linalg.norm(actual.astype(np.float64) - expected)) / max(scale, 1e-30)
+        if not error <= self.limit:
+            raise NumericalError(
+                f"{name} differs from {reference} by {error:.1e} (relative L2, limit {self.limit:.0e}), so nothing was "
+                "timed; check the engine with `ebca-doctor --engine`, and that --model is what it was exported from"
+            )
+        return error

@@ -1,0 +1,62 @@
+"""What several test files share: one export of each kind of engine directory per run."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# For `helpers`: with importlib mode, pytest itself adds no folder.
+sys.path.append(str(Path(__file__).parent))
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Prepared engines go to a folder of this run; the user's own cache is never touched."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("EBCA_CACHE_DIR")
+    os.environ["EBCA_CACHE_DIR"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["EBCA_CACHE_DIR"]
+    else:
+        os.environ["EBCA_CACHE_DIR"] = before
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """Committed results of the authors' algorithm on the tiny net."""
+    return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def tiny_engine_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole built-in model in float32. Shared: copy it before changing anything."""
+    pytest.importorskip("torch")
+    from ebca.export.engine import export_checkpoint
+    from ebca.export.tiny import build_tiny
+
+    return export_checkpoint(build_tiny(), tmp_path_factory.mktemp("engines") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_unet_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The UNet of the built-in model alone, in float32. Shared."""
+    return _export_unet(tmp_path_factory.mktemp("engines") / "tiny-unet", "fp32")
+
+
+@pytest.fixture(scope="session")
+def tiny_engine_fp16_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The UNet of the built-in model alone, its weights stored as float16. Shared."""
+    return _export_unet(tmp_path_factory.mktemp("engines") / "tiny-fp16", "fp16")
+
+
+def _export_unet(folder: Path, precision: str) -> Path:
+    pytest.importorskip("torch")
+    from ebca.export.engine import export_unet
+    from ebca.export.tiny import build_tiny
+
+    return export_unet(build_tiny().unet, folder, precision=precision)
