@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ import platformdirs
 
 from ebca.engines.backend import Backend, Runner
 from ebca.engines.directory import EngineDirectory, sha256
-from ebca.errors import EngineError
+from ebca.errors import EngineError, ParameterError
 
 Progress = Callable[[int, int, str], None]
 
@@ -33,10 +33,21 @@ Progress = Callable[[int, int, str], None]
 PREPARED_VERSION = 1
 DEFAULT_LIMIT_GB = 40.0
 
+_MARKER = "engine.json"
+
 
 def cache_folder() -> Path:
     """`EBCA_CACHE_DIR`, else the platform's cache folder."""
     return Path(os.environ.get("EBCA_CACHE_DIR") or platformdirs.user_cache_path("ebca"))
+
+
+def cache_limit() -> float:
+    """Bound of the cache in bytes: EBCA_CACHE_LIMIT_GB, else 40 GB. Raises ParameterError when it is not a number."""
+    text = os.environ.get("EBCA_CACHE_LIMIT_GB", str(DEFAULT_LIMIT_GB))
+    try:
+        return float(text) * 1e9
+    except ValueError:
+        raise ParameterError(f"EBCA_CACHE_LIMIT_GB is '{text}'; give a number of gigabytes, e.g. 40") from None
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,7 @@ class PreparedEngine:
     directory: EngineDirectory
     backend: Backend
     folder: Path
+    identity: Mapping[str, Any]
 
     def prepare(self, names: Iterable[str], progress: Progress | None = None) -> None:
         """Make what is missing or stale.
@@ -62,6 +74,7 @@ class PreparedEngine:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            _write_atomically(self.folder / _MARKER, json.dumps({**self.identity, "engine": str(self.directory.path)}))
             _check_room(self.folder, sum(self._source_bytes(name) for name in missing))
             for index, name in enumerate(missing):
                 if progress:
@@ -138,20 +151,21 @@ def prepared_engine(directory: EngineDirectory, backend: Backend) -> PreparedEng
     if folder.is_dir():
         with suppress(OSError):
             os.utime(folder)
-    return PreparedEngine(directory, backend, folder)
+    return PreparedEngine(directory, backend, folder, identity)
 
 
 def evict(keep: Path, limit_bytes: float | None = None) -> list[Path]:
     """Delete the prepared engines unused for longest until the cache is within its bound; never `keep`.
 
-    The bound is EBCA_CACHE_LIMIT_GB (default 40).
+    The bound is `cache_limit` unless given.
     """
     if limit_bytes is None:
-        limit_bytes = float(os.environ.get("EBCA_CACHE_LIMIT_GB", DEFAULT_LIMIT_GB)) * 1e9
+        limit_bytes = cache_limit()
     root = cache_folder()
     entries: list[tuple[float, Path, int]] = []
     for path in root.iterdir() if root.is_dir() else ():
-        if path.is_dir():
+        # The folder may be shared with others: only what carries our marker is ours to delete.
+        if (path / _MARKER).is_file():
             with suppress(OSError):
                 size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
                 entries.append((path.stat().st_mtime, path, size))

@@ -95,6 +95,8 @@ class OnnxRuntimeBackend:
     def _options(self) -> Any:
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        # A pattern reserves each session's peak as one block of its own, which the shared arena then keeps for each.
+        options.enable_mem_pattern = False
         if self._shared:
             options.use_per_session_threads = False
         else:
