@@ -2,12 +2,13 @@
 
 `prepare` lets ONNX Runtime optimise a graph once and saves the result with weights already packed for this processor;
 `open` then maps that file with optimisations off, which takes tens of milliseconds and no memory of its own. All
-sessions share one thread pool and one memory arena, so seventeen segments need the scratch memory of one.
+sessions share one memory arena, so seventeen segments need the scratch memory of one.
 """
 
 import contextlib
 import platform
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +29,13 @@ _EXTERNAL_FROM_BYTES = (16 << 10, 1 << 20)
 _ALIGNMENT = 64
 _PACKED = re.compile(rb"\|(\d+);\d+;\d+")
 
-# Thread pool and arena belong to ONNX Runtime's process-wide environment, which can be set up only once.
-_environment: dict[str, int] = {}
-
-
-def _set_up_environment(threads: int) -> bool:
-    """Create the shared pool and arena. False where the host has an environment without a shared pool already."""
-    if "threads" not in _environment:
-        try:
-            ort.set_global_thread_pool_sizes(threads, 1)
-            memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-            # Grow only by what is asked for: doubling would reserve gigabytes for the largest layer.
-            ort.create_and_register_allocator(memory, ort.OrtArenaCfg(0, 1, -1, -1))
-            _environment["threads"] = threads
-        except Exception:
-            _environment["threads"] = 0
-    return _environment["threads"] == threads
+# The arena belongs to ONNX Runtime's process-wide environment, where it can be registered once. (A thread pool can be
+# shared there too, but every other session of the host process would then have to use it.)
+@cache
+def _register_shared_arena() -> None:
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    # Grow only by what is asked for: doubling would reserve gigabytes for the largest layer.
+    ort.create_and_register_allocator(memory, ort.OrtArenaCfg(0, 1, -1, -1))
 
 
 class OnnxRuntimeBackend:
@@ -58,8 +50,7 @@ class OnnxRuntimeBackend:
                 "use `--backend openvino` or precision fp32"
             )
         self._threads = options.threads or psutil.cpu_count(logical=False) or 1
-        ort.set_default_logger_severity(3)
-        self._shared = _set_up_environment(self._threads)
+        _register_shared_arena()
 
     def identity(self) -> dict[str, str]:
         return {"onnxruntime": ort.__version__, "processor": processor()}
@@ -89,7 +80,7 @@ class OnnxRuntimeBackend:
     def open(self, prepared: Path, component: Component) -> "OnnxRuntimeRunner":
         options = self._options()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.add_session_config_entry("session.use_env_allocators", "1" if self._shared else "0")
+        options.add_session_config_entry("session.use_env_allocators", "1")
         return OnnxRuntimeRunner(self._session(prepared, options))
 
     def _options(self) -> Any:
@@ -97,12 +88,9 @@ class OnnxRuntimeBackend:
         options.log_severity_level = 3
         # A pattern reserves each session's peak as one block of its own, which the shared arena then keeps for each.
         options.enable_mem_pattern = False
-        if self._shared:
-            options.use_per_session_threads = False
-        else:
-            options.intra_op_num_threads = self._threads
-            # The next segment starts at once: threads of the last one must not spin beside it.
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.intra_op_num_threads = self._threads
+        # The next segment starts at once: threads of the last one must not spin beside it.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return options
 
     @staticmethod
