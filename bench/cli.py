@@ -29,24 +29,45 @@ def parser() -> argparse.ArgumentParser:
     """The command line of the latency benchmark, also for documentation."""
     p = argparse.ArgumentParser(
         PROGRAM,
-        description="Measure every stage of an engine: median and 90th percentile. Results are checked first; a wrong "
-        "one ends the run. UNet steps take turns round by round, so a machine that slows down slows all rows alike.",
+        description="Measure every stage of an engine: median and 90th percentile. Results are checked "
+        "first; a wrong one ends the run. UNet steps take turns round by round, so a machine that slows "
+        "down slows all rows alike.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("--engine", required=True, metavar="DIR", help="engine directory made by ebca-export, or a bundled name")
+    p.add_argument(
+        "--engine",
+        required=True,
+        metavar="DIR",
+        help="engine directory made by ebca-export, or a bundled name",
+    )
     p.add_argument("--json", metavar="FILE", help="also write the results there")
 
     machine = p.add_argument_group("machine")
     machine.add_argument("--backend", choices=BACKENDS, help="inference backend (default: the best one installed)")
-    machine.add_argument("--precision", choices=PRECISIONS, default="fp32", help="bf16 needs openvino and a processor with it")
-    machine.add_argument("--threads", type=int, metavar="N", help="for the engine and PyTorch (default: one per physical core)")
+    machine.add_argument(
+        "--precision", choices=PRECISIONS, default="fp32", help="bf16 needs openvino and a processor with it"
+    )
+    machine.add_argument(
+        "--threads", type=int, metavar="N", help="for the engine and PyTorch (default: one per physical core)"
+    )
 
     work = p.add_argument_group("work")
     work.add_argument("--height", type=int, metavar="PIXELS", help="a multiple of 8 (default: the model's)")
     work.add_argument("--width", type=int, metavar="PIXELS", help="a multiple of 8 (default: the model's)")
-    work.add_argument("--batch-size", type=int, default=1, metavar="N", help="pictures; the UNet has twice the rows (default: 1)")
-    work.add_argument("--steps", type=int, default=50, help="scheduler steps of the total, which is extrapolated (default: 50)")
+    work.add_argument(
+        "--batch-size",
+        type=int,
+        default=1,
+        metavar="N",
+        help="pictures; the UNet has twice the rows (default: 1)",
+    )
+    work.add_argument(
+        "--steps",
+        type=int,
+        default=50,
+        help="scheduler steps of the total, which is extrapolated (default: 50)",
+    )
     work.add_argument("--gamma-attn", type=float, default=0.01, metavar="G", help="of the EBCU step (default: 0.01)")
     work.add_argument("--gamma-norm", type=float, default=0.02, metavar="G", help="of the EBCU step (default: 0.02)")
     work.add_argument("--warmup", type=int, default=2, metavar="N", help="rounds that do not count (default: 2)")
@@ -62,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code. The first word may name a benchmark; without one it is the latency."""
+    """Entry point; returns the exit code. The first word may name a benchmark; else it is the latency."""
     words = list(sys.argv[1:] if argv is None else argv)
     benchmark = _BENCHMARKS.get(words[0]) if words else None
     return benchmark(words[1:]) if benchmark else latency(words)

@@ -4,17 +4,21 @@
     pytorch_ebca   the same UNet with the energy update in PyTorch, float32
     one_piece      the plain UNet as one graph, in the engine's own backend and precision
 
-All of them are checked against PyTorch before they are timed. This module loads PyTorch only when asked for rows.
+All of them are checked against PyTorch before they are timed. PyTorch is loaded only when rows are asked for.
 """
 
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from ebca.bench.subject import Subject
 from ebca.bench.timing import Contender
 from ebca.errors import ModelError, ParameterError
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
 
 ROWS = ("pytorch_sdpa", "pytorch_ebca", "one_piece")
 
@@ -79,14 +83,17 @@ def rivals(
         yield [found[name] for name in ROWS if name in rows], errors
 
 
-def _check_same_model(unet: object, subject: Subject, model: str) -> None:
+def _check_same_model(unet: "UNet2DConditionModel", subject: Subject, model: str) -> None:
     from ebca.export.trace import layers_of
 
     spec = subject.engine.manifest.unet
     theirs = [(layer.name, layer.heads, layer.head_dim) for layer in layers_of(unet)]
     ours = [(layer.name, layer.heads, layer.head_dim) for layer in spec.layers]
-    config = unet.config  # type: ignore[attr-defined]
-    if theirs != ours or (config.in_channels, config.cross_attention_dim) != (spec.in_channels, spec.context_dim):
+    config = unet.config
+    if theirs != ours or (config.in_channels, config.cross_attention_dim) != (
+        spec.in_channels,
+        spec.context_dim,
+    ):
         name = subject.engine.manifest.model["name"]
         raise ModelError(
             f"--model {model} has another UNet than the engine, which was exported from '{name}'; name that checkpoint"

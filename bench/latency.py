@@ -1,7 +1,7 @@
 """Latency of every stage of an engine: open, text encoder, UNet step, scheduler, VAE.
 
-Results are checked before anything is timed; a wrong one is an error, not a row. The UNet runs on random inputs of a
-fixed seed, with the rows that classifier-free guidance needs: two per picture.
+Results are checked before anything is timed; a wrong one is an error, not a row. The UNet runs on random
+inputs of a fixed seed, with the rows that classifier-free guidance needs: two per picture.
 """
 
 import gc
@@ -39,7 +39,7 @@ class Settings:
     steps: scheduler steps that the total is extrapolated to.
     warmup, repeats: rounds before and while times are taken.
     gamma_attn, gamma_norm: of the EBCU step.
-    compare: names of `ebca.bench.compare.ROWS`; they need `model`, the checkpoint that the engine was made from.
+    compare: names of `ebca.bench.compare.ROWS`; they need `model`, the checkpoint the engine was made from.
     """
 
     engine: str | Path
@@ -77,10 +77,11 @@ class Settings:
 class Report:
     """What was measured. Times in seconds.
 
-    stages: text_encoder, unet_first_step, unet_step, unet_step_vanilla, scheduler (per evaluation), vae; without
-        what the engine lacks.
-    total: of a whole generation, extrapolated from the medians of all stages, and from their 90th percentiles.
-    compare: the contenders that took turns with unet_step. ratios: "unet_step/one_piece" and so on, same rounds.
+    stages: text_encoder, unet_first_step, unet_step, unet_step_vanilla, scheduler (per evaluation), vae;
+        without what the engine lacks.
+    total: of a whole generation, extrapolated from the medians of all stages, and from their p90.
+    compare: the contenders that took turns with unet_step.
+    ratios: "unet_step/one_piece" and so on, from the same rounds.
     errors: relative L2 differences that were checked before timing.
     peak_rss_comparable: False where other parts of the process (PyTorch) are in `peak_rss_bytes`.
     """
@@ -134,9 +135,7 @@ class _Opening:
             self.on_prepare(done, total, name)
 
 
-def measure(
-    settings: Settings, *, on_prepare: OnPrepare | None = None, on_round: OnRound | None = None
-) -> Report:
+def measure(settings: Settings, *, on_prepare: OnPrepare | None = None, on_round: OnRound | None = None) -> Report:
     """Run the benchmark.
 
     Args:

@@ -4,6 +4,7 @@ The yardstick of every backend: what the cuts and the energy update cost is the 
 """
 
 import math
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -50,6 +51,9 @@ class OnePiece:
             self.noise = np.zeros_like(executor.noise)
             inputs = {"sample": executor.sample, "timestep": executor.timestep, "contexts": executor.contexts}
             self._call = backend.open(target, component).bind(inputs, {"noise": self.noise})
+            if os.name == "posix":
+                # Mapped files stay; a process that is killed then leaves nothing behind.
+                self.close()
         except BaseException:
             self.close()
             raise
@@ -60,7 +64,7 @@ class OnePiece:
         return self.noise
 
     def close(self) -> None:
-        """Delete the folder; what is opened stays usable where the system keeps mapped files."""
+        """Delete the folder. Deleting twice is fine."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> Self:
@@ -73,7 +77,7 @@ class OnePiece:
 
 
 def plain_graph(unet: UNet2DConditionModel) -> ir.Graph:
-    """(sample, timestep, contexts [B,S,T,D]) -> noise, in standard operators; attention sees context 0 alone."""
+    """(sample, timestep, contexts [B,S,T,D]) -> noise, in standard operators; only context 0 is read."""
     model = trace(unet)
     fold_transposes(model)
     graph = model.graph
@@ -148,6 +152,6 @@ def _check_room(folder: Path, weights: int) -> None:
     free, wanted = shutil.disk_usage(folder).free, int(2.2 * weights) + (64 << 20)
     if free < wanted:
         raise ExportError(
-            f"'{folder.parent}' has {free / 1e9:.1f} GB free, the one-piece graph needs {wanted / 1e9:.1f} GB; "
+            f"'{folder.parent}' has {free / 1e9:.1f} GB free, one_piece needs {wanted / 1e9:.1f} GB; "
             "set TMPDIR to a folder with room, or leave one_piece out of --compare-with"
         )

@@ -17,10 +17,11 @@ from ebca.export.trace import EnergyUNet, energy_unet, layers_of
 
 
 class PyTorchUNet:
-    """A UNet on the subject's inputs, on as many threads. A context manager: PyTorch's thread count comes back.
+    """A UNet on the subject's inputs and threads. A context manager: PyTorch's own thread count comes back.
 
     Args:
-        unet: float32; its attention processors are replaced, and its weights rounded where the engine stores float16.
+        unet: float32; its attention processors are replaced, and its weights rounded where the engine stores
+            float16.
         subject: whose inputs and control to use.
     """
 

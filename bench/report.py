@@ -24,7 +24,7 @@ _ROW_NOTES = {
 
 
 def to_json(report: Report) -> dict[str, Any]:
-    """The content of `--json FILE`: milliseconds, seconds (`_s`), megabytes of 10^6 bytes; relative L2 errors."""
+    """The content of `--json FILE`: milliseconds, seconds (`_s`), megabytes of 10^6 bytes, relative L2."""
     settings, subject = report.settings, report.subject
     p50, p90 = report.total
     data: dict[str, Any] = {

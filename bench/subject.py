@@ -7,8 +7,8 @@ from ebca.errors import NumericalError
 from ebca.runtime.control import EnergyControl, resolve
 from ebca.runtime.engine import Engine
 
-# Relative L2 against the reference. float32 on two engines differs by 1e-7 to 1e-5 (the norm term's softmax is
-# peaked). bfloat16 keeps 8 bits: a UNet of some hundred roundings is off by about 1e-2.
+# Relative L2 against the reference. float32 on two engines differs by 1e-7 to 1e-5 (the norm term's softmax
+# is peaked). bfloat16 keeps 8 bits: a UNet with its hundreds of roundings is off by about 1e-2.
 LIMITS = {"fp32": 1e-4, "bf16": 5e-2}
 
 _TOKENS = 77
@@ -82,8 +82,7 @@ class Subject:
         return [Contender("unet_step", self.step), Contender("unet_step_vanilla", self.vanilla)]
 
     def check(self) -> dict[str, float]:
-        """What can be checked without another implementation: results are finite, and a step with gammas of 0 is the
-        plain UNet.
+        """Without another implementation: results are finite, and a step with gammas of 0 is the plain UNet.
 
         Raises:
             NumericalError: they are not.
@@ -107,7 +106,8 @@ class Subject:
         error = float(np.linalg.norm(actual.astype(np.float64) - expected)) / max(scale, 1e-30)
         if not error <= self.limit:
             raise NumericalError(
-                f"{name} differs from {reference} by {error:.1e} (relative L2, limit {self.limit:.0e}), so nothing was "
-                "timed; check the engine with `ebca-doctor --engine`, and that --model is what it was exported from"
+                f"{name} differs from {reference} by {error:.1e} (relative L2, limit {self.limit:.0e}), so "
+                "nothing was timed; check the engine with `ebca-doctor --engine`, and that --model is what "
+                "it was exported from"
             )
         return error

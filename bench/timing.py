@@ -9,8 +9,11 @@ from dataclasses import dataclass
 Call = Callable[[], object]
 OnRound = Callable[[int, int], None]
 
-# Worker threads of one library spin for a while after its call; the next contender's time must not pay for that.
-_SETTLE_SECONDS = 0.02
+# Worker threads of one library spin for tens of milliseconds after its call. A short call of the next
+# contender would pay for that (measured: twice its time), so it first works for a while untimed; a long one
+# does not notice.
+_SETTLE_SECONDS = 0.1
+_LONG_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -68,15 +71,19 @@ def interleave(
         on_round: called with (done, total) before each round and after the last.
     """
     seconds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    latest = dict.fromkeys(seconds, _LONG_SECONDS)
     for index in range(warmup + repeats):
         if on_round:
             on_round(index, warmup + repeats)
         for contender in contenders:
             with contender.arranged():
-                time.sleep(_SETTLE_SECONDS)
+                if latest[contender.name] < _LONG_SECONDS and len(contenders) > 1:
+                    until = time.perf_counter() + _SETTLE_SECONDS
+                    while time.perf_counter() < until:
+                        contender.call()
                 began = time.perf_counter()
                 contender.call()
-                taken = time.perf_counter() - began
+                latest[contender.name] = taken = time.perf_counter() - began
             if index >= warmup:
                 seconds[contender.name].append(taken)
     if on_round:

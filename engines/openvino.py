@@ -13,7 +13,6 @@ import psutil
 
 from ebca.engines.backend import Arrays, BackendOptions, Call
 from ebca.engines.manifest import Component
-from ebca.engines.onnxruntime import processor
 from ebca.errors import BackendError
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
@@ -32,8 +31,8 @@ class OpenVINOBackend:
         self._threads = options.threads or psutil.cpu_count(logical=False) or 1
 
     def identity(self) -> dict[str, str]:
-        # Precision and threads are chosen when a model is opened, not when it is prepared.
-        return {"openvino": ov.__version__, "processor": processor()}
+        # The prepared form is portable; precision and threads are chosen when it is opened.
+        return {"openvino": ov.__version__}
 
     def prepare(self, graph: Path, target: Path) -> None:
         try:

@@ -17,9 +17,9 @@ from torch import nn
 
 from ebca.engines.manifest import Component
 from ebca.errors import ExportError
-from ebca.export.trace import Layer, energy_unet, layers_of
 from ebca.export.split import OpCall, Segment
 from ebca.export.torch_op import TorchEnergyAttention
+from ebca.export.trace import Layer, energy_unet, layers_of
 from ebca.plugins.energy_attention import signature, tie_matrix
 
 # Relative L2. float32 on two engines differs by 1e-7 to 1e-5 here (the norm term's softmax is peaked); the smallest
@@ -123,7 +123,8 @@ class UNetParity:
 
     def whole(self) -> dict[str, float]:
         """Error of the chain of all segments and ops: the noise, and the contexts after the last layer."""
-        return {n: check(f"the UNet's {n}", relative_l2(self.chained[n], self.expected[n])) for n in ("noise", "contexts_out")}
+        errors = {n: relative_l2(self.chained[n], self.expected[n]) for n in ("noise", "contexts_out")}
+        return {name: check(f"the UNet's {name}", error) for name, error in errors.items()}
 
     def _op(self, call: OpCall, path: Path) -> dict[str, np.ndarray]:
         layer = self.layers[call.layer]

@@ -166,7 +166,7 @@ class _Cut:
             cuts = target - self.level[node]
             if cuts <= 0:
                 continue
-            saved = cuts * sum(self.bytes(v) for v in node.outputs if v.uses())
+            saved = cuts * sum(self.bytes(v) for v in node.outputs if self.consumers(v))
             cost = sum(
                 self.bytes(v) * max(target - self._last_read(v, without=node), 0)
                 for v in operands(node)
@@ -233,11 +233,18 @@ def _boundary_names(cut: _Cut) -> dict[ir.Value, str]:
             if any(r.op_type == "Concat" and cut.level[r] > cut.level[node] + 1 for r in readers):
                 numbered(value, "skip")
             elif "contexts" in shape:
-                name(value, f"contexts_{cut.level[node]:02}")
+                stem = f"contexts_{cut.level[node]:02}"
+                if stem in names.values():
+                    numbered(value, stem)
+                else:
+                    name(value, stem)
             elif len(shape) == 2:
                 numbered(value, "time_embedding")
             else:
                 numbered(value, f"hidden_{cut.level[node]:02}")
+    for value, text in names.items():
+        if value.dtype != ir.DataType.FLOAT:
+            raise ExportError(f"boundary tensor '{text}' (from '{value.name}') is {value.dtype}, expected float32")
     if len(set(names.values())) != len(names):
         raise ExportError("two boundary tensors of the UNet have the same name")
     return names

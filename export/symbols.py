@@ -36,7 +36,7 @@ class Symbols:
                 assert isinstance(symbol, ir.SymbolicDim) and symbol.value is not None
                 self._names[symbol.value] = name
         names = sorted(set(self._names.values()))
-        atoms = [n for n in names]
+        atoms = list(names)
         atoms += [f"{n}_{k}" for n in names if n in ("height", "width") for k in range(1, MAX_HALVINGS + 1)]
         products = ["*".join(pair) for pair in combinations_with_replacement(atoms, 2)]
         self._known = {self._fingerprint(e): e for e in reversed(atoms + products)}

@@ -82,7 +82,7 @@ class _SelfAttention:
 
 
 class EnergyUNet(nn.Module):
-    """A diffusers UNet whose cross-attention runs `op` on several contexts: (sample, timestep, contexts) -> (noise, contexts)."""
+    """A diffusers UNet whose cross-attention runs `op`: (sample, timestep, contexts) -> (noise, contexts)."""
 
     def __init__(self, unet: UNet2DConditionModel, op: AttentionOp) -> None:
         super().__init__()

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -108,10 +109,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     seeds: list[int] | None = args.seed
-    count = args.num_images or (len(seeds) if seeds else 1)
+    count = (len(seeds) if seeds else 1) if args.num_images is None else args.num_images
+    if count < 1:
+        raise ParameterError(f"--num-images is {count}; give 1 or more")
     if seeds and len(seeds) not in (1, count):
         raise ParameterError(f"--seed has {len(seeds)} values for {count} pictures; give one, or one each")
-    _check_output(args.output)
+    files = _outputs(args.output, count)
+    _check_output(args.output, files)
     weights = _token_weights(args.token_indices, args.token_words, args.token_upweight)
     gammas = [_gamma(f"--gamma-{n}", v, args) for n, v in (("attn", args.gamma_attn), ("norm", args.gamma_norm))]
     with console.PrepareProgress() as prepare:
@@ -137,7 +141,6 @@ def _run(args: argparse.Namespace) -> int:
             norm_factor=args.norm_factor,
             on_step=steps,
         )
-    files = _outputs(args.output, count)
     for index, (image, file) in enumerate(zip(result.images, files, strict=True)):
         images.save_png(image, file, {**result.parameters, "image": index})
     if args.json:
@@ -203,18 +206,21 @@ def _token_weights(
     return weights
 
 
-def _check_output(path: Path) -> None:
+def _check_output(path: Path, files: list[Path]) -> None:
     if path.suffix.lower() != ".png":
         raise ParameterError(f"--output is '{path}'; name a .png file (its text holds the parameters)")
     folder = path.absolute().parent
     if not folder.is_dir():
         raise ParameterError(f"--output folder '{folder}' does not exist; make it first")
-    if path.is_dir() or not _is_writable(folder):
-        raise ParameterError(f"--output '{path}' cannot be written")
+    for file in files:
+        if file.is_dir():
+            raise ParameterError(f"--output '{file}' is a folder; name another file")
+    if not _is_writable(folder):
+        raise ParameterError(f"--output '{path}' cannot be written: no permission in '{folder}'")
 
 
 def _is_writable(folder: Path) -> bool:
-    probe = folder / f".ebca-write-test-{id(folder)}"
+    probe = folder / f".ebca-write-test-{os.getpid()}"
     try:
         probe.touch()
         probe.unlink()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -67,7 +68,7 @@ def resolve(control: EnergyControl, layers: tuple[LayerSpec, ...], sizes: Mappin
     gamma_norm = _broadcast("gamma_norm", control.gamma_norm, (rows, contexts), "[batch, contexts]")
     weights = _broadcast("weights", control.weights, (rows, contexts), "[batch, contexts]")
     check_weights(weights)
-    if not np.isfinite(control.norm_factor):
+    if not isinstance(control.norm_factor, Real) or not np.isfinite(float(control.norm_factor)):
         raise ParameterError(f"norm_factor is {control.norm_factor}; give 1 (authors' code) or 0.5 (paper)")
     tied = rows // 2 if control.tie_unconditional else 0
     masks: dict[tuple[int, int], np.ndarray] = {}
@@ -117,7 +118,10 @@ def _broadcast(name: str, value: ArrayLike, shape: tuple[int, ...], axes: str) -
 
 
 def _check_mask(mask: np.ndarray, sizes: Mapping[str, int]) -> np.ndarray:
-    array = np.asarray(mask, np.float32)
+    try:
+        array = np.asarray(mask, np.float32)
+    except (TypeError, ValueError):
+        raise ParameterError("mask is not an array of numbers; give 1 for the hole and 0 elsewhere") from None
     rows, height, width = sizes["batch"], sizes["height"], sizes["width"]
     if array.ndim != 4 or array.shape[0] not in (1, rows) or array.shape[1:] != (1, height, width):
         raise ParameterError(

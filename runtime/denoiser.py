@@ -82,7 +82,7 @@ class Denoiser:
             raise ParameterError(
                 f"contexts have shape {list(contexts.shape)}; give [{rows}, contexts, tokens, {unet.context_dim}]"
             )
-        times = np.asarray(timestep, np.float32)
+        times = _numbers("timestep", timestep, f"a number, or one per row [{rows}]")
         if times.shape not in ((), (1,), (rows,)) or not np.isfinite(times).all():
             raise ParameterError(f"timestep is {timestep!r}; give one finite number, or one per row [{rows}]")
         sizes = {
@@ -111,18 +111,28 @@ class Denoiser:
 
 
 def check_finite(executor: Executor, variant: str, timestep: float) -> None:
-    """Raise NumericalError, naming the first segment to blame, where the noise prediction is not finite."""
-    if np.isfinite(executor.noise).all():
+    """Raise NumericalError, naming the first segment to blame, where noise prediction or contexts are not finite."""
+    if np.isfinite(executor.noise).all() and np.isfinite(executor.contexts_out).all():
         return
     culprit = executor.first_nonfinite(variant) or "the last segment"
-    raise NumericalError(
-        f"the noise prediction at timestep {timestep:g} is not finite, first in {culprit}; "
-        "lower gamma_attn and gamma_norm, or check the checkpoint"
+    given = [name for name in ("sample", "contexts") if not np.isfinite(getattr(executor, name)).all()]
+    remedy = (
+        f"the {' and the '.join(given)} given to it had such values already"
+        if given
+        else "lower gamma_attn and gamma_norm, or check the checkpoint"
     )
+    raise NumericalError(f"the result at timestep {timestep:g} is not finite, first in {culprit}; {remedy}")
+
+
+def _numbers(name: str, value: object, expected: str) -> np.ndarray:
+    try:
+        return np.asarray(value, np.float32)
+    except (TypeError, ValueError):
+        raise ParameterError(f"{name} is not an array of numbers; give {expected}") from None
 
 
 def _array(name: str, value: np.ndarray, axes: str, ndim: int) -> np.ndarray:
-    array = np.asarray(value, np.float32)
+    array = _numbers(name, value, axes)
     if array.ndim != ndim or 0 in array.shape:
         raise ParameterError(f"{name} has shape {list(array.shape)}; give {axes}")
     return array

@@ -1,4 +1,4 @@
-"""ebca-doctor: what this machine and an engine directory can do, in plain language, with the remedy for every problem."""
+"""ebca-doctor: this machine and an engine directory in plain language, with the remedy for every problem."""
 
 import argparse
 import json
@@ -27,7 +27,7 @@ from ebca.engines import cache
 from ebca.engines.backend import BACKENDS, BackendOptions
 from ebca.engines.directory import EngineDirectory, open_directory
 from ebca.engines.manifest import Manifest
-from ebca.errors import EbcaError, EngineError, NumericalError, ParameterError
+from ebca.errors import EbcaError, EngineError, NumericalError
 from ebca.runtime import console
 from ebca.runtime.control import EnergyControl
 from ebca.runtime.denoiser import Denoiser
@@ -52,7 +52,7 @@ _EXAMPLES = """examples:
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. level: "ok", "note" (works, could be better) or "problem"; remedy: what to do."""
+    """One line of the report. level: "ok", "note" (could be better) or "problem"; remedy: what to do."""
 
     level: str
     topic: str
@@ -64,15 +64,21 @@ def parser() -> argparse.ArgumentParser:
     """The command line, also for documentation."""
     p = argparse.ArgumentParser(
         PROGRAM,
-        description="Check this machine and, with --engine, an engine directory: every file's contents, and one small "
-        "UNet evaluation. Exit code 0 where nothing is wrong, else 1.",
+        description="Check this machine and, with --engine, an engine directory: every file's contents, and "
+        "one small UNet evaluation. Exit code 0 where nothing is wrong, else 1.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("--engine", metavar="DIR", help="engine directory made by ebca-export, or a bundled name")
-    p.add_argument("--backend", choices=BACKENDS, help="backend to try the engine with (default: the best installed)")
     p.add_argument(
-        "--json", nargs="?", const="-", metavar="FILE", help="write the findings as JSON, to FILE or instead of the text"
+        "--backend", choices=BACKENDS, help="backend to try the engine with (default: the best installed)"
+    )
+    p.add_argument(
+        "--json",
+        nargs="?",
+        const="-",
+        metavar="FILE",
+        help="write the findings as JSON, to FILE or instead of the text",
     )
     p.add_argument(
         "--clear-cache",
@@ -120,7 +126,9 @@ def _run(args: argparse.Namespace) -> int:
 
 def check_environment(backend: str | None = None) -> Iterator[Finding]:
     """What is installed and what the machine has."""
-    yield Finding("ok", "ebca", f"{ebca.__version__} on Python {platform.python_version()}, {platform.system()}")
+    yield Finding(
+        "ok", "ebca", f"{ebca.__version__} on Python {platform.python_version()}, {platform.system()}"
+    )
     yield from _check_backends(backend)
     yield from _check_processor()
     yield _check_memory()
@@ -159,7 +167,8 @@ def clear_cache() -> tuple[int, int]:
             shutil.rmtree(path)
         except OSError as error:
             raise EngineError(
-                f"cannot delete '{error.filename or path}': {error.strerror or error}; stop what uses it, or delete it by hand"
+                f"cannot delete '{error.filename or path}': {error.strerror or error}; "
+                "stop what uses it, or delete it by hand"
             ) from None
         freed += size
         count += 1
@@ -184,7 +193,12 @@ def _check_backends(wanted: str | None) -> Iterator[Finding]:
     if "openvino" in present:
         yield Finding("ok", "openvino", _version("openvino"))
     else:
-        yield Finding("note", "openvino", "not installed; it is faster on most processors", 'run `pip install "ebca[openvino]"`')
+        yield Finding(
+            "note",
+            "openvino",
+            "not installed; it is faster on most processors",
+            'run `pip install "ebca[openvino]"`',
+        )
     try:
         chosen = backends.create(wanted, BackendOptions()).name
     except (EbcaError, ImportError, OSError) as error:
@@ -208,15 +222,24 @@ def _check_bf16(present: Sequence[str]) -> Finding:
         backends.create("openvino", BackendOptions(precision="bf16"))
     except (EbcaError, ImportError, OSError):
         return Finding("note", "bf16", "this processor has none (AVX512-BF16 or AMX); use precision fp32")
-    return Finding("ok", "bf16", "available: `--backend openvino --precision bf16` is faster and a little less exact")
+    return Finding(
+        "ok", "bf16", "available: `--backend openvino --precision bf16` is faster and a little less exact"
+    )
 
 
 def _check_processor() -> Iterator[Finding]:
     cores = psutil.cpu_count(logical=False) or 1
-    yield Finding("ok", "processor", f"{cpu_name()}; {cores} physical cores, one thread each unless --threads says else")
+    yield Finding(
+        "ok", "processor", f"{cpu_name()}; {cores} physical cores, one thread each unless --threads says else"
+    )
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
     if allowed < cores:
-        yield Finding("note", "processor", f"this process may use {allowed} of {cores} cores", f"pass `--threads {allowed}`")
+        yield Finding(
+            "note",
+            "processor",
+            f"this process may use {allowed} of {cores} cores",
+            f"pass `--threads {allowed}`",
+        )
 
 
 def _check_memory() -> Finding:
@@ -234,11 +257,15 @@ def _check_cache() -> Iterator[Finding]:
     try:
         bound = float(limit)
     except ValueError:
-        yield Finding("problem", "cache", f"EBCA_CACHE_LIMIT_GB is '{limit}'", "give a number of gigabytes, e.g. 40")
+        yield Finding(
+            "problem", "cache", f"EBCA_CACHE_LIMIT_GB is '{limit}'", "give a number of gigabytes, e.g. 40"
+        )
         bound = cache.DEFAULT_LIMIT_GB
     existing = next((p for p in (folder, *folder.absolute().parents) if p.exists()), folder)
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        yield Finding("problem", "cache", f"'{folder}' cannot be written", "set EBCA_CACHE_DIR to a folder that can")
+        yield Finding(
+            "problem", "cache", f"'{folder}' cannot be written", "set EBCA_CACHE_DIR to a folder that can"
+        )
         return
     engines = _prepared_engines()
     size = sum(map(_folder_bytes, engines))
@@ -249,7 +276,9 @@ def _check_cache() -> Iterator[Finding]:
     )
     if free < _FREE_DISK_BYTES:
         remedy = "free some, set EBCA_CACHE_DIR, or run `ebca-doctor --clear-cache`"
-        yield Finding("note", "cache", f"{text}; preparing SD 1.5 needs about {_size(_FREE_DISK_BYTES)}", remedy)
+        yield Finding(
+            "note", "cache", f"{text}; preparing SD 1.5 needs about {_size(_FREE_DISK_BYTES)}", remedy
+        )
     else:
         yield Finding("ok", "cache", text)
 
@@ -265,11 +294,19 @@ def _check_export_packages() -> Finding:
 def _describe(manifest: Manifest) -> Iterator[Finding]:
     unet, vae = manifest.unet, manifest.vae
     maker = manifest.created_by.get("ebca", "?")
-    text = f"{manifest.model['name']}, {manifest.kind}, weights {manifest.precision}, exported by ebca {maker}"
+    text = (
+        f"{manifest.model['name']}, {manifest.kind}, weights {manifest.precision}, exported by ebca {maker}"
+    )
     yield Finding("ok", "engine", text)
     side = unet.sample_size * (vae.downscale if vae else 8)
-    parts = [f"{len(unet.segments)} segments, {len(unet.layers)} cross-attention layers, native size {side}x{side}"]
-    absent = [n for n, p in (("text encoder", manifest.text_encoder), ("VAE", vae), ("tokenizer", manifest.tokenizer)) if not p]
+    parts = [
+        f"{len(unet.segments)} segments, {len(unet.layers)} cross-attention layers, native size {side}x{side}"
+    ]
+    absent = [
+        n
+        for n, p in (("text encoder", manifest.text_encoder), ("VAE", vae), ("tokenizer", manifest.tokenizer))
+        if not p
+    ]
     if absent:
         parts.append(f"without {', '.join(absent)}: takes embeddings and gives latents")
     parts.append("schedulers " + ", ".join(manifest.schedulers.get("tables", {})))
@@ -279,7 +316,9 @@ def _describe(manifest: Manifest) -> Iterator[Finding]:
         yield Finding("note", "parity", "the manifest has no comparison with PyTorch")
         return
     worst = max(errors, key=lambda name: errors[name])
-    yield Finding("ok", "parity", f"at export at most {errors[worst]:.1e} from PyTorch (relative L2), in {worst}")
+    yield Finding(
+        "ok", "parity", f"at export at most {errors[worst]:.1e} from PyTorch (relative L2), in {worst}"
+    )
 
 
 def _parity(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
@@ -334,14 +373,20 @@ def _try(directory: EngineDirectory, backend: str | None) -> Iterator[Finding]:
         yield Finding("problem", "trial", *_split_remedy(error))
         return
     pixels = _TRIAL_SIDE * (manifest.vae.downscale if manifest.vae else 8)
-    yield Finding("ok", "trial", f"an energy step at {pixels}x{pixels} is finite; opening and running took {seconds:.1f} s")
+    yield Finding(
+        "ok",
+        "trial",
+        f"an energy step at {pixels}x{pixels} is finite; opening and running took {seconds:.1f} s",
+    )
 
 
 def _prepared_engines() -> list[Path]:
     root = cache.cache_folder()
     if not root.is_dir():
         return []
-    return sorted(p for p in root.iterdir() if p.is_dir() and not p.is_symlink() and _PREPARED.fullmatch(p.name))
+    return sorted(
+        p for p in root.iterdir() if p.is_dir() and not p.is_symlink() and _PREPARED.fullmatch(p.name)
+    )
 
 
 def _folder_bytes(folder: Path) -> int:

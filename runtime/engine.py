@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 OnPrepare = Callable[[int, int, str], None]
 
+# Two engines of one process may share a folder of the cache.
+_preparing = threading.Lock()
+
 
 def load(
     engine: str | Path,
@@ -51,7 +54,7 @@ def load(
     """
     chosen = backends.create(backend, BackendOptions(threads=threads, precision=precision))
     where = devices.create(device)
-    opened = Engine(open_directory(engine), chosen, where)
+    opened = Engine(open_directory(engine), chosen, where, precision)
     opened.prepare(on_prepare)
     return opened
 
@@ -59,14 +62,22 @@ def load(
 class Engine:
     """Thread-safe. Sessions own their buffers; the engine owns the opened graphs."""
 
-    def __init__(self, directory: EngineDirectory, backend: backends.Backend, device: devices.Device) -> None:
+    def __init__(
+        self,
+        directory: EngineDirectory,
+        backend: backends.Backend,
+        device: devices.Device,
+        precision: str = "fp32",
+    ) -> None:
         self.directory = directory
         self.backend = backend
+        self.precision = precision
         self.device = device
         self._prepared = cache.prepared_engine(directory, backend)
         self._runners: dict[str, Runner] = {}
         self._lock = threading.Lock()
         self._tokenizer: Tokenizer | None = None
+        self._tables_verified = False
 
     @property
     def manifest(self) -> Manifest:
@@ -80,7 +91,7 @@ class Engine:
             names.append(manifest.text_encoder.component)
         if manifest.vae:
             names.append(manifest.vae.decoder)
-        with self._lock:
+        with self._lock, _preparing:
             self._prepared.prepare(names, on_prepare)
         cache.evict(keep=self._prepared.folder)
 
@@ -103,7 +114,13 @@ class Engine:
 
     def executor(self, sizes: Mapping[str, int]) -> Executor:
         """A new executor with its own buffers, see `ebca.runtime.executor`."""
-        return Executor(self.manifest.unet, self.runner, sizes, self.device)
+        try:
+            return Executor(self.manifest.unet, self.runner, sizes, self.device)
+        except MemoryError:
+            raise ParameterError(
+                f"no memory for {sizes['batch']} rows of {sizes['height']} x {sizes['width']} latents; "
+                "make a smaller picture or fewer at once"
+            ) from None
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -112,8 +129,16 @@ class Engine:
         if spec is None:
             raise EngineError(f"'{self.directory.path}' holds a UNet only; pass prompt_embeds instead of a prompt")
         if self._tokenizer is None:
+            self.directory.verify([spec.file])
             self._tokenizer = Tokenizer.load(self.directory.file(spec.file), spec.info)
         return self._tokenizer
+
+    def verify_tables(self) -> None:
+        """Compare the scheduler tables with the manifest, once. Raises EngineError where they differ."""
+        if not self._tables_verified:
+            tables = self.manifest.schedulers.get("tables", {}).values()
+            self.directory.verify(t["file"] for t in tables if t["file"] in self.manifest.files)
+            self._tables_verified = True
 
     def encode(self, ids: np.ndarray) -> np.ndarray:
         """Token ids [n,T] int64 -> embeddings [n,T,D] float32."""

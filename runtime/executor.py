@@ -87,11 +87,15 @@ class Executor:
 
     def first_nonfinite(self, variant: str) -> str | None:
         """Run again step by step; what first writes a value that is not finite, in words."""
+        segment = ""
         for step in self._unet.plan:
             self._bind(step, variant)()
-            for name in step.outputs:
-                if name in self._written(step, variant) and not np.isfinite(self._tensors[name]).all():
-                    return step.segment or f"the attention of layer {step.layer}"
+            segment = step.segment or segment
+            if all(np.isfinite(self._tensors[name]).all() for name in self._written(step, variant)):
+                continue
+            if step.layer is None:
+                return segment
+            return f"the attention of layer {step.layer} ({self._unet.layers[step.layer].name}) after {segment}"
         return None
 
     def _written(self, step: Step, variant: str) -> tuple[str, ...]:

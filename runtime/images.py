@@ -51,5 +51,5 @@ def read_parameters(path: Path) -> dict[str, Any]:
     try:
         with Image.open(path) as image:
             return dict(json.loads(image.text[TEXT_KEY]))  # type: ignore[attr-defined]
-    except (OSError, KeyError, AttributeError, ValueError):
+    except (OSError, KeyError, AttributeError, TypeError, ValueError):
         raise ParameterError(f"'{path}' is not a PNG that ebca made") from None

@@ -1,5 +1,6 @@
 """From prompts to pictures: the sampling loop around one recorded UNet evaluation."""
 
+import operator
 import secrets
 import time
 import warnings
@@ -10,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ebca.errors import CancelledError, EngineError, ParameterError
+from ebca.errors import CancelledError, EngineError, NumericalError, ParameterError
 from ebca.runtime import images as pictures
 from ebca.runtime.control import EnergyControl, resolve
 from ebca.runtime.denoiser import check_finite
@@ -89,16 +90,17 @@ class Session:
         self.engine = engine
         self._downscale = manifest.vae.downscale if manifest.vae else _DOWNSCALE
         native = manifest.unet.sample_size * self._downscale
-        self.height, self.width = height or native, width or native
+        self.height = native if height is None else _whole("height", height)
+        self.width = native if width is None else _whole("width", width)
         for name, value in (("height", self.height), ("width", self.width)):
             if value < self._downscale or value % self._downscale:
                 low = max(value // self._downscale, 1) * self._downscale
                 raise ParameterError(
                     f"{name} is {value}; give a multiple of {self._downscale}, e.g. {low} or {low + self._downscale}"
                 )
-        if batch < 1:
+        self.batch = _whole("batch", batch)
+        if self.batch < 1:
             raise ParameterError(f"batch is {batch}; give 1 or more pictures")
-        self.batch = batch
         self._executors: dict[tuple[int, ...], Executor] = {}
         self._closed = False
 
@@ -130,7 +132,7 @@ class Session:
             steps: scheduler steps.
             guidance_scale: classifier-free guidance; 1 or less evaluates the conditional half only.
             scheduler: "pndm", "ddim", "euler", "dpmpp_2m", "unipc"; None: the engine's default.
-            seed: start latents as torch.randn on the CPU makes them; one per picture for a sequence. None: random.
+            seed: start latents as torch.randn on the CPU makes them; a sequence has one per picture. None: random.
             gamma_attn, gamma_norm: step sizes of the context update: a number, a Schedule, or one value per
                 evaluation of the scheduler.
             token_weights: token position or word of the prompt -> factor of gamma_attn on the conditional rows.
@@ -162,6 +164,7 @@ class Session:
             raise ParameterError(f"guidance_scale is {guidance_scale}; give a finite number")
         guided = guidance_scale > 1
         name = scheduler or str(manifest.schedulers["default"])
+        self.engine.verify_tables()
         table = load_table(self.engine.directory.path, manifest.schedulers, name, steps)
         total = table.evaluations
         attn = resolve_schedule(gamma_attn, steps, total, "gamma_attn", table.name)
@@ -218,12 +221,19 @@ class Session:
             noise = sampler.noises[i]
             if guided:
                 unconditional, conditional = executor.noise[: self.batch], executor.noise[self.batch :]
-                np.subtract(conditional, unconditional, out=noise)
-                noise *= np.float32(guidance_scale)
-                noise += unconditional
+                with np.errstate(over="ignore", invalid="ignore"):
+                    np.subtract(conditional, unconditional, out=noise)
+                    noise *= np.float32(guidance_scale)
+                    noise += unconditional
             else:
                 noise[...] = executor.noise
-            current = sampler.combine(i, begin)
+            with np.errstate(over="ignore", invalid="ignore"):
+                current = sampler.combine(i, begin)
+            if not np.isfinite(current).all():
+                raise NumericalError(
+                    f"the latents after timestep {table.timesteps[i]:g} are not finite, though the noise prediction is; "
+                    "lower guidance_scale"
+                )
             if recorded is not None:
                 recorded[i] = executor.energies
             timings["unet_steps"].append(done - prepared)
@@ -238,24 +248,32 @@ class Session:
         began = time.perf_counter()
         if output != "latents":
             decoded = pictures.to_unit_range(self.engine.decode(final))
+            if not np.isfinite(decoded).all():
+                raise NumericalError(
+                    "the picture is not finite, first in the VAE decoder; lower the gammas, or check the checkpoint"
+                )
             made = pictures.to_pil(decoded) if output == "pil" else decoded
         timings["vae"] = time.perf_counter() - began
         parameters = {
             "prompt": prompt,
             "negative_prompt": negative_prompt,
-            "steps": steps,
-            "guidance_scale": guidance_scale,
+            "steps": table.steps,
+            "guidance_scale": float(guidance_scale),
             "scheduler": table.name,
             "seed": seeds,
             "height": self.height,
             "width": self.width,
             "gamma_attn": _plain(gamma_attn),
             "gamma_norm": _plain(gamma_norm),
-            "token_weights": dict(token_weights or {}),
-            "norm_factor": norm_factor,
+            # Pairs: as the keys of a JSON object, positions would become words.
+            "token_weights": [
+                [key if isinstance(key, str) else int(key), float(f)] for key, f in (token_weights or {}).items()
+            ],
+            "norm_factor": float(norm_factor),
             "model": manifest.model["name"],
-            "precision": manifest.precision,
+            "weights": manifest.precision,
             "backend": self.engine.backend.name,
+            "precision": self.engine.precision,
         }
         return Result(made, final, recorded, timings, parameters)
 
@@ -299,12 +317,15 @@ class Session:
             array = np.asarray(latents, np.float32)
             if array.shape != shape:
                 raise ParameterError(f"latents have shape {list(array.shape)}, this session needs {list(shape)}")
+            if not np.isfinite(array).all():
+                raise ParameterError("latents have values that are not finite")
             return array, None
         if seed is None:
             seed = secrets.randbits(32)
-        if isinstance(seed, int):
+        if np.ndim(seed) == 0:
+            seed = _whole("seed", seed)
             return randn(shape, seed), seed
-        seeds = [int(s) for s in seed]
+        seeds = [_whole("seed", s) for s in np.asarray(seed, dtype=object).tolist()]
         if len(seeds) != self.batch:
             raise ParameterError(f"seed has {len(seeds)} values for {self.batch} pictures; give one number or one each")
         return np.concatenate([randn((1, *shape[1:]), s) for s in seeds]), seeds
@@ -349,9 +370,11 @@ class Session:
         for key, factor in token_weights.items():
             if not np.isfinite(factor):
                 raise ParameterError(f"token_weights gives '{key}' the factor {factor}; give a finite number")
-            if isinstance(key, int):
-                found[key] = [key]
+            if not isinstance(key, str):
+                found[key] = [_whole("a position in token_weights", key)]
                 continue
+            if not texts:
+                raise ParameterError(f"token_weights names the word '{key}'; beside prompt_embeds, give its position")
             if len(set(texts)) != 1:
                 raise ParameterError(f"token_weights names the word '{key}', which needs one prompt for all pictures")
             found[key] = self.engine.tokenizer.find_words(texts[0], [key])[key]
@@ -360,7 +383,7 @@ class Session:
     def _encode(self, texts: list[str]) -> np.ndarray:
         unique = sorted(set(texts))
         encoded = self.engine.tokenizer.encode(unique)
-        for text, dropped in zip(unique, encoded.truncated, strict=True):
+        for dropped in encoded.truncated:
             if dropped:
                 limit = self.engine.tokenizer.max_length - 2
                 warnings.warn(f"the prompt is longer than {limit} tokens; dropped: '{dropped}'", stacklevel=4)
@@ -372,7 +395,7 @@ class Session:
         return np.stack([embeddings[unique.index(text)] for text in texts])
 
     def _per_picture(self, name: str, value: str | Sequence[str]) -> list[str]:
-        texts = [value] * self.batch if isinstance(value, str) else [str(v) for v in value]
+        texts = [value] * self.batch if isinstance(value, str) else list(value)
         if len(texts) != self.batch:
             raise ParameterError(f"{name} has {len(texts)} texts for {self.batch} pictures; give one, or one each")
         return texts
@@ -389,5 +412,13 @@ class Session:
 
 def _plain(gamma: Gamma) -> Any:
     if isinstance(gamma, Schedule):
-        return {"schedule": gamma.kind, "value": gamma.value, "parameter": gamma.parameter}
-    return float(gamma) if isinstance(gamma, (int, float)) else [float(g) for g in gamma]
+        return {"schedule": gamma.kind, "value": float(gamma.value), "parameter": float(gamma.parameter)}
+    return np.asarray(gamma, np.float64).tolist()
+
+
+def _whole(name: str, value: Any) -> int:
+    """`value` as an int, numpy's included."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ParameterError(f"{name} is {value!r}; give a whole number") from None

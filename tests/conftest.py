@@ -54,6 +54,17 @@ def tiny_engine_fp16_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _export_unet(tmp_path_factory.mktemp("engines") / "tiny-fp16", "fp16")
 
 
+@pytest.fixture(scope="session")
+def tiny_inpainting_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole built-in model in its inpainting form (nine channels), in float32. Shared."""
+    pytest.importorskip("torch")
+    from ebca.export.engine import export_checkpoint
+    from ebca.export.tiny import build_tiny
+
+    folder = tmp_path_factory.mktemp("engines") / "tiny-inpainting"
+    return export_checkpoint(build_tiny(in_channels=9), folder)
+
+
 def _export_unet(folder: Path, precision: str) -> Path:
     pytest.importorskip("torch")
     from ebca.export.engine import export_unet

@@ -5,7 +5,7 @@ The op between the cuts is a stand-in that reads all of q, k, v:
     out = 2 q + mean over contexts and tokens of v        g = k / 2 + mean over positions of q
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, TypeVar
@@ -23,6 +23,7 @@ from ebca.export.symbols import Symbols
 from ebca.export.trace import OP_DOMAIN, OP_TYPE, OPSET
 
 Shape = tuple[int | str, ...]
+Op = Callable[..., Sequence[np.ndarray]]
 T = TypeVar("T")
 
 # torch's names for the dynamic sizes, as a traced graph has them.
@@ -41,11 +42,26 @@ class GraphMaker:
     choose: Callable[[list[int]], int]
     nodes: list[ir.Node] = field(default_factory=list)
     initializers: list[ir.Value] = field(default_factory=list)
+    inputs: list[ir.Value] = field(default_factory=list)
     images: list[tuple[ir.Value, int]] = field(default_factory=list)  # [batch, C, *_SPATIAL[scale]], scale
     sequences: list[tuple[ir.Value, int]] = field(default_factory=list)  # [batch, _POSITIONS[scale], C], scale
     embeddings: list[ir.Value] = field(default_factory=list)  # [batch, C]
     contexts: list[ir.Value] = field(default_factory=list)  # [batch, contexts, tokens, C]
     _number: "count[int]" = field(default_factory=count)
+
+    @classmethod
+    def start(cls, choose: Callable[[list[int]], int]) -> "GraphMaker":
+        """A maker with the inputs of a UNet."""
+        maker = cls(choose)
+        sample, timestep = _input("sample", "s0", 2, "s3", "s4"), _input("timestep", "s0", 2)
+        contexts = _input("contexts", "s0", "s1", "s2", 4)
+        maker.inputs = [sample, timestep, contexts]
+        maker.images, maker.embeddings, maker.contexts = [(sample, 0)], [timestep], [contexts]
+        return maker
+
+    @staticmethod
+    def shape_of(value: ir.Value) -> Shape:
+        return shape(value)
 
     def pick(self, values: list[T]) -> T:
         return values[self.choose(list(range(len(values))))]
@@ -182,7 +198,7 @@ class GraphMaker:
             self.flatten()
         value, scale = self.pick(self.sequences)
         channels = self.pick(list(_CHANNELS))
-        context = self.contexts[-1]
+        context = self.pick(self.contexts)
         q, k, v = (self.linear(x, channels) for x in (value, context, context))
         out = ir.Value(name=f"out_{layer}", shape=q.shape, type=ir.TensorType(ir.DataType.FLOAT))
         g = ir.Value(name=f"g_{layer}", shape=k.shape, type=ir.TensorType(ir.DataType.FLOAT))
@@ -202,9 +218,8 @@ class GraphMaker:
         image = self.node("Relu", [self.images[-1][0]], shape(self.images[-1][0]))
         context = self.node("Neg", [self.contexts[-1]], shape(self.contexts[-1]))
         result.name, image.name, context.name = "noise", "last_image", "contexts_out"
-        inputs = [self.images[0][0], self.embeddings[0], self.contexts[0]]
         graph = ir.Graph(
-            inputs,
+            self.inputs,
             [result, image, context],
             nodes=self.nodes,
             initializers=self.initializers,
@@ -226,10 +241,7 @@ def _input(name: str, *dims: int | str) -> ir.Value:
 @st.composite
 def models(draw: st.DrawFn, max_layers: int = 4, max_steps: int = 8) -> ir.Model:
     """A traced UNet of random anatomy."""
-    maker = GraphMaker(lambda options: draw(st.sampled_from(options)))
-    maker.images.append((_input("sample", "s0", 2, "s3", "s4"), 0))
-    maker.embeddings.append(_input("timestep", "s0", 2))
-    maker.contexts.append(_input("contexts", "s0", "s1", "s2", 4))
+    maker = GraphMaker.start(lambda options: draw(st.sampled_from(options)))
     steps = ["unary", "binary", "project", "concatenate", "flatten", "unflatten", "downsample", "upsample", "embed"]
     for layer in range(draw(st.integers(1, max_layers))):
         for step in draw(st.lists(st.sampled_from(steps), max_size=max_steps)):
@@ -267,17 +279,20 @@ def run_whole(model: ir.Model, feeds: Mapping[str, np.ndarray]) -> dict[str, np.
     return _run(proto, feeds)
 
 
-def run_split(split: Split, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def stand_in(layer: int, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """See the module's text."""
+    return 2 * q + v.mean((1, 2))[:, None, :], k / 2 + q.mean(1)[:, None, None, :]
+
+
+def run_split(split: Split, feeds: Mapping[str, np.ndarray], op: Op = stand_in) -> dict[str, np.ndarray]:
     """All tensors by name after running the plan. A read before a write is a KeyError."""
     tensors = dict(feeds)
     for segment in split.segments:
         proto = ir.to_proto(ir.Model(segment.graph, ir_version=IR_VERSION))
         tensors |= _run(proto, {name: tensors[name] for name in segment.inputs})
         for call in segment.ops:
-            q, k, v = (tensors[name] for name in call.inputs)
-            out, g = call.outputs
-            tensors[out] = 2 * q + v.mean((1, 2))[:, None, :]
-            tensors[g] = k / 2 + q.mean(1)[:, None, None, :]
+            results = op(call.layer, *(tensors[name] for name in call.inputs))
+            tensors |= dict(zip(call.outputs, results, strict=True))
     return tensors
 
 

@@ -1,0 +1,238 @@
+"""ebca-bench on the tiny model: what it writes, what it refuses, what it compares."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ebca.bench import cli, compare, timing
+from ebca.bench.compare import ROWS
+from ebca.bench.latency import Settings, measure
+from ebca.bench.subject import Subject
+from ebca.runtime.engine import load
+
+QUICK = ["--warmup", "1", "--repeats", "2", "--steps", "5"]
+KEYS = {
+    "stages", "compare", "ratios", "open_s", "peak_rss_mb", "engine", "device", "versions", "settings", "errors",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _short_settling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "_SETTLE_SECONDS", 0.005)
+
+
+def _bench(tmp_path: Path, *argv: str) -> dict[str, Any]:
+    file = tmp_path / "result.json"
+    assert cli.main([*argv, *QUICK, "--json", str(file)]) == 0
+    data: dict[str, Any] = json.loads(file.read_text())
+    for group in (data["stages"], data["compare"]):
+        for times in group.values():
+            assert set(times) == {"p50_ms", "p90_ms"} and 0 < times["p50_ms"] <= times["p90_ms"]
+    assert all(ratio > 0 for ratio in data["ratios"].values())
+    return data
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_stages_of_a_whole_model(
+    backend: str, tiny_engine_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip(backend)
+    data = _bench(tmp_path, "--engine", str(tiny_engine_dir), "--backend", backend)
+    assert KEYS <= set(data) <= KEYS | {"prepare_s"}
+    assert set(data["stages"]) == {
+        "text_encoder", "unet_first_step", "unet_step", "unet_step_vanilla", "scheduler", "vae", "total",
+    }  # fmt: skip
+    assert data["compare"] == {} and set(data["ratios"]) == {"unet_step/unet_step_vanilla"}
+    assert data["open_s"] > 0 and data["peak_rss_mb"] > 10
+    assert {"ebca", "python", backend} <= set(data["versions"])
+    settings = data["settings"]
+    assert (settings["backend"], settings["precision"], settings["evaluations"]) == (backend, "fp32", 6)
+    assert (settings["height"], settings["width"], settings["batch_size"]) == (128, 128, 1)
+    stages = {name: times["p50_ms"] for name, times in data["stages"].items()}
+    expected = stages["text_encoder"] + stages["vae"] + 6 * (stages["unet_step"] + stages["scheduler"])
+    assert stages["total"] == pytest.approx(expected)
+    text = capsys.readouterr().out
+    assert "extrapolated: 5 steps of pndm, 6 evaluations" in text and "peak RSS" in text and "arena" in text
+
+
+def test_a_unet_alone_has_no_text_encoder_and_no_vae(
+    tiny_unet_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["latency", "--engine", str(tiny_unet_dir), "--height", "64", "--width", "96", "--batch-size", "2"]
+    data = _bench(tmp_path, *argv)
+    assert not {"text_encoder", "vae"} & set(data["stages"])
+    assert (data["settings"]["height"], data["settings"]["width"], data["settings"]["batch_size"]) == (64, 96, 2)
+    assert "UNet only: no text_encoder and no vae" in capsys.readouterr().out
+
+
+def test_opening_is_measured_with_the_prepared_form_present(
+    tiny_unet_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EBCA_CACHE_DIR", str(tmp_path / "cache"))
+    argv = ["--engine", str(tiny_unet_dir), "--backend", "onnxruntime"]
+    first = _bench(tmp_path, *argv)
+    assert first["prepare_s"] > 0
+    assert "preparing" in capsys.readouterr().err
+    assert "prepare_s" not in _bench(tmp_path, *argv)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_compare(backend: str, tiny_engine_dir: Path, tmp_path: Path) -> None:
+    pytest.importorskip(backend)
+    argv = ["--engine", str(tiny_engine_dir), "--backend", backend, "--compare", "--model", "tiny"]
+    data = _bench(tmp_path, *argv)
+    assert list(data["compare"]) == list(ROWS)
+    assert {f"unet_step/{row}" for row in ROWS} < set(data["ratios"])
+    for pair in ("unet_step/pytorch_ebca", "unet_step_vanilla/pytorch_sdpa", "one_piece/pytorch_sdpa"):
+        assert data["errors"][pair] < 1e-5
+    assert {"torch", "diffusers"} <= set(data["versions"])
+    assert data["settings"]["peak_rss_comparable"] is False  # the test run itself has loaded PyTorch
+
+
+def test_compare_with_some_rows(tiny_unet_dir: Path, tmp_path: Path) -> None:
+    rows = "pytorch_ebca, pytorch_sdpa"
+    argv = ["--engine", str(tiny_unet_dir), "--compare-with", rows, "--model", "tiny"]
+    assert list(_bench(tmp_path, *argv)["compare"]) == ["pytorch_sdpa", "pytorch_ebca"]
+
+
+def test_compare_rounds_pytorch_where_the_engine_stores_float16(tiny_engine_fp16_dir: Path, tmp_path: Path) -> None:
+    argv = ["--engine", str(tiny_engine_fp16_dir), "--compare-with", "pytorch_ebca", "--model", "tiny"]
+    assert _bench(tmp_path, *argv)["errors"]["unet_step/pytorch_ebca"] < 1e-5
+
+
+def test_pytorch_gets_its_threads_and_processors_back(tiny_unet_dir: Path) -> None:
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    settings = Settings(tiny_unet_dir, threads=1, warmup=0, repeats=1, compare=["pytorch_sdpa"], model="tiny")
+    assert measure(settings).subject.threads == 1
+    assert torch.get_num_threads() == before
+
+
+def test_one_piece_sees_no_energy_step(tiny_unet_dir: Path) -> None:
+    pytest.importorskip("torch")
+    from ebca.bench.one_piece import plain_graph
+    from ebca.export.tiny import build_tiny
+
+    graph = plain_graph(build_tiny().unet)
+    assert [v.name for v in graph.inputs] == ["sample", "timestep", "contexts"]
+    assert [v.name for v in graph.outputs] == ["noise"]
+    assert not [n for n in graph if n.domain]
+    # One self-attention and one cross-attention per layer.
+    assert sum(n.op_type == "Attention" for n in graph) == 14
+
+
+def _wrong(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    right = getattr(Subject, method)
+    monkeypatch.setattr(Subject, method, lambda self: right(self) * np.float32(1.001))
+
+
+@pytest.mark.parametrize("method", ["step", "vanilla"])
+def test_a_wrong_result_is_not_timed(
+    method: str,
+    tiny_unet_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _wrong(monkeypatch, method)
+    file = tmp_path / "result.json"
+    assert cli.main(["--engine", str(tiny_unet_dir), "--json", str(file)]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.splitlines()[-1].startswith("ebca-bench: error: zero_gamma differs from unet_step_vanilla")
+    assert captured.out == "" and not file.exists()
+
+
+def test_a_result_that_is_not_finite_is_not_timed(
+    tiny_unet_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = Subject.step
+    monkeypatch.setattr(Subject, "step", lambda self: right(self) * np.float32(np.nan))
+    assert cli.main(["--engine", str(tiny_unet_dir)]) == 1
+    assert "unet_step is not finite" in capsys.readouterr().err
+
+
+def test_both_steps_wrong_alike_is_found_by_comparing(
+    tiny_unet_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for method in ("step", "vanilla"):
+        _wrong(monkeypatch, method)
+    argv = ["--engine", str(tiny_unet_dir), "--compare-with", "pytorch_sdpa", "--model", "tiny"]
+    assert cli.main(argv) == 1
+    assert "unet_step differs from pytorch_ebca by 1.0e-03" in capsys.readouterr().err
+
+
+def test_other_weights_are_found(tiny_unet_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch")
+    from ebca.export.tiny import save_tiny
+
+    save_tiny(tmp_path / "other", seed=1)
+    save_tiny(tmp_path / "inpaint", in_channels=9)
+    argv = ["--engine", str(tiny_unet_dir), "--compare", "--model"]
+    assert cli.main([*argv, str(tmp_path / "other")]) == 1
+    assert "--model is what it was exported from" in capsys.readouterr().err
+    assert cli.main([*argv, str(tmp_path / "inpaint")]) == 1
+    assert "another UNet than the engine, which was exported from" in capsys.readouterr().err
+
+
+def test_bf16_is_checked_with_its_own_limit(tiny_unet_dir: Path) -> None:
+    with load(tiny_unet_dir, backend="onnxruntime") as engine:
+        subject = Subject(
+            engine, height=None, width=None, batch_size=1, gamma_attn=0.01, gamma_norm=0.02,
+            precision="bf16", threads=1,
+        )  # fmt: skip
+        assert subject.compare("a", np.full(4, 1.01, np.float32), "b", np.ones(4, np.float32)) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        (["--compare"], "--compare needs --model"),
+        (["--compare-with", "jax", "--model", "tiny"], "choose from pytorch_sdpa, pytorch_ebca, one_piece"),
+        (["--repeats", "0"], "--repeats is 0; give 1 or more"),
+        (["--warmup", "-1"], "--warmup is -1; give 0 or more"),
+        (["--batch-size", "0"], "--batch-size is 0; give 1 or more"),
+        (["--steps", "333"], "the nearest stored count is"),
+        (["--height", "60"], "height is 60"),
+        (["--gamma-attn", "nan"], "gamma_attn"),
+        (["--backend", "onnxruntime", "--precision", "bf16"], "precision 'bf16'"),
+    ],
+)
+def test_what_means_nothing_is_refused(
+    argv: list[str], text: str, tiny_unet_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["--engine", str(tiny_unet_dir), *argv]) == 1
+    err = capsys.readouterr().err.strip()
+    assert text in err and err.splitlines()[-1].startswith("ebca-bench: error: ")
+
+
+def test_compare_without_pytorch_says_how_to_get_it(
+    tiny_unet_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(compare, "find_spec", lambda name: None if name == "torch" else object())
+    assert cli.main(["--engine", str(tiny_unet_dir), "--compare", "--model", "tiny"]) == 1
+    expected = 'ebca-bench: error: --compare needs torch; run `pip install "ebca[export]"`\n'
+    assert capsys.readouterr().err == expected
+
+
+def test_without_compare_pytorch_is_not_loaded(tiny_unet_dir: Path) -> None:
+    program = (
+        "import sys\nfrom ebca.bench.cli import main\n"
+        f"assert main(['--engine', {str(tiny_unet_dir)!r}, '--repeats', '1']) == 0\n"
+        "assert not {'torch', 'diffusers', 'onnx'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert "not comparable" not in done.stdout
+
+
+def test_help_has_examples_and_usage_errors_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["--help"])
+    assert stopped.value.code == 0 and "ebca-bench --engine engine-sd15 --compare" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([])
+    assert stopped.value.code == 2

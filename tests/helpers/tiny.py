@@ -1,0 +1,36 @@
+"""What the runtime tests share: how far two results are apart, and inputs for the tiny net."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TOKENS, WIDTH = 77, 32
+
+
+def relative(a: np.ndarray, b: np.ndarray) -> float:
+    """Relative L2 distance of `a` from `b`."""
+    expected = np.asarray(b, np.float64)
+    return float(np.linalg.norm(np.asarray(a, np.float64) - expected) / np.linalg.norm(expected))
+
+
+def call_inputs(
+    rows: int = 2, contexts: int = 1, size: tuple[int, int] = (8, 8), channels: int = 4, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """(sample [B,C,h,w], contexts [B,S,T,D]) for one evaluation of the tiny UNet."""
+    rng = np.random.default_rng(seed)
+    sample = rng.standard_normal((rows, channels, *size), np.float32)
+    return sample, rng.standard_normal((rows, contexts, TOKENS, WIDTH), np.float32)
+
+
+def changed_copy(engine: Path, folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """A copy of an engine directory whose manifest went through `change`."""
+    shutil.copytree(engine, folder)
+    path = folder / "manifest.json"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    change(data)
+    path.write_text(json.dumps(data), encoding="utf-8")
+    return folder

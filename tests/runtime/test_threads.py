@@ -1,0 +1,70 @@
+"""One engine, several threads."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from helpers.tiny import call_inputs  # noqa: E402
+
+import ebca  # noqa: E402
+
+THREADS = 4
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_sessions_in_four_threads_make_what_one_thread_makes(tiny_engine_dir: Path, backend: str) -> None:
+    pytest.importorskip(backend)
+    with ebca.load(tiny_engine_dir, backend=backend) as engine:
+
+        def make(seed: int) -> np.ndarray:
+            # Other sizes and step counts side by side, so that the threads do not run in step.
+            with engine.session(height=64 + 8 * (seed % 3), width=64) as session:
+                result = session.generate("a cat on a table", steps=3 + seed % 2, seed=seed, gamma_attn=0.05, gamma_norm=0.4)
+                return result.latents
+
+        alone = [make(seed) for seed in range(2 * THREADS)]
+        start = Barrier(THREADS)
+
+        def work(first: int) -> list[np.ndarray]:
+            start.wait()
+            return [make(seed) for seed in range(first, 2 * THREADS, THREADS)]
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            together = list(pool.map(work, range(THREADS)))
+    for seed, latents in enumerate(alone):
+        assert np.array_equal(together[seed % THREADS][seed // THREADS], latents), seed
+
+
+def test_a_denoiser_is_shared_between_threads(tiny_unet_dir: Path) -> None:
+    denoiser = ebca.Denoiser(tiny_unet_dir)
+    control = ebca.EnergyControl(0.05, 0.4)
+    calls = [call_inputs(size=(8, 8 + 2 * (i % 3)), seed=i) for i in range(12)]
+
+    def run(call: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        return denoiser(call[0], 300, call[1], control).noise
+
+    alone = [run(call) for call in calls]
+    with ThreadPoolExecutor(THREADS) as pool:
+        together = list(pool.map(run, calls))
+    assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+def test_threads_that_open_one_folder_prepare_it_once(
+    tiny_unet_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EBCA_CACHE_DIR", str(tmp_path))
+    start = Barrier(THREADS)
+    sample, contexts = call_inputs()
+
+    def work(_: int) -> np.ndarray:
+        start.wait()
+        return ebca.Denoiser(tiny_unet_dir, backend="onnxruntime")(sample, 300, contexts).noise
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        results = list(pool.map(work, range(THREADS)))
+    assert all(np.array_equal(results[0], r) for r in results)
