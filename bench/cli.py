@@ -29,9 +29,8 @@ def parser() -> argparse.ArgumentParser:
     """The command line of the latency benchmark, also for documentation."""
     p = argparse.ArgumentParser(
         PROGRAM,
-        description="Measure every stage of an engine: median and 90th percentile. Results are checked "
-        "first; a wrong one ends the run. UNet steps take turns round by round, so a machine that slows "
-        "down slows all rows alike.",
+        description="Measure every stage of an engine: median and 90th percentile. Results are checked first; a wrong\n"
+        "one ends the run. UNet steps take turns round by round, so a machine that slows down slows all rows alike.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -83,9 +83,7 @@ class ProgressLine:
             return
         if self._bar is None or self._task is None:
             columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"))
-            self._bar = Progress(
-                *columns, TimeRemainingColumn(), console=Console(file=stream), transient=True
-            )
+            self._bar = Progress(*columns, TimeRemainingColumn(), console=Console(file=stream), transient=True)
             self._task = self._bar.add_task(escape(text), total=total)
             self._bar.start()
         self._bar.update(self._task, completed=done, total=total, description=escape(text))

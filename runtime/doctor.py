@@ -27,7 +27,7 @@ from ebca.engines import cache
 from ebca.engines.backend import BACKENDS, BackendOptions
 from ebca.engines.directory import EngineDirectory, open_directory
 from ebca.engines.manifest import Manifest
-from ebca.errors import EbcaError, EngineError, NumericalError
+from ebca.errors import EbcaError, EngineError, NumericalError, ParameterError
 from ebca.runtime import console
 from ebca.runtime.control import EnergyControl
 from ebca.runtime.denoiser import Denoiser
@@ -64,15 +64,13 @@ def parser() -> argparse.ArgumentParser:
     """The command line, also for documentation."""
     p = argparse.ArgumentParser(
         PROGRAM,
-        description="Check this machine and, with --engine, an engine directory: every file's contents, and "
-        "one small UNet evaluation. Exit code 0 where nothing is wrong, else 1.",
+        description="Check this machine and, with --engine, an engine directory: every file's contents, and one small\n"
+        "UNet evaluation. Exit code 0 where nothing is wrong, else 1.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("--engine", metavar="DIR", help="engine directory made by ebca-export, or a bundled name")
-    p.add_argument(
-        "--backend", choices=BACKENDS, help="backend to try the engine with (default: the best installed)"
-    )
+    p.add_argument("--backend", choices=BACKENDS, help="backend to try the engine with (default: the best installed)")
     p.add_argument(
         "--json",
         nargs="?",
@@ -126,9 +124,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def check_environment(backend: str | None = None) -> Iterator[Finding]:
     """What is installed and what the machine has."""
-    yield Finding(
-        "ok", "ebca", f"{ebca.__version__} on Python {platform.python_version()}, {platform.system()}"
-    )
+    yield Finding("ok", "ebca", f"{ebca.__version__} on Python {platform.python_version()}, {platform.system()}")
     yield from _check_backends(backend)
     yield from _check_processor()
     yield _check_memory()
@@ -222,9 +218,7 @@ def _check_bf16(present: Sequence[str]) -> Finding:
         backends.create("openvino", BackendOptions(precision="bf16"))
     except (EbcaError, ImportError, OSError):
         return Finding("note", "bf16", "this processor has none (AVX512-BF16 or AMX); use precision fp32")
-    return Finding(
-        "ok", "bf16", "available: `--backend openvino --precision bf16` is faster and a little less exact"
-    )
+    return Finding("ok", "bf16", "available: `--backend openvino --precision bf16` is faster and a little less exact")
 
 
 def _check_processor() -> Iterator[Finding]:
@@ -253,32 +247,25 @@ def _check_memory() -> Finding:
 
 def _check_cache() -> Iterator[Finding]:
     folder = cache.cache_folder()
-    limit = os.environ.get("EBCA_CACHE_LIMIT_GB", str(cache.DEFAULT_LIMIT_GB))
     try:
-        bound = float(limit)
-    except ValueError:
-        yield Finding(
-            "problem", "cache", f"EBCA_CACHE_LIMIT_GB is '{limit}'", "give a number of gigabytes, e.g. 40"
-        )
-        bound = cache.DEFAULT_LIMIT_GB
+        bound = cache.cache_limit()
+    except ParameterError as error:
+        yield Finding("problem", "cache", *_split_remedy(error))
+        bound = cache.DEFAULT_LIMIT_GB * 1e9
     existing = next((p for p in (folder, *folder.absolute().parents) if p.exists()), folder)
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        yield Finding(
-            "problem", "cache", f"'{folder}' cannot be written", "set EBCA_CACHE_DIR to a folder that can"
-        )
+        yield Finding("problem", "cache", f"'{folder}' cannot be written", "set EBCA_CACHE_DIR to a folder that can")
         return
     engines = _prepared_engines()
     size = sum(map(_folder_bytes, engines))
     free = shutil.disk_usage(existing).free
     text = (
         f"'{folder}' holds {len(engines)} prepared engine{'' if len(engines) == 1 else 's'}, {_size(size)}; "
-        f"kept below {bound:g} GB (EBCA_CACHE_LIMIT_GB); disk has {_size(free)} free"
+        f"kept below {bound / 1e9:g} GB (EBCA_CACHE_LIMIT_GB); disk has {_size(free)} free"
     )
     if free < _FREE_DISK_BYTES:
         remedy = "free some, set EBCA_CACHE_DIR, or run `ebca-doctor --clear-cache`"
-        yield Finding(
-            "note", "cache", f"{text}; preparing SD 1.5 needs about {_size(_FREE_DISK_BYTES)}", remedy
-        )
+        yield Finding("note", "cache", f"{text}; preparing SD 1.5 needs about {_size(_FREE_DISK_BYTES)}", remedy)
     else:
         yield Finding("ok", "cache", text)
 
@@ -294,14 +281,10 @@ def _check_export_packages() -> Finding:
 def _describe(manifest: Manifest) -> Iterator[Finding]:
     unet, vae = manifest.unet, manifest.vae
     maker = manifest.created_by.get("ebca", "?")
-    text = (
-        f"{manifest.model['name']}, {manifest.kind}, weights {manifest.precision}, exported by ebca {maker}"
-    )
+    text = f"{manifest.model['name']}, {manifest.kind}, weights {manifest.precision}, exported by ebca {maker}"
     yield Finding("ok", "engine", text)
     side = unet.sample_size * (vae.downscale if vae else 8)
-    parts = [
-        f"{len(unet.segments)} segments, {len(unet.layers)} cross-attention layers, native size {side}x{side}"
-    ]
+    parts = [f"{len(unet.segments)} segments, {len(unet.layers)} cross-attention layers, native size {side}x{side}"]
     absent = [
         n
         for n, p in (("text encoder", manifest.text_encoder), ("VAE", vae), ("tokenizer", manifest.tokenizer))
@@ -316,9 +299,7 @@ def _describe(manifest: Manifest) -> Iterator[Finding]:
         yield Finding("note", "parity", "the manifest has no comparison with PyTorch")
         return
     worst = max(errors, key=lambda name: errors[name])
-    yield Finding(
-        "ok", "parity", f"at export at most {errors[worst]:.1e} from PyTorch (relative L2), in {worst}"
-    )
+    yield Finding("ok", "parity", f"at export at most {errors[worst]:.1e} from PyTorch (relative L2), in {worst}")
 
 
 def _parity(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
@@ -384,9 +365,7 @@ def _prepared_engines() -> list[Path]:
     root = cache.cache_folder()
     if not root.is_dir():
         return []
-    return sorted(
-        p for p in root.iterdir() if p.is_dir() and not p.is_symlink() and _PREPARED.fullmatch(p.name)
-    )
+    return sorted(p for p in root.iterdir() if p.is_dir() and not p.is_symlink() and _PREPARED.fullmatch(p.name))
 
 
 def _folder_bytes(folder: Path) -> int:

@@ -1,0 +1,102 @@
+"""Both backends behind the one seam."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ebca.engines import backend as backends
+from ebca.engines.backend import BackendOptions, create
+from ebca.engines.directory import open_directory
+from ebca.errors import BackendError, ParameterError
+
+ids = np.arange(77, dtype=np.int64)[None]
+
+
+def _encode(engine: Path, name: str, folder: Path) -> np.ndarray:
+    directory = open_directory(engine)
+    component = directory.manifest.components["text_encoder"]
+    backend = create(name, BackendOptions(threads=1))
+    folder.mkdir()
+    backend.prepare(directory.file(component.graph_for(name)), folder / "text_encoder.onnx")
+    out = np.empty((1, 77, 32), np.float32)
+    call = backend.open(folder / "text_encoder.onnx", component).bind({"input_ids": ids}, {"hidden_states": out})
+    call()
+    first = out.copy()
+    out[...] = 0
+    call()
+    np.testing.assert_array_equal(out, first)
+    return out
+
+
+def test_backends_agree(tiny_engine_dir: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    one, other = (_encode(tiny_engine_dir, name, tmp_path / name) for name in ("onnxruntime", "openvino"))
+    # float32 on both; two layers of width 32 lose a few units in the last place.
+    assert np.linalg.norm(one - other) <= 2e-6 * np.linalg.norm(one)
+
+
+def test_another_session_of_the_host_still_works(tiny_engine_dir: Path, tmp_path: Path) -> None:
+    import onnxruntime as ort
+
+    _encode(tiny_engine_dir, "onnxruntime", tmp_path / "ours")
+    session = ort.InferenceSession(str(tiny_engine_dir / "text_encoder.onnx"), providers=["CPUExecutionProvider"])
+    assert session.run(None, {"input_ids": ids})[0].shape == (1, 77, 32)
+
+
+def test_prepared_form_with_a_constant_of_odd_size_does_not_crash(tmp_path: Path) -> None:
+    """Packed weights behind a constant of 5929 bytes were mapped off their boundary and killed the process."""
+    script = f"""
+import numpy as np, onnx, ebca
+from onnx import helper as h, numpy_helper as nh
+from pathlib import Path
+from ebca.engines.backend import BackendOptions, create
+from ebca.engines.manifest import Component
+rng = np.random.default_rng(0)
+f, b = onnx.TensorProto.FLOAT, onnx.TensorProto.BOOL
+odd = np.tril(np.ones((177, 177), bool))
+weight = rng.standard_normal((256, 256), np.float32)
+nodes = [h.make_node("MatMul", ["x", "w"], ["y"]), h.make_node("Where", ["odd", "y", "zero"], ["z"])]
+graph = h.make_graph(nodes, "g", [h.make_tensor_value_info("x", f, [177, 256])],
+    [h.make_tensor_value_info("z", f, [177, 256])],
+    [nh.from_array(np.concatenate([odd, odd[:, :79]], 1), "odd"), nh.from_array(weight, "w"),
+     nh.from_array(np.zeros(1, np.float32), "zero")])
+path = Path({str(tmp_path)!r})
+onnx.save(h.make_model(graph, opset_imports=[h.make_opsetid("", 20)], ir_version=10), path / "g.onnx")
+backend = create("onnxruntime", BackendOptions(threads=1))
+(path / "p").mkdir()
+backend.prepare(path / "g.onnx", path / "p" / "g.onnx")
+x = rng.standard_normal((177, 256)).astype(np.float32); z = np.empty((177, 256), np.float32)
+backend.open(path / "p" / "g.onnx", Component("g.onnx", {{}}, {{}})).bind({{"x": x}}, {{"z": z}})()
+mask = np.concatenate([odd, odd[:, :79]], 1)
+np.testing.assert_allclose(z, np.where(mask, x @ weight, 0), rtol=1e-4, atol=1e-4)
+"""
+    pytest.importorskip("onnx")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert create("onnxruntime", BackendOptions()).name == "onnxruntime"
+    monkeypatch.setattr(backends, "find_spec", lambda name: object() if name == "onnxruntime" else None)
+    assert create(None, BackendOptions()).name == "onnxruntime"
+    with pytest.raises(BackendError, match="pip install openvino"):
+        create("openvino", BackendOptions())
+
+
+def test_openvino_is_preferred() -> None:
+    pytest.importorskip("openvino")
+    assert create(None, BackendOptions()).name == "openvino"
+
+
+def test_wrong_options() -> None:
+    with pytest.raises(ParameterError, match="backend 'cuda' is unknown"):
+        create("cuda", BackendOptions())
+    with pytest.raises(ParameterError, match="precision 'int4' is unknown"):
+        create(None, BackendOptions(precision="int4"))
+    with pytest.raises(ParameterError, match="threads is 0"):
+        create(None, BackendOptions(threads=0))
+    with pytest.raises(BackendError, match="not available with onnxruntime"):
+        create("onnxruntime", BackendOptions(precision="bf16"))
