@@ -3,15 +3,18 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ebca.errors import ExportError, ParameterError
+from ebca.engines import backend as backends
+from ebca.errors import BackendError, ExportError, ParameterError
 from ebca.runtime import console
 
 if TYPE_CHECKING:
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
 PROGRAM = "ebca-export"
 
 _NEEDED = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "safetensors", "accelerate")
+
+# All of Stable Diffusion is trained with as many.
+_TRAINING_STEPS = 1000
 
 _EXAMPLES = """examples:
   ebca-export --model tiny --output-dir engine-tiny
@@ -35,8 +41,9 @@ def parser() -> argparse.ArgumentParser:
     """The command line, also for documentation."""
     p = argparse.ArgumentParser(
         PROGRAM,
-        description="Export a Stable Diffusion checkpoint as an engine directory, its UNet split at each "
-        "cross-attention layer. An interrupted export goes on where it stopped when the command is repeated.",
+        description="Export a Stable Diffusion checkpoint as an engine directory, its UNet split at each\n"
+        "cross-attention layer. An interrupted export goes on where it stopped when the\n"
+        "command is repeated.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -102,15 +109,22 @@ def _run(args: argparse.Namespace) -> int:
             raise ParameterError(f"--{name} is {value}; give a multiple of 8")
     if args.batch_size < 1:
         raise ParameterError(f"--batch-size is {args.batch_size}; give 1 or more")
+    for steps in args.scheduler_steps:
+        if not 1 <= steps <= _TRAINING_STEPS:
+            raise ParameterError(f"--scheduler-steps has {steps}; a step count lies between 1 and {_TRAINING_STEPS}")
+    if not args.model:
+        raise ParameterError("--model is empty; name a model, a folder or a file")
+    if args.backend and args.backend not in backends.available():
+        raise BackendError(f"backend '{args.backend}' is not installed; run `pip install {args.backend}`")
     from ebca.export import engine, workspace
     from ebca.export.checkpoint import load_checkpoint
     from ebca.export.quiet import quiet
 
     if not args.dry_run:
         workspace.check_output(args.output_dir, overwrite=args.overwrite)
-    out = Console(stderr=True)
-    out.print(f"loading {args.model}", highlight=False)
-    with quiet():
+    out = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
+    loading = out.status(f"loading {escape(args.model)}") if out.is_terminal else nullcontext()
+    with loading, quiet():
         checkpoint = load_checkpoint(
             args.model,
             revision=args.revision,
@@ -151,17 +165,22 @@ class _ExportProgress:
         self._out = out
         self._progress: Progress | None = None
         if out.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[size]}"), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.fields[size]}"),
+                TimeRemainingColumn(),
+            )
             self._progress = Progress(*columns, console=out, transient=True)
             self._task = self._progress.add_task("starting", total=1, size="")
 
     def __call__(self, event: "ExportEvent") -> None:
         size = f"{event.done / 1e6:.0f} of {event.total / 1e6:.0f} MB"
         if self._progress is None:
-            self._out.print(f"{event.text} ({size})", highlight=False)
+            self._out.print(f"{event.text} ({size})")
         else:
             self._progress.update(
-                self._task, description=event.text, completed=event.done, total=max(event.total, 1), size=size
+                self._task, description=escape(event.text), completed=event.done, total=max(event.total, 1), size=size
             )
 
     def __enter__(self) -> "_ExportProgress":
@@ -176,7 +195,9 @@ class _ExportProgress:
 
 def _print_split(split: "Split", sizes: dict[str, int], name: str) -> None:
     pictures, height, width = sizes["batch"] // 2, sizes["height"] * 8, sizes["width"] * 8
-    table = Table(title=f"{name}: {len(split.segments)} segments at {pictures} x {width}x{height}, with guidance")
+    table = Table(
+        title=f"{escape(name)}: {len(split.segments)} segments at {pictures} x {width}x{height}, with guidance"
+    )
     for heading, justify in (("segment", "left"), ("layer after it", "left"), ("nodes", "right")):
         table.add_column(heading, justify=justify)  # type: ignore[arg-type]
     for heading in ("weights MB", "tensors in", "in MB", "tensors out", "out MB"):

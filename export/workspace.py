@@ -42,6 +42,7 @@ class Workspace:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock()
+            (self.folder / manifests.FILE_NAME).unlink(missing_ok=True)
             self._done: dict[str, Any] = self._load()
         except OSError as error:
             raise ExportError(f"cannot write to '{self.folder}': {error.strerror or error}") from None
@@ -76,24 +77,23 @@ class Workspace:
 
     def finish(self, manifest: Manifest) -> Path:
         """Write the manifest and move the folder to its place."""
-        for path in (self.folder / _PROGRESS, *self.folder.glob("*.tmp")):
-            path.unlink(missing_ok=True)
-        known = {*manifest.files, manifests.FILE_NAME, _LOCK}
+        known = {*manifest.files, _PROGRESS, _LOCK}
         for path in [p for p in self.folder.rglob("*") if p.is_file()]:
             if path.relative_to(self.folder).as_posix() not in known:
                 path.unlink()
         temporary = self.folder / f"{manifests.FILE_NAME}.tmp"
         temporary.write_text(manifest.to_json(), encoding="utf-8")
         temporary.replace(self.folder / manifests.FILE_NAME)
-        (self.folder / _LOCK).unlink(missing_ok=True)
         old = None
         if self.output.exists() and any(self.output.iterdir()):
-            old = self.output.with_name(f"{self.output.name}.old")
-            shutil.rmtree(old, ignore_errors=True)
+            old = self.output.with_name(f".{self.output.name}.{os.getpid()}.old")
             self.output.rename(old)
         elif self.output.exists():
             self.output.rmdir()
         self.folder.rename(self.output)
+        # Only now: killed before, the next export would find nothing to go on from.
+        for name in (_PROGRESS, _LOCK):
+            (self.output / name).unlink(missing_ok=True)
         if old is not None:
             shutil.rmtree(old, ignore_errors=True)
         return self.output

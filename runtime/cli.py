@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import math
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,13 +34,17 @@ def parser() -> argparse.ArgumentParser:
     """The command line, also for documentation."""
     p = argparse.ArgumentParser(
         PROGRAM,
-        description="Make pictures with Energy-Based Cross Attention. With gammas of 0 this is plain Stable Diffusion. "
-        "Every picture carries its parameters in its PNG text.",
+        description="Make pictures with Energy-Based Cross Attention. With gammas of 0 this is plain\n"
+        "Stable Diffusion. Every picture carries its parameters in its PNG text.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    p.add_argument("--engine", required=True, metavar="DIR", help="engine directory made by ebca-export, or a bundled name")
+    # argparse by itself takes -1e-3 for an option.
+    p._negative_number_matcher = re.compile(r"-\d*\.?\d+(e[-+]?\d+)?$", re.IGNORECASE)
+    p.add_argument(
+        "--engine", required=True, metavar="DIR", help="engine directory made by ebca-export, or a bundled name"
+    )
     p.add_argument("--prompt", required=True, help="what the picture shows")
     p.add_argument("--negative-prompt", "--negative_prompt", default="", help="what it should not show")
     p.add_argument(
@@ -57,7 +63,9 @@ def parser() -> argparse.ArgumentParser:
         "--seed", type=int, nargs="+", metavar="N",
         help="one picture per seed; one seed with --num-images draws all pictures from it (default: random)",
     )  # fmt: skip
-    p.add_argument("--num-images", "--num-images-per-prompt", type=int, default=None, metavar="N", help="pictures to make")
+    p.add_argument(
+        "--num-images", "--num-images-per-prompt", type=int, default=None, metavar="N", help="pictures to make"
+    )
     p.add_argument("--height", type=int, help="pixels, a multiple of 8 (default: the model's)")
     p.add_argument("--width", type=int, help="pixels, a multiple of 8 (default: the model's)")
 
@@ -74,7 +82,11 @@ def parser() -> argparse.ArgumentParser:
         "--gamma-ratio each step, exponential multiplies by it (default: reverse_step)",
     )  # fmt: skip
     energy.add_argument(
-        "--gamma-tau", "--gamma_tau", type=float, default=1.0, help="share of the steps, see --gamma-schedule (default: 1)"
+        "--gamma-tau",
+        "--gamma_tau",
+        type=float,
+        default=1.0,
+        help="share of the steps, see --gamma-schedule (default: 1)",
     )
     energy.add_argument("--gamma-ratio", type=float, default=None, help="see --gamma-schedule")
     energy.add_argument(
@@ -94,7 +106,9 @@ def parser() -> argparse.ArgumentParser:
     machine = p.add_argument_group("machine")
     machine.add_argument("--device", default="cpu", choices=("cpu",), help="where to run (default: cpu)")
     machine.add_argument("--backend", choices=BACKENDS, help="inference backend (default: the best one installed)")
-    machine.add_argument("--precision", choices=PRECISIONS, default="fp32", help="bf16 needs openvino and a processor with it")
+    machine.add_argument(
+        "--precision", choices=PRECISIONS, default="fp32", help="bf16 needs openvino and a processor with it"
+    )
     machine.add_argument("--threads", type=int, help="default: one per physical core")
     machine.add_argument("--json", action="store_true", help="print files, parameters and timings as JSON")
     machine.add_argument("--quiet", action="store_true", help="no progress")
@@ -177,13 +191,19 @@ def _gamma(flag: str, values: list[float], args: argparse.Namespace) -> Gamma:
     if len(values) > 1:
         return values
     (value,) = values
+    if not math.isfinite(value):
+        raise ParameterError(f"{flag} is {value}; give a finite number")
     kind = args.gamma_schedule
     if kind == "constant":
         return Schedule.constant(value)
     if kind in ("linear", "exponential"):
         if args.gamma_ratio is None:
             raise ParameterError(f"--gamma-schedule {kind} needs --gamma-ratio")
-        return Schedule.linear(value, args.gamma_ratio) if kind == "linear" else Schedule.exponential(value, args.gamma_ratio)
+        return (
+            Schedule.linear(value, args.gamma_ratio)
+            if kind == "linear"
+            else Schedule.exponential(value, args.gamma_ratio)
+        )
     return Schedule.step(value, args.gamma_tau) if kind == "step" else Schedule.reverse_step(value, args.gamma_tau)
 
 
@@ -198,7 +218,9 @@ def _token_weights(
     if not keys or not factors:
         return {}
     if len(factors) not in (1, len(keys)):
-        raise ParameterError(f"--token-upweight has {len(factors)} values for {len(keys)} tokens; give one, or one each")
+        raise ParameterError(
+            f"--token-upweight has {len(factors)} values for {len(keys)} tokens; give one, or one each"
+        )
     weights: dict[str | int, float] = {}
     for key, factor in zip(keys, factors * len(keys) if len(factors) == 1 else factors, strict=True):
         # The authors' code multiplies once per mention.
@@ -212,21 +234,16 @@ def _check_output(path: Path, files: list[Path]) -> None:
     folder = path.absolute().parent
     if not folder.is_dir():
         raise ParameterError(f"--output folder '{folder}' does not exist; make it first")
-    for file in files:
-        if file.is_dir():
-            raise ParameterError(f"--output '{file}' is a folder; name another file")
-    if not _is_writable(folder):
-        raise ParameterError(f"--output '{path}' cannot be written: no permission in '{folder}'")
-
-
-def _is_writable(folder: Path) -> bool:
-    probe = folder / f".ebca-write-test-{os.getpid()}"
     try:
-        probe.touch()
-        probe.unlink()
-    except OSError:
-        return False
-    return True
+        for file in files:
+            if file.is_dir():
+                raise ParameterError(f"--output '{file}' is a folder; name another file")
+            # The longest name that saving will use.
+            probe = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+            probe.touch()
+            probe.unlink()
+    except OSError as error:
+        raise ParameterError(f"--output '{path}' cannot be written: {error.strerror or error}") from None
 
 
 def _outputs(path: Path, count: int) -> list[Path]:

@@ -81,7 +81,12 @@ def resolve(control: EnergyControl, layers: tuple[LayerSpec, ...], sizes: Mappin
                 full[:, 0] = resize_mask(mask, *size).reshape(mask.shape[0], -1)
                 masks[size] = full
     return ControlArrays(
-        gamma_attn, gamma_norm, weights, tie_matrix(rows, contexts, tied), np.array(control.norm_factor, np.float32), masks
+        gamma_attn,
+        gamma_norm,
+        weights,
+        tie_matrix(rows, contexts, tied),
+        np.array(control.norm_factor, np.float32),
+        masks,
     )
 
 

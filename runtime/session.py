@@ -18,12 +18,15 @@ from ebca.runtime.denoiser import check_finite
 from ebca.runtime.engine import Engine
 from ebca.runtime.executor import Executor
 from ebca.runtime.random import randn
-from ebca.runtime.schedulers import Scheduler, load_table
+from ebca.runtime.schedulers import Scheduler, available_schedulers, load_table, normalise_name
 from ebca.runtime.schedules import Schedule
 from ebca.runtime.schedules import resolve as resolve_schedule
 
 # Pixels per latent where there is no VAE to ask.
 _DOWNSCALE = 8
+
+# Goes from pictures to noise; its table is in the engine for inversion.
+_INVERSE = "ddim_inverse"
 
 Gamma = float | Sequence[float] | Schedule
 
@@ -163,7 +166,10 @@ class Session:
         if not np.isfinite(guidance_scale):
             raise ParameterError(f"guidance_scale is {guidance_scale}; give a finite number")
         guided = guidance_scale > 1
-        name = scheduler or str(manifest.schedulers["default"])
+        name = str(manifest.schedulers["default"]) if scheduler is None else scheduler
+        choices = [n for n in available_schedulers(manifest.schedulers) if n != _INVERSE]
+        if not isinstance(name, str) or normalise_name(name) not in choices:
+            raise ParameterError(f"scheduler {name!r} is not in this engine; available: {', '.join(choices)}")
         self.engine.verify_tables()
         table = load_table(self.engine.directory.path, manifest.schedulers, name, steps)
         total = table.evaluations
@@ -185,9 +191,7 @@ class Session:
                 token_factors[first_conditional:, 0, position] *= factor
         controls = [
             resolve(
-                EnergyControl(
-                    token_factors * attn[i], norm[i], tie_unconditional=guided, norm_factor=norm_factor
-                ),
+                EnergyControl(token_factors * attn[i], norm[i], tie_unconditional=guided, norm_factor=norm_factor),
                 manifest.unet.layers,
                 executor.sizes,
             )
@@ -346,7 +350,7 @@ class Session:
         if prompt_embeds is not None:
             conditional = self._embeds("prompt_embeds", prompt_embeds)
         else:
-            conditional = self._encode(texts)
+            conditional = self._encode("prompt", texts)
         tokens = conditional.shape[1]
         for key, found in positions.items():
             if any(not 0 <= p < tokens for p in found):
@@ -358,7 +362,7 @@ class Session:
         elif prompt_embeds is not None and self.engine.manifest.text_encoder is None:
             raise ParameterError("guidance needs negative_prompt_embeds beside prompt_embeds; or guidance_scale=1")
         else:
-            unconditional = self._encode(self._per_picture("negative_prompt", negative_prompt))
+            unconditional = self._encode("negative prompt", self._per_picture("negative_prompt", negative_prompt))
         if unconditional.shape != conditional.shape:
             raise ParameterError(
                 f"negative_prompt_embeds have shape {list(unconditional.shape)}, prompt_embeds {list(conditional.shape)}"
@@ -380,13 +384,13 @@ class Session:
             found[key] = self.engine.tokenizer.find_words(texts[0], [key])[key]
         return found
 
-    def _encode(self, texts: list[str]) -> np.ndarray:
+    def _encode(self, name: str, texts: list[str]) -> np.ndarray:
         unique = sorted(set(texts))
         encoded = self.engine.tokenizer.encode(unique)
         for dropped in encoded.truncated:
             if dropped:
                 limit = self.engine.tokenizer.max_length - 2
-                warnings.warn(f"the prompt is longer than {limit} tokens; dropped: '{dropped}'", stacklevel=4)
+                warnings.warn(f"the {name} is longer than {limit} tokens; dropped: '{dropped.strip()}'", stacklevel=4)
         embeddings = self.engine.encode(encoded.ids)
         # Half a gigabyte at SD 1.5 size that no step needs; opening it again takes a fraction of a step.
         spec = self.engine.manifest.text_encoder

@@ -20,7 +20,14 @@ def arrays(**values: object) -> ControlArrays:
 
 @pytest.mark.parametrize(
     ("source", "target"),
-    [((16, 16), (8, 8)), ((9, 13), (5, 7)), ((8, 24), (2, 6)), ((64, 64), (64, 64)), ((5, 5), (1, 1)), ((1, 7), (1, 4))],
+    [
+        ((16, 16), (8, 8)),
+        ((9, 13), (5, 7)),
+        ((8, 24), (2, 6)),
+        ((64, 64), (64, 64)),
+        ((5, 5), (1, 1)),
+        ((1, 7), (1, 4)),
+    ],
     ids=str,
 )
 def test_masks_are_resized_as_torch_does(source: tuple[int, int], target: tuple[int, int]) -> None:

@@ -65,9 +65,7 @@ def test_without_gammas_it_is_the_plain_unet(
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 20, 154])
-def test_any_number_of_tokens(
-    denoiser: ebca.Denoiser, plain_unet: Callable[..., np.ndarray], tokens: int
-) -> None:
+def test_any_number_of_tokens(denoiser: ebca.Denoiser, plain_unet: Callable[..., np.ndarray], tokens: int) -> None:
     sample, _ = call_inputs()
     contexts = np.random.default_rng(1).standard_normal((2, 1, tokens, 32), np.float32)
     assert relative(denoiser(sample, 5, contexts).noise, plain_unet(sample, 5, contexts)) <= LIMIT
@@ -270,7 +268,9 @@ def test_weights_that_sum_to_zero_are_refused_before_any_work(
 
 def test_huge_gammas_name_a_segment(denoiser: ebca.Denoiser) -> None:
     sample, contexts = call_inputs()
-    with pytest.raises(ebca.NumericalError, match=r"timestep 300 is not finite, first in .*attn2\) after segment_0\d; lower"):
+    with pytest.raises(
+        ebca.NumericalError, match=r"timestep 300 is not finite, first in .*attn2\) after segment_0\d; lower"
+    ):
         denoiser(sample, 300, contexts, ebca.EnergyControl(gamma_attn=1e30, gamma_norm=1e30))
     # The next call is not touched by what the last one left behind.
     assert np.isfinite(denoiser(sample, 300, contexts, ebca.EnergyControl(0.05, 0.4)).contexts).all()

@@ -98,9 +98,7 @@ def arrays_of(z: Golden) -> tuple[np.ndarray, ebca.EnergyControl]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_one_evaluation_equals_the_authors(
-    case: str, denoiser: ebca.Denoiser, request: pytest.FixtureRequest
-) -> None:
+def test_one_evaluation_equals_the_authors(case: str, denoiser: ebca.Denoiser, request: pytest.FixtureRequest) -> None:
     z = golden(case)
     if z["sample"].shape[1] == 9:
         denoiser = request.getfixturevalue("nine_channel_denoiser")

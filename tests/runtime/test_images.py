@@ -10,7 +10,7 @@ from PIL import Image
 import ebca
 from ebca.runtime.images import read_parameters, save_png, to_pil, to_unit_range
 
-PARAMETERS = {"prompt": "ein Löwe 🦁 \"with\" a\ncrown", "seed": [1, 2**63], "gamma_attn": 0.1 + 0.2, "none": None}
+PARAMETERS = {"prompt": 'ein Löwe 🦁 "with" a\ncrown', "seed": [1, 2**63], "gamma_attn": 0.1 + 0.2, "none": None}
 
 
 def picture() -> Image.Image:

@@ -71,7 +71,9 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., np.ndarr
     )
     pipe.set_progress_bar_config(disable=True)
 
-    def run(prompt: str | list[str], *, scheduler: str = "pndm", seed: int | list[int] = 1, **kwargs: Any) -> np.ndarray:
+    def run(
+        prompt: str | list[str], *, scheduler: str = "pndm", seed: int | list[int] = 1, **kwargs: Any
+    ) -> np.ndarray:
         spec = SCHEDULERS[scheduler]
         pipe.scheduler = spec.diffusers_class.from_config({**DEFAULT_CONFIG, **spec.overrides})
         seeds = [seed] if isinstance(seed, int) else seed
@@ -230,9 +232,7 @@ def test_energies_on_request(engine: ebca.Engine) -> None:
 
 def test_the_update_lowers_the_norm_energy(session: ebca.Session) -> None:
     still = session.generate(PROMPT, steps=1, seed=1, energies=True, output="latents", scheduler="ddim")
-    moved = session.generate(
-        PROMPT, steps=1, seed=1, energies=True, output="latents", scheduler="ddim", gamma_norm=0.4
-    )
+    moved = session.generate(PROMPT, steps=1, seed=1, energies=True, output="latents", scheduler="ddim", gamma_norm=0.4)
     assert still.energies is not None and moved.energies is not None
     # Layer 0 sees the prompt as it is; from layer 1 on the contexts have been pulled in.
     assert np.allclose(still.energies[0, 0], moved.energies[0, 0])

@@ -24,7 +24,9 @@ def test_sessions_in_four_threads_make_what_one_thread_makes(tiny_engine_dir: Pa
         def make(seed: int) -> np.ndarray:
             # Other sizes and step counts side by side, so that the threads do not run in step.
             with engine.session(height=64 + 8 * (seed % 3), width=64) as session:
-                result = session.generate("a cat on a table", steps=3 + seed % 2, seed=seed, gamma_attn=0.05, gamma_norm=0.4)
+                result = session.generate(
+                    "a cat on a table", steps=3 + seed % 2, seed=seed, gamma_attn=0.05, gamma_norm=0.4
+                )
                 return result.latents
 
         alone = [make(seed) for seed in range(2 * THREADS)]
