@@ -20,8 +20,8 @@ _EXAMPLES = """examples:
   ebca-bench --engine engine-sd15 --compare --model sd-1.5
   ebca-bench --engine engine-tiny --compare-with one_piece --model tiny --repeats 20
 
-A comparison at SD 1.5 size needs about 20 GB of memory with all rows, and 8 GB in the folder for temporary
-files (TMPDIR) for one_piece.
+A comparison of all rows at SD 1.5 size needs 12 GB of memory with onnxruntime, 22 GB with openvino; one_piece also
+needs 8 GB in the folder for temporary files (TMPDIR) while it is made.
 """
 
 

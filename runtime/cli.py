@@ -26,7 +26,7 @@ _EXAMPLES = """examples:
   ebca-run --engine engine-sd15 --prompt "a lion with a crown" --gamma-attn 0.01 --gamma-norm 0.02 \\
            --token-words crown --token-upweight 2 --output lion.png
   ebca-run --engine engine-sd15 --prompt "a cat" --gamma-attn 0.01 --gamma-tau 0.5 --seed 1 2 3 4
-  ebca-run --engine engine-sd15 --prompt "a cat" --steps 20 --scheduler dpmpp_2m --height 512 --width 768
+  ebca-run --engine engine-sd15 --prompt "a cat" --steps 20 --scheduler dpmpp_2m --width 768
 """
 
 
@@ -77,10 +77,12 @@ def parser() -> argparse.ArgumentParser:
             "shapes, or one per evaluation (pndm makes steps + 1) (default: 0)",
         )  # fmt: skip
     energy.add_argument(
-        "--gamma-schedule", choices=("reverse_step", "step", "constant", "linear", "exponential"), default="reverse_step",
-        help="course of both gammas over the steps: reverse_step is on until --gamma-tau, step from there on; linear adds "
-        "--gamma-ratio each step, exponential multiplies by it (default: reverse_step)",
-    )  # fmt: skip
+        "--gamma-schedule",
+        choices=("reverse_step", "step", "constant", "linear", "exponential"),
+        default="reverse_step",
+        help="course of both gammas over the steps: reverse_step is on until --gamma-tau, step from there on; linear "
+        "adds --gamma-ratio each step, exponential multiplies by it (default: reverse_step)",
+    )
     energy.add_argument(
         "--gamma-tau",
         "--gamma_tau",
@@ -159,10 +161,10 @@ def _run(args: argparse.Namespace) -> int:
         images.save_png(image, file, {**result.parameters, "image": index})
     if args.json:
         report = {"files": [str(f) for f in files], "parameters": result.parameters, "timings": result.timings}
-        print(json.dumps(report, ensure_ascii=False))
+        print(json.dumps(report))
     else:
         for file in files:
-            print(f"wrote {file}")
+            print(f"wrote {_printable(file)}")
     return 0
 
 
@@ -244,6 +246,11 @@ def _check_output(path: Path, files: list[Path]) -> None:
             probe.unlink()
     except OSError as error:
         raise ParameterError(f"--output '{path}' cannot be written: {error.strerror or error}") from None
+
+
+def _printable(path: Path) -> str:
+    encoding = sys.stdout.encoding or "utf-8"
+    return str(path).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _outputs(path: Path, count: int) -> list[Path]:

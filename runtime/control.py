@@ -91,7 +91,7 @@ def resolve(control: EnergyControl, layers: tuple[LayerSpec, ...], sizes: Mappin
 
 
 def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bilinear, corners aligned, not thresholded, as the authors bring a mask [B,1,h,w] to a layer: [B,height,width]."""
+    """[B,1,h,w] -> [B,height,width] as the authors bring a mask to a layer: bilinear, corners aligned, no threshold."""
     rows = _interpolation(mask.shape[2], height)
     columns = _interpolation(mask.shape[3], width)
     return np.einsum("yh,bhw,xw->byx", rows, mask[:, 0], columns).astype(np.float32)

@@ -235,8 +235,8 @@ class Session:
                 current = sampler.combine(i, begin)
             if not np.isfinite(current).all():
                 raise NumericalError(
-                    f"the latents after timestep {table.timesteps[i]:g} are not finite, though the noise prediction is; "
-                    "lower guidance_scale"
+                    f"the latents after timestep {table.timesteps[i]:g} are not finite, though the noise prediction "
+                    "is; lower guidance_scale"
                 )
             if recorded is not None:
                 recorded[i] = executor.energies
@@ -365,7 +365,8 @@ class Session:
             unconditional = self._encode("negative prompt", self._per_picture("negative_prompt", negative_prompt))
         if unconditional.shape != conditional.shape:
             raise ParameterError(
-                f"negative_prompt_embeds have shape {list(unconditional.shape)}, prompt_embeds {list(conditional.shape)}"
+                f"negative_prompt_embeds have shape {list(unconditional.shape)}, "
+                f"prompt_embeds {list(conditional.shape)}; give the same"
             )
         return _Prompts(conditional, unconditional, positions)
 

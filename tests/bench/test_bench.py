@@ -82,10 +82,28 @@ def test_opening_is_measured_with_the_prepared_form_present(
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_compare(backend: str, tiny_engine_dir: Path, tmp_path: Path) -> None:
+def test_compare(backend: str, tiny_engine_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip(backend)
+    pytest.importorskip("torch")
+    from ebca.bench import one_piece
+
+    graphs = []
+    make = one_piece.plain_graph
+
+    def keep(unet: Any) -> Any:
+        graph = make(unet)
+        assert [v.name for v in graph.inputs] == ["sample", "timestep", "contexts"]
+        assert [v.name for v in graph.outputs] == ["noise"]
+        # No energy step: standard operators, one self-attention and one cross-attention per layer.
+        assert not [n for n in graph if n.domain]
+        assert sum(n.op_type == "Attention" for n in graph) == 14
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(one_piece, "plain_graph", keep)
     argv = ["--engine", str(tiny_engine_dir), "--backend", backend, "--compare", "--model", "tiny"]
     data = _bench(tmp_path, *argv)
+    assert len(graphs) == 1
     assert list(data["compare"]) == list(ROWS)
     assert {f"unet_step/{row}" for row in ROWS} < set(data["ratios"])
     for pair in ("unet_step/pytorch_ebca", "unet_step_vanilla/pytorch_sdpa", "one_piece/pytorch_sdpa"):
@@ -111,19 +129,6 @@ def test_pytorch_gets_its_threads_and_processors_back(tiny_unet_dir: Path) -> No
     settings = Settings(tiny_unet_dir, threads=1, warmup=0, repeats=1, compare=["pytorch_sdpa"], model="tiny")
     assert measure(settings).subject.threads == 1
     assert torch.get_num_threads() == before
-
-
-def test_one_piece_sees_no_energy_step(tiny_unet_dir: Path) -> None:
-    pytest.importorskip("torch")
-    from ebca.bench.one_piece import plain_graph
-    from ebca.export.tiny import build_tiny
-
-    graph = plain_graph(build_tiny().unet)
-    assert [v.name for v in graph.inputs] == ["sample", "timestep", "contexts"]
-    assert [v.name for v in graph.outputs] == ["noise"]
-    assert not [n for n in graph if n.domain]
-    # One self-attention and one cross-attention per layer.
-    assert sum(n.op_type == "Attention" for n in graph) == 14
 
 
 def _wrong(monkeypatch: pytest.MonkeyPatch, method: str) -> None:

@@ -8,13 +8,13 @@ import pytest
 
 pytest.importorskip("torch")
 
-from helpers.tiny import call_inputs, relative  # noqa: E402
+from helpers.tiny import call_inputs, relative
 
-import ebca  # noqa: E402
-from ebca.engines import dims  # noqa: E402
-from ebca.plugins.energy_attention import VARIANTS  # noqa: E402
-from ebca.runtime.control import ControlArrays, resolve  # noqa: E402
-from ebca.runtime.executor import Executor  # noqa: E402
+import ebca
+from ebca.engines import dims
+from ebca.plugins.energy_attention import VARIANTS
+from ebca.runtime.control import ControlArrays, resolve
+from ebca.runtime.executor import Executor
 
 SIZES = {"batch": 2, "contexts": 2, "tokens": 77, "height": 8, "width": 10}
 

@@ -471,7 +471,7 @@ def test_a_word_needs_one_prompt_for_all_pictures(engine: ebca.Engine) -> None:
 
 
 def test_guidance_that_overflows_is_told_from_a_fault_of_the_net(session: ebca.Session) -> None:
-    with warnings.catch_warnings(), pytest.raises(ebca.NumericalError, match="latents .* lower guidance_scale"):
+    with warnings.catch_warnings(), pytest.raises(ebca.NumericalError, match=r"latents .* lower guidance_scale"):
         warnings.simplefilter("error")
         latents(session, steps=1, scheduler="ddim", guidance_scale=1e39, seed=1)
 

@@ -9,9 +9,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from helpers.tiny import call_inputs  # noqa: E402
+from helpers.tiny import call_inputs
 
-import ebca  # noqa: E402
+import ebca
 
 THREADS = 4
 
