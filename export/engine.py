@@ -210,7 +210,11 @@ def _export_unet(export: _Export) -> UNetSpec:
         export.say(f"segment {index + 1} of {len(cut.segments)}, {size / 1e6:.0f} MB")
         found = export.workspace.get(segment.name)
         component = found[0] if found else write_component(
-            segment.graph, export.folder, f"unet/{segment.name}", half=export.half
+            segment.graph,
+            export.folder,
+            f"unet/{segment.name}",
+            half=export.half,
+            float32_only=segment.float32_only,
         )  # fmt: skip
         parity.segment(segment, component, export.folder, paths)
         if not found:

@@ -8,6 +8,9 @@ the segments. Values that a later level reads become boundary tensors. Three rul
 * A node moves down to the first segment that reads it wherever that carries no more bytes across the cuts; so a
   time-embedding projection sits beside the convolution that uses it, and only the time embedding crosses.
 * Weights are constants and are never carried.
+
+What depends on the timestep alone runs before all levels, as a segment of its own that is always computed in float32:
+sinusoids of a timestep rounded to bfloat16 (981 becomes 980) are off by half their size.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,6 +27,9 @@ from ebca.export.trace import OP_DOMAIN, OP_TYPE
 
 # What one more boundary tensor costs beside its bytes: a binding and a buffer of its own.
 TENSOR_COST = 64 * 1024
+
+TIMESTEP = "timestep"
+_TIME_LEVEL = -1
 
 _SHAPE_OPERAND = {"Reshape": 1, "Expand": 1, "Resize": 3}
 
@@ -58,6 +64,7 @@ class Segment:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     ops: tuple[OpCall, ...]
+    float32_only: bool
 
     @property
     def weight_bytes(self) -> int:
@@ -91,7 +98,7 @@ def split(model: ir.Model, symbols: Symbols, sizes: Mapping[str, int], opset: in
     """
     cut = _Cut(model.graph, symbols, sizes)
     names = _boundary_names(cut)
-    segments = tuple(_build(cut, index, names, opset) for index in range(cut.count))
+    segments = tuple(_build(cut, level, names, opset) for level in cut.levels)
     used = {name for s in segments for name in (*s.inputs, *s.outputs, *(n for o in s.ops for n in o.outputs))}
     tensors = {n: Boundary(n, symbols.shape(v)) for v, n in names.items() if n in used}
     return Split(segments, dict(sorted(tensors.items())))
@@ -111,7 +118,7 @@ class _Cut:
     sizes: Mapping[str, int]
     nodes: list[ir.Node] = field(init=False)
     level: dict[ir.Node, int] = field(init=False)
-    count: int = field(init=False)
+    levels: range = field(init=False)
 
     def __post_init__(self) -> None:
         for value in self.graph.inputs:
@@ -121,17 +128,28 @@ class _Cut:
         self.nodes = [node for node in self.graph if node in live]
         self.level = {}
         for node in self.nodes:
-            self.level[node] = max((self.produced(v) for v in operands(node)), default=0)
-        self.count = 1 + max((self.level[n] + 1 for n in self.nodes if is_op(n)), default=0)
-        self.count = max(self.count, 1 + max(self.level.values(), default=0))
+            if self._of_time_alone(node):
+                self.level[node] = _TIME_LEVEL
+            else:
+                self.level[node] = max((self.produced(v) for v in operands(node)), default=0)
+        last = max((self.level[n] + is_op(n) for n in self.nodes), default=0)
+        self.levels = range(min(self.level.values(), default=0), last + 1)
         self._sink()
+
+    def _of_time_alone(self, node: ir.Node) -> bool:
+        def timed(value: ir.Value) -> bool:
+            producer = value.producer()
+            return value.name == TIMESTEP if producer is None else self.level[producer] == _TIME_LEVEL
+
+        sources = operands(node)
+        return bool(sources) and not is_op(node) and all(timed(v) for v in sources)
 
     def produced(self, value: ir.Value) -> int:
         """The first level at which a value can be read."""
         node = value.producer()
         if node is None:
             return 0
-        return self.level[node] + 1 if is_op(node) else self.level[node]
+        return max(self.level[node] + is_op(node), 0)
 
     def consumers(self, value: ir.Value) -> list[ir.Node]:
         return [n for n, index in value.uses() if n in self.level and value in operands(n)]
@@ -160,7 +178,7 @@ class _Cut:
     def _sink(self) -> None:
         earliest, most = dict(self.level), self.carried()
         for node in reversed(self.nodes):
-            if is_op(node) or any(v.is_graph_output() for v in node.outputs):
+            if is_op(node) or self.level[node] == _TIME_LEVEL or any(v.is_graph_output() for v in node.outputs):
                 continue
             target = min((self.level[n] for v in node.outputs for n in self.consumers(v)), default=0)
             cuts = target - self.level[node]
@@ -238,8 +256,8 @@ def _boundary_names(cut: _Cut) -> dict[ir.Value, str]:
                     numbered(value, stem)
                 else:
                     name(value, stem)
-            elif len(shape) == 2:
-                numbered(value, "time_embedding")
+            elif cut.level[node] == _TIME_LEVEL:
+                numbered(value, "time")
             else:
                 numbered(value, f"hidden_{cut.level[node]:02}")
     for value, text in names.items():
@@ -250,9 +268,10 @@ def _boundary_names(cut: _Cut) -> dict[ir.Value, str]:
     return names
 
 
-def _build(cut: _Cut, index: int, names: Mapping[ir.Value, str], opset: int) -> Segment:
-    nodes = [n for n in cut.nodes if cut.level[n] == index and not is_op(n)]
-    ops = [n for n in cut.nodes if cut.level[n] == index and is_op(n)]
+def _build(cut: _Cut, level: int, names: Mapping[ir.Value, str], opset: int) -> Segment:
+    title = "time_embedding" if level == _TIME_LEVEL else f"segment_{level:02}"
+    nodes = [n for n in cut.nodes if cut.level[n] == level and not is_op(n)]
+    ops = [n for n in cut.nodes if cut.level[n] == level and is_op(n)]
     inside = set(nodes)
     reads = dict.fromkeys(v for n in nodes for v in operands(n) if v.producer() not in inside)
     writes = [v for n in nodes for v in n.outputs if v in names and cut.crosses(v)]
@@ -267,7 +286,7 @@ def _build(cut: _Cut, index: int, names: Mapping[ir.Value, str], opset: int) -> 
         nodes=builder.nodes,
         initializers=list(builder.initializers.values()),
         opset_imports={"": opset},
-        name=f"segment_{index:02}",
+        name=title,
     )
     calls = tuple(
         OpCall(
@@ -279,7 +298,12 @@ def _build(cut: _Cut, index: int, names: Mapping[ir.Value, str], opset: int) -> 
         for n in ops
     )
     return Segment(
-        f"segment_{index:02}", graph, tuple(names[v] for v in inputs), tuple(names[v] for v in writes), calls
+        title,
+        graph,
+        tuple(names[v] for v in inputs),
+        tuple(names[v] for v in writes),
+        calls,
+        float32_only=level == _TIME_LEVEL,
     )
 
 

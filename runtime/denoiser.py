@@ -82,7 +82,7 @@ class Denoiser:
             raise ParameterError(
                 f"contexts have shape {list(contexts.shape)}; give [{rows}, contexts, tokens, {unet.context_dim}]"
             )
-        times = _numbers("timestep", timestep, f"a number, or one per row [{rows}]")
+        times = as_numbers("timestep", timestep, f"a number, or one per row [{rows}]")
         if times.shape not in ((), (1,), (rows,)) or not np.isfinite(times).all():
             raise ParameterError(f"timestep is {timestep!r}; give one finite number, or one per row [{rows}]")
         sizes = {
@@ -124,7 +124,8 @@ def check_finite(executor: Executor, variant: str, timestep: float) -> None:
     raise NumericalError(f"the result at timestep {timestep:g} is not finite, first in {culprit}; {remedy}")
 
 
-def _numbers(name: str, value: object, expected: str) -> np.ndarray:
+def as_numbers(name: str, value: object, expected: str) -> np.ndarray:
+    """A caller's `value` as float32. Raises ParameterError where it holds anything else than numbers."""
     try:
         return np.asarray(value, np.float32)
     except (TypeError, ValueError):
@@ -132,7 +133,7 @@ def _numbers(name: str, value: object, expected: str) -> np.ndarray:
 
 
 def _array(name: str, value: np.ndarray, axes: str, ndim: int) -> np.ndarray:
-    array = _numbers(name, value, axes)
+    array = as_numbers(name, value, axes)
     if array.ndim != ndim or 0 in array.shape:
         raise ParameterError(f"{name} has shape {list(array.shape)}; give {axes}")
     return array

@@ -1,5 +1,6 @@
 """From prompts to pictures: the sampling loop around one recorded UNet evaluation."""
 
+import math
 import operator
 import secrets
 import time
@@ -14,7 +15,7 @@ import numpy as np
 from ebca.errors import CancelledError, EngineError, NumericalError, ParameterError
 from ebca.runtime import images as pictures
 from ebca.runtime.control import EnergyControl, resolve
-from ebca.runtime.denoiser import check_finite
+from ebca.runtime.denoiser import as_numbers, check_finite
 from ebca.runtime.engine import Engine
 from ebca.runtime.executor import Executor
 from ebca.runtime.random import randn
@@ -111,7 +112,7 @@ class Session:
         self,
         prompt: str | Sequence[str] | None = None,
         *,
-        negative_prompt: str | Sequence[str] = "",
+        negative_prompt: str | Sequence[str] | None = "",
         steps: int = 50,
         guidance_scale: float = 7.5,
         scheduler: str | None = None,
@@ -152,6 +153,7 @@ class Session:
             NumericalError: a result is not finite; the message names the segment.
         """
         self._check_open()
+        negative_prompt = "" if negative_prompt is None else negative_prompt
         timings: dict[str, Any] = {}
         manifest = self.engine.manifest
         if manifest.unet.in_channels != manifest.unet.out_channels:
@@ -163,8 +165,7 @@ class Session:
             raise ParameterError(f"output is '{output}'; choose 'pil', 'np' or 'latents'")
         if output != "latents" and manifest.vae is None:
             raise EngineError("this engine directory has no VAE; ask for output='latents'")
-        if not np.isfinite(guidance_scale):
-            raise ParameterError(f"guidance_scale is {guidance_scale}; give a finite number")
+        guidance_scale = _finite("guidance_scale", guidance_scale)
         guided = guidance_scale > 1
         name = str(manifest.schedulers["default"]) if scheduler is None else scheduler
         choices = [n for n in available_schedulers(manifest.schedulers) if n != _INVERSE]
@@ -259,10 +260,10 @@ class Session:
             made = pictures.to_pil(decoded) if output == "pil" else decoded
         timings["vae"] = time.perf_counter() - began
         parameters = {
-            "prompt": prompt,
-            "negative_prompt": negative_prompt,
+            "prompt": prompt if prompt is None or isinstance(prompt, str) else list(map(str, prompt)),
+            "negative_prompt": negative_prompt if isinstance(negative_prompt, str) else list(map(str, negative_prompt)),
             "steps": table.steps,
-            "guidance_scale": float(guidance_scale),
+            "guidance_scale": guidance_scale,
             "scheduler": table.name,
             "seed": seeds,
             "height": self.height,
@@ -318,7 +319,7 @@ class Session:
         channels = self.engine.manifest.unet.out_channels
         shape = (self.batch, channels, self.height // self._downscale, self.width // self._downscale)
         if latents is not None:
-            array = np.asarray(latents, np.float32)
+            array = as_numbers("latents", latents, f"an array {list(shape)}")
             if array.shape != shape:
                 raise ParameterError(f"latents have shape {list(array.shape)}, this session needs {list(shape)}")
             if not np.isfinite(array).all():
@@ -373,8 +374,7 @@ class Session:
     def _positions(self, token_weights: Mapping[str | int, float], texts: list[str]) -> dict[str | int, list[int]]:
         found: dict[str | int, list[int]] = {}
         for key, factor in token_weights.items():
-            if not np.isfinite(factor):
-                raise ParameterError(f"token_weights gives '{key}' the factor {factor}; give a finite number")
+            _finite(f"the factor of '{key}' in token_weights", factor)
             if not isinstance(key, str):
                 found[key] = [_whole("a position in token_weights", key)]
                 continue
@@ -400,14 +400,17 @@ class Session:
         return np.stack([embeddings[unique.index(text)] for text in texts])
 
     def _per_picture(self, name: str, value: str | Sequence[str]) -> list[str]:
-        texts = [value] * self.batch if isinstance(value, str) else list(value)
+        try:
+            texts = [value] * self.batch if isinstance(value, str) else list(value)
+        except TypeError:
+            raise ParameterError(f"{name} is {value!r}; give a text, or one per picture") from None
         if len(texts) != self.batch:
             raise ParameterError(f"{name} has {len(texts)} texts for {self.batch} pictures; give one, or one each")
         return texts
 
     def _embeds(self, name: str, value: np.ndarray) -> np.ndarray:
         width = self.engine.manifest.unet.context_dim
-        array = np.asarray(value, np.float32)
+        array = as_numbers(name, value, f"an array [{self.batch}, tokens, {width}]")
         if array.ndim != 3 or array.shape[0] not in (1, self.batch) or array.shape[2] != width or not array.shape[1]:
             raise ParameterError(f"{name} has shape {list(array.shape)}; give [{self.batch}, tokens, {width}]")
         if not np.isfinite(array).all():
@@ -419,6 +422,17 @@ def _plain(gamma: Gamma) -> Any:
     if isinstance(gamma, Schedule):
         return {"schedule": gamma.kind, "value": float(gamma.value), "parameter": float(gamma.parameter)}
     return np.asarray(gamma, np.float64).tolist()
+
+
+def _finite(name: str, value: Any) -> float:
+    """`value` as a float."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ParameterError(f"{name} is {value}; give a finite number")
+    return number
 
 
 def _whole(name: str, value: Any) -> int:

@@ -40,8 +40,8 @@ def test_manifest_of_tiny(tiny_engine_dir: Path) -> None:
     directory.verify()
     manifest = directory.manifest
     assert manifest.kind == "text-to-image"
-    assert len(manifest.unet.segments) == 8 and len(manifest.unet.layers) == 7
-    assert manifest.parity["segments"].keys() == set(manifest.unet.segments)
+    assert len(manifest.unet.segments) == 9 and len(manifest.unet.layers) == 7
+    assert manifest.parity["segments"].keys() == {*manifest.unet.segments} - {"time_embedding"}
     worst = max(*manifest.parity["segments"].values(), *manifest.parity["unet"].values())
     assert 0 < worst <= 1e-5 < parity.LIMIT
     on_disk = {p.relative_to(tiny_engine_dir).as_posix() for p in tiny_engine_dir.rglob("*") if p.is_file()}
@@ -160,7 +160,7 @@ def _interrupt_at(text: str) -> Callable[[ExportEvent], None]:
 def test_interrupted_export_goes_on(tiny_engine_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = tmp_path / "engine"
     with pytest.raises(KeyboardInterrupt):
-        export_checkpoint(build_tiny(), output, on_progress=_interrupt_at("segment 5"))
+        export_checkpoint(build_tiny(), output, on_progress=_interrupt_at("segment 6"))
     _assert_no_engine(output)
     partial = output.with_name("engine.partial")
     # Of the four finished segments, one is damaged behind our back.
@@ -185,11 +185,11 @@ def test_interrupted_export_goes_on(tiny_engine_dir: Path, tmp_path: Path, monke
 def test_work_for_other_weights_is_thrown_away(tmp_path: Path) -> None:
     output = tmp_path / "engine"
     with pytest.raises(KeyboardInterrupt):
-        export_unet_with(build_tiny(seed=1).unet, output, _interrupt_at("segment 3"))
+        export_unet_with(build_tiny(seed=1).unet, output, _interrupt_at("segment 4"))
     with pytest.raises(KeyboardInterrupt):
-        export_unet_with(build_tiny(seed=2).unet, output, _interrupt_at("segment 2"))
+        export_unet_with(build_tiny(seed=2).unet, output, _interrupt_at("segment 3"))
     state = json.loads((output.with_name("engine.partial") / "progress.json").read_text())
-    assert list(state["done"]) == ["segment_00"]
+    assert list(state["done"]) == ["time_embedding", "segment_00"]
 
 
 def export_unet_with(unet: Any, output: Path, on_progress: Callable[[ExportEvent], None]) -> None:

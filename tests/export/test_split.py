@@ -25,7 +25,7 @@ from ebca.export.trace import OPSET, energy_unet, layers_of  # noqa: E402
 SIZES = {"batch": 2, "contexts": 3, "tokens": 5, "height": 7, "width": 4}
 # One where buffers are what costs, one where their number is.
 REFERENCES = ({**SIZES, "height": 96, "width": 64}, SIZES)
-RANDOM = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+RANDOM = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
 
 def cut(model: ir.Model, reference: Mapping[str, int] = SIZES) -> Split:
@@ -57,10 +57,13 @@ def carried(result: Split, sizes: Mapping[str, int]) -> int:
     """Bytes of every tensor times the cuts it crosses, read off the plan."""
     written: dict[str, int] = {}
     read: dict[str, int] = {}
-    for index, segment in enumerate(result.segments):
+    # What depends on the timestep alone runs before the first level; no cut lies between them.
+    first = -sum(segment.float32_only for segment in result.segments)
+    for index, segment in enumerate(result.segments, first):
         for name in (*segment.inputs, *(n for call in segment.ops for n in call.inputs)):
             read[name] = index
-        written |= dict.fromkeys(segment.outputs, index)
+        # What the time embedding writes counts from the first level on: running it apart is not a question of bytes.
+        written |= dict.fromkeys(segment.outputs, index + segment.float32_only)
         # The next segment is the first that can read what an op writes.
         written |= {n: index + 1 for call in segment.ops for n in call.outputs}
     outputs = {"noise", "last_image", "contexts_out"}
@@ -216,11 +219,21 @@ def tiny() -> tuple[Split, dict[str, int]]:
 
 def test_the_tiny_unet_has_eight_segments_and_seven_ops(tiny: tuple[Split, dict[str, int]]) -> None:
     result, _ = tiny
-    assert [s.name for s in result.segments] == [f"segment_{i:02}" for i in range(8)]
+    assert [s.name for s in result.segments] == ["time_embedding", *(f"segment_{i:02}" for i in range(8))]
     assert [call.layer for s in result.segments for call in s.ops] == list(range(7))
-    assert [len(s.ops) for s in result.segments] == [1] * 7 + [0]
+    assert [len(s.ops) for s in result.segments] == [0] + [1] * 7 + [0]
     assert result.segments[-1].outputs == ("contexts_out", "noise")
-    assert {"skip_0", "skip_1", "skip_2", "time_embedding_0"} <= set(result.tensors)
+    assert {"skip_0", "skip_1", "skip_2", "time_0"} <= set(result.tensors)
+
+
+def test_what_depends_on_the_timestep_alone_is_float32_and_apart(tiny: tuple[Split, dict[str, int]]) -> None:
+    """In bfloat16 the sinusoids of timestep 981 were off by 40 %, and the noise by 16 %."""
+    result, _ = tiny
+    first, *others = result.segments
+    assert first.float32_only and not any(s.float32_only for s in others)
+    assert first.inputs == ("timestep",)
+    assert not any("timestep" in s.inputs for s in others)
+    assert not any(node.op_type in ("Sin", "Cos") for s in others for node in s.graph)
 
 
 @pytest.mark.parametrize(("height", "width"), [(9, 11), (13, 7), (16, 16)])

@@ -82,7 +82,7 @@ def test_a_healthy_engine(diagnose: Any, tiny_engine_dir: Path, own_cache: Path)
     code, findings = diagnose("--engine", str(tiny_engine_dir), "--backend", "onnxruntime")
     assert code == 0
     assert _one(findings, "engine", "ok")["text"].startswith("tiny, text-to-image, weights fp32")
-    assert "8 segments, 7 cross-attention layers, native size 128x128" in _one(findings, "contents", "ok")["text"]
+    assert "9 segments, 7 cross-attention layers, native size 128x128" in _one(findings, "contents", "ok")["text"]
     assert "from PyTorch" in _one(findings, "parity", "ok")["text"]
     assert _one(findings, "files", "ok")["text"].startswith("all ")
     assert "first use" in _one(findings, "prepared", "ok")["text"]

@@ -178,6 +178,12 @@ def test_numpy_seeds_are_taken(session: ebca.Session, seed: Any) -> None:
     assert json.loads(json.dumps(result.parameters))["seed"] in (7, [7])
 
 
+def test_no_negative_prompt_is_an_empty_one_and_arrays_of_texts_are_lists(session: ebca.Session) -> None:
+    result = session.generate(np.array([PROMPT]), negative_prompt=None, steps=1, seed=1, output="latents")  # type: ignore[arg-type]
+    assert np.array_equal(result.latents, latents(session, steps=1))
+    assert json.loads(json.dumps(result.parameters))["prompt"] == [PROMPT]
+
+
 def test_latents_replace_the_seed(session: ebca.Session) -> None:
     start = randn((1, 4, 8, 8), 9)
     before = start.copy()
@@ -442,7 +448,11 @@ def test_sizes_are_refused(engine: ebca.Engine, kwargs: dict[str, Any], named: s
         ({"token_weights": {"dog": 2.0}}, "the word 'dog' is not in the prompt; the prompt's tokens are: 1 'a'"),
         ({"token_weights": {77: 2.0}}, "token_weights names position 77; there are positions 0 to 76"),
         ({"token_weights": {-1: 2.0}}, "token_weights names position -1"),
-        ({"token_weights": {2: float("nan")}}, "token_weights gives '2' the factor nan"),
+        ({"token_weights": {2: float("nan")}}, "the factor of '2' in token_weights is nan"),
+        ({"token_weights": {"lion": "much"}}, "the factor of 'lion' in token_weights is much"),
+        ({"guidance_scale": None}, "guidance_scale is None; give a finite number"),
+        ({"prompt": 5}, "prompt is 5; give a text, or one per picture"),
+        ({"latents": "noise"}, "latents is not an array of numbers; give an array [1, 4, 8, 8]"),
         ({"token_weights": {2.5: 2.0}}, "token_weights is 2.5; give a whole number"),
         (
             {"prompt": None, "prompt_embeds": np.zeros((1, 77, 32)), "token_weights": {"lion": 2.0}},
