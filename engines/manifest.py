@@ -213,9 +213,7 @@ def _parse(data: Mapping[str, Any]) -> Manifest:
     return Manifest(
         model=data["model"],
         precision=data["precision"],
-        components={
-            name: component_from_json(c) for name, c in data["components"].items()
-        },
+        components={name: component_from_json(c) for name, c in data["components"].items()},
         unet=UNetSpec(
             **{k: unet[k] for k in ("in_channels", "out_channels", "context_dim", "sample_size")},
             inputs=tuple(unet["inputs"]),
@@ -223,9 +221,7 @@ def _parse(data: Mapping[str, Any]) -> Manifest:
             tensors=_tensors(unet["tensors"]),
             layers=tuple(LayerSpec(**layer) for layer in unet["layers"]),
             ops={name: dict(variants) for name, variants in unet["ops"].items()},
-            plan=tuple(
-                Step(s["segment"], s["layer"], tuple(s["inputs"]), tuple(s["outputs"])) for s in unet["plan"]
-            ),
+            plan=tuple(Step(s["segment"], s["layer"], tuple(s["inputs"]), tuple(s["outputs"])) for s in unet["plan"]),
         ),
         schedulers=data["schedulers"],
         files={path: FileRecord(**record) for path, record in data["files"].items()},
@@ -241,9 +237,9 @@ def _validate(manifest: Manifest) -> None:
     for path in manifest.files:
         _check_path(path)
     for name, component in manifest.components.items():
-        for path in (component.graph, component.weights, *component.lowered.values()):
-            if path is not None and path not in manifest.files:
-                raise ValueError(f"component '{name}' needs '{path}', which is not among the files")
+        for file in (component.graph, component.weights, *component.lowered.values()):
+            if file is not None and file not in manifest.files:
+                raise ValueError(f"component '{name}' needs '{file}', which is not among the files")
         for tensor in (*component.inputs.values(), *component.outputs.values()):
             if tensor.dtype not in DTYPES:
                 raise ValueError(f"component '{name}' has a tensor of dtype '{tensor.dtype}'")

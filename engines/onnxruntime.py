@@ -29,6 +29,7 @@ _EXTERNAL_FROM_BYTES = (16 << 10, 1 << 20)
 _ALIGNMENT = 64
 _PACKED = re.compile(rb"\|(\d+);\d+;\d+")
 
+
 # The arena belongs to ONNX Runtime's process-wide environment, where it can be registered once. (A thread pool can be
 # shared there too, but every other session of the host process would then have to use it.)
 @cache

@@ -91,9 +91,7 @@ def _load_hub(
     cache_dir: str | Path | None,
     tokenizer: str | Path | None,
 ) -> Checkpoint:
-    folder = fetch(
-        repo, choose_files, check=check_folder, revision=revision, token=token, cache_dir=cache_dir
-    )
+    folder = fetch(repo, choose_files, check=check_folder, revision=revision, token=token, cache_dir=cache_dir)
     # The hub cache names a snapshot's folder after its commit.
     source = {"kind": "hub", "id": repo, "revision": folder.name}
     return load_folder(folder, name=repo, source=source, tokenizer=tokenizer)

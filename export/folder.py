@@ -52,9 +52,7 @@ class Layout:
     scheduler: Path | None = None  # the file scheduler_config.json
 
 
-def load_folder(
-    folder: Path, *, name: str, source: dict[str, Any], tokenizer: str | Path | None = None
-) -> Checkpoint:
+def load_folder(folder: Path, *, name: str, source: dict[str, Any], tokenizer: str | Path | None = None) -> Checkpoint:
     """Load a folder in diffusers format. `tokenizer` stands in for the folder's own."""
     layout = check_folder(folder)
     tokenizer_source = tokenizer or layout.tokenizer
@@ -122,9 +120,7 @@ def weight_files(names: Iterable[str], stem: str) -> WeightFiles | None:
         if f"{base}.safetensors" in names:
             return WeightFiles(variant, (f"{base}.safetensors",))
         index = f"{stem}.safetensors.index.{variant}.json" if variant else f"{stem}.safetensors.index.json"
-        shards = sorted(
-            n for n in names if re.fullmatch(re.escape(base) + r"-\d{5}-of-\d{5}\.safetensors", n)
-        )
+        shards = sorted(n for n in names if re.fullmatch(re.escape(base) + r"-\d{5}-of-\d{5}\.safetensors", n))
         if index in names and shards:
             return WeightFiles(variant, tuple(shards), (index,))
     return None
@@ -153,22 +149,16 @@ def _pipeline_layout(folder: Path, index: dict[str, Any]) -> Layout:
     pipeline = index.get("_class_name", "a pipeline")
     if not _class_of(index, "unet"):
         network = _class_of(index, "transformer") or _class_of(index, "prior") or "no UNet"
-        raise ModelError(
-            f"unsupported model: {pipeline} is built on {network}; only UNet2DConditionModel is supported"
-        )
+        raise ModelError(f"unsupported model: {pipeline} is built on {network}; only UNet2DConditionModel is supported")
     if _class_of(index, "text_encoder_2"):
         raise ModelError(f"unsupported model: {pipeline} has two text encoders (SDXL); not supported for now")
     for part, allowed in _CLASSES.items():
         kind = _class_of(index, part)
         if kind and kind not in allowed:
-            raise ModelError(
-                f"unsupported model: the {part} of {pipeline} is {kind}; only {allowed[0]} is supported"
-            )
+            raise ModelError(f"unsupported model: the {part} of {pipeline} is {kind}; only {allowed[0]} is supported")
         if kind and _part(folder, part) is None:
             file = "config.json" if part in _STEMS else "vocab.json"
-            raise ModelError(
-                f"{folder} is incomplete: model_index.json names {part}, but {part}/{file} is missing"
-            )
+            raise ModelError(f"{folder} is incomplete: model_index.json names {part}, but {part}/{file} is missing")
     parts = {part: _part(folder, part) for part in (*_CLASSES, "scheduler") if _class_of(index, part)}
     unet = parts.pop("unet")
     assert unet is not None
@@ -213,14 +203,10 @@ def _load(model_class: Any, folder: Path, part: str) -> Any:
     # Both libraries fill a missing tensor with random numbers and only warn.
     mismatched = sorted(str(entry[0]) for entry in report.get("mismatched_keys", ()))
     if mismatched:
-        raise ModelError(
-            f"the {part} in {folder} does not fit its config.json: {mismatched[0]} has another shape"
-        )
+        raise ModelError(f"the {part} in {folder} does not fit its config.json: {mismatched[0]} has another shape")
     missing = sorted(report["missing_keys"])
     if missing:
-        raise ModelError(
-            f"the {part} in {folder} lacks {len(missing)} tensors, first {missing[0]}; download it again"
-        )
+        raise ModelError(f"the {part} in {folder} lacks {len(missing)} tensors, first {missing[0]}; download it again")
     return model.eval().requires_grad_(False)
 
 
@@ -235,9 +221,7 @@ def _local_weights(folder: Path, stem: str) -> WeightFiles:
         wanted = read_json(folder / index).get("weight_map", {})
         absent = sorted({str(name) for name in wanted.values()} - set(names))
         if absent:
-            raise ModelError(
-                f"{folder} is incomplete: {index} names {absent[0]}, which is missing; download it again"
-            )
+            raise ModelError(f"{folder} is incomplete: {index} names {absent[0]}, which is missing; download it again")
     return found
 
 

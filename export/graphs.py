@@ -83,7 +83,7 @@ def _store_half(graph: ir.Graph) -> None:
             continue
         stored = f"{name}.fp16"
         lazy = ir.LazyTensor(
-            lambda tensor=tensor, name=stored: ir.tensor(_to_half(tensor, name), name=name),  # type: ignore[misc]
+            lambda tensor=tensor, name=stored: ir.tensor(_to_half(tensor, name), name=name),
             dtype=ir.DataType.FLOAT16,
             shape=tensor.shape,
             name=stored,

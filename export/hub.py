@@ -76,9 +76,7 @@ def explain(repo: str, revision: str | None, error: BaseException) -> ModelError
     page = f"https://huggingface.co/{repo}"
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, RevisionNotFoundError):
-        return ModelError(
-            f"{repo} has no revision {revision!r}; see {page}/tree/main for its branches and tags"
-        )
+        return ModelError(f"{repo} has no revision {revision!r}; see {page}/tree/main for its branches and tags")
     if isinstance(error, GatedRepoError) or status == 403:
         return ModelError(f"{repo} is gated: accept its licence on {page}, then set HF_TOKEN or pass --token")
     if isinstance(error, RepositoryNotFoundError) or status in (401, 404):

@@ -58,9 +58,7 @@ def check_unet_supported(unet_config: Mapping[str, Any]) -> None:
     if kind != "UNet2DConditionModel":
         raise _unsupported("_class_name", kind, "only UNet2DConditionModel has the layers that are cut")
     if unet_config.get("addition_embed_type") == "text_time":
-        raise _unsupported(
-            "addition_embed_type", "text_time", "this is Stable Diffusion XL, not supported for now"
-        )
+        raise _unsupported("addition_embed_type", "text_time", "this is Stable Diffusion XL, not supported for now")
     for name, meaning in _NEUTRAL_FIELDS.items():
         value = unet_config.get(name)
         if any(value) if isinstance(value, list | tuple) else value:
@@ -84,9 +82,7 @@ def _check_blocks(config: Mapping[str, Any]) -> None:
                 raise _unsupported(name, block, "this block type is not supported")
         used += blocks
     if not any(block and "CrossAttn" in block for block in used):
-        raise _unsupported(
-            "down_block_types", config["down_block_types"], "there is no cross-attention to cut at"
-        )
+        raise _unsupported("down_block_types", config["down_block_types"], "there is no cross-attention to cut at")
 
 
 def _check_context_width(config: Mapping[str, Any]) -> None:
@@ -99,9 +95,7 @@ def _check_channels(config: Mapping[str, Any]) -> None:
     channels, latent = config.get("in_channels", 4), config.get("out_channels", 4)
     if channels not in (latent, 2 * latent + 1):
         wanted = f"{latent} (text to image) or {2 * latent + 1} (inpainting) for out_channels = {latent}"
-        raise _unsupported(
-            "in_channels", channels, f"other image conditioning is not supported, only {wanted}"
-        )
+        raise _unsupported("in_channels", channels, f"other image conditioning is not supported, only {wanted}")
 
 
 def check_text_encoder_supported(config: Mapping[str, Any], context_width: int) -> None:
@@ -112,8 +106,7 @@ def check_text_encoder_supported(config: Mapping[str, Any], context_width: int) 
     width = config.get("hidden_size", 512)
     if width != context_width:
         raise ModelError(
-            f"unsupported text encoder: hidden_size = {width}, "
-            f"but the UNet's cross_attention_dim is {context_width}"
+            f"unsupported text encoder: hidden_size = {width}, but the UNet's cross_attention_dim is {context_width}"
         )
 
 

@@ -118,9 +118,9 @@ class TableRecord:
 
     def packed(self) -> NDArray[np.float64]:
         """The record as it lies in the file: [1 + 2 m + m (m + 3) / 2] float64."""
-        return np.concatenate(
-            [[self.init_noise_sigma], self.timesteps, self.input_scale, self.coefficients]
-        ).astype("<f8")
+        return np.concatenate([[self.init_noise_sigma], self.timesteps, self.input_scale, self.coefficients]).astype(
+            "<f8"
+        )
 
 
 @dataclass(frozen=True)
@@ -248,9 +248,7 @@ def _make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
     spec = SCHEDULERS[name]
     settings = {**config, **spec.overrides}
     if name == "ddim_inverse" and settings.get("timestep_spacing") == "linspace":
-        settings["timestep_spacing"] = (
-            "leading"  # the only other one diffusers has for the inverse is "trailing"
-        )
+        settings["timestep_spacing"] = "leading"  # the only other one diffusers has for the inverse is "trailing"
     try:
         with _quiet_diffusers():
             scheduler = spec.diffusers_class.from_config(settings)

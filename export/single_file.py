@@ -156,9 +156,7 @@ def check_suffix(path: Path) -> None:
             "get the .safetensors version of the model"
         )
     if path.suffix.lower() != ".safetensors":
-        raise ModelError(
-            f"{path} is no checkpoint: a .safetensors file or a folder in diffusers format is needed"
-        )
+        raise ModelError(f"{path} is no checkpoint: a .safetensors file or a folder in diffusers format is needed")
 
 
 def _tensor_names(path: Path) -> list[str]:
@@ -172,9 +170,7 @@ def _unet_config(path: Path, names: list[str], architecture: Architecture) -> di
         if any(mark in name for name in names):
             raise ModelError(f"{path.name} holds {meaning}")
     if _CONV_IN not in names or _TO_K not in names:
-        raise ModelError(
-            f"{path.name} is no Stable Diffusion checkpoint: it has no tensor {_CONV_IN} or {_TO_K}"
-        )
+        raise ModelError(f"{path.name} is no Stable Diffusion checkpoint: it has no tensor {_CONV_IN} or {_TO_K}")
     with safe_open(path, framework="pt") as file:
         channels = file.get_slice(_CONV_IN).get_shape()[1]
         width = file.get_slice(_TO_K).get_shape()[1]

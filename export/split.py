@@ -5,12 +5,11 @@ the segments. Values that a later level reads become boundary tensors. Three rul
 
 * Shape arithmetic never crosses a boundary: the shape operand of Reshape and Resize is built again in each segment
   from the tensors at hand, mostly as a constant.
-* A node moves down to the first segment that reads it wherever that carries no more bytes across the cuts; so a
-  time-embedding projection sits beside the convolution that uses it, and only the time embedding crosses.
+* A node moves down to the first segment that reads it wherever that carries no more bytes across the cuts.
 * Weights are constants and are never carried.
 
 What depends on the timestep alone runs before all levels, as a segment of its own that is always computed in float32:
-sinusoids of a timestep rounded to bfloat16 (981 becomes 980) are off by half their size.
+sinusoids of a timestep rounded to bfloat16 (981 becomes 980) are off by 40 %, and the noise prediction by 16 %.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -190,7 +189,7 @@ class _Cut:
                 for v in operands(node)
                 if v.producer() is not None
             )
-            # The allowance lets the first of several readers of one tensor (the time embedding) go down.
+            # The allowance lets the first of several readers of one small tensor go down.
             if cost <= saved + cuts * TENSOR_COST:
                 self.level[node] = target
         if self.carried() > most:
@@ -435,7 +434,7 @@ def fold_transposes(model: ir.Model) -> None:
         name = f"{weight.name}.T"
         if name not in graph.initializers:
             lazy = ir.LazyTensor(
-                lambda tensor=tensor, order=order, name=name: ir.tensor(  # type: ignore[misc]
+                lambda tensor=tensor, order=order, name=name: ir.tensor(
                     np.ascontiguousarray(tensor.numpy().transpose(order)), name=name
                 ),
                 dtype=tensor.dtype,

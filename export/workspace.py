@@ -164,4 +164,3 @@ def check_room(output: Path, needed: int) -> None:
         raise ExportError(
             f"no room in '{parent}': this export needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
         )
-

@@ -89,9 +89,7 @@ def _scalar_normals(words: _Words, count: int) -> NDArray[np.float32]:
 
 def _checked_shape(shape: int | Sequence[int]) -> tuple[int, ...]:
     try:
-        sizes = (
-            (operator.index(shape),) if not isinstance(shape, Sequence) else tuple(map(operator.index, shape))
-        )
+        sizes = (operator.index(shape),) if not isinstance(shape, Sequence) else tuple(map(operator.index, shape))
     except TypeError:
         raise ParameterError(f"shape is {shape!r}; it must be whole numbers") from None
     if any(size < 0 for size in sizes):

@@ -58,8 +58,7 @@ class SchedulerTable:
         """[i + 2] float64: weights of start, e_0 .. e_i in the latents after evaluation i."""
         if not 0 <= i < self.evaluations:
             raise ParameterError(
-                f"evaluation {i}: {self.name} with {self.steps} steps has "
-                f"evaluations 0 to {self.evaluations - 1}"
+                f"evaluation {i}: {self.name} with {self.steps} steps has evaluations 0 to {self.evaluations - 1}"
             )
         begin = i * (i + 3) // 2
         return self.coefficients[begin : begin + i + 2]
@@ -108,8 +107,7 @@ class Scheduler:
         history = self.noises if noises is None else noises
         if start.shape != self.shape or history.shape[1:] != self.shape or len(history) <= i:
             raise ParameterError(
-                f"start {start.shape} and noises {history.shape} do not fit latents {self.shape} "
-                f"at evaluation {i}"
+                f"start {start.shape} and noises {history.shape} do not fit latents {self.shape} at evaluation {i}"
             )
         # Terms of opposite sign cancel in a multistep scheduler; in float64 only the result is rounded.
         total, term = self._sum, self._term
@@ -159,9 +157,7 @@ def load_table(directory: Path, section: Mapping[str, Any], name: str, steps: in
         stored = sorted(int(count) for count in by_steps)
         file = str(entry["file"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise EngineError(
-            f"the manifest in {directory} has a damaged table entry for {key!r}: {error!r}"
-        ) from error
+        raise EngineError(f"the manifest in {directory} has a damaged table entry for {key!r}: {error!r}") from error
     if str(int(steps)) not in by_steps:
         if steps < minimum:
             raise ParameterError(f"steps is {steps}; {key} needs at least {minimum}")
@@ -198,9 +194,7 @@ def load_alphas_cumprod(directory: Path, section: Mapping[str, Any]) -> NDArray[
     try:
         file, length = str(section["alphas_cumprod"]), int(section["config"]["num_train_timesteps"])
     except (KeyError, TypeError, ValueError) as error:
-        raise EngineError(
-            f"the manifest in {directory} has a damaged scheduler section: {error!r}"
-        ) from error
+        raise EngineError(f"the manifest in {directory} has a damaged scheduler section: {error!r}") from error
     return _read_values(directory, file, 0, length)
 
 
@@ -214,9 +208,7 @@ def _read_values(directory: Path, file: str, offset: int, count: int) -> NDArray
             stream.seek(8 * offset)
             data = stream.read(8 * count)
     except OSError as error:
-        raise EngineError(
-            f"cannot read the scheduler file {path}: {error}; export the engine again"
-        ) from error
+        raise EngineError(f"cannot read the scheduler file {path}: {error}; export the engine again") from error
     if len(data) != 8 * count:
         raise EngineError(
             f"the scheduler file {path} is cut short: {count} values expected at {offset}, "
@@ -224,7 +216,5 @@ def _read_values(directory: Path, file: str, offset: int, count: int) -> NDArray
         )
     values = np.frombuffer(data, dtype="<f8").astype(np.float64, copy=False)
     if not np.isfinite(values).all():
-        raise EngineError(
-            f"the scheduler file {path} holds values that are not finite; export the engine again"
-        )
+        raise EngineError(f"the scheduler file {path} holds values that are not finite; export the engine again")
     return values

@@ -31,9 +31,7 @@ class Schedule:
     def __post_init__(self) -> None:
         for field, number in (("value", self.value), ("tau" if self._has_tau else "ratio", self.parameter)):
             if not _is_number(number) or not math.isfinite(number):
-                raise ParameterError(
-                    f"Schedule.{self.kind}: {field} is {number!r}; it must be a finite number"
-                )
+                raise ParameterError(f"Schedule.{self.kind}: {field} is {number!r}; it must be a finite number")
         if self._has_tau and not 0.0 <= self.parameter <= 1.0:
             raise ParameterError(
                 f"Schedule.{self.kind}: tau is {self.parameter!r}; it is a share of the steps, from 0 to 1"
@@ -141,7 +139,5 @@ def _finite_float32(exact: NDArray[np.float64], name: str) -> NDArray[np.float32
         values = exact.astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
-        raise ParameterError(
-            f"{name}: value {exact[bad[0]]} at evaluation {bad[0]} is not a finite float32 number"
-        )
+        raise ParameterError(f"{name}: value {exact[bad[0]]} at evaluation {bad[0]} is not a finite float32 number")
     return values

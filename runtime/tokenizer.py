@@ -23,9 +23,7 @@ class Encoded:
 
     ids: NDArray[np.int64]  # [n, T], T = model_max_length
     truncated: list[str]  # per prompt: the text behind the last token that fitted, "" if all of it did
-    tokens: list[
-        list[str]
-    ]  # per prompt: vocabulary entries from bos to eos, padding left out; index = position
+    tokens: list[list[str]]  # per prompt: vocabulary entries from bos to eos, padding left out; index = position
 
 
 class Tokenizer:
@@ -61,9 +59,7 @@ class Tokenizer:
         try:
             backend = _Backend.from_str(text)
         except Exception as error:  # the library raises nothing narrower
-            raise EngineError(
-                f"the tokenizer is not valid `tokenizers` JSON: {error}; export again"
-            ) from error
+            raise EngineError(f"the tokenizer is not valid `tokenizers` JSON: {error}; export again") from error
         return cls(backend, info)
 
     def encode(self, prompts: Sequence[str]) -> Encoded:
@@ -87,9 +83,7 @@ class Tokenizer:
         Whole words only ("cat" is not in "catalogue"); case and spacing do not count.
         """
         if isinstance(words, str):
-            raise ParameterError(
-                f"words must be a sequence of strings, not the string {words!r}; put it in a list"
-            )
+            raise ParameterError(f"words must be a sequence of strings, not the string {words!r}; put it in a list")
         encoding = self._pieces(prompt)
         return {word: self._find(prompt, encoding, word) for word in words}
 
@@ -140,7 +134,5 @@ def _occurrences(encoding: Encoding, needle: list[int]) -> list[int]:
     last = len(ids) - len(needle)
     # The end needs no test: the last piece of a word (its entry ends in </w>) is never a middle piece.
     return [
-        i
-        for i in range(last + 1)
-        if ids[i : i + len(needle)] == needle and (i == 0 or word_of[i] != word_of[i - 1])
+        i for i in range(last + 1) if ids[i : i + len(needle)] == needle and (i == 0 or word_of[i] != word_of[i - 1])
     ]

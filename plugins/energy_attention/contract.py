@@ -95,16 +95,12 @@ def signature(variant: str, heads: int, head_dim: int) -> Signature:
     Raises ParameterError for an unknown variant, or heads or head_dim below 1.
     """
     if variant not in VARIANTS:
-        raise ParameterError(
-            f"unknown variant {variant!r} of energy attention; use one of {', '.join(VARIANTS)}"
-        )
+        raise ParameterError(f"unknown variant {variant!r} of energy attention; use one of {', '.join(VARIANTS)}")
     if heads < 1 or head_dim < 1:
         raise ParameterError(f"heads={heads} and head_dim={head_dim} must both be at least 1")
 
     def spec(name: str) -> TensorSpec:
-        return TensorSpec(
-            "float32", tuple(heads * head_dim if dim == _HIDDEN else dim for dim in _SHAPES[name])
-        )
+        return TensorSpec("float32", tuple(heads * head_dim if dim == _HIDDEN else dim for dim in _SHAPES[name]))
 
     return Signature({n: spec(n) for n in _INPUTS[variant]}, {n: spec(n) for n in _OUTPUTS[variant]})
 
@@ -117,9 +113,7 @@ def check_weights(weights: ArrayLike) -> None:
     """
     array: NDArray[Any] = np.asarray(weights, dtype=np.float64)
     if array.ndim != 2 or array.shape[1] == 0:
-        raise ParameterError(
-            f"weights have shape {array.shape}; pass [batch, contexts] with at least one context"
-        )
+        raise ParameterError(f"weights have shape {array.shape}; pass [batch, contexts] with at least one context")
     for index, row in enumerate(array):
         shown = [float(f"{value:.6g}") for value in row]
         if not np.isfinite(row).all():

@@ -59,9 +59,7 @@ def energy_attention(
     B, N, channels = q.shape
     _, S, T, _ = k.shape
     if heads < 1 or channels % heads:
-        raise ParameterError(
-            f"heads={heads} does not divide the {channels} channels of q; pass the layer's heads"
-        )
+        raise ParameterError(f"heads={heads} does not divide the {channels} channels of q; pass the layer's heads")
     H, d = heads, channels // heads
 
     w = _expand("weights", 1.0 if weights is None else weights, (B, S))

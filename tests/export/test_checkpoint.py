@@ -169,9 +169,7 @@ def test_a_broken_weight_file_is_named(folder: Path, size: int) -> None:
     path = folder / "unet" / WEIGHTS
     content = path.read_bytes()
     path.write_bytes(content[:size])
-    with pytest.raises(
-        ModelError, match=rf"broken safetensors file .*{re.escape(WEIGHTS)}.*download it again"
-    ):
+    with pytest.raises(ModelError, match=rf"broken safetensors file .*{re.escape(WEIGHTS)}.*download it again"):
         load_checkpoint(folder)
 
 
@@ -282,9 +280,7 @@ def test_another_vae_is_refused(folder: Path) -> None:
 
 
 def test_an_unknown_name_lists_what_there_is() -> None:
-    with pytest.raises(
-        ModelError, match=r"unknown model 'sd-9': known names are tiny, sd-1\.4, sd-1\.5, sd-1\.5-inp"
-    ):
+    with pytest.raises(ModelError, match=r"unknown model 'sd-9': known names are tiny, sd-1\.4, sd-1\.5, sd-1\.5-inp"):
         load_checkpoint("sd-9")
 
 
@@ -411,15 +407,11 @@ def test_offline_without_a_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     """The real library, told not to use the network."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: True)
-    with pytest.raises(
-        ModelError, match=r"cannot reach the hub for CompVis/stable-diffusion-v1-4 .*pass its path"
-    ):
+    with pytest.raises(ModelError, match=r"cannot reach the hub for CompVis/stable-diffusion-v1-4 .*pass its path"):
         load_checkpoint("sd-1.4", cache_dir=tmp_path)
 
 
-def test_offline_with_a_cache(
-    monkeypatch: pytest.MonkeyPatch, saved: Path, tmp_path: Path, tiny: Checkpoint
-) -> None:
+def test_offline_with_a_cache(monkeypatch: pytest.MonkeyPatch, saved: Path, tmp_path: Path, tiny: Checkpoint) -> None:
     """The real library finds an earlier download."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: True)
@@ -583,9 +575,7 @@ def test_a_single_file_is_the_model_it_was_made_of(
         assert not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
 
 
-def test_a_single_inpainting_file_in_half_precision(
-    saved: Path, tmp_path: Path, architecture: Architecture
-) -> None:
+def test_a_single_inpainting_file_in_half_precision(saved: Path, tmp_path: Path, architecture: Architecture) -> None:
     path = tmp_path / "inpaint.safetensors"
     tensors = ldm_tensors(build_tiny(in_channels=9))
     save_file({name: value.half() for name, value in tensors.items()}, path)
@@ -647,9 +637,7 @@ def test_a_single_file_of_stable_diffusion_2_is_refused(tmp_path: Path) -> None:
         load_checkpoint(path)
 
 
-def test_a_single_file_that_does_not_fit_names_the_part(
-    single: Path, saved: Path, architecture: Architecture
-) -> None:
+def test_a_single_file_that_does_not_fit_names_the_part(single: Path, saved: Path, architecture: Architecture) -> None:
     tensors = load_file(single)
     del tensors["first_stage_model.quant_conv.bias"]
     save_file(tensors, single)

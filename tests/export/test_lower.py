@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import pytest
 
-from ebca.engines.directory import open_directory
 from ebca.engines.dims import shape
+from ebca.engines.directory import open_directory
 from ebca.export.parity import relative_l2, run_graph
 
 # float32 in another order of operations: softmax and normalisation differ by units in the last place.
@@ -15,7 +15,9 @@ LIMIT = 5e-6
 SIZES = {"batch": 2, "contexts": 2, "tokens": 11, "height": 9, "width": 13}
 
 
-@pytest.mark.parametrize("name", ["segment_00", "segment_03", "segment_07", "text_encoder", "vae_decoder", "vae_encoder"])
+@pytest.mark.parametrize(
+    "name", ["segment_00", "segment_03", "segment_07", "text_encoder", "vae_decoder", "vae_encoder"]
+)
 def test_same_result(tiny_engine_dir: Path, name: str) -> None:
     directory = open_directory(tiny_engine_dir)
     component = directory.manifest.components[name]

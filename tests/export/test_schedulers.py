@@ -29,9 +29,7 @@ def relative(a: np.ndarray, b: np.ndarray) -> float:
 
 def latents_after(record: TableRecord, i: int, start: np.ndarray, noises: np.ndarray) -> np.ndarray:
     row = record.coefficients[i * (i + 3) // 2 :][: i + 2]
-    return row[0] * start.astype(np.float64) + np.tensordot(
-        row[1:], noises[: i + 1].astype(np.float64), axes=1
-    )
+    return row[0] * start.astype(np.float64) + np.tensordot(row[1:], noises[: i + 1].astype(np.float64), axes=1)
 
 
 @pytest.fixture(scope="module")

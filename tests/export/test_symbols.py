@@ -13,7 +13,9 @@ def _value(*dims: int | str | None) -> ir.Value:
 def symbols() -> Symbols:
     sample = _value("s53", 4, "s30", "s91")
     contexts = _value("s56", "s24", "s25", 32)
-    return Symbols([(sample, {0: "batch", 2: "height", 3: "width"}), (contexts, {0: "batch", 1: "contexts", 2: "tokens"})])
+    return Symbols(
+        [(sample, {0: "batch", 2: "height", 3: "width"}), (contexts, {0: "batch", 1: "contexts", 2: "tokens"})]
+    )
 
 
 @pytest.mark.parametrize(

@@ -31,9 +31,7 @@ Run = Callable[[Feed], list[Array]]
 # Reordered float64 sums differ by a few units of 1e-16 times the size of a softmax's argument, about 10 here.
 SAME: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-12}
 
-properties = settings(
-    max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
-)
+properties = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 
 def make_case(
@@ -60,9 +58,7 @@ def make_case(
 def reference(case: Feed, heads: int = 2, **changes: Any) -> EnergyAttentionResult:
     """The reference on a case, with some inputs replaced or (None) left out."""
     merged: dict[str, Any] = {**case, **changes}
-    options = {
-        name: value for name, value in merged.items() if name not in ("q", "k", "v") and value is not None
-    }
+    options = {name: value for name, value in merged.items() if name not in ("q", "k", "v") and value is not None}
     return energy_attention(merged["q"], merged["k"], merged["v"], heads=heads, **options)
 
 
@@ -160,9 +156,7 @@ def test_tied_rows_give_every_editorial_context_the_mean(case: Feed) -> None:
     assert_allclose(tied[:, 0], free[:, 0], **SAME)
     # The tie matrix is float32, so 1/3 is off by 1e-8.
     if S > 1:
-        assert_allclose(
-            tied[:, 1:], np.broadcast_to(free[:, 1:].mean(1, keepdims=True), tied[:, 1:].shape), 1e-6, 1e-6
-        )
+        assert_allclose(tied[:, 1:], np.broadcast_to(free[:, 1:].mean(1, keepdims=True), tied[:, 1:].shape), 1e-6, 1e-6)
         assert_array_equal(tied[:, 1:], np.broadcast_to(tied[:, 1:2], tied[:, 1:].shape))
 
 
@@ -209,9 +203,7 @@ def test_attention_term_descends_the_attention_energy(heads: int) -> None:
     q, k, v = case["q"], case["k"], case["v"]
     factor = heads * np.sqrt(q.shape[2] // heads)
     g = energy_attention(q, k, v, heads=heads, gamma_attn=1.0).g
-    gradient = numerical_gradient(
-        lambda x: factor * float(energy_attention(q, x, v, heads=heads).energy_attn[0, 0]), k
-    )
+    gradient = numerical_gradient(lambda x: factor * float(energy_attention(q, x, v, heads=heads).energy_attn[0, 0]), k)
     assert_allclose(g, -gradient, rtol=1e-6, atol=1e-8)
 
 
@@ -225,9 +217,7 @@ def test_norm_term_descends_the_norm_energy_at_the_papers_factor() -> None:
 
 def test_norm_energy_is_the_monitors_whatever_the_norm_factor() -> None:
     case = make_case(5)
-    assert_array_equal(
-        reference(case, norm_factor=1.0).energy_norm, reference(case, norm_factor=0.5).energy_norm
-    )
+    assert_array_equal(reference(case, norm_factor=1.0).energy_norm, reference(case, norm_factor=0.5).energy_norm)
 
 
 # ---- what is refused
@@ -311,9 +301,7 @@ def test_signature_grows_with_the_variant_and_refuses_others() -> None:
 
 
 def test_importing_the_operator_does_not_import_onnx() -> None:
-    code = (
-        "import sys, ebca.plugins.energy_attention; sys.exit('onnx' in sys.modules or 'torch' in sys.modules)"
-    )
+    code = "import sys, ebca.plugins.energy_attention; sys.exit('onnx' in sys.modules or 'torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -358,9 +346,7 @@ def float32_limits(case: Feed, heads: int) -> dict[str, float]:
 def assert_model_agrees(run: Run, variant: str, case: Feed, heads: int) -> None:
     names = signature(variant, heads, 1)
     single = {name: x.astype(np.float32) for name, x in case.items()}
-    exact = {
-        name: x.astype(np.float64) for name, x in single.items()
-    }  # judge arithmetic, not rounding of inputs
+    exact = {name: x.astype(np.float64) for name, x in single.items()}  # judge arithmetic, not rounding of inputs
     if "mask" not in names.inputs:
         exact["mask"] = np.ones_like(exact["mask"])
     expected = reference(exact, heads)
@@ -401,9 +387,7 @@ def test_onnxruntime_agrees_with_the_reference(shape: str, variant: str) -> None
 def test_onnxruntime_is_safe_for_scores_in_the_hundreds(variant: str) -> None:
     onnx_model = pytest.importorskip("ebca.plugins.energy_attention.onnx_model", exc_type=ImportError)
     case, heads, head_dim = sized_case("two_edits", scale=12.0)
-    case["norm_factor"] = np.array(
-        0.01
-    )  # ||k||^2 is about 46000: the norm softmax's argument in the hundreds too
+    case["norm_factor"] = np.array(0.01)  # ||k||^2 is about 46000: the norm softmax's argument in the hundreds too
     scores = np.einsum("bnc,bstc->bsnt", case["q"], case["k"]) / np.sqrt(head_dim)
     assert np.abs(scores).max() > 500
     assert_model_agrees(onnxruntime_run(onnx_model.op_model(heads, head_dim, variant)), variant, case, heads)
@@ -418,9 +402,7 @@ def test_openvino_agrees_with_the_reference(shape: str, variant: str) -> None:
     core = openvino.Core()
     network = core.read_model(onnx_model.op_model(heads, head_dim, variant).SerializeToString())
     # The hint keeps float32 on machines where OpenVINO would choose bfloat16 by itself.
-    compiled = core.compile_model(
-        network, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-    )
+    compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1})
 
     def run(feed: Feed) -> list[Array]:
         results = compiled(feed)

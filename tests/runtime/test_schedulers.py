@@ -58,9 +58,7 @@ def diffusers_loop(name: str, config: dict[str, Any], steps: int, noise: np.ndar
     return history
 
 
-def table_loop(
-    folder: Path, section: dict[str, Any], name: str, steps: int, noise: np.ndarray
-) -> list[np.ndarray]:
+def table_loop(folder: Path, section: dict[str, Any], name: str, steps: int, noise: np.ndarray) -> list[np.ndarray]:
     table = load_table(folder, section, name, steps)
     scheduler = Scheduler(table, noise.shape)
     start = scheduler.start(noise)
@@ -97,9 +95,7 @@ def test_equals_the_diffusers_loop(
 
 
 @pytest.mark.parametrize("prediction_type", ["sd15", "v_prediction"])
-def test_inversion_is_undone_by_ddim(
-    written: dict[str, tuple[Path, dict[str, Any]]], prediction_type: str
-) -> None:
+def test_inversion_is_undone_by_ddim(written: dict[str, tuple[Path, dict[str, Any]]], prediction_type: str) -> None:
     """With predictions that do not depend on the latents, DDIM walks the inversion back exactly."""
     folder, section = written[prediction_type]
     inverse, forward = (load_table(folder, section, name, 10) for name in ("ddim_inverse", "ddim"))
@@ -187,9 +183,7 @@ def test_every_table_loads(written: dict[str, tuple[Path, dict[str, Any]]]) -> N
             assert table.init_noise_sigma == record.init_noise_sigma
             for attribute in ("timesteps", "input_scale", "coefficients"):
                 assert np.array_equal(getattr(table, attribute), getattr(record, attribute))
-            assert [len(table.row(i)) for i in range(table.evaluations)] == [
-                i + 2 for i in range(table.evaluations)
-            ]
+            assert [len(table.row(i)) for i in range(table.evaluations)] == [i + 2 for i in range(table.evaluations)]
     assert np.array_equal(load_alphas_cumprod(folder, section), tables.alphas_cumprod)
 
 

@@ -93,9 +93,7 @@ def test_values_that_are_not_finite_are_refused(value: Any) -> None:
         resolve(value, 2, 2 if isinstance(value, list) else 3, "gamma_norm")
 
 
-@pytest.mark.parametrize(
-    "value", ["0.1", None, True, [[0.1, 0.2]], ["a"], ["0.1", "0.2"], [[1], [1, 2]], object()]
-)
+@pytest.mark.parametrize("value", ["0.1", None, True, [[0.1, 0.2]], ["a"], ["0.1", "0.2"], [[1], [1, 2]], object()])
 def test_other_types_are_refused(value: Any) -> None:
     with pytest.raises(ParameterError, match="gamma_norm is"):
         resolve(value, 2, 2, "gamma_norm")

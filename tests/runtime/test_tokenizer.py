@@ -82,9 +82,7 @@ def test_text_beyond_the_limit_is_reported(tokenizer: Tokenizer) -> None:
 
 
 def test_words_are_found_in_all_places(tokenizer: Tokenizer) -> None:
-    found = tokenizer.find_words(
-        "A Cat and a dog, a CAT with a crown", ["cat", "a dog", "with  a CROWN", "a"]
-    )
+    found = tokenizer.find_words("A Cat and a dog, a CAT with a crown", ["cat", "a dog", "with  a CROWN", "a"])
     assert found == {"cat": [2, 8], "a dog": [4, 5], "with  a CROWN": [9, 10, 11], "a": [1, 4, 7, 10]}
 
 
@@ -106,9 +104,7 @@ def test_overlapping_occurrences_give_each_position_once(tokenizer: Tokenizer) -
 
 
 def test_a_missing_word_is_named_with_the_tokens_there_are(tokenizer: Tokenizer) -> None:
-    with pytest.raises(
-        ParameterError, match=r"'dragon' is not in the prompt; .*1 'A', 2 'Cat', 3 'and', 4 'dog'"
-    ):
+    with pytest.raises(ParameterError, match=r"'dragon' is not in the prompt; .*1 'A', 2 'Cat', 3 'and', 4 'dog'"):
         tokenizer.find_words("A Cat and dog", ["cat", "dragon"])
 
 
