@@ -275,21 +275,3 @@ def test_ctrl_c_while_tracing_is_one_line(checkpoint: Path, here: Path) -> None:
     assert lines[-1] == "ebca-export: interrupted; run the same command again to go on where it stopped"
     assert not any("Traceback" in line for line in lines)
     assert not (here / "engine").exists()
-
-
-def test_ctrl_c_inside_a_destructor_is_not_lost(
-    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Closing:
-        def __del__(self) -> None:
-            signal.raise_signal(signal.SIGINT)
-
-    def load(*args: Any, **kwargs: Any) -> None:
-        Closing()
-
-    monkeypatch.setattr("ebca.export.checkpoint.load_checkpoint", load)
-    monkeypatch.setattr(sys, "unraisablehook", lambda dropped: None)
-    handler = signal.getsignal(signal.SIGINT)
-    assert cli.main(["--model", "tiny", "--output-dir", "engine"]) == 1
-    assert capsys.readouterr().err.splitlines()[-1].startswith("ebca-export: interrupted")
-    assert signal.getsignal(signal.SIGINT) is handler
