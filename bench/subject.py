@@ -10,6 +10,9 @@ from ebca.runtime.engine import Engine
 # Relative L2 against the reference. float32 on two engines differs by 1e-7 to 1e-5 (the norm term's softmax
 # is peaked). bfloat16 keeps 8 bits: a UNet with its hundreds of roundings is off by about 1e-2.
 LIMITS = {"fp32": 1e-4, "bf16": 5e-2}
+# One graph in bfloat16 computes the sinusoids of the timestep in it too, which costs 7e-2 at timestep 500; a wrong graph
+# is off by more than its own size.
+ONE_PIECE_LIMITS = {"fp32": 1e-4, "bf16": 3e-1}
 
 _TOKENS = 77
 _TIMESTEP = 500.0
@@ -97,16 +100,17 @@ class Subject:
         return {"zero_gamma/unet_step_vanilla": self.compare("zero_gamma", zero, "unet_step_vanilla", plain)}
 
     def compare(self, name: str, actual: np.ndarray, reference: str, expected: np.ndarray) -> float:
-        """Relative L2 of two noise predictions.
+        """Relative L2 of two noise predictions, `name` being a row of the table.
 
         Raises:
             NumericalError: above the limit.
         """
         scale = float(np.linalg.norm(expected.astype(np.float64)))
         error = float(np.linalg.norm(actual.astype(np.float64) - expected)) / max(scale, 1e-30)
-        if not error <= self.limit:
+        limit = ONE_PIECE_LIMITS[self.precision] if name == "one_piece" else self.limit
+        if not error <= limit:
             raise NumericalError(
-                f"{name} differs from {reference} by {error:.1e} (relative L2, limit {self.limit:.0e}), so "
+                f"{name} differs from {reference} by {error:.1e} (relative L2, limit {limit:.0e}), so "
                 "nothing was timed; check the engine with `ebca-doctor --engine`, and that --model is what "
                 "it was exported from"
             )
