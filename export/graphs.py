@@ -33,6 +33,7 @@ def write_component(graph: ir.Graph, folder: Path, name: str, *, half: bool, flo
     Raises:
         ExportError: a weight does not fit float16.
     """
+    _forget_origin(graph)
     if half:
         _store_half(graph)
     path = folder / f"{name}.onnx"
@@ -64,6 +65,18 @@ def component_files(component: Component) -> list[str]:
     """All paths of a component, relative to the engine directory."""
     paths = [component.graph, *component.lowered.values()]
     return paths if component.weights is None else [*paths, component.weights]
+
+
+def _forget_origin(graph: ir.Graph) -> None:
+    """The exporter notes stack traces with paths of the machine at hand; they are nobody's business."""
+    graph.metadata_props.clear()
+    for node in graph:
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*graph.inputs, *graph.initializers.values()):
+        value.metadata_props.clear()
 
 
 def _specs(values: "ir._graph_containers.GraphInputs | ir._graph_containers.GraphOutputs") -> Mapping[str, TensorSpec]:

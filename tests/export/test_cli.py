@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import namedtuple
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -275,3 +276,18 @@ def test_ctrl_c_while_tracing_is_one_line(checkpoint: Path, here: Path) -> None:
     assert lines[-1] == "ebca-export: interrupted; run the same command again to go on where it stopped"
     assert not any("Traceback" in line for line in lines)
     assert not (here / "engine").exists()
+
+
+def test_ctrl_c_that_a_library_drops_still_ends_the_export(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drop(*args: Any, **kwargs: Any) -> None:
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("ebca.export.checkpoint.load_checkpoint", drop)
+    handler = signal.getsignal(signal.SIGINT)
+    assert cli.main(["--model", "tiny", "--output-dir", "engine"]) == 1
+    assert capsys.readouterr().err.startswith("ebca-export: interrupted")
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert not list(here.iterdir())
