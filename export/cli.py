@@ -1,14 +1,12 @@
 """ebca-export: a checkpoint becomes an engine directory."""
 
 import argparse
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -97,11 +95,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.dry_run and args.output_dir is None:
         p.error("--output-dir is needed (or --dry-run)")
     again = "interrupted; run the same command again to go on where it stopped"
-    with _CtrlC() as ctrl_c:
+    with console.CtrlC() as ctrl_c:
         return console.run(PROGRAM, lambda: _run(args, ctrl_c), interrupted=again)
 
 
-def _run(args: argparse.Namespace, ctrl_c: "_CtrlC") -> int:
+def _run(args: argparse.Namespace, ctrl_c: console.CtrlC) -> int:
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         raise ExportError(f'exporting needs {", ".join(missing)}; run `pip install "ebca[export]"`')
@@ -161,36 +159,10 @@ def _run(args: argparse.Namespace, ctrl_c: "_CtrlC") -> int:
     return 0
 
 
-class _CtrlC:
-    """Keeps Ctrl-C from getting lost: Python drops an exception that is raised inside a destructor."""
-
-    def __init__(self) -> None:
-        self._pressed = False
-        self._before: Any = None
-
-    def check(self) -> None:
-        """Raise KeyboardInterrupt where Ctrl-C has been pressed already."""
-        if self._pressed:
-            raise KeyboardInterrupt
-
-    def __enter__(self) -> "_CtrlC":
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._press)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _press(self, *_: object) -> None:
-        self._pressed = True
-        raise KeyboardInterrupt
-
-
 class _ExportProgress:
     """A bar with time left on a terminal, a line per event elsewhere."""
 
-    def __init__(self, out: Console, ctrl_c: "_CtrlC") -> None:
+    def __init__(self, out: Console, ctrl_c: console.CtrlC) -> None:
         self._out = out
         self._ctrl_c = ctrl_c
         self._progress: Progress | None = None

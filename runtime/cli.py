@@ -120,10 +120,11 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     args = parser().parse_args(argv)
-    return console.run(PROGRAM, lambda: _run(args), interrupted="interrupted; no picture was written")
+    with console.CtrlC() as ctrl_c:
+        return console.run(PROGRAM, lambda: _run(args, ctrl_c), interrupted="interrupted; no picture was written")
 
 
-def _run(args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace, ctrl_c: console.CtrlC) -> int:
     seeds: list[int] | None = args.seed
     count = (len(seeds) if seeds else 1) if args.num_images is None else args.num_images
     if count < 1:
@@ -143,7 +144,7 @@ def _run(args: argparse.Namespace) -> int:
             threads=args.threads,
             on_prepare=None if args.quiet else prepare,
         )
-    with engine, engine.session(args.height, args.width, count) as session, _Steps(args.quiet) as steps:
+    with engine, engine.session(args.height, args.width, count) as session, _Steps(args.quiet, ctrl_c) as steps:
         result = session.generate(
             args.prompt,
             negative_prompt=args.negative_prompt,
@@ -169,15 +170,17 @@ def _run(args: argparse.Namespace) -> int:
 
 
 class _Steps:
-    """Progress over the evaluations; on a terminal only."""
+    """Progress over the evaluations, on a terminal only; and the place where a Ctrl-C that got lost is found."""
 
-    def __init__(self, quiet: bool) -> None:
+    def __init__(self, quiet: bool, ctrl_c: console.CtrlC) -> None:
+        self._ctrl_c = ctrl_c
         columns = (TextColumn("denoising"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         out = Console(stderr=True)
         self._progress = Progress(*columns, console=out, transient=True, disable=quiet or not out.is_terminal)
         self._task = self._progress.add_task("denoising", total=None)
 
     def __call__(self, info: StepInfo) -> bool:
+        self._ctrl_c.check()
         self._progress.update(self._task, completed=info.index + 1, total=info.total)
         return True
 
