@@ -1,7 +1,8 @@
 """OpenVINO on CPU: the faster engine on most processors, and the one with bfloat16.
 
 `prepare` converts a graph to OpenVINO's own format, which opens several times faster than ONNX and maps its weights
-from the file. Shapes stay symbolic. Weights are packed at the first inference, which therefore takes longer.
+from the file. Shapes stay symbolic. Weights are packed at the first inference, which therefore takes longer; the
+mapped ones are then only in the way, as large as the packed ones, and are dropped from memory.
 """
 
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import openvino as ov
 import psutil
 
+from ebca.engines import mapped
 from ebca.engines.backend import Arrays, BackendOptions, Call
 from ebca.engines.manifest import Component
 from ebca.errors import BackendError
@@ -51,16 +53,18 @@ class OpenVINOBackend:
         }
         path = prepared.with_suffix(".xml")
         try:
-            return OpenVINORunner(self._core.compile_model(self._core.read_model(path), "CPU", config))
+            model = self._core.compile_model(self._core.read_model(path), "CPU", config)
         except RuntimeError as error:
             raise _unreadable(path, error) from None
+        return OpenVINORunner(model, path.with_suffix(".bin"))
 
 
 class OpenVINORunner:
     """A compiled model. Each binding has its own request, so bindings of one runner may run in different threads."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, weights: Path) -> None:
         self._model = model
+        self._weights = weights
 
     def bind(self, inputs: Arrays, outputs: Arrays) -> Call:
         request = self._model.create_infer_request()
@@ -71,11 +75,16 @@ class OpenVINORunner:
         for name, array in outputs.items():
             request.set_tensor(name, _shared(array))
         keep = (dict(inputs), dict(outputs))
+        packed = False
 
         def call(_keep: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = keep) -> None:
+            nonlocal packed
             # infer() would look at every output again; this only runs.
             request.start_async()
             request.wait()
+            if not packed:
+                mapped.forget(self._weights)
+                packed = True
 
         return call
 
