@@ -4,7 +4,7 @@ Version 1. Paths are relative to the directory, with `/`. Tensor shapes use the 
 
     format, version      "ebca-engine", 1
     created_by           versions of the software that wrote it
-    model                name, kind ("text-to-image", "inpainting", "unet"), source
+    model                name, kind ("text-to-image", "inpainting", "unet"), source, guidance_scale (the default)
     precision            "fp32", or "fp16" (weights stored as float16, widened when an engine is prepared)
     components           name -> graph, lowered graphs per backend, weights file, inputs, outputs
     unet                 channels, sizes, inputs, outputs, tensors, layers, plan
@@ -15,6 +15,7 @@ Version 1. Paths are relative to the directory, with `/`. Tensor shapes use the 
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
@@ -27,6 +28,8 @@ FORMAT = "ebca-engine"
 VERSION = 1
 FILE_NAME = "manifest.json"
 DTYPES = ("float32", "float16", "int64")
+GUIDANCE_SCALE = 7.5
+"""Where a manifest names none: what Stable Diffusion is used with."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,11 @@ class Manifest:
     def kind(self) -> str:
         return str(self.model["kind"])
 
+    @property
+    def guidance_scale(self) -> float:
+        """What pictures of this model are made with unless the caller says otherwise."""
+        return float(self.model.get("guidance_scale", GUIDANCE_SCALE))
+
     def to_json(self) -> str:
         return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=1) + "\n"
 
@@ -234,6 +242,8 @@ def _parse(data: Mapping[str, Any]) -> Manifest:
 
 
 def _validate(manifest: Manifest) -> None:
+    if not math.isfinite(manifest.guidance_scale):
+        raise ValueError(f"guidance_scale is {manifest.guidance_scale}")
     for path in manifest.files:
         _check_path(path)
     for name, component in manifest.components.items():

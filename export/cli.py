@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ebca.engines import backend as backends
+from ebca.engines.manifest import GUIDANCE_SCALE
 from ebca.errors import BackendError, ExportError, ParameterError
 from ebca.runtime import console
 
@@ -79,6 +80,13 @@ def parser() -> argparse.ArgumentParser:
         default=(),
         metavar="N",
         help="step counts to tabulate beside 1 to 50 and 60, 70, 75, 80, 90, 100",
+    )
+    p.add_argument(
+        "--guidance-scale",
+        type=float,
+        default=GUIDANCE_SCALE,
+        metavar="G",
+        help=f"what this model's pictures are made with unless the caller says otherwise (default: {GUIDANCE_SCALE})",
     )
     hub = p.add_argument_group("hub and tokenizer")
     hub.add_argument("--revision", help="branch, tag or commit on the hub")
@@ -147,6 +155,7 @@ def _run(args: argparse.Namespace, ctrl_c: console.CtrlC) -> int:
             args.output_dir,
             precision=args.precision,
             scheduler_steps=args.scheduler_steps,
+            guidance_scale=args.guidance_scale,
             overwrite=args.overwrite,
             on_progress=progress,
         )

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from torch import nn
 import ebca
 from ebca.engines.dims import Dim
 from ebca.engines.manifest import (
+    GUIDANCE_SCALE,
     VERSION,
     Component,
     LayerSpec,
@@ -87,6 +89,7 @@ def export_checkpoint(
     *,
     precision: str = "fp32",
     scheduler_steps: Sequence[int] = (),
+    guidance_scale: float = GUIDANCE_SCALE,
     overwrite: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Path:
@@ -98,6 +101,7 @@ def export_checkpoint(
         output_dir: the directory to make; an interrupted export of the same model goes on where it stopped.
         precision: "fp32", or "fp16" to store weights as float16.
         scheduler_steps: step counts to tabulate beside 1 to 50 and 60, 70, 75, 80, 90, 100.
+        guidance_scale: what this model's pictures are made with unless the caller says otherwise.
         overwrite: replace an engine that is there.
         on_progress: called before each piece of work.
 
@@ -110,6 +114,8 @@ def export_checkpoint(
     output = Path(output_dir)
     if precision not in PRECISIONS:
         raise ParameterError(f"precision '{precision}' is unknown; choose one of {', '.join(PRECISIONS)}")
+    if not math.isfinite(guidance_scale):
+        raise ParameterError(f"guidance_scale is {guidance_scale}; give a finite number")
     check_output(output, overwrite=overwrite)
     check_unet_supported(checkpoint.unet.config)
     modules = [m for m in (checkpoint.unet, checkpoint.text_encoder, checkpoint.vae) if m is not None]
@@ -133,7 +139,12 @@ def export_checkpoint(
         config = checkpoint.scheduler_config or schedulers.DEFAULT_CONFIG
         tables = schedulers.write_tables(schedulers.build_tables(config, steps), export.folder)
         manifest = Manifest(
-            model={"name": checkpoint.name, "kind": _kind(checkpoint), "source": checkpoint.source},
+            model={
+                "name": checkpoint.name,
+                "kind": _kind(checkpoint),
+                "source": checkpoint.source,
+                "guidance_scale": float(guidance_scale),
+            },
             precision=precision,
             components=export.components,
             unet=unet,

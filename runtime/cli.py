@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import math
 import os
 import re
 import sys
@@ -12,12 +11,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ebca.engines.backend import BACKENDS, PRECISIONS
 from ebca.errors import ParameterError
-from ebca.runtime import console, images
+from ebca.runtime import console, images, options
 from ebca.runtime.engine import load
-from ebca.runtime.schedules import Schedule
-from ebca.runtime.session import Gamma, StepInfo
+from ebca.runtime.sampling import StepInfo
 
 PROGRAM = "ebca-run"
 
@@ -55,8 +52,8 @@ def parser() -> argparse.ArgumentParser:
         "--steps", "--num-inference-steps", "--num_steps", type=int, default=50, help="scheduler steps (default: 50)"
     )
     p.add_argument(
-        "--guidance-scale", "--guidance_scale", type=float, default=7.5,
-        help="classifier-free guidance; 1 or less turns it off (default: 7.5)",
+        "--guidance-scale", "--guidance_scale", type=float,
+        help="classifier-free guidance; 1 or less turns it off (default: the engine's, 7.5 for Stable Diffusion)",
     )  # fmt: skip
     p.add_argument("--scheduler", help="pndm, ddim, euler, dpmpp_2m or unipc (default: the engine's, pndm)")
     p.add_argument(
@@ -69,28 +66,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--height", type=int, help="pixels, a multiple of 8 (default: the model's)")
     p.add_argument("--width", type=int, help="pixels, a multiple of 8 (default: the model's)")
 
-    energy = p.add_argument_group("energy-based context update")
-    for flag in ("attn", "norm"):
-        energy.add_argument(
-            f"--gamma-{flag}", f"--gamma_{flag}", type=float, nargs="+", default=[0.0], metavar="G",
-            help=f"step size of the {'attention' if flag == 'attn' else 'norm'} term: one number that the schedule "
-            "shapes, or one per evaluation (pndm makes steps + 1) (default: 0)",
-        )  # fmt: skip
-    energy.add_argument(
-        "--gamma-schedule",
-        choices=("reverse_step", "step", "constant", "linear", "exponential"),
-        default="reverse_step",
-        help="course of both gammas over the steps: reverse_step is on until --gamma-tau, step from there on; linear "
-        "adds --gamma-ratio each step, exponential multiplies by it (default: reverse_step)",
-    )
-    energy.add_argument(
-        "--gamma-tau",
-        "--gamma_tau",
-        type=float,
-        default=1.0,
-        help="share of the steps, see --gamma-schedule (default: 1)",
-    )
-    energy.add_argument("--gamma-ratio", type=float, default=None, help="see --gamma-schedule")
+    energy = options.add_energy(p)
     energy.add_argument(
         "--token-indices", "--token_indices", type=int, nargs="+", metavar="I",
         help="token positions (0 is the start token) whose attention step is scaled by --token-upweight",
@@ -100,18 +76,8 @@ def parser() -> argparse.ArgumentParser:
         "--token-upweight", "--token_upweight", type=float, nargs="+", metavar="W",
         help="factors: one per index, then one per word; a single one serves all",
     )  # fmt: skip
-    energy.add_argument(
-        "--norm-factor", type=float, default=1.0,
-        help="factor of |k|^2 in the norm term: 1 as in the authors' code, 0.5 as in the paper (default: 1)",
-    )  # fmt: skip
 
-    machine = p.add_argument_group("machine")
-    machine.add_argument("--device", default="cpu", choices=("cpu",), help="where to run (default: cpu)")
-    machine.add_argument("--backend", choices=BACKENDS, help="inference backend (default: the best one installed)")
-    machine.add_argument(
-        "--precision", choices=PRECISIONS, default="fp32", help="bf16 needs openvino and a processor with it"
-    )
-    machine.add_argument("--threads", type=int, help="default: one per physical core")
+    machine = options.add_machine(p)
     machine.add_argument("--json", action="store_true", help="print files, parameters and timings as JSON")
     machine.add_argument("--quiet", action="store_true", help="no progress")
     return p
@@ -134,7 +100,7 @@ def _run(args: argparse.Namespace, ctrl_c: console.CtrlC) -> int:
     files = _outputs(args.output, count)
     _check_output(args.output, files)
     weights = _token_weights(args.token_indices, args.token_words, args.token_upweight)
-    gammas = [_gamma(f"--gamma-{n}", v, args) for n, v in (("attn", args.gamma_attn), ("norm", args.gamma_norm))]
+    gamma_attn, gamma_norm = options.gammas(args)
     with console.PrepareProgress() as prepare:
         engine = load(
             args.engine,
@@ -152,8 +118,8 @@ def _run(args: argparse.Namespace, ctrl_c: console.CtrlC) -> int:
             guidance_scale=args.guidance_scale,
             scheduler=args.scheduler,
             seed=None if seeds is None else (seeds[0] if len(seeds) == 1 else seeds),
-            gamma_attn=gammas[0],
-            gamma_norm=gammas[1],
+            gamma_attn=gamma_attn,
+            gamma_norm=gamma_norm,
             token_weights=weights,
             norm_factor=args.norm_factor,
             on_step=steps,
@@ -190,26 +156,6 @@ class _Steps:
 
     def __exit__(self, *exception: object) -> None:
         self._progress.stop()
-
-
-def _gamma(flag: str, values: list[float], args: argparse.Namespace) -> Gamma:
-    if len(values) > 1:
-        return values
-    (value,) = values
-    if not math.isfinite(value):
-        raise ParameterError(f"{flag} is {value}; give a finite number")
-    kind = args.gamma_schedule
-    if kind == "constant":
-        return Schedule.constant(value)
-    if kind in ("linear", "exponential"):
-        if args.gamma_ratio is None:
-            raise ParameterError(f"--gamma-schedule {kind} needs --gamma-ratio")
-        return (
-            Schedule.linear(value, args.gamma_ratio)
-            if kind == "linear"
-            else Schedule.exponential(value, args.gamma_ratio)
-        )
-    return Schedule.step(value, args.gamma_tau) if kind == "step" else Schedule.reverse_step(value, args.gamma_tau)
 
 
 def _token_weights(

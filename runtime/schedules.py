@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,6 +92,17 @@ class Schedule:
                 with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
                     exact = self.value * np.power(float(self.parameter), i)
         return exact
+
+
+Gamma = float | Sequence[float] | Schedule
+"""A constant, one value per evaluation, or a schedule."""
+
+
+def describe(gamma: Gamma) -> Any:
+    """The same as numbers, lists and objects of JSON."""
+    if isinstance(gamma, Schedule):
+        return {"schedule": gamma.kind, "value": float(gamma.value), "parameter": float(gamma.parameter)}
+    return np.asarray(gamma, np.float64).tolist()
 
 
 def resolve(

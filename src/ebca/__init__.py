@@ -15,8 +15,9 @@ from ebca.errors import (
 from ebca.runtime.control import EnergyControl
 from ebca.runtime.denoiser import Denoised, Denoiser
 from ebca.runtime.engine import Engine, load
+from ebca.runtime.sampling import StepInfo
 from ebca.runtime.schedules import Schedule
-from ebca.runtime.session import Result, Session, StepInfo
+from ebca.runtime.session import Result, Session
 
 __all__ = [
     "BackendError",

@@ -47,6 +47,16 @@ def test_wrong_fields(data: dict[str, Any], change: dict[str, Any], message: str
         manifests.read(_write(tmp_path, {**data, **change}))
 
 
+def test_guidance_scale(data: dict[str, Any], tmp_path: Path) -> None:
+    model = {k: v for k, v in data["model"].items() if k != "guidance_scale"}
+    assert data["model"]["guidance_scale"] == 7.5
+    assert manifests.read(_write(tmp_path, {**data, "model": model})).guidance_scale == 7.5
+    assert manifests.read(_write(tmp_path, {**data, "model": {**model, "guidance_scale": 3}})).guidance_scale == 3
+    for wrong in ("high", None, float("nan")):
+        with pytest.raises(EngineError, match="is broken"):
+            manifests.read(_write(tmp_path, {**data, "model": {**model, "guidance_scale": wrong}}))
+
+
 def test_no_folder_no_manifest_no_json(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="does not exist"):
         manifests.read(tmp_path / "absent")

@@ -574,3 +574,15 @@ def test_corrupted_tables_and_tokenizers_are_found(tiny_engine_dir: Path, tmp_pa
         pytest.raises(ebca.EngineError, match=rf"{Path(name).name}' is corrupted"),
     ):
         latents(session)
+
+
+def test_the_engine_says_the_guidance_scale(tiny_engine_dir: Path, tmp_path: Path) -> None:
+    copy = changed_copy(tiny_engine_dir, tmp_path / "engine", lambda data: data["model"].update(guidance_scale=3))
+    with ebca.load(copy, backend="onnxruntime") as engine, engine.session(height=64, width=64) as session:
+        ask = {"prompt": PROMPT, "steps": 2, "seed": 1, "output": "latents"}
+        default, three, five = (
+            session.generate(**ask, **g) for g in ({}, {"guidance_scale": 3}, {"guidance_scale": 5})
+        )
+    assert (default.parameters["guidance_scale"], five.parameters["guidance_scale"]) == (3, 5)
+    np.testing.assert_array_equal(default.latents, three.latents)
+    assert relative(five.latents, three.latents) > 1e-3

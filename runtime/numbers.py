@@ -1,0 +1,26 @@
+"""Numbers that a caller passed in, checked."""
+
+import math
+import operator
+from typing import Any
+
+from ebca.errors import ParameterError
+
+
+def finite(name: str, value: Any) -> float:
+    """`value` as a float."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ParameterError(f"{name} is {value}; give a finite number")
+    return number
+
+
+def whole(name: str, value: Any) -> int:
+    """`value` as an int, numpy's included."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ParameterError(f"{name} is {value!r}; give a whole number") from None
