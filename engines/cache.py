@@ -161,24 +161,38 @@ def evict(keep: Path, limit_bytes: float | None = None) -> list[Path]:
     """
     if limit_bytes is None:
         limit_bytes = cache_limit()
-    root = cache_folder()
-    entries: list[tuple[float, Path, int]] = []
-    for path in root.iterdir() if root.is_dir() else ():
-        # The folder may be shared with others: only what carries our marker is ours to delete.
-        if (path / _MARKER).is_file():
-            with suppress(OSError):
-                size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
-                entries.append((path.stat().st_mtime, path, size))
-    total = sum(size for _, _, size in entries)
+    engines = sorted(stored_engines(), key=lambda engine: engine.used)
+    total = sum(engine.size for engine in engines)
     removed = []
-    for used, path, size in sorted(entries):
+    for engine in engines:
         # A minute's grace: another process may be preparing it right now.
-        if total <= limit_bytes or path == keep or time.time() - used < 60:
+        if total <= limit_bytes or engine.folder == keep or time.time() - engine.used < 60:
             continue
-        shutil.rmtree(path, ignore_errors=True)
-        total -= size
-        removed.append(path)
+        shutil.rmtree(engine.folder, ignore_errors=True)
+        total -= engine.size
+        removed.append(engine.folder)
     return removed
+
+
+@dataclass(frozen=True)
+class StoredEngine:
+    """A prepared engine in the cache: its folder, bytes, and when it was last used (seconds since the epoch)."""
+
+    folder: Path
+    size: int
+    used: float
+
+
+def stored_engines() -> list[StoredEngine]:
+    """What the cache holds, by name. The folder may be shared with others: only what carries our marker is ours."""
+    root, found = cache_folder(), []
+    for path in sorted(root.iterdir()) if root.is_dir() else ():
+        # One that is deleted meanwhile is no longer there.
+        with suppress(OSError):
+            if not path.is_symlink() and (path / _MARKER).is_file():
+                size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+                found.append(StoredEngine(path, size, path.stat().st_mtime))
+    return found
 
 
 def _check_room(folder: Path, needed: int) -> None:

@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import platform
-import re
 import shutil
 import sys
 import time
@@ -36,7 +35,6 @@ from ebca.runtime.engine import load
 PROGRAM = "ebca-doctor"
 
 _EXPORT_PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "safetensors", "accelerate")
-_PREPARED = re.compile(rf"({'|'.join(BACKENDS)})-[0-9a-f]{{24}}")
 # A prepared SD 1.5 with its text encoder and VAE takes about 5 GB of disk.
 _FREE_DISK_BYTES = 6e9
 # Latent rows and columns of the trial evaluation: what three halvings still divide.
@@ -156,19 +154,16 @@ def clear_cache() -> tuple[int, int]:
     Raises:
         EngineError: one cannot be deleted.
     """
-    freed = count = 0
-    for path in _prepared_engines():
-        size = _folder_bytes(path)
+    engines = cache.stored_engines()
+    for engine in engines:
         try:
-            shutil.rmtree(path)
+            shutil.rmtree(engine.folder)
         except OSError as error:
             raise EngineError(
-                f"cannot delete '{error.filename or path}': {error.strerror or error}; "
+                f"cannot delete '{error.filename or engine.folder}': {error.strerror or error}; "
                 "stop what uses it, or delete it by hand"
             ) from None
-        freed += size
-        count += 1
-    return freed, count
+    return sum(engine.size for engine in engines), len(engines)
 
 
 def cpu_name() -> str:
@@ -256,8 +251,8 @@ def _check_cache() -> Iterator[Finding]:
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         yield Finding("problem", "cache", f"'{folder}' cannot be written", "set EBCA_CACHE_DIR to a folder that can")
         return
-    engines = _prepared_engines()
-    size = sum(map(_folder_bytes, engines))
+    engines = cache.stored_engines()
+    size = sum(engine.size for engine in engines)
     free = shutil.disk_usage(existing).free
     text = (
         f"'{folder}' holds {len(engines)} prepared engine{'' if len(engines) == 1 else 's'}, {_size(size)}; "
@@ -359,22 +354,6 @@ def _try(directory: EngineDirectory, backend: str | None) -> Iterator[Finding]:
         "trial",
         f"an energy step at {pixels}x{pixels} is finite; opening and running took {seconds:.1f} s",
     )
-
-
-def _prepared_engines() -> list[Path]:
-    root = cache.cache_folder()
-    if not root.is_dir():
-        return []
-    return sorted(p for p in root.iterdir() if p.is_dir() and not p.is_symlink() and _PREPARED.fullmatch(p.name))
-
-
-def _folder_bytes(folder: Path) -> int:
-    total = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):
-            if path.is_file():
-                total += path.stat().st_size
-    return total
 
 
 def _split_remedy(error: BaseException) -> tuple[str, str]:
