@@ -11,7 +11,6 @@ import math
 import tempfile
 import zlib
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from ebca.errors import ParameterError
 from ebca.export.model import Checkpoint
 from ebca.export.single_file import SCHEDULER_CONFIG
 from ebca.export.tokenizer import BOS, CLIP_MAX_LENGTH, EOS, tokenizer_json
+from ebca.export.word_tokenizer import word_vocabulary, write_word_tokenizer
 
 UNET_CONFIG: dict[str, Any] = {
     "sample_size": 16,  # 128 x 128 pixels
@@ -79,7 +79,7 @@ def build_tiny(seed: int = 0, *, in_channels: int = 4) -> Checkpoint:
     """Build the model; `in_channels` 9 gives its inpainting form: only the first convolution differs."""
     if not 0 <= seed < 2**32:
         raise ParameterError(f"seed must be between 0 and {2**32 - 1}, not {seed}")
-    vocabulary, _ = _vocabulary()
+    vocabulary, _ = word_vocabulary(WORDS)
     ids = {"bos_token_id": vocabulary[BOS], "eos_token_id": vocabulary[EOS], "pad_token_id": vocabulary[EOS]}
     text_config = CLIPTextConfig(vocab_size=len(vocabulary), **TEXT_ENCODER_CONFIG, **ids)
     with torch.device("meta"):
@@ -106,7 +106,7 @@ def save_tiny(folder: str | Path, seed: int = 0, *, in_channels: int = 4) -> Pat
     checkpoint.unet.save_pretrained(folder / "unet", safe_serialization=True)
     checkpoint.vae.save_pretrained(folder / "vae", safe_serialization=True)
     checkpoint.text_encoder.save_pretrained(folder / "text_encoder")
-    _write_tokenizer(folder / "tokenizer")
+    write_word_tokenizer(folder / "tokenizer", WORDS, CLIP_MAX_LENGTH)
     (folder / "scheduler").mkdir(exist_ok=True)
     _write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER_CONFIG)
     pipeline = "StableDiffusionPipeline" if in_channels == 4 else "StableDiffusionInpaintPipeline"
@@ -151,63 +151,8 @@ def _random_parameter(key: str, shape: tuple[int, ...], seed: int) -> Tensor:
 @cache
 def _tokenizer() -> tuple[str, dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
-        _write_tokenizer(Path(folder))
+        write_word_tokenizer(folder, WORDS, CLIP_MAX_LENGTH)
         return tokenizer_json(folder)
-
-
-def _write_tokenizer(folder: Path) -> None:
-    vocabulary, merges = _vocabulary()
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / "vocab.json", vocabulary)
-    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
-    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
-    special = {"bos_token": BOS, "eos_token": EOS, "pad_token": EOS, "unk_token": EOS}
-    _write_json(folder / "special_tokens_map.json", special)
-    facts = {"tokenizer_class": "CLIPTokenizer", "model_max_length": CLIP_MAX_LENGTH, "do_lower_case": True}
-    _write_json(folder / "tokenizer_config.json", {**facts, **special})
-
-
-@cache
-def _vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """In CLIP's order: byte symbols, byte symbols that end a word, merges, start token, end token."""
-    merges = _merges()
-    symbols = _byte_symbols()
-    entries = [*symbols, *(symbol + "</w>" for symbol in symbols), *(a + b for a, b in merges), BOS, EOS]
-    return {entry: index for index, entry in enumerate(entries)}, merges
-
-
-def _merges() -> list[tuple[str, str]]:
-    """Merges that make one token of each word.
-
-    A later merge never applies before an earlier one that is possible, so it cannot break an earlier word up.
-    """
-    rank: dict[tuple[str, str], int] = {}
-    for word in WORDS:
-        pieces = _apply(rank, [*word[:-1], word[-1] + "</w>"])
-        while len(pieces) > 1:
-            rank[(pieces[0], pieces[1])] = len(rank)
-            pieces = [pieces[0] + pieces[1], *pieces[2:]]
-    return list(rank)
-
-
-def _apply(rank: dict[tuple[str, str], int], pieces: list[str]) -> list[str]:
-    """Byte-pair encoding: always merge the pair of lowest rank."""
-    while True:
-        ranked = [(rank[pair], i) for i, pair in enumerate(pairwise(pieces)) if pair in rank]
-        if not ranked:
-            return pieces
-        _, i = min(ranked)
-        pieces = [*pieces[:i], pieces[i] + pieces[i + 1], *pieces[i + 2 :]]
-
-
-def _byte_symbols() -> list[str]:
-    """A printable character per byte in CLIP's order: printable bytes first, as themselves."""
-    printable = [
-        *range(ord("!"), ord("~") + 1),
-        *range(ord("¡"), ord("¬") + 1),
-        *range(ord("®"), ord("ÿ") + 1),
-    ]
-    return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(256 - len(printable))]
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
