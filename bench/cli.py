@@ -30,7 +30,8 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         PROGRAM,
         description="Measure every stage of an engine: median and 90th percentile. Results are checked first; a wrong\n"
-        "one ends the run. UNet steps take turns round by round, so a machine that slows down slows all rows alike.",
+        "one ends the run. UNet steps take turns round by round, so a machine that slows down slows all rows alike.\n"
+        "`ebca-bench alignment --help` is about another benchmark: whether pictures follow their prompts.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -128,7 +129,14 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name for name in (part.strip() for part in text.split(",")) if name)
 
 
-_BENCHMARKS: dict[str, Callable[[Sequence[str]], int]] = {"latency": latency}
+def _alignment(argv: Sequence[str]) -> int:
+    # Its libraries are not needed to measure latency.
+    from ebca.bench.alignment.cli import main as alignment
+
+    return alignment(argv)
+
+
+_BENCHMARKS: dict[str, Callable[[Sequence[str]], int]] = {"latency": latency, "alignment": _alignment}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,0 +1,1 @@
+"""How well pictures follow their prompts, measured on pictures of coloured shapes."""

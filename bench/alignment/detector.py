@@ -1,0 +1,163 @@
+"""Which coloured shapes a picture holds, by classical image processing.
+
+A pixel that stands out from the background belongs to the nearest of the eight colours; a connected patch of one colour
+is a thing, and its outline, compared with the outline of each shape, says which. Nothing is learned, so a picture
+cannot please it in any other way than by showing the shapes.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from PIL import Image, ImageDraw
+from scipy import ndimage
+
+from ebca.bench.alignment.scenes import COLORS, RELATIONS, SHAPES, Scene, Thing, outline
+
+# In pixels: smaller patches are specks. The smallest thing that is drawn covers about 80.
+_MIN_AREA = 30
+# Overlap with the best shape below which a patch is no shape at all.
+_MIN_OVERLAP = 0.62
+# RGB distance from the background (of 255) that makes a pixel foreground.
+_FOREGROUND = 42.0
+_GRID = 32
+# Radii in pixels of the templates.
+_RADII = (8, 10, 12)
+# Centres this many pixels apart, at least, stand in a relation.
+_APART = 4.0
+
+
+@dataclass(frozen=True)
+class Found:
+    """A patch: its colour and shape ("" where it resembles none), centre in pixels, area, overlap with the shape."""
+
+    color: str
+    shape: str
+    x: float
+    y: float
+    area: int
+    overlap: float
+
+    @property
+    def thing(self) -> Thing:
+        return Thing(self.color, self.shape)
+
+
+PRESENT, MISCOLORED, MISSHAPEN, NEGLECTED = OUTCOMES = ("present", "miscolored", "misshapen", "neglected")
+"""What became of a thing that was asked for: it is there; its shape is, in a color nobody asked for on it; its color
+is, on such a shape; or neither."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a picture shows of a scene.
+
+    outcomes: one of OUTCOMES per thing of the scene.
+    found: number of patches, the shapeless ones included.
+    related: all things are present and the relation holds; None for a scene without one.
+    """
+
+    outcomes: tuple[str, ...]
+    found: int
+    related: bool | None = None
+
+    @property
+    def all_present(self) -> bool:
+        """Every thing is there, whatever else is."""
+        return all(outcome == PRESENT for outcome in self.outcomes)
+
+    @property
+    def exact(self) -> bool:
+        """Every thing is there, and nothing else."""
+        return self.all_present and self.found == len(self.outcomes)
+
+
+def detect(picture: np.ndarray) -> list[Found]:
+    """Find the things in a picture [H,W,3], uint8 or float in [0, 1]; largest first."""
+    pixels = np.asarray(picture, np.float32) * (1.0 if np.asarray(picture).dtype == np.uint8 else 255.0)
+    edges = (pixels[:2], pixels[-2:], pixels[:, :2], pixels[:, -2:])
+    background = np.median(np.concatenate([edge.reshape(-1, 3) for edge in edges]), axis=0)
+    smooth = ndimage.median_filter(pixels, size=(3, 3, 1))
+    palette = np.array([*COLORS.values()], np.float32)
+    nearest = np.linalg.norm(smooth[:, :, None] - palette, axis=-1).argmin(-1)
+    foreground = np.linalg.norm(smooth - background, axis=-1) > _FOREGROUND
+    found = []
+    for index, color in enumerate(COLORS):
+        mask = foreground & (nearest == index)
+        # Opening removes the one-pixel rims where an edge happens to blend into another colour.
+        cores, count = ndimage.label(ndimage.binary_opening(mask, np.ones((2, 2))))
+        for core in range(1, count + 1):
+            patch = cores == core
+            if patch.sum() >= _MIN_AREA:
+                found.append(_describe(color, _silhouette(patch, pixels, background)))
+    return sorted((f for f in found if f.area >= _MIN_AREA), key=lambda f: -f.area)
+
+
+def read(picture: np.ndarray, scene: Scene) -> Reading:
+    """Compare a picture with the scene it should show."""
+    found = detect(picture)
+    outcomes = tuple(_outcome(thing, scene, found) for thing in scene.things)
+    related = None
+    if scene.relation:
+        dx, dy = RELATIONS[scene.relation]
+        first, second = ([f for f in found if f.thing == thing] for thing in scene.things[:2])
+        related = any((a.x - b.x) * dx + (a.y - b.y) * dy >= _APART for a in first for b in second)
+    return Reading(outcomes, len(found), related)
+
+
+def _outcome(thing: Thing, scene: Scene, found: list[Found]) -> str:
+    if any(f.thing == thing for f in found):
+        return PRESENT
+    others = [f for f in found if f.thing not in scene.things]
+    if any(f.shape == thing.shape for f in others):
+        return MISCOLORED
+    return MISSHAPEN if any(f.color == thing.color for f in others) else NEGLECTED
+
+
+def _silhouette(patch: np.ndarray, pixels: np.ndarray, background: np.ndarray) -> np.ndarray:
+    """The patch with its antialiased rim: pixels nearer to its own colour than to the background."""
+    inner = ndimage.binary_erosion(patch)
+    color = np.median(pixels[inner if inner.any() else patch], axis=0)
+    axis = color - background
+    share = (pixels - background) @ axis / (axis @ axis)
+    off = np.linalg.norm(pixels - background - share[..., None] * axis, axis=-1)
+    rim = ndimage.binary_dilation(patch, np.ones((3, 3)), iterations=2)
+    near, _ = ndimage.label((rim & (share > 0.5) & (off < 60)) | patch)
+    labels = np.bincount(near[patch])
+    return ndimage.binary_fill_holes(near == labels.argmax())
+
+
+def _describe(color: str, mask: np.ndarray) -> Found:
+    y, x = np.nonzero(mask)
+    grid = _normalised(mask)
+    overlaps = {shape: _overlap(grid, template) for shape, template in _templates().items()}
+    shape = max(overlaps, key=overlaps.__getitem__)
+    best = overlaps[shape]
+    return Found(color, shape if best >= _MIN_OVERLAP else "", float(x.mean()), float(y.mean()), len(x), best)
+
+
+def _normalised(mask: np.ndarray) -> np.ndarray:
+    """The mask around its centroid at a size that makes its area one: a stray pixel moves neither much."""
+    area = float(mask.sum())
+    y, x = np.nonzero(mask)
+    grid = np.linspace(-1.1, 1.1, _GRID) * np.sqrt(area)
+    at = np.meshgrid(y.mean() + grid, x.mean() + grid, indexing="ij")
+    return ndimage.map_coordinates(mask.astype(np.float32), at, order=1)
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.minimum(a, b).sum() / np.maximum(a, b).sum())
+
+
+@cache
+def _templates() -> dict[str, np.ndarray]:
+    """Each shape as its silhouette looks at the sizes that occur, on average."""
+    return {shape: np.mean([_rendered(shape, radius) for radius in _RADII], axis=0) for shape in SHAPES}
+
+
+def _rendered(shape: str, radius: int) -> np.ndarray:
+    size = 8 * (2 * radius + 6)
+    image = Image.new("L", (size, size), 0)
+    points = outline(shape) * (8 * radius) + size / 2
+    ImageDraw.Draw(image).polygon([(float(x), float(y)) for x, y in points], fill=255)
+    return _normalised(np.asarray(image.reduce(8)) > 127)

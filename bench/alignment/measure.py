@@ -1,0 +1,222 @@
+"""Pictures of the same prompts and seeds by several methods, and what the detector reads in them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ebca.bench.alignment.detector import OUTCOMES, Reading, read
+from ebca.bench.alignment.prompts import KINDS, SPLITS, prompts
+from ebca.bench.alignment.scenes import SIZE, Scene
+from ebca.bench.alignment.statistics import Paired, compare
+from ebca.errors import CancelledError, ParameterError
+from ebca.runtime.engine import Engine
+from ebca.runtime.schedules import Gamma, describe
+
+BASE = "base"
+
+OnPictures = Callable[[int, int, str], bool | None]
+
+
+@dataclass(frozen=True)
+class Method:
+    """What differs between the pictures: arguments of `Session.generate`.
+
+    thing_weight: factor of gamma_attn on the words for colours and shapes.
+    """
+
+    name: str
+    gamma_attn: Gamma = 0.0
+    gamma_norm: Gamma = 0.0
+    norm_factor: float = 1.0
+    thing_weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all methods share. Picture i of a kind shows its prompt i with seed `seed` + i."""
+
+    split: str = "held-out"
+    kinds: tuple[str, ...] = KINDS
+    count: int = 100
+    seed: int = 0
+    steps: int = 25
+    guidance_scale: float | None = None
+    scheduler: str | None = "ddim"
+    batch: int = 16
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise ParameterError(f"split is '{self.split}'; choose {' or '.join(SPLITS)}")
+        for kind in self.kinds:
+            if kind not in KINDS:
+                raise ParameterError(f"there are no prompts of kind '{kind}'; choose from {', '.join(KINDS)}")
+        if self.count < 1 or self.batch < 1:
+            raise ParameterError(f"count is {self.count} and batch {self.batch}; give 1 or more")
+
+
+@dataclass
+class Pictures:
+    """One method on the prompts of one kind. pictures [n,H,W,3] uint8 are kept only where a grid needs them."""
+
+    scenes: list[Scene]
+    seeds: list[int]
+    readings: list[Reading] = field(default_factory=list)
+    pictures: list[np.ndarray] = field(default_factory=list)
+
+    def vector(self, measure: str) -> np.ndarray:
+        """One value per picture: of "all", "exact", "related", or the share of its things with an outcome."""
+        if measure in OUTCOMES:
+            return np.array([reading.outcomes.count(measure) / len(reading.outcomes) for reading in self.readings])
+        name = {"all": "all_present", "exact": "exact", "related": "related"}[measure]
+        return np.array([bool(getattr(reading, name)) for reading in self.readings])
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """All pictures, by method and kind."""
+
+    settings: Settings
+    methods: tuple[Method, ...]
+    results: Mapping[str, Mapping[str, Pictures]]
+
+    def measures(self, kind: str) -> tuple[str, ...]:
+        """Names for `Pictures.vector` that make sense for a kind."""
+        return ("all", "exact", *(("related",) if kind == "relation" else ()), *OUTCOMES[1:])
+
+    def compared(self, method: str, kind: str, measure: str) -> Paired:
+        """The method against the base on the same prompts and seeds."""
+        base, other = self.results[self.methods[0].name][kind], self.results[method][kind]
+        return compare(base.vector(measure), other.vector(measure))
+
+
+def measure(
+    engine: Engine,
+    methods: Sequence[Method],
+    settings: Settings,
+    *,
+    keep_pictures: int = 0,
+    on_pictures: OnPictures | None = None,
+) -> Alignment:
+    """Make and read all pictures.
+
+    Args:
+        methods: the first is the one that the others are compared with.
+        keep_pictures: how many pictures of each kind and method to keep.
+        on_pictures: called with (done, total, method) after each batch; False cancels.
+
+    Raises:
+        ParameterError: an engine whose pictures are not of the size that is read.
+        CancelledError: `on_pictures` returned False.
+    """
+    results: dict[str, dict[str, Pictures]] = {method.name: {} for method in methods}
+    if len(results) != len(methods):
+        raise ParameterError("two methods have the same name")
+    _check_size(engine)
+    total, done = len(methods) * len(settings.kinds) * settings.count, 0
+    for kind in settings.kinds:
+        wanted = chosen(kind, settings)
+        for start in range(0, settings.count, settings.batch):
+            scenes = wanted[start : start + settings.batch]
+            seeds = [settings.seed + start + i for i in range(len(scenes))]
+            # Batch by batch, so that an interruption leaves methods at the same place and heat hits all alike.
+            for method in methods:
+                made = _pictures(engine, method, scenes, seeds, settings)
+                held = results[method.name].setdefault(kind, Pictures([], []))
+                held.scenes += scenes
+                held.seeds += seeds
+                held.readings += [read(picture, scene) for picture, scene in zip(made, scenes, strict=True)]
+                held.pictures += list(made[: max(keep_pictures - len(held.pictures), 0)])
+                done += len(scenes)
+                if on_pictures and on_pictures(done, total, method.name) is False:
+                    raise CancelledError(f"cancelled after {done} of {total} pictures")
+    return Alignment(settings, tuple(methods), results)
+
+
+def to_json(alignment: Alignment) -> dict[str, Any]:
+    """Settings, shares, paired differences, and every reading."""
+    report: dict[str, Any] = {
+        "settings": asdict(alignment.settings),
+        "methods": [_plain(method) for method in alignment.methods],
+        "kinds": {},
+    }
+    for kind in alignment.settings.kinds:
+        entry: dict[str, Any] = {"methods": {}, "compared": {}}
+        for method in alignment.methods:
+            held = alignment.results[method.name][kind]
+            entry["methods"][method.name] = {
+                measure: float(held.vector(measure).mean()) for measure in alignment.measures(kind)
+            }
+            if method is not alignment.methods[0]:
+                entry["compared"][method.name] = {
+                    measure: asdict(alignment.compared(method.name, kind, measure))
+                    for measure in alignment.measures(kind)
+                }
+        base = alignment.results[alignment.methods[0].name][kind]
+        entry["pictures"] = [
+            {"prompt": scene.caption(), "seed": seed}
+            | {m.name: asdict(alignment.results[m.name][kind].readings[i]) for m in alignment.methods}
+            for i, (scene, seed) in enumerate(zip(base.scenes, base.seeds, strict=True))
+        ]
+        report["kinds"][kind] = entry
+    return report
+
+
+def _check_size(engine: Engine) -> None:
+    with engine.session() as session:
+        if (session.height, session.width) != (SIZE, SIZE):
+            raise ParameterError(
+                f"'{engine.manifest.model['name']}' makes pictures of {session.height} x {session.width}; coloured "
+                f"shapes are read from {SIZE} x {SIZE}: use the engine 'shapes', or one trained with examples/shapes"
+            )
+
+
+def chosen(kind: str, settings: Settings) -> list[Scene]:
+    """The prompts of a kind, from the first again after the last."""
+    available = prompts(kind, settings.split)
+    return [available[i % len(available)] for i in range(settings.count)]
+
+
+def arguments(
+    engine: Engine, method: Method, scenes: Sequence[Scene], seeds: Sequence[int], settings: Settings
+) -> dict[str, Any]:
+    """What `Session.generate` is called with for these pictures."""
+    return {
+        "prompt": [scene.caption() for scene in scenes],
+        "steps": settings.steps,
+        "guidance_scale": settings.guidance_scale,
+        "scheduler": settings.scheduler,
+        "seed": seeds,
+        "gamma_attn": method.gamma_attn,
+        "gamma_norm": method.gamma_norm,
+        "norm_factor": method.norm_factor,
+        "token_weights": _weights(engine, method, scenes),
+    }
+
+
+def _pictures(
+    engine: Engine, method: Method, scenes: Sequence[Scene], seeds: Sequence[int], settings: Settings
+) -> np.ndarray:
+    with engine.session(batch=len(scenes)) as session:
+        made = session.generate(**arguments(engine, method, scenes, seeds, settings), output="np")
+    return np.rint(made.images * 255).astype(np.uint8)
+
+
+def _weights(engine: Engine, method: Method, scenes: Sequence[Scene]) -> dict[str | int, float] | None:
+    """Prompts of one kind have one form, so their words for colours and shapes are at the same positions."""
+    if method.thing_weight == 1:
+        return None
+    found = set()
+    for scene in scenes:
+        words = [word for thing in scene.things for word in (thing.color, thing.shape)]
+        at = engine.tokenizer.find_words(scene.caption(), words)
+        found.add(tuple(sorted(p for positions in at.values() for p in positions)))
+    if len(found) != 1:
+        raise ParameterError("the prompts of a batch do not have their words at the same positions")
+    return dict.fromkeys(found.pop(), method.thing_weight)
+
+
+def _plain(method: Method) -> dict[str, Any]:
+    gammas = {"gamma_attn": describe(method.gamma_attn), "gamma_norm": describe(method.gamma_norm)}
+    return {**method.__dict__, **gammas}

@@ -1,0 +1,123 @@
+"""The alignment of several methods as text and as a picture."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from rich.console import Console
+from rich.table import Table
+
+from ebca.bench.alignment.detector import OUTCOMES
+from ebca.bench.alignment.effects import Effects
+from ebca.bench.alignment.measure import Alignment
+from ebca.bench.alignment.statistics import share_interval
+from ebca.errors import ParameterError
+
+_TITLES = {
+    "all": "all present",
+    "exact": "exact",
+    "related": "relation holds",
+    "miscolored": "things miscolored",
+    "misshapen": "things misshapen",
+    "neglected": "things neglected",
+}
+_SCALE = 2
+_MARGIN = 6
+_TEXT = 14
+
+
+def print_report(alignment: Alignment, console: Console) -> None:
+    """A table per measure: shares with intervals, and paired differences from the first method."""
+    base, *others = alignment.methods
+    table = Table(title=f"{alignment.settings.split} prompts, {alignment.settings.count} pictures a kind and method")
+    for column in ("prompts", "measure", base.name):
+        table.add_column(column)
+    for other in others:
+        table.add_column(other.name)
+        table.add_column(f"{other.name} - {base.name} (95 %)", no_wrap=True)
+        table.add_column("gained / lost")
+        table.add_column("p (McNemar)")
+    for kind in alignment.settings.kinds:
+        for measure in alignment.measures(kind):
+            shares = alignment.results[base.name][kind].vector(measure)
+            row = [kind, _TITLES[measure], _share(shares, measure)]
+            for other in others:
+                paired = alignment.compared(other.name, kind, measure)
+                row += [
+                    f"{paired.other:.1%}",
+                    f"{100 * paired.difference:+.1f} ({100 * paired.low:+.1f} to {100 * paired.high:+.1f})",
+                    f"{paired.gained} / {paired.lost}",
+                    f"{paired.p_value:.3f}" if measure not in OUTCOMES else "",
+                ]
+            table.add_row(*row, end_section=measure == alignment.measures(kind)[-1])
+    console.print(table)
+
+
+def print_effects(effects: Mapping[str, Mapping[str, Effects]], console: Console) -> None:
+    """How far each method moves the contexts, and each layer's energies."""
+    table = Table(title="inside: means over one batch and all steps, conditional rows")
+    for column in ("prompts", "method", "contexts moved", "attention energy, layer by layer", "norm energy"):
+        table.add_column(column, no_wrap=True)
+    for kind, by_method in effects.items():
+        for method, found in by_method.items():
+            energies = (" ".join(f"{value:.3g}" for value in term) for term in (found.attention, found.norm))
+            table.add_row(kind, method, f"{found.context_change:.2%}", *energies)
+    console.print(table)
+
+
+def effects_json(effects: Mapping[str, Mapping[str, Effects]]) -> dict[str, Any]:
+    """By kind and method: context_change, and per layer attention and norm."""
+    return {kind: {name: asdict(found) for name, found in methods.items()} for kind, methods in effects.items()}
+
+
+def save_grid(alignment: Alignment, file: Path) -> None:
+    """One row per kept picture, one column per method, the prompt above.
+
+    Raises:
+        ParameterError: the file cannot be written.
+    """
+    first = alignment.methods[0].name
+    rows = [
+        (kind, index, scene.caption())
+        for kind in alignment.settings.kinds
+        for index, scene in enumerate(alignment.results[first][kind].scenes[: _kept(alignment, kind)])
+    ]
+    if not rows:
+        raise ParameterError("no pictures were kept for the grid")
+    height, width = (side * _SCALE for side in _picture(alignment, first, *rows[0][:2]).shape[:2])
+    cell = (max(len(alignment.methods) * (width + _MARGIN), 300), height + _TEXT + 2 * _MARGIN)
+    columns = 1 if len(rows) < 4 else 2
+    per_column = -(-len(rows) // columns)
+    sheet = Image.new("RGB", (columns * (cell[0] + _MARGIN) + _MARGIN, per_column * cell[1] + _TEXT), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for number, (kind, index, caption) in enumerate(rows):
+        x, y = _MARGIN + number // per_column * (cell[0] + _MARGIN), _TEXT + number % per_column * cell[1]
+        pen.text((x, y), caption, fill="black", font=font)
+        for place, method in enumerate(alignment.methods):
+            at = (x + place * (width + _MARGIN), y + _TEXT + 2)
+            picture = Image.fromarray(_picture(alignment, method.name, kind, index))
+            sheet.paste(picture.resize((width, height), Image.Resampling.NEAREST), at)
+            if number % per_column == 0:
+                pen.text((at[0], 1), method.name, fill="gray", font=font)
+    try:
+        sheet.save(file)
+    except (OSError, ValueError) as error:
+        raise ParameterError(f"cannot write '{file}': {error}; name a .png file in a folder that exists") from None
+
+
+def _picture(alignment: Alignment, method: str, kind: str, index: int) -> np.ndarray:
+    return alignment.results[method][kind].pictures[index]
+
+
+def _kept(alignment: Alignment, kind: str) -> int:
+    return len(alignment.results[alignment.methods[0].name][kind].pictures)
+
+
+def _share(values: np.ndarray, measure: str) -> str:
+    if measure in OUTCOMES:
+        return f"{values.mean():.1%}"
+    low, high = share_interval(values)
+    return f"{values.mean():.1%} ({100 * low:.1f} to {100 * high:.1f})"

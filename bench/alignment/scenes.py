@@ -1,0 +1,114 @@
+"""The world of coloured shapes: its words, its outlines, and what a caption says.
+
+Training draws these scenes, the detector reads them back from pictures, and the benchmark asks for them. A scene has
+one to three things of different colours and different shapes; two things may stand in a relation.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from ebca.errors import ParameterError
+
+SIZE = 64
+"""Height and width of a picture in pixels."""
+
+COLORS: dict[str, tuple[int, int, int]] = {
+    "red": (220, 40, 40),
+    "orange": (245, 145, 30),
+    "yellow": (245, 225, 50),
+    "green": (45, 165, 65),
+    "cyan": (60, 205, 220),
+    "blue": (40, 75, 220),
+    "purple": (135, 55, 185),
+    "pink": (245, 130, 190),
+}
+SHAPES = ("circle", "square", "triangle", "star", "heart", "cross")
+BACKGROUNDS: tuple[tuple[int, int, int], ...] = ((250, 250, 250), (190, 190, 190), (70, 70, 70), (10, 10, 10))
+
+RELATIONS: dict[str, tuple[int, int]] = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
+"""Direction (x, y; y grows downwards) in which the first thing lies, seen from the second."""
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One coloured shape."""
+
+    color: str
+    shape: str
+
+    def __str__(self) -> str:
+        return f"a{'n' if self.color[0] in 'aeiou' else ''} {self.color} {self.shape}"
+
+
+UNSEEN = frozenset(
+    Thing(color, shape)
+    for color, shape in (
+        ("purple", "circle"),
+        ("orange", "square"),
+        ("pink", "triangle"),
+        ("red", "star"),
+        ("green", "heart"),
+        ("cyan", "cross"),
+    )
+)
+"""Pairs of colour and shape that are never together in training; each colour and each shape is, with others."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Things in the order of the caption; `relation` is where the first of two lies, seen from the second."""
+
+    things: tuple[Thing, ...]
+    relation: str | None = None
+
+    def caption(self) -> str:
+        """Such as "a red circle", "a red circle and a blue star", "a red circle left of a blue star"."""
+        words = [str(thing) for thing in self.things]
+        if self.relation:
+            return f"{words[0]} {self.relation} {words[1]}"
+        return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def parse(caption: str) -> Scene:
+    """The scene that a caption describes.
+
+    Raises:
+        ParameterError: the caption is not of the form `Scene.caption` writes.
+    """
+    names = [Thing(*found) for found in re.findall(rf"({'|'.join(COLORS)}) ({'|'.join(SHAPES)})", caption)]
+    relation = next((name for name in RELATIONS if f" {name} " in caption), None)
+    scene = Scene(tuple(names), relation)
+    if not names or scene.caption() != caption:
+        raise ParameterError(f"'{caption}' is no caption of coloured shapes, such as 'a red circle and a blue star'")
+    return scene
+
+
+def outline(shape: str) -> np.ndarray:
+    """The shape as a polygon [n,2] (x, y) within the unit circle, about; y grows downwards."""
+    turn = np.linspace(0, 2 * math.pi, 96, endpoint=False)
+    if shape == "circle":
+        return 0.92 * np.stack([np.cos(turn), np.sin(turn)], 1)
+    if shape == "square":
+        return 0.82 * np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)], float)
+    if shape == "triangle":
+        return np.array([(0, -0.95), (1.0, 0.85), (-1.0, 0.85)])
+    if shape == "star":
+        spikes = np.arange(10) * math.pi / 5
+        radius = np.where(np.arange(10) % 2 == 0, 1.08, 0.46)
+        return np.stack([radius * np.sin(spikes), -radius * np.cos(spikes) + 0.08], 1)
+    if shape == "heart":
+        x = 16 * np.sin(turn) ** 3
+        y = 13 * np.cos(turn) - 5 * np.cos(2 * turn) - 2 * np.cos(3 * turn) - np.cos(4 * turn)
+        return np.stack([x / 16.5, -(y + 2) / 16.5], 1)
+    if shape == "cross":
+        arm = 0.32
+        quarter = [(arm, -arm), (1, -arm), (1, arm), (arm, arm)]
+        points = []
+        for k in range(4):
+            c, s = round(math.cos(k * math.pi / 2)), round(math.sin(k * math.pi / 2))
+            points += [(c * x - s * y, s * x + c * y) for x, y in quarter]
+        return 0.95 * np.array(points)
+    raise ParameterError(f"there is no shape '{shape}'; there are {', '.join(SHAPES)}")
