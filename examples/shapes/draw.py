@@ -1,0 +1,109 @@
+"""Pictures of coloured shapes with captions, drawn on the fly.
+
+A scene is drawn with antialiased edges, small shifts of its colours, and without overlaps. Everything comes from the
+generator that is passed in, so a seed gives the same pictures.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from ebca.bench.alignment.scenes import (
+    BACKGROUNDS,
+    COLORS,
+    RELATIONS,
+    SHAPES,
+    SIZE,
+    UNSEEN,
+    Scene,
+    Thing,
+    outline,
+)
+
+_SUPERSAMPLE = 8
+# Half pixels: radii of 9.5 to 13.5 pixels, and a little less where three things must fit.
+_RADII = (19, 27)
+_RADII_OF_THREE = (18, 22)
+_GAP = 2.0
+_SHADE = 8
+# How far apart (pixels) a relation puts two centres along its axis at least, and across it at most.
+_ALONG, _ACROSS = 20, 10
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A thing in a picture: centre and radius in pixels."""
+
+    thing: Thing
+    x: int
+    y: int
+    radius: float
+
+
+def random_scene(rng: np.random.Generator, count: int, *, related: bool = False, unseen: bool = False) -> Scene:
+    """A scene of `count` things of different colours and shapes.
+
+    Args:
+        related: put two things in a relation.
+        unseen: allow the pairs of colour and shape that training leaves out.
+    """
+    while True:
+        colors = rng.permutation(list(COLORS))[:count]
+        shapes = rng.permutation(SHAPES)[:count]
+        things = tuple(Thing(str(c), str(s)) for c, s in zip(colors, shapes, strict=True))
+        if unseen or UNSEEN.isdisjoint(things):
+            relation = str(rng.choice(list(RELATIONS))) if related else None
+            return Scene(things, relation)
+
+
+def place(rng: np.random.Generator, scene: Scene) -> list[Placed]:
+    """Find positions without overlaps, in agreement with the relation."""
+    low, high = _RADII_OF_THREE if len(scene.things) > 2 else _RADII
+    while True:
+        radii = rng.integers(low, high + 1, len(scene.things)) / 2
+        at = [rng.integers(int(r) + 1, SIZE - int(r) - 1, 2) for r in radii]
+        pairs = [(i, j) for j in range(len(at)) for i in range(j)]
+        if any(np.hypot(*(at[i] - at[j])) < radii[i] + radii[j] + _GAP for i, j in pairs):
+            continue
+        if scene.relation:
+            direction = np.array(RELATIONS[scene.relation])
+            offset = at[0] - at[1]
+            if offset @ direction < _ALONG or abs(offset @ direction[::-1]) > _ACROSS:
+                continue
+        return [
+            Placed(thing, int(x), int(y), float(r)) for thing, (x, y), r in zip(scene.things, at, radii, strict=True)
+        ]
+
+
+def draw(rng: np.random.Generator, scene: Scene) -> tuple[np.ndarray, list[Placed]]:
+    """A picture [SIZE,SIZE,3] uint8 of the scene, and where its things are."""
+    background = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
+    picture = np.empty((SIZE, SIZE, 3), np.float32)
+    picture[:] = background
+    placed = place(rng, scene)
+    for item in placed:
+        mask = _sprite(item.thing.shape, round(2 * item.radius))
+        half = mask.shape[0] // 2
+        top, left = item.y - half, item.x - half
+        y0, x0, y1, x1 = max(top, 0), max(left, 0), min(top + 2 * half, SIZE), min(left + 2 * half, SIZE)
+        cover = mask[y0 - top : y1 - top, x0 - left : x1 - left, None]
+        patch = picture[y0:y1, x0:x1]
+        patch += cover * (_shaded(rng, COLORS[item.thing.color]) - patch)
+    return np.rint(picture).astype(np.uint8), placed
+
+
+def _shaded(rng: np.random.Generator, color: tuple[int, int, int]) -> np.ndarray:
+    return np.clip(np.array(color, np.float32) + rng.integers(-_SHADE, _SHADE + 1, 3), 0, 255)
+
+
+@cache
+def _sprite(shape: str, half_pixels: int) -> np.ndarray:
+    """Coverage [2n,2n] in [0, 1] of a shape of that radius, its centre between the middle pixels."""
+    half = half_pixels // 2 + 3
+    size = 2 * half * _SUPERSAMPLE
+    image = Image.new("L", (size, size), 0)
+    points = outline(shape) * (half_pixels / 2 * _SUPERSAMPLE) + size / 2
+    ImageDraw.Draw(image).polygon([(float(x), float(y)) for x, y in points], fill=255)
+    return np.asarray(image.reduce(_SUPERSAMPLE), np.float32) / 255

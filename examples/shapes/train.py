@@ -1,0 +1,325 @@
+"""Train the model `shapes`: a VAE, then a UNet together with its text model.
+
+    python examples/shapes/train.py --output-dir run
+
+Every batch comes from a generator seeded with the number of its step, so a run that was interrupted goes on from its
+last checkpoint with the numbers it would have had.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from diffusers import DDPMScheduler
+from draw import draw, random_scene
+from model import SCHEDULER, Networks, build, sampler, save, write_json
+from PIL import Image
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ebca.bench.alignment.detector import read
+from ebca.bench.alignment.scenes import SIZE, Scene
+
+GRID_PROMPTS = (
+    "a red circle",
+    "a blue star",
+    "a green cross and a pink heart",
+    "a yellow square and a purple triangle",
+    "a red heart left of a cyan circle",
+    "an orange star above a blue square",
+    "a red square, a green triangle and a blue circle",
+    "a yellow star, a purple cross and a cyan heart",
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Numbers of one training run. Steps, not minutes, so that a seed says everything."""
+
+    seed: int = 0
+    batch: int = 32
+    vae_batch: int = 16
+    vae_steps: int = 4400
+    vae_lr: float = 1.5e-3
+    kl_weight: float = 1e-6
+    pictures: int = 60_000
+    unet_steps: int = 11_000
+    unet_lr: float = 1e-3
+    ema: float = 0.999
+    caption_dropout: float = 0.1
+    snr_gamma: float = 5.0
+    checkpoint_every: int = 1000
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output-dir", type=Path, required=True, help="gets the model, curves, grids, checkpoints")
+    parser.add_argument("--threads", type=int, help="default: all cores")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    for name, value in Recipe().__dict__.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help=f"default: {value}")
+    args = vars(parser.parse_args(argv))
+    threads, device, folder = args.pop("threads"), args.pop("device"), args.pop("output_dir")
+    if threads:
+        torch.set_num_threads(threads)
+    train(Recipe(**args), folder, torch.device(device))
+    return 0
+
+
+def train(recipe: Recipe, folder: Path, device: torch.device) -> Networks:
+    """Train, or go on, and write the pipeline folder `folder/shapes`."""
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    written = folder / "recipe.json"
+    if written.exists() and json.loads(written.read_text()) != recipe.__dict__:
+        raise SystemExit(f"{folder} holds a run of another recipe (recipe.json); choose another --output-dir")
+    write_json(written, recipe.__dict__)
+    networks = build(folder / "tokenizer", recipe.seed)
+    for module in (networks.vae, networks.text_encoder, networks.unet):
+        module.to(device)
+    train_vae(recipe, networks, folder, device)
+    train_unet(recipe, networks, folder, device)
+    save(networks, folder / "shapes")
+    return networks
+
+
+def train_vae(recipe: Recipe, networks: Networks, folder: Path, device: torch.device) -> None:
+    """Reconstruction (absolute and squared error) with a trace of KL; then set the scale of the latents."""
+    vae = networks.vae.train()
+
+    def loss_of(step: int) -> Tensor:
+        rng = _generator(recipe.seed, 1, step)
+        pixels = torch.stack([_pixels(draw(rng, _scene(rng, 1.0))[0]) for _ in range(recipe.vae_batch)]).to(device)
+        posterior = vae.encode(pixels).latent_dist
+        noise = torch.from_numpy(rng.standard_normal(posterior.mean.shape, np.float32)).to(device)
+        decoded = vae.decode(posterior.mean + posterior.std * noise).sample
+        return F.l1_loss(decoded, pixels) + F.mse_loss(decoded, pixels) + recipe.kl_weight * posterior.kl().mean()
+
+    _loop("vae", recipe, folder, recipe.vae_steps, recipe.vae_lr, {"vae": vae}, loss_of, device)
+    vae.eval().requires_grad_(False)
+    rng = _generator(recipe.seed, 2, 0)
+    scenes = [_scene(rng, 1.0) for _ in range(200)]
+    pictures = np.stack([draw(rng, scene)[0] for scene in scenes])
+    with torch.inference_mode():
+        pixels = torch.stack([_pixels(picture) for picture in pictures]).to(device)
+        latents = vae.encode(pixels).latent_dist.mean
+        decoded = vae.decode(latents).sample.cpu()
+    vae.register_to_config(scaling_factor=float(1 / latents.std()))
+    mse = F.mse_loss(decoded.clamp(-1, 1), pixels.cpu()).item()
+    restored = _pictures(decoded)
+    exact = np.mean([read(picture, scene).exact for picture, scene in zip(restored, scenes, strict=True)])
+    print(f"vae: PSNR {10 * math.log10(4 / mse):.1f} dB, {exact:.1%} of reconstructions read back exactly")
+    both = [picture for pair in zip(pictures[:16], restored[:16], strict=True) for picture in pair]
+    _save_grid(folder / "vae.png", both, columns=8)
+
+
+def train_unet(recipe: Recipe, networks: Networks, folder: Path, device: torch.device) -> None:
+    """Noise prediction with min-SNR weights; the text model learns along. Ends with the averaged weights."""
+    latents, scenes, counts = _encoded(recipe, networks, device)
+    ids = _tokenised(networks, [scene.caption() for scene in scenes]).to(device)
+    (empty,) = _tokenised(networks, [""]).to(device)
+    noises = DDPMScheduler(**{k: v for k, v in SCHEDULER.items() if k not in ("steps_offset", "set_alpha_to_one")})
+    alphas = noises.alphas_cumprod.to(device)
+    weights = (alphas / (1 - alphas)).clamp(max=recipe.snr_gamma) / (alphas / (1 - alphas))
+    unet, text = networks.unet.train(), networks.text_encoder.train()
+    by_count = [np.flatnonzero(counts == n) for n in (1, 2, 3)]
+
+    def loss_of(step: int) -> Tensor:
+        rng = _generator(recipe.seed, 3, step)
+        share = _shares(2 * step / recipe.unet_steps)
+        index = np.array([rng.choice(by_count[n]) for n in rng.choice(3, recipe.batch, p=share)])
+        chosen = torch.from_numpy(index)
+        clean = latents[chosen].to(device)
+        tokens = ids[chosen.to(device)]
+        dropped = torch.from_numpy(rng.random(recipe.batch) < recipe.caption_dropout).to(device)
+        tokens = torch.where(dropped[:, None], empty, tokens)
+        noise = torch.from_numpy(rng.standard_normal(clean.shape, np.float32)).to(device)
+        timesteps = torch.from_numpy(rng.integers(0, len(alphas), recipe.batch)).to(device)
+        noisy = noises.add_noise(clean, noise, timesteps)
+        predicted = unet(noisy, timesteps, text(tokens).last_hidden_state).sample
+        return (weights[timesteps] * (predicted - noise).square().mean((1, 2, 3))).mean()
+
+    def look(step: int) -> None:
+        _sample_grid(networks, folder / f"samples_{step:05d}.png")
+
+    modules = {"unet": unet, "text_encoder": text}
+    _loop("unet", recipe, folder, recipe.unet_steps, recipe.unet_lr, modules, loss_of, device, look)
+    unet.eval().requires_grad_(False)
+    text.eval().requires_grad_(False)
+
+
+def _loop(
+    name: str,
+    recipe: Recipe,
+    folder: Path,
+    steps: int,
+    lr: float,
+    modules: dict[str, nn.Module],
+    loss_of: Callable[[int], Tensor],
+    device: torch.device,
+    look: Callable[[int], None] | None = None,
+) -> None:
+    """AdamW with warm-up and cosine decay; the modules end with the running average of their weights."""
+    parameters = [p for module in modules.values() for p in module.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=0.01)
+    average = [p.detach().clone() for p in parameters]
+    losses: list[float] = []
+    file = folder / "checkpoints" / f"{name}.pt"
+    if file.exists():
+        state = torch.load(file, map_location=device, weights_only=True)
+        losses = state["losses"]
+        optimizer.load_state_dict(state["optimizer"])
+        with torch.no_grad():
+            for target, value in zip([*parameters, *average], [*state["parameters"], *state["average"]], strict=True):
+                target.copy_(value)
+    began = time.monotonic()
+    for step in _progress(name, len(losses), steps, losses):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * min((step + 1) / 100, 0.525 + 0.475 * math.cos(math.pi * step / steps))
+        loss = loss_of(step)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+        keep = min(recipe.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - keep)
+        if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == steps:
+            state = {"losses": losses, "optimizer": optimizer.state_dict()}
+            torch.save({**state, "parameters": parameters, "average": average}, file.with_suffix(".tmp"))
+            file.with_suffix(".tmp").replace(file)
+            _save_curve(folder, name, losses)
+            seconds = time.monotonic() - began
+            print(f"{name}: step {step + 1}, loss {np.mean(losses[-200:]):.5f}, {seconds:.0f} s", flush=True)
+            if look:
+                with _Swapped(parameters, average):
+                    look(step + 1)
+    with torch.no_grad():
+        for target, value in zip(parameters, average, strict=True):
+            target.copy_(value)
+
+
+class _Swapped:
+    """The averaged weights in place of the others, for a while."""
+
+    def __init__(self, parameters: list[nn.Parameter], average: list[Tensor]) -> None:
+        self._pairs = list(zip(parameters, average, strict=True))
+
+    def __enter__(self) -> None:
+        self._swap()
+
+    def __exit__(self, *exception: object) -> None:
+        self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for parameter, average in self._pairs:
+            kept = parameter.clone()
+            parameter.copy_(average)
+            average.copy_(kept)
+
+
+def _encoded(recipe: Recipe, networks: Networks, device: torch.device) -> tuple[Tensor, list[Scene], np.ndarray]:
+    """Latents [n,4,16,16] of freshly drawn pictures, their scenes, and how many things each has."""
+    latents, scenes = [], []
+    scale = networks.vae.config["scaling_factor"]
+    for start in _progress("latents", 0, recipe.pictures, None, 64):
+        rng = _generator(recipe.seed, 4, start)
+        batch = [_scene(rng, 1.0) for _ in range(min(64, recipe.pictures - start))]
+        pixels = torch.stack([_pixels(draw(rng, scene)[0]) for scene in batch]).to(device)
+        with torch.inference_mode():
+            latents.append((networks.vae.encode(pixels).latent_dist.mean * scale).cpu())
+        scenes += batch
+    return torch.cat(latents).clone(), scenes, np.array([len(scene.things) for scene in scenes])
+
+
+def _shares(progress: float) -> np.ndarray:
+    """Shares of pictures with one, two and three things: simple ones first, from the middle of the run as it is."""
+    early, late = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.42, 0.38])
+    return early + min(progress, 1.0) * (late - early)
+
+
+def _scene(rng: np.random.Generator, progress: float) -> Scene:
+    count = int(rng.choice(3, p=_shares(progress))) + 1
+    return random_scene(rng, count, related=count == 2 and rng.random() < 0.5)
+
+
+def _tokenised(networks: Networks, captions: list[str]) -> Tensor:
+    return networks.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+
+
+def _generator(*seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def _pixels(picture: np.ndarray) -> Tensor:
+    """[H,W,3] uint8 to [3,H,W] in [-1, 1]."""
+    return torch.from_numpy(picture).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def _pictures(pixels: Tensor) -> np.ndarray:
+    return ((pixels.permute(0, 2, 3, 1).numpy() + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
+
+
+def _sample_grid(networks: Networks, file: Path) -> None:
+    start = torch.randn(len(GRID_PROMPTS), 4, 16, 16, generator=torch.Generator().manual_seed(7))
+    made = sampler(networks)(
+        list(GRID_PROMPTS),
+        height=SIZE,
+        width=SIZE,
+        num_inference_steps=25,
+        guidance_scale=5.0,
+        latents=start,
+        output_type="np",
+    )
+    _save_grid(file, np.rint(made.images * 255).astype(np.uint8), columns=4)
+
+
+def _save_grid(file: Path, pictures: Any, columns: int) -> None:
+    rows = math.ceil(len(pictures) / columns)
+    grid = Image.new("RGB", (columns * 68, rows * 68), "white")
+    for i, picture in enumerate(pictures):
+        grid.paste(Image.fromarray(picture), (i % columns * 68 + 2, i // columns * 68 + 2))
+    grid.resize((grid.width * 2, grid.height * 2), Image.Resampling.NEAREST).save(file)
+
+
+def _save_curve(folder: Path, name: str, losses: list[float]) -> None:
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    window = max(len(losses) // 200, 1)
+    smooth = np.convolve(losses, np.ones(window) / window, "valid")
+    figure, axes = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
+    axes.semilogy(np.arange(len(smooth)) + window, smooth)
+    axes.set(xlabel="step", ylabel="loss", title=f"{name}: mean of {window} steps")
+    figure.savefig(folder / f"loss_{name}.png", dpi=110)
+    pyplot.close(figure)
+    np.savetxt(folder / f"loss_{name}.csv", losses, fmt="%.7g", header="loss per step")
+
+
+def _progress(name: str, start: int, total: int, losses: list[float] | None, stride: int = 1) -> Iterator[int]:
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times)
+    with Progress(*columns, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task(name, total=total, completed=start)
+        for step in range(start, total, stride):
+            yield step
+            progress.update(task, completed=step + stride)
+            if losses:
+                progress.update(task, description=f"{name} loss {np.mean(losses[-100:]):.4f}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
