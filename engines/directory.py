@@ -67,13 +67,22 @@ def open_directory(engine: str | Path) -> EngineDirectory:
         EngineError: it does not exist, or is not a complete engine directory.
     """
     path = Path(engine)
-    bundled = BUNDLED / str(engine)
-    if not path.exists() and path.name == str(engine) and bundled.is_dir():
-        path = bundled
+    if not path.exists():
+        if str(engine) not in bundled():
+            names = f" or use a bundled one: {', '.join(bundled())}" if bundled() else ""
+            raise EngineError(
+                f"engine directory '{path}' does not exist; make one with `ebca-export --output-dir`{names}"
+            )
+        path = BUNDLED / str(engine)
     directory = EngineDirectory(path, manifests.read(path))
     for name in directory.manifest.files:
         directory.check_size(name)
     return directory
+
+
+def bundled() -> list[str]:
+    """Names of the engines that come with this package."""
+    return sorted(path.parent.name for path in BUNDLED.glob(f"*/{manifests.FILE_NAME}"))
 
 
 def sha256(path: Path) -> str:

@@ -38,11 +38,12 @@ def commands() -> list[list[str]]:
 
 
 def parsers() -> dict[str, Callable[[], argparse.ArgumentParser]]:
+    from ebca.bench.alignment.cli import parser as alignment_parser
     from ebca.bench.cli import parser as bench_parser
     from ebca.export.cli import parser as export_parser
 
-    made = (export_parser, run_parser, doctor.parser, bench_parser)
-    return dict(zip(TOOLS, made, strict=True))
+    made = (export_parser, run_parser, doctor.parser, bench_parser, alignment_parser)
+    return dict(zip((*TOOLS, "ebca-bench alignment"), made, strict=True))
 
 
 def test_the_readme_shows_the_tools() -> None:
@@ -53,15 +54,18 @@ def test_the_readme_shows_the_tools() -> None:
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_the_commands_are_accepted(words: list[str]) -> None:
-    parsers()[words[0]]().parse_args(words[1:])
+    tool, arguments = words[0], words[1:]
+    if tool == "ebca-bench" and arguments[0] == "alignment":
+        tool, arguments = "ebca-bench alignment", arguments[1:]
+    parsers()[tool]().parse_args(arguments)
 
 
-def test_the_first_picture(tiny_engine_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ebca.runtime.cli import main
 
     monkeypatch.chdir(tmp_path)
-    (words,) = (w for w in commands() if w[0] == "ebca-run" and "engine-tiny" in w)
-    assert main([str(tiny_engine_dir) if word == "engine-tiny" else word for word in words[1:]]) == 0
+    words = next(w for w in commands() if w[0] == "ebca-run" and "shapes" in w)
+    assert main(words[1:]) == 0
     (file,) = tmp_path.iterdir()
     assert file.name == words[words.index("--output") + 1]
     assert read_parameters(file)["prompt"] == words[words.index("--prompt") + 1]

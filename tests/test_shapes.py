@@ -1,0 +1,65 @@
+"""The bundled model, end to end: its pictures are those of PyTorch, and they show what the prompt says."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import ebca
+from ebca.bench.alignment.detector import read
+from ebca.bench.alignment.measure import Method, Settings, measure
+from ebca.bench.alignment.scenes import parse
+from ebca.engines.directory import BUNDLED, bundled
+
+PIPELINE = Path(__file__).parents[1] / "examples" / "shapes" / "shapes"
+PROMPT = "a red circle and a blue square"
+
+
+def test_it_is_small_enough_to_bundle() -> None:
+    assert "shapes" in bundled()
+    assert sum(file.stat().st_size for file in (BUNDLED / "shapes").rglob("*")) <= 26e6
+    assert sum(file.stat().st_size for file in PIPELINE.rglob("*")) <= 12e6
+
+
+def test_the_first_command(tmp_path: Path) -> None:
+    """From process start to PNG with the default steps within 5 s on two cores, prepared before."""
+    command = [sys.executable, "-m", "ebca.runtime.cli", "--engine", "shapes", "--prompt", PROMPT, "--seed", "1"]
+    command += ["--backend", "onnxruntime", "--output", str(tmp_path / "out.png")]
+    seconds = []
+    for _ in range(2):
+        began = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        seconds.append(time.perf_counter() - began)
+    # Twice the promise, so that a busy machine does not fail the test.
+    assert seconds[1] <= 10
+    assert read(np.asarray(Image.open(tmp_path / "out.png")), parse(PROMPT)).all_present
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_pictures_are_those_of_pytorch(backend: str) -> None:
+    """PSNR of 50 dB: a mean error below a step of 255; the promise covers every step of the loop."""
+    pytest.importorskip(backend)
+    torch = pytest.importorskip("torch")
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(PIPELINE, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    noise = torch.Generator().manual_seed(3)
+    wanted = pipeline(PROMPT, num_inference_steps=50, guidance_scale=4, generator=noise, output_type="np").images
+    with ebca.load("shapes", backend=backend) as engine, engine.session() as session:
+        made = session.generate(PROMPT, steps=50, seed=3, output="np").images
+    error = np.square(made - wanted).mean()
+    assert 10 * np.log10(1 / error) >= 50
+
+
+def test_pictures_show_what_the_prompt_says() -> None:
+    """Ten points below the shares measured on hundreds of prompts (docs/alignment.md), for 24 pictures."""
+    settings = Settings(kinds=("one", "two"), count=24, batch=12)
+    with ebca.load("shapes", backend="onnxruntime") as engine:
+        found = measure(engine, (Method("base"),), settings).results["base"]
+    assert found["one"].vector("all").mean() >= 0.85
+    assert found["two"].vector("all").mean() >= 0.7
