@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
         "--grid-rows", type=int, default=4, metavar="N", help="prompts of each kind in the sheet (default: 4)"
     )
     energy = options.add_energy(p)
-    energy.set_defaults(gamma_attn=[0.01])
+    energy.set_defaults(gamma_norm=[0.003])
     energy.add_argument(
         "--thing-upweight", type=float, default=1.0, metavar="W",
         help="factor of the attention step on the words for colours and shapes (default: 1)",

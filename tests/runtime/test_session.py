@@ -450,7 +450,7 @@ def test_sizes_are_refused(engine: ebca.Engine, kwargs: dict[str, Any], named: s
         ({"token_weights": {-1: 2.0}}, "token_weights names position -1"),
         ({"token_weights": {2: float("nan")}}, "the factor of '2' in token_weights is nan"),
         ({"token_weights": {"lion": "much"}}, "the factor of 'lion' in token_weights is much"),
-        ({"guidance_scale": None}, "guidance_scale is None; give a finite number"),
+        ({"guidance_scale": "high"}, "guidance_scale is high; give a finite number"),
         ({"prompt": 5}, "prompt is 5; give a text, or one per picture"),
         ({"latents": "noise"}, "latents is not an array of numbers; give an array [1, 4, 8, 8]"),
         ({"token_weights": {2.5: 2.0}}, "token_weights is 2.5; give a whole number"),
