@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 
 from rich.console import Console
 
@@ -10,6 +11,7 @@ from ebca.bench.compare import ROWS
 from ebca.bench.latency import Settings, measure
 from ebca.bench.report import print_report, to_json
 from ebca.engines.backend import BACKENDS, PRECISIONS
+from ebca.errors import EbcaError
 from ebca.runtime import console
 
 PROGRAM = "ebca-bench"
@@ -130,10 +132,15 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _alignment(argv: Sequence[str]) -> int:
-    # Its libraries are not needed to measure latency.
-    from ebca.bench.alignment.cli import main as alignment
+    def body() -> int:
+        # Not needed to measure latency, so it is not among what ebca always installs.
+        if find_spec("scipy") is None:
+            raise EbcaError('reading pictures needs scipy; run `pip install scipy`, or `pip install "ebca[bench]"`')
+        from ebca.bench.alignment.cli import main as alignment
 
-    return alignment(argv)
+        return alignment(argv)
+
+    return console.run(PROGRAM, body)
 
 
 _BENCHMARKS: dict[str, Callable[[Sequence[str]], int]] = {"latency": latency, "alignment": _alignment}

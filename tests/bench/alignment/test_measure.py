@@ -96,6 +96,13 @@ def test_another_model_is_refused(tiny_engine_dir: Path, capsys: pytest.CaptureF
     assert "makes pictures of 128 x 128" in capsys.readouterr().err
 
 
+def test_without_scipy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """It ended in a traceback after a plain `pip install ebca`."""
+    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    assert cli.main(["alignment"]) == 1
+    assert capsys.readouterr().err.startswith("ebca-bench: error: reading pictures needs scipy")
+
+
 def test_wrong_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["alignment", "--count", "0"]) == 1
     assert "count is 0" in capsys.readouterr().err
