@@ -49,13 +49,13 @@ class PromptEncoder:
         negative_prompt: str | Sequence[str],
         prompt_embeds: np.ndarray | None,
         negative_prompt_embeds: np.ndarray | None,
-        token_weights: Mapping[str | int, float] | None,
+        token_weights: Mapping[str | int, float],
         guided: bool,
     ) -> Prompts:
         if (prompt is None) == (prompt_embeds is None):
             raise ParameterError("give either a prompt or prompt_embeds")
         texts = self._per_picture("prompt", prompt) if prompt is not None else []
-        positions = self._positions(token_weights or {}, texts)
+        positions = self._positions(token_weights, texts)
         if prompt_embeds is not None:
             conditional = self._embeds("prompt_embeds", prompt_embeds)
         else:

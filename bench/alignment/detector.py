@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from ebca.bench.alignment.scenes import COLORS, RELATIONS, SHAPES, Scene, Thing, outline
+from ebca.bench.alignment.scenes import COLORS, RELATIONS, SHAPES, Scene, Thing, coverage
 
 # In pixels: smaller patches are specks. The smallest thing that is drawn covers about 80.
 _MIN_AREA = 30
@@ -152,12 +151,4 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> float:
 @cache
 def _templates() -> dict[str, np.ndarray]:
     """Each shape as its silhouette looks at the sizes that occur, on average."""
-    return {shape: np.mean([_rendered(shape, radius) for radius in _RADII], axis=0) for shape in SHAPES}
-
-
-def _rendered(shape: str, radius: int) -> np.ndarray:
-    size = 8 * (2 * radius + 6)
-    image = Image.new("L", (size, size), 0)
-    points = outline(shape) * (8 * radius) + size / 2
-    ImageDraw.Draw(image).polygon([(float(x), float(y)) for x, y in points], fill=255)
-    return _normalised(np.asarray(image.reduce(8)) > 127)
+    return {shape: np.mean([_normalised(coverage(shape, r) > 0.5) for r in _RADII], axis=0) for shape in SHAPES}

@@ -7,11 +7,14 @@ one to three things of different colours and different shapes; two things may st
 import math
 import re
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 from ebca.errors import ParameterError
 
+_SUPERSAMPLE = 8
 SIZE = 64
 """Height and width of a picture in pixels."""
 
@@ -112,3 +115,16 @@ def outline(shape: str) -> np.ndarray:
             points += [(c * x - s * y, s * x + c * y) for x, y in quarter]
         return 0.95 * np.array(points)
     raise ParameterError(f"there is no shape '{shape}'; there are {', '.join(SHAPES)}")
+
+
+@cache
+def coverage(shape: str, radius: float) -> np.ndarray:
+    """How much of each pixel [2n,2n] in [0, 1] a shape of that radius covers, its centre between the middle pixels.
+
+    radius: in pixels, a multiple of 0.5.
+    """
+    size = 2 * (int(radius) + 3) * _SUPERSAMPLE
+    image = Image.new("L", (size, size), 0)
+    points = outline(shape) * (radius * _SUPERSAMPLE) + size / 2
+    ImageDraw.Draw(image).polygon([(float(x), float(y)) for x, y in points], fill=255)
+    return np.asarray(image.reduce(_SUPERSAMPLE), np.float32) / 255

@@ -5,10 +5,8 @@ generator that is passed in, so a seed gives the same pictures.
 """
 
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 from ebca.bench.alignment.scenes import (
     BACKGROUNDS,
@@ -19,10 +17,9 @@ from ebca.bench.alignment.scenes import (
     UNSEEN,
     Scene,
     Thing,
-    outline,
+    coverage,
 )
 
-_SUPERSAMPLE = 8
 # Half pixels: radii of 9.5 to 13.5 pixels, and a little less where three things must fit.
 _RADII = (19, 27)
 _RADII_OF_THREE = (18, 22)
@@ -84,7 +81,7 @@ def draw(rng: np.random.Generator, scene: Scene) -> tuple[np.ndarray, list[Place
     picture[:] = background
     placed = place(rng, scene)
     for item in placed:
-        mask = _sprite(item.thing.shape, round(2 * item.radius))
+        mask = coverage(item.thing.shape, item.radius)
         half = mask.shape[0] // 2
         top, left = item.y - half, item.x - half
         y0, x0, y1, x1 = max(top, 0), max(left, 0), min(top + 2 * half, SIZE), min(left + 2 * half, SIZE)
@@ -96,14 +93,3 @@ def draw(rng: np.random.Generator, scene: Scene) -> tuple[np.ndarray, list[Place
 
 def _shaded(rng: np.random.Generator, color: tuple[int, int, int]) -> np.ndarray:
     return np.clip(np.array(color, np.float32) + rng.integers(-_SHADE, _SHADE + 1, 3), 0, 255)
-
-
-@cache
-def _sprite(shape: str, half_pixels: int) -> np.ndarray:
-    """Coverage [2n,2n] in [0, 1] of a shape of that radius, its centre between the middle pixels."""
-    half = half_pixels // 2 + 3
-    size = 2 * half * _SUPERSAMPLE
-    image = Image.new("L", (size, size), 0)
-    points = outline(shape) * (half_pixels / 2 * _SUPERSAMPLE) + size / 2
-    ImageDraw.Draw(image).polygon([(float(x), float(y)) for x, y in points], fill=255)
-    return np.asarray(image.reduce(_SUPERSAMPLE), np.float32) / 255
