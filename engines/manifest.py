@@ -87,7 +87,8 @@ class Step:
 
 @dataclass(frozen=True)
 class UNetSpec:
-    """The split UNet. `ops` maps an op name to its variants' component names."""
+    """The split UNet. `ops` maps an op name to its variants' component names; `max_contexts` bounds the main prompt and
+    the editing prompts together (None: any number)."""
 
     in_channels: int
     out_channels: int
@@ -99,6 +100,7 @@ class UNetSpec:
     layers: tuple[LayerSpec, ...]
     ops: Mapping[str, Mapping[str, str]]
     plan: tuple[Step, ...]
+    max_contexts: int | None = None
 
     @property
     def segments(self) -> list[str]:
@@ -230,6 +232,7 @@ def _parse(data: Mapping[str, Any]) -> Manifest:
             layers=tuple(LayerSpec(**layer) for layer in unet["layers"]),
             ops={name: dict(variants) for name, variants in unet["ops"].items()},
             plan=tuple(Step(s["segment"], s["layer"], tuple(s["inputs"]), tuple(s["outputs"])) for s in unet["plan"]),
+            max_contexts=unet.get("max_contexts"),
         ),
         schedulers=data["schedulers"],
         files={path: FileRecord(**record) for path, record in data["files"].items()},

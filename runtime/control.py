@@ -37,14 +37,14 @@ class EnergyControl:
 
 @dataclass(frozen=True)
 class ControlArrays:
-    """An `EnergyControl` as the op's float32 inputs. `masks` holds one [B,S,N] per layer size (height, width)."""
+    """An `EnergyControl` as the op's float32 inputs."""
 
     gamma_attn: np.ndarray
     gamma_norm: np.ndarray
     weights: np.ndarray
     tie: np.ndarray
     norm_factor: np.ndarray
-    masks: Mapping[tuple[int, int], np.ndarray]
+    masks: "LayerMasks"
 
     @property
     def variant(self) -> str:
@@ -54,11 +54,21 @@ class ControlArrays:
         return "update_masked" if self.masks else "update"
 
 
-def resolve(control: EnergyControl, layers: tuple[LayerSpec, ...], sizes: Mapping[str, int]) -> ControlArrays:
+LayerMasks = Mapping[tuple[int, int], np.ndarray]
+"""One mask [B,S,N] per size (height, width) of a layer's positions."""
+
+
+def resolve(
+    control: EnergyControl,
+    layers: tuple[LayerSpec, ...],
+    sizes: Mapping[str, int],
+    masks: LayerMasks | None = None,
+) -> ControlArrays:
     """Check a control against the sizes of a call and make its arrays.
 
     Args:
         sizes: batch, contexts, tokens, height, width (latent).
+        masks: what `layer_masks` made, in place of the control's mask.
 
     Raises:
         ParameterError: a shape that does not fit, a value that is not finite, weights that sum to about zero.
@@ -71,15 +81,8 @@ def resolve(control: EnergyControl, layers: tuple[LayerSpec, ...], sizes: Mappin
     if not isinstance(control.norm_factor, Real) or not np.isfinite(float(control.norm_factor)):
         raise ParameterError(f"norm_factor is {control.norm_factor}; give 1 (authors' code) or 0.5 (paper)")
     tied = rows // 2 if control.tie_unconditional else 0
-    masks: dict[tuple[int, int], np.ndarray] = {}
-    if control.mask is not None:
-        mask = _check_mask(control.mask, sizes)
-        for layer in layers:
-            size = (dims.evaluate(layer.height, sizes), dims.evaluate(layer.width, sizes))
-            if size not in masks:
-                full = np.ones((rows, contexts, size[0] * size[1]), np.float32)
-                full[:, 0] = resize_mask(mask, *size).reshape(mask.shape[0], -1)
-                masks[size] = full
+    if masks is None:
+        masks = {} if control.mask is None else layer_masks(control.mask, layers, sizes)
     return ControlArrays(
         gamma_attn,
         gamma_norm,
@@ -88,6 +91,23 @@ def resolve(control: EnergyControl, layers: tuple[LayerSpec, ...], sizes: Mappin
         np.array(control.norm_factor, np.float32),
         masks,
     )
+
+
+def layer_masks(mask: np.ndarray, layers: tuple[LayerSpec, ...], sizes: Mapping[str, int]) -> LayerMasks:
+    """A mask [B or 1,1,h,w] at latent size -> the masks of the layers; contexts other than the main one get ones.
+
+    Raises:
+        ParameterError: a shape that does not fit, or a value that is not finite.
+    """
+    mask = _check_mask(mask, sizes)
+    masks: dict[tuple[int, int], np.ndarray] = {}
+    for layer in layers:
+        size = (dims.evaluate(layer.height, sizes), dims.evaluate(layer.width, sizes))
+        if size not in masks:
+            full = np.ones((sizes["batch"], sizes["contexts"], size[0] * size[1]), np.float32)
+            full[:, 0] = resize_mask(mask, *size).reshape(mask.shape[0], -1)
+            masks[size] = full
+    return masks
 
 
 def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -165,6 +165,23 @@ class Engine:
             runner.bind({"latents": unscaled[index : index + 1]}, {"image": images[index : index + 1]})()
         return images
 
+    def encode_image(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Pictures [n,H,W,3] in [0, 1] -> mean and standard deviation of their scaled latents, [n,C,h,w] each."""
+        spec = self.manifest.vae
+        if spec is None:
+            raise EngineError(f"'{self.directory.path}' has no VAE; pass latents instead of an image")
+        n, height, width, _ = pixels.shape
+        shape = (n, spec.latent_channels, height // spec.downscale, width // spec.downscale)
+        mean, std = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        images = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2) * 2 - 1, np.float32)
+        runner = self.runner(spec.encoder)
+        for index in range(n):
+            one = slice(index, index + 1)
+            runner.bind({"image": images[one]}, {"mean": mean[one], "std": std[one]})()
+        # Not needed again until the next picture comes in.
+        self.release(spec.encoder)
+        return (mean - spec.shift_factor) * np.float32(spec.scaling_factor), std * np.float32(spec.scaling_factor)
+
     def session(self, height: int | None = None, width: int | None = None, batch: int = 1) -> "Session":
         """A session for pictures of one size, see `ebca.runtime.session.Session`."""
         from ebca.runtime.session import Session

@@ -14,6 +14,9 @@ from ebca.runtime.devices import Device
 
 OpenRunner = Callable[[str], Runner]
 
+Probe = Callable[[int, np.ndarray, np.ndarray], None]
+"""Called with layer, q [B,N,C], k [B,S,T,C] right after a layer's op has run; they are overwritten later."""
+
 
 class Executor:
     """One UNet evaluation at fixed sizes. Owns its buffers; use from one thread at a time.
@@ -75,15 +78,25 @@ class Executor:
         for size, buffer in self._masks.items():
             buffer[...] = control.masks.get(size, 1.0)
 
-    def run(self, variant: str) -> None:
-        """One evaluation with a variant of the op (see `ebca.plugins.energy_attention.VARIANTS`)."""
-        self.record(variant)()
+    def run(self, variant: str, probe: Probe | None = None) -> None:
+        """One evaluation with a variant of the op (see `ebca.plugins.energy_attention.VARIANTS`).
+
+        probe: looks at every layer on the way; without one nothing is spent on it.
+        """
+        self.record(variant)() if probe is None else self._probed(variant, probe)
 
     def record(self, variant: str) -> Call:
         """Bind a variant on first use; calling the result runs it."""
         if variant not in self._recorded:
             self._recorded[variant] = self._device.record([self._bind(step, variant) for step in self._unet.plan])
         return self._recorded[variant]
+
+    def _probed(self, variant: str, probe: Probe) -> None:
+        for step in self._unet.plan:
+            self._bind(step, variant)()
+            if step.layer is not None:
+                q, k, _ = (self._tensors[name] for name in step.inputs)
+                probe(step.layer, q, k)
 
     def first_nonfinite(self, variant: str) -> str | None:
         """Run again step by step; what first writes a value that is not finite, in words."""

@@ -27,25 +27,43 @@ _BLOCK = 16
 
 
 def randn(shape: int | Sequence[int], seed: int) -> NDArray[np.float32]:
-    """Standard normal values, float32 [*shape], equal to PyTorch's CPU generator within 1e-6.
+    """The first values of `NormalStream(seed)`."""
+    return NormalStream(seed).randn(shape)
+
+
+class NormalStream:
+    """Standard normal values, draw after draw, as one PyTorch CPU generator gives them within 1e-6.
 
     seed: -2^63 to 2^64 - 1, as PyTorch takes it; seeds equal modulo 2^32 give the same values (there too).
 
-    Raises ParameterError for a seed or shape PyTorch would refuse.
+    Raises ParameterError for a seed PyTorch would refuse.
     """
-    sizes = _checked_shape(shape)
-    total = int(np.prod(sizes, dtype=np.int64))
-    words = _Words(seed)
-    if total < _BLOCK:
-        values = _scalar_normals(words, total)
-    else:
+
+    def __init__(self, seed: int) -> None:
+        self._words = _Words(seed)
+        # PyTorch keeps the second value of its last pair for the next draw of fewer than 16.
+        self._spare: float | None = None
+
+    def randn(self, shape: int | Sequence[int]) -> NDArray[np.float32]:
+        """The next values, float32 [*shape]. Raises ParameterError for a shape PyTorch would refuse."""
+        sizes = _checked_shape(shape)
+        total = int(np.prod(sizes, dtype=np.int64))
+        if total < _BLOCK:
+            return self._few(total).reshape(sizes)
         values = np.empty(total, dtype=np.float32)
-        uniforms = words.uniform24(total)
+        uniforms = self._words.uniform24(total)
         whole = total - total % _BLOCK
         values[:whole] = _box_muller(uniforms[:whole])
         if whole != total:
-            values[-_BLOCK:] = _box_muller(words.uniform24(_BLOCK))
-    return values.reshape(sizes)
+            values[-_BLOCK:] = _box_muller(self._words.uniform24(_BLOCK))
+        return values.reshape(sizes)
+
+    def _few(self, total: int) -> NDArray[np.float32]:
+        kept = [] if self._spare is None else [self._spare]
+        made = _scalar_normals(self._words, total - len(kept[:total]))
+        values = np.concatenate([kept, made])
+        self._spare = float(values[total]) if len(values) > total else None
+        return values[:total].astype(np.float32)
 
 
 class _Words:
@@ -61,7 +79,8 @@ class _Words:
         self._generator = np.random.RandomState(number % 2**32)
 
     def take(self, count: int) -> NDArray[np.uint32]:
-        return np.frombuffer(self._generator.bytes(4 * count), dtype="<u4")
+        # numpy consumes a word even for no bytes at all.
+        return np.frombuffer(self._generator.bytes(4 * count) if count else b"", dtype="<u4")
 
     def uniform24(self, count: int) -> NDArray[np.float32]:
         return (self.take(count) & np.uint32(2**24 - 1)).astype(np.float32) * np.float32(2.0**-24)
@@ -79,12 +98,13 @@ def _box_muller(uniforms: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).reshape(-1)
 
 
-def _scalar_normals(words: _Words, count: int) -> NDArray[np.float32]:
+def _scalar_normals(words: _Words, count: int) -> NDArray[np.float64]:
+    """At least `count` values: they come in pairs."""
     u1, u2 = words.uniform53(2 * ((count + 1) // 2)).reshape(-1, 2).T
     radius = np.sqrt(-2.0 * np.log1p(-u2))
     angle = 2.0 * np.pi * u1
     pairs = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
-    return pairs.reshape(-1)[:count].astype(np.float32)
+    return pairs.reshape(-1)
 
 
 def _checked_shape(shape: int | Sequence[int]) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class SchedulerTable:
     input_scale       [m] float64: the UNet sees input_scale[i] * latents
     init_noise_sigma  unit-variance noise times this is `start`
     coefficients      [m (m + 3) / 2] float64, packed rows: row i has i + 2 values and starts at i (i + 3) / 2
+    skipped           evaluations left out at the start
     """
 
     name: str
@@ -49,10 +50,17 @@ class SchedulerTable:
     init_noise_sigma: float
     coefficients: NDArray[np.float64]
 
+    skipped: int = 0
+
     @property
     def evaluations(self) -> int:
         """How often the UNet runs."""
         return len(self.timesteps)
+
+    @property
+    def remaining(self) -> int:
+        """Steps that are run: all but those that `after` left out."""
+        return self.steps - self.skipped
 
     def row(self, i: int) -> NDArray[np.float64]:
         """[i + 2] float64: weights of start, e_0 .. e_i in the latents after evaluation i."""
@@ -62,6 +70,52 @@ class SchedulerTable:
             )
         begin = i * (i + 3) // 2
         return self.coefficients[begin : begin + i + 2]
+
+    def after(self, begin: int) -> SchedulerTable:
+        """What is left of this table for a start at evaluation `begin` from latents of that noise level.
+
+        Raises:
+            ParameterError: `begin` is out of range, or it is not 0 and the scheduler is a multistep one, whose first
+                evaluations need another table.
+        """
+        if not 0 <= begin < self.evaluations:
+            raise ParameterError(f"{self.name} with {self.steps} steps cannot start at evaluation {begin}")
+        if begin == 0:
+            return replace(self, init_noise_sigma=1.0)
+        before, rows = self.row(begin - 1), [np.ones(1)]
+        for i in range(begin, self.evaluations):
+            row = self.row(i)
+            keep = row[0] / before[0]
+            # In a one-step scheduler all that lies behind a step is in the latents it starts from.
+            if not np.allclose(row[:-1], keep * before, rtol=1e-9, atol=1e-12):
+                raise ParameterError(
+                    f"scheduler {self.name} looks back over several steps and cannot start on the way; "
+                    "use ddim or euler, or strength 1"
+                )
+            rows.append(np.append(keep * rows[-1], row[-1]))
+            before = row
+        return SchedulerTable(
+            self.name,
+            self.steps,
+            self.timesteps[begin:],
+            self.input_scale[begin:],
+            1.0,
+            np.concatenate(rows[1:]),
+            skipped=begin,
+        )
+
+    def add_noise(
+        self, clean: NDArray[np.float32], noise: NDArray[np.float32], alphas_cumprod: NDArray[np.float64]
+    ) -> NDArray[np.float32]:
+        """Clean latents [*shape] at the noise level where this table starts, float32.
+
+        alphas_cumprod: [num_train_timesteps], see `load_alphas_cumprod`.
+        """
+        scale = float(self.input_scale[0])
+        # Schedulers that scale their input have latents clean + sigma noise, and scale by 1 / sqrt(1 + sigma^2).
+        alpha = scale**2 if scale != 1.0 else float(alphas_cumprod[int(self.timesteps[0])])
+        mixed = np.sqrt(alpha) * clean.astype(np.float64) + np.sqrt(1 - alpha) * noise
+        return (mixed / scale).astype(np.float32)
 
 
 class Scheduler:

@@ -1,4 +1,4 @@
-"""From prompts to pictures of one size."""
+"""From prompts and pictures to pictures of one size."""
 
 import secrets
 import time
@@ -10,24 +10,35 @@ from typing import Any, Self
 import numpy as np
 
 from ebca.errors import EngineError, NumericalError, ParameterError
+from ebca.runtime import edits as editing
 from ebca.runtime import images as pictures
-from ebca.runtime.control import EnergyControl, resolve
+from ebca.runtime import tasks
+from ebca.runtime.control import ControlArrays, EnergyControl, layer_masks, resolve
 from ebca.runtime.denoiser import as_numbers
+from ebca.runtime.edits import Edit
 from ebca.runtime.engine import Engine
 from ebca.runtime.executor import Executor
+from ebca.runtime.inputs import Picture, load_pictures
+from ebca.runtime.inversion import NoiseRegularization
 from ebca.runtime.numbers import finite, whole
-from ebca.runtime.prompts import PromptEncoder
-from ebca.runtime.random import randn
-from ebca.runtime.sampling import OnStep, sample
+from ebca.runtime.prompts import PromptEncoder, Prompts
+from ebca.runtime.random import NormalStream
+from ebca.runtime.repaint import repaint as run_repaint
+from ebca.runtime.sampling import NoisePredictor, OnStep, sample
 from ebca.runtime.schedulers import SchedulerTable, available_schedulers, load_table, normalise_name
 from ebca.runtime.schedules import Gamma, describe
 from ebca.runtime.schedules import resolve as resolve_schedule
+from ebca.runtime.tasks import RePaint, Task
+from ebca.runtime.telemetry import AttentionMaps
 
 # Pixels per latent where there is no VAE to ask.
 _DOWNSCALE = 8
 
-# Goes from pictures to noise; its table is in the engine for inversion.
+# Goes from pictures to noise.
 _INVERSE = "ddim_inverse"
+
+# Buffers for more kinds of calls (with and without guidance, numbers of editing prompts) are made anew.
+_KEPT_EXECUTORS = 2
 
 
 @dataclass(frozen=True)
@@ -36,16 +47,31 @@ class Result:
 
     images: list of PIL images, float32 array [n,H,W,3] in [0, 1], or None for output="latents".
     latents: [n,C,h,w] float32, scaled as the UNet sees them.
-    energies: [evaluations,L,2,B,S] (attention, norm) or None.
+    energies: [evaluations,L,2,B,S] (attention, norm) or None; see `ebca.runtime.telemetry.Energies`.
+    attention_maps: [n,T,h,w] float32 or None; see `ebca.runtime.telemetry.AttentionMaps`.
+    timesteps: of the evaluations.
     timings: seconds per stage; "unet_steps" is a list.
-    parameters: everything needed to make the same pictures again.
+    parameters: everything needed to make the same pictures again (but for pictures that were passed in).
     """
 
     images: Any
     latents: np.ndarray
     energies: np.ndarray | None
+    attention_maps: np.ndarray | None
+    timesteps: tuple[float, ...]
     timings: Mapping[str, Any]
     parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Inverted:
+    """What `invert` found: latents [n,C,h,w] float32 from which DDIM sampling comes back to the picture.
+
+    timings: seconds per stage; "unet_steps" is a list.
+    """
+
+    latents: np.ndarray
+    timings: Mapping[str, Any]
 
 
 class Session:
@@ -92,14 +118,25 @@ class Session:
         gamma_norm: Gamma = 0.0,
         token_weights: Mapping[str | int, float] | None = None,
         norm_factor: float = 1.0,
+        edits: Sequence[Edit] = (),
+        reset_edits: bool = False,
+        image: Picture | Sequence[Picture] | None = None,
+        mask: Picture | Sequence[Picture] | None = None,
+        strength: float | None = None,
+        repaint: RePaint | None = None,
+        composite: bool = True,
         prompt_embeds: np.ndarray | None = None,
         negative_prompt_embeds: np.ndarray | None = None,
         latents: np.ndarray | None = None,
         energies: bool = False,
+        attention_maps: bool = False,
         on_step: OnStep | None = None,
         output: str = "pil",
     ) -> Result:
-        """Text to image with Energy-Based Bayesian Context Update.
+        """Make pictures with energy-based cross attention.
+
+        Without `image`: text to image. With `image`: image to image from a noise level that `strength` sets. With
+        `mask` too: inpainting, by the model itself where it was trained for that, by RePaint otherwise.
 
         Args:
             prompt: one text for all pictures of the session's batch, or one per picture.
@@ -107,79 +144,118 @@ class Session:
             steps: scheduler steps.
             guidance_scale: of classifier-free guidance; 1 or less evaluates the conditional half only; None: the
                 engine's default, 7.5 for Stable Diffusion.
-            scheduler: "pndm", "ddim", "euler", "dpmpp_2m", "unipc"; None: the engine's default.
+            scheduler: "pndm", "ddim", "euler", "dpmpp_2m", "unipc"; None: the engine's default, but "ddim" for image
+                to image, which a multistep scheduler cannot start on the way.
             seed: start latents as torch.randn on the CPU makes them; a sequence has one per picture. None: random.
             gamma_attn, gamma_norm: step sizes of the context update: a number, a Schedule, or one value per
-                evaluation of the scheduler.
+                evaluation of the scheduler (RePaint: per step).
             token_weights: token position or word of the prompt -> factor of gamma_attn on the conditional rows.
             norm_factor: 1 as in the authors' code, 0.5 as in the paper.
+            edits: editing prompts, added to the main prompt or taken away from it.
+            reset_edits: start every evaluation from the embeddings of the editing prompts; by default their contexts
+                go on from evaluation to evaluation, as in the authors' code.
+            image: one for all pictures or one each, resized to the session's size.
+            mask: white where the picture is made anew; one for all pictures or one each.
+            strength: of image to image, above 0 to 1 (default 0.8): the share of the steps that is run.
+            repaint: settings of RePaint.
+            composite: put the pixels of `image` back outside the mask.
             prompt_embeds, negative_prompt_embeds: [n,T,D] float32 instead of texts.
-            latents: start noise [n,C,h,w] of unit variance instead of a seed.
+            latents: start noise [n,C,h,w] of unit variance instead of a seed, or what `invert` found.
             energies: record the energies of every step and layer.
+            attention_maps: record the mean attention to each token.
             on_step: called after each evaluation; False cancels.
             output: "pil", "np" ([n,H,W,3] float32 in [0, 1]), or "latents".
 
         Raises:
             ParameterError: a value that does not fit; nothing has been computed then.
+            EngineError: a task that this engine is not made for.
             CancelledError: `on_step` returned False. The session stays usable.
             NumericalError: a result is not finite; the message names the segment.
         """
         self._check_open()
         self._check_output(output)
+        task = tasks.infer(self.engine.manifest, image, mask, strength, repaint)
         guidance_scale = finite(
             "guidance_scale", self.engine.manifest.guidance_scale if guidance_scale is None else guidance_scale
         )
         guided = guidance_scale > 1
-        table = self._table(scheduler, steps)
-        attn = resolve_schedule(gamma_attn, steps, table.evaluations, "gamma_attn", table.name)
-        norm = resolve_schedule(gamma_norm, steps, table.evaluations, "gamma_norm", table.name)
-        start, seeds = self._start_latents(latents, seed)
-        negative_prompt = "" if negative_prompt is None else negative_prompt
+        table = self._table(task, scheduler, steps, strength)
+        plan = tasks.repaint_plan(self.engine, repaint or RePaint(), steps) if task is Task.REPAINT else None
+        shape = (
+            (table.remaining, table.evaluations, table.name) if plan is None else (plan.steps, plan.steps, "RePaint")
+        )
+        attn = resolve_schedule(gamma_attn, *shape[:2], "gamma_attn", shape[2])
+        norm = resolve_schedule(gamma_norm, *shape[:2], "gamma_norm", shape[2])
+        edits = tuple(edits)
+        self._check_edits(edits)
+        edited = editing.resolve(edits, *shape)
         token_weights = token_weights or {}
+        source = tasks.load_source(self.batch, self.height, self.width, self._downscale, image, mask)
+        streams, seeds = self._streams(seed, latents)
+        given = None if latents is None else self._as_latents("latents", latents)
 
         began = time.perf_counter()
         prompts = PromptEncoder(self.engine, self.batch).encode(
-            prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, token_weights, guided
+            prompt,
+            "" if negative_prompt is None else negative_prompt,
+            prompt_embeds,
+            negative_prompt_embeds,
+            token_weights,
+            guided,
+            edits,
         )
         encoded = time.perf_counter()
-        contexts, factors = prompts.contexts, prompts.token_factors(token_weights)
-        executor = self._executor(contexts.shape[0], contexts.shape[1])
-        executor.contexts[:, 0] = contexts
-        layers = self.engine.manifest.unet.layers
-        controls = [
-            resolve(
-                EnergyControl(factors * a, n, tie_unconditional=guided, norm_factor=norm_factor), layers, executor.sizes
-            )
-            for a, n in zip(attn, norm, strict=True)
-        ]
-        opening = time.perf_counter()
+        seen = tasks.prepare(self.engine, task, source, streams, self._latent_shape, given, table)
+        known = time.perf_counter()
+        executor = self._executor(prompts.contexts)
+        controls = self._controls(
+            executor, prompts, token_weights, attn, norm, edited, norm_factor, tasks.update_mask(source, plan, repaint)
+        )
         for variant in {"energies"} if energies else {control.variant for control in controls}:
             executor.record(variant)
         opened = time.perf_counter()
-        sampled = sample(
+        maps = AttentionMaps(self.engine.manifest.unet, executor.sizes, self.batch) if attention_maps else None
+        predictor = NoisePredictor(
             executor,
-            table,
-            start,
-            controls,
             guidance_scale=guidance_scale if guided else None,
+            known=seen.channels,
+            reset_edits=reset_edits,
             energies=energies,
-            on_step=on_step,
+            probe=maps,
         )
-        decoding = time.perf_counter()
-        images = None if output == "latents" else self._decode(sampled.latents, output)
+        if plan is not None:
+            assert source is not None and source.hole is not None and seen.known is not None
+            settings = repaint or RePaint()
+            made = run_repaint(
+                predictor,
+                plan,
+                seen.start,
+                seen.known,
+                source.hole,
+                controls,
+                streams,
+                eta=settings.eta,
+                on_step=on_step,
+            )
+        else:
+            made = sample(predictor, table, seen.start, controls, on_step=on_step)
+        sampled = time.perf_counter()
+        images = None if output == "latents" else self._decode(made, output, source if composite else None)
         timings = {
             "text_encoder": encoded - began,
-            "open": opened - opening,
-            "unet_steps": sampled.unet_seconds,
-            "scheduler": sampled.scheduler_seconds,
-            "vae": time.perf_counter() - decoding,
+            "vae_encoder": known - encoded,
+            "open": opened - known,
+            "unet_steps": predictor.seconds,
+            "scheduler": sampled - opened - sum(predictor.seconds),
+            "vae": time.perf_counter() - sampled,
         }
         parameters = {
+            "task": task.value,
             "prompt": _texts(prompt),
             "negative_prompt": _texts(negative_prompt),
-            "steps": table.steps,
+            "steps": steps,
             "guidance_scale": guidance_scale,
-            "scheduler": table.name,
+            "scheduler": shape[2],
             "seed": seeds,
             "height": self.height,
             "width": self.width,
@@ -188,12 +264,79 @@ class Session:
             # Pairs: as the keys of a JSON object, positions would become words.
             "token_weights": [[k if isinstance(k, str) else int(k), float(f)] for k, f in token_weights.items()],
             "norm_factor": float(norm_factor),
+            "edits": [edit.describe() for edit in edits],
+            "reset_edits": bool(reset_edits),
+            **tasks.describe(task, strength, repaint),
             "model": self.engine.manifest.model["name"],
             "weights": self.engine.manifest.precision,
             "backend": self.engine.backend.name,
             "precision": self.engine.precision,
         }
-        return Result(images, sampled.latents, sampled.energies, timings, parameters)
+        return Result(
+            images,
+            made,
+            predictor.energies,
+            None if maps is None else maps.maps,
+            tuple(predictor.timesteps),
+            timings,
+            parameters,
+        )
+
+    def invert(
+        self,
+        image: Picture | Sequence[Picture] | np.ndarray,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        steps: int = 50,
+        regularize: bool | NoiseRegularization = False,
+        prompt_embeds: np.ndarray | None = None,
+        on_step: OnStep | None = None,
+    ) -> Inverted:
+        """Find the noise a picture comes from (DDIM inversion, no guidance, no context update).
+
+        `generate(..., latents=found.latents, scheduler="ddim", steps=steps)` with the same prompt and little or no
+        guidance comes back to the picture; with edits it becomes real-image editing.
+
+        Args:
+            image: pictures (one for all or one each), or their latents [n,C,h,w] as the UNet sees them.
+            prompt: what the picture shows.
+            steps: of the scheduler; one evaluation less is run, as by the authors.
+            regularize: keep the predicted noise like noise (see `NoiseRegularization`); True: with its defaults.
+            prompt_embeds: [n,T,D] float32 instead of the prompt.
+            on_step: called after each evaluation; False cancels.
+
+        Raises:
+            ParameterError, EngineError, CancelledError, NumericalError: as in `generate`.
+        """
+        self._check_open()
+        unet = self.engine.manifest.unet
+        if unet.in_channels != unet.out_channels:
+            raise EngineError("this engine is an inpainting model; inversion needs one that takes the latents alone")
+        table = load_table(*self._tables, _INVERSE, steps)
+        adjust = None
+        if regularize:
+            if self.engine.manifest.schedulers["config"].get("prediction_type", "epsilon") != "epsilon":
+                raise ParameterError("regularize needs a model that predicts noise; this one does not")
+            chosen = regularize if isinstance(regularize, NoiseRegularization) else NoiseRegularization()
+            adjust = chosen.start(self.batch)
+        began = time.perf_counter()
+        given = image if isinstance(image, np.ndarray) and image.shape[1:] == self._latent_shape[1:] else None
+        clean = self._as_latents("image", given) if given is not None else None
+        if clean is None:
+            loaded = tasks.per_picture("image", load_pictures(image, self.height, self.width), self.batch)
+            clean = self.engine.encode_image(loaded)[0]
+        known = time.perf_counter()
+        prompts = PromptEncoder(self.engine, self.batch).encode(prompt, "", prompt_embeds, None, {}, guided=False)
+        encoded = time.perf_counter()
+        executor = self._executor(prompts.contexts)
+        zeros = np.zeros(table.evaluations, np.float32)
+        controls = self._controls(
+            executor, prompts, {}, zeros, zeros, editing.resolve((), steps, table.evaluations, table.name), 1.0, None
+        )
+        predictor = NoisePredictor(executor, guidance_scale=None)
+        found = sample(predictor, table, clean, controls, adjust=adjust, on_step=on_step)
+        timings = {"vae_encoder": known - began, "text_encoder": encoded - known, "unet_steps": predictor.seconds}
+        return Inverted(found, timings)
 
     def close(self) -> None:
         """Give the buffers back. Closing twice is fine."""
@@ -208,74 +351,132 @@ class Session:
     ) -> None:
         self.close()
 
+    @property
+    def _latent_shape(self) -> tuple[int, int, int, int]:
+        channels = self.engine.manifest.unet.out_channels
+        return (self.batch, channels, self.height // self._downscale, self.width // self._downscale)
+
+    @property
+    def _tables(self) -> tuple[Any, Mapping[str, Any]]:
+        self.engine.verify_tables()
+        return self.engine.directory.path, self.engine.manifest.schedulers
+
     def _check_open(self) -> None:
         if self._closed:
             raise ParameterError("this session is closed; open another with engine.session()")
 
     def _check_output(self, output: str) -> None:
-        manifest = self.engine.manifest
-        if manifest.unet.in_channels != manifest.unet.out_channels:
-            raise EngineError(
-                f"this engine's UNet takes {manifest.unet.in_channels} channels (an inpainting model); "
-                "text to image needs one that takes 4"
-            )
         if output not in ("pil", "np", "latents"):
             raise ParameterError(f"output is '{output}'; choose 'pil', 'np' or 'latents'")
-        if output != "latents" and manifest.vae is None:
+        if output != "latents" and self.engine.manifest.vae is None:
             raise EngineError("this engine directory has no VAE; ask for output='latents'")
 
-    def _table(self, scheduler: str | None, steps: int) -> SchedulerTable:
-        section = self.engine.manifest.schedulers
-        name = str(section["default"]) if scheduler is None else scheduler
-        choices = [n for n in available_schedulers(section) if n != _INVERSE]
-        if not isinstance(name, str) or normalise_name(name) not in choices:
-            raise ParameterError(f"scheduler {name!r} is not in this engine; available: {', '.join(choices)}")
-        self.engine.verify_tables()
-        return load_table(self.engine.directory.path, section, name, steps)
+    def _check_edits(self, edits: tuple[Edit, ...]) -> None:
+        limit = self.engine.manifest.unet.max_contexts
+        if limit is not None and len(edits) > limit - 1:
+            raise ParameterError(
+                f"{len(edits)} editing prompts are more than the {limit - 1} that this engine was built for; "
+                "use fewer, or export it again for more"
+            )
 
-    def _decode(self, latents: np.ndarray, output: str) -> Any:
+    def _table(self, task: Task, scheduler: str | None, steps: int, strength: float | None) -> SchedulerTable:
+        folder, section = self._tables
+        choices = [n for n in available_schedulers(section) if n != _INVERSE]
+        begin = tasks.begin(strength, steps) if task is Task.IMAGE_TO_IMAGE else 0
+        if task is Task.REPAINT and scheduler is not None:
+            raise ParameterError(f"scheduler {scheduler!r} does not apply: RePaint has steps of its own; leave it out")
+        if scheduler is None:
+            scheduler = "ddim" if begin or task is Task.REPAINT else str(section["default"])
+        if not isinstance(scheduler, str) or normalise_name(scheduler) not in choices:
+            raise ParameterError(f"scheduler {scheduler!r} is not in this engine; available: {', '.join(choices)}")
+        table = load_table(folder, section, scheduler, steps)
+        return table.after(begin) if task is Task.IMAGE_TO_IMAGE else table
+
+    def _controls(
+        self,
+        executor: Executor,
+        prompts: Prompts,
+        token_weights: Mapping[str | int, float],
+        attn: np.ndarray,
+        norm: np.ndarray,
+        edited: editing.EditValues,
+        norm_factor: float,
+        mask: np.ndarray | None,
+    ) -> list[ControlArrays]:
+        """One control per evaluation. mask: [n or 1,1,h,w], where the main context's update looks."""
+        layers, sizes = self.engine.manifest.unet.layers, executor.sizes
+        factors = prompts.token_factors(token_weights)
+        rows, _, tokens = factors.shape
+        masks = None
+        if mask is not None:
+            halves = rows // self.batch
+            masks = layer_masks(np.tile(mask, (halves, 1, 1, 1)) if len(mask) > 1 else mask, layers, sizes)
+        controls = []
+        for i in range(len(attn)):
+            edit_attn = np.broadcast_to(edited.gamma_attn[i][None, :, None], (rows, sizes["contexts"] - 1, tokens))
+            controls.append(
+                resolve(
+                    EnergyControl(
+                        gamma_attn=np.concatenate([factors * attn[i], edit_attn], 1),
+                        gamma_norm=np.append(norm[i], edited.gamma_norm[i]),
+                        weights=np.append(np.float32(1), edited.weights[i]),
+                        tie_unconditional=prompts.unconditional is not None,
+                        norm_factor=norm_factor,
+                    ),
+                    layers,
+                    sizes,
+                    masks,
+                )
+            )
+        return controls
+
+    def _decode(self, latents: np.ndarray, output: str, source: tasks.Source | None) -> Any:
         decoded = pictures.to_unit_range(self.engine.decode(latents))
         if not np.isfinite(decoded).all():
             raise NumericalError(
                 "the picture is not finite, first in the VAE decoder; lower the gammas, or check the checkpoint"
             )
+        if source is not None and source.mask is not None:
+            hole = source.mask.transpose(0, 2, 3, 1) > 0
+            decoded = np.where(hole, decoded, source.pixels)
         return pictures.to_pil(decoded) if output == "pil" else decoded
 
-    def _executor(self, rows: int, tokens: int) -> Executor:
-        key = (rows, tokens)
+    def _executor(self, contexts: np.ndarray) -> Executor:
+        """Buffers for contexts [B,S,T,D], which are copied in."""
+        rows, count, tokens, _ = contexts.shape
+        key = (rows, count, tokens)
         if key not in self._executors:
-            self._executors[key] = self.engine.executor(
-                {
-                    "batch": rows,
-                    "contexts": 1,
-                    "tokens": tokens,
-                    "height": self.height // self._downscale,
-                    "width": self.width // self._downscale,
-                }
-            )
+            while len(self._executors) >= _KEPT_EXECUTORS:
+                self._executors.pop(next(iter(self._executors)))
+            _, _, height, width = self._latent_shape
+            sizes = {"batch": rows, "contexts": count, "tokens": tokens, "height": height, "width": width}
+            self._executors[key] = self.engine.executor(sizes)
+        self._executors[key].contexts[...] = contexts
         return self._executors[key]
 
-    def _start_latents(
-        self, latents: np.ndarray | None, seed: int | Sequence[int] | None
-    ) -> tuple[np.ndarray, int | list[int] | None]:
-        channels = self.engine.manifest.unet.out_channels
-        shape = (self.batch, channels, self.height // self._downscale, self.width // self._downscale)
-        if latents is not None:
-            array = as_numbers("latents", latents, f"an array {list(shape)}")
-            if array.shape != shape:
-                raise ParameterError(f"latents have shape {list(array.shape)}, this session needs {list(shape)}")
-            if not np.isfinite(array).all():
-                raise ParameterError("latents have values that are not finite")
-            return array, None
+    def _streams(
+        self, seed: int | Sequence[int] | None, latents: np.ndarray | None
+    ) -> tuple[list[NormalStream], int | list[int] | None]:
+        """Random numbers, one stream for all pictures or one each; and the seeds, None where latents were given."""
         if seed is None:
-            seed = secrets.randbits(32)
+            drawn = secrets.randbits(32)
+            return [NormalStream(drawn)], drawn if latents is None else None
         if np.ndim(seed) == 0:
             seed = whole("seed", seed)
-            return randn(shape, seed), seed
+            return [NormalStream(seed)], seed
         seeds = [whole("seed", s) for s in np.asarray(seed, dtype=object).tolist()]
         if len(seeds) != self.batch:
             raise ParameterError(f"seed has {len(seeds)} values for {self.batch} pictures; give one number or one each")
-        return np.concatenate([randn((1, *shape[1:]), s) for s in seeds]), seeds
+        return [NormalStream(s) for s in seeds], seeds
+
+    def _as_latents(self, name: str, value: np.ndarray) -> np.ndarray:
+        shape = self._latent_shape
+        array = as_numbers(name, value, f"an array {list(shape)}")
+        if array.shape != shape:
+            raise ParameterError(f"{name} have shape {list(array.shape)}, this session needs {list(shape)}")
+        if not np.isfinite(array).all():
+            raise ParameterError(f"{name} have values that are not finite")
+        return array
 
 
 def _texts(value: str | Sequence[str] | None) -> str | list[str] | None:
