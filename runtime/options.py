@@ -2,10 +2,33 @@
 
 import argparse
 import math
+from collections.abc import Sequence
+from typing import TypeVar
 
 from ebca.engines.backend import BACKENDS, PRECISIONS
 from ebca.errors import ParameterError
+from ebca.runtime.edits import Edit
 from ebca.runtime.schedules import Gamma, Schedule
+
+T = TypeVar("T")
+
+SCHEDULES = """schedules:
+  Where G or A stands, write a number, or KIND:VALUE[:PARAMETER] to say its course over the steps:
+  constant:0.01  step:0.01:0.2 (on from 20 % of the steps)  reverse_step:0.01:0.5 (on until half)
+  linear:0.01:0.001 (plus 0.001 each step)  exponential:0.01:0.9 (times 0.9 each step)
+"""
+
+
+def number_or_schedule(text: str) -> float | Schedule:
+    """The type of an option that takes either."""
+    try:
+        return Schedule.parse(text) if ":" in text else float(text)
+    except ParameterError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+# argparse names the type in its message.
+number_or_schedule.__name__ = "number"
 
 
 def add_energy(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -13,30 +36,62 @@ def add_energy(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     energy = p.add_argument_group("energy-based context update")
     for flag in ("attn", "norm"):
         energy.add_argument(
-            f"--gamma-{flag}", f"--gamma_{flag}", type=float, nargs="+", default=[0.0], metavar="G",
+            f"--gamma-{flag}", f"--gamma_{flag}", type=number_or_schedule, nargs="+", default=[0.0], metavar="G",
             help=f"step size of the {'attention' if flag == 'attn' else 'norm'} term: one number that the schedule "
-            "shapes, or one per evaluation (pndm makes steps + 1) (default: 0)",
+            "shapes, a schedule of its own, or one number per evaluation (pndm makes steps + 1) (default: 0)",
         )  # fmt: skip
     energy.add_argument(
         "--gamma-schedule",
         choices=("reverse_step", "step", "constant", "linear", "exponential"),
-        default="reverse_step",
         help="course of both gammas over the steps: reverse_step is on until --gamma-tau, step from there on; linear "
-        "adds --gamma-ratio each step, exponential multiplies by it (default: reverse_step)",
+        "adds --gamma-ratio each step, exponential multiplies by it (default: reverse_step; constant with "
+        "--editing-prompt)",
     )
     energy.add_argument(
-        "--gamma-tau",
-        "--gamma_tau",
-        type=float,
-        default=1.0,
-        help="share of the steps, see --gamma-schedule (default: 1)",
-    )
+        "--gamma-tau", "--gamma_tau", type=float, nargs="+", metavar="TAU",
+        help="share of the steps, see --gamma-schedule (default: 1). With --editing-prompt it belongs to the editing "
+        "prompts, as in the authors' scripts: their gammas are on from there (default: 0)",
+    )  # fmt: skip
     energy.add_argument("--gamma-ratio", type=float, default=None, help="see --gamma-schedule")
     energy.add_argument(
         "--norm-factor", type=float, default=1.0,
         help="factor of |k|^2 in the norm term: 1 as in the authors' code, 0.5 as in the paper (default: 1)",
     )  # fmt: skip
     return energy
+
+
+def add_editing(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """The editing prompts; `edits` reads them. Returns the group."""
+    editing = p.add_argument_group(
+        "editing prompts", "Each option takes one value for all editing prompts, or one for each."
+    )
+    editing.add_argument(
+        "--editing-prompt", "--editing_prompt", nargs="+", default=[], metavar="TEXT",
+        help="what to add to the main prompt or to take away from it",
+    )  # fmt: skip
+    editing.add_argument(
+        "--editing-direction", "--editing_direction", type=int, nargs="+", choices=(0, 1), metavar="0|1",
+        help="1 adds (conjunction), 0 takes away (negation) (default: 1)",
+    )  # fmt: skip
+    editing.add_argument(
+        "--alpha", type=number_or_schedule, nargs="+", metavar="A",
+        help="weight of the editing prompt beside 1 for the main prompt (default: 1)",
+    )  # fmt: skip
+    editing.add_argument(
+        "--alpha-tau", "--alpha_tau", type=float, nargs="+", metavar="TAU",
+        help="alpha is on from this share of the steps; smaller changes more (default: 0)",
+    )  # fmt: skip
+    for flag in ("attn", "norm"):
+        editing.add_argument(
+            f"--gamma-{flag}-compose", f"--gamma_{flag}_compose", type=number_or_schedule, nargs="+", metavar="G",
+            help=f"step size of the {'attention' if flag == 'attn' else 'norm'} term for the editing prompt's own "
+            "context; on from --gamma-tau (default: 0)",
+        )  # fmt: skip
+    editing.add_argument(
+        "--reset-edits", action="store_true",
+        help="start every step from the editing prompts' embeddings; by default their contexts go on from step to step",
+    )  # fmt: skip
+    return editing
 
 
 def add_machine(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -60,13 +115,58 @@ def gammas(args: argparse.Namespace) -> tuple[Gamma, Gamma]:
     return _gamma("--gamma-attn", args.gamma_attn, args), _gamma("--gamma-norm", args.gamma_norm, args)
 
 
-def _gamma(flag: str, values: list[float], args: argparse.Namespace) -> Gamma:
+def edits(args: argparse.Namespace) -> list[Edit]:
+    """The editing prompts as `Session.generate` takes them.
+
+    Raises:
+        ParameterError: another number of values than of editing prompts, or values without an editing prompt.
+    """
+    count = len(args.editing_prompt)
+    if not count:
+        for flag in ("editing_direction", "alpha", "alpha_tau", "gamma_attn_compose", "gamma_norm_compose"):
+            if getattr(args, flag) is not None:
+                raise ParameterError(f"--{flag.replace('_', '-')} needs --editing-prompt")
+        return []
+    alpha_tau = _each("--alpha-tau", args.alpha_tau, 0.0, count)
+    gamma_tau = _each("--gamma-tau", args.gamma_tau, 0.0, count)
+    columns = zip(
+        args.editing_prompt,
+        _each("--editing-direction", args.editing_direction, 1, count),
+        _late("--alpha", _each("--alpha", args.alpha, 1.0, count), alpha_tau),
+        _late("--gamma-attn-compose", _each("--gamma-attn-compose", args.gamma_attn_compose, 0.0, count), gamma_tau),
+        _late("--gamma-norm-compose", _each("--gamma-norm-compose", args.gamma_norm_compose, 0.0, count), gamma_tau),
+        strict=True,
+    )
+    return [Edit(*column) for column in columns]
+
+
+def _each(flag: str, values: Sequence[T] | None, default: T, count: int) -> list[T]:
+    values = [default] if values is None else list(values)
+    if len(values) not in (1, count):
+        raise ParameterError(f"{flag} has {len(values)} values for {count} editing prompts; give one, or one each")
+    return values * count if len(values) == 1 else values
+
+
+def _late(flag: str, values: Sequence[float | Schedule], taus: Sequence[float]) -> list[Schedule]:
+    """Numbers become the authors' step schedule; schedules stay what they are."""
+    return [
+        value if isinstance(value, Schedule) else Schedule.step(_finite(flag, value), tau)
+        for value, tau in zip(values, taus, strict=True)
+    ]
+
+
+def _gamma(flag: str, values: list[float | Schedule], args: argparse.Namespace) -> Gamma:
     if len(values) > 1:
-        return values
+        numbers = [value for value in values if not isinstance(value, Schedule)]
+        if len(numbers) < len(values):
+            raise ParameterError(f"{flag} has a schedule among several values; give one schedule, or numbers only")
+        return numbers
     (value,) = values
-    if not math.isfinite(value):
-        raise ParameterError(f"{flag} is {value}; give a finite number")
-    kind = args.gamma_schedule
+    if isinstance(value, Schedule):
+        return value
+    _finite(flag, value)
+    editing = bool(getattr(args, "editing_prompt", None))
+    kind = args.gamma_schedule or ("constant" if editing else "reverse_step")
     if kind == "constant":
         return Schedule.constant(value)
     if kind in ("linear", "exponential"):
@@ -77,4 +177,20 @@ def _gamma(flag: str, values: list[float], args: argparse.Namespace) -> Gamma:
             if kind == "linear"
             else Schedule.exponential(value, args.gamma_ratio)
         )
-    return Schedule.step(value, args.gamma_tau) if kind == "step" else Schedule.reverse_step(value, args.gamma_tau)
+    if editing:
+        raise ParameterError(
+            f"with --editing-prompt, --gamma-tau belongs to the editing prompts; instead of --gamma-schedule {kind}, "
+            f"write {flag} {kind}:{value:g}:TAU"
+        )
+    taus = [1.0] if args.gamma_tau is None else args.gamma_tau
+    if len(taus) != 1:
+        raise ParameterError(
+            f"--gamma-tau has {len(taus)} values; several belong to editing prompts (--editing-prompt)"
+        )
+    return Schedule.step(value, taus[0]) if kind == "step" else Schedule.reverse_step(value, taus[0])
+
+
+def _finite(flag: str, value: float) -> float:
+    if not math.isfinite(value):
+        raise ParameterError(f"{flag} is {value}; give a finite number")
+    return value

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,26 @@ class Schedule:
     def exponential(cls, value: float, ratio: float) -> Schedule:
         """value ratio^i."""
         return cls("exponential", value, ratio)
+
+    @classmethod
+    def parse(cls, text: str) -> Schedule:
+        """Read "kind:value" or "kind:value:parameter", such as "constant:0.01" or "step:1.3:0.2".
+
+        Raises ParameterError for anything else.
+        """
+        kind, *numbers = text.split(":")
+        try:
+            value, *parameter = map(float, numbers)
+        except ValueError:
+            kind, value, parameter = "", 0.0, []
+        if kind == "constant" and not parameter:
+            return cls.constant(value)
+        if kind in get_args(Kind) and kind != "constant" and len(parameter) == 1:
+            return cls(cast(Kind, kind), value, parameter[0])
+        raise ParameterError(
+            f"'{text}' is no schedule; write constant:VALUE, step:VALUE:TAU, reverse_step:VALUE:TAU, "
+            "linear:VALUE:RATIO or exponential:VALUE:RATIO"
+        )
 
     def values(self, steps: int, evaluations: int) -> NDArray[np.float32]:
         """One value per evaluation, float32 [evaluations].
