@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebca.errors import ParameterError
-from ebca.runtime.random import randn
+from ebca.runtime.random import NormalStream, randn
 
 # Values reach 5.8: two units in the last place, for PyTorch's own vectorised float32 sine and cosine.
 LIMIT = 1e-6
@@ -66,6 +66,52 @@ def test_large_sizes_are_vectorised() -> None:
     randn((16, 4, 128, 128), 1)
     # Ten milliseconds here; a loop over the million values would take seconds.
     assert time.perf_counter() - begin < 1
+
+
+# --- draw after draw
+
+
+def in_a_row(shapes: list[tuple[int, ...]], seed: int) -> list[np.ndarray]:
+    torch = pytest.importorskip("torch")
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return [torch.randn(shape, generator=generator).numpy() for shape in shapes]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(-(2**63), 2**64 - 1), st.lists(st.integers(0, 40), min_size=2, max_size=8))
+def test_draws_in_a_row_equal_those_of_one_torch_generator(seed: int, sizes: list[int]) -> None:
+    stream = NormalStream(seed)
+    for size, expected in zip(sizes, in_a_row([(size,) for size in sizes], seed), strict=True):
+        got = stream.randn(size)
+        assert got.dtype == np.float32
+        np.testing.assert_allclose(got, expected, rtol=0, atol=LIMIT)
+
+
+def test_the_second_value_of_a_pair_waits_for_the_next_small_draw() -> None:
+    """PyTorch keeps it across large draws too, and across draws of nothing."""
+    shapes = [(3,), (16,), (0,), (2, 4, 5), (1,), (1,), (17,), (5,)]
+    stream = NormalStream(7)
+    for shape, expected in zip(shapes, in_a_row(shapes, 7), strict=True):
+        got = stream.randn(shape)
+        assert got.shape == shape
+        np.testing.assert_allclose(got, expected, rtol=0, atol=LIMIT)
+
+
+def test_streams_do_not_touch_each_other() -> None:
+    first, second = NormalStream(1), NormalStream(1)
+    mixed = [(first.randn(5), second.randn(5)) for _ in range(3)]
+    assert all(np.array_equal(a, b) for a, b in mixed)
+    assert not np.array_equal(mixed[0][0], mixed[1][0])
+
+
+def test_a_refused_shape_costs_no_value() -> None:
+    stream = NormalStream(3)
+    with pytest.raises(ParameterError, match="shape is"):
+        stream.randn((2, -1))
+    assert np.array_equal(stream.randn((2, 3)), randn((2, 3), 3))
+
+
+# --- refusals
 
 
 @pytest.mark.parametrize("seed", [2**64, -(2**63) - 1, 1.5, "3", None])
