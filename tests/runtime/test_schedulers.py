@@ -116,6 +116,79 @@ def test_inversion_is_undone_by_ddim(written: dict[str, tuple[Path, dict[str, An
     assert relative(back, start) < 1e-5
 
 
+# --- starting on the way
+
+ONE_STEP = ["ddim", "euler"]
+
+
+@pytest.mark.parametrize("begin", [0, 1, 4, 9])
+@pytest.mark.parametrize("name", ONE_STEP)
+@pytest.mark.parametrize("config", CONFIGS)
+def test_what_is_left_of_a_table_equals_the_rest_of_the_diffusers_loop(
+    written: dict[str, tuple[Path, dict[str, Any]]], config: str, name: str, begin: int
+) -> None:
+    table = load_table(*written[config], name, 10).after(begin)
+    assert (table.evaluations, table.remaining, table.steps, table.skipped) == (10 - begin, 10 - begin, 10, begin)
+    start = 3 * np.random.default_rng(begin).standard_normal(SHAPE, dtype=np.float32)
+
+    scheduler = SCHEDULERS[name].diffusers_class.from_config({**CONFIGS[config], **SCHEDULERS[name].overrides})
+    scheduler.set_timesteps(10)
+    expected = torch.from_numpy(start)
+    got, ours = start, Scheduler(table, SHAPE)
+    # The latents are those of the start's noise level already.
+    assert np.array_equal(ours.start(start), start)
+    for i, t in enumerate(scheduler.timesteps[begin:]):
+        assert table.timesteps[i] == float(t)
+        prediction = noise_model(scheduler.scale_model_input(expected, t).numpy(), float(t))
+        expected = scheduler.step(torch.from_numpy(prediction), t, expected).prev_sample
+        ours.noises[i] = noise_model(ours.model_input(i, got), float(t))
+        got = ours.combine(i, start)
+        assert relative(got, expected.numpy()) < LIMIT, i
+
+
+@pytest.mark.parametrize("name", sorted(set(FORWARD) - set(ONE_STEP)))
+def test_a_multistep_scheduler_starts_at_its_first_evaluation_only(
+    written: dict[str, tuple[Path, dict[str, Any]]], name: str
+) -> None:
+    table = load_table(*written["sd15"], name, 10)
+    whole = table.after(0)
+    assert whole.init_noise_sigma == 1 and whole.skipped == 0
+    assert np.array_equal(whole.coefficients, table.coefficients)
+    with pytest.raises(ParameterError, match=rf"{name} looks back over several steps .* use ddim or euler"):
+        table.after(4)
+
+
+@pytest.mark.parametrize("begin", [-1, 10, 100])
+def test_a_start_outside_the_table_is_refused(written: dict[str, tuple[Path, dict[str, Any]]], begin: int) -> None:
+    with pytest.raises(ParameterError, match=f"ddim with 10 steps cannot start at evaluation {begin}"):
+        load_table(*written["sd15"], "ddim", 10).after(begin)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize(
+    ("name", "begin"), [(name, 0) for name in FORWARD] + [(name, begin) for name in ONE_STEP for begin in (1, 5, 9)]
+)
+def test_noise_is_added_as_diffusers_adds_it(
+    written: dict[str, tuple[Path, dict[str, Any]]], config: str, name: str, begin: int
+) -> None:
+    rng = np.random.default_rng(begin)
+    clean, noise = rng.standard_normal((2, *SHAPE), dtype=np.float32)
+    scheduler = SCHEDULERS[name].diffusers_class.from_config({**CONFIGS[config], **SCHEDULERS[name].overrides})
+    scheduler.set_timesteps(10)
+    at = scheduler.timesteps[begin : begin + 1].repeat(len(clean))
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(begin)
+    expected = scheduler.add_noise(torch.from_numpy(clean), torch.from_numpy(noise), at).numpy()
+    got = (
+        load_table(*written[config], name, 10)
+        .after(begin)
+        .add_noise(clean, noise, load_alphas_cumprod(*written[config]))
+    )
+    # One weighted sum in float32 there, in float64 here.
+    assert got.dtype == np.float32
+    assert relative(got, expected) < 1e-6
+
+
 def test_combine_writes_into_out_and_takes_a_foreign_history(
     written: dict[str, tuple[Path, dict[str, Any]]],
 ) -> None:
