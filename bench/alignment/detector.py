@@ -17,13 +17,14 @@ from ebca.bench.alignment.scenes import COLORS, RELATIONS, SHAPES, Scene, Thing,
 _MIN_AREA = 30
 # Overlap with the best shape below which a patch is no shape at all.
 _MIN_OVERLAP = 0.62
-# RGB distance from the background (of 255) that makes a pixel foreground.
-_FOREGROUND = 42.0
 _GRID = 32
 # Radii in pixels of the templates.
 _RADII = (8, 10, 12)
 # Centres this many pixels apart, at least, stand in a relation.
 _APART = 4.0
+
+FOREGROUND = 42.0
+"""RGB distance from the background (of 255) that makes a pixel foreground."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,11 @@ class Reading:
 
 def detect(picture: np.ndarray) -> list[Found]:
     """Find the things in a picture [H,W,3], uint8 or float in [0, 1]; largest first."""
-    pixels = np.asarray(picture, np.float32) * (1.0 if np.asarray(picture).dtype == np.uint8 else 255.0)
-    edges = (pixels[:2], pixels[-2:], pixels[:, :2], pixels[:, -2:])
-    background = np.median(np.concatenate([edge.reshape(-1, 3) for edge in edges]), axis=0)
+    pixels, background = _pixels(picture), background_of(picture)
     smooth = ndimage.median_filter(pixels, size=(3, 3, 1))
     palette = np.array([*COLORS.values()], np.float32)
     nearest = np.linalg.norm(smooth[:, :, None] - palette, axis=-1).argmin(-1)
-    foreground = np.linalg.norm(smooth - background, axis=-1) > _FOREGROUND
+    foreground = np.linalg.norm(smooth - background, axis=-1) > FOREGROUND
     found = []
     for index, color in enumerate(COLORS):
         mask = foreground & (nearest == index)
@@ -92,6 +91,13 @@ def detect(picture: np.ndarray) -> list[Found]:
     return sorted((f for f in found if f.area >= _MIN_AREA), key=lambda f: -f.area)
 
 
+def background_of(picture: np.ndarray) -> np.ndarray:
+    """The colour [3] (RGB of 255) of most of a picture's edge."""
+    pixels = _pixels(picture)
+    edges = (pixels[:2], pixels[-2:], pixels[:, :2], pixels[:, -2:])
+    return np.median(np.concatenate([edge.reshape(-1, 3) for edge in edges]), axis=0)
+
+
 def read(picture: np.ndarray, scene: Scene) -> Reading:
     """Compare a picture with the scene it should show."""
     found = detect(picture)
@@ -102,6 +108,10 @@ def read(picture: np.ndarray, scene: Scene) -> Reading:
         first, second = ([f for f in found if f.thing == thing] for thing in scene.things[:2])
         related = any((a.x - b.x) * dx + (a.y - b.y) * dy >= _APART for a in first for b in second)
     return Reading(outcomes, len(found), related)
+
+
+def _pixels(picture: np.ndarray) -> np.ndarray:
+    return np.asarray(picture, np.float32) * (1.0 if np.asarray(picture).dtype == np.uint8 else 255.0)
 
 
 def _outcome(thing: Thing, scene: Scene, found: list[Found]) -> str:

@@ -6,6 +6,7 @@ one to three things of different colours and different shapes; two things may st
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -128,3 +129,17 @@ def coverage(shape: str, radius: float) -> np.ndarray:
     points = outline(shape) * (radius * _SUPERSAMPLE) + size / 2
     ImageDraw.Draw(image).polygon([(float(x), float(y)) for x, y in points], fill=255)
     return np.asarray(image.reduce(_SUPERSAMPLE), np.float32) / 255
+
+
+def paint(picture: np.ndarray, thing: Thing, x: int, y: int, radius: float, color: Sequence[float]) -> None:
+    """Put a thing, with antialiased edges, on a float32 picture [H,W,3] in place; what lies outside is cut off.
+
+    x, y, radius: in pixels; the radius is a multiple of 0.5.
+    color: RGB of 255.
+    """
+    mask = coverage(thing.shape, radius)
+    half = mask.shape[0] // 2
+    top, left = y - half, x - half
+    y0, x0, y1, x1 = max(top, 0), max(left, 0), min(top + 2 * half, len(picture)), min(left + 2 * half, len(picture[0]))
+    patch = picture[y0:y1, x0:x1]
+    patch += mask[y0 - top : y1 - top, x0 - left : x1 - left, None] * (np.asarray(color, np.float32) - patch)

@@ -17,7 +17,7 @@ from ebca.bench.alignment.scenes import (
     UNSEEN,
     Scene,
     Thing,
-    coverage,
+    paint,
 )
 
 # Half pixels: radii of 9.5 to 13.5 pixels, and a little less where three things must fit.
@@ -81,13 +81,7 @@ def draw(rng: np.random.Generator, scene: Scene) -> tuple[np.ndarray, list[Place
     picture[:] = background
     placed = place(rng, scene)
     for item in placed:
-        mask = coverage(item.thing.shape, item.radius)
-        half = mask.shape[0] // 2
-        top, left = item.y - half, item.x - half
-        y0, x0, y1, x1 = max(top, 0), max(left, 0), min(top + 2 * half, SIZE), min(left + 2 * half, SIZE)
-        cover = mask[y0 - top : y1 - top, x0 - left : x1 - left, None]
-        patch = picture[y0:y1, x0:x1]
-        patch += cover * (_shaded(rng, COLORS[item.thing.color]) - patch)
+        paint(picture, item.thing, item.x, item.y, item.radius, _shaded(rng, COLORS[item.thing.color]))
     return np.rint(picture).astype(np.uint8), placed
 
 
