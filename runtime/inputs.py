@@ -13,6 +13,8 @@ from ebca.errors import ParameterError
 Picture = Image.Image | str | Path | np.ndarray
 """A PIL image, a file, or an array [H,W,3] (for a mask [H,W]), uint8 or float in [0, 1]."""
 
+_CHANNELS = (1, 3, 4)
+
 
 def load_pictures(value: Picture | Sequence[Picture], height: int, width: int) -> np.ndarray:
     """One or several pictures -> [n,height,width,3] float32 in [0, 1]; other sizes are resized (bicubic).
@@ -37,23 +39,23 @@ def load_masks(value: Picture | Sequence[Picture], height: int, width: int) -> n
     return masks
 
 
-def picture_size(value: Picture | Sequence[Picture]) -> tuple[int, int]:
-    """(height, width) in pixels of the first picture."""
-    first = _each("image", value)[0]
+def picture_size(value: Picture | Sequence[Picture], name: str = "image") -> tuple[int, int]:
+    """(height, width) in pixels of the first picture; `name` is what messages call it."""
+    first = _each(name, value)[0]
     if isinstance(first, np.ndarray):
         return int(first.shape[0]), int(first.shape[1])
-    image = _open("image", first)
+    image = _open(name, first)
     return image.height, image.width
 
 
 def warn_if_resized(image: Picture | Sequence[Picture], mask: Picture | Sequence[Picture]) -> None:
     """Say so where picture and mask differ in size."""
-    of_image, of_mask = picture_size(image), picture_size(mask)
+    of_image, of_mask = picture_size(image), picture_size(mask, "mask")
     if of_image != of_mask:
         warnings.warn(
             f"the mask has {of_mask[1]} x {of_mask[0]} pixels, the image {of_image[1]} x {of_image[0]}; "
             "the mask is stretched to fit",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -75,15 +77,16 @@ def _each(name: str, value: Any) -> list[Any]:
     if isinstance(value, (Image.Image, str, Path)):
         return [value]
     if isinstance(value, np.ndarray):
-        if value.ndim == 2 or (value.ndim == 3 and value.shape[-1] in (1, 3, 4)):
+        if value.ndim == 2 or (value.ndim == 3 and value.shape[-1] in _CHANNELS):
             return [value]
-        if value.ndim in (3, 4) and len(value):
-            return list(value)
-        raise ParameterError(f"{name} is an array of shape {list(value.shape)}; give [height, width, 3] pixels")
+        # [n,H,W] would be taken for grey pictures where it is one with its channels first; masks have no channels.
+        if value.ndim == 4 or (value.ndim == 3 and name == "mask"):
+            return list(value) or [value]
+        raise _wrong_shape(name, value)
     try:
         items = list(value)
     except TypeError:
-        raise ParameterError(f"{name} is {value!r}; give a picture, its file, or an array of pixels") from None
+        raise _no_picture(name, value) from None
     if not items:
         raise ParameterError(f"{name} is an empty list; give at least one picture")
     return items
@@ -105,23 +108,37 @@ def _mask(value: Any, height: int, width: int) -> np.ndarray:
 
 def _open(name: str, value: Any) -> Image.Image:
     if isinstance(value, np.ndarray):
+        if not value.size or value.ndim not in (2, 3) or (value.ndim == 3 and value.shape[-1] not in _CHANNELS):
+            raise _wrong_shape(name, value)
         pixels = np.rint(_unit(name, value) * 255).astype(np.uint8)
-        if pixels.ndim == 3 and pixels.shape[-1] == 1:
-            pixels = pixels[..., 0]
-        if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[-1] not in (3, 4)):
-            raise ParameterError(f"{name} is an array of shape {list(value.shape)}; give [height, width, 3] pixels")
-        return Image.fromarray(pixels).convert("RGB")
+        return Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels).convert("RGB")
     if isinstance(value, Image.Image):
-        return value.convert("RGB")
+        return _rgb(value)
     if not isinstance(value, (str, Path)):
-        raise ParameterError(f"{name} is {value!r}; give a picture, its file, or an array of pixels")
+        raise _no_picture(name, value)
     try:
         with Image.open(value) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+            return _rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError:
         raise ParameterError(f"{name} '{value}' does not exist") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ParameterError(f"{name} '{value}' is not a picture that can be read: {error}") from None
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    # What has 16 bits per pixel, PIL would cut off at 255 instead of scaling it.
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray(np.rint(np.asarray(image, np.float32) / 257).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def _wrong_shape(name: str, value: np.ndarray) -> ParameterError:
+    axes = "[height, width]" if name == "mask" else "[height, width, 3]"
+    return ParameterError(f"{name} is an array of shape {list(value.shape)}; give {axes} pixels")
+
+
+def _no_picture(name: str, value: Any) -> ParameterError:
+    return ParameterError(f"{name} is of type {type(value).__name__}; give a picture, its file, or an array of pixels")
 
 
 def _unit(name: str, value: np.ndarray) -> np.ndarray:

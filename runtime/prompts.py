@@ -120,7 +120,7 @@ class PromptEncoder:
             for text in dict.fromkeys(each):
                 if dropped := encoded.truncated[unique.index(text)]:
                     warnings.warn(
-                        f"the {name} is longer than {limit} tokens; dropped: '{dropped.strip()}'", stacklevel=5
+                        f"the {name} is longer than {limit} tokens; dropped: '{dropped.strip()}'", stacklevel=4
                     )
         embeddings = self.engine.encode(encoded.ids)
         # Half a gigabyte at SD 1.5 size that no step needs; opening it again takes a fraction of a step.
