@@ -157,7 +157,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    args = parser().parse_args(argv)
+    p = parser()
+    args = p.parse_args(argv)
+    if args.prompt is None and args.source_prompt is None:
+        p.error("the following arguments are required: --prompt")
     with console.CtrlC() as ctrl_c:
         return console.run(PROGRAM, lambda: _run(args, ctrl_c), interrupted="interrupted; no picture was written")
 
@@ -238,8 +241,6 @@ def _run(args: argparse.Namespace, ctrl_c: console.CtrlC) -> int:
 def _check_task(args: argparse.Namespace) -> None:
     """Refuse what the options alone show not to fit together; the rest is the session's."""
     if args.source_prompt is None:
-        if args.prompt is None:
-            raise ParameterError("there is no --prompt; say what the picture shall show")
         if args.regularize:
             raise ParameterError("--regularize belongs to the inversion of an image; give --source-prompt and --image")
         if args.image and args.editing_prompt and not args.mask and args.strength is None:

@@ -184,9 +184,7 @@ def _gamma(flag: str, values: list[float | Schedule], args: argparse.Namespace) 
         )
     taus = [1.0] if args.gamma_tau is None else args.gamma_tau
     if len(taus) != 1:
-        raise ParameterError(
-            f"--gamma-tau has {len(taus)} values; several belong to editing prompts (--editing-prompt)"
-        )
+        raise ParameterError(f"--gamma-tau has {len(taus)} values; several are for --editing-prompt")
     return Schedule.step(value, taus[0]) if kind == "step" else Schedule.reverse_step(value, taus[0])
 
 
