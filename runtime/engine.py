@@ -136,8 +136,9 @@ class Engine:
     def verify_tables(self) -> None:
         """Compare the scheduler tables with the manifest, once. Raises EngineError where they differ."""
         if not self._tables_verified:
-            tables = self.manifest.schedulers.get("tables", {}).values()
-            self.directory.verify(t["file"] for t in tables if t["file"] in self.manifest.files)
+            section = self.manifest.schedulers
+            names = [section.get("alphas_cumprod"), *(t["file"] for t in section.get("tables", {}).values())]
+            self.directory.verify(name for name in names if name in self.manifest.files)
             self._tables_verified = True
 
     def encode(self, ids: np.ndarray) -> np.ndarray:

@@ -29,8 +29,8 @@ class NoiseRegularization:
         rolls: auto-correlation steps per round, each with shifts of its own.
         auto_correlation, kl: step sizes; that of the auto-correlation is divided by `rolls`.
         seed: of the shifts.
-        shifts: the shifts themselves, in the order of their use, instead of a seed. One per picture, channel and
-            size of the pyramid; it serves rows and columns.
+        shifts: the shifts themselves, in the order of their use, instead of a seed. One per channel and size of the
+            pyramid, which serves rows and columns; every picture uses them from the start.
     """
 
     rounds: int = 5
@@ -42,7 +42,7 @@ class NoiseRegularization:
 
     def start(self, pictures: int) -> Adjust:
         """What to do to the noise predictions [n,C,h,w] of one inversion. Pictures do not touch each other."""
-        shifts = [self._shifts(picture) for picture in range(pictures)]
+        shifts = [self._shifts() for _ in range(pictures)]
 
         def adjust(noise: np.ndarray) -> None:
             for one, its_shifts in zip(noise, shifts, strict=True):
@@ -50,7 +50,7 @@ class NoiseRegularization:
 
         return adjust
 
-    def _shifts(self, picture: int) -> Iterator[_Shift]:
+    def _shifts(self) -> Iterator[_Shift]:
         if self.shifts is None:
             rng = np.random.default_rng(self.seed)
             while True:
@@ -81,7 +81,7 @@ def _auto_correlation_gradient(channel: np.ndarray, shifts: Iterator[_Shift]) ->
     for axis in (0, 1):
         mean = (channel * np.roll(channel, shift, axis)).mean()
         gradient += 2 * mean / channel.size * (np.roll(channel, shift, axis) + np.roll(channel, -shift, axis))
-    if min(channel.shape) > _SMALLEST:
+    if channel.shape[0] > _SMALLEST and channel.shape[1] > 1:
         below = _auto_correlation_gradient(_halved(channel), shifts)
         gradient[: 2 * below.shape[0], : 2 * below.shape[1]] += np.repeat(np.repeat(below / 4, 2, 0), 2, 1)
     return gradient

@@ -23,6 +23,7 @@ from ebca.runtime.inversion import NoiseRegularization
 from ebca.runtime.numbers import finite, whole
 from ebca.runtime.prompts import PromptEncoder, Prompts
 from ebca.runtime.random import NormalStream
+from ebca.runtime.repaint import RePaintPlan
 from ebca.runtime.repaint import repaint as run_repaint
 from ebca.runtime.sampling import NoisePredictor, OnStep, sample
 from ebca.runtime.schedulers import SchedulerTable, available_schedulers, load_table, normalise_name
@@ -179,15 +180,17 @@ class Session:
             "guidance_scale", self.engine.manifest.guidance_scale if guidance_scale is None else guidance_scale
         )
         guided = guidance_scale > 1
-        table = self._table(task, scheduler, steps, strength)
-        plan = tasks.repaint_plan(self.engine, repaint or RePaint(), steps) if task is Task.REPAINT else None
-        shape = (
-            (table.remaining, table.evaluations, table.name) if plan is None else (plan.steps, plan.steps, "RePaint")
-        )
+        table: SchedulerTable | None = None
+        plan: RePaintPlan | None = None
+        if task is Task.REPAINT:
+            plan = self._repaint_plan(scheduler, steps, repaint or RePaint())
+            shape = (plan.steps, plan.steps, "RePaint")
+        else:
+            table = self._table(task, scheduler, steps, strength)
+            shape = (table.remaining, table.evaluations, table.name)
         attn = resolve_schedule(gamma_attn, *shape[:2], "gamma_attn", shape[2])
         norm = resolve_schedule(gamma_norm, *shape[:2], "gamma_norm", shape[2])
-        edits = tuple(edits)
-        self._check_edits(edits)
+        edits = self._checked_edits(edits)
         edited = editing.resolve(edits, *shape)
         token_weights = token_weights or {}
         source = tasks.load_source(self.batch, self.height, self.width, self._downscale, image, mask)
@@ -238,6 +241,7 @@ class Session:
                 on_step=on_step,
             )
         else:
+            assert table is not None
             made = sample(predictor, table, seen.start, controls, on_step=on_step)
         sampled = time.perf_counter()
         images = None if output == "latents" else self._decode(made, output, source if composite else None)
@@ -320,9 +324,9 @@ class Session:
             chosen = regularize if isinstance(regularize, NoiseRegularization) else NoiseRegularization()
             adjust = chosen.start(self.batch)
         began = time.perf_counter()
-        given = image if isinstance(image, np.ndarray) and image.shape[1:] == self._latent_shape[1:] else None
-        clean = self._as_latents("image", given) if given is not None else None
-        if clean is None:
+        if isinstance(image, np.ndarray) and self._look_like_latents(image):
+            clean = self._as_latents("latents", image)
+        else:
             loaded = tasks.per_picture("image", load_pictures(image, self.height, self.width), self.batch)
             clean = self.engine.encode_image(loaded)[0]
         known = time.perf_counter()
@@ -371,26 +375,34 @@ class Session:
         if output != "latents" and self.engine.manifest.vae is None:
             raise EngineError("this engine directory has no VAE; ask for output='latents'")
 
-    def _check_edits(self, edits: tuple[Edit, ...]) -> None:
+    def _checked_edits(self, edits: Sequence[Edit]) -> tuple[Edit, ...]:
+        if isinstance(edits, Edit):
+            raise ParameterError("edits is one Edit; give a list of them")
+        listed = tuple(edits)
         limit = self.engine.manifest.unet.max_contexts
-        if limit is not None and len(edits) > limit - 1:
+        if limit is not None and len(listed) > limit - 1:
             raise ParameterError(
-                f"{len(edits)} editing prompts are more than the {limit - 1} that this engine was built for; "
+                f"{len(listed)} editing prompts are more than the {limit - 1} that this engine was built for; "
                 "use fewer, or export it again for more"
             )
+        return listed
 
     def _table(self, task: Task, scheduler: str | None, steps: int, strength: float | None) -> SchedulerTable:
         folder, section = self._tables
         choices = [n for n in available_schedulers(section) if n != _INVERSE]
         begin = tasks.begin(strength, steps) if task is Task.IMAGE_TO_IMAGE else 0
-        if task is Task.REPAINT and scheduler is not None:
-            raise ParameterError(f"scheduler {scheduler!r} does not apply: RePaint has steps of its own; leave it out")
         if scheduler is None:
-            scheduler = "ddim" if begin or task is Task.REPAINT else str(section["default"])
+            scheduler = "ddim" if begin else str(section["default"])
         if not isinstance(scheduler, str) or normalise_name(scheduler) not in choices:
             raise ParameterError(f"scheduler {scheduler!r} is not in this engine; available: {', '.join(choices)}")
         table = load_table(folder, section, scheduler, steps)
         return table.after(begin) if task is Task.IMAGE_TO_IMAGE else table
+
+    def _repaint_plan(self, scheduler: str | None, steps: int, settings: RePaint) -> RePaintPlan:
+        if scheduler is not None:
+            raise ParameterError(f"scheduler {scheduler!r} does not apply: RePaint has steps of its own; leave it out")
+        self.engine.verify_tables()
+        return tasks.repaint_plan(self.engine, settings, steps)
 
     def _controls(
         self,
@@ -468,6 +480,12 @@ class Session:
         if len(seeds) != self.batch:
             raise ParameterError(f"seed has {len(seeds)} values for {self.batch} pictures; give one number or one each")
         return [NormalStream(s) for s in seeds], seeds
+
+    def _look_like_latents(self, array: np.ndarray) -> bool:
+        """[n,C,h,w] rather than pictures [n,H,W,3]; of another size too, so that the refusal speaks of latents."""
+        channels = self._latent_shape[1]
+        this_size = array.shape[1:] == self._latent_shape[1:]
+        return this_size or (array.ndim == 4 and array.shape[1] == channels and array.shape[3] not in (1, 3, 4))
 
     def _as_latents(self, name: str, value: np.ndarray) -> np.ndarray:
         shape = self._latent_shape

@@ -104,6 +104,8 @@ def infer(manifest: Manifest, image: Any, mask: Any, strength: Any, repaint: Any
         raise EngineError(
             f"this engine's UNet takes {unet.in_channels} channels (an inpainting model); give it an image and a mask"
         )
+    if repaint is not None and not isinstance(repaint, RePaint):
+        raise ParameterError(f"repaint is {repaint!r}; give ebca.RePaint(jump_length=..., jump_count=...)")
     if repaint is not None and (mask is None or for_inpainting):
         why = "this model inpaints by itself" if for_inpainting else "there is no mask"
         raise ParameterError(f"settings of RePaint were given, but {why}; leave them out")
@@ -121,7 +123,7 @@ def begin(strength: float | None, steps: int) -> int:
     share = finite("strength", DEFAULT_STRENGTH if strength is None else strength)
     if not 0 < share <= 1:
         raise ParameterError(f"strength is {share:g}; give a number above 0 (the image as it is) up to 1 (all anew)")
-    run = min(int(steps * share), steps)
+    run = min(int(whole("steps", steps) * share), steps)
     if run < 1:
         raise ParameterError(f"strength {share:g} of {steps} steps leaves no step to run; raise either")
     return steps - run
@@ -160,13 +162,14 @@ def prepare(
     streams: Sequence[NormalStream],
     shape: tuple[int, ...],
     latents: np.ndarray | None,
-    table: SchedulerTable,
+    table: SchedulerTable | None,
 ) -> Seen:
     """Draw the start noise, in the order in which diffusers' pipelines draw, and encode the pictures.
 
     Args:
         shape: of the latents [n,C,h,w].
         latents: start noise that was given; None: drawn here.
+        table: of image to image.
     """
     if source is None or task is not Task.IMAGE_TO_IMAGE:
         noise = draw(streams, shape) if latents is None else latents
@@ -179,6 +182,7 @@ def prepare(
             return Seen(noise, known=known)
         holes = np.broadcast_to(source.hole, (len(known), *source.hole.shape[1:]))
         return Seen(noise, channels=np.concatenate([holes, known], 1))
+    assert table is not None
     clean = _encode(engine, source.pixels, streams)
     noise = draw(streams, shape) if latents is None else latents
     alphas = load_alphas_cumprod(engine.directory.path, engine.manifest.schedulers)

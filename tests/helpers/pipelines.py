@@ -1,0 +1,55 @@
+"""The built-in model in diffusers' own pipelines, and pictures for it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import CLIPTokenizer
+
+from ebca.export.schedulers import DEFAULT_CONFIG, SCHEDULERS
+from ebca.export.tiny import build_tiny, save_tiny
+
+
+def tiny_pipeline(pipeline: Any, folder: Path, *, in_channels: int = 4) -> Any:
+    """An instance of a diffusers pipeline class with the built-in model. Its tokenizer is written to `folder`."""
+    tiny = build_tiny(in_channels=in_channels)
+    save_tiny(folder)
+    made = pipeline(
+        vae=tiny.vae,
+        text_encoder=tiny.text_encoder,
+        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        unet=tiny.unet,
+        scheduler=diffusers_scheduler("pndm"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def diffusers_scheduler(name: str) -> Any:
+    """A new diffusers scheduler of the built-in model, by our name for it."""
+    spec = SCHEDULERS[name]
+    return spec.diffusers_class.from_config({**DEFAULT_CONFIG, **spec.overrides})
+
+
+def generators(seed: int | list[int]) -> Any:
+    """What a diffusers pipeline takes: one generator for all pictures or one each."""
+    made = [torch.Generator("cpu").manual_seed(s) for s in ([seed] if isinstance(seed, int) else seed)]
+    return made[0] if isinstance(seed, int) else made
+
+
+def picture(seed: int = 0, size: tuple[int, int] = (64, 64)) -> Image.Image:
+    """A smooth picture of random colours; size is (height, width)."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
+    return Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BICUBIC)
+
+
+def mask_picture(box: tuple[int, int, int, int] = (16, 8, 50, 42), size: tuple[int, int] = (64, 64)) -> Image.Image:
+    """Black, white in a box (left, top, right, bottom); size is (height, width)."""
+    mask = Image.new("L", size[::-1])
+    mask.paste(255, box)
+    return mask
