@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from importlib.util import find_spec
 
 from rich.console import Console
@@ -33,7 +34,8 @@ def parser() -> argparse.ArgumentParser:
         PROGRAM,
         description="Measure every stage of an engine: median and 90th percentile. Results are checked first; a wrong\n"
         "one ends the run. UNet steps take turns round by round, so a machine that slows down slows all rows alike.\n"
-        "`ebca-bench alignment --help` is about another benchmark: whether pictures follow their prompts.",
+        "Other benchmarks: `ebca-bench alignment --help`, whether pictures follow their prompts; `ebca-bench tasks\n"
+        "--help`, whether edits and fillings come out as asked for.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -46,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--json", metavar="FILE", help="also write the results there")
 
     machine = p.add_argument_group("machine")
-    machine.add_argument("--backend", choices=BACKENDS, help="inference backend (default: the best one installed)")
+    machine.add_argument("--backend", choices=BACKENDS, help="default: onnxruntime; openvino for bf16")
     machine.add_argument(
         "--precision", choices=PRECISIONS, default="fp32", help="bf16 needs openvino and a processor with it"
     )
@@ -131,19 +133,27 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name for name in (part.strip() for part in text.split(",")) if name)
 
 
-def _alignment(argv: Sequence[str]) -> int:
-    def body() -> int:
-        # Not needed to measure latency, so it is not among what ebca always installs.
-        if find_spec("scipy") is None:
-            raise EbcaError('reading pictures needs scipy; run `pip install scipy`, or `pip install "ebca[bench]"`')
-        from ebca.bench.alignment.cli import main as alignment
+def _reading(module: str) -> Callable[[Sequence[str]], int]:
+    """A benchmark that reads pictures; its command line is imported when it is asked for."""
 
-        return alignment(argv)
+    def benchmark(argv: Sequence[str]) -> int:
+        def body() -> int:
+            # Not needed to measure latency, so it is not among what ebca always installs.
+            if find_spec("scipy") is None:
+                raise EbcaError('reading pictures needs scipy; run `pip install scipy`, or `pip install "ebca[bench]"`')
+            main: Callable[[Sequence[str]], int] = import_module(module).main
+            return main(argv)
 
-    return console.run(PROGRAM, body)
+        return console.run(PROGRAM, body)
+
+    return benchmark
 
 
-_BENCHMARKS: dict[str, Callable[[Sequence[str]], int]] = {"latency": latency, "alignment": _alignment}
+_BENCHMARKS: dict[str, Callable[[Sequence[str]], int]] = {
+    "latency": latency,
+    "alignment": _reading("ebca.bench.alignment.cli"),
+    "tasks": _reading("ebca.bench.tasks.cli"),
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,0 +1,80 @@
+"""Whether a picture became what it should, read from the pictures before and after."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ebca.bench.alignment.detector import FOREGROUND, Found, background_of, detect
+from ebca.bench.alignment.scenes import Thing
+from ebca.bench.tasks.cases import Case
+
+# Pixels that a thing which stays may seem to move: a tenth of its size is more than the detector errs.
+_STILL = 4.0
+# Pixels from the old thing's centre where the new one is in its place. Outlines have their centres elsewhere.
+_IN_PLACE = 6.0
+
+
+@dataclass(frozen=True)
+class Score:
+    """checks: all of them make a success. notes: worth knowing, but not asked for."""
+
+    checks: Mapping[str, bool]
+    notes: Mapping[str, bool]
+
+    @property
+    def success(self) -> bool:
+        return all(self.checks.values())
+
+
+def score(case: Case, after: np.ndarray) -> Score:
+    """Compare the picture [H,W,3] uint8 that came of a case with the one before.
+
+    Checks of an edit: "new" (the new thing is there), "gone" (the old one is not), "kept" (the other thing is where
+    it was), "background" (has its colour still). Of inpainting: "new" (in the hole), "gone" (what was in the hole),
+    "kept", "outside" (every pixel outside the hole is as it was).
+    Notes: "exact" (nothing but the two things); for an edit "in place" (the new thing is where the old one was), for
+    inpainting "background" (the hole's rim has the colour of the background).
+    """
+    wish, before, found = case.wish, detect(case.before), detect(after)
+    news = [f for f in found if f.thing == wish.new]
+    kept = _only(before, wish.kept)
+    checks = {
+        "new": bool(news),
+        "gone": not any(f.thing == wish.old for f in found),
+        "kept": any(f.thing == wish.kept and _distance(f, kept) <= _STILL for f in found),
+    }
+    notes = {"exact": len(found) == 2 and all(any(f.thing == t for f in found) for t in wish.target.things)}
+    background = background_of(case.before)
+    if case.mask is None:
+        assert wish.old is not None
+        old = _only(before, wish.old)
+        checks["background"] = _alike(background_of(after), background)
+        notes["in place"] = any(_distance(f, old) <= _IN_PLACE for f in news)
+    else:
+        hole = case.mask > 0
+        checks["new"] = any(hole[round(f.y), round(f.x)] for f in news)
+        checks["outside"] = bool((after[~hole] == case.before[~hole]).all())
+        rows, columns = hole.any(1), hole.any(0)
+        notes["background"] = _alike(background_of(after[rows][:, columns]), background)
+    return Score(checks, notes)
+
+
+def psnr(before: np.ndarray, after: np.ndarray) -> float:
+    """Of two uint8 pictures, in dB; 99 where they are equal."""
+    error = float(np.square(before.astype(float) - after).mean())
+    return min(10 * float(np.log10(255**2 / error)), 99.0) if error else 99.0
+
+
+def _only(found: list[Found], thing: Thing) -> Found:
+    """The thing in a picture that is known to hold it."""
+    return next(f for f in found if f.thing == thing)
+
+
+def _alike(a: np.ndarray, b: np.ndarray) -> bool:
+    """Colours that the detector would not tell apart."""
+    return bool(np.linalg.norm(a - b) <= FOREGROUND)
+
+
+def _distance(a: Found, b: Found) -> float:
+    return float(np.hypot(a.x - b.x, a.y - b.y))
