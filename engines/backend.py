@@ -56,13 +56,13 @@ class Backend(Protocol):
 
 
 def available() -> list[str]:
-    """Names of the backends whose library is installed, the preferred one first."""
-    installed = [name for name in ("openvino", "onnxruntime") if find_spec(name) is not None]
-    return installed
+    """Names of the backends whose library is installed."""
+    return [name for name in BACKENDS if find_spec(name) is not None]
 
 
 def create(name: str | None, options: BackendOptions) -> Backend:
-    """The named backend, or the best one present.
+    """The named backend, or the one that gains: openvino for bfloat16, onnxruntime for float32, where it was as fast on
+    the processors at hand and needs 3 GB less at Stable Diffusion 1.5 size.
 
     Raises:
         BackendError: it is not installed, or cannot run at the precision asked for.
@@ -74,7 +74,8 @@ def create(name: str | None, options: BackendOptions) -> Backend:
         raise ParameterError(f"threads is {options.threads}; give 1 or more, or nothing for one per physical core")
     present = available()
     if name is None:
-        name = next(iter(present), "onnxruntime")
+        order = ("onnxruntime", "openvino") if options.precision == "fp32" else ("openvino", "onnxruntime")
+        name = next((one for one in order if one in present), "onnxruntime")
     if name not in BACKENDS:
         raise ParameterError(f"backend '{name}' is unknown; choose one of {', '.join(BACKENDS)}")
     if name not in present:

@@ -23,6 +23,7 @@ from typing import Any
 
 import platformdirs
 
+from ebca.engines import mapped
 from ebca.engines.backend import Backend, Runner
 from ebca.engines.directory import EngineDirectory, sha256
 from ebca.errors import EngineError, ParameterError
@@ -92,6 +93,11 @@ class PreparedEngine:
         if not self._is_current(name):
             self.prepare([name])
         return self.backend.open(self._target(name), self.directory.manifest.components[name])
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Drop what components keep mapped of their files from memory; it is read again when it is touched."""
+        files = [file for name in names for file in self.folder.glob(f"{name}.*")]
+        mapped.forget(*files)
 
     def _target(self, name: str) -> Path:
         return self.folder / f"{name}.onnx"

@@ -1,28 +1,39 @@
 """Pages of mapped files that nobody needs in memory any more."""
 
 import ctypes
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 _MADV_DONTNEED = 4
+# address permissions offset device inode path
+_MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \d+ +(.*)")
 
 
-def forget(path: Path) -> int:
-    """Drop the resident pages of every read-only mapping of `path` in this process; returns the bytes mapped.
+def forget(*paths: Path) -> int:
+    """Drop the resident pages of every unchanged mapping of these files; returns the bytes mapped.
 
     The kernel reads a page from the file again when it is touched, so this changes memory and time, never a value.
     Linux only; elsewhere it does nothing and returns 0.
     """
-    maps = Path("/proc/self/maps")
-    if not maps.exists():
+    smaps = Path("/proc/self/smaps")
+    if not smaps.exists():
         return 0
     madvise = ctypes.CDLL(None).madvise
     madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    name, mapped = str(path.resolve()), 0
-    for line in maps.read_text(errors="surrogateescape").splitlines():
-        # address permissions offset device inode path
-        fields = line.split(maxsplit=5)
-        if len(fields) == 6 and fields[5] == name and fields[1].startswith("r-"):
-            start, end = (int(address, 16) for address in fields[0].split("-"))
-            if madvise(start, end - start, _MADV_DONTNEED) == 0:
-                mapped += end - start
+    names, mapped = {str(path.resolve()) for path in paths}, 0
+    for start, end, name, written in _mappings(smaps.read_text(errors="surrogateescape")):
+        # A page that was written to is no longer the file's: dropping it would lose what was written.
+        if name in names and not written and madvise(start, end - start, _MADV_DONTNEED) == 0:
+            mapped += end - start
     return mapped
+
+
+def _mappings(smaps: str) -> Iterator[tuple[int, int, str, bool]]:
+    """(start, end, file, whether a page was written to) of each mapping."""
+    found: re.Match[str] | None = None
+    for line in smaps.splitlines():
+        if line.startswith("Anonymous:") and found:
+            yield int(found[1], 16), int(found[2], 16), found[3], line.split()[1] != "0"
+        else:
+            found = _MAPPING.match(line) or found

@@ -187,7 +187,7 @@ def _check_backends(wanted: str | None) -> Iterator[Finding]:
         yield Finding(
             "note",
             "openvino",
-            "not installed; it is faster on most processors",
+            "not installed; it adds bfloat16",
             'run `pip install "ebca[openvino]"`',
         )
     try:
@@ -199,7 +199,7 @@ def _check_backends(wanted: str | None) -> Iterator[Finding]:
     if wanted:
         why = "asked for"
     elif len(present) > 1:
-        why = "the faster one of those installed; --backend chooses another"
+        why = "for float32; bf16 takes openvino, --backend chooses"
     else:
         why = "the only one installed"
     yield Finding("ok", "backend", f"{chosen}: {why}")

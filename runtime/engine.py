@@ -44,7 +44,7 @@ def load(
     Args:
         engine: the directory, or the name of a bundled one.
         device: "cpu".
-        backend: "onnxruntime", "openvino", or None for the best one installed.
+        backend: "onnxruntime", "openvino", or None: openvino for bf16 where installed, else onnxruntime.
         precision: "fp32", or "bf16" where the backend and the processor have it.
         threads: None for one per physical core.
         on_prepare: called with (done, total, component) while components are prepared.
@@ -106,6 +106,10 @@ class Engine:
         """Close a component until it is needed again; bindings that exist keep it open."""
         with self._lock:
             self._runners.pop(component, None)
+
+    def forget_weights(self) -> None:
+        """Drop the UNet's mapped weights from memory; they come back from the page cache when they are used."""
+        self._prepared.forget(self.manifest.unet.segments)
 
     def open_all(self) -> None:
         """Open everything a generation needs now rather than at its first step."""

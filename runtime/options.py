@@ -45,7 +45,7 @@ def add_energy(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         choices=("reverse_step", "step", "constant", "linear", "exponential"),
         help="course of both gammas over the steps: reverse_step is on until --gamma-tau, step from there on; linear "
         "adds --gamma-ratio each step, exponential multiplies by it (default: reverse_step; constant with "
-        "--editing-prompt)",
+        "--editing-prompt or --mask)",
     )
     energy.add_argument(
         "--gamma-tau", "--gamma_tau", type=float, nargs="+", metavar="TAU",
@@ -98,7 +98,7 @@ def add_machine(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Device, backend, precision, threads. Returns the group."""
     machine = p.add_argument_group("machine")
     machine.add_argument("--device", default="cpu", choices=("cpu",), help="where to run (default: cpu)")
-    machine.add_argument("--backend", choices=BACKENDS, help="inference backend (default: the best one installed)")
+    machine.add_argument("--backend", choices=BACKENDS, help="default: onnxruntime; openvino for bf16")
     machine.add_argument(
         "--precision", choices=PRECISIONS, default="fp32", help="bf16 needs openvino and a processor with it"
     )
@@ -166,7 +166,9 @@ def _gamma(flag: str, values: list[float | Schedule], args: argparse.Namespace) 
         return value
     _finite(flag, value)
     editing = bool(getattr(args, "editing_prompt", None))
-    kind = args.gamma_schedule or ("constant" if editing else "reverse_step")
+    # As in the authors' scripts: with reverse_step, pndm's last evaluation has 0.
+    inpainting = bool(getattr(args, "mask", None)) and args.gamma_tau is None
+    kind = args.gamma_schedule or ("constant" if editing or inpainting else "reverse_step")
     if kind == "constant":
         return Schedule.constant(value)
     if kind in ("linear", "exponential"):

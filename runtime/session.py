@@ -443,6 +443,8 @@ class Session:
         return controls
 
     def _decode(self, latents: np.ndarray, output: str, source: tasks.Source | None) -> Any:
+        # The decoder's activations are the peak of a run; the UNet's weights need not lie beside them.
+        self.engine.forget_weights()
         decoded = pictures.to_unit_range(self.engine.decode(latents))
         if not np.isfinite(decoded).all():
             raise NumericalError(

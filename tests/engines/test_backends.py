@@ -104,9 +104,16 @@ def test_choice(monkeypatch: pytest.MonkeyPatch) -> None:
         create("openvino", BackendOptions())
 
 
-def test_openvino_is_preferred() -> None:
+def test_openvino_is_chosen_where_it_gains() -> None:
     pytest.importorskip("openvino")
-    assert create(None, BackendOptions()).name == "openvino"
+    assert create(None, BackendOptions()).name == "onnxruntime"
+    try:
+        chosen = create(None, BackendOptions(precision="bf16")).name
+    except BackendError as error:
+        # onnxruntime would name itself.
+        assert "needs a processor with" in str(error)
+    else:
+        assert chosen == "openvino"
 
 
 def test_wrong_options() -> None:

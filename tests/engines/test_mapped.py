@@ -63,3 +63,16 @@ def test_openvino_drops_the_mapped_weights_it_has_packed(tiny_engine_dir: Path, 
     np.testing.assert_array_equal(out, first)
     # Tables that are looked up stay mapped; they come back page by page.
     assert left == 0
+
+
+def test_what_was_written_to_a_private_mapping_is_kept(tmp_path: Path) -> None:
+    path = (tmp_path / "weights.bin").resolve()
+    np.zeros(1 << 18, np.float32).tofile(path)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as mapping:
+        view = np.frombuffer(mapping, np.float32)
+        assert view.sum() == 0
+        assert mapped.forget(path) == view.nbytes
+        view[5] = 1
+        assert mapped.forget(path) == 0
+        assert view[5] == 1
+        del view
