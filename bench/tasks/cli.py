@@ -5,19 +5,22 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
 
 from ebca.bench.alignment.prompts import SPLITS
 from ebca.bench.tasks.cases import KINDS, TASKS, task_of
 from ebca.bench.tasks.measure import Settings, measure, to_json
-from ebca.bench.tasks.recipes import BASE, EBCU, FORMS, RECIPES, UPDATE, Recipe, Update, Variant, candidates
+from ebca.bench.tasks.recipes import BASE, EBCU, FORMS, RECIPES, SWEEPS, UPDATES, Recipe, Update, Variant, candidates
 from ebca.bench.tasks.report import print_report, save_grid
 from ebca.errors import ParameterError
 from ebca.runtime import console, options
 from ebca.runtime.engine import load
 
 PROGRAM = "ebca-bench tasks"
+
+_Setting = TypeVar("_Setting", Recipe, Update)
 
 _EXAMPLES = """examples:
   ebca-bench tasks --engine shapes --json tasks.json --grid tasks.png
@@ -49,7 +52,10 @@ def parser() -> argparse.ArgumentParser:
         "--seed", type=int, default=0, metavar="N", help="of the first case; the next has N + 1 (default: 0)"
     )
     p.add_argument("--batch-size", type=int, default=20, metavar="N", help="pictures at once (default: 20)")
-    p.add_argument("--sweep", action="store_true", help="try a table of settings instead, each against the one in use")
+    p.add_argument(
+        "--sweep", nargs="*", choices=SWEEPS, metavar="WHAT",
+        help=f"instead, try a table of settings, each against the one in use: {' or '.join(SWEEPS)} (default: both)",
+    )  # fmt: skip
     p.add_argument("--json", metavar="FILE", help="also write rates, differences and every score there")
     p.add_argument(
         "--grid", type=Path, metavar="FILE.png", help="also write a sheet of pictures: before, mask, and after"
@@ -74,12 +80,16 @@ def parser() -> argparse.ArgumentParser:
     update = p.add_argument_group("energy-based context update of ebcu")
     for flag, what in (("gamma", "the main prompt"), ("edit-gamma", "the editing prompts")):
         for term in ("attn", "norm"):
-            default = getattr(UPDATE, f"{flag}_{term}".replace("-", "_"))
+            found = [getattr(u, f"{flag}_{term}".replace("-", "_")) for u in UPDATES.values()]
             update.add_argument(
-                f"--{flag}-{term}", type=float, default=default, metavar="G",
+                f"--{flag}-{term}", type=float, metavar="G",
                 help=f"step size of the {'attention' if term == 'attn' else 'norm'} term for {what} "
-                f"(default: {default:g})",
+                f"(default: {min(found):g}" + (f" to {max(found):g}, by task)" if max(found) > min(found) else ")"),
             )  # fmt: skip
+    update.add_argument(
+        "--reset-edits", action=argparse.BooleanOptionalAction, default=None,
+        help="start every step from the embeddings of the editing prompts; else their updates add up over the steps",
+    )  # fmt: skip
     options.add_machine(p)
     return p
 
@@ -99,13 +109,15 @@ def _run(args: argparse.Namespace) -> int:
         hole=args.hole,
         batch=args.batch_size,
     )
-    if args.sweep and args.split != SPLITS[0]:
+    sweep = args.sweep is not None
+    if sweep and args.split != SPLITS[0]:
         raise ParameterError(f"--sweep chooses settings, which is for --split {SPLITS[0]}")
-    update = Update(args.gamma_attn, args.gamma_norm, args.edit_gamma_attn, args.edit_gamma_norm)
 
     def variants(kind: str) -> tuple[Variant, ...]:
-        recipe = _recipe(kind, args)
-        return candidates(kind, recipe) if args.sweep else (Variant(BASE, recipe), Variant(EBCU, recipe, update))
+        recipe, update = _replaced(RECIPES[kind], args), _replaced(UPDATES[kind], args)
+        if sweep:
+            return candidates(kind, recipe, args.sweep or SWEEPS)
+        return Variant(BASE, recipe), Variant(EBCU, recipe, update)
 
     for file in filter(None, (args.json, args.grid)):
         if not Path(file).absolute().parent.is_dir():
@@ -137,8 +149,7 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _recipe(kind: str, args: argparse.Namespace) -> Recipe:
-    """The recipe in use, with what the command line replaces."""
-    recipe = RECIPES[kind]
-    given = {name: value for name, value in vars(args).items() if value is not None and hasattr(recipe, name)}
-    return replace(recipe, **given)
+def _replaced(setting: _Setting, args: argparse.Namespace) -> _Setting:
+    """A recipe or an update with what the command line gives."""
+    given = {name: value for name, value in vars(args).items() if value is not None and hasattr(setting, name)}
+    return replace(setting, **given)

@@ -250,6 +250,7 @@ def _change(
         else:
             task = _editing(session, kind, recipe, cases)
             task["edits"] = recipe.edits([case.wish for case in cases], way.update) if edited else ()
+            task["reset_edits"] = way.update.reset_edits
         made = session.generate(
             **task,
             steps=recipe.steps,

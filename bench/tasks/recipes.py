@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ebca.bench.tasks.cases import EDIT_COLOR, EDIT_SHAPE, INPAINT, REAL_COLOR, REAL_SHAPE, Wish, task_of
 from ebca.errors import ParameterError
@@ -14,19 +15,27 @@ the new thing; the new thing, less the old one; the new caption, less the old on
 
 BASE, EBCU = "base", "ebcu"
 
+RECIPES_SWEEP, UPDATES_SWEEP = SWEEPS = ("recipes", "updates")
+"""What a sweep can try."""
+
 
 @dataclass(frozen=True)
 class Update:
-    """Step sizes of the context update: of the main prompt, and of every editing prompt."""
+    """Step sizes of the context update: of the main prompt, and of every editing prompt.
+
+    reset_edits: start every step from the embeddings of the editing prompts; else their updates add up over the steps.
+    """
 
     gamma_attn: Gamma = 0.0
     gamma_norm: Gamma = 0.0
     edit_gamma_attn: Gamma = 0.0
     edit_gamma_norm: Gamma = 0.0
+    reset_edits: bool = False
 
     def describe(self) -> dict[str, object]:
         """The same as numbers, lists and objects of JSON."""
-        return {name: describe(value) for name, value in self.__dict__.items()}
+        gammas = {name: describe(value) for name, value in self.__dict__.items() if name != "reset_edits"}
+        return gammas | {"reset_edits": self.reset_edits}
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,7 @@ class Inpainting:
 
     steps: int = 25
     guidance_scale: float = 4.0
-    jump_length: int = 5
+    jump_length: int = 10
     jump_count: int = 5
 
 
@@ -97,48 +106,68 @@ RECIPES: dict[str, Recipe] = {
 }
 """The best that was found on development prompts."""
 
-UPDATE = Update(gamma_norm=0.003, edit_gamma_norm=0.003)
-"""The context update that was the best on development prompts."""
+UPDATES: dict[str, Update] = {
+    EDIT_SHAPE: Update(gamma_norm=0.0003, edit_gamma_norm=0.0003),
+    EDIT_COLOR: Update(gamma_norm=0.0003, edit_gamma_norm=0.0003),
+    INPAINT: Update(gamma_attn=0.003),
+    REAL_SHAPE: Update(gamma_norm=0.0003, edit_gamma_norm=0.0003),
+    REAL_COLOR: Update(gamma_norm=0.0003, edit_gamma_norm=0.0003),
+}
+"""The context update that does most (or least harm) on development prompts."""
 
-_UPDATES = (
-    UPDATE,
-    Update(edit_gamma_norm=0.01),
-    Update(edit_gamma_attn=0.003),
-    Update(gamma_attn=0.003, edit_gamma_attn=0.003),
+_OF_EDITS = (
+    Update(gamma_norm=0.003),
+    Update(gamma_norm=0.0003, edit_gamma_norm=0.0003),
+    Update(edit_gamma_norm=0.001),
+    Update(edit_gamma_attn=0.0001),
+    Update(edit_gamma_attn=0.0003),
+    Update(gamma_norm=0.003, edit_gamma_norm=0.003, reset_edits=True),
+    Update(edit_gamma_attn=0.003, reset_edits=True),
+)
+_OF_INPAINTING = (
+    Update(gamma_norm=0.003),
+    Update(gamma_norm=0.01),
+    Update(gamma_attn=0.001),
+    Update(gamma_attn=0.003),
+    Update(gamma_attn=0.01),
 )
 
 
-def candidates(kind: str, chosen: Recipe) -> tuple[Variant, ...]:
-    """What a sweep tries on the development prompts: the recipe in use first, then others, then context updates.
+def candidates(kind: str, chosen: Recipe, what: Sequence[str] = SWEEPS) -> tuple[Variant, ...]:
+    """What a sweep tries on the development prompts: the recipe in use first, then what departs from it.
 
     Recipes of edits of generated pictures share steps and guidance, which decide what the picture is before.
     """
-    recipes: list[Recipe]
+    changes: list[dict[str, Any]]
+    updates: Sequence[Update]
     if isinstance(chosen, Inpainting):
-        recipes = [replace(chosen, jump_length=j, jump_count=r) for j, r in ((5, 1), (5, 3), (5, 5), (10, 5), (2, 3))]
-        updates = [Update(gamma_norm=0.003), Update(gamma_norm=0.01), Update(gamma_attn=0.003)]
+        jumps = ((5, 1), (5, 3), (5, 5), (10, 3), (10, 5), (10, 10), (2, 3))
+        changes = [{"jump_length": length, "jump_count": count} for length, count in jumps]
+        updates = _OF_INPAINTING
     else:
-        recipes = [replace(chosen, tau=tau) for tau in (0.0, 0.2, 0.3, 0.4, 0.5)]
-        recipes += [replace(chosen, alpha=alpha) for alpha in (3.0, 10.0)]
-        others = ((THING, 1.0), (SWAP, 1.0), (CAPTIONS, 2.0))
-        recipes += [replace(chosen, form=form, alpha=alpha) for form, alpha in others]
+        changes = [{"tau": tau} for tau in (0.0, 0.2, 0.3, 0.4, 0.5)]
+        changes += [{"alpha": alpha} for alpha in (3.0, 10.0)]
+        changes += [{"form": form, "alpha": alpha} for form, alpha in ((THING, 1.0), (SWAP, 1.0), (CAPTIONS, 2.0))]
         if task_of(kind) == "real":
-            recipes += [replace(chosen, guidance_scale=scale) for scale in (1.5, 2.0, 3.0, 4.0)]
-            recipes += [replace(chosen, steps=steps) for steps in (25, 50, 100)]
-            recipes += [replace(chosen, regularize=not chosen.regularize)]
-        updates = list(_UPDATES)
-    # The first stays where it is when it comes again.
-    variants = [Variant(_name(recipe), recipe) for recipe in dict.fromkeys([chosen, *recipes])]
-    return (*variants, *(Variant(_name(chosen, update), chosen, update) for update in updates))
+            changes += [{"guidance_scale": scale} for scale in (1.5, 2.0, 3.0, 4.0)]
+            changes += [{"steps": steps} for steps in (25, 50, 100)]
+            changes += [{"regularize": not chosen.regularize}]
+        updates = _OF_EDITS
+    # By name, so that what is in use stays where it is when it comes again.
+    variants = {BASE: Variant(BASE, chosen)}
+    for change in changes if RECIPES_SWEEP in what else ():
+        recipe = replace(chosen, **change)
+        if recipe != chosen:
+            name = ", ".join(f"{field.replace('_', ' ')} {value}" for field, value in change.items())
+            variants[name] = Variant(name, recipe)
+    for update in updates if UPDATES_SWEEP in what else ():
+        gammas = {name.replace("_", " "): value for name, value in update.__dict__.items() if value}
+        name = ", ".join(f"{name} {value:g}" if value is not True else name for name, value in gammas.items())
+        variants[name] = Variant(name, chosen, update)
+    return tuple(variants.values())
 
 
-def _name(recipe: Recipe, update: Update | None = None) -> str:
-    """Short, such as "caption alpha 3 tau 0.2"."""
-    if update is not None:
-        return ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in update.__dict__.items() if value)
-    if isinstance(recipe, Inpainting):
-        name = f"jumps of {recipe.jump_length}, {recipe.jump_count} times"
-    else:
-        name = f"{recipe.form}, alpha {recipe.alpha:g}, tau {recipe.tau:g}"
-        name += ", regularized" if recipe.regularize else ""
-    return f"{name}, guidance {recipe.guidance_scale:g}, {recipe.steps} steps"
+def describe_recipe(recipe: Recipe) -> str:
+    """Such as "form caption, alpha 50, tau 0.3, steps 25, guidance scale 4"."""
+    given = {name.replace("_", " "): value for name, value in recipe.__dict__.items() if value is not False}
+    return ", ".join(name if value is True else f"{name} {value}" for name, value in given.items())

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from ebca.bench.alignment.statistics import share_interval
 from ebca.bench.tasks.measure import KindResult, Tasks
+from ebca.bench.tasks.recipes import describe_recipe
 from ebca.errors import ParameterError
 
 _SCALE = 2
@@ -25,6 +26,7 @@ def print_report(tasks: Tasks, console: Console) -> None:
         title = f"{kind}: {tasks.settings.split}, {len(result.cases)} cases"
         if result.tried > len(result.cases):
             title += f" (of {result.tried} pictures; the others did not show their caption)"
+        title += f"\n{first.name}: {describe_recipe(first.recipe)}"
         table = Table(title=title)
         table.add_column("variant")
         table.add_column("success (95 %)", no_wrap=True)

@@ -127,10 +127,23 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_sweep(capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["tasks", "--backend", "onnxruntime", "--count", "1", "--task", "inpaint", "--steps", "4", "--sweep"]
+    argv = [
+        "tasks",
+        "--backend",
+        "onnxruntime",
+        "--count",
+        "1",
+        "--task",
+        "inpaint",
+        "--steps",
+        "4",
+        "--sweep",
+        "recipes",
+        "updates",
+    ]
     assert cli.main([*argv, "--jump-length", "1", "--jump-count", "1", "--split", "development"]) == 0
     out = capsys.readouterr().out
-    assert "jumps of 1, 1 times" in out and "gamma norm 0.01" in out
+    assert "jump length 5, jump count 3" in out and "gamma norm 0.01" in out
     assert cli.main(argv) == 1
     assert "--split development" in capsys.readouterr().err
 
