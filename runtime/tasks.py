@@ -145,8 +145,8 @@ def load_source(batch: int, height: int, width: int, downscale: int, image: Any,
     pixels = per_picture("image", load_pictures(image, height, width), batch)
     if mask is None:
         return Source(pixels, None, None)
-    warn_if_resized(image, mask)
     masks = load_masks(mask, height, width)
+    warn_if_resized(image, mask)
     if len(masks) > 1:
         masks = per_picture("mask", masks, batch)
     hole = latent_mask(masks, downscale)

@@ -1,0 +1,456 @@
+"""Image to image and inpainting equal diffusers' pipelines; what a call is taken for, and what it refuses."""
+
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch")
+
+from helpers.pipelines import diffusers_scheduler, generators, mask_picture, picture, tiny_pipeline  # noqa: E402
+from helpers.tiny import changed_copy, relative  # noqa: E402
+from PIL import Image  # noqa: E402
+
+import ebca  # noqa: E402
+from ebca.runtime.inputs import latent_mask, load_masks  # noqa: E402
+from ebca.runtime.random import randn  # noqa: E402
+
+# Both loops run in float32 on different libraries; an evaluation is off by up to 3e-6 and five guided steps add that
+# up. A wrong timestep, noise level, draw or mask shows as 1e-2 and more.
+LIMIT = 2e-5
+# The same sums with more rows in a matrix product, in another order.
+SAME = 1e-5
+
+PROMPT = "a lion with a crown"
+OTHER = "a red car in the snow"
+ONE_STEP = ("ddim", "euler")
+FORWARD = ("pndm", "ddim", "euler", "dpmpp_2m", "unipc")
+
+Pipeline = Callable[..., np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_engine_dir: Path) -> Iterator[ebca.Engine]:
+    with ebca.load(tiny_engine_dir, backend="onnxruntime") as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def session(engine: ebca.Engine) -> Iterator[ebca.Session]:
+    with engine.session(64, 64) as session:
+        yield session
+
+
+@pytest.fixture(scope="module")
+def inpainting_engine(tiny_inpainting_dir: Path) -> Iterator[ebca.Engine]:
+    with ebca.load(tiny_inpainting_dir, backend="onnxruntime") as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def inpainting(inpainting_engine: ebca.Engine) -> Iterator[ebca.Session]:
+    with inpainting_engine.session(64, 64) as session:
+        yield session
+
+
+def runner(pipeline: Any) -> Pipeline:
+    def run(prompt: Any, *, scheduler: str, seed: int | list[int] = 1, **kwargs: Any) -> np.ndarray:
+        pipeline.scheduler = diffusers_scheduler(scheduler)
+        kwargs = {"num_inference_steps": 5, "output_type": "latent"} | kwargs
+        made = pipeline(prompt, generator=generators(seed), **kwargs).images
+        return made if isinstance(made, np.ndarray) else made.numpy()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def image_to_image(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    from diffusers import StableDiffusionImg2ImgPipeline
+
+    return runner(tiny_pipeline(StableDiffusionImg2ImgPipeline, tmp_path_factory.mktemp("img2img")))
+
+
+@pytest.fixture(scope="module")
+def inpaint(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    from diffusers import StableDiffusionInpaintPipeline
+
+    return runner(tiny_pipeline(StableDiffusionInpaintPipeline, tmp_path_factory.mktemp("inpaint"), in_channels=9))
+
+
+def drawn(session: ebca.Session, prompt: Any = PROMPT, **kwargs: Any) -> np.ndarray:
+    """Image to image."""
+    given = {"image": picture(), "steps": 5, "seed": 1, "output": "latents"} | kwargs
+    return session.generate(prompt, **given).latents
+
+
+def filled(session: ebca.Session, prompt: Any = PROMPT, **kwargs: Any) -> np.ndarray:
+    """Inpainting."""
+    return drawn(session, prompt, **{"mask": mask_picture()} | kwargs)
+
+
+# --- image to image
+
+
+@pytest.mark.parametrize("strength", [0.2, 0.5, 0.75, 1.0])
+@pytest.mark.parametrize("scheduler", ONE_STEP)
+def test_image_to_image_equals_the_diffusers_pipeline(
+    session: ebca.Session, image_to_image: Pipeline, scheduler: str, strength: float
+) -> None:
+    made = drawn(session, scheduler=scheduler, strength=strength, negative_prompt="blurry")
+    expected = image_to_image(PROMPT, image=picture(), scheduler=scheduler, strength=strength, negative_prompt="blurry")
+    assert relative(made, expected) <= LIMIT
+
+
+@pytest.mark.parametrize("scheduler", sorted(set(FORWARD) - set(ONE_STEP)))
+def test_a_multistep_scheduler_does_strength_one_only(
+    session: ebca.Session, image_to_image: Pipeline, scheduler: str
+) -> None:
+    made = drawn(session, scheduler=scheduler, strength=1)
+    assert relative(made, image_to_image(PROMPT, image=picture(), scheduler=scheduler, strength=1.0)) <= LIMIT
+    with pytest.raises(ebca.ParameterError) as caught:
+        drawn(session, scheduler=scheduler, strength=0.8)
+    expected = "looks back over several steps and cannot start on the way; use ddim or euler, or strength 1"
+    assert str(caught.value) == f"scheduler {scheduler} {expected}"
+
+
+def test_pictures_equal_the_diffusers_pipeline(session: ebca.Session, image_to_image: Pipeline) -> None:
+    made = session.generate(PROMPT, image=picture(), steps=5, seed=1, scheduler="ddim", strength=0.6, output="np")
+    expected = image_to_image(PROMPT, image=picture(), scheduler="ddim", strength=0.6, output_type="np")
+    assert relative(made.images, expected) <= LIMIT
+
+
+def test_several_pictures_equal_the_diffusers_pipeline(engine: ebca.Engine, image_to_image: Pipeline) -> None:
+    ask: dict[str, Any] = {"image": [picture(1), picture(2)], "scheduler": "ddim", "strength": 0.6}
+    with engine.session(64, 64, batch=2) as session:
+        for seed in (3, [3, 2**40 + 5]):
+            expected = image_to_image([PROMPT, OTHER], seed=seed, **ask)
+            assert relative(drawn(session, [PROMPT, OTHER], seed=seed, **ask), expected) <= LIMIT
+
+
+def test_a_picture_that_is_not_square_without_guidance(engine: ebca.Engine, image_to_image: Pipeline) -> None:
+    image = picture(3, (40, 72))
+    with engine.session(40, 72) as session:
+        made = drawn(session, image=image, scheduler="euler", strength=0.6, guidance_scale=1)
+    expected = image_to_image(PROMPT, image=image, scheduler="euler", strength=0.6, guidance_scale=1)
+    assert relative(made, expected) <= LIMIT
+
+
+def test_the_default_is_ddim_at_strength_08(session: ebca.Session) -> None:
+    result = session.generate(PROMPT, image=picture(), steps=5, seed=1, output="latents")
+    expected = {"task": "image-to-image", "strength": 0.8, "scheduler": "ddim", "steps": 5}
+    assert {key: result.parameters[key] for key in expected} == expected
+    assert len(result.timesteps) == 4
+    assert np.array_equal(result.latents, drawn(session, scheduler="ddim", strength=0.8))
+    json.dumps(result.parameters)
+
+
+def test_schedules_count_the_steps_that_are_run(session: ebca.Session) -> None:
+    half = ebca.Schedule.reverse_step(0.3, 0.5)
+    listed = drawn(session, steps=10, strength=0.4, gamma_norm=[0.3, 0.3, 0, 0])
+    assert np.array_equal(drawn(session, steps=10, strength=0.4, gamma_norm=half), listed)
+    with pytest.raises(ebca.ParameterError, match="gamma_norm has 10 values, but ddim with 4 steps makes 4"):
+        drawn(session, steps=10, strength=0.4, gamma_norm=[0.3] * 10)
+
+
+def test_given_latents_are_the_noise(session: ebca.Session) -> None:
+    """The picture's own sample comes first in the stream, as in diffusers; the noise after it."""
+    noise = torch.randn((2, 4, 8, 8), generator=torch.Generator("cpu").manual_seed(1)).numpy()[1:]
+    assert relative(drawn(session, latents=noise), drawn(session)) <= SAME
+    given = session.generate(PROMPT, image=picture(), latents=noise, steps=5, seed=1, output="latents")
+    # The seed still draws the picture's sample.
+    assert given.parameters["seed"] == 1
+
+
+def test_a_little_strength_stays_close_to_the_picture(session: ebca.Session) -> None:
+    vae_only = session.engine.encode_image(np.asarray(picture(), np.float32)[None] / 255)[0]
+    errors = [relative(drawn(session, steps=50, strength=s, guidance_scale=1), vae_only) for s in (0.02, 0.3, 1.0)]
+    assert errors[0] < errors[1] < errors[2]
+
+
+def test_pictures_with_seeds_equal_single_runs(engine: ebca.Engine, session: ebca.Session) -> None:
+    prompts, seeds, images = [PROMPT, OTHER], [5, 6], [picture(1), picture(2)]
+    ask: dict[str, Any] = {"gamma_attn": 0.03, "gamma_norm": 0.2, "edits": [ebca.Edit("oil painting", alpha=0.5)]}
+    with engine.session(64, 64, batch=2) as batch:
+        together = drawn(batch, prompts, image=images, seed=seeds, **ask)
+        one_for_all = drawn(batch, PROMPT, image=images[0], seed=seeds, **ask)
+    for i in range(2):
+        assert relative(together[i], drawn(session, prompts[i], image=images[i], seed=seeds[i], **ask)[0]) <= SAME
+        assert relative(one_for_all[i], drawn(session, image=images[0], seed=seeds[i], **ask)[0]) <= SAME
+
+
+# --- inpainting with nine channels
+
+
+@pytest.mark.parametrize("scheduler", ["pndm", "ddim", "euler"])
+def test_inpainting_equals_the_diffusers_pipeline(inpainting: ebca.Session, inpaint: Pipeline, scheduler: str) -> None:
+    # The soft edge: a grey of 127 belongs to the picture, 128 to the hole.
+    mask = np.array(mask_picture((10, 5, 51, 40)))
+    mask[5:20, 45:51], mask[5:20, 40:45] = 127, 128
+    ask: dict[str, Any] = {"image": picture(), "scheduler": scheduler, "negative_prompt": "blurry"}
+    made = filled(inpainting, mask=mask, **ask)
+    expected = inpaint(PROMPT, mask_image=Image.fromarray(mask), height=64, width=64, strength=1.0, **ask)
+    assert relative(made, expected) <= LIMIT
+
+
+def test_inpainted_pictures_equal_the_diffusers_pipeline(inpainting: ebca.Session, inpaint: Pipeline) -> None:
+    """diffusers leaves the known pixels as the VAE makes them; so do we, on request."""
+    made = inpainting.generate(
+        PROMPT, image=picture(), mask=mask_picture(), steps=5, seed=1, scheduler="ddim", composite=False, output="np"
+    )
+    expected = inpaint(
+        PROMPT, image=picture(), mask_image=mask_picture(), height=64, width=64, strength=1.0, scheduler="ddim",
+        output_type="np",
+    )  # fmt: skip
+    assert relative(made.images, expected) <= LIMIT
+
+
+def test_several_inpainted_pictures_equal_the_diffusers_pipeline(
+    inpainting_engine: ebca.Engine, inpaint: Pipeline
+) -> None:
+    images, masks = [picture(1), picture(2)], [mask_picture(), mask_picture((0, 0, 30, 64))]
+    with inpainting_engine.session(64, 64, batch=2) as session:
+        for seed in (3, [3, 4]):
+            made = filled(session, [PROMPT, OTHER], image=images, mask=masks, seed=seed, scheduler="ddim")
+            expected = inpaint(
+                [PROMPT, OTHER], image=images, mask_image=masks, seed=seed, scheduler="ddim", height=64, width=64,
+                strength=1.0,
+            )  # fmt: skip
+            assert relative(made, expected) <= LIMIT
+
+
+def test_inpainting_pictures_with_seeds_equal_single_runs(
+    inpainting_engine: ebca.Engine, inpainting: ebca.Session
+) -> None:
+    prompts, seeds, images = [PROMPT, OTHER], [5, 6], [picture(1), picture(2)]
+    masks = [mask_picture(), mask_picture((0, 0, 30, 64))]
+    ask: dict[str, Any] = {"gamma_attn": 0.03, "gamma_norm": 0.2, "edits": [ebca.Edit("oil painting", alpha=0.5)]}
+    with inpainting_engine.session(64, 64, batch=2) as batch:
+        together = filled(batch, prompts, image=images, mask=masks, seed=seeds, **ask)
+        one_for_all = filled(batch, PROMPT, image=images[0], mask=masks[1], seed=seeds, **ask)
+    for i in range(2):
+        alone = filled(inpainting, prompts[i], image=images[i], mask=masks[i], seed=seeds[i], **ask)
+        assert relative(together[i], alone[0]) <= SAME
+        alone = filled(inpainting, image=images[0], mask=masks[1], seed=seeds[i], **ask)
+        assert relative(one_for_all[i], alone[0]) <= SAME
+
+
+def nine_channels(session: ebca.Session, mask: np.ndarray) -> np.ndarray:
+    """What the UNet sees at the first evaluation of seed 1: noise, mask, and latents of the picture without hole."""
+    pixels = np.where(mask[0, 0][..., None] > 0, np.float32(0.5), np.asarray(picture(), np.float32) / 255)
+    mean, std = session.engine.encode_image(pixels[None])
+    draws = torch.randn((2, 4, 8, 8), generator=torch.Generator("cpu").manual_seed(1)).numpy()
+    return np.concatenate([draws[:1], latent_mask(mask, 8), mean + std * draws[1:]], 1)
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.floats(0, 0.06), st.floats(0, 0.4), st.booleans(), st.booleans())
+def test_the_update_of_an_inpainting_model_looks_at_the_hole(
+    inpainting: ebca.Session, gamma_attn: float, gamma_norm: float, everywhere: bool, guided: bool
+) -> None:
+    """One evaluation; and a mask of ones is no mask."""
+    mask = np.ones((1, 1, 64, 64), np.float32) if everywhere else load_masks(mask_picture(), 64, 64)
+    seen: list[np.ndarray] = []
+    filled(
+        inpainting, mask=mask[0, 0], steps=1, scheduler="ddim", gamma_attn=gamma_attn, gamma_norm=gamma_norm,
+        guidance_scale=5.0 if guided else 1.0, on_step=lambda info: seen.append(info.contexts.copy()),
+    )  # fmt: skip
+    texts = ["", PROMPT] if guided else [PROMPT]
+    contexts = inpainting.engine.encode(inpainting.engine.tokenizer.encode(texts).ids)[:, None]
+    sample = np.repeat(nine_channels(inpainting, mask), len(texts), 0)
+    control = ebca.EnergyControl(gamma_attn, gamma_norm, mask=None if everywhere else latent_mask(mask, 8))
+    expected = ebca.Denoiser(inpainting.engine)(sample, 1, contexts, control).contexts
+    assert relative(seen[0], expected) <= 1e-6
+
+
+@pytest.mark.parametrize("output", ["pil", "np"])
+def test_pixels_outside_the_mask_stay_as_they_are(inpainting: ebca.Session, output: str) -> None:
+    given: dict[str, Any] = {"image": picture(), "mask": mask_picture((5, 3, 50, 42)), "steps": 2, "seed": 1}
+    hole = np.asarray(given["mask"]) > 0
+    source = np.asarray(picture()) if output == "pil" else np.asarray(picture(), np.float32) / 255
+    pasted = np.asarray(inpainting.generate(PROMPT, **given, output=output).images[0])
+    whole = np.asarray(inpainting.generate(PROMPT, **given, output=output, composite=False).images[0])
+    assert np.array_equal(pasted[~hole], source[~hole])
+    assert np.array_equal(pasted[hole], whole[hole])
+    assert not np.array_equal(whole[~hole], source[~hole])
+
+
+def test_only_the_known_part_of_the_picture_counts(inpainting: ebca.Session) -> None:
+    image, hole = np.array(picture()), np.asarray(mask_picture()) > 0
+    image[hole] = 255 - image[hole]
+    assert np.array_equal(filled(inpainting, image=image), filled(inpainting))
+    image[~hole] = 255 - image[~hole]
+    assert relative(filled(inpainting, image=image), filled(inpainting)) > 1e-3
+
+
+def test_parameters_of_inpainting(inpainting: ebca.Session) -> None:
+    result = inpainting.generate(PROMPT, image=picture(), mask=mask_picture(), steps=2, seed=1, output="latents")
+    expected = {"task": "inpainting", "scheduler": "pndm", "steps": 2}
+    assert {key: result.parameters[key] for key in expected} == expected
+    assert not {"strength", "repaint"} & result.parameters.keys()
+    json.dumps(result.parameters)
+
+
+def test_a_session_goes_from_task_to_task(engine: ebca.Engine, session: ebca.Session) -> None:
+    """No mask, channel or context of one call is left for the next."""
+
+    def text(session: ebca.Session) -> np.ndarray:
+        return session.generate(PROMPT, steps=2, seed=1, gamma_attn=0.05, output="latents").latents
+
+    with engine.session(64, 64) as fresh:
+        expected = text(fresh)
+    session.generate(
+        PROMPT, image=picture(), mask=mask_picture(), steps=2, seed=1, gamma_attn=0.05, output="latents",
+        edits=[ebca.Edit("snow")],
+    )  # fmt: skip
+    drawn(session, gamma_attn=0.05)
+    filled(session, steps=2, gamma_attn=0.05)
+    assert np.array_equal(text(session), expected)
+
+
+# --- pictures of other sizes
+
+
+def test_pictures_and_masks_are_resized_alike(inpainting: ebca.Session) -> None:
+    image, mask = picture(0, (128, 128)), mask_picture((32, 16, 100, 84), (128, 128))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made = filled(inpainting, image=image, mask=mask, steps=1)
+    small = image.resize((64, 64), Image.Resampling.BICUBIC), mask.resize((64, 64), Image.Resampling.BICUBIC)
+    assert np.array_equal(made, filled(inpainting, image=small[0], mask=small[1], steps=1))
+
+
+def test_a_mask_of_another_size_warns_where_it_was_passed(inpainting: ebca.Session) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        inpainting.generate(
+            PROMPT, image=picture(), mask=mask_picture((8, 4, 25, 21), (32, 32)), steps=1, seed=1, output="latents"
+        )
+    (warning,) = caught
+    assert str(warning.message) == "the mask has 32 x 32 pixels, the image 64 x 64; the mask is stretched to fit"
+    assert warning.category is UserWarning
+    assert warning.filename == __file__
+
+
+# --- refusals
+
+
+TOO_SMALL = mask_picture((1, 1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "named"),
+    [
+        ({"image": None, "mask": mask_picture()}, "a mask was given without an image; give the image whose masked"),
+        ({"image": None, "strength": 0.5}, "strength was given without an image; it says how far image to image"),
+        ({"mask": mask_picture(), "strength": 0.5}, "strength and mask do not go together; inpainting makes"),
+        ({"strength": 0}, "strength is 0; give a number above 0 (the image as it is) up to 1 (all anew)"),
+        ({"strength": 1.01}, "strength is 1.01; give a number above 0"),
+        ({"strength": -0.5}, "strength is -0.5; give a number above 0"),
+        ({"strength": float("nan")}, "strength is nan; give a finite number"),
+        ({"strength": "much"}, "strength is much; give a finite number"),
+        ({"strength": 0.1}, "strength 0.1 of 5 steps leaves no step to run; raise either"),
+        ({"steps": "5"}, "steps is '5'; give a whole number"),
+        ({"steps": 2.5}, "steps is 2.5; give a whole number"),
+        ({"steps": 73}, "ddim with 73 steps is not in this engine"),
+        ({"mask": np.zeros((64, 64))}, "the mask is empty: nothing in it is white"),
+        ({"mask": TOO_SMALL}, "the mask's hole is too small: no block of 8 pixels has its corner in it"),
+        ({"mask": np.ones((1, 1, 64, 64))}, "mask is an array of shape [1, 64, 64]; give [height, width] pixels"),
+        ({"mask": [mask_picture()] * 2}, "2 masks were given for 1 pictures; give one, or one each"),
+        ({"image": [picture()] * 2}, "2 images were given for 1 pictures; give one, or one each"),
+        ({"image": []}, "image is an empty list"),
+        ({"image": "missing.png"}, "image 'missing.png' does not exist"),
+        ({"image": __file__}, "test_tasks.py' is not a picture that can be read"),
+        ({"image": np.zeros((3, 64, 64))}, "image is an array of shape [3, 64, 64]; give [height, width, 3] pixels"),
+        ({"image": np.full((64, 64, 3), 200.0)}, "image is a float array with values outside [0, 1]; divide by 255?"),
+        ({"image": 7}, "image is of type int"),
+        ({"mask": "missing.png"}, "mask 'missing.png' does not exist"),
+        ({"latents": np.zeros((1, 4, 16, 16))}, "latents have shape [1, 4, 16, 16], this session needs [1, 4, 8, 8]"),
+        ({"gamma_attn": [0.1] * 5}, "gamma_attn has 5 values, but ddim with 4 steps makes 4 evaluations"),
+    ],
+)
+def test_refusals_leave_the_session_usable(
+    session: ebca.Session, monkeypatch: pytest.MonkeyPatch, kwargs: dict[str, Any], named: str
+) -> None:
+    def no_work(*args: object) -> None:
+        raise AssertionError("work has begun")
+
+    with monkeypatch.context() as patched, pytest.raises(ebca.ParameterError) as caught:
+        patched.setattr(ebca.Engine, "encode", no_work)
+        patched.setattr(ebca.Engine, "encode_image", no_work)
+        drawn(session, **kwargs)
+    assert named in str(caught.value) and "\n" not in str(caught.value)
+    assert np.isfinite(drawn(session, steps=1, strength=1)).all()
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "named"),
+    [
+        ({"mask": None}, ebca.EngineError, "takes 9 channels (an inpainting model); give it an image and a mask"),
+        ({"mask": None, "image": None}, ebca.EngineError, "takes 9 channels (an inpainting model)"),
+        ({"mask": None, "strength": 0.5}, ebca.EngineError, "takes 9 channels (an inpainting model)"),
+        ({"strength": 0.5}, ebca.ParameterError, "strength and mask do not go together"),
+        ({"repaint": ebca.RePaint()}, ebca.ParameterError, "RePaint were given, but this model inpaints by itself"),
+        ({"mask": TOO_SMALL}, ebca.ParameterError, "the mask's hole is too small"),
+    ],
+)
+def test_an_inpainting_model_refuses_what_it_cannot_do(
+    inpainting: ebca.Session, kwargs: dict[str, Any], error: type[Exception], named: str
+) -> None:
+    with pytest.raises(error) as caught:
+        filled(inpainting, **kwargs)
+    assert named in str(caught.value) and "\n" not in str(caught.value)
+    assert np.isfinite(filled(inpainting, steps=1)).all()
+
+
+def test_a_unet_alone_has_nothing_to_encode_a_picture_with(tiny_unet_dir: Path) -> None:
+    embeds = np.zeros((1, 77, 32), np.float32)
+    with ebca.load(tiny_unet_dir, backend="onnxruntime") as engine, engine.session(64, 64) as session:
+        for mask in (None, mask_picture()):
+            with pytest.raises(ebca.EngineError, match="no VAE to encode an image with; export a whole checkpoint"):
+                session.generate(prompt_embeds=embeds, guidance_scale=1, image=picture(), mask=mask, output="latents")
+        made = session.generate(prompt_embeds=embeds, guidance_scale=1, steps=1, seed=1, output="latents")
+    assert np.isfinite(made.latents).all()
+
+
+def test_a_unet_of_other_channels_is_refused(tiny_engine_dir: Path, tmp_path: Path) -> None:
+    copy = changed_copy(tiny_engine_dir, tmp_path / "engine", lambda data: data["unet"].update(in_channels=5))
+    with (
+        ebca.load(copy, backend="onnxruntime") as engine,
+        engine.session(64, 64) as session,
+        pytest.raises(ebca.EngineError, match=r"takes 5 channels and gives 4; .* take 4 or, for inpainting, 9"),
+    ):
+        drawn(session)
+
+
+def test_models_that_do_not_predict_noise_refuse_what_rests_on_it(tiny_engine_dir: Path, tmp_path: Path) -> None:
+    copy = changed_copy(
+        tiny_engine_dir,
+        tmp_path / "engine",
+        lambda data: data["schedulers"]["config"].update(prediction_type="v_prediction"),
+    )
+    with ebca.load(copy, backend="onnxruntime") as engine, engine.session(64, 64) as session:
+        with pytest.raises(ebca.ParameterError, match="RePaint needs a model that predicts noise"):
+            filled(session)
+        with pytest.raises(ebca.ParameterError, match="regularize needs a model that predicts noise"):
+            session.invert(randn((1, 4, 8, 8), 1), PROMPT, steps=2, regularize=True)
+        assert np.isfinite(session.invert(randn((1, 4, 8, 8), 1), PROMPT, steps=2).latents).all()
+
+
+def test_a_corrupted_noise_level_file_is_found(tiny_engine_dir: Path, tmp_path: Path) -> None:
+    folder = changed_copy(tiny_engine_dir, tmp_path / "engine", lambda data: None)
+    file = folder / "schedulers" / "alphas_cumprod.f64"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with (
+        ebca.load(folder, backend="onnxruntime") as engine,
+        engine.session(64, 64) as session,
+        pytest.raises(ebca.EngineError, match=r"alphas_cumprod.f64' is corrupted"),
+    ):
+        drawn(session)
