@@ -45,7 +45,7 @@ def session(engine: ebca.Engine) -> Iterator[ebca.Session]:
 
 
 def latents(session: ebca.Session, prompt: Any = PROMPT, **kwargs: Any) -> np.ndarray:
-    given = {"steps": 3, "seed": 1, "output": "latents", "gamma_attn": 0.03, "gamma_norm": 0.2} | kwargs
+    given: dict[str, Any] = {"steps": 3, "seed": 1, "output": "latents", "gamma_attn": 0.03, "gamma_norm": 0.2} | kwargs
     return session.generate(prompt, **given).latents
 
 

@@ -61,7 +61,7 @@ def test_other_sizes_are_resized_as_pillow_does_it(pixels: np.ndarray) -> None:
 def test_several_pictures_may_differ_in_form_and_size(pixels: np.ndarray) -> None:
     loaded = load_pictures([pixels, Image.new("RGB", (5, 7), "red"), np.ones((3, 3))], *SIZE)
     assert loaded.shape == (3, *SIZE, 3)
-    assert np.array_equal(loaded[1], np.broadcast_to(np.float32([1, 0, 0]), (*SIZE, 3)))
+    assert np.array_equal(loaded[1], np.broadcast_to(np.array([1, 0, 0]), (*SIZE, 3)))
     assert np.array_equal(loaded[2], np.ones((*SIZE, 3), np.float32))
     assert np.array_equal(load_pictures(np.stack([pixels, pixels]), *SIZE), np.repeat(loaded[:1], 2, 0))
 

@@ -314,7 +314,7 @@ def test_cancelled_inversions_leave_the_session_usable(session: ebca.Session) ->
     ],
 )
 def test_refusals_leave_the_session_usable(session: ebca.Session, kwargs: dict[str, Any], named: str) -> None:
-    given = {"image": clean(), "prompt": PROMPT, "steps": 3} | kwargs
+    given: dict[str, Any] = {"image": clean(), "prompt": PROMPT, "steps": 3} | kwargs
     with pytest.raises(ebca.ParameterError) as caught:
         session.invert(**given)
     assert named in str(caught.value)

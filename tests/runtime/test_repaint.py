@@ -151,7 +151,9 @@ def test_steps_and_jumps_equal_those_of_diffusers(steps: tuple[int, int, int], e
     expected = diffusers_loop(
         lambda x, t: torch.from_numpy(Predictor.noise(x.numpy(), t)),
         steps,
-        *map(torch.from_numpy, (start, known, hole)),
+        torch.from_numpy(start),
+        torch.from_numpy(known),
+        torch.from_numpy(hole),
         torch.Generator("cpu").manual_seed(4),
         eta,
     )
@@ -178,7 +180,7 @@ def test_pictures_with_streams_of_their_own_do_not_touch_each_other() -> None:
         streams = [NormalStream(seed) for seed in seeds]
         return repaint(Predictor(), plan(6, 2, 2), start, known, hole, controls, streams, eta=1.0)  # type: ignore[arg-type]
 
-    together = run(*map(np.concatenate, (starts, knowns, holes)), [7, 8])
+    together = run(np.concatenate(starts), np.concatenate(knowns), np.concatenate(holes), [7, 8])
     for i in range(2):
         assert np.array_equal(together[i], run(starts[i], knowns[i], holes[i], [7 + i])[0])
 
@@ -202,7 +204,7 @@ ASK: dict[str, Any] = {"steps": 6, "seed": 1, "output": "latents", "repaint": eb
 
 
 def painted(session: ebca.Session, prompt: Any = PROMPT, **kwargs: Any) -> np.ndarray:
-    given = {"image": picture(), "mask": mask_picture()} | ASK | kwargs
+    given: dict[str, Any] = {"image": picture(), "mask": mask_picture()} | ASK | kwargs
     return session.generate(prompt, **given).latents
 
 
@@ -305,7 +307,7 @@ def test_pictures_with_seeds_equal_single_runs(engine: ebca.Engine, session: ebc
 
 @pytest.mark.parametrize("output", ["pil", "np"])
 def test_pixels_outside_the_mask_stay_as_they_are(session: ebca.Session, output: str) -> None:
-    given = {"image": picture(), "mask": mask_picture(), **ASK, "output": output}
+    given: dict[str, Any] = {"image": picture(), "mask": mask_picture(), **ASK, "output": output}
     hole = np.asarray(mask_picture()) > 0
     source = np.asarray(picture()) if output == "pil" else load_pictures(picture(), 64, 64)[0]
     pasted = np.asarray(session.generate(PROMPT, **given).images[0])

@@ -85,7 +85,7 @@ def inpaint(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 
 def drawn(session: ebca.Session, prompt: Any = PROMPT, **kwargs: Any) -> np.ndarray:
     """Image to image."""
-    given = {"image": picture(), "steps": 5, "seed": 1, "output": "latents"} | kwargs
+    given: dict[str, Any] = {"image": picture(), "steps": 5, "seed": 1, "output": "latents"} | kwargs
     return session.generate(prompt, **given).latents
 
 
