@@ -28,7 +28,7 @@ def engine() -> Iterator[Engine]:
 
 def test_an_edit_of_no_weight_gives_the_picture_back(engine: Engine) -> None:
     variants = (Variant("nothing", Editing(alpha=0.0)), Variant("update", Editing(alpha=0.0), Update(gamma_attn=0.02)))
-    result = measure(engine, lambda kind: variants, Settings(kinds=(EDIT_SHAPE,), count=2), keep_pictures=2)
+    result = measure(engine, lambda kind: variants, Settings(kinds=(EDIT_SHAPE,), count=2, batch=3), keep_pictures=2)
     found = result.results[EDIT_SHAPE]
     for case, after, updated in zip(found.cases, *(found.attempts[v.name].pictures for v in variants), strict=True):
         assert read(case.before, case.wish.source).exact
