@@ -10,10 +10,8 @@ from typing import Any, Self
 import numpy as np
 
 from ebca.errors import EngineError, NumericalError, ParameterError
-from ebca.runtime import edits as editing
 from ebca.runtime import images as pictures
 from ebca.runtime import tasks
-from ebca.runtime.control import ControlArrays, EnergyControl, layer_masks, resolve
 from ebca.runtime.denoiser import as_numbers
 from ebca.runtime.edits import Edit
 from ebca.runtime.engine import Engine
@@ -21,16 +19,16 @@ from ebca.runtime.executor import Executor
 from ebca.runtime.inputs import Picture, load_pictures
 from ebca.runtime.inversion import NoiseRegularization
 from ebca.runtime.numbers import finite, whole
-from ebca.runtime.prompts import PromptEncoder, Prompts
+from ebca.runtime.prompts import PromptEncoder
 from ebca.runtime.random import NormalStream
 from ebca.runtime.repaint import RePaintPlan
 from ebca.runtime.repaint import repaint as run_repaint
 from ebca.runtime.sampling import NoisePredictor, OnStep, sample
 from ebca.runtime.schedulers import SchedulerTable, available_schedulers, load_table, normalise_name
 from ebca.runtime.schedules import Gamma, describe
-from ebca.runtime.schedules import resolve as resolve_schedule
 from ebca.runtime.tasks import RePaint, Task
 from ebca.runtime.telemetry import AttentionMaps
+from ebca.runtime.timeline import Timeline
 
 # Pixels per latent where there is no VAE to ask.
 _DOWNSCALE = 8
@@ -188,10 +186,8 @@ class Session:
         else:
             table = self._table(task, scheduler, steps, strength)
             shape = (table.remaining, table.evaluations, table.name)
-        attn = resolve_schedule(gamma_attn, *shape[:2], "gamma_attn", shape[2])
-        norm = resolve_schedule(gamma_norm, *shape[:2], "gamma_norm", shape[2])
         edits = self._checked_edits(edits)
-        edited = editing.resolve(edits, *shape)
+        timeline = Timeline.plan(gamma_attn, gamma_norm, edits, *shape)
         token_weights = token_weights or {}
         source = tasks.load_source(self.batch, self.height, self.width, self._downscale, image, mask)
         streams, seeds = self._streams(seed, latents)
@@ -211,8 +207,13 @@ class Session:
         seen = tasks.prepare(self.engine, task, source, streams, self._latent_shape, given, table)
         known = time.perf_counter()
         executor = self._executor(prompts.contexts)
-        controls = self._controls(
-            executor, prompts, token_weights, attn, norm, edited, norm_factor, tasks.update_mask(source, plan, repaint)
+        controls = timeline.controls(
+            prompts,
+            self.engine.manifest.unet.layers,
+            executor.sizes,
+            token_weights=token_weights,
+            norm_factor=norm_factor,
+            mask=tasks.update_mask(source, plan, repaint),
         )
         for variant in {"energies"} if energies else {control.variant for control in controls}:
             executor.record(variant)
@@ -333,10 +334,8 @@ class Session:
         prompts = PromptEncoder(self.engine, self.batch).encode(prompt, "", prompt_embeds, None, {}, guided=False)
         encoded = time.perf_counter()
         executor = self._executor(prompts.contexts)
-        zeros = np.zeros(table.evaluations, np.float32)
-        controls = self._controls(
-            executor, prompts, {}, zeros, zeros, editing.resolve((), steps, table.evaluations, table.name), 1.0, None
-        )
+        timeline = Timeline.plan(0.0, 0.0, (), steps, table.evaluations, table.name)
+        controls = timeline.controls(prompts, unet.layers, executor.sizes, token_weights={}, norm_factor=1.0, mask=None)
         predictor = NoisePredictor(executor, guidance_scale=None)
         found = sample(predictor, table, clean, controls, adjust=adjust, on_step=on_step)
         timings = {"vae_encoder": known - began, "text_encoder": encoded - known, "unet_steps": predictor.seconds}
@@ -403,44 +402,6 @@ class Session:
             raise ParameterError(f"scheduler {scheduler!r} does not apply: RePaint has steps of its own; leave it out")
         self.engine.verify_tables()
         return tasks.repaint_plan(self.engine, settings, steps)
-
-    def _controls(
-        self,
-        executor: Executor,
-        prompts: Prompts,
-        token_weights: Mapping[str | int, float],
-        attn: np.ndarray,
-        norm: np.ndarray,
-        edited: editing.EditValues,
-        norm_factor: float,
-        mask: np.ndarray | None,
-    ) -> list[ControlArrays]:
-        """One control per evaluation. mask: [n or 1,1,h,w], where the main context's update looks."""
-        layers, sizes = self.engine.manifest.unet.layers, executor.sizes
-        factors = prompts.token_factors(token_weights)
-        rows, _, tokens = factors.shape
-        masks = None
-        if mask is not None:
-            halves = rows // self.batch
-            masks = layer_masks(np.tile(mask, (halves, 1, 1, 1)) if len(mask) > 1 else mask, layers, sizes)
-        controls = []
-        for i in range(len(attn)):
-            edit_attn = np.broadcast_to(edited.gamma_attn[i][None, :, None], (rows, sizes["contexts"] - 1, tokens))
-            controls.append(
-                resolve(
-                    EnergyControl(
-                        gamma_attn=np.concatenate([factors * attn[i], edit_attn], 1),
-                        gamma_norm=np.append(norm[i], edited.gamma_norm[i]),
-                        weights=np.append(np.float32(1), edited.weights[i]),
-                        tie_unconditional=prompts.unconditional is not None,
-                        norm_factor=norm_factor,
-                    ),
-                    layers,
-                    sizes,
-                    masks,
-                )
-            )
-        return controls
 
     def _decode(self, latents: np.ndarray, output: str, source: tasks.Source | None) -> Any:
         # The decoder's activations are the peak of a run; the UNet's weights need not lie beside them.
