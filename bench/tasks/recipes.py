@@ -101,8 +101,8 @@ RECIPES: dict[str, Recipe] = {
     EDIT_SHAPE: Editing(),
     EDIT_COLOR: Editing(),
     INPAINT: Inpainting(),
-    REAL_SHAPE: Editing(steps=100, guidance_scale=2.0, regularize=True),
-    REAL_COLOR: Editing(steps=100, guidance_scale=1.5, regularize=True),
+    REAL_SHAPE: Editing(steps=50, guidance_scale=2.0, regularize=True),
+    REAL_COLOR: Editing(steps=50, guidance_scale=1.5, regularize=True),
 }
 """The best that was found on development prompts."""
 
@@ -150,7 +150,7 @@ def candidates(kind: str, chosen: Recipe, what: Sequence[str] = SWEEPS) -> tuple
         changes += [{"form": form, "alpha": alpha} for form, alpha in ((THING, 1.0), (SWAP, 1.0), (CAPTIONS, 2.0))]
         if task_of(kind) == "real":
             changes += [{"guidance_scale": scale} for scale in (1.5, 2.0, 3.0, 4.0)]
-            changes += [{"steps": steps} for steps in (50, 100, 200)]
+            changes += [{"steps": steps} for steps in (25, 50, 100)]
             changes += [{"regularize": not chosen.regularize}]
         updates = _OF_EDITS
     # By name, so that what is in use stays where it is when it comes again.
