@@ -176,8 +176,10 @@ def prepare(
         if source is None:
             return Seen(noise)
         assert source.mask is not None and source.hole is not None
-        masked = np.where(source.mask.transpose(0, 2, 3, 1) > 0, np.float32(0.5), source.pixels)
-        known = _encode(engine, masked, streams)
+        # The grey that inpainting models were trained with would tint what RePaint keeps: a VAE normalises over the
+        # whole picture.
+        fill = np.float32(0.5) if task is Task.INPAINTING else _mean_known(source.pixels, source.mask)
+        known = _encode(engine, np.where(source.mask.transpose(0, 2, 3, 1) > 0, fill, source.pixels), streams)
         if task is Task.REPAINT:
             return Seen(noise, known=known)
         holes = np.broadcast_to(source.hole, (len(known), *source.hole.shape[1:]))
@@ -187,6 +189,14 @@ def prepare(
     noise = draw(streams, shape) if latents is None else latents
     alphas = load_alphas_cumprod(engine.directory.path, engine.manifest.schedulers)
     return Seen(table.add_noise(clean, noise, alphas))
+
+
+def _mean_known(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """[n,1,1,3]: mean colour of the pixels [n,H,W,3] that the mask [n or 1,1,H,W] leaves; grey where it leaves none."""
+    kept = np.broadcast_to(1 - mask.transpose(0, 2, 3, 1), (*pixels.shape[:3], 1))
+    count = kept.sum((1, 2), keepdims=True)
+    mean = (pixels * kept).sum((1, 2), keepdims=True) / np.maximum(count, 1)
+    return np.where(count > 0, mean, 0.5).astype(np.float32)
 
 
 def _encode(engine: Engine, pixels: np.ndarray, streams: Sequence[NormalStream]) -> np.ndarray:
