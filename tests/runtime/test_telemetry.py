@@ -266,6 +266,8 @@ def test_energies_have_a_value_per_evaluation_layer_row_and_context(measured: eb
     assert len(measured.timesteps) == 4 and len(measured.layers) == 7
     for values in (measured.attention, measured.norm, measured.total):
         assert values.shape == (4, 7, 4, 2) and np.isfinite(values).all()
+    assert np.array_equal(measured.attention, measured.values[:, :, 0])
+    assert np.array_equal(measured.norm, measured.values[:, :, 1])
     assert np.array_equal(measured.total, measured.attention + measured.norm)
 
 
