@@ -190,7 +190,7 @@ class Session:
         timeline = Timeline.plan(gamma_attn, gamma_norm, edits, *shape)
         token_weights = token_weights or {}
         source = tasks.load_source(self.batch, self.height, self.width, self._downscale, image, mask)
-        streams, seeds = self._streams(seed, latents)
+        streams, seeds = self._streams(seed, used=latents is None or source is not None)
         given = None if latents is None else self._as_latents("latents", latents)
 
         began = time.perf_counter()
@@ -430,12 +430,12 @@ class Session:
         return self._executors[key]
 
     def _streams(
-        self, seed: int | Sequence[int] | None, latents: np.ndarray | None
+        self, seed: int | Sequence[int] | None, used: bool
     ) -> tuple[list[NormalStream], int | list[int] | None]:
-        """Random numbers, one stream for all pictures or one each; and the seeds, None where latents were given."""
+        """Random numbers, one stream for all pictures or one each; and the seeds, None for a random one not used."""
         if seed is None:
             drawn = secrets.randbits(32)
-            return [NormalStream(drawn)], drawn if latents is None else None
+            return [NormalStream(drawn)], drawn if used else None
         if np.ndim(seed) == 0:
             seed = whole("seed", seed)
             return [NormalStream(seed)], seed
