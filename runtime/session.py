@@ -144,7 +144,7 @@ class Session:
             guidance_scale: of classifier-free guidance; 1 or less evaluates the conditional half only; None: the
                 engine's default, 7.5 for Stable Diffusion.
             scheduler: "pndm", "ddim", "euler", "dpmpp_2m", "unipc"; None: the engine's default, but "ddim" for image
-                to image, which a multistep scheduler cannot start on the way.
+                to image with strength below 1, which a multistep scheduler cannot start on the way.
             seed: start latents as torch.randn on the CPU makes them; a sequence has one per picture. None: random.
             gamma_attn, gamma_norm: step sizes of the context update: a number, a Schedule, or one value per
                 evaluation of the scheduler (RePaint: per step).

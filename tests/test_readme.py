@@ -1,4 +1,4 @@
-"""The README's commands are accepted by the tools, and its Python runs."""
+"""The commands in the README and the docs are accepted by the tools, and the README's Python runs."""
 
 import argparse
 import re
@@ -12,23 +12,28 @@ import pytest
 
 pytest.importorskip("torch")
 
+from PIL import Image
+
 import ebca
+from ebca.bench.alignment.scenes import COLORS, Thing, paint
 from ebca.runtime import doctor
 from ebca.runtime.cli import parser as run_parser
 from ebca.runtime.images import read_parameters
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))
 TOOLS = ("ebca-export", "ebca-run", "ebca-doctor", "ebca-bench")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def commands() -> list[list[str]]:
     """Every call of one of our tools in a bash block."""
     found = []
-    for block in blocks("bash"):
+    for block in blocks("bash", f"{README}\n{DOCS}"):
         for line in block.replace("\\\n", " ").splitlines():
             for part in line.split("&&"):
                 words = shlex.split(part, comments=True)
@@ -40,10 +45,11 @@ def commands() -> list[list[str]]:
 def parsers() -> dict[str, Callable[[], argparse.ArgumentParser]]:
     from ebca.bench.alignment.cli import parser as alignment_parser
     from ebca.bench.cli import parser as bench_parser
+    from ebca.bench.tasks.cli import parser as tasks_parser
     from ebca.export.cli import parser as export_parser
 
-    made = (export_parser, run_parser, doctor.parser, bench_parser, alignment_parser)
-    return dict(zip((*TOOLS, "ebca-bench alignment"), made, strict=True))
+    made = (export_parser, run_parser, doctor.parser, bench_parser, alignment_parser, tasks_parser)
+    return dict(zip((*TOOLS, "ebca-bench alignment", "ebca-bench tasks"), made, strict=True))
 
 
 def test_the_readme_shows_the_tools() -> None:
@@ -55,8 +61,8 @@ def test_the_readme_shows_the_tools() -> None:
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_the_commands_are_accepted(words: list[str]) -> None:
     tool, arguments = words[0], words[1:]
-    if tool == "ebca-bench" and arguments[0] == "alignment":
-        tool, arguments = "ebca-bench alignment", arguments[1:]
+    if tool == "ebca-bench" and arguments[0] in ("alignment", "tasks"):
+        tool, arguments = f"ebca-bench {arguments[0]}", arguments[1:]
     parsers()[tool]().parse_args(arguments)
 
 
@@ -71,10 +77,30 @@ def test_the_first_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert read_parameters(file)["prompt"] == words[words.index("--prompt") + 1]
 
 
+def test_the_commands_of_the_tasks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ebca.runtime.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    picture = np.full((64, 64, 3), 190, np.float32)
+    paint(picture, Thing("red", "circle"), 50, 13, 11.5, COLORS["red"])
+    paint(picture, Thing("blue", "square"), 18, 44, 12.5, COLORS["blue"])
+    Image.fromarray(picture.astype(np.uint8)).save("drawn.png")
+    hole = Image.new("L", (64, 64))
+    hole.paste(255, (0, 24, 40, 64))
+    hole.save("hole.png")
+    ours = [words for words in commands() if words[0] == "ebca-run" and "shapes" in words]
+    tasks = set()
+    for words in ours:
+        assert main([*words[1:], "--backend", "onnxruntime", "--quiet"]) == 0
+        tasks.add(read_parameters(tmp_path / words[words.index("--output") + 1])["task"])
+    assert tasks == {"text-to-image", "image-to-image", "repaint", "real-image-editing"}
+
+
 def test_the_python_examples_run(
     tiny_engine_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (90, 60), "orange").save("cat.jpg")
     rng = np.random.default_rng(0)
     scope: dict[str, Any] = {
         "sample": rng.standard_normal((2, 4, 16, 16), np.float32),
@@ -92,6 +118,7 @@ def test_the_python_examples_run(
     assert scope["result"].parameters["gamma_norm"] == 0.02
     assert capsys.readouterr().out.splitlines()[0] == "0 51"
     assert (tmp_path / "lion.png").is_file()
+    assert (tmp_path / "dog.png").is_file()
     assert isinstance(scope["out"], ebca.Denoised)
     assert scope["out"].noise.shape == (2, 4, 16, 16)
     assert scope["out"].contexts.shape == (2, 2, 77, 32)
