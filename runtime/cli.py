@@ -35,11 +35,11 @@ examples:
   ebca-run --engine engine-sd15 --prompt "a lion with a crown" --gamma-attn 0.01 --gamma-norm 0.02 \\
            --token-words crown --token-upweight 2 --output lion.png
   ebca-run --engine engine-sd15 --prompt "a cat" --gamma-attn 0.01 --gamma-tau 0.5 --seed 1 2 3 4
-  ebca-run --engine engine-sd15 --prompt "a castle next to a river" --editing-prompt "monet painting" "boat" \\
-           --alpha 1.3 --alpha-tau 0.2 --gamma-attn 0.01 --gamma-norm 0.01
+  ebca-run --engine engine-sd15 --prompt "a castle next to a river" \\
+           --editing-prompt "monet painting" boat --alpha 1.3 --alpha-tau 0.2 --gamma-attn 0.01
   ebca-run --engine engine-sd15 --image cat.jpg --source-prompt "a cat" --editing-prompt dog cat \\
            --editing-direction 1 0 --alpha 0.75 0.65 --alpha-tau 0.5
-  ebca-run --engine engine-inpainting --image room.png --mask hole.png --prompt "teddy bear" --gamma-attn 0.025
+  ebca-run --engine engine-inpainting --image room.png --mask hole.png --prompt "teddy bear"
 
 """
 
@@ -93,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
         "--image", "--img-file", "--img_file", type=Path, nargs="+", metavar="FILE", help="one, or one per picture"
     )
     given.add_argument(
-        "--mask", "--mask-image", "--mask-file", "--mask_file", type=Path, nargs="+", metavar="FILE",
+        "--mask", "--mask-image", "--mask_file", type=Path, nargs="+", metavar="FILE",
         help="white where the picture is made anew",
     )  # fmt: skip
     given.add_argument(
