@@ -259,6 +259,8 @@ def _validate(manifest: Manifest) -> None:
     if manifest.tokenizer and manifest.tokenizer.file not in manifest.files:
         raise ValueError(f"the tokenizer file '{manifest.tokenizer.file}' is not among the files")
     unet = manifest.unet
+    if unet.max_contexts is not None and (type(unet.max_contexts) is not int or unet.max_contexts < 1):
+        raise ValueError(f"unet.max_contexts is {unet.max_contexts!r}")
     written = set(unet.inputs)
     for step in unet.plan:
         for tensor_name in (*step.inputs, *step.outputs):

@@ -15,6 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ebca.errors import ParameterError
 from ebca.runtime import console, images, inputs, options
+from ebca.runtime import edits as editing
+from ebca.runtime.edits import Edit
 from ebca.runtime.engine import Engine, load
 from ebca.runtime.sampling import StepInfo
 from ebca.runtime.session import Result, Session
@@ -197,7 +199,7 @@ def _run(args: argparse.Namespace, ctrl_c: console.CtrlC) -> int:
         downscale = engine.manifest.vae.downscale
         height, width = inputs.fitted_size(size, engine.manifest.unet.sample_size * downscale, downscale)
     with engine, engine.session(height, width, count) as session, _Steps(args.quiet, ctrl_c) as steps:
-        start = _invert(session, args, steps)
+        start = _invert(session, args, edits, steps)
         source = args.source_prompt
         negative = args.negative_prompt
         steps.phase("denoising")
@@ -269,10 +271,12 @@ def _repaint(args: argparse.Namespace) -> RePaint | None:
     return RePaint(**chosen) if chosen or args.repaint else None
 
 
-def _invert(session: Session, args: argparse.Namespace, steps: "_Steps") -> np.ndarray | None:
+def _invert(session: Session, args: argparse.Namespace, edits: Sequence[Edit], steps: "_Steps") -> np.ndarray | None:
     """The start latents of real-image editing; None for other tasks."""
     if args.source_prompt is None:
         return None
+    # What sampling would refuse, it would refuse after the work of the inversion.
+    editing.resolve(edits, args.steps, args.steps, "ddim")
     steps.phase("inverting")
     found = session.invert(args.image, args.source_prompt, steps=args.steps, regularize=args.regularize, on_step=steps)
     return found.latents

@@ -174,6 +174,7 @@ class Session:
         self._check_open()
         self._check_output(output)
         task = tasks.infer(self.engine.manifest, image, mask, strength, repaint)
+        settings = repaint or RePaint()
         guidance_scale = finite(
             "guidance_scale", self.engine.manifest.guidance_scale if guidance_scale is None else guidance_scale
         )
@@ -181,7 +182,7 @@ class Session:
         table: SchedulerTable | None = None
         plan: RePaintPlan | None = None
         if task is Task.REPAINT:
-            plan = self._repaint_plan(scheduler, steps, repaint or RePaint())
+            plan = self._repaint_plan(scheduler, steps, settings)
             shape = (plan.steps, plan.steps, "RePaint")
         else:
             table = self._table(task, scheduler, steps, strength)
@@ -213,7 +214,7 @@ class Session:
             executor.sizes,
             token_weights=token_weights,
             norm_factor=norm_factor,
-            mask=tasks.update_mask(source, plan, repaint),
+            mask=tasks.update_mask(source, task, settings),
         )
         for variant in {"energies"} if energies else {control.variant for control in controls}:
             executor.record(variant)
@@ -229,7 +230,6 @@ class Session:
         )
         if plan is not None:
             assert source is not None and source.hole is not None and seen.known is not None
-            settings = repaint or RePaint()
             made = run_repaint(
                 predictor,
                 plan,
@@ -271,7 +271,7 @@ class Session:
             "norm_factor": float(norm_factor),
             "edits": [edit.describe() for edit in edits],
             "reset_edits": bool(reset_edits),
-            **tasks.describe(task, strength, repaint),
+            **tasks.describe(task, strength, settings),
             "model": self.engine.manifest.model["name"],
             "weights": self.engine.manifest.precision,
             "backend": self.engine.backend.name,

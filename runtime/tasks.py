@@ -205,20 +205,19 @@ def _encode(engine: Engine, pixels: np.ndarray, streams: Sequence[NormalStream])
     return (mean + std * draw(streams, mean.shape)).astype(np.float32)
 
 
-def update_mask(source: Source | None, plan: RePaintPlan | None, repaint: RePaint | None) -> np.ndarray | None:
+def update_mask(source: Source | None, task: Task, repaint: RePaint) -> np.ndarray | None:
     """Where the main context's update looks: the hole [n or 1,1,h,w]; None without a mask."""
     if source is None or source.hole is None:
         return None
-    inverted = plan is not None and repaint is not None and repaint.update_known
-    return 1 - source.hole if inverted else source.hole
+    return 1 - source.hole if task is Task.REPAINT and repaint.update_known else source.hole
 
 
-def describe(task: Task, strength: float | None, repaint: RePaint | None) -> dict[str, Any]:
+def describe(task: Task, strength: float | None, repaint: RePaint) -> dict[str, Any]:
     """The settings of the task for JSON."""
     if task is Task.IMAGE_TO_IMAGE:
         return {"strength": float(DEFAULT_STRENGTH if strength is None else strength)}
     if task is Task.REPAINT:
-        return {"repaint": dict((repaint or RePaint()).__dict__)}
+        return {"repaint": dict(repaint.__dict__)}
     return {}
 
 

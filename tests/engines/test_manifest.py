@@ -70,6 +70,15 @@ def test_no_folder_no_manifest_no_json(tmp_path: Path) -> None:
         manifests.read(tmp_path)
 
 
+def test_bound_of_contexts(data: dict[str, Any], tmp_path: Path) -> None:
+    assert manifests.read(_write(tmp_path, data)).unet.max_contexts is None
+    bounded = manifests.read(_write(tmp_path, {**data, "unet": {**data["unet"], "max_contexts": 3}}))
+    assert bounded.unet.max_contexts == 3
+    for wrong in (0, "3", 2.0, True):
+        with pytest.raises(EngineError, match="max_contexts is"):
+            manifests.read(_write(tmp_path, {**data, "unet": {**data["unet"], "max_contexts": wrong}}))
+
+
 @pytest.mark.parametrize("path", ["../secret", "/etc/passwd", "a/../../b", "..\\b", "C:/b", ""])
 def test_paths_that_leave_the_directory(data: dict[str, Any], path: str, tmp_path: Path) -> None:
     changed = copy.deepcopy(data)
@@ -108,7 +117,8 @@ def test_fuzz(data: dict[str, Any], choice: st.DataObject, tmp_path: Path) -> No
         if choice.draw(st.booleans()):
             del parent[place[-1]]
         else:
-            parent[place[-1]] = choice.draw(_JUNK)
+            # A copy: the same object put inside itself would have no end.
+            parent[place[-1]] = copy.deepcopy(choice.draw(_JUNK))
         if not changed:
             break
     try:

@@ -225,6 +225,14 @@ def test_bad_input_is_one_line(
     assert named in refused(engine_dir, capsys, *more.split())
 
 
+def test_edits_are_refused_before_the_inversion(
+    engine_dir: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ebca.Session, "invert", lambda *_, **__: pytest.fail("the work was begun"))
+    more = "--source-prompt x --image image.png --editing-prompt a --editing-direction 0"
+    assert "the alphas cancel at evaluation 0" in refused(engine_dir, capsys, *more.split())
+
+
 def test_a_mask_of_another_size_is_stretched_with_a_notice(
     engine_dir: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
