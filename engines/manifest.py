@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ebca.engines import dims
 from ebca.engines.dims import Dim
 from ebca.errors import EngineError
 
@@ -73,6 +74,10 @@ class LayerSpec:
     head_dim: int
     height: Dim
     width: Dim
+
+    def size(self, sizes: Mapping[str, int]) -> tuple[int, int]:
+        """(height, width) of the positions, see `ebca.engines.dims.evaluate`."""
+        return dims.evaluate(self.height, sizes), dims.evaluate(self.width, sizes)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ebca.errors import ParameterError
 from ebca.runtime import console, images, inputs, options
 from ebca.runtime import edits as editing
 from ebca.runtime.edits import Edit
-from ebca.runtime.engine import Engine, load
+from ebca.runtime.engine import Engine
 from ebca.runtime.sampling import StepInfo
 from ebca.runtime.session import Result, Session
 from ebca.runtime.tasks import RePaint
@@ -186,14 +186,7 @@ def _run(args: argparse.Namespace, ctrl_c: console.CtrlC) -> int:
     if args.image:
         size = inputs.picture_size(args.image)
     with console.PrepareProgress() as prepare:
-        engine = load(
-            args.engine,
-            args.device,
-            args.backend,
-            precision=args.precision,
-            threads=args.threads,
-            on_prepare=None if args.quiet else prepare,
-        )
+        engine = options.open_engine(args, None if args.quiet else prepare)
     height, width = args.height, args.width
     if args.image and height is None and width is None and engine.manifest.vae is not None:
         downscale = engine.manifest.vae.downscale

@@ -66,6 +66,13 @@ def write_json(path: str | Path, data: Mapping[str, Any]) -> None:
         ) from None
 
 
+def check_folders(*files: str | Path | None) -> None:
+    """Raises ParameterError for a file whose folder does not exist; None and "" stand for no file."""
+    for file in files:
+        if file and not Path(file).absolute().parent.is_dir():
+            raise ParameterError(f"the folder of '{file}' does not exist; make it first")
+
+
 class ProgressLine:
     """One moving line "text, bar, time left" on a terminal; nothing elsewhere. A context manager.
 

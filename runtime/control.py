@@ -7,7 +7,6 @@ from numbers import Real
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ebca.engines import dims
 from ebca.engines.manifest import LayerSpec
 from ebca.errors import ParameterError
 from ebca.plugins.energy_attention import check_weights, tie_matrix
@@ -102,7 +101,7 @@ def layer_masks(mask: np.ndarray, layers: tuple[LayerSpec, ...], sizes: Mapping[
     mask = _check_mask(mask, sizes)
     masks: dict[tuple[int, int], np.ndarray] = {}
     for layer in layers:
-        size = (dims.evaluate(layer.height, sizes), dims.evaluate(layer.width, sizes))
+        size = layer.size(sizes)
         if size not in masks:
             full = np.ones((sizes["batch"], sizes["contexts"], size[0] * size[1]), np.float32)
             full[:, 0] = resize_mask(mask, *size).reshape(mask.shape[0], -1)

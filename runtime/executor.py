@@ -47,9 +47,7 @@ class Executor:
             for name, offset in layout.offsets.items()
         }
         batch, contexts, tokens = (sizes[n] for n in ("batch", "contexts", "tokens"))
-        self._layer_sizes = [
-            (dims.evaluate(layer.height, sizes), dims.evaluate(layer.width, sizes)) for layer in unet.layers
-        ]
+        self._layer_sizes = [layer.size(sizes) for layer in unet.layers]
         self._control = {
             "weights": np.ones((batch, contexts), np.float32),
             "gamma_attn": np.zeros((batch, contexts, tokens), np.float32),
@@ -62,6 +60,7 @@ class Executor:
         widest = max((layer.heads * layer.head_dim for layer in unet.layers), default=0)
         self._zero_g = np.zeros(batch * contexts * tokens * widest, np.float32)
         self.energies = np.zeros((len(unet.layers), 2, batch, contexts), np.float32)
+        self._bound: dict[str, list[Call]] = {}
         self._recorded: dict[str, Call] = {}
         self.sample, self.timestep, self.contexts = (self._tensors[n] for n in unet.inputs)
         self.noise, self.contexts_out = (self._tensors[n] for n in unet.outputs)
@@ -88,12 +87,18 @@ class Executor:
     def record(self, variant: str) -> Call:
         """Bind a variant on first use; calling the result runs it."""
         if variant not in self._recorded:
-            self._recorded[variant] = self._device.record([self._bind(step, variant) for step in self._unet.plan])
+            self._recorded[variant] = self._device.record(self._calls(variant))
         return self._recorded[variant]
 
+    def _calls(self, variant: str) -> list[Call]:
+        """One bound call per step of the plan; what replays a variant and what looks between its steps share them."""
+        if variant not in self._bound:
+            self._bound[variant] = [self._bind(step, variant) for step in self._unet.plan]
+        return self._bound[variant]
+
     def _probed(self, variant: str, probe: Probe) -> None:
-        for step in self._unet.plan:
-            self._bind(step, variant)()
+        for step, call in zip(self._unet.plan, self._calls(variant), strict=True):
+            call()
             if step.layer is not None:
                 q, k, _ = (self._tensors[name] for name in step.inputs)
                 probe(step.layer, q, k)
@@ -101,8 +106,8 @@ class Executor:
     def first_nonfinite(self, variant: str) -> str | None:
         """Run again step by step; what first writes a value that is not finite, in words."""
         segment = ""
-        for step in self._unet.plan:
-            self._bind(step, variant)()
+        for step, call in zip(self._unet.plan, self._calls(variant), strict=True):
+            call()
             segment = step.segment or segment
             if all(np.isfinite(self._tensors[name]).all() for name in self._written(step, variant)):
                 continue

@@ -19,9 +19,14 @@ def to_unit_range(decoded: np.ndarray) -> np.ndarray:
     return np.clip(decoded * 0.5 + 0.5, 0.0, 1.0).transpose(0, 2, 3, 1)
 
 
+def to_bytes(images: np.ndarray) -> np.ndarray:
+    """[...] in [0, 1] -> the same as uint8."""
+    return np.rint(images * 255).astype(np.uint8)
+
+
 def to_pil(images: np.ndarray) -> list[Image.Image]:
     """[n,H,W,3] in [0, 1] -> RGB pictures."""
-    return [Image.fromarray(np.round(image * 255).astype(np.uint8)) for image in images]
+    return [Image.fromarray(image) for image in to_bytes(images)]
 
 
 def save_png(image: Image.Image, path: Path, parameters: Mapping[str, Any]) -> None:

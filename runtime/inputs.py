@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ebca.errors import ParameterError
+from ebca.runtime.images import to_bytes
 
 Picture = Image.Image | str | Path | np.ndarray
 """A PIL image, a file, or an array [H,W,3] (for a mask [H,W]), uint8 or float in [0, 1]."""
@@ -110,7 +111,7 @@ def _open(name: str, value: Any) -> Image.Image:
     if isinstance(value, np.ndarray):
         if not value.size or value.ndim not in (2, 3) or (value.ndim == 3 and value.shape[-1] not in _CHANNELS):
             raise _wrong_shape(name, value)
-        pixels = np.rint(_unit(name, value) * 255).astype(np.uint8)
+        pixels = to_bytes(_unit(name, value))
         return Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels).convert("RGB")
     if isinstance(value, Image.Image):
         return _rgb(value)

@@ -8,7 +8,8 @@ from typing import TypeVar
 from ebca.engines.backend import BACKENDS, PRECISIONS
 from ebca.errors import ParameterError
 from ebca.runtime.edits import Edit
-from ebca.runtime.schedules import Gamma, Schedule
+from ebca.runtime.engine import Engine, OnPrepare, load
+from ebca.runtime.schedules import Gamma, Kind, Schedule
 
 T = TypeVar("T")
 
@@ -106,6 +107,18 @@ def add_machine(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     return machine
 
 
+def open_engine(args: argparse.Namespace, on_prepare: OnPrepare | None) -> Engine:
+    """The engine of `--engine` on the machine that `add_machine` describes; raises as `ebca.load` does."""
+    return load(
+        args.engine,
+        args.device,
+        args.backend,
+        precision=args.precision,
+        threads=args.threads,
+        on_prepare=on_prepare,
+    )
+
+
 def gammas(args: argparse.Namespace) -> tuple[Gamma, Gamma]:
     """gamma_attn and gamma_norm as `Session.generate` takes them.
 
@@ -168,17 +181,13 @@ def _gamma(flag: str, values: list[float | Schedule], args: argparse.Namespace) 
     editing = bool(getattr(args, "editing_prompt", None))
     # As in the authors' scripts: with reverse_step, pndm's last evaluation has 0.
     inpainting = bool(getattr(args, "mask", None)) and args.gamma_tau is None
-    kind = args.gamma_schedule or ("constant" if editing or inpainting else "reverse_step")
+    kind: Kind = args.gamma_schedule or ("constant" if editing or inpainting else "reverse_step")
     if kind == "constant":
         return Schedule.constant(value)
     if kind in ("linear", "exponential"):
         if args.gamma_ratio is None:
             raise ParameterError(f"--gamma-schedule {kind} needs --gamma-ratio")
-        return (
-            Schedule.linear(value, args.gamma_ratio)
-            if kind == "linear"
-            else Schedule.exponential(value, args.gamma_ratio)
-        )
+        return Schedule(kind, value, args.gamma_ratio)
     if editing:
         raise ParameterError(
             f"with --editing-prompt, --gamma-tau belongs to the editing prompts; instead of --gamma-schedule {kind}, "
@@ -187,7 +196,7 @@ def _gamma(flag: str, values: list[float | Schedule], args: argparse.Namespace) 
     taus = [1.0] if args.gamma_tau is None else args.gamma_tau
     if len(taus) != 1:
         raise ParameterError(f"--gamma-tau has {len(taus)} values; several are for --editing-prompt")
-    return Schedule.step(value, taus[0]) if kind == "step" else Schedule.reverse_step(value, taus[0])
+    return Schedule(kind, value, taus[0])
 
 
 def _finite(flag: str, value: float) -> float:

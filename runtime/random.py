@@ -66,6 +66,13 @@ class NormalStream:
         return values[:total].astype(np.float32)
 
 
+def draw(streams: Sequence[NormalStream], shape: Sequence[int]) -> NDArray[np.float32]:
+    """The next values for n pictures [n,...], float32: from one stream for all of them, or from one each."""
+    if len(streams) == 1:
+        return streams[0].randn(tuple(shape))
+    return np.concatenate([stream.randn((1, *shape[1:])) for stream in streams])
+
+
 class _Words:
     """The stream of 32-bit words of one seed."""
 

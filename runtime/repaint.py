@@ -11,7 +11,7 @@ import numpy as np
 
 from ebca.errors import ParameterError
 from ebca.runtime.control import ControlArrays
-from ebca.runtime.random import NormalStream
+from ebca.runtime.random import NormalStream, draw
 from ebca.runtime.sampling import NoisePredictor, OnStep, StepInfo, check_latents, report
 
 
@@ -111,7 +111,7 @@ def repaint(
             continue
         timestep = float(level * plan.stride)
         predictor.predict(latents, timestep, controls[plan.steps - 1 - level], out=predicted)
-        noise = _draw(streams, latents.shape)
+        noise = draw(streams, latents.shape)
         with np.errstate(over="ignore", invalid="ignore"):
             latents = _step(
                 latents, predicted, known, hole, noise, plan.alpha(level), plan.alpha(level - 1), level, eta
@@ -150,11 +150,5 @@ def _add_noise(latents: np.ndarray, plan: RePaintPlan, level: int, streams: Sequ
     for timestep in range(level * plan.stride, (level + 1) * plan.stride):
         last = plan.alphas_cumprod[timestep - 1] if timestep else 1.0
         keep = plan.alphas_cumprod[timestep] / last
-        result = np.sqrt(keep) * result + np.sqrt(1 - keep) * _draw(streams, latents.shape)
+        result = np.sqrt(keep) * result + np.sqrt(1 - keep) * draw(streams, latents.shape)
     return result.astype(np.float32)
-
-
-def _draw(streams: Sequence[NormalStream], shape: tuple[int, ...]) -> np.ndarray:
-    if len(streams) == 1:
-        return streams[0].randn(shape)
-    return np.concatenate([stream.randn((1, *shape[1:])) for stream in streams])

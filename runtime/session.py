@@ -320,8 +320,7 @@ class Session:
         table = load_table(*self._tables, _INVERSE, steps)
         adjust = None
         if regularize:
-            if self.engine.manifest.schedulers["config"].get("prediction_type", "epsilon") != "epsilon":
-                raise ParameterError("regularize needs a model that predicts noise; this one does not")
+            tasks.require_noise_prediction(self.engine.manifest, "regularize")
             chosen = regularize if isinstance(regularize, NoiseRegularization) else NoiseRegularization()
             adjust = chosen.start(self.batch)
         began = time.perf_counter()

@@ -12,7 +12,7 @@ from ebca.errors import EngineError, ParameterError
 from ebca.runtime.engine import Engine
 from ebca.runtime.inputs import latent_mask, load_masks, load_pictures, warn_if_resized
 from ebca.runtime.numbers import finite, whole
-from ebca.runtime.random import NormalStream
+from ebca.runtime.random import NormalStream, draw
 from ebca.runtime.repaint import RePaintPlan
 from ebca.runtime.schedulers import SchedulerTable, load_alphas_cumprod
 
@@ -129,12 +129,16 @@ def begin(strength: float | None, steps: int) -> int:
     return steps - run
 
 
+def require_noise_prediction(manifest: Manifest, what: str) -> None:
+    """Raises ParameterError where `what` cannot work because the model predicts something else than noise."""
+    if manifest.schedulers["config"].get("prediction_type", "epsilon") != "epsilon":
+        raise ParameterError(f"{what} needs a model that predicts noise; this one does not")
+
+
 def repaint_plan(engine: Engine, settings: RePaint, steps: int) -> RePaintPlan:
     """Raises ParameterError for steps it cannot do or a model that does not predict noise."""
-    schedulers = engine.manifest.schedulers
-    if schedulers["config"].get("prediction_type", "epsilon") != "epsilon":
-        raise ParameterError("RePaint needs a model that predicts noise; this one does not")
-    alphas = load_alphas_cumprod(engine.directory.path, schedulers)
+    require_noise_prediction(engine.manifest, "RePaint")
+    alphas = load_alphas_cumprod(engine.directory.path, engine.manifest.schedulers)
     return RePaintPlan(whole("steps", steps), settings.jump_length, settings.jump_count, alphas)
 
 
@@ -226,10 +230,3 @@ def per_picture(name: str, values: np.ndarray, batch: int) -> np.ndarray:
     if len(values) not in (1, batch):
         raise ParameterError(f"{len(values)} {name}s were given for {batch} pictures; give one, or one each")
     return np.broadcast_to(values, (batch, *values.shape[1:]))
-
-
-def draw(streams: Sequence[NormalStream], shape: Sequence[int]) -> np.ndarray:
-    """Standard normal values [n,...]: from one stream for all pictures, or from one each."""
-    if len(streams) == 1:
-        return streams[0].randn(tuple(shape))
-    return np.concatenate([stream.randn((1, *shape[1:])) for stream in streams])

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from ebca.engines import dims
 from ebca.engines.manifest import UNetSpec
 from ebca.errors import ParameterError
 from ebca.runtime.control import resize_mask
+from ebca.runtime.images import to_bytes
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,7 @@ class AttentionMaps:
     """
 
     def __init__(self, unet: UNetSpec, sizes: dict[str, int], pictures: int) -> None:
-        self._layers = [
-            (layer.heads, dims.evaluate(layer.height, sizes), dims.evaluate(layer.width, sizes))
-            for layer in unet.layers
-        ]
+        self._layers = [(layer.heads, *layer.size(sizes)) for layer in unet.layers]
         self._size = (sizes["height"], sizes["width"])
         self._sum = np.zeros((pictures, sizes["tokens"], *self._size), np.float64)
         self._count = 0
@@ -143,7 +140,7 @@ def draw_attention(image: Image.Image, maps: np.ndarray, tokens: Sequence[str]) 
     grey = ImageOps.grayscale(picture).convert("RGB")
     for name, plane in zip(tokens, maps, strict=False):
         scaled = (plane - plane.min()) / max(float(np.ptp(plane)), 1e-12)
-        heat = Image.fromarray(np.rint(scaled * 255).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
+        heat = Image.fromarray(to_bytes(scaled)).resize(size, Image.Resampling.BICUBIC)
         colored = ImageOps.colorize(heat, "black", "white", mid="orangered")
         tiles.append((name, Image.blend(grey, colored, 0.65)))
     columns = min(len(tiles), 8)

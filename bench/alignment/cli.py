@@ -11,9 +11,7 @@ from ebca.bench.alignment.effects import effects
 from ebca.bench.alignment.measure import BASE, Method, Settings, measure, to_json
 from ebca.bench.alignment.prompts import KINDS, SPLITS
 from ebca.bench.alignment.report import effects_json, print_effects, print_report, save_grid
-from ebca.errors import ParameterError
 from ebca.runtime import console, options
-from ebca.runtime.engine import load
 
 PROGRAM = "ebca-bench alignment"
 
@@ -92,20 +90,11 @@ def _run(args: argparse.Namespace) -> int:
         scheduler=args.scheduler,
         batch=args.batch_size,
     )
-    for file in filter(None, (args.json, args.grid)):
-        if not Path(file).absolute().parent.is_dir():
-            raise ParameterError(f"the folder of '{file}' does not exist; make it first")
+    console.check_folders(args.json, args.grid)
     with (
         console.PrepareProgress() as prepare,
         console.ProgressLine() as line,
-        load(
-            args.engine,
-            args.device,
-            args.backend,
-            precision=args.precision,
-            threads=args.threads,
-            on_prepare=prepare,
-        ) as engine,
+        options.open_engine(args, prepare) as engine,
     ):
         alignment = measure(
             engine,

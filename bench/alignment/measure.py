@@ -12,6 +12,7 @@ from ebca.bench.alignment.scenes import SIZE, Scene
 from ebca.bench.alignment.statistics import Paired, compare
 from ebca.errors import CancelledError, ParameterError
 from ebca.runtime.engine import Engine
+from ebca.runtime.images import to_bytes
 from ebca.runtime.schedules import Gamma, describe
 
 BASE = "base"
@@ -113,7 +114,7 @@ def measure(
     results: dict[str, dict[str, Pictures]] = {method.name: {} for method in methods}
     if len(results) != len(methods):
         raise ParameterError("two methods have the same name")
-    _check_size(engine)
+    check_size(engine)
     total, done = len(methods) * len(settings.kinds) * settings.count, 0
     for kind in settings.kinds:
         wanted = chosen(kind, settings)
@@ -163,7 +164,8 @@ def to_json(alignment: Alignment) -> dict[str, Any]:
     return report
 
 
-def _check_size(engine: Engine) -> None:
+def check_size(engine: Engine) -> None:
+    """Raises ParameterError for an engine whose pictures are not of the size that is read."""
     with engine.session() as session:
         if (session.height, session.width) != (SIZE, SIZE):
             raise ParameterError(
@@ -200,7 +202,7 @@ def _pictures(
 ) -> np.ndarray:
     with engine.session(batch=len(scenes)) as session:
         made = session.generate(**arguments(engine, method, scenes, seeds, settings), output="np")
-    return np.rint(made.images * 255).astype(np.uint8)
+    return to_bytes(made.images)
 
 
 def _weights(engine: Engine, method: Method, scenes: Sequence[Scene]) -> dict[str | int, float] | None:

@@ -13,7 +13,7 @@ from rich.table import Table
 from ebca.bench.alignment.detector import OUTCOMES
 from ebca.bench.alignment.effects import Effects
 from ebca.bench.alignment.measure import Alignment
-from ebca.bench.alignment.statistics import share_interval
+from ebca.bench.alignment.statistics import Paired, share_interval
 from ebca.errors import ParameterError
 
 _TITLES = {
@@ -46,12 +46,8 @@ def print_report(alignment: Alignment, console: Console) -> None:
             row = [kind, _TITLES[measure], _share(shares, measure)]
             for other in others:
                 paired = alignment.compared(other.name, kind, measure)
-                row += [
-                    f"{paired.other:.1%}",
-                    f"{100 * paired.difference:+.1f} ({100 * paired.low:+.1f} to {100 * paired.high:+.1f})",
-                    f"{paired.gained} / {paired.lost}",
-                    f"{paired.p_value:.3f}" if measure not in OUTCOMES else "",
-                ]
+                difference, changed, p_value = difference_cells(paired)
+                row += [f"{paired.other:.1%}", difference, changed, p_value if measure not in OUTCOMES else ""]
             table.add_row(*row, end_section=measure == alignment.measures(kind)[-1])
     console.print(table)
 
@@ -102,10 +98,7 @@ def save_grid(alignment: Alignment, file: Path) -> None:
             sheet.paste(picture.resize((width, height), Image.Resampling.NEAREST), at)
             if number % per_column == 0:
                 pen.text((at[0], 1), method.name, fill="gray", font=font)
-    try:
-        sheet.save(file)
-    except (OSError, ValueError) as error:
-        raise ParameterError(f"cannot write '{file}': {error}; name a .png file in a folder that exists") from None
+    write_sheet(sheet, file)
 
 
 def _picture(alignment: Alignment, method: str, kind: str, index: int) -> np.ndarray:
@@ -116,8 +109,28 @@ def _kept(alignment: Alignment, kind: str) -> int:
     return len(alignment.results[alignment.methods[0].name][kind].pictures)
 
 
+def rate_cell(successes: np.ndarray) -> str:
+    """A share of successes [n] with its 95 % interval, in percent."""
+    low, high = share_interval(successes)
+    return f"{successes.mean():.1%} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def difference_cells(paired: Paired) -> tuple[str, str, str]:
+    """The difference with its interval in percentage points, gained / lost, McNemar's p."""
+    return (
+        f"{100 * paired.difference:+.1f} ({100 * paired.low:+.1f} to {100 * paired.high:+.1f})",
+        f"{paired.gained} / {paired.lost}",
+        f"{paired.p_value:.3f}",
+    )
+
+
+def write_sheet(sheet: Image.Image, file: Path) -> None:
+    """Save a sheet of pictures. Raises ParameterError where the file cannot be written."""
+    try:
+        sheet.save(file)
+    except (OSError, ValueError) as error:
+        raise ParameterError(f"cannot write '{file}': {error}; name a .png file in a folder that exists") from None
+
+
 def _share(values: np.ndarray, measure: str) -> str:
-    if measure in OUTCOMES:
-        return f"{values.mean():.1%}"
-    low, high = share_interval(values)
-    return f"{values.mean():.1%} ({100 * low:.1f} to {100 * high:.1f})"
+    return f"{values.mean():.1%}" if measure in OUTCOMES else rate_cell(values)

@@ -16,7 +16,6 @@ from ebca.bench.tasks.recipes import BASE, EBCU, FORMS, RECIPES, SWEEPS, UPDATES
 from ebca.bench.tasks.report import print_report, save_grid
 from ebca.errors import ParameterError
 from ebca.runtime import console, options
-from ebca.runtime.engine import load
 
 PROGRAM = "ebca-bench tasks"
 
@@ -119,20 +118,11 @@ def _run(args: argparse.Namespace) -> int:
             return candidates(kind, recipe, args.sweep or SWEEPS)
         return Variant(BASE, recipe), Variant(EBCU, recipe, update)
 
-    for file in filter(None, (args.json, args.grid)):
-        if not Path(file).absolute().parent.is_dir():
-            raise ParameterError(f"the folder of '{file}' does not exist; make it first")
+    console.check_folders(args.json, args.grid)
     with (
         console.PrepareProgress() as prepare,
         console.ProgressLine() as line,
-        load(
-            args.engine,
-            args.device,
-            args.backend,
-            precision=args.precision,
-            threads=args.threads,
-            on_prepare=prepare,
-        ) as engine,
+        options.open_engine(args, prepare) as engine,
     ):
         tasks = measure(
             engine,

@@ -9,21 +9,20 @@ from typing import Any
 import numpy as np
 
 from ebca.bench.alignment.detector import read
+from ebca.bench.alignment.measure import OnPictures, check_size
 from ebca.bench.alignment.prompts import SPLITS
-from ebca.bench.alignment.scenes import SIZE
 from ebca.bench.alignment.statistics import Paired, compare, share_interval
 from ebca.bench.tasks.cases import KINDS, Case, Wish, draw, task_of, wishes
 from ebca.bench.tasks.recipes import Editing, Inpainting, Recipe, Variant
 from ebca.bench.tasks.scoring import Score, psnr, score
 from ebca.errors import CancelledError, ParameterError
 from ebca.runtime.engine import Engine
+from ebca.runtime.images import to_bytes
 from ebca.runtime.session import Session
 from ebca.runtime.tasks import RePaint
 
 # A model that paints fewer of its pictures right than one in five is not worth editing.
 _PATIENCE = 5
-
-OnPictures = Callable[[int, int, str], bool | None]
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ def measure(
         ParameterError: an engine whose pictures are not of the size that is read, or do not show what they should.
         CancelledError: `on_pictures` returned False.
     """
-    _check_engine(engine)
+    check_size(engine)
     total, done = sum(len(variants(kind)) for kind in settings.kinds) * settings.count, 0
     results: dict[str, KindResult] = {}
     for kind in settings.kinds:
@@ -184,15 +183,6 @@ def _plain(result: KindResult) -> dict[str, Any]:
     return entry
 
 
-def _check_engine(engine: Engine) -> None:
-    with engine.session() as session:
-        if (session.height, session.width) != (SIZE, SIZE):
-            raise ParameterError(
-                f"'{engine.manifest.model['name']}' makes pictures of {session.height} x {session.width}; coloured "
-                f"shapes are read from {SIZE} x {SIZE}: use the engine 'shapes', or one trained with examples/shapes"
-            )
-
-
 def _find(engine: Engine, kind: str, recipe: Recipe, settings: Settings) -> tuple[list[Case], int]:
     """The first `count` cases whose picture reads exactly as its caption, and how many pictures that took."""
     asked, limit = wishes(kind, settings.split, settings.seed), _PATIENCE * settings.count + settings.batch
@@ -228,7 +218,7 @@ def _before(
             seed=[seed for _, seed in some],
             output="np",
         )
-    for (wish, seed), picture in zip(some, _bytes(made.images), strict=True):
+    for (wish, seed), picture in zip(some, to_bytes(made.images), strict=True):
         yield Case(wish, seed, picture)
 
 
@@ -259,7 +249,7 @@ def _change(
             gamma_norm=way.update.gamma_norm if edited else 0.0,
             output="np",
         )
-    return _bytes(made.images), time.perf_counter() - began
+    return to_bytes(made.images), time.perf_counter() - began
 
 
 def _editing(session: Session, kind: str, recipe: Editing, cases: Sequence[Case]) -> dict[str, Any]:
@@ -271,7 +261,3 @@ def _editing(session: Session, kind: str, recipe: Editing, cases: Sequence[Case]
     inverted = session.invert(pictures, captions, steps=recipe.steps, regularize=recipe.regularize)
     # The negative prompt of the authors: guidance acts only where the edit differs from the caption.
     return {"prompt": captions, "negative_prompt": captions, "scheduler": "ddim", "latents": inverted.latents}
-
-
-def _bytes(images: np.ndarray) -> np.ndarray:
-    return np.rint(images * 255).astype(np.uint8)

@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.table import Table
 
-from ebca.bench.alignment.statistics import share_interval
+from ebca.bench.alignment.report import difference_cells, rate_cell, write_sheet
 from ebca.bench.tasks.measure import KindResult, Tasks
 from ebca.bench.tasks.recipes import describe_recipe
 from ebca.errors import ParameterError
@@ -38,9 +38,9 @@ def print_report(tasks: Tasks, console: Console) -> None:
         table.add_column("s a picture")
         for variant in result.variants:
             held = result.attempts[variant.name]
-            row = [variant.name, _rate(held.vector("success"))]
+            row = [variant.name, rate_cell(held.vector("success"))]
             row += [f"{held.vector(measure).mean():.0%}" for measure in measures[1:]]
-            row += _difference(result, variant.name) if variant is not first else ["", "", ""]
+            row += difference_cells(result.compared(variant.name)) if variant is not first else ["", "", ""]
             table.add_row(*row, f"{held.seconds / len(result.cases):.2f}")
         console.print(table)
         if result.reconstruction:
@@ -76,10 +76,7 @@ def save_grid(tasks: Tasks, file: Path) -> None:
         wish = result.cases[index].wish
         pen.text((x, y), f"{kind}: {wish.old or 'nothing'} to {wish.new}, beside {wish.kept}", fill="black", font=font)
         sheet.paste(Image.fromarray(strip), (x, y + _TEXT + 2))
-    try:
-        sheet.save(file)
-    except (OSError, ValueError) as error:
-        raise ParameterError(f"cannot write '{file}': {error}; name a .png file in a folder that exists") from None
+    write_sheet(sheet, file)
 
 
 def _strip(result: KindResult, index: int) -> np.ndarray:
@@ -91,17 +88,3 @@ def _strip(result: KindResult, index: int) -> np.ndarray:
     pictures += [result.attempts[variant.name].pictures[index] for variant in result.variants]
     large = [np.repeat(np.repeat(picture, _SCALE, 0), _SCALE, 1) for picture in pictures]
     return np.concatenate([np.pad(one, ((0, 0), (0, _MARGIN), (0, 0)), constant_values=255) for one in large], 1)
-
-
-def _rate(successes: np.ndarray) -> str:
-    low, high = share_interval(successes)
-    return f"{successes.mean():.1%} ({100 * low:.1f} to {100 * high:.1f})"
-
-
-def _difference(result: KindResult, name: str) -> list[str]:
-    paired = result.compared(name)
-    return [
-        f"{100 * paired.difference:+.1f} ({100 * paired.low:+.1f} to {100 * paired.high:+.1f})",
-        f"{paired.gained} / {paired.lost}",
-        f"{paired.p_value:.3f}",
-    ]

@@ -31,6 +31,7 @@ from torch.nn import functional as F
 
 from ebca.bench.alignment.detector import read
 from ebca.bench.alignment.scenes import SIZE, Scene
+from ebca.runtime.images import to_bytes
 
 GRID_PROMPTS = (
     "a red circle",
@@ -284,7 +285,7 @@ def _sample_grid(networks: Networks, file: Path) -> None:
         latents=start,
         output_type="np",
     )
-    _save_grid(file, np.rint(made.images * 255).astype(np.uint8), columns=4)
+    _save_grid(file, to_bytes(made.images), columns=4)
 
 
 def _save_grid(file: Path, pictures: Any, columns: int) -> None:
