@@ -1,5 +1,6 @@
 """The built-in model in diffusers' own pipelines, and pictures for it."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,18 @@ def tiny_pipeline(pipeline: Any, folder: Path, *, in_channels: int = 4) -> Any:
     )
     made.set_progress_bar_config(disable=True)
     return made
+
+
+def runner(pipeline: Any) -> Callable[..., np.ndarray]:
+    """Calls of a pipeline with our names of schedulers and our seeds; gives latents unless asked for something else."""
+
+    def run(prompt: Any, *, scheduler: str = "pndm", seed: int | list[int] = 1, **kwargs: Any) -> np.ndarray:
+        pipeline.scheduler = diffusers_scheduler(scheduler)
+        kwargs = {"num_inference_steps": 5, "output_type": "latent"} | kwargs
+        made = pipeline(prompt, generator=generators(seed), **kwargs).images
+        return made if isinstance(made, np.ndarray) else made.numpy()
+
+    return run
 
 
 def diffusers_scheduler(name: str) -> Any:

@@ -20,7 +20,6 @@ pytest.importorskip("torch")
 from helpers.tiny import changed_copy
 from PIL import Image
 
-import ebca
 from ebca.runtime import cli
 from ebca.runtime.images import read_parameters
 
@@ -28,13 +27,6 @@ PROMPT = "a lion with a crown"
 BACKEND = ("--backend", "onnxruntime")
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture(scope="module")
-def engine_dir(tiny_engine_dir: Path) -> Path:
-    """The shared engine, prepared, so that no test sees the lines about preparing."""
-    ebca.load(tiny_engine_dir, backend="onnxruntime").close()
-    return tiny_engine_dir
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,18 +27,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     mask[16:48, 8:40] = 255
     Image.fromarray(mask).save("mask.png")
     return tmp_path
-
-
-@pytest.fixture(scope="module")
-def engine_dir(tiny_engine_dir: Path) -> Path:
-    ebca.load(tiny_engine_dir, backend="onnxruntime").close()
-    return tiny_engine_dir
-
-
-@pytest.fixture(scope="module")
-def session(engine_dir: Path) -> Iterator[ebca.Session]:
-    with ebca.load(engine_dir, backend="onnxruntime") as engine, engine.session(64, 64) as session:
-        yield session
 
 
 def pixels(file: str) -> np.ndarray:

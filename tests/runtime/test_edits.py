@@ -32,18 +32,6 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "tiny" / "loop_synedit_pndm10.np
 EDIT = ebca.Edit("oil painting", alpha=0.6, gamma_attn=0.02, gamma_norm=0.1)
 
 
-@pytest.fixture(scope="module")
-def engine(tiny_engine_dir: Path) -> Iterator[ebca.Engine]:
-    with ebca.load(tiny_engine_dir, backend="onnxruntime") as engine:
-        yield engine
-
-
-@pytest.fixture(scope="module")
-def session(engine: ebca.Engine) -> Iterator[ebca.Session]:
-    with engine.session(64, 64) as session:
-        yield session
-
-
 def latents(session: ebca.Session, prompt: Any = PROMPT, **kwargs: Any) -> np.ndarray:
     given: dict[str, Any] = {"steps": 3, "seed": 1, "output": "latents", "gamma_attn": 0.03, "gamma_norm": 0.2} | kwargs
     return session.generate(prompt, **given).latents

@@ -25,18 +25,6 @@ PROMPT = "a lion with a crown"
 GOLDEN = Path(__file__).parents[1] / "golden" / "tiny" / "loop_invert_ddim10.npz"
 
 
-@pytest.fixture(scope="module")
-def engine(tiny_engine_dir: Path) -> Iterator[ebca.Engine]:
-    with ebca.load(tiny_engine_dir, backend="onnxruntime") as engine:
-        yield engine
-
-
-@pytest.fixture(scope="module")
-def session(engine: ebca.Engine) -> Iterator[ebca.Session]:
-    with engine.session(64, 64) as session:
-        yield session
-
-
 def clean(seed: int = 0, size: tuple[int, int] = (8, 8), pictures: int = 1) -> np.ndarray:
     return randn((pictures, 4, *size), seed)
 

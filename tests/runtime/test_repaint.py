@@ -1,6 +1,5 @@
 """RePaint: levels, steps and jumps are those of diffusers' scheduler; in a session, of its pipeline's loop."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -186,18 +185,6 @@ def test_pictures_with_streams_of_their_own_do_not_touch_each_other() -> None:
 
 
 # --- in a session
-
-
-@pytest.fixture(scope="module")
-def engine(tiny_engine_dir: Path) -> Iterator[ebca.Engine]:
-    with ebca.load(tiny_engine_dir, backend="onnxruntime") as engine:
-        yield engine
-
-
-@pytest.fixture(scope="module")
-def session(engine: ebca.Engine) -> Iterator[ebca.Session]:
-    with engine.session(64, 64) as session:
-        yield session
 
 
 ASK: dict[str, Any] = {"steps": 6, "seed": 1, "output": "latents", "repaint": ebca.RePaint(2, 2)}

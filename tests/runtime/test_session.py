@@ -1,5 +1,6 @@
 """From prompts to pictures: against diffusers' own pipeline, every knob, every refusal."""
 
+import functools
 import json
 import warnings
 from collections.abc import Callable, Iterator
@@ -11,12 +12,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from helpers.pipelines import runner, tiny_pipeline  # noqa: E402
 from helpers.tiny import changed_copy, relative  # noqa: E402
 from PIL import Image  # noqa: E402
 
 import ebca  # noqa: E402
-from ebca.export.schedulers import DEFAULT_CONFIG, SCHEDULERS  # noqa: E402
-from ebca.export.tiny import build_tiny, save_tiny  # noqa: E402
+from ebca.export.schedulers import SCHEDULERS  # noqa: E402
 from ebca.runtime.random import randn  # noqa: E402
 
 PROMPT = "a lion with a crown"
@@ -35,18 +36,6 @@ def any_engine(request: pytest.FixtureRequest, tiny_engine_dir: Path) -> Iterato
 
 
 @pytest.fixture(scope="module")
-def engine(tiny_engine_dir: Path) -> Iterator[ebca.Engine]:
-    with ebca.load(tiny_engine_dir, backend="onnxruntime") as engine:
-        yield engine
-
-
-@pytest.fixture(scope="module")
-def session(engine: ebca.Engine) -> Iterator[ebca.Session]:
-    with engine.session(height=64, width=64) as session:
-        yield session
-
-
-@pytest.fixture(scope="module")
 def unet_session(tiny_unet_dir: Path) -> Iterator[ebca.Session]:
     with ebca.load(tiny_unet_dir, backend="onnxruntime") as engine, engine.session(height=64, width=64) as session:
         yield session
@@ -55,34 +44,9 @@ def unet_session(tiny_unet_dir: Path) -> Iterator[ebca.Session]:
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., np.ndarray]:
     from diffusers import StableDiffusionPipeline
-    from transformers import CLIPTokenizer
 
-    tiny = build_tiny()
-    folder = save_tiny(tmp_path_factory.mktemp("tiny-diffusers"))
-    pipe = StableDiffusionPipeline(
-        vae=tiny.vae,
-        text_encoder=tiny.text_encoder,
-        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-        unet=tiny.unet,
-        scheduler=SCHEDULERS["pndm"].diffusers_class.from_config(DEFAULT_CONFIG),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipe.set_progress_bar_config(disable=True)
-
-    def run(
-        prompt: str | list[str], *, scheduler: str = "pndm", seed: int | list[int] = 1, **kwargs: Any
-    ) -> np.ndarray:
-        spec = SCHEDULERS[scheduler]
-        pipe.scheduler = spec.diffusers_class.from_config({**DEFAULT_CONFIG, **spec.overrides})
-        seeds = [seed] if isinstance(seed, int) else seed
-        made = [torch.Generator("cpu").manual_seed(s) for s in seeds]
-        kwargs = {"num_inference_steps": 5, "output_type": "latent", "height": 64, "width": 64} | kwargs
-        images = pipe(prompt, generator=made if len(made) > 1 else made[0], **kwargs).images
-        return images if isinstance(images, np.ndarray) else images.numpy()
-
-    return run
+    run = runner(tiny_pipeline(StableDiffusionPipeline, tmp_path_factory.mktemp("tiny-diffusers")))
+    return functools.partial(run, height=64, width=64)
 
 
 def latents(session: ebca.Session, prompt: Any = PROMPT, **kwargs: Any) -> np.ndarray:

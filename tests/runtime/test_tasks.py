@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from helpers.pipelines import diffusers_scheduler, generators, mask_picture, picture, tiny_pipeline  # noqa: E402
+from helpers.pipelines import mask_picture, picture, runner, tiny_pipeline  # noqa: E402
 from helpers.tiny import changed_copy, relative  # noqa: E402
 from PIL import Image  # noqa: E402
 
@@ -36,18 +36,6 @@ Pipeline = Callable[..., np.ndarray]
 
 
 @pytest.fixture(scope="module")
-def engine(tiny_engine_dir: Path) -> Iterator[ebca.Engine]:
-    with ebca.load(tiny_engine_dir, backend="onnxruntime") as engine:
-        yield engine
-
-
-@pytest.fixture(scope="module")
-def session(engine: ebca.Engine) -> Iterator[ebca.Session]:
-    with engine.session(64, 64) as session:
-        yield session
-
-
-@pytest.fixture(scope="module")
 def inpainting_engine(tiny_inpainting_dir: Path) -> Iterator[ebca.Engine]:
     with ebca.load(tiny_inpainting_dir, backend="onnxruntime") as engine:
         yield engine
@@ -57,16 +45,6 @@ def inpainting_engine(tiny_inpainting_dir: Path) -> Iterator[ebca.Engine]:
 def inpainting(inpainting_engine: ebca.Engine) -> Iterator[ebca.Session]:
     with inpainting_engine.session(64, 64) as session:
         yield session
-
-
-def runner(pipeline: Any) -> Pipeline:
-    def run(prompt: Any, *, scheduler: str, seed: int | list[int] = 1, **kwargs: Any) -> np.ndarray:
-        pipeline.scheduler = diffusers_scheduler(scheduler)
-        kwargs = {"num_inference_steps": 5, "output_type": "latent"} | kwargs
-        made = pipeline(prompt, generator=generators(seed), **kwargs).images
-        return made if isinstance(made, np.ndarray) else made.numpy()
-
-    return run
 
 
 @pytest.fixture(scope="module")

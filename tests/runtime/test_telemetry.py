@@ -3,7 +3,7 @@
 import builtins
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +28,6 @@ ASK: dict[str, Any] = {"steps": 3, "seed": 1, "output": "latents", "gamma_attn":
 
 # Probabilities of at most 1 in float32, through up to seven layers, against float64.
 LIMIT = 1e-5
-
-
-@pytest.fixture(scope="module")
-def engine(tiny_engine_dir: Path) -> Iterator[ebca.Engine]:
-    with ebca.load(tiny_engine_dir, backend="onnxruntime") as engine:
-        yield engine
-
-
-@pytest.fixture(scope="module")
-def session(engine: ebca.Engine) -> Iterator[ebca.Session]:
-    with engine.session(64, 64) as session:
-        yield session
 
 
 # --- attention maps

@@ -1,14 +1,12 @@
 """The whole benchmark on the bundled model: what it makes, compares, writes and refuses."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import ebca
 from ebca.bench import cli
 from ebca.bench.alignment.detector import OUTCOMES
 from ebca.bench.alignment.effects import effects
@@ -17,12 +15,6 @@ from ebca.errors import CancelledError, ParameterError
 from ebca.runtime.engine import Engine
 
 QUICK = Settings(kinds=("two",), count=4, steps=4, batch=3)
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    with ebca.load("shapes", backend="onnxruntime") as opened:
-        yield opened
 
 
 def test_equal_methods_make_equal_pictures(engine: Engine) -> None:

@@ -1,14 +1,12 @@
 """The whole benchmark on the bundled model: what it makes, compares, writes and refuses."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import ebca
 from ebca.bench import cli
 from ebca.bench.alignment.detector import read
 from ebca.bench.tasks.cases import EDIT_SHAPE, INPAINT, KINDS, REAL_COLOR
@@ -18,12 +16,6 @@ from ebca.errors import CancelledError, ParameterError
 from ebca.runtime.engine import Engine
 
 QUICK_FILL = Inpainting(steps=6, jump_length=2, jump_count=1)
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    with ebca.load("shapes", backend="onnxruntime") as opened:
-        yield opened
 
 
 def test_an_edit_of_no_weight_gives_the_picture_back(engine: Engine) -> None:
