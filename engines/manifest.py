@@ -266,6 +266,9 @@ def _validate(manifest: Manifest) -> None:
     unet = manifest.unet
     if unet.max_contexts is not None and (type(unet.max_contexts) is not int or unet.max_contexts < 1):
         raise ValueError(f"unet.max_contexts is {unet.max_contexts!r}")
+    for tensor_name, tensor in unet.tensors.items():
+        if tensor.dtype not in DTYPES:
+            raise ValueError(f"tensor '{tensor_name}' of the plan has dtype '{tensor.dtype}'")
     written = set(unet.inputs)
     for step in unet.plan:
         for tensor_name in (*step.inputs, *step.outputs):

@@ -39,11 +39,12 @@ class Executor:
         self._open = open_runner
         self._device = device
         shapes = {name: dims.shape(spec.shape, sizes) for name, spec in unet.tensors.items()}
-        nbytes = {name: 4 * int(np.prod(shape, dtype=np.int64)) for name, shape in shapes.items()}
+        dtypes = {name: np.dtype(spec.dtype) for name, spec in unet.tensors.items()}
+        nbytes = {name: dtypes[name].itemsize * int(np.prod(shape, dtype=np.int64)) for name, shape in shapes.items()}
         layout = lay_out(lifetimes(unet.plan, nbytes, (*unet.inputs, *unet.outputs)))
         self._arena = device.arena(layout.nbytes)
         self._tensors = {
-            name: self._arena[offset : offset + nbytes[name]].view(np.float32).reshape(shapes[name])
+            name: self._arena[offset : offset + nbytes[name]].view(dtypes[name]).reshape(shapes[name])
             for name, offset in layout.offsets.items()
         }
         batch, contexts, tokens = (sizes[n] for n in ("batch", "contexts", "tokens"))

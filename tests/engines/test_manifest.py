@@ -127,3 +127,16 @@ def test_fuzz(data: dict[str, Any], choice: st.DataObject, tmp_path: Path) -> No
         assert len(str(error).splitlines()) == 1
     finally:
         shutil.rmtree(tmp_path / "x", ignore_errors=True)
+
+
+def test_a_tensor_of_the_plan_has_a_known_dtype(data: dict[str, Any], tmp_path: Path) -> None:
+    for dtype, known in (("float16", True), ("float8", False)):
+        changed = copy.deepcopy(data)
+        name = changed["unet"]["plan"][0]["outputs"][0]
+        changed["unet"]["tensors"][name]["dtype"] = dtype
+        folder = _write(tmp_path, changed)
+        if known:
+            assert manifests.read(folder).unet.tensors[name].dtype == dtype
+        else:
+            with pytest.raises(EngineError, match=f"'{name}' of the plan has dtype 'float8'"):
+                manifests.read(folder)
