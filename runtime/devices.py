@@ -1,18 +1,41 @@
 """Where buffers live and how a step is replayed.
 
-A device allocates one arena and turns a list of bound calls into something that runs them again and again. On the
-CPU that is the list itself.
+A device allocates memory and turns a list of bound calls into something that runs them again and again. On the CPU that
+is the list itself; on CUDA it is a graph (`ebca.runtime.cuda`).
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
 from ebca.engines.backend import Call
+from ebca.engines.memory import nbytes
 from ebca.errors import ParameterError
 
-ALIGNMENT = 64  # bytes: a cache line, and the widest vector load
+ALIGNMENT = 64
+"""Bytes: a cache line, and the widest vector load."""
+
+DEVICES = ("cpu", "cuda")
+
+
+class Memory(Protocol):
+    """Zeroed memory of a device, aligned to ALIGNMENT; lives as long as it or a view of it."""
+
+    nbytes: int
+
+    def view(self, offset: int, shape: Sequence[int], dtype: Any) -> Any:
+        """A C-contiguous array at `offset` bytes, for engines to bind: numpy's on the CPU, a DeviceArray elsewhere."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Shared:
+    """An array of a device, and the host's side of it: the same memory on the CPU, a copy elsewhere."""
+
+    array: Any
+    host: np.ndarray
 
 
 class Device(Protocol):
@@ -20,13 +43,42 @@ class Device(Protocol):
 
     name: str
 
-    def arena(self, nbytes: int) -> np.ndarray:
-        """Zeroed uint8 buffer of `nbytes`, aligned to ALIGNMENT; lives as long as the array."""
+    def allocate(self, nbytes: int) -> Memory:
+        """Raises MemoryError."""
         ...
 
-    def record(self, calls: Sequence[Call]) -> Call:
-        """One call that runs all of `calls` in order."""
+    def share(self, array: Any) -> Shared:
+        """Let the host read and write an array of this device."""
         ...
+
+    def upload(self, arrays: Sequence[Shared]) -> None:
+        """Bring what the host wrote to the device."""
+        ...
+
+    def download(self, arrays: Sequence[Shared]) -> None:
+        """Wait for the device, and let the host see its arrays."""
+        ...
+
+    def run(self, call: Call) -> None:
+        """Run a bound call once, by itself."""
+        ...
+
+    def record(self, calls: Sequence[Call], reads: Sequence[Shared] = (), writes: Sequence[Shared] = ()) -> Call:
+        """One call that uploads `reads`, runs all of `calls` in order, and downloads `writes`."""
+        ...
+
+
+class CpuMemory:
+    """Host memory."""
+
+    def __init__(self, nbytes: int) -> None:
+        raw = np.zeros(nbytes + ALIGNMENT, np.uint8)
+        start = -raw.ctypes.data % ALIGNMENT
+        self._bytes = raw[start : start + nbytes]
+        self.nbytes = nbytes
+
+    def view(self, offset: int, shape: Sequence[int], dtype: Any) -> np.ndarray:
+        return self._bytes[offset : offset + nbytes(shape, dtype)].view(dtype).reshape(shape)
 
 
 class CpuDevice:
@@ -34,12 +86,22 @@ class CpuDevice:
 
     name = "cpu"
 
-    def arena(self, nbytes: int) -> np.ndarray:
-        raw = np.zeros(nbytes + ALIGNMENT, np.uint8)
-        start = -raw.ctypes.data % ALIGNMENT
-        return raw[start : start + nbytes]
+    def allocate(self, nbytes: int) -> CpuMemory:
+        return CpuMemory(nbytes)
 
-    def record(self, calls: Sequence[Call]) -> Call:
+    def share(self, array: np.ndarray) -> Shared:
+        return Shared(array, array)
+
+    def upload(self, arrays: Sequence[Shared]) -> None:
+        """Nothing to do."""
+
+    def download(self, arrays: Sequence[Shared]) -> None:
+        """Nothing to do."""
+
+    def run(self, call: Call) -> None:
+        call()
+
+    def record(self, calls: Sequence[Call], reads: Sequence[Shared] = (), writes: Sequence[Shared] = ()) -> Call:
         recorded = tuple(calls)
 
         def replay() -> None:
@@ -50,11 +112,18 @@ class CpuDevice:
 
 
 def create(name: str) -> Device:
-    """The named device.
+    """The named device: "cpu", "cuda" (the first GPU) or "cuda:1".
 
     Raises:
-        ParameterError: not a device of this version.
+        ParameterError: there is no such device.
+        BackendError: it cannot be used on this machine; the message says why.
     """
-    if name != "cpu":
-        raise ParameterError(f"device '{name}' is not available in this version of ebca; use device 'cpu'")
-    return CpuDevice()
+    kind, _, index = name.partition(":")
+    if name == "cpu":
+        return CpuDevice()
+    if kind != "cuda" or (index and not index.isdigit()) or name.endswith(":"):
+        raise ParameterError(f"device '{name}' is unknown; choose one of {', '.join(DEVICES)}, or cuda:1 and so on")
+    from ebca.runtime.cuda import CudaDevice
+    from ebca.runtime.driver import CudaDriver
+
+    return CudaDevice(CudaDriver(int(index or 0)))

@@ -1,18 +1,22 @@
 """Runs the plan of a split UNet: one arena, everything bound once, each step a replay."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 
 from ebca.engines import dims
 from ebca.engines.backend import Call, Runner
 from ebca.engines.manifest import Step, UNetSpec
+from ebca.engines.memory import nbytes
 from ebca.plugins.energy_attention import VARIANTS, signature
 from ebca.runtime.arena import lay_out, lifetimes
 from ebca.runtime.control import ControlArrays
-from ebca.runtime.devices import Device
+from ebca.runtime.devices import Device, Shared
 
 OpenRunner = Callable[[str], Runner]
+
+_Seen = list[np.ndarray]
 
 Probe = Callable[[int, np.ndarray, np.ndarray], None]
 """Called with layer, q [B,N,C], k [B,S,T,C] right after a layer's op has run; they are overwritten later."""
@@ -30,7 +34,6 @@ class Executor:
     Attributes:
         sample [B,C,h,w], timestep [B], contexts [B,S,T,D]: inputs, kept from step to step.
         noise [B,C,h,w], contexts_out [B,S,T,D]: outputs, valid until the next run.
-        energies [L,2,B,S]: attention and norm term per layer, after a run of the "energies" variant.
     """
 
     def __init__(self, unet: UNetSpec, open_runner: OpenRunner, sizes: Mapping[str, int], device: Device) -> None:
@@ -40,43 +43,56 @@ class Executor:
         self._device = device
         shapes = {name: dims.shape(spec.shape, sizes) for name, spec in unet.tensors.items()}
         dtypes = {name: np.dtype(spec.dtype) for name, spec in unet.tensors.items()}
-        nbytes = {name: dtypes[name].itemsize * int(np.prod(shape, dtype=np.int64)) for name, shape in shapes.items()}
-        layout = lay_out(lifetimes(unet.plan, nbytes, (*unet.inputs, *unet.outputs)))
-        self._arena = device.arena(layout.nbytes)
+        sizes_in_bytes = {name: nbytes(shape, dtypes[name]) for name, shape in shapes.items()}
+        layout = lay_out(lifetimes(unet.plan, sizes_in_bytes, (*unet.inputs, *unet.outputs)))
+        self._arena = device.allocate(layout.nbytes)
         self._tensors = {
-            name: self._arena[offset : offset + nbytes[name]].view(dtypes[name]).reshape(shapes[name])
-            for name, offset in layout.offsets.items()
+            name: self._arena.view(offset, shapes[name], dtypes[name]) for name, offset in layout.offsets.items()
         }
         batch, contexts, tokens = (sizes[n] for n in ("batch", "contexts", "tokens"))
         self._layer_sizes = [layer.size(sizes) for layer in unet.layers]
-        self._control = {
-            "weights": np.ones((batch, contexts), np.float32),
-            "gamma_attn": np.zeros((batch, contexts, tokens), np.float32),
-            "gamma_norm": np.zeros((batch, contexts), np.float32),
-            "norm_factor": np.ones((), np.float32),
-            "tie": np.zeros((batch, contexts, contexts), np.float32),
+        controls = {
+            "weights": (batch, contexts),
+            "gamma_attn": (batch, contexts, tokens),
+            "gamma_norm": (batch, contexts),
+            "norm_factor": (),
+            "tie": (batch, contexts, contexts),
         }
-        self._masks = {s: np.ones((batch, contexts, s[0] * s[1]), np.float32) for s in set(self._layer_sizes)}
+        self._control = {name: self._shared(shape) for name, shape in controls.items()}
+        self._control["weights"].host[...] = 1
+        self._control["norm_factor"].host[...] = 1
+        self._masks = {s: self._shared((batch, contexts, s[0] * s[1])) for s in set(self._layer_sizes)}
         # What stands in for g in the variant that computes none.
         widest = max((layer.heads * layer.head_dim for layer in unet.layers), default=0)
-        self._zero_g = np.zeros(batch * contexts * tokens * widest, np.float32)
-        self.energies = np.zeros((len(unet.layers), 2, batch, contexts), np.float32)
+        self._zero_g = device.allocate(nbytes((batch, contexts, tokens, widest), np.float32))
+        self._energies = [[self._shared((batch, contexts)) for _ in range(2)] for _ in unet.layers]
         self._bound: dict[str, list[Call]] = {}
         self._recorded: dict[str, Call] = {}
-        self.sample, self.timestep, self.contexts = (self._tensors[n] for n in unet.inputs)
-        self.noise, self.contexts_out = (self._tensors[n] for n in unet.outputs)
+        self._inputs = [device.share(self._tensors[name]) for name in unet.inputs]
+        self._outputs = [device.share(self._tensors[name]) for name in unet.outputs]
+        self.sample, self.timestep, self.contexts = (shared.host for shared in self._inputs)
+        self.noise, self.contexts_out = (shared.host for shared in self._outputs)
+
+    def _shared(self, shape: tuple[int, ...]) -> Shared:
+        """A small float32 array of its own that the host writes or reads."""
+        return self._device.share(self._device.allocate(nbytes(shape, np.float32)).view(0, shape, np.float32))
 
     @property
     def arena_bytes(self) -> int:
         """Size of the one buffer that holds every tensor between segments."""
-        return int(self._arena.nbytes)
+        return self._arena.nbytes
+
+    @property
+    def energies(self) -> np.ndarray:
+        """[L,2,B,S] attention and norm term per layer, after a run of the "energies" variant."""
+        return np.array([[term.host for term in layer] for layer in self._energies])
 
     def set_control(self, control: ControlArrays) -> None:
         """Copy a control into the buffers that the recorded steps read."""
         for name in self._control:
-            self._control[name][...] = getattr(control, name)
-        for size, buffer in self._masks.items():
-            buffer[...] = control.masks.get(size, 1.0)
+            self._control[name].host[...] = getattr(control, name)
+        for size, mask in self._masks.items():
+            mask.host[...] = control.masks.get(size, 1.0)
 
     def run(self, variant: str, probe: Probe | None = None) -> None:
         """One evaluation with a variant of the op (see `ebca.plugins.energy_attention.VARIANTS`).
@@ -88,8 +104,21 @@ class Executor:
     def record(self, variant: str) -> Call:
         """Bind a variant on first use; calling the result runs it."""
         if variant not in self._recorded:
-            self._recorded[variant] = self._device.record(self._calls(variant))
+            self._recorded[variant] = self._device.record(
+                self._calls(variant), self._reads(variant), self._writes(variant)
+            )
         return self._recorded[variant]
+
+    def _reads(self, variant: str) -> list[Shared]:
+        """What the host wrote and the variant reads."""
+        if variant == "attention":
+            return [*self._inputs, self._control["weights"]]
+        masks = self._masks.values() if variant in ("update_masked", "energies") else ()
+        return [*self._inputs, *self._control.values(), *masks]
+
+    def _writes(self, variant: str) -> list[Shared]:
+        """What the variant writes and the host reads."""
+        return [*self._outputs, *(chain(*self._energies) if variant == "energies" else ())]
 
     def _calls(self, variant: str) -> list[Call]:
         """One bound call per step of the plan; what replays a variant and what looks between its steps share them."""
@@ -97,20 +126,30 @@ class Executor:
             self._bound[variant] = [self._bind(step, variant) for step in self._unet.plan]
         return self._bound[variant]
 
-    def _probed(self, variant: str, probe: Probe) -> None:
+    def _stepwise(
+        self, variant: str, names: Callable[[Step], Sequence[str]]
+    ) -> Iterator[tuple[Step, list[np.ndarray]]]:
+        """Run step by step; after each, the tensors `names` gives for it as the host sees them."""
+        device = self._device
+        device.upload(self._reads(variant))
         for step, call in zip(self._unet.plan, self._calls(variant), strict=True):
-            call()
+            device.run(call)
+            seen = [device.share(self._tensors[name]) for name in names(step)]
+            device.download(seen)
+            yield step, [shared.host for shared in seen]
+        device.download(self._writes(variant))
+
+    def _probed(self, variant: str, probe: Probe) -> None:
+        for step, seen in self._stepwise(variant, lambda step: () if step.layer is None else step.inputs[:2]):
             if step.layer is not None:
-                q, k, _ = (self._tensors[name] for name in step.inputs)
-                probe(step.layer, q, k)
+                probe(step.layer, *seen)
 
     def first_nonfinite(self, variant: str) -> str | None:
         """Run again step by step; what first writes a value that is not finite, in words."""
         segment = ""
-        for step, call in zip(self._unet.plan, self._calls(variant), strict=True):
-            call()
+        for step, written in self._stepwise(variant, lambda step: self._written(step, variant)):
             segment = step.segment or segment
-            if all(np.isfinite(self._tensors[name]).all() for name in self._written(step, variant)):
+            if all(np.isfinite(array).all() for array in written):
                 continue
             if step.layer is None:
                 return segment
@@ -126,11 +165,11 @@ class Executor:
         assert step.layer is not None and variant in VARIANTS
         layer = self._unet.layers[step.layer]
         names = signature(variant, layer.heads, layer.head_dim)
-        arrays = dict(self._control)
+        arrays = {name: shared.array for name, shared in self._control.items()}
         arrays |= dict(zip(("q", "k", "v"), (self._tensors[n] for n in step.inputs), strict=True))
         arrays |= dict(zip(("out", "g"), (self._tensors[n] for n in step.outputs), strict=True))
-        arrays["mask"] = self._masks[self._layer_sizes[step.layer]]
-        arrays["energy_attn"], arrays["energy_norm"] = self.energies[step.layer]
+        arrays["mask"] = self._masks[self._layer_sizes[step.layer]].array
+        arrays["energy_attn"], arrays["energy_norm"] = (term.array for term in self._energies[step.layer])
         runner = self._open(self._unet.ops[layer.op][variant])
         return runner.bind({n: arrays[n] for n in names.inputs}, {n: arrays[n] for n in names.outputs})
 
@@ -140,6 +179,5 @@ class Executor:
         if variant == "attention":
             for op in self._unet.plan:
                 if op.layer is not None and (g := op.outputs[1]) in inputs:
-                    shape = inputs[g].shape
-                    inputs[g] = self._zero_g[: int(np.prod(shape))].reshape(shape)
+                    inputs[g] = self._zero_g.view(0, inputs[g].shape, np.float32)
         return self._open(step.segment).bind(inputs, {name: self._tensors[name] for name in step.outputs})

@@ -2,6 +2,7 @@
 
 from itertools import combinations
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -87,7 +88,8 @@ def test_tensors_that_never_meet_share_memory() -> None:
 
 def test_an_arena_is_zeroed_and_aligned() -> None:
     for nbytes in (1, 63, 64, 1000):
-        arena = CpuDevice().arena(nbytes)
-        assert arena.nbytes == nbytes
-        assert arena.ctypes.data % ALIGNMENT == 0
-        assert not arena.any()
+        memory = CpuDevice().allocate(nbytes)
+        assert memory.nbytes == nbytes
+        whole = memory.view(0, (nbytes,), np.uint8)
+        assert whole.ctypes.data % ALIGNMENT == 0
+        assert not whole.any()

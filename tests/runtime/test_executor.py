@@ -137,6 +137,6 @@ def test_a_size_that_memory_cannot_hold_is_an_error_of_the_caller(
     def none_left(nbytes: int) -> np.ndarray:
         raise MemoryError
 
-    monkeypatch.setattr(engine.device, "arena", none_left)
+    monkeypatch.setattr(engine.device, "allocate", none_left)
     with pytest.raises(ebca.ParameterError, match="no memory for 2 rows of 8 x 10 latents"):
         engine.executor(SIZES)

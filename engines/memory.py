@@ -1,0 +1,37 @@
+"""Arrays outside the host's memory, as an address with a shape."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceArray:
+    """A C-contiguous array on a device.
+
+    Attributes:
+        pointer: device address in bytes.
+        shape, dtype: as of a numpy array.
+        owner: keeps the memory alive.
+    """
+
+    pointer: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    owner: object = field(repr=False, default=None)
+
+    @property
+    def nbytes(self) -> int:
+        return nbytes(self.shape, self.dtype)
+
+
+def address(array: "np.ndarray | DeviceArray") -> int:
+    """Where the array begins, whatever memory it lies in."""
+    return array.pointer if isinstance(array, DeviceArray) else int(array.ctypes.data)
+
+
+def nbytes(shape: Sequence[int], dtype: Any) -> int:
+    """Size of a C-contiguous array in bytes."""
+    return int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
