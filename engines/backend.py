@@ -4,15 +4,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
-
-import numpy as np
+from typing import Any, Protocol
 
 from ebca.engines.manifest import Component
 from ebca.errors import BackendError, ParameterError
 
 Call = Callable[[], None]
-Arrays = Mapping[str, np.ndarray]
+Arrays = Mapping[str, Any]
+"""By tensor name: numpy's on the CPU, `ebca.engines.memory.DeviceArray` elsewhere."""
 
 BACKENDS = ("onnxruntime", "openvino")
 PRECISIONS = ("fp32", "bf16")
@@ -29,18 +28,26 @@ class BackendOptions:
 class Runner(Protocol):
     """One opened graph. Not safe for use from two threads at once through the same binding."""
 
-    def bind(self, inputs: Arrays, outputs: Arrays) -> Call:
+    def workspace_bytes(self, inputs: Arrays, outputs: Arrays) -> int:
+        """Scratch memory that a call needs beside its arrays; calls that never overlap may share it. 0 where the engine
+        looks after its own."""
+        ...
+
+    def bind(self, inputs: Arrays, outputs: Arrays, workspace: int = 0) -> Call:
         """Fix the addresses of all inputs and outputs; the result runs the graph once per call.
 
-        The arrays are C-contiguous, belong to the caller and must outlive the result.
+        The arrays are C-contiguous, lie where the backend computes, belong to the caller and must outlive the result.
+        workspace: address of the scratch memory that `workspace_bytes` asks for.
         """
         ...
 
 
 class Backend(Protocol):
-    """Opens components. `prepare` writes a form into a folder that `open` then loads quickly."""
+    """Opens components. `prepare` writes a form into a folder that `open` then loads quickly; where `prepares` is false
+    there is no such form, and graphs are opened as they lie in the engine directory."""
 
     name: str
+    prepares: bool
 
     def identity(self) -> dict[str, str]:
         """Everything beside the files that a prepared form depends on: versions, processor, precision."""

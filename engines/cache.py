@@ -92,7 +92,9 @@ class PreparedEngine:
         """Open a prepared component. Making it first where needed is the caller's `prepare`."""
         if not self._is_current(name):
             self.prepare([name])
-        return self.backend.open(self._target(name), self.directory.manifest.components[name])
+        component = self.directory.manifest.components[name]
+        opened = self._target(name) if self.backend.prepares else self._graph(name)
+        return self.backend.open(opened, component)
 
     def forget(self, names: Iterable[str]) -> None:
         """Drop what components keep mapped of their files from memory; it is read again when it is touched."""
@@ -101,6 +103,9 @@ class PreparedEngine:
 
     def _target(self, name: str) -> Path:
         return self.folder / f"{name}.onnx"
+
+    def _graph(self, name: str) -> Path:
+        return self.directory.file(self.directory.manifest.components[name].graph_for(self.backend.name))
 
     def _stamp(self, name: str) -> Path:
         return self.folder / f"{name}.json"
@@ -136,8 +141,8 @@ class PreparedEngine:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         try:
-            graph = self.directory.file(self.directory.manifest.components[name].graph_for(self.backend.name))
-            self.backend.prepare(graph, work / self._target(name).name)
+            if self.backend.prepares:
+                self.backend.prepare(self._graph(name), work / self._target(name).name)
             made = sorted(p for p in work.iterdir())
             for path in made:
                 path.replace(self.folder / path.name)

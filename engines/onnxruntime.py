@@ -12,12 +12,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime as ort
 import psutil
 
 from ebca.engines.backend import Arrays, BackendOptions, Call
 from ebca.engines.manifest import Component
+from ebca.engines.memory import address
 from ebca.errors import BackendError
 
 _CPU = ["CPUExecutionProvider"]
@@ -43,6 +43,7 @@ class OnnxRuntimeBackend:
     """See the module's text."""
 
     name = "onnxruntime"
+    prepares = True
 
     def __init__(self, options: BackendOptions) -> None:
         if options.precision != "fp32":
@@ -109,18 +110,21 @@ class OnnxRuntimeRunner:
     def __init__(self, session: Any) -> None:
         self._session = session
 
-    def bind(self, inputs: Arrays, outputs: Arrays) -> Call:
+    def workspace_bytes(self, inputs: Arrays, outputs: Arrays) -> int:
+        return 0
+
+    def bind(self, inputs: Arrays, outputs: Arrays, workspace: int = 0) -> Call:
         binding = self._session.io_binding()
         known = {i.name for i in self._session.get_inputs()}
         for name, array in inputs.items():
             # An input that no operator reads may be optimised away.
             if name in known:
-                binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+                binding.bind_input(name, "cpu", 0, array.dtype, array.shape, address(array))
         for name, array in outputs.items():
-            binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+            binding.bind_output(name, "cpu", 0, array.dtype, array.shape, address(array))
         session, keep = self._session, (dict(inputs), dict(outputs))
 
-        def call(_keep: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = keep) -> None:
+        def call(_keep: object = keep) -> None:
             session.run_with_iobinding(binding)
 
         return call

@@ -24,6 +24,7 @@ class OpenVINOBackend:
     """See the module's text."""
 
     name = "openvino"
+    prepares = True
 
     def __init__(self, options: BackendOptions) -> None:
         self._core = ov.Core()
@@ -66,7 +67,10 @@ class OpenVINORunner:
         self._model = model
         self._weights = weights
 
-    def bind(self, inputs: Arrays, outputs: Arrays) -> Call:
+    def workspace_bytes(self, inputs: Arrays, outputs: Arrays) -> int:
+        return 0
+
+    def bind(self, inputs: Arrays, outputs: Arrays, workspace: int = 0) -> Call:
         request = self._model.create_infer_request()
         known = {name for port in self._model.inputs for name in port.get_names()}
         for name, array in inputs.items():
@@ -77,7 +81,7 @@ class OpenVINORunner:
         keep = (dict(inputs), dict(outputs))
         packed = False
 
-        def call(_keep: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = keep) -> None:
+        def call(_keep: object = keep) -> None:
             nonlocal packed
             # infer() would look at every output again; this only runs.
             request.start_async()

@@ -6,13 +6,13 @@ from itertools import chain
 import numpy as np
 
 from ebca.engines import dims
-from ebca.engines.backend import Call, Runner
+from ebca.engines.backend import Arrays, Call, Runner
 from ebca.engines.manifest import Step, UNetSpec
-from ebca.engines.memory import nbytes
+from ebca.engines.memory import address, nbytes
 from ebca.plugins.energy_attention import VARIANTS, signature
 from ebca.runtime.arena import lay_out, lifetimes
 from ebca.runtime.control import ControlArrays
-from ebca.runtime.devices import Device, Shared
+from ebca.runtime.devices import Device, Memory, Shared
 
 OpenRunner = Callable[[str], Runner]
 
@@ -67,6 +67,7 @@ class Executor:
         self._zero_g = device.allocate(nbytes((batch, contexts, tokens, widest), np.float32))
         self._energies = [[self._shared((batch, contexts)) for _ in range(2)] for _ in unet.layers]
         self._bound: dict[str, list[Call]] = {}
+        self._workspaces: dict[str, Memory] = {}
         self._recorded: dict[str, Call] = {}
         self._inputs = [device.share(self._tensors[name]) for name in unet.inputs]
         self._outputs = [device.share(self._tensors[name]) for name in unet.outputs]
@@ -123,7 +124,14 @@ class Executor:
     def _calls(self, variant: str) -> list[Call]:
         """One bound call per step of the plan; what replays a variant and what looks between its steps share them."""
         if variant not in self._bound:
-            self._bound[variant] = [self._bind(step, variant) for step in self._unet.plan]
+            steps = [self._operands(step, variant) for step in self._unet.plan]
+            need = max((runner.workspace_bytes(inputs, outputs) for runner, inputs, outputs in steps), default=0)
+            workspace = 0
+            if need:
+                # One after the other they may use the same scratch memory, which lives as long as the calls.
+                self._workspaces[variant] = self._device.allocate(need)
+                workspace = address(self._workspaces[variant].view(0, (need,), np.uint8))
+            self._bound[variant] = [runner.bind(inputs, outputs, workspace) for runner, inputs, outputs in steps]
         return self._bound[variant]
 
     def _stepwise(
@@ -159,9 +167,10 @@ class Executor:
     def _written(self, step: Step, variant: str) -> tuple[str, ...]:
         return step.outputs[:1] if step.layer is not None and variant == "attention" else step.outputs
 
-    def _bind(self, step: Step, variant: str) -> Call:
+    def _operands(self, step: Step, variant: str) -> tuple[Runner, Arrays, Arrays]:
+        """What runs a step, its inputs and its outputs."""
         if step.segment is not None:
-            return self._bind_segment(step, variant)
+            return self._segment_operands(step, variant)
         assert step.layer is not None and variant in VARIANTS
         layer = self._unet.layers[step.layer]
         names = signature(variant, layer.heads, layer.head_dim)
@@ -171,13 +180,13 @@ class Executor:
         arrays["mask"] = self._masks[self._layer_sizes[step.layer]].array
         arrays["energy_attn"], arrays["energy_norm"] = (term.array for term in self._energies[step.layer])
         runner = self._open(self._unet.ops[layer.op][variant])
-        return runner.bind({n: arrays[n] for n in names.inputs}, {n: arrays[n] for n in names.outputs})
+        return runner, {n: arrays[n] for n in names.inputs}, {n: arrays[n] for n in names.outputs}
 
-    def _bind_segment(self, step: Step, variant: str) -> Call:
+    def _segment_operands(self, step: Step, variant: str) -> tuple[Runner, Arrays, Arrays]:
         assert step.segment is not None
         inputs = {name: self._tensors[name] for name in step.inputs}
         if variant == "attention":
             for op in self._unet.plan:
                 if op.layer is not None and (g := op.outputs[1]) in inputs:
                     inputs[g] = self._zero_g.view(0, inputs[g].shape, np.float32)
-        return self._open(step.segment).bind(inputs, {name: self._tensors[name] for name in step.outputs})
+        return self._open(step.segment), inputs, {name: self._tensors[name] for name in step.outputs}

@@ -1,0 +1,84 @@
+"""A CUDA driver without a GPU: its device memory is host memory that nobody else touches, its stream runs at once, a
+graph is the list of what was enqueued. It counts what a step does."""
+
+import ctypes
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ebca.engines.backend import Call
+from ebca.errors import BackendError
+
+
+@dataclass
+class HostDriver:
+    """See `ebca.runtime.cuda.Driver`. `count` counts calls by name; what runs inside a graph is not counted."""
+
+    name: str = "cuda:0"
+    refuse_capture: bool = False
+    count: Counter[str] = field(default_factory=Counter)
+    memory: dict[int, np.ndarray] = field(default_factory=dict)
+    _recording: list[Call] | None = None
+
+    def allocate(self, nbytes: int) -> int:
+        self.count["allocate"] += 1
+        raw = np.zeros(nbytes + 64, np.uint8)
+        pointer = raw.ctypes.data + -raw.ctypes.data % 64
+        self.memory[pointer] = raw
+        return pointer
+
+    def free(self, pointer: int) -> None:
+        self.count["free"] += 1
+        del self.memory[pointer]
+
+    def allocate_host(self, nbytes: int) -> np.ndarray:
+        self.count["allocate_host"] += 1
+        return np.zeros(nbytes, np.uint8)
+
+    def view(self, pointer: int, shape: Sequence[int], dtype: Any, owner: object) -> np.ndarray:
+        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        buffer = (ctypes.c_uint8 * size).from_address(pointer)
+        # The array keeps what it was made from, and so its memory, alive.
+        buffer.owner = owner
+        return np.frombuffer(buffer, dtype).reshape(shape)
+
+    def copy_in(self, pointer: int, source: np.ndarray) -> None:
+        self._enqueue("copy_in", lambda: ctypes.memmove(pointer, source.ctypes.data, source.nbytes))
+
+    def copy_out(self, target: np.ndarray, pointer: int) -> None:
+        self._enqueue("copy_out", lambda: ctypes.memmove(target.ctypes.data, pointer, target.nbytes))
+
+    def submit(self, call: Call) -> None:
+        self._enqueue("submit", call)
+
+    def _enqueue(self, name: str, call: Callable[[], object]) -> None:
+        if self._recording is None:
+            self.count[name] += 1
+            call()
+        else:
+            self._recording.append(call)  # type: ignore[arg-type]
+
+    def capture(self, enqueue: Callable[[], None]) -> list[Call]:
+        self.count["capture"] += 1
+        assert self._recording is None, "one capture inside another"
+        if self.refuse_capture:
+            raise BackendError("operation not permitted when stream is capturing")
+        self._recording = []
+        try:
+            enqueue()
+            return self._recording
+        finally:
+            self._recording = None
+
+    def launch(self, graph: list[Call]) -> None:
+        assert self._recording is None, "a graph launched inside a capture"
+        self.count["launch"] += 1
+        for call in graph:
+            call()
+
+    def synchronize(self) -> None:
+        assert self._recording is None, "the host waits inside a capture"
+        self.count["synchronize"] += 1
