@@ -5,12 +5,14 @@ Version 1. Paths are relative to the directory, with `/`. Tensor shapes use the 
     format, version      "ebca-engine", 1
     created_by           versions of the software that wrote it
     model                name, kind ("text-to-image", "inpainting", "unet"), source, guidance_scale (the default)
-    precision            "fp32", or "fp16" (weights stored as float16, widened when an engine is prepared)
+    precision            "fp32", or "fp16" (weights stored as float16)
+    compute              "fp32" (the default; stored float16 is widened when an engine is prepared), or "fp16"
     components           name -> graph, lowered graphs per backend, weights file, inputs, outputs
     unet                 channels, sizes, inputs, outputs, tensors, layers, plan
     text_encoder, vae, tokenizer    null in a UNet-only directory
     schedulers           coefficient tables, see `ebca.runtime.schedulers`
     parity               measured at export against PyTorch
+    plans                per library: engines built ahead of time, see `ebca.engines.plans`
     files                path -> size, sha256
 """
 
@@ -21,24 +23,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ebca.engines import dims
+from ebca.engines import dims, plans
 from ebca.engines.dims import Dim
+from ebca.engines.plans import LibraryPlans
+from ebca.engines.tensors import TensorSpec, tensors_from_json
 from ebca.errors import EngineError
 
 FORMAT = "ebca-engine"
 VERSION = 1
 FILE_NAME = "manifest.json"
 DTYPES = ("float32", "float16", "int64")
+COMPUTES = ("fp32", "fp16")
 GUIDANCE_SCALE = 7.5
 """Where a manifest names none: what Stable Diffusion is used with."""
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """dtype ("float32", "int64", ...) and symbolic shape of one tensor."""
-
-    dtype: str
-    shape: tuple[Dim, ...]
 
 
 @dataclass(frozen=True)
@@ -158,6 +155,8 @@ class Manifest:
     tokenizer: TokenizerSpec | None = None
     parity: Mapping[str, Any] = field(default_factory=dict)
     created_by: Mapping[str, str] = field(default_factory=dict)
+    compute: str = "fp32"
+    plans: Mapping[str, LibraryPlans] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -207,16 +206,12 @@ def read(directory: Path) -> Manifest:
     return manifest
 
 
-def _tensors(data: Mapping[str, Any]) -> dict[str, TensorSpec]:
-    return {name: TensorSpec(t["dtype"], tuple(t["shape"])) for name, t in data.items()}
-
-
 def component_from_json(data: Mapping[str, Any]) -> Component:
     """A component from its entry in `manifest.json`."""
     return Component(
         graph=data["graph"],
-        inputs=_tensors(data["inputs"]),
-        outputs=_tensors(data["outputs"]),
+        inputs=tensors_from_json(data["inputs"]),
+        outputs=tensors_from_json(data["outputs"]),
         weights=data["weights"],
         lowered=dict(data["lowered"]),
         float32_only=bool(data["float32_only"]),
@@ -233,7 +228,7 @@ def _parse(data: Mapping[str, Any]) -> Manifest:
             **{k: unet[k] for k in ("in_channels", "out_channels", "context_dim", "sample_size")},
             inputs=tuple(unet["inputs"]),
             outputs=tuple(unet["outputs"]),
-            tensors=_tensors(unet["tensors"]),
+            tensors=tensors_from_json(unet["tensors"]),
             layers=tuple(LayerSpec(**layer) for layer in unet["layers"]),
             ops={name: dict(variants) for name, variants in unet["ops"].items()},
             plan=tuple(Step(s["segment"], s["layer"], tuple(s["inputs"]), tuple(s["outputs"])) for s in unet["plan"]),
@@ -246,12 +241,16 @@ def _parse(data: Mapping[str, Any]) -> Manifest:
         tokenizer=TokenizerSpec(**data["tokenizer"]) if data["tokenizer"] else None,
         parity=data.get("parity", {}),
         created_by=data.get("created_by", {}),
+        compute=data.get("compute", "fp32"),
+        plans={name: plans.from_json(entry) for name, entry in data.get("plans", {}).items()},
     )
 
 
 def _validate(manifest: Manifest) -> None:
     if not math.isfinite(manifest.guidance_scale):
         raise ValueError(f"guidance_scale is {manifest.guidance_scale}")
+    if manifest.compute not in COMPUTES:
+        raise ValueError(f"compute is {manifest.compute!r}")
     for path in manifest.files:
         _check_path(path)
     for name, component in manifest.components.items():
@@ -285,6 +284,8 @@ def _validate(manifest: Manifest) -> None:
             raise ValueError(f"the plan has a step with layer {step.layer!r}")
     if missing := set(unet.outputs) - written:
         raise ValueError(f"the plan never writes {sorted(missing)}")
+    for library, entry in manifest.plans.items():
+        plans.validate(library, entry, manifest.components, manifest.files)
     for layer in unet.layers:
         for variant in unet.ops[layer.op].values():
             if variant not in manifest.components:

@@ -14,17 +14,24 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ebca.engines import backend as backends
+from ebca.engines import tensorrt
 from ebca.engines.manifest import GUIDANCE_SCALE
 from ebca.errors import BackendError, ExportError, ParameterError
 from ebca.runtime import console
 
 if TYPE_CHECKING:
+    from ebca.export.checkpoint import Checkpoint
     from ebca.export.engine import ExportEvent
+    from ebca.export.plans import PictureShape
     from ebca.export.split import Split
 
 PROGRAM = "ebca-export"
 
 _NEEDED = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "safetensors", "accelerate")
+
+_PREPARED = ("onnxruntime", "openvino")
+_PLANNED = ("tensorrt-rtx", "tensorrt")
+_GPU = (*_PLANNED, "onnxruntime-cuda")
 
 # All of Stable Diffusion is trained with as many.
 _TRAINING_STEPS = 1000
@@ -34,6 +41,7 @@ _EXAMPLES = """examples:
   ebca-export --model sd-1.5 --output-dir engine-sd15 --precision fp16
   ebca-export --model ./my-finetune --output-dir engine-mine
   ebca-export --model model.safetensors --tokenizer ./clip-tokenizer --output-dir engine-mine
+  ebca-export --model sd-1.5 --output-dir engine-gpu --backend tensorrt-rtx --shape 1x512x512 --shape 1x768x512
   ebca-export --model sd-1.5 --dry-run
 """
 
@@ -59,18 +67,19 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--precision",
         choices=("fp32", "fp16"),
-        default="fp32",
-        help="how weights are stored; fp16 halves the directory and computes in float32 on a CPU (default: fp32)",
+        help="how weights are stored; fp16 halves the directory and computes in float32 on a CPU (default: fp32, and "
+        "fp16 with a backend for GPUs)",
     )
     p.add_argument(
         "--backend",
-        choices=("onnxruntime", "openvino"),
-        help="also prepare the engine for this backend on this machine now, so that its first run starts at once; "
-        "the directory serves every backend either way",
+        choices=(*_PREPARED, *_GPU),
+        help="onnxruntime, openvino: also prepare the engine for this backend on this machine now, so that its first "
+        "run starts at once; the directory serves both either way. The others make a directory that computes in "
+        "float16, for GPUs; tensorrt-rtx and tensorrt also build plans, the first without a GPU",
     )
-    p.add_argument("--height", type=int, default=None, help="picture height that --dry-run counts bytes at")
-    p.add_argument("--width", type=int, default=None, help="picture width that --dry-run counts bytes at")
-    p.add_argument("--batch-size", type=int, default=1, help="pictures that --dry-run counts bytes at (default: 1)")
+    p.add_argument("--height", type=int, default=None, help="picture height for --dry-run and for plans")
+    p.add_argument("--width", type=int, default=None, help="picture width for --dry-run and for plans")
+    p.add_argument("--batch-size", type=int, default=1, help="pictures at once, likewise (default: 1)")
     p.add_argument("--overwrite", action="store_true", help="replace an engine that is in --output-dir already")
     p.add_argument("--dry-run", action="store_true", help="print the split as a table and write nothing")
     p.add_argument(
@@ -88,6 +97,36 @@ def parser() -> argparse.ArgumentParser:
         metavar="G",
         help=f"what this model's pictures are made with unless the caller says otherwise (default: {GUIDANCE_SCALE})",
     )
+    gpu = p.add_argument_group("plans (--backend tensorrt-rtx or tensorrt)")
+    gpu.add_argument(
+        "--shape",
+        action="append",
+        default=[],
+        metavar="PxHxW",
+        help="pictures x height x width to build for, as 1x512x768; repeat it for more, each as large as the weights "
+        "(default: --batch-size, --height, --width, else the native size)",
+    )
+    gpu.add_argument(
+        "--dynamic",
+        nargs=3,
+        metavar=("MIN", "BEST", "MAX"),
+        help="build for every shape between two, best at the middle one: slower than a shape of its own",
+    )
+    gpu.add_argument(
+        "--compute-capability",
+        nargs="+",
+        default=(),
+        metavar="X.Y",
+        help="GPUs that tensorrt-rtx builds for (default: 8.6 8.9 12.0)",
+    )
+    gpu.add_argument(
+        "--max-contexts",
+        type=int,
+        default=None,
+        metavar="N",
+        help="main and editing prompts together that plans take (default: 4)",
+    )
+    gpu.add_argument("--vae-fp32", action="store_true", help="let the VAE compute in float32, if it overflows float16")
     hub = p.add_argument_group("hub and tokenizer")
     hub.add_argument("--revision", help="branch, tag or commit on the hub")
     hub.add_argument("--token", help="hub access token; default: HF_TOKEN or the stored login")
@@ -122,9 +161,16 @@ def _run(args: argparse.Namespace, ctrl_c: console.CtrlC) -> int:
             raise ParameterError(f"--scheduler-steps has {steps}; a step count lies between 1 and {_TRAINING_STEPS}")
     if not args.model:
         raise ParameterError("--model is empty; name a model, a folder or a file")
-    if args.backend and args.backend not in backends.available():
+    _check_gpu_options(args)
+    if args.backend in _PREPARED and args.backend not in backends.available():
         raise BackendError(f"backend '{args.backend}' is not installed; run `pip install {args.backend}`")
+    if args.backend in _PLANNED:
+        tensorrt.load_library(args.backend)
+        capabilities = tensorrt.check_capabilities(args.backend, args.compute_capability)
+        # Found now rather than after the graphs: a library that needs a GPU, on a machine without one.
+        tensorrt.Builder(args.backend, capabilities)
     from ebca.export import engine, workspace
+    from ebca.export import plans as planning
     from ebca.export.checkpoint import load_checkpoint
     from ebca.export.quiet import quiet
 
@@ -149,23 +195,69 @@ def _run(args: argparse.Namespace, ctrl_c: console.CtrlC) -> int:
         _print_split(split, sizes, checkpoint.name)
         return 0
     ctrl_c.check()
+    plans = None
+    if args.backend in _PLANNED:
+        plans = planning.PlanOptions(
+            args.backend, _shapes(args, checkpoint), capabilities, args.max_contexts or planning.MAX_CONTEXTS
+        )
     with _ExportProgress(out, ctrl_c) as progress:
         path = engine.export_checkpoint(
             checkpoint,
             args.output_dir,
-            precision=args.precision,
+            precision=args.precision or ("fp16" if args.backend in _GPU else "fp32"),
+            compute="fp16" if args.backend in _GPU else "fp32",
+            vae_float32=args.vae_fp32,
+            plans=plans,
             scheduler_steps=args.scheduler_steps,
             guidance_scale=args.guidance_scale,
             overwrite=args.overwrite,
             on_progress=progress,
         )
-    if args.backend:
+    if args.backend in _PREPARED:
         from ebca.runtime.engine import load
 
         with console.PrepareProgress() as prepare:
             load(path, backend=args.backend, on_prepare=prepare).close()
     print(f"wrote {path}")
     return 0
+
+
+def _check_gpu_options(args: argparse.Namespace) -> None:
+    """Raise ParameterError where options do not go together."""
+    given = {
+        "--shape": bool(args.shape),
+        "--dynamic": args.dynamic is not None,
+        "--compute-capability": bool(args.compute_capability),
+        "--max-contexts": args.max_contexts is not None,
+    }
+    for option, is_given in given.items():
+        if is_given and args.backend not in _PLANNED:
+            raise ParameterError(f"{option} is about plans; give --backend tensorrt-rtx or tensorrt too")
+    if args.vae_fp32 and args.backend not in _GPU:
+        raise ParameterError("--vae-fp32 is about float16 directories; give a --backend for GPUs too")
+    if args.precision == "fp32" and args.backend in _GPU:
+        raise ParameterError(f"--backend {args.backend} stores weights as float16; leave --precision fp32 out")
+    if args.max_contexts is not None and args.max_contexts < 1:
+        raise ParameterError(f"--max-contexts is {args.max_contexts}; give 1 or more")
+    if args.shape and args.dynamic:
+        raise ParameterError("--shape and --dynamic exclude each other; give one of them")
+    from ebca.export import plans as planning
+
+    for text in args.shape:
+        planning.fixed(text)
+    if args.dynamic:
+        planning.dynamic(args.dynamic)
+
+
+def _shapes(args: argparse.Namespace, checkpoint: "Checkpoint") -> "tuple[PictureShape, ...]":
+    """What plans are built for; options were checked."""
+    from ebca.export import plans as planning
+
+    if args.dynamic:
+        return (planning.dynamic(args.dynamic),)
+    native = 8 * int(checkpoint.unet.config.sample_size)
+    texts = args.shape or [f"{args.batch_size}x{args.height or native}x{args.width or native}"]
+    return tuple(planning.fixed(text) for text in dict.fromkeys(texts))
 
 
 class _ExportProgress:
@@ -175,6 +267,7 @@ class _ExportProgress:
         self._out = out
         self._ctrl_c = ctrl_c
         self._progress: Progress | None = None
+        self._said = ""
         if out.is_terminal:
             columns = (
                 TextColumn("{task.description}"),
@@ -189,7 +282,10 @@ class _ExportProgress:
         self._ctrl_c.check()
         size = f"{event.done / 1e6:.0f} of {event.total / 1e6:.0f} MB"
         if self._progress is None:
-            self._out.print(f"{event.text} ({size})")
+            # A plan reports while it is built: only the bar shows how far.
+            if event.text != self._said:
+                self._out.print(f"{event.text} ({size})")
+            self._said = event.text
         else:
             self._progress.update(
                 self._task, description=escape(event.text), completed=event.done, total=max(event.total, 1), size=size

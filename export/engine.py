@@ -5,13 +5,14 @@ import json
 import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import torch
 from diffusers import UNet2DConditionModel
@@ -20,6 +21,7 @@ from torch import nn
 import ebca
 from ebca.engines.dims import Dim
 from ebca.engines.manifest import (
+    COMPUTES,
     GUIDANCE_SCALE,
     VERSION,
     Component,
@@ -32,19 +34,26 @@ from ebca.engines.manifest import (
     UNetSpec,
     VaeSpec,
 )
+from ebca.engines.plans import LibraryPlans
 from ebca.errors import ExportError, ParameterError
 from ebca.export import encoders, schedulers
+from ebca.export import plans as plan_building
 from ebca.export.checkpoint import Checkpoint, check_unet_supported, load_checkpoint
 from ebca.export.graphs import write_component
-from ebca.export.parity import UNetParity, check, module_parity
-from ebca.export.split import Split, fold_transposes, split
+from ebca.export.half import FLOAT, HALF, to_half
+from ebca.export.parity import HALF_LIMIT, LIMIT, UNetParity, check, module_parity
+from ebca.export.plans import PlanOptions
+from ebca.export.split import Segment, Split, fold_transposes, split
 from ebca.export.symbols import Symbols
-from ebca.export.trace import OPSET, Layer, layers_of, trace
+from ebca.export.trace import OPSET, OUTPUTS, Layer, layers_of, trace
 from ebca.export.workspace import Workspace, check_output, check_room
 from ebca.plugins.energy_attention import VARIANTS
 from ebca.plugins.energy_attention.onnx_model import op_model
 
 PRECISIONS = ("fp32", "fp16")
+
+_ONNX_DTYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.FLOAT16: "float16"}
+_DTYPES = {FLOAT: "float32", HALF: "float16"}
 
 # Graphs, tables, and what a file system adds.
 _OVERHEAD_BYTES = 100 << 20
@@ -69,6 +78,8 @@ class _Export:
     checkpoint: Checkpoint
     workspace: Workspace
     half: bool
+    compute: str
+    vae_float32: bool
     on_progress: OnProgress
     components: dict[str, Component] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
@@ -79,6 +90,14 @@ class _Export:
     def folder(self) -> Path:
         return self.workspace.folder
 
+    @property
+    def computes_half(self) -> bool:
+        return self.compute == "fp16"
+
+    @property
+    def limit(self) -> float:
+        return HALF_LIMIT if self.computes_half else LIMIT
+
     def say(self, text: str) -> None:
         self.on_progress(ExportEvent(text, self.written, self.total))
 
@@ -88,6 +107,9 @@ def export_checkpoint(
     output_dir: str | Path,
     *,
     precision: str = "fp32",
+    compute: str = "fp32",
+    vae_float32: bool = False,
+    plans: PlanOptions | None = None,
     scheduler_steps: Sequence[int] = (),
     guidance_scale: float = GUIDANCE_SCALE,
     overwrite: bool = False,
@@ -100,6 +122,9 @@ def export_checkpoint(
             place, so that parity compares like with like.
         output_dir: the directory to make; an interrupted export of the same model goes on where it stopped.
         precision: "fp32", or "fp16" to store weights as float16.
+        compute: "fp32", or "fp16" for graphs that compute in float16, for GPUs; needs precision fp16.
+        vae_float32: let the VAE compute in float32 all the same, for those that overflow float16.
+        plans: build engines ahead of time too; needs compute fp16.
         scheduler_steps: step counts to tabulate beside 1 to 50 and 60, 70, 75, 80, 90, 100.
         guidance_scale: what this model's pictures are made with unless the caller says otherwise.
         overwrite: replace an engine that is there.
@@ -114,23 +139,31 @@ def export_checkpoint(
     output = Path(output_dir)
     if precision not in PRECISIONS:
         raise ParameterError(f"precision '{precision}' is unknown; choose one of {', '.join(PRECISIONS)}")
+    if compute not in COMPUTES:
+        raise ParameterError(f"compute '{compute}' is unknown; choose one of {', '.join(COMPUTES)}")
+    if compute == "fp16" and precision != "fp16":
+        raise ParameterError(f"compute is fp16 and precision is {precision}; give precision fp16")
+    if plans is not None and compute != "fp16":
+        raise ParameterError("plans are built from graphs that compute in float16; give compute fp16")
     if not math.isfinite(guidance_scale):
         raise ParameterError(f"guidance_scale is {guidance_scale}; give a finite number")
     check_output(output, overwrite=overwrite)
     check_unet_supported(checkpoint.unet.config)
     modules = [m for m in (checkpoint.unet, checkpoint.text_encoder, checkpoint.vae) if m is not None]
     half = precision == "fp16"
-    total = sum(p.numel() * (2 if half else 4) for m in modules for p in m.parameters())
+    # A plan holds the weights once more for each shape.
+    copies = 1 + (len(plans.shapes) if plans else 0)
+    total = copies * sum(p.numel() * (2 if half else 4) for m in modules for p in m.parameters())
     check_room(output, total + _OVERHEAD_BYTES)
     report = on_progress or (lambda event: None)
     report(ExportEvent("reading weights", 0, total))
     for module in modules:
         _check_weights(module, half=half)
     steps = sorted({*schedulers.DEFAULT_STEPS, *scheduler_steps})
-    key = _key(checkpoint, modules, precision, steps)
+    key = _key(checkpoint, modules, {"precision": precision, "compute": compute, "vae": vae_float32, "steps": steps})
     workspace = Workspace(output, key, overwrite=overwrite)
     try:
-        export = _Export(checkpoint, workspace, half, report, total=total)
+        export = _Export(checkpoint, workspace, half, compute, vae_float32, report, total=total)
         unet = _export_unet(export)
         text_encoder = _export_text_encoder(export)
         vae = _export_vae(export)
@@ -138,6 +171,9 @@ def export_checkpoint(
         export.say("scheduler tables")
         config = checkpoint.scheduler_config or schedulers.DEFAULT_CONFIG
         tables = schedulers.write_tables(schedulers.build_tables(config, steps), export.folder)
+        built = _build_plans(export, plans, unet, text_encoder, vae) if plans else {}
+        if plans:
+            unet = replace(unet, max_contexts=plans.max_contexts)
         manifest = Manifest(
             model={
                 "name": checkpoint.name,
@@ -149,12 +185,14 @@ def export_checkpoint(
             components=export.components,
             unet=unet,
             schedulers=tables,
-            files=_records(export, tables, tokenizer),
+            files=_records(export, tables, tokenizer, built),
             text_encoder=text_encoder,
             vae=vae,
             tokenizer=tokenizer,
             parity=export.parity,
             created_by=_versions(),
+            compute=compute,
+            plans=built,
         )
         export.written = total
         export.say("done")
@@ -214,17 +252,20 @@ def _export_unet(export: _Export) -> UNetSpec:
     cut, _ = split_unet(unet)
     ops = _export_ops(export, layers)
     export.say("running the UNet in PyTorch for comparison")
-    parity = UNetParity.of(unet)
+    parity = UNetParity.of(unet, export.limit)
+    dtypes = {"sample": FLOAT, "timestep": FLOAT, "contexts": FLOAT}
     paths = {i: export.folder / export.components[ops[_op_name(la)]["update"]].graph for i, la in enumerate(layers)}
     for index, segment in enumerate(cut.segments):
         size = segment.weight_bytes
         export.say(f"segment {index + 1} of {len(cut.segments)}, {size / 1e6:.0f} MB")
+        if export.computes_half:
+            _segment_to_half(segment, dtypes)
         found = export.workspace.get(segment.name)
         component = found[0] if found else write_component(
             segment.graph,
             export.folder,
             f"unet/{segment.name}",
-            half=export.half,
+            half=export.half and not export.computes_half,
             float32_only=segment.float32_only,
         )  # fmt: skip
         parity.segment(segment, component, export.folder, paths)
@@ -235,7 +276,19 @@ def _export_unet(export: _Export) -> UNetSpec:
     export.parity["segments"] = parity.segments
     export.parity["unet"] = parity.whole()
     export.parity["sizes"] = parity.sizes
-    return _unet_spec(unet, layers, cut, ops)
+    return _unet_spec(unet, layers, cut, ops, dtypes)
+
+
+def _segment_to_half(segment: Segment, dtypes: dict[str, ir.DataType]) -> None:
+    """Make a segment compute in float16; `dtypes` of the tensors between segments goes in and grows.
+
+    An op gives its attention output in float16. Its step g stays float32, and so does g Wk: see `ebca.export.half`.
+    """
+    steps = [name for name in segment.inputs if name.endswith(".g")]
+    to_half(segment.graph, dtypes, keep=steps, float32_outputs=OUTPUTS)
+    dtypes |= {str(value.name): value.dtype for value in segment.graph.outputs if value.dtype is not None}
+    for call in segment.ops:
+        dtypes |= dict(zip(call.outputs, (HALF, FLOAT), strict=True))
 
 
 def _op_name(layer: Layer) -> str:
@@ -252,7 +305,7 @@ def _export_ops(export: _Export, layers: Sequence[Layer]) -> dict[str, dict[str,
         for variant in VARIANTS:
             component = f"{name}.{variant}"
             path = f"ops/{component}.onnx"
-            model = op_model(layer.heads, layer.head_dim, variant)
+            model = op_model(layer.heads, layer.head_dim, variant, "float16" if export.computes_half else "float32")
             (export.folder / "ops").mkdir(exist_ok=True)
             onnx.save(model, str(export.folder / path))
             export.components[component] = Component(
@@ -265,7 +318,7 @@ def _export_ops(export: _Export, layers: Sequence[Layer]) -> dict[str, dict[str,
 def _proto_specs(values: Sequence[Any]) -> dict[str, TensorSpec]:
     return {
         v.name: TensorSpec(
-            "float32",
+            _ONNX_DTYPES[v.type.tensor_type.elem_type],
             tuple(d.dim_value if d.HasField("dim_value") else d.dim_param for d in v.type.tensor_type.shape.dim),
         )
         for v in values
@@ -273,7 +326,11 @@ def _proto_specs(values: Sequence[Any]) -> dict[str, TensorSpec]:
 
 
 def _unet_spec(
-    unet: UNet2DConditionModel, layers: Sequence[Layer], cut: Split, ops: Mapping[str, Mapping[str, str]]
+    unet: UNet2DConditionModel,
+    layers: Sequence[Layer],
+    cut: Split,
+    ops: Mapping[str, Mapping[str, str]],
+    dtypes: Mapping[str, ir.DataType],
 ) -> UNetSpec:
     plan: list[Step] = []
     positions: dict[int, Dim] = {}
@@ -294,7 +351,7 @@ def _unet_spec(
         sample_size=int(config.sample_size),
         inputs=("sample", "timestep", "contexts"),
         outputs=("noise", "contexts_out"),
-        tensors={name: TensorSpec("float32", b.shape) for name, b in cut.tensors.items()},
+        tensors={n: TensorSpec(_DTYPES[dtypes.get(n, FLOAT)], b.shape) for n, b in cut.tensors.items()},
         layers=tuple(specs),
         ops=ops,
         plan=tuple(plan),
@@ -307,7 +364,7 @@ def _export_text_encoder(export: _Export) -> TextEncoderSpec | None:
         return None
     length = int(model.config.max_position_embeddings)
     ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (2, length))
-    # Its result steers every step and its time is a fraction of one: no lower precision.
+    # Its result steers every step and its time is a fraction of one: no engine lowers its precision further.
     _export_module(
         export,
         "text_encoder",
@@ -315,6 +372,7 @@ def _export_text_encoder(export: _Export) -> TextEncoderSpec | None:
         lambda: encoders.text_encoder_graph(model, length),
         ids.astype(np.int64),
         list(model.parameters()),
+        half=export.computes_half,
         float32_only=True,
     )
     return TextEncoderSpec("text_encoder", length, int(model.config.hidden_size))
@@ -327,6 +385,10 @@ def _export_vae(export: _Export) -> VaeSpec | None:
     factor, config = encoders.downscale(vae), vae.config
     rng = np.random.default_rng(0)
     latents = rng.standard_normal((1, config.latent_channels, 16, 12), np.float32)
+    if export.computes_half:
+        # Where float16 overflows, it does so at the size that unscaled latents have.
+        latents /= np.float32(config.scaling_factor)
+    half = export.computes_half and not export.vae_float32
     image = rng.uniform(-1, 1, (1, config.in_channels, 16 * factor, 12 * factor)).astype(np.float32)
     decoder, encoder = encoders.VaeDecoder(vae), encoders.VaeEncoder(vae)
     parts = {
@@ -334,8 +396,8 @@ def _export_vae(export: _Export) -> VaeSpec | None:
         for side, quant in (("decoder", "post_quant_conv."), ("encoder", "quant_conv."))
     }
     graphs = encoders.vae_decoder_graph, encoders.vae_encoder_graph
-    _export_module(export, "vae_decoder", decoder, lambda: graphs[0](vae), latents, parts["decoder"])
-    _export_module(export, "vae_encoder", encoder, lambda: graphs[1](vae), image, parts["encoder"])
+    _export_module(export, "vae_decoder", decoder, lambda: graphs[0](vae), latents, parts["decoder"], half=half)
+    _export_module(export, "vae_encoder", encoder, lambda: graphs[1](vae), image, parts["encoder"], half=half)
     return VaeSpec(
         "vae_decoder",
         "vae_encoder",
@@ -354,20 +416,42 @@ def _export_module(
     example: np.ndarray,
     parameters: Sequence[nn.Parameter],
     *,
+    half: bool,
     float32_only: bool = False,
 ) -> None:
+    """`half`: the graph computes in float16."""
+    limit = HALF_LIMIT if half else LIMIT
     size = sum(p.numel() * (2 if export.half else 4) for p in parameters)
     found = export.workspace.get(name)
     export.say(f"{name.replace('_', ' ')}, {size / 1e6:.0f} MB")
     if found is None:
-        component = write_component(graph(), export.folder, name, half=export.half, float32_only=float32_only)
-        error = module_parity(name, module, component, export.folder, example)
+        made = graph()
+        if half:
+            to_half(made, float32_outputs=[str(value.name) for value in made.outputs])
+        component = write_component(made, export.folder, name, half=export.half and not half, float32_only=float32_only)
+        error = module_parity(name, module, component, export.folder, example, limit)
         export.workspace.put(name, component, {"parity": error})
     else:
-        component, error = found[0], check(name, found[1]["parity"])
+        component, error = found[0], check(name, found[1]["parity"], limit)
     export.components[name] = component
     export.parity[name] = error
     export.written += size
+
+
+def _build_plans(
+    export: _Export,
+    options: PlanOptions,
+    unet: UNetSpec,
+    text_encoder: TextEncoderSpec | None,
+    vae: VaeSpec | None,
+) -> dict[str, LibraryPlans]:
+    work = plan_building.jobs(options, export.components, unet, text_encoder, vae)
+
+    def on_progress(text: str, done: int) -> None:
+        export.on_progress(ExportEvent(text, export.written + done, export.total))
+
+    built = plan_building.build(work, options, export.components, text_encoder, export.workspace, on_progress)
+    return {options.library: built}
 
 
 def _export_tokenizer(export: _Export) -> TokenizerSpec | None:
@@ -378,8 +462,11 @@ def _export_tokenizer(export: _Export) -> TokenizerSpec | None:
     return TokenizerSpec("tokenizer.json", checkpoint.tokenizer_info)
 
 
-def _records(export: _Export, tables: Mapping[str, Any], tokenizer: TokenizerSpec | None) -> dict[str, Any]:
+def _records(
+    export: _Export, tables: Mapping[str, Any], tokenizer: TokenizerSpec | None, built: Mapping[str, LibraryPlans]
+) -> dict[str, Any]:
     paths = [f for c in export.components.values() for f in (c.graph, c.weights, *c.lowered.values()) if f]
+    paths += [plan.file for library in built.values() for plans in library.components.values() for plan in plans]
     paths += [tables["alphas_cumprod"], *(t["file"] for t in tables["tables"].values())]
     if tokenizer is not None:
         paths.append(tokenizer.file)
@@ -405,7 +492,7 @@ def _check_weights(module: nn.Module, *, half: bool) -> None:
                 parameter.copy_(parameter.half())
 
 
-def _key(checkpoint: Checkpoint, modules: Sequence[nn.Module], precision: str, steps: Sequence[int]) -> str:
+def _key(checkpoint: Checkpoint, modules: Sequence[nn.Module], options: Mapping[str, Any]) -> str:
     digest = hashlib.sha256()
     for module in modules:
         for name, tensor in sorted(module.state_dict().items()):
@@ -415,8 +502,7 @@ def _key(checkpoint: Checkpoint, modules: Sequence[nn.Module], precision: str, s
         "config": dict(checkpoint.unet.config),
         "tokenizer": checkpoint.tokenizer_json,
         "scheduler": checkpoint.scheduler_config,
-        "precision": precision,
-        "steps": list(steps),
+        "options": dict(options),
         "versions": _versions(),
         "manifest": VERSION,
     }

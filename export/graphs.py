@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 
 from ebca.engines.manifest import Component, TensorSpec
 from ebca.errors import ExportError
+from ebca.export.half import emulate, half_weight
 from ebca.export.lower import lower_for_onnxruntime
 
 # ONNX IR version 11: the lowest that opset 23 belongs to.
@@ -18,14 +18,16 @@ _DTYPES = {ir.DataType.FLOAT: "float32", ir.DataType.INT64: "int64", ir.DataType
 
 
 def write_component(graph: ir.Graph, folder: Path, name: str, *, half: bool, float32_only: bool = False) -> Component:
-    """Write `folder/name.onnx`, `.onnx.data`, and the graph lowered for ONNX Runtime as `.ort.onnx`.
+    """Write `folder/name.onnx`, `.onnx.data`, and the graph lowered for ONNX Runtime: `.ort.onnx` for a CPU, and for a
+    graph that computes in float16 also `.cuda.onnx` for a GPU.
 
     Args:
-        graph: float32 graph whose inputs and outputs have shapes in the language of `ebca.engines.dims`. It is
-            changed where `half` is set.
+        graph: graph whose inputs and outputs have shapes in the language of `ebca.engines.dims`: in float32, or as
+            `ebca.export.half.to_half` made it. It is changed where `half` is set.
         folder: root of the engine directory; `name` may hold folders.
         float32_only: the component must not run at a lower precision.
-        half: store weights as float16, followed by a Cast to float32 that an engine folds when it prepares.
+        half: store the weights of a float32 graph as float16, followed by a Cast to float32 that an engine folds when
+            it prepares.
 
     Returns:
         The component with paths relative to `folder`.
@@ -48,9 +50,15 @@ def write_component(graph: ir.Graph, folder: Path, name: str, *, half: bool, flo
     else:
         ir.save(model, path)
     lowered = {"onnxruntime": f"{name}.ort.onnx"}
-    faster = ir.load(path)
-    lower_for_onnxruntime(faster)
-    ir.save(faster, folder / lowered["onnxruntime"])
+    on_cpu = ir.load(path)
+    if computes_in_half(graph):
+        lowered["onnxruntime-cuda"] = f"{name}.cuda.onnx"
+        on_gpu = ir.load(path)
+        lower_for_onnxruntime(on_gpu)
+        ir.save(on_gpu, folder / lowered["onnxruntime-cuda"])
+        emulate(on_cpu)
+    lower_for_onnxruntime(on_cpu)
+    ir.save(on_cpu, folder / lowered["onnxruntime"])
     return Component(
         graph=f"{name}.onnx",
         weights=weights if external else None,
@@ -59,6 +67,11 @@ def write_component(graph: ir.Graph, folder: Path, name: str, *, half: bool, flo
         inputs=_specs(graph.inputs),
         outputs=_specs(graph.outputs),
     )
+
+
+def computes_in_half(graph: ir.Graph) -> bool:
+    """Whether any node other than a Cast gives float16."""
+    return any(v.dtype == ir.DataType.FLOAT16 for node in graph if node.op_type != "Cast" for v in node.outputs)
 
 
 def component_files(component: Component) -> list[str]:
@@ -94,24 +107,10 @@ def _store_half(graph: ir.Graph) -> None:
         tensor = value.const_value
         if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.nbytes < _EXTERNAL_FROM_BYTES:
             continue
-        stored = f"{name}.fp16"
-        lazy = ir.LazyTensor(
-            lambda tensor=tensor, name=stored: ir.tensor(_to_half(tensor, name), name=name),
-            dtype=ir.DataType.FLOAT16,
-            shape=tensor.shape,
-            name=stored,
-        )
-        half = ir.Value(name=stored, shape=tensor.shape, type=ir.TensorType(lazy.dtype), const_value=lazy)
+        half = half_weight(value, f"{name}.fp16")
         wide = ir.Value(name=f"{name}.fp32", shape=tensor.shape, type=ir.TensorType(ir.DataType.FLOAT))
         cast = ir.Node("", "Cast", [half], [ir.AttrInt64("to", int(ir.DataType.FLOAT))], outputs=[wide])
         ir.convenience.replace_all_uses_with(value, wide)
         graph.initializers.pop(name)
         graph.initializers.add(half)
         graph.insert_before(graph[0], cast)
-
-
-def _to_half(tensor: ir.TensorProtocol, name: str) -> np.ndarray:
-    array = tensor.numpy()
-    if np.abs(array).max(initial=0) > np.finfo(np.float16).max:
-        raise ExportError(f"weight '{name}' has values beyond float16; export with --precision fp32")
-    return array.astype(np.float16)

@@ -7,7 +7,7 @@ component is recorded with the SHA-256 of its files, so that an interrupted expo
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -54,15 +54,24 @@ class Workspace:
 
     def get(self, name: str) -> tuple[Component, dict[str, Any]] | None:
         """A component finished earlier and what was recorded with it; None if absent or its files changed."""
-        entry = self._done.get(name)
-        if entry is None or not all(self._intact(path, record) for path, record in entry["files"].items()):
-            return None
-        return component_from_json(entry["component"]), entry["facts"]
+        entry = self.facts(name)
+        return (component_from_json(entry["component"]), entry["facts"]) if entry is not None else None
 
     def put(self, name: str, component: Component, facts: Mapping[str, Any]) -> None:
         """Record a finished component."""
-        files = {path: asdict(self.record(path)) for path in component_files(component)}
-        self._done[name] = {"component": asdict(component), "facts": dict(facts), "files": files}
+        self.put_files(name, component_files(component), {"component": asdict(component), "facts": dict(facts)})
+
+    def facts(self, name: str) -> dict[str, Any] | None:
+        """What was recorded with files that an earlier export finished; None if absent or one of them changed."""
+        entry = self._done.get(name)
+        if entry is None or not all(self._intact(path, record) for path, record in entry["files"].items()):
+            return None
+        return dict(entry["facts"])
+
+    def put_files(self, name: str, paths: Sequence[str], facts: Mapping[str, Any]) -> None:
+        """Record finished files."""
+        files = {path: asdict(self._read(path)) for path in paths}
+        self._done[name] = {"facts": dict(facts), "files": files}
         text = json.dumps({"key": self._key, "done": self._done})
         temporary = self.folder / f"{_PROGRESS}.tmp"
         temporary.write_text(text, encoding="utf-8")
@@ -73,6 +82,9 @@ class Workspace:
         for entry in self._done.values():
             if path in entry["files"]:
                 return FileRecord(**entry["files"][path])
+        return self._read(path)
+
+    def _read(self, path: str) -> FileRecord:
         return FileRecord((self.folder / path).stat().st_size, sha256(self.folder / path))
 
     def finish(self, manifest: Manifest) -> Path:

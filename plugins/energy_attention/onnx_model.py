@@ -16,10 +16,14 @@ import math
 import onnx
 from onnx import parser
 
+from ebca.errors import ParameterError
 from ebca.plugins.energy_attention.contract import TENSOR_DOCS, TensorSpec, signature
 
 OPSET = 20
 IR_VERSION = 10
+
+# The tensors whose dtype is the storage type.
+_STORED = ("q", "k", "v", "out")
 
 # In a Reshape target 0 copies the input's dimension.
 _CONSTANTS = """
@@ -129,14 +133,20 @@ _BODIES = {
 }
 
 
-def op_model(heads: int, head_dim: int, variant: str) -> onnx.ModelProto:
-    """The operator's ONNX model: opset 20, IR 10, float32, standard operators only, no weights.
+STORAGES = ("float32", "float16")
+
+
+def op_model(heads: int, head_dim: int, variant: str, storage: str = "float32") -> onnx.ModelProto:
+    """The operator's ONNX model: opset 20, IR 10, standard operators only, no weights.
 
     Inputs and outputs are `signature(variant, heads, head_dim)`, in that order, with the symbolic dimensions
-    batch, contexts, tokens and positions. Every softmax subtracts its maximum: scores of any size are safe.
+    batch, contexts, tokens and positions. q, k, v and out have the dtype `storage`; everything else is float32, and so
+    is all that is computed. Every softmax subtracts its maximum: scores of any size are safe.
     The weights' sum is not checked here: the caller does that, with check_weights.
-    Raises ParameterError for an unknown variant, or heads or head_dim below 1.
+    Raises ParameterError for an unknown variant or storage, or heads or head_dim below 1.
     """
+    if storage not in STORAGES:
+        raise ParameterError(f"storage is '{storage}'; choose one of {', '.join(STORAGES)}")
     sig = signature(variant, heads, head_dim)
     constants = _CONSTANTS.format(H=heads, d=head_dim, scale=1.0 / math.sqrt(head_dim))
     text = (
@@ -147,6 +157,8 @@ def op_model(heads: int, head_dim: int, variant: str) -> onnx.ModelProto:
     model = parser.parse_model(text)
     graph = model.graph
 
+    if storage == "float16":
+        _store_half(graph)
     for node in graph.node:
         node.name = node.output[0]
     used = {name for node in graph.node for name in node.input}
@@ -159,6 +171,26 @@ def op_model(heads: int, head_dim: int, variant: str) -> onnx.ModelProto:
     model.doc_string = f"Energy-based cross attention, variant {variant}, {heads} heads of size {head_dim}."
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def _store_half(graph: onnx.GraphProto) -> None:
+    """Let q, k, v come in as float16 and out leave as float16, with casts inside."""
+    wide = {value.name: f"{value.name}_float32" for value in (*graph.input, *graph.output) if value.name in _STORED}
+    for node in graph.node:
+        node.input[:] = [wide.get(name, name) for name in node.input]
+        node.output[:] = [wide.get(name, name) for name in node.output]
+    for value in (*graph.input, *graph.output):
+        if value.name in wide:
+            value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    nodes = list(graph.node)
+    widen = [
+        onnx.helper.make_node("Cast", [v.name], [wide[v.name]], to=onnx.TensorProto.FLOAT)
+        for v in graph.input
+        if v.name in wide
+    ]
+    round_off = onnx.helper.make_node("Cast", [wide["out"]], ["out"], to=onnx.TensorProto.FLOAT16)
+    del graph.node[:]
+    graph.node.extend([*widen, *nodes, round_off])
 
 
 def _arguments(specs: dict[str, TensorSpec]) -> str:

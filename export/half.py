@@ -1,0 +1,199 @@
+"""From a float32 graph to one that computes in float16, and from that to one that a CPU runs with the same rounding.
+
+`to_half` decides per node. A node stays in float32 where nothing it reads is float16 and it is no product with a
+weight; every other node gets its inputs cast, its weights stored, and its results in float16. So the timestep's
+sinusoids stay in float32 up to their first Linear, and the cascade of contexts stays in float32 for good: g Wk is the
+one product that is kept (`keep`), and the sum it goes into reads nothing else in float16. Rounding the contexts would
+lose updates: a step of 1e-4 of a context is a fifth of float16's last place.
+
+Types are explicit at every tensor, which is what engines call strongly typed: nothing is left for them to choose.
+The statistics of norms are float32 inside (`stash_type`). Attention's `softmax_precision` stays unset: TensorRT refuses
+the attribute, and kernels for GPUs sum products and softmax in float32 without being told.
+
+`emulate` writes the same arithmetic for a CPU, which has no kernels in float16: float32 operators, each result rounded
+to float16. ONNX Runtime left alone would keep float32 between nodes, and its errors would flatter the engine.
+"""
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from ebca.errors import ExportError
+
+HALF, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
+
+# What float16 is for. A lookup in a table of weights counts: its table is as large as a product's weights.
+_PRODUCTS = frozenset({"Attention", "Conv", "ConvTranspose", "Gemm", "MatMul"})
+# Operators whose other float inputs are float32 by definition.
+_TYPED_INPUTS = {"Resize": 1}
+# Operators that move values and round nothing.
+_MOVES = frozenset(
+    {"Concat", "Expand", "Gather", "Identity", "Pad", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+)
+_NORMS = frozenset({"GroupNormalization", "LayerNormalization", "RMSNormalization"})
+
+
+def to_half(
+    graph: ir.Graph,
+    inputs: Mapping[str, ir.DataType] | None = None,
+    *,
+    keep: Collection[str] = (),
+    float32_outputs: Collection[str] = (),
+) -> None:
+    """Make a float32 graph compute in float16, in place.
+
+    Args:
+        graph: nodes in topological order, float32.
+        inputs: dtype of each float input that is not float32.
+        keep: inputs whose products stay in float32; their weights are stored as float16 and cast.
+        float32_outputs: outputs that are cast to float32 where they are not anyway.
+
+    Raises:
+        ExportError: a weight does not fit float16, or the graph has a subgraph.
+    """
+    conversion = _Conversion(graph, frozenset(keep))
+    for value in graph.inputs:
+        if value.dtype == FLOAT:
+            value.type = ir.TensorType((inputs or {}).get(str(value.name), FLOAT))
+    for node in list(graph):
+        conversion.convert(node)
+    conversion.drop_unused()
+    for index, value in enumerate(list(graph.outputs)):
+        if value.dtype == HALF and value.name in float32_outputs:
+            name, value.name = str(value.name), f"{value.name}.fp16"
+            graph.outputs[index] = _append_cast(graph, value, FLOAT, name)
+
+
+class _Conversion:
+    def __init__(self, graph: ir.Graph, keep: frozenset[str]) -> None:
+        self._graph = graph
+        self._keep = keep
+        self._casts: dict[ir.Value, ir.Value] = {}
+        self._weights: dict[ir.Value, ir.Value] = {}
+
+    def convert(self, node: ir.Node) -> None:
+        if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
+            raise ExportError(f"node '{node.name}' ({node.op_type}) has a subgraph, which cannot be made float16")
+        if node.op_type == "Cast" or all(v.dtype not in (FLOAT, None) for v in node.outputs):
+            return
+        typed = _TYPED_INPUTS.get(node.op_type, len(node.inputs))
+        floats = {i: v for i, v in enumerate(node.inputs[:typed]) if v is not None and v.dtype in (FLOAT, HALF)}
+        product = node.op_type in _PRODUCTS
+        product |= node.op_type == "Gather" and any(v.is_initializer() for v in floats.values())
+        if product and any(v.name in self._keep for v in floats.values()):
+            for index, value in floats.items():
+                if value.is_initializer():
+                    node.replace_input_with(index, self._cast(self._weight(value), FLOAT, node))
+            return
+        if not product and all(v.dtype == FLOAT for v in floats.values()):
+            return
+        for index, value in floats.items():
+            if value.is_initializer():
+                node.replace_input_with(index, self._weight(value))
+            elif value.dtype == FLOAT:
+                node.replace_input_with(index, self._cast(value, HALF, node))
+        for value in node.outputs:
+            value.type = ir.TensorType(HALF)
+        if node.op_type in _NORMS:
+            node.attributes["stash_type"] = ir.AttrInt64("stash_type", int(FLOAT))
+
+    def drop_unused(self) -> None:
+        for name, value in list(self._graph.initializers.items()):
+            if not value.uses() and not value.is_graph_output():
+                self._graph.initializers.pop(name)
+
+    def _cast(self, value: ir.Value, to: ir.DataType, before: ir.Node) -> ir.Value:
+        if value not in self._casts:
+            suffix = "fp16" if to == HALF else "fp32"
+            out = ir.Value(name=f"{value.name}.{suffix}", shape=value.shape, type=ir.TensorType(to))
+            self._graph.insert_before(before, _cast_node(value, out))
+            self._casts[value] = out
+        return self._casts[value]
+
+    def _weight(self, value: ir.Value) -> ir.Value:
+        if value not in self._weights:
+            stored = half_weight(value, f"{value.name}.fp16")
+            self._graph.initializers.add(stored)
+            self._weights[value] = stored
+        return self._weights[value]
+
+
+def emulate(model: ir.Model) -> None:
+    """Rewrite a graph of `to_half` in place: float32 operators, every result rounded to float16; inputs, outputs and
+    stored weights keep their dtypes."""
+    graph = model.graph
+    for value in list(graph.initializers.values()):
+        if value.dtype == HALF:
+            wide = ir.Value(name=f"{value.name}.wide", shape=value.shape, type=ir.TensorType(FLOAT))
+            _read_instead(value, wide)
+            graph.insert_before(graph[0], _cast_node(value, wide))
+    for value in graph.inputs:
+        if value.dtype == HALF:
+            wide = ir.Value(name=f"{value.name}.wide", shape=value.shape, type=ir.TensorType(FLOAT))
+            _read_instead(value, wide)
+            graph.insert_before(graph[0], _cast_node(value, wide))
+    for node in list(graph):
+        for value in node.outputs:
+            if value.dtype == HALF:
+                _round(graph, node, value)
+
+
+def _round(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
+    """Let what reads a node's float16 result read it widened, and let the node compute it in float32."""
+    moves, final = node.op_type in _MOVES, value.is_graph_output()
+    name = str(value.name)
+    if node.op_type == "Cast":
+        wide = ir.Value(name=f"{name}.wide", shape=value.shape, type=ir.TensorType(FLOAT))
+        _read_instead(value, wide)
+        graph.insert_after(node, _cast_node(value, wide))
+        return
+    value.type = ir.TensorType(FLOAT)
+    if moves and not final:
+        return
+    rounded = ir.Value(name=name, shape=value.shape, type=ir.TensorType(HALF))
+    wide = ir.Value(name=f"{name}.wide", shape=value.shape, type=ir.TensorType(FLOAT))
+    value.name = f"{name}.exact"
+    _read_instead(value, wide)
+    graph.insert_after(node, [_cast_node(value, rounded), _cast_node(rounded, wide)])
+    for index, output in enumerate(list(graph.outputs)):
+        if output is value:
+            graph.outputs[index] = rounded
+
+
+def _read_instead(value: ir.Value, other: ir.Value) -> None:
+    """Every node that reads `value` reads `other`; outputs of the graph stay."""
+    for node, index in list(value.uses()):
+        node.replace_input_with(index, other)
+
+
+def half_weight(value: ir.Value, name: str) -> ir.Value:
+    """An initializer's twin in float16, computed when it is written.
+
+    Raises (when it is written):
+        ExportError: it has values beyond float16.
+    """
+    tensor = value.const_value
+    assert tensor is not None
+    lazy = ir.LazyTensor(
+        lambda: ir.tensor(_to_half(tensor, name), name=name), dtype=HALF, shape=tensor.shape, name=name
+    )
+    return ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(HALF), const_value=lazy)
+
+
+def _to_half(tensor: ir.TensorProtocol, name: str) -> np.ndarray:
+    array = tensor.numpy()
+    if np.abs(array).max(initial=0) > np.finfo(np.float16).max:
+        raise ExportError(f"weight '{name}' has values beyond float16; export with --precision fp32")
+    return array.astype(np.float16)
+
+
+def _append_cast(graph: ir.Graph, value: ir.Value, to: ir.DataType, name: str) -> ir.Value:
+    out = ir.Value(name=name, shape=value.shape, type=ir.TensorType(to))
+    graph.append(_cast_node(value, out))
+    return out
+
+
+def _cast_node(value: ir.Value, out: ir.Value) -> ir.Node:
+    assert out.dtype is not None
+    return ir.Node("", "Cast", [value], [ir.AttrInt64("to", int(out.dtype))], outputs=[out], name=f"cast.{out.name}")
