@@ -1,8 +1,8 @@
-# make setup | check | test | bench
+# make setup | check | test | bench | kernels
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup check test bench links
+.PHONY: setup check test bench kernels links
 
 setup:
 	python3 -m venv $(VENV)
@@ -25,3 +25,7 @@ test:
 bench:
 	$(BIN)/ebca-export --model tiny --output-dir build/engine-tiny --overwrite
 	$(BIN)/ebca-bench --engine build/engine-tiny --model tiny --compare
+
+# The GPU kernels for every compute capability, on any machine; needs ebca[kernels], takes three minutes.
+kernels:
+	$(BIN)/python -m ebca.plugins.energy_attention.compile
