@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ebca.engines.backend import Call
+from ebca.engines.backend import Arrays, Call, Runner
+from ebca.engines.manifest import LayerSpec
 from ebca.engines.memory import address, nbytes
 from ebca.errors import BackendError
 from ebca.runtime.devices import Shared
@@ -70,6 +71,18 @@ class Driver(Protocol):
         ...
 
 
+class Kernels(Protocol):
+    """Our own kernels on a device."""
+
+    def operator(self, variant: str, layer: LayerSpec, dtype: np.dtype[Any]) -> Runner | None:
+        """Energy cross attention for q, k, v of that dtype; None where there is no kernel for it."""
+        ...
+
+    def sampling(self, kernel: str, arrays: Arrays) -> Call:
+        """One of `ebca.plugins.sampling.KERNELS`, bound to its arrays."""
+        ...
+
+
 class CudaMemory:
     """Memory of a GPU."""
 
@@ -87,8 +100,9 @@ class CudaMemory:
 class CudaDevice:
     """See the module's text. Sessions of several threads share the stream, one graph after the other."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, kernels: Kernels) -> None:
         self.driver = driver
+        self.kernels = kernels
         self.name = driver.name
         self._lock = threading.RLock()
 
@@ -110,6 +124,9 @@ class CudaDevice:
             self._copy_out(arrays)
             self.driver.synchronize()
 
+    def operator(self, variant: str, layer: LayerSpec, dtype: np.dtype[Any]) -> Runner | None:
+        return self.kernels.operator(variant, layer, dtype)
+
     def run(self, call: Call) -> None:
         with self._lock:
             self.driver.submit(call)
@@ -123,30 +140,43 @@ class CudaDevice:
             self.driver.copy_out(shared.host, address(shared.array))
 
     def record(self, calls: Sequence[Call], reads: Sequence[Shared] = (), writes: Sequence[Shared] = ()) -> Call:
-        driver, lock = self.driver, self._lock
-
         def enqueue() -> None:
             self._copy_in(reads)
-            for call in calls:
-                driver.submit(call)
+            self._submit(calls)
             self._copy_out(writes)
 
-        with lock:
+        with self._lock:
             # Engines allocate and choose algorithms when they run first, which a capture must not see.
             enqueue()
-            driver.synchronize()
-            try:
-                graph = driver.capture(enqueue)
-            except BackendError as error:
-                log.warning("this step runs without a CUDA graph, call by call: %s", error)
-                graph = None
+            self.driver.synchronize()
+            launch = self._capture(enqueue)
 
         def replay() -> None:
-            with lock:
-                if graph is None:
-                    enqueue()
-                else:
-                    driver.launch(graph)
-                driver.synchronize()
+            with self._lock:
+                launch()
+                self.driver.synchronize()
 
         return replay
+
+    def graph(self, calls: Sequence[Call]) -> Call:
+        """One launch of all of `calls`, which have each run before. The result does not wait."""
+        with self._lock:
+            launch = self._capture(lambda: self._submit(calls))
+
+        def replay() -> None:
+            with self._lock:
+                launch()
+
+        return replay
+
+    def _submit(self, calls: Sequence[Call]) -> None:
+        for call in calls:
+            self.driver.submit(call)
+
+    def _capture(self, enqueue: Call) -> Call:
+        try:
+            graph = self.driver.capture(enqueue)
+        except BackendError as error:
+            log.warning("this step runs without a CUDA graph, call by call: %s", error)
+            return enqueue
+        return lambda: self.driver.launch(graph)

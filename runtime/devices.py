@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ebca.engines.backend import Call
+from ebca.engines.backend import Call, Runner
+from ebca.engines.manifest import LayerSpec
 from ebca.engines.memory import nbytes
 from ebca.errors import ParameterError
 
@@ -59,6 +60,10 @@ class Device(Protocol):
         """Wait for the device, and let the host see its arrays."""
         ...
 
+    def operator(self, variant: str, layer: LayerSpec, dtype: np.dtype[Any]) -> Runner | None:
+        """This device's own kernel for the op between segments; None: the engine runs its graph."""
+        ...
+
     def run(self, call: Call) -> None:
         """Run a bound call once, by itself."""
         ...
@@ -98,6 +103,9 @@ class CpuDevice:
     def download(self, arrays: Sequence[Shared]) -> None:
         """Nothing to do."""
 
+    def operator(self, variant: str, layer: LayerSpec, dtype: np.dtype[Any]) -> None:
+        return None
+
     def run(self, call: Call) -> None:
         call()
 
@@ -125,5 +133,7 @@ def create(name: str) -> Device:
         raise ParameterError(f"device '{name}' is unknown; choose one of {', '.join(DEVICES)}, or cuda:1 and so on")
     from ebca.runtime.cuda import CudaDevice
     from ebca.runtime.driver import CudaDriver
+    from ebca.runtime.kernels import CudaKernels
 
-    return CudaDevice(CudaDriver(int(index or 0)))
+    driver = CudaDriver(int(index or 0))
+    return CudaDevice(driver, CudaKernels(driver))

@@ -13,8 +13,10 @@ from ebca.engines import cache
 from ebca.engines.backend import BackendOptions, Runner
 from ebca.engines.directory import EngineDirectory, open_directory
 from ebca.engines.manifest import Manifest
+from ebca.engines.memory import address, nbytes
 from ebca.errors import EngineError, ParameterError
 from ebca.runtime import devices
+from ebca.runtime.devices import Shared
 from ebca.runtime.executor import Executor
 from ebca.runtime.tokenizer import Tokenizer
 
@@ -150,10 +152,8 @@ class Engine:
         spec = self.manifest.text_encoder
         if spec is None:
             raise EngineError(f"'{self.directory.path}' has no text encoder; pass prompt_embeds instead of a prompt")
-        ids = np.ascontiguousarray(ids, np.int64)
-        out = np.empty((len(ids), spec.max_length, spec.hidden_size), np.float32)
-        self.runner(spec.component).bind({"input_ids": ids}, {"hidden_states": out})()
-        return out
+        shape = (len(ids), spec.max_length, spec.hidden_size)
+        return self._evaluate(spec.component, {"input_ids": ids}, {"hidden_states": shape})["hidden_states"]
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """Scaled latents [n,C,h,w] -> images [n,3,8h,8w] float32 in [-1, 1]; one image at a time to bound memory."""
@@ -164,10 +164,12 @@ class Engine:
         if channels != spec.latent_channels:
             raise ParameterError(f"latents have {channels} channels, the VAE has {spec.latent_channels}")
         images = np.empty((n, 3, height * spec.downscale, width * spec.downscale), np.float32)
-        unscaled = np.ascontiguousarray(latents / spec.scaling_factor + spec.shift_factor, np.float32)
-        runner = self.runner(spec.decoder)
+        unscaled = latents / spec.scaling_factor + spec.shift_factor
         for index in range(n):
-            runner.bind({"latents": unscaled[index : index + 1]}, {"image": images[index : index + 1]})()
+            one = slice(index, index + 1)
+            images[one] = self._evaluate(spec.decoder, {"latents": unscaled[one]}, {"image": images[one].shape})[
+                "image"
+            ]
         return images
 
     def encode_image(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -176,16 +178,39 @@ class Engine:
         if spec is None:
             raise EngineError(f"'{self.directory.path}' has no VAE; pass latents instead of an image")
         n, height, width, _ = pixels.shape
-        shape = (n, spec.latent_channels, height // spec.downscale, width // spec.downscale)
-        mean, std = np.empty(shape, np.float32), np.empty(shape, np.float32)
-        images = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2) * 2 - 1, np.float32)
-        runner = self.runner(spec.encoder)
+        shape = (spec.latent_channels, height // spec.downscale, width // spec.downscale)
+        mean, std = np.empty((n, *shape), np.float32), np.empty((n, *shape), np.float32)
+        images = pixels.transpose(0, 3, 1, 2) * 2 - 1
         for index in range(n):
             one = slice(index, index + 1)
-            runner.bind({"image": images[one]}, {"mean": mean[one], "std": std[one]})()
+            made = self._evaluate(spec.encoder, {"image": images[one]}, {"mean": (1, *shape), "std": (1, *shape)})
+            mean[one], std[one] = made["mean"], made["std"]
         # Not needed again until the next picture comes in.
         self.release(spec.encoder)
         return (mean - spec.shift_factor) * np.float32(spec.scaling_factor), std * np.float32(spec.scaling_factor)
+
+    def _evaluate(
+        self, name: str, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, np.ndarray]:
+        """Run a component once on the device. Returns its outputs; `outputs` holds their shapes."""
+        component, device = self.manifest.components[name], self.device
+
+        def share(shape: tuple[int, ...], dtype: str) -> Shared:
+            return device.share(device.allocate(nbytes(shape, dtype)).view(0, shape, dtype))
+
+        given = {n: share(array.shape, component.inputs[n].dtype) for n, array in inputs.items()}
+        made = {n: share(shape, component.outputs[n].dtype) for n, shape in outputs.items()}
+        for n, array in inputs.items():
+            given[n].host[...] = array
+        runner = self.runner(name)
+        arrays = {n: s.array for n, s in given.items()}, {n: s.array for n, s in made.items()}
+        need = runner.workspace_bytes(*arrays)
+        scratch = device.allocate(need).view(0, (need,), np.uint8) if need else None
+        call = runner.bind(*arrays, 0 if scratch is None else address(scratch))
+        device.upload(list(given.values()))
+        device.run(call)
+        device.download(list(made.values()))
+        return {n: s.host for n, s in made.items()}
 
     def session(self, height: int | None = None, width: int | None = None, batch: int = 1) -> "Session":
         """A session for pictures of one size, see `ebca.runtime.session.Session`."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
+from typing import Any
 
 import numpy as np
 
@@ -67,6 +68,7 @@ class Executor:
         self._zero_g = device.allocate(nbytes((batch, contexts, tokens, widest), np.float32))
         self._energies = [[self._shared((batch, contexts)) for _ in range(2)] for _ in unet.layers]
         self._bound: dict[str, list[Call]] = {}
+        self._warm: set[str] = set()
         self._workspaces: dict[str, Memory] = {}
         self._recorded: dict[str, Call] = {}
         self._inputs = [device.share(self._tensors[name]) for name in unet.inputs]
@@ -106,7 +108,7 @@ class Executor:
         """Bind a variant on first use; calling the result runs it."""
         if variant not in self._recorded:
             self._recorded[variant] = self._device.record(
-                self._calls(variant), self._reads(variant), self._writes(variant)
+                self.calls(variant), self._reads(variant), self._writes(variant)
             )
         return self._recorded[variant]
 
@@ -121,7 +123,7 @@ class Executor:
         """What the variant writes and the host reads."""
         return [*self._outputs, *(chain(*self._energies) if variant == "energies" else ())]
 
-    def _calls(self, variant: str) -> list[Call]:
+    def calls(self, variant: str) -> list[Call]:
         """One bound call per step of the plan; what replays a variant and what looks between its steps share them."""
         if variant not in self._bound:
             steps = [self._operands(step, variant) for step in self._unet.plan]
@@ -134,13 +136,34 @@ class Executor:
             self._bound[variant] = [runner.bind(inputs, outputs, workspace) for runner, inputs, outputs in steps]
         return self._bound[variant]
 
+    def warm(self, variant: str) -> None:
+        """Run a variant's calls for the first time, which is when engines allocate; what they compute is of no use."""
+        if variant not in self._warm:
+            for call in self.calls(variant):
+                self._device.run(call)
+            self._warm.add(variant)
+
+    def upload(self) -> None:
+        """Bring inputs, control and masks to the device; `run` does so by itself."""
+        self._device.upload(self._reads("energies"))
+
+    def download(self) -> None:
+        """Wait, and let the host see the outputs; `run` does so by itself."""
+        self._device.download(self._outputs)
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """The device's arrays: inputs, outputs, and the control of every step."""
+        names = (*self._unet.inputs, *self._unet.outputs)
+        return {n: self._tensors[n] for n in names} | {n: shared.array for n, shared in self._control.items()}
+
     def _stepwise(
         self, variant: str, names: Callable[[Step], Sequence[str]]
     ) -> Iterator[tuple[Step, list[np.ndarray]]]:
         """Run step by step; after each, the tensors `names` gives for it as the host sees them."""
         device = self._device
         device.upload(self._reads(variant))
-        for step, call in zip(self._unet.plan, self._calls(variant), strict=True):
+        for step, call in zip(self._unet.plan, self.calls(variant), strict=True):
             device.run(call)
             seen = [device.share(self._tensors[name]) for name in names(step)]
             device.download(seen)
@@ -179,7 +202,8 @@ class Executor:
         arrays |= dict(zip(("out", "g"), (self._tensors[n] for n in step.outputs), strict=True))
         arrays["mask"] = self._masks[self._layer_sizes[step.layer]].array
         arrays["energy_attn"], arrays["energy_norm"] = (term.array for term in self._energies[step.layer])
-        runner = self._open(self._unet.ops[layer.op][variant])
+        kernel = self._device.operator(variant, layer, np.dtype(arrays["q"].dtype))
+        runner = kernel or self._open(self._unet.ops[layer.op][variant])
         return runner, {n: arrays[n] for n in names.inputs}, {n: arrays[n] for n in names.outputs}
 
     def _segment_operands(self, step: Step, variant: str) -> tuple[Runner, Arrays, Arrays]:

@@ -12,12 +12,14 @@ import numpy as np
 from ebca.errors import EngineError, NumericalError, ParameterError
 from ebca.runtime import images as pictures
 from ebca.runtime import tasks
+from ebca.runtime.cuda import CudaDevice
 from ebca.runtime.denoiser import as_numbers
 from ebca.runtime.edits import Edit
 from ebca.runtime.engine import Engine
 from ebca.runtime.executor import Executor
 from ebca.runtime.inputs import Picture, load_pictures
 from ebca.runtime.inversion import NoiseRegularization
+from ebca.runtime.loop import Loop
 from ebca.runtime.numbers import finite, whole
 from ebca.runtime.prompts import PromptEncoder
 from ebca.runtime.random import NormalStream
@@ -102,6 +104,7 @@ class Session:
         if self.batch < 1:
             raise ParameterError(f"batch is {batch}; give 1 or more pictures")
         self._executors: dict[tuple[int, ...], Executor] = {}
+        self._loops: dict[Executor, Loop] = {}
         self._closed = False
 
     def generate(
@@ -216,8 +219,11 @@ class Session:
             norm_factor=norm_factor,
             mask=tasks.update_mask(source, task, settings),
         )
-        for variant in {"energies"} if energies else {control.variant for control in controls}:
-            executor.record(variant)
+        # What looks between the steps, or draws noise there, needs the host.
+        loop = None if energies or attention_maps or plan else self._loop(executor)
+        variants = {"energies"} if energies else {control.variant for control in controls}
+        for variant in variants:
+            executor.record(variant) if loop is None else executor.warm(variant)
         opened = time.perf_counter()
         maps = AttentionMaps(self.engine.manifest.unet, executor.sizes, self.batch) if attention_maps else None
         predictor = NoisePredictor(
@@ -241,6 +247,18 @@ class Session:
                 eta=settings.eta,
                 on_step=on_step,
             )
+        elif loop is not None:
+            assert table is not None
+            loop.start(
+                table,
+                seen.start,
+                controls,
+                guidance_scale=guidance_scale if guided else None,
+                known=seen.channels,
+                carry=bool(edits) and not reset_edits,
+            )
+            made, predictor.seconds[:] = loop.sample(controls, table.timesteps.tolist(), on_step)
+            predictor.timesteps[:] = table.timesteps.tolist()
         else:
             assert table is not None
             made = sample(predictor, table, seen.start, controls, on_step=on_step)
@@ -415,13 +433,21 @@ class Session:
             decoded = np.where(hole, decoded, source.pixels)
         return pictures.to_pil(decoded) if output == "pil" else decoded
 
+    def _loop(self, executor: Executor) -> Loop | None:
+        """The loop on the device, where the host is not the device itself."""
+        if not isinstance(self.engine.device, CudaDevice):
+            return None
+        if executor not in self._loops:
+            self._loops[executor] = Loop(executor, self.engine.device, self.batch)
+        return self._loops[executor]
+
     def _executor(self, contexts: np.ndarray) -> Executor:
         """Buffers for contexts [B,S,T,D], which are copied in."""
         rows, count, tokens, _ = contexts.shape
         key = (rows, count, tokens)
         if key not in self._executors:
             while len(self._executors) >= _KEPT_EXECUTORS:
-                self._executors.pop(next(iter(self._executors)))
+                self._loops.pop(self._executors.pop(next(iter(self._executors))), None)
             _, _, height, width = self._latent_shape
             sizes = {"batch": rows, "contexts": count, "tokens": tokens, "height": height, "width": width}
             self._executors[key] = self.engine.executor(sizes)

@@ -9,8 +9,28 @@ from typing import Any
 
 import numpy as np
 
-from ebca.engines.backend import Call
+from ebca.engines.backend import Arrays, Call
+from ebca.engines.manifest import LayerSpec
 from ebca.errors import BackendError
+from ebca.plugins.sampling import reference
+from ebca.runtime.cuda import CudaDevice
+
+
+class HostKernels:
+    """The sampling kernels in numpy; the op is the engine's."""
+
+    def operator(self, variant: str, layer: LayerSpec, dtype: np.dtype[Any]) -> None:
+        return None
+
+    def sampling(self, kernel: str, arrays: Arrays) -> Call:
+        bound, run = dict(arrays), getattr(reference, kernel)
+        return lambda: run(bound)
+
+
+def host_device(**settings: Any) -> tuple[CudaDevice, "HostDriver"]:
+    """A CUDA device on the host, and its driver."""
+    driver = HostDriver(**settings)
+    return CudaDevice(driver, HostKernels()), driver
 
 
 @dataclass

@@ -9,13 +9,16 @@ import pytest
 
 pytest.importorskip("torch")
 
-from helpers.driver import HostDriver
+from helpers.driver import HostDriver, host_device
 from helpers.tiny import call_inputs
 
 import ebca
+from ebca.engines import backend as backends
+from ebca.engines.backend import BackendOptions
+from ebca.engines.directory import open_directory
 from ebca.runtime import devices
 from ebca.runtime.control import ControlArrays, resolve
-from ebca.runtime.cuda import CudaDevice
+from ebca.runtime.engine import Engine
 from ebca.runtime.executor import Executor
 
 SIZES = {"batch": 2, "contexts": 2, "tokens": 77, "height": 8, "width": 8}
@@ -49,7 +52,7 @@ VALUES = {
 
 @pytest.mark.parametrize("variant", VALUES)
 def test_a_step_computes_what_the_cpu_computes(engine: ebca.Engine, variant: str) -> None:
-    cpu, cuda = executor(engine, devices.CpuDevice()), executor(engine, CudaDevice(HostDriver()))
+    cpu, cuda = executor(engine, devices.CpuDevice()), executor(engine, host_device()[0])
     arrays = control(engine, **VALUES[variant])
     for one in (cpu, cuda):
         one.set_control(arrays)
@@ -60,8 +63,8 @@ def test_a_step_computes_what_the_cpu_computes(engine: ebca.Engine, variant: str
 
 
 def test_a_step_is_one_launch_whatever_changes(engine: ebca.Engine) -> None:
-    driver = HostDriver()
-    made, twin = executor(engine, CudaDevice(driver)), executor(engine, devices.CpuDevice())
+    device, driver = host_device()
+    made, twin = executor(engine, device), executor(engine, devices.CpuDevice())
     made.run("update_masked")
     before = driver.count.copy()
     steps = [VALUES["update_masked"], VALUES["update"], {"gamma_attn": 0.01, "weights": [1.0, 0.7], "norm_factor": 0.5}]
@@ -82,8 +85,8 @@ def test_a_step_is_one_launch_whatever_changes(engine: ebca.Engine) -> None:
 
 
 def test_each_variant_is_recorded_once(engine: ebca.Engine) -> None:
-    driver = HostDriver()
-    made = executor(engine, CudaDevice(driver))
+    device, driver = host_device()
+    made = executor(engine, device)
     for variant in ("attention", "update", "attention", "update"):
         made.run(variant)
     assert driver.count["capture"] == 2 and driver.count["launch"] == 4
@@ -92,8 +95,8 @@ def test_each_variant_is_recorded_once(engine: ebca.Engine) -> None:
 def test_a_step_that_cannot_be_captured_runs_call_by_call_and_says_so(
     engine: ebca.Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    driver, cpu = HostDriver(refuse_capture=True), executor(engine, devices.CpuDevice())
-    made = executor(engine, CudaDevice(driver))
+    device, driver = host_device(refuse_capture=True)
+    made, cpu = executor(engine, device), executor(engine, devices.CpuDevice())
     with caplog.at_level(logging.WARNING):
         made.run("attention")
     assert "runs without a CUDA graph, call by call: operation not permitted" in caplog.text
@@ -103,26 +106,117 @@ def test_a_step_that_cannot_be_captured_runs_call_by_call_and_says_so(
 
 def test_a_probe_sees_the_device(engine: ebca.Engine) -> None:
     seen: list[tuple[int, float]] = []
-    for device in (devices.CpuDevice(), CudaDevice(HostDriver())):
+    for device in (devices.CpuDevice(), host_device()[0]):
         executor(engine, device).run("update", lambda layer, q, k: seen.append((layer, float(np.abs(q).sum()))))
     half = len(seen) // 2
     assert half == len(engine.manifest.unet.layers) and seen[:half] == seen[half:] and all(total for _, total in seen)
 
 
 def test_what_is_not_finite_is_found_on_the_device(engine: ebca.Engine) -> None:
-    made = executor(engine, CudaDevice(HostDriver()))
+    made = executor(engine, host_device()[0])
     made.timestep[0] = np.nan
     assert made.first_nonfinite("attention") == engine.manifest.unet.segments[0]
 
 
 def test_all_device_memory_is_given_back(engine: ebca.Engine) -> None:
-    driver = HostDriver()
-    made = executor(engine, CudaDevice(driver))
+    device, driver = host_device()
+    made = executor(engine, device)
     made.run("update")
     assert driver.memory
     del made
     gc.collect()
     assert not driver.memory and driver.count["free"] == driver.count["allocate"]
+
+
+@pytest.fixture(scope="module")
+def on_host(tiny_engine_dir: Path) -> tuple[ebca.Engine, HostDriver]:
+    device, driver = host_device()
+    options = BackendOptions()
+    return Engine(open_directory(tiny_engine_dir), backends.create("onnxruntime", options), device), driver
+
+
+EDITS = [ebca.Edit("monet painting", alpha=0.7, gamma_attn=0.01, gamma_norm=0.02)]
+TASKS = {
+    "plain": {"prompt": "a cat", "gamma_attn": 0.05, "gamma_norm": 0.4},
+    "no guidance": {"prompt": "a cat", "guidance_scale": 1.0, "gamma_attn": 0.05},
+    "schedule": {"prompt": "a cat", "gamma_attn": ebca.Schedule.step(0.05, 0.5), "scheduler": "euler"},
+    "edits": {"prompt": "a cat", "edits": EDITS, "gamma_attn": 0.02, "scheduler": "dpmpp_2m"},
+    "edits anew": {"prompt": "a cat", "edits": EDITS, "reset_edits": True, "scheduler": "ddim"},
+    "image": {"prompt": "a cat", "image": np.full((32, 32, 3), 0.4, np.float32), "strength": 0.6, "gamma_attn": 0.05},
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_loop_on_the_device_makes_what_the_cpu_makes(
+    on_host: tuple[ebca.Engine, HostDriver], tiny_engine_dir: Path, name: str
+) -> None:
+    settings = {"steps": 4, "seed": 3, "output": "latents", **TASKS[name]}
+    with ebca.load(tiny_engine_dir, backend="onnxruntime") as engine, engine.session(height=32, width=32) as session:
+        expected = session.generate(**settings)  # type: ignore[arg-type]
+    with on_host[0].session(height=32, width=32) as session:
+        seen: list[ebca.StepInfo] = []
+        together = session.generate(**settings)  # type: ignore[arg-type]
+        one_by_one = session.generate(**settings, on_step=lambda info: seen.append(info))  # type: ignore[arg-type, func-returns-value]
+    # The same float32 values; only sums of the scheduler's terms may be rounded in another order.
+    for made in (together, one_by_one):
+        np.testing.assert_allclose(made.latents, expected.latents, rtol=0, atol=2e-6 * np.abs(expected.latents).max())
+        assert made.timesteps == expected.timesteps and len(made.timings["unet_steps"]) == len(made.timesteps)
+    assert [info.timestep for info in seen] == list(expected.timesteps)
+
+
+def test_a_loop_is_one_launch_and_its_steps_wait_for_nothing(on_host: tuple[ebca.Engine, HostDriver]) -> None:
+    engine, driver = on_host
+    with engine.session(height=32, width=32) as session:
+        settings = {"steps": 4, "scheduler": "ddim", "output": "latents"}
+        session.generate("a cat", seed=1, gamma_attn=0.05, token_weights={"cat": 2.0}, **settings)  # type: ignore[arg-type]
+        before = driver.count.copy()
+        knobs = {"gamma_attn": 0.01, "gamma_norm": 0.3, "guidance_scale": 3.0, "negative_prompt": "a dog"}
+        session.generate("a dog", seed=2, **knobs, **settings)  # type: ignore[arg-type]
+        assert driver.count["launch"] - before["launch"] == 1
+        assert driver.count["capture"] == before["capture"]
+        # Waits: for the text encoder's result, and for the latents at the end.
+        assert driver.count["synchronize"] - before["synchronize"] == 2
+
+        before = driver.count.copy()
+        session.generate("a dog", seed=2, **knobs, **settings, on_step=lambda info: None)  # type: ignore[arg-type, func-returns-value]
+        assert driver.count["launch"] - before["launch"] == 4
+        assert driver.count["capture"] - before["capture"] == 1
+        before = driver.count.copy()
+        session.generate("a cat", seed=5, **{**knobs, "gamma_attn": 0.02}, **settings, on_step=lambda info: None)  # type: ignore[arg-type, func-returns-value]
+        assert driver.count["capture"] == before["capture"]
+
+
+def test_steps_allocate_nothing(on_host: tuple[ebca.Engine, HostDriver]) -> None:
+    engine, driver = on_host
+    with engine.session(height=32, width=32) as session:
+        allocated: list[int] = []
+        session.generate(
+            "a cat",
+            steps=4,
+            seed=1,
+            gamma_attn=0.05,
+            output="latents",
+            on_step=lambda info: allocated.append(driver.count["allocate"] + driver.count["allocate_host"]),  # type: ignore[func-returns-value]
+        )
+    assert len(allocated) > 3 and len(set(allocated)) == 1
+
+
+def test_a_cancelled_loop_leaves_the_session_usable(on_host: tuple[ebca.Engine, HostDriver]) -> None:
+    with on_host[0].session(height=32, width=32) as session:
+        settings = {"steps": 4, "seed": 1, "gamma_attn": 0.05, "output": "latents"}
+        whole = session.generate("a cat", **settings)  # type: ignore[arg-type]
+        with pytest.raises(ebca.CancelledError, match="after 2 of"):
+            session.generate("a cat", **settings, on_step=lambda info: info.index < 1)  # type: ignore[arg-type]
+        assert np.array_equal(session.generate("a cat", **settings).latents, whole.latents)  # type: ignore[arg-type]
+
+
+def test_what_is_not_finite_names_the_timestep(on_host: tuple[ebca.Engine, HostDriver]) -> None:
+    with on_host[0].session(height=32, width=32) as session:
+        with pytest.raises(ebca.NumericalError, match="at timestep 667 is not finite; lower gamma_attn"):
+            session.generate(
+                "a cat", steps=3, scheduler="ddim", seed=1, gamma_attn=1e38, gamma_norm=1e38, output="latents"
+            )
+        assert np.isfinite(session.generate("a cat", steps=2, seed=1, output="latents").latents).all()
 
 
 def test_no_gpu_is_one_clear_line() -> None:

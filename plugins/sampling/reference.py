@@ -1,0 +1,44 @@
+"""The three kernels in numpy, on arrays that are changed in place; see the package's text."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def begin(a: Arrays) -> None:
+    """Prepare the inputs of evaluation step[0]."""
+    i = int(a["step"][0])
+    pictures, channels = a["latents"].shape[:2]
+    sample = a["sample"].reshape(-1, pictures, *a["sample"].shape[1:])
+    sample[:, :, :channels] = a["latents"] * a["input_scale"][i]
+    a["timestep"][...] = a["timesteps"][i]
+    first = 0
+    for name in ("weights", "gamma_attn", "gamma_norm"):
+        target = a[name]
+        target[...] = a["controls"][i, first : first + target.size].reshape(target.shape)
+        first += target.size
+
+
+def end(a: Arrays) -> None:
+    """Guide the noise of evaluation step[0] and take the scheduler's step."""
+    i = int(a["step"][0])
+    noise = a["noise"].reshape(-1, *a["latents"].shape)
+    with np.errstate(over="ignore", invalid="ignore"):
+        e = noise[0] if len(noise) == 1 else noise[0] + a["guidance_scale"][0] * (noise[1] - noise[0])
+        a["history"][i] = e
+        row = a["coefficients"][i]
+        total = a["start"].astype(np.float64) * row[0]
+        for weight, past in zip(row[1 : i + 2], a["history"], strict=False):
+            total += past.astype(np.float64) * weight
+        a["latents"][...] = total
+    if a["carry"][0]:
+        a["contexts"][:, 1:] = a["contexts_out"][:, 1:]
+    if not a["bad"][0] and not (np.isfinite(e).all() and np.isfinite(a["contexts_out"]).all()):
+        a["bad"][0] = i + 1
+
+
+def advance(a: Arrays) -> None:
+    """Go on to the next evaluation."""
+    a["step"][0] += 1
