@@ -25,11 +25,6 @@ Run = Callable[..., dict[str, Array]]
 # Unit roundoff of the storage types.
 ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 
-slow = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not os.environ.get("EBCA_SLOW_TESTS"), reason="takes minutes: set EBCA_SLOW_TESTS=1"),
-]
-
 
 @pytest.fixture(scope="module")
 def run() -> Iterator[Run]:
@@ -80,7 +75,8 @@ def assert_equal_to_reference(run: Run, variant: str, dtype: str, heads: int, ca
     Rounded to storage inside: the softmax weights and the result in `out`; the column weights and the tile's result
     in g, whose norm term has no such rounding. Each rounding is off by u / sqrt(3) at most on average: about u in all,
     and twice that is allowed. Weights that cancel magnify the error of `out` by sum |w| / |sum w|; g is held to the
-    size of its attention term, which g itself may cancel. The energies never leave float32.
+    size of its attention term, which g itself may cancel. The energies never leave float32. (The interpreter cuts
+    bfloat16 off instead of rounding it, which uses up most of the limit.)
     """
     u = ROUNDOFF[dtype]
     options = {name: case[name] for name in signature(variant, heads, 1).inputs if name not in ("q", "k", "v")}
@@ -183,8 +179,9 @@ def test_any_sizes(
     assert_equal_to_reference(run, variant, dtype, H, case)
 
 
-@pytest.mark.parametrize("dtype", [pytest.param(dtype, marks=slow) for dtype in ROUNDOFF])
+@pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get("EBCA_SLOW_TESTS"), reason="takes twenty minutes: set EBCA_SLOW_TESTS=1")
 @pytest.mark.parametrize("heads, head_dim, positions", SD15 + SD2 + SDXL + BUNDLED)
-def test_whole_layers(run: Run, heads: int, head_dim: int, positions: int, dtype: str) -> None:
-    case = make_case(7, B=2, N=positions, H=heads, d=head_dim, dtype=dtype)
-    assert_equal_to_reference(run, "update", dtype, heads, case)
+def test_whole_layers(run: Run, heads: int, head_dim: int, positions: int) -> None:
+    case = make_case(7, B=1, N=positions, H=heads, d=head_dim)
+    assert_equal_to_reference(run, "update", "float16", heads, case)
