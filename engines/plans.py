@@ -15,7 +15,7 @@ with guidance), height and width are latent.
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -40,9 +40,17 @@ class Plan:
     outputs: Mapping[str, TensorSpec]
     scratch_bytes: int | None = None
 
-    def serves(self, sizes: Mapping[str, int]) -> bool:
-        """Whether it runs at these sizes; names it does not use do not matter."""
-        return all(low <= sizes[name] <= high for name, (low, _, high) in self.sizes.items())
+    def serves(self, shapes: Mapping[str, Sequence[int]]) -> bool:
+        """Whether it takes inputs of these shapes."""
+        low, high = ({name: r[end] for name, r in self.sizes.items()} for end in (0, 2))
+        return shapes.keys() == self.inputs.keys() and all(
+            len(shapes[name]) == len(spec.shape)
+            and all(
+                dims.evaluate(dim, low) <= n <= dims.evaluate(dim, high)
+                for dim, n in zip(spec.shape, shapes[name], strict=True)
+            )
+            for name, spec in self.inputs.items()
+        )
 
 
 @dataclass(frozen=True)
@@ -55,18 +63,19 @@ class LibraryPlans:
     shapes: tuple[Mapping[str, Range], ...]
     components: Mapping[str, tuple[Plan, ...]]
 
-    def find(self, component: str, sizes: Mapping[str, int]) -> Plan:
-        """The plan of a component for given sizes; a fixed one goes before one with a range.
+    def find(self, component: str, shapes: Mapping[str, Sequence[int]]) -> Plan:
+        """The plan of a component for given shapes of its inputs; a fixed one goes before one with a range.
 
         Raises:
             EngineError: there is none.
         """
-        serving = [plan for plan in self.components.get(component, ()) if plan.serves(sizes)]
+        entries = self.components.get(component, ())
+        serving = [plan for plan in entries if plan.serves(shapes)]
         if not serving:
-            asked = ", ".join(f"{name} {size}" for name, size in sizes.items())
-            built = " or ".join(describe(plan.sizes) for plan in self.components.get(component, ())) or "nothing"
+            asked = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+            built = " or ".join(describe(plan.sizes) for plan in entries) or "nothing"
             raise EngineError(
-                f"'{component}' was built for {built}, not for {asked}; export again with --shape for that size"
+                f"'{component}' was built for {built}, and is given {asked}; export again with --shape for that size"
             )
         return min(serving, key=lambda plan: sum(high - low for low, _, high in plan.sizes.values()))
 

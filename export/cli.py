@@ -14,7 +14,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ebca.engines import backend as backends
-from ebca.engines import tensorrt
 from ebca.engines.manifest import GUIDANCE_SCALE
 from ebca.errors import BackendError, ExportError, ParameterError
 from ebca.runtime import console
@@ -165,7 +164,8 @@ def _run(args: argparse.Namespace, ctrl_c: console.CtrlC) -> int:
     if args.backend in _PREPARED and args.backend not in backends.available():
         raise BackendError(f"backend '{args.backend}' is not installed; run `pip install {args.backend}`")
     if args.backend in _PLANNED:
-        tensorrt.load_library(args.backend)
+        from ebca.export import tensorrt
+
         capabilities = tensorrt.check_capabilities(args.backend, args.compute_capability)
         # Found now rather than after the graphs: a library that needs a GPU, on a machine without one.
         tensorrt.Builder(args.backend, capabilities)

@@ -31,6 +31,8 @@ _TYPED_INPUTS = {"Resize": 1}
 _MOVES = frozenset(
     {"Concat", "Expand", "Gather", "Identity", "Pad", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 )
+# What is not worth the wait.
+_SMALL_BYTES = 1 << 16
 _NORMS = frozenset({"GroupNormalization", "LayerNormalization", "RMSNormalization"})
 
 
@@ -168,17 +170,21 @@ def _read_instead(value: ir.Value, other: ir.Value) -> None:
 
 
 def half_weight(value: ir.Value, name: str) -> ir.Value:
-    """An initializer's twin in float16, computed when it is written.
+    """An initializer's twin in float16; of a large one, computed when it is written.
 
-    Raises (when it is written):
+    Raises (a large one when it is written):
         ExportError: it has values beyond float16.
     """
     tensor = value.const_value
     assert tensor is not None
-    lazy = ir.LazyTensor(
-        lambda: ir.tensor(_to_half(tensor, name), name=name), dtype=HALF, shape=tensor.shape, name=name
-    )
-    return ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(HALF), const_value=lazy)
+    stored: ir.TensorProtocol
+    if tensor.nbytes < _SMALL_BYTES:
+        stored = ir.tensor(_to_half(tensor, name), name=name)
+    else:
+        stored = ir.LazyTensor(
+            lambda: ir.tensor(_to_half(tensor, name), name=name), dtype=HALF, shape=tensor.shape, name=name
+        )
+    return ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(HALF), const_value=stored)
 
 
 def _to_half(tensor: ir.TensorProtocol, name: str) -> np.ndarray:

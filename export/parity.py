@@ -6,7 +6,7 @@ of the whole UNet. PyTorch computes in float32 on the CPU, with energy steps on,
 square. Graphs that compute in float16 run in the form that rounds as they do (`ebca.export.half.emulate`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,15 +52,29 @@ def check(name: str, error: float, limit: float = LIMIT) -> float:
     return error
 
 
-def run_graph(path: Path, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Run an ONNX file once with ONNX Runtime on the CPU; floats are cast to what its inputs are."""
+Feeds = Mapping[str, np.ndarray]
+
+
+def open_graph(path: Path) -> Callable[[Feeds], dict[str, np.ndarray]]:
+    """An ONNX file as a function, run with ONNX Runtime on the CPU; floats are cast to what its inputs are."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    # For one or two runs, packed weights are not worth the memory of another copy.
+    options.add_session_config_entry("session.disable_prepacking", "1")
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     dtypes = {i.name: _DTYPES[i.type] for i in session.get_inputs()}
     names = [o.name for o in session.get_outputs()]
-    inputs = {n: np.asarray(a, dtypes[n]) for n, a in feeds.items() if n in dtypes}
-    return dict(zip(names, session.run(names, inputs), strict=True))
+
+    def run(feeds: Feeds) -> dict[str, np.ndarray]:
+        inputs = {n: np.asarray(a, dtypes[n]) for n, a in feeds.items() if n in dtypes}
+        return dict(zip(names, session.run(names, inputs), strict=True))
+
+    return run
+
+
+def run_graph(path: Path, feeds: Feeds) -> dict[str, np.ndarray]:
+    """Run an ONNX file once, see `open_graph`."""
+    return open_graph(path)(feeds)
 
 
 @dataclass
@@ -119,9 +133,9 @@ class UNetParity:
             component: the written segment; its form for ONNX Runtime runs.
             ops: per layer, the exported op's "update" variant.
         """
-        path = folder / component.graph_for("onnxruntime")
-        result = run_graph(path, self.isolated)
-        self.chained |= run_graph(path, self.chained)
+        run = open_graph(folder / component.graph_for("onnxruntime"))
+        result = run(self.isolated)
+        self.chained |= run(self.chained)
         errors = [relative_l2(result[n], self.expected[n]) for n in segment.outputs if n in self.expected]
         self.isolated |= result
         for call in segment.ops:

@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from ebca.engines import dims, plans, tensorrt
+from ebca.engines import dims, plans
 from ebca.engines.manifest import Component, TextEncoderSpec, UNetSpec, VaeSpec
 from ebca.engines.plans import LibraryPlans, Plan, Range
-from ebca.engines.tensorrt import Built, InputRange
+from ebca.engines.tensorrt import platform_name
 from ebca.errors import ExportError, ParameterError
+from ebca.export.tensorrt import Builder, Built, InputRange
 from ebca.export.workspace import Workspace
 
 # Main and editing prompts together. The axis of contexts is a range in every plan: k, v and the contexts are small, and
@@ -35,7 +36,7 @@ class PictureShape:
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """What to build. `capabilities` as of `ebca.engines.tensorrt.check_capabilities`."""
+    """What to build. `capabilities` as of `ebca.export.tensorrt.check_capabilities`."""
 
     library: str
     shapes: tuple[PictureShape, ...]
@@ -133,7 +134,7 @@ def build(
         BackendError: the library is missing, or needs a GPU.
         ExportError: it cannot build a component, or built other tensors than the component has.
     """
-    builder = tensorrt.Builder(options.library, options.capabilities)
+    builder = Builder(options.library, options.capabilities)
     made: dict[str, list[Plan]] = {}
     done = 0
     for index, job in enumerate(work):
@@ -159,7 +160,7 @@ def build(
     return LibraryPlans(
         version=builder.version,
         compute_capabilities=options.capabilities or (builder.own_capability(),),
-        platform=tensorrt.platform_name(),
+        platform=platform_name(),
         shapes=tuple(unet_sizes(shape, options, text_encoder) for shape in options.shapes),
         components={name: tuple(entries) for name, entries in made.items()},
     )

@@ -22,11 +22,12 @@ from rich.text import Text
 
 import ebca
 from ebca.engines import backend as backends
-from ebca.engines import cache
+from ebca.engines import cache, nvidia, tensorrt
 from ebca.engines.backend import BACKENDS, BackendOptions
 from ebca.engines.directory import EngineDirectory, open_directory
 from ebca.engines.manifest import Manifest
-from ebca.errors import EbcaError, EngineError, NumericalError, ParameterError
+from ebca.engines.plans import LibraryPlans, describe
+from ebca.errors import BackendError, EbcaError, EngineError, NumericalError, ParameterError
 from ebca.runtime import console
 from ebca.runtime.control import EnergyControl
 from ebca.runtime.denoiser import Denoiser
@@ -68,7 +69,11 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("--engine", metavar="DIR", help="engine directory made by ebca-export, or a bundled name")
-    p.add_argument("--backend", choices=BACKENDS, help="backend to try the engine with (default: the best installed)")
+    p.add_argument(
+        "--backend",
+        choices=(*BACKENDS, *tensorrt.LIBRARIES),
+        help="backend to try the engine with (default: the best installed)",
+    )
     p.add_argument(
         "--json",
         nargs="?",
@@ -123,7 +128,8 @@ def _run(args: argparse.Namespace) -> int:
 def check_environment(backend: str | None = None) -> Iterator[Finding]:
     """What is installed and what the machine has."""
     yield Finding("ok", "ebca", f"{ebca.__version__} on Python {platform.python_version()}, {platform.system()}")
-    yield from _check_backends(backend)
+    yield from _check_backends(None if backend in tensorrt.LIBRARIES else backend)
+    yield from _check_gpus(wanted=backend in tensorrt.LIBRARIES)
     yield from _check_processor()
     yield _check_memory()
     yield from _check_cache()
@@ -145,6 +151,15 @@ def check_engine(engine: str | Path, backend: str | None = None) -> Iterator[Fin
         return
     total = sum(record.size for record in directory.manifest.files.values())
     yield Finding("ok", "files", f"all {len(directory.manifest.files)} are what was exported, {_size(total)}")
+    plans = directory.manifest.plans
+    for library, built in plans.items():
+        yield from _check_plans(library, built, directory.manifest, wanted=backend == library)
+    if backend in tensorrt.LIBRARIES:
+        if backend not in plans:
+            text = f"this engine directory has no plans for {backend}"
+            yield Finding("problem", "plans", text, f"export again with --backend {backend}, or try another backend")
+        yield Finding("note", "trial", f"left out: {backend} is checked up to its plans; other backends are tried")
+        return
     yield from _try(directory, backend)
 
 
@@ -216,6 +231,61 @@ def _check_bf16(present: Sequence[str]) -> Finding:
     return Finding("ok", "bf16", "available: `--backend openvino --precision bf16` is faster and a little less exact")
 
 
+def _check_gpus(*, wanted: bool) -> Iterator[Finding]:
+    """The driver and the GPUs; only a problem where a backend for GPUs was asked for."""
+    try:
+        found = nvidia.find()
+    except BackendError as error:
+        yield Finding("problem" if wanted else "note", "gpu", *_split_remedy(error))
+        return
+    for gpu in found.gpus:
+        text = f"{gpu.name}, compute capability {gpu.compute_capability}, {_size(gpu.memory)}"
+        yield Finding("ok", "gpu", f"{text}; driver for CUDA up to {found.cuda}")
+    if not found.gpus:
+        text = f"the NVIDIA driver (CUDA up to {found.cuda}) finds no GPU"
+        yield Finding("problem" if wanted else "note", "gpu", text, "check it with `nvidia-smi`, or use the CPU")
+    for library in tensorrt.LIBRARIES:
+        if (installed := tensorrt.installed_version(library)) is not None:
+            yield Finding("ok", library, installed)
+
+
+def _check_plans(library: str, plans: LibraryPlans, manifest: Manifest, *, wanted: bool) -> Iterator[Finding]:
+    """What was built ahead of time, and whether it runs here."""
+    files = [plan.file for entries in plans.components.values() for plan in entries]
+    size = sum(manifest.files[file].size for file in files)
+    shapes = " or ".join(describe(shape) for shape in plans.shapes)
+    yield Finding(
+        "ok",
+        "plans",
+        f"{len(files)} for {library} {plans.version}, compute capability {', '.join(plans.compute_capabilities)}, "
+        f"{plans.platform}: {_size(size)}; {shapes}",
+    )
+    level = "problem" if wanted else "note"
+    try:
+        gpus = nvidia.find().gpus
+    except BackendError:
+        gpus = ()
+    if not gpus:
+        text = "the plans cannot run here: there is no NVIDIA GPU"
+        yield Finding(level, "plans", text, "use --backend onnxruntime, which runs the same graphs on the CPU, slowly")
+        return
+    installed = tensorrt.installed_version(library)
+    if installed is None:
+        yield Finding(level, "plans", f"{library} is not installed", f"run `pip install {library}=={plans.version}`")
+        return
+    for gpu in gpus:
+        try:
+            tensorrt.check_target(plans, library, gpu, installed)
+        except BackendError as error:
+            # Another one of several GPUs may do.
+            yield Finding("note" if len(gpus) > 1 and not wanted else "problem", "plans", *_split_remedy(error))
+            continue
+        stored = list(tensorrt.runtime_cache(library, installed, gpu).glob("*.cache"))
+        compiled = _size(sum(path.stat().st_size for path in stored))
+        text = f"they fit {gpu.name}; its runtime cache holds {len(stored)} of them, {compiled}"
+        yield Finding("ok", "plans", text)
+
+
 def _check_processor() -> Iterator[Finding]:
     cores = psutil.cpu_count(logical=False) or 1
     yield Finding(
@@ -276,7 +346,8 @@ def _check_export_packages() -> Finding:
 def _describe(manifest: Manifest) -> Iterator[Finding]:
     unet, vae = manifest.unet, manifest.vae
     maker = manifest.created_by.get("ebca", "?")
-    text = f"{manifest.model['name']}, {manifest.kind}, weights {manifest.precision}, exported by ebca {maker}"
+    text = f"{manifest.model['name']}, {manifest.kind}, weights {manifest.precision}, computes in {manifest.compute}, "
+    text += f"exported by ebca {maker}"
     yield Finding("ok", "engine", text)
     side = unet.sample_size * (vae.downscale if vae else 8)
     parts = [f"{len(unet.segments)} segments, {len(unet.layers)} cross-attention layers, native size {side}x{side}"]

@@ -1,0 +1,204 @@
+"""Building TensorRT plans: strongly typed, with scratch memory from the caller, so that a run can be captured.
+
+TensorRT for RTX builds for GPUs that are not there, and compiles the rest when a plan first runs on one. TensorRT
+itself measures kernels on the GPU at hand and builds for that one only.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ebca.engines import nvidia
+from ebca.engines.tensorrt import RTX, load_library, logger, supported_capabilities, version_key
+from ebca.errors import BackendError, ExportError, ParameterError
+
+# What TensorRT for RTX is made for: GPUs of the Ampere, Ada and Blackwell generations with RT cores.
+DEFAULT_CAPABILITIES = ("8.6", "8.9", "12.0")
+# Builds for these cannot be joined with others in one plan.
+_ALONE = ("7.5",)
+
+OnFraction = Callable[[float], None]
+"""Called with the part of a build that is done, 0 to 1. An exception that it raises cancels the build."""
+
+
+def check_capabilities(library: str, wanted: Sequence[str]) -> tuple[str, ...]:
+    """The compute capabilities to build for, sorted; the default where none is wanted.
+
+    Raises:
+        ParameterError: one cannot be built for, or not together with the others.
+    """
+    if library != RTX:
+        if wanted:
+            raise ParameterError(f"{library} builds for the GPU at hand only; leave --compute-capability out")
+        return ()
+    chosen = tuple(sorted(set(wanted or DEFAULT_CAPABILITIES), key=version_key))
+    known = supported_capabilities(library)
+    for capability in chosen:
+        if capability not in known:
+            raise ParameterError(
+                f"{library} builds nothing for compute capability '{capability}', only for {', '.join(known)}; "
+                "export with --backend onnxruntime-cuda for other GPUs"
+            )
+        if capability in _ALONE and len(chosen) > 1:
+            raise ParameterError(
+                f"{library} builds for compute capability {capability} by itself only; make a directory for it alone"
+            )
+    return chosen
+
+
+@dataclass(frozen=True)
+class InputRange:
+    """Smallest, best and largest shape of one input."""
+
+    smallest: tuple[int, ...]
+    best: tuple[int, ...]
+    largest: tuple[int, ...]
+
+    @property
+    def fixed(self) -> tuple[int, ...]:
+        """The shape with -1 where it varies."""
+        return tuple(
+            low if low == high else -1 for low, high in zip(self.smallest, self.largest, strict=True)
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Built:
+    """A plan, and what the library itself says of its tensors: name to (dtype, shape), -1 where a size varies."""
+
+    plan: memoryview
+    inputs: Mapping[str, tuple[str, tuple[int, ...]]]
+    outputs: Mapping[str, tuple[str, tuple[int, ...]]]
+
+
+class Builder:
+    """Builds plans. Strongly typed, with scratch memory that the caller provides, so that a run can be captured.
+
+    Args:
+        library: see LIBRARIES.
+        capabilities: as `check_capabilities` gives them.
+
+    Raises:
+        BackendError: the library is missing, or needs a GPU that is not there.
+    """
+
+    def __init__(self, library: str, capabilities: Sequence[str] = ()) -> None:
+        self._trt = load_library(library)
+        self._library = library
+        self._capabilities = tuple(capabilities)
+        self._log = logger(self._trt)
+        try:
+            self._builder = self._trt.Builder(self._log)
+        except (RuntimeError, TypeError):
+            reason = self._log.first or "no GPU"
+            raise BackendError(
+                f"{library} builds on the GPU that will run the plans, and found none here ({reason}); "
+                "build there, or use --backend tensorrt-rtx"
+            ) from None
+
+    @property
+    def version(self) -> str:
+        return str(self._trt.__version__)
+
+    def build(self, graph: Path, inputs: Mapping[str, InputRange], on_fraction: OnFraction | None = None) -> Built:
+        """Build one plan.
+
+        Args:
+            graph: ONNX file that computes in the types it names, weights beside it.
+            inputs: every input's range.
+
+        Raises:
+            ExportError: the library cannot build it.
+            Exception: whatever `on_fraction` raised.
+        """
+        trt = self._trt
+        self._log.forget()
+        strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+        network = self._builder.create_network(0 if strongly_typed is None else 1 << int(strongly_typed))
+        parser = trt.OnnxParser(network, self._log)
+        if not parser.parse_from_file(str(graph)):
+            raise self._failed(graph, parser.get_error(0).desc() if parser.num_errors else "")
+        _allow_plain_attention(trt, network)
+        config = self._builder.create_builder_config()
+        if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
+            config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+        if self._capabilities:
+            config.num_compute_capabilities = len(self._capabilities)
+            for index, capability in enumerate(self._capabilities):
+                target = getattr(trt.ComputeCapability, f"SM{capability.replace('.', '')}")
+                config.set_compute_capability(target, index)
+        profile = self._builder.create_optimization_profile()
+        for index in range(network.num_inputs):
+            tensor = network.get_input(index)
+            wanted = inputs[tensor.name]
+            tensor.shape = wanted.fixed
+            if -1 in wanted.fixed:
+                profile.set_shape(tensor.name, wanted.smallest, wanted.best, wanted.largest)
+        config.add_optimization_profile(profile)
+        monitor = _monitor(trt, on_fraction)
+        config.progress_monitor = monitor
+        tensors = [
+            {t.name: (_dtype(t.dtype), tuple(t.shape)) for t in (get(i) for i in range(count))}
+            for get, count in ((network.get_input, network.num_inputs), (network.get_output, network.num_outputs))
+        ]
+        plan = self._builder.build_serialized_network(network, config)
+        if monitor.error is not None:
+            raise monitor.error
+        if plan is None:
+            raise self._failed(graph, "")
+        return Built(memoryview(plan), *tensors)
+
+    def own_capability(self) -> str:
+        """Of the GPU that a library without targets builds for."""
+        return nvidia.find().gpus[0].compute_capability
+
+    def _failed(self, graph: Path, reason: str) -> ExportError:
+        line = (reason or self._log.first or "it gives no reason").splitlines()[0]
+        return ExportError(
+            f"{self._library} {self.version} cannot build '{graph.name}': {line}; please report the model"
+        )
+
+
+def _allow_plain_attention(trt: ModuleType, network: Any) -> None:
+    """Let an attention without a fused kernel (of a small head, or with a mask) be built from several."""
+    kind = getattr(trt.LayerType, "ATTENTION_INPUT", None)
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if kind is not None and layer.type == kind:
+            # The bindings give every layer as its base class, and this is their way to the real one.
+            layer.__class__ = trt.IAttentionInputLayer
+            layer.attention.decomposable = True
+
+
+def _dtype(dtype: Any) -> str:
+    return {"float": "float32", "half": "float16"}.get(name := str(dtype).rpartition(".")[2].lower(), name)
+
+
+def _monitor(trt: ModuleType, on_fraction: OnFraction | None) -> Any:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined]
+        """The outermost phase's progress; an exception ends the build and is kept, for it cannot pass through C++."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.error: BaseException | None = None
+            self._steps: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            if not parent_phase:
+                self._steps[phase_name] = num_steps
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            if self.error is None and on_fraction is not None:
+                try:
+                    if phase_name in self._steps:
+                        on_fraction((step + 1) / self._steps[phase_name])
+                except BaseException as error:
+                    self.error = error
+            return self.error is None
+
+        def phase_finish(self, phase_name: str) -> None:
+            self._steps.pop(phase_name, None)
+
+    return Monitor()
