@@ -169,6 +169,7 @@ def compile_spec(spec: Spec) -> Compiled:
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
+    from triton.runtime.errors import PTXASError
 
     function = getattr(_kernels(), spec.kernel)
     storage = "*" + _TRITON_DTYPES[spec.dtype]
@@ -196,7 +197,14 @@ def compile_spec(spec: Spec) -> Compiled:
         knobs.compilation.disable_line_info = True
         # One assembler for all: that of CUDA 12, whose binaries drivers of CUDA 12 and 13 load.
         knobs.nvidia.ptxas_blackwell = knobs.nvidia.ptxas.path
-        made = triton.compile(source, target=GPUTarget("cuda", 10 * major + minor, 32), options=options)
+        try:
+            made = triton.compile(source, target=GPUTarget("cuda", 10 * major + minor, 32), options=options)
+        except PTXASError as error:
+            said = re.search(r"ptxas (?:fatal|error)\s*: (.+)", str(error))
+            reason = (
+                f"{said[1] if said else error}; Triton {triton.__version__} is at work, 3.8 or newer makes them all"
+            )
+            raise BackendError(f"{_where(spec)}: {reason}") from None
         registers, stack_bytes = _usage(made.asm["cubin"], knobs.nvidia.cuobjdump.path)
     metadata = made.metadata
     result = Compiled(
@@ -251,10 +259,13 @@ def _portable(ptx: str) -> bytes:
     return re.sub(r"^\s*//.*\n", "", ptx, flags=re.MULTILINE).encode() + b"\0"
 
 
-def _check(result: Compiled, metadata: Any) -> None:
-    spec = result.spec
+def _where(spec: Spec) -> str:
     where = f"{spec.kernel} for {text(spec.capability)}, {spec.dtype}, head_dim up to {spec.head_dims[1]}"
-    where += f", {dict(spec.constants)}, {spec.num_warps} warps, {spec.num_stages} stages"
+    return f"{where}, {dict(spec.constants)}, {spec.num_warps} warps, {spec.num_stages} stages"
+
+
+def _check(result: Compiled, metadata: Any) -> None:
+    where = _where(result.spec)
     if metadata.global_scratch_size or metadata.profile_scratch_size:
         raise BackendError(f"{where}: this Triton wants scratch memory of its own; use another version")
     if metadata.num_ctas != 1 or metadata.launch_cooperative_grid or metadata.launch_pdl:

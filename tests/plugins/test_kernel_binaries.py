@@ -178,6 +178,23 @@ def test_a_binary_that_spills_is_refused() -> None:
         ahead.compile_spec(spec)
 
 
+def test_an_assembler_that_does_not_know_the_gpu_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So those of Triton 3.5 to 3.7 are with 12.1."""
+    pytest.importorskip("triton", reason="compiling needs Triton; pip install ebca[kernels]")
+    assembler = tmp_path / "ptxas"
+    assembler.write_text(
+        "#!/bin/sh\n"
+        'case "$*" in *--version*) echo "Cuda compilation tools, release 12.8, V12.8.93"; exit 0;; esac\n'
+        "echo \"ptxas fatal   : Value 'sm_121a' is not defined for option 'gpu-name'\" >&2; exit 1\n"
+    )
+    assembler.chmod(0o755)
+    monkeypatch.setenv("TRITON_PTXAS_PATH", str(assembler))
+    constants = {"BLOCK_T": 128, "BLOCK_I": 16, "BLOCK_H": 8}
+    spec = ahead.Spec("ebca_energies", (12, 1), None, (4, 160), 4, constants)
+    with pytest.raises(BackendError, match=r"ebca_energies for 12\.1.*Value 'sm_121a' is not.*3\.8 or newer"):
+        ahead.compile_spec(spec)
+
+
 def test_compiling_names_a_capability_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
     assert ahead.main(["--capabilities", "7.5"]) == 1
     assert "'7.5'; choose among 8.0, 8.6" in capsys.readouterr().err

@@ -41,7 +41,7 @@ class Memory:
     def __init__(self) -> None:
         from cuda.bindings import driver
 
-        self._driver: Any = driver
+        self.driver: Any = driver
         context = self.do(driver.cuDevicePrimaryCtxRetain(self.do(driver.cuDeviceGet(0))))
         self.do(driver.cuCtxSetCurrent(context))
         self.stream = int(self.do(driver.cuStreamCreate(1)))
@@ -49,25 +49,25 @@ class Memory:
 
     def do(self, answer: tuple[Any, ...]) -> Any:
         status, *values = answer
-        assert status == self._driver.CUresult.CUDA_SUCCESS, status
+        assert status == self.driver.CUresult.CUDA_SUCCESS, status
         return values[0] if values else None
 
     def put(self, array: Array) -> int:
-        pointer = int(self.do(self._driver.cuMemAlloc(max(array.nbytes, 16))))
+        pointer = int(self.do(self.driver.cuMemAlloc(max(array.nbytes, 16))))
         self._pointers.append(pointer)
-        self.do(self._driver.cuMemcpyHtoD(pointer, array.ctypes.data, array.nbytes))
+        self.do(self.driver.cuMemcpyHtoD(pointer, array.ctypes.data, array.nbytes))
         return pointer
 
     def get(self, pointer: int, like: Array) -> Array:
-        self.do(self._driver.cuStreamSynchronize(self.stream))
+        self.do(self.driver.cuStreamSynchronize(self.stream))
         result = np.empty_like(like)
-        self.do(self._driver.cuMemcpyDtoH(result.ctypes.data, pointer, result.nbytes))
+        self.do(self.driver.cuMemcpyDtoH(result.ctypes.data, pointer, result.nbytes))
         return result
 
     def close(self) -> None:
         for pointer in self._pointers:
-            self.do(self._driver.cuMemFree(pointer))
-        self.do(self._driver.cuStreamDestroy(self.stream))
+            self.do(self.driver.cuMemFree(pointer))
+        self.do(self.driver.cuStreamDestroy(self.stream))
 
 
 def to_bits(x: Array, dtype: str) -> Array:
@@ -140,6 +140,46 @@ def test_a_launch_equals_the_reference(
         size = max(float(np.linalg.norm(wanted)), float(np.linalg.norm(attention.g)) if name == "g" else 0.0)
         error = float(np.linalg.norm(actual - wanted)) / size
         assert error <= limits[name], f"{name}: relative error {error:.1e} over {limits[name]:.1e}"
+
+
+def test_a_recorded_graph_takes_new_values_of_the_controls(launcher: CudaLauncher) -> None:
+    """Doubling both gammas in device memory doubles g exactly: every product with them is a power of two larger."""
+    rng = np.random.default_rng(2)
+    shape = OpShape(2, 256, 2, 77, 8, 40)
+    arrays = {
+        "q": to_bits(rng.standard_normal((2, 256, 320)), "float16"),
+        "k": to_bits(rng.standard_normal((2, 2, 77, 320)) * 0.4, "float16"),
+        "v": to_bits(rng.standard_normal((2, 2, 77, 320)), "float16"),
+        "weights": np.array([[1, -0.6], [1, 0.4]], np.float32),
+        "gamma_attn": np.full((2, 2, 77), 0.25, np.float32),
+        "gamma_norm": np.full((2, 2), 0.5, np.float32),
+        "norm_factor": np.array(0.2, np.float32),
+        "tie": tie_matrix(2, 2, 1),
+        "out": np.zeros((2, 256, 320), np.uint16),
+        "g": np.zeros((2, 2, 77, 320), np.float32),
+    }
+    library = KernelLibrary(launcher)
+    memory = Memory()
+    driver, do = memory.driver, memory.do
+    try:
+        pointers = {name: memory.put(array) for name, array in arrays.items()}
+        scratch = memory.put(np.zeros(library.plan("update", "float16", shape).scratch_bytes, np.uint8))
+        op = library.bind("update", "float16", shape, pointers, scratch)
+        do(driver.cuStreamBeginCapture(memory.stream, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_GLOBAL))
+        op(memory.stream)
+        graph = do(driver.cuGraphInstantiate(do(driver.cuStreamEndCapture(memory.stream)), 0))
+        results = []
+        for factor in (1, 2):
+            for name in ("gamma_attn", "gamma_norm"):
+                values = arrays[name] * np.float32(factor)
+                do(driver.cuMemcpyHtoD(pointers[name], values.ctypes.data, values.nbytes))
+            do(driver.cuGraphLaunch(graph, memory.stream))
+            results.append(memory.get(pointers["g"], arrays["g"]))
+        do(driver.cuGraphExecDestroy(graph))
+    finally:
+        memory.close()
+    assert np.abs(results[0]).max() > 0
+    np.testing.assert_array_equal(results[1], 2 * results[0])
 
 
 @pytest.mark.parametrize("dtype", ["float16"])

@@ -180,7 +180,7 @@ def test_any_sizes(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not os.environ.get("EBCA_SLOW_TESTS"), reason="takes twenty minutes: set EBCA_SLOW_TESTS=1")
+@pytest.mark.skipif(not os.environ.get("EBCA_SLOW_TESTS"), reason="takes minutes: set EBCA_SLOW_TESTS=1")
 @pytest.mark.parametrize("heads, head_dim, positions", SD15 + SD2 + SDXL + BUNDLED)
 def test_whole_layers(run: Run, heads: int, head_dim: int, positions: int) -> None:
     case = make_case(7, B=1, N=positions, H=heads, d=head_dim)
