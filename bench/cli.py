@@ -11,7 +11,7 @@ from rich.console import Console
 from ebca.bench.compare import ROWS
 from ebca.bench.latency import Settings, measure
 from ebca.bench.report import print_report, to_json
-from ebca.engines.backend import BACKENDS, PRECISIONS
+from ebca.engines.backend import BACKENDS, GPU_BACKENDS, PRECISIONS
 from ebca.errors import EbcaError
 from ebca.runtime import console
 
@@ -21,6 +21,7 @@ _EXAMPLES = """examples:
   ebca-bench --engine engine-sd15
   ebca-bench --engine engine-sd15 --backend openvino --precision bf16 --json result.json
   ebca-bench --engine engine-sd15 --compare --model sd-1.5
+  ebca-bench --engine engine-sd15-gpu --device cuda --compare --model sd-1.5
   ebca-bench --engine engine-tiny --compare-with one_piece --model tiny --repeats 20
 
 A comparison of all rows at SD 1.5 size needs 12 GB of memory with onnxruntime, 22 GB with openvino; one_piece also
@@ -48,7 +49,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--json", metavar="FILE", help="also write the results there")
 
     machine = p.add_argument_group("machine")
-    machine.add_argument("--backend", choices=BACKENDS, help="default: onnxruntime; openvino for bf16")
+    machine.add_argument("--device", default="cpu", help="cpu, cuda, or cuda:1 and so on (default: cpu)")
+    machine.add_argument(
+        "--backend",
+        choices=(*BACKENDS, *GPU_BACKENDS),
+        help="default: onnxruntime, openvino for bf16; with --device cuda what the engine has plans for, else "
+        "onnxruntime-cuda",
+    )
     machine.add_argument(
         "--precision", choices=PRECISIONS, default="fp32", help="bf16 needs openvino and a processor with it"
     )
@@ -103,6 +110,7 @@ def _latency(args: argparse.Namespace) -> int:
     rows = args.compare_with if args.compare_with is not None else (ROWS if args.compare else ())
     settings = Settings(
         engine=args.engine,
+        device=args.device,
         backend=args.backend,
         precision=args.precision,
         threads=args.threads,

@@ -1,7 +1,7 @@
 """What an engine is compared with, each doing the same UNet evaluation on the same inputs.
 
-    pytorch_sdpa   plain diffusers UNet, scaled_dot_product_attention, float32
-    pytorch_ebca   the same UNet with the energy update in PyTorch, float32
+    pytorch_sdpa   plain diffusers UNet, scaled_dot_product_attention, float32 (float16 on a GPU where the engine is)
+    pytorch_ebca   the same UNet with the energy update in PyTorch
     one_piece      the plain UNet as one graph, in the engine's own backend and precision
 
 All of them are checked against PyTorch before they are timed. PyTorch is loaded only when rows are asked for.

@@ -21,7 +21,9 @@ from ebca.bench.compare import ROWS, check_packages, rivals
 from ebca.bench.memory import peak_rss_bytes, reset_peak
 from ebca.bench.subject import Subject
 from ebca.bench.timing import OnRound, Ratio, Samples, interleave, time_call
+from ebca.engines import nvidia
 from ebca.errors import NumericalError, ParameterError
+from ebca.runtime.cuda import CudaDevice
 from ebca.runtime.doctor import cpu_name
 from ebca.runtime.engine import Engine, OnPrepare, load
 from ebca.runtime.schedulers import Scheduler, SchedulerTable, load_table
@@ -34,7 +36,7 @@ _MOST_REPEATS_PER_PICTURE = 5
 class Settings:
     """What to measure.
 
-    engine, backend, precision, threads: as in `ebca.load`.
+    engine, device, backend, precision, threads: as in `ebca.load`.
     height, width: pixels; None: the size the model was trained at. batch_size: pictures.
     steps: scheduler steps that the total is extrapolated to.
     warmup, repeats: rounds before and while times are taken.
@@ -43,6 +45,7 @@ class Settings:
     """
 
     engine: str | Path
+    device: str = "cpu"
     backend: str | None = None
     precision: str = "fp32"
     threads: int | None = None
@@ -120,6 +123,7 @@ class _Opening:
             backend=settings.backend,
             precision=settings.precision,
             threads=settings.threads,
+            device=settings.device,
             on_prepare=self._note,
         )
         engine.open_all()
@@ -173,7 +177,7 @@ def measure(settings: Settings, *, on_prepare: OnPrepare | None = None, on_round
             batch_size=settings.batch_size,
             gamma_attn=settings.gamma_attn,
             gamma_norm=settings.gamma_norm,
-            precision=settings.precision,
+            precision=engine.precision,
             threads=threads,
         )
         stages = {"unet_first_step": time_call(subject.step, warmup=0, repeats=1)}
@@ -209,8 +213,14 @@ def measure(settings: Settings, *, on_prepare: OnPrepare | None = None, on_round
             peak_rss_bytes=peak,
             peak_rss_comparable=comparable,
             versions=_versions(engine, bool(settings.compare)),
-            device=cpu_name(),
+            device=processor_name(engine),
         )
+
+
+def processor_name(engine: Engine) -> str:
+    """The GPU or CPU that an engine runs on."""
+    device = engine.device
+    return nvidia.find().gpus[device.driver.index].name if isinstance(device, CudaDevice) else cpu_name()
 
 
 def _per_picture_stages(subject: Subject, settings: Settings) -> dict[str, Samples]:

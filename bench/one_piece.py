@@ -45,12 +45,14 @@ class OnePiece:
             _check_room(self._folder, 4 * sum(p.numel() for p in unet.parameters()))
             with quiet():
                 component = write_component(plain_graph(unet), self._folder, _NAME, half=False)
-            target = self._folder / "prepared" / f"{_NAME}.onnx"
-            target.parent.mkdir()
-            backend.prepare(self._folder / component.graph_for(backend.name), target)
-            self.noise = np.zeros_like(executor.noise)
-            inputs = {"sample": executor.sample, "timestep": executor.timestep, "contexts": executor.contexts}
-            self._call = backend.open(target, component).bind(inputs, {"noise": self.noise})
+            graph = self._folder / component.graph_for(backend.name)
+            if backend.prepares:
+                target = self._folder / "prepared" / f"{_NAME}.onnx"
+                target.parent.mkdir()
+                backend.prepare(graph, target)
+                graph = target
+            self.noise = executor.noise
+            self._call = executor.record_whole(backend.open(graph, component))
             if os.name == "posix":
                 # Mapped files stay; a process that is killed then leaves nothing behind.
                 self.close()
@@ -77,7 +79,8 @@ class OnePiece:
 
 
 def plain_graph(unet: UNet2DConditionModel) -> ir.Graph:
-    """(sample, timestep, contexts [B,S,T,D]) -> noise, in standard operators; only context 0 is read."""
+    """(sample, timestep, contexts [B,S,T,D]) -> noise and the contexts as they are; standard operators, only context 0
+    is read."""
     model = trace(unet)
     fold_transposes(model)
     graph = model.graph
@@ -89,7 +92,10 @@ def plain_graph(unet: UNet2DConditionModel) -> ir.Graph:
             (contexts, {0: "batch", 1: "contexts", 2: "tokens"}),
         ]
     )
-    graph.outputs.pop(1)
+    unchanged = ir.Node("", "Identity", [contexts])
+    unchanged.outputs[0].name, unchanged.outputs[0].type = str(graph.outputs[1].name), contexts.type
+    graph.append(unchanged)
+    graph.outputs[1] = unchanged.outputs[0]
     first = ir.tensor(np.array(0, np.int64), name="first_context")
     zero = ir.Value(name=first.name, shape=first.shape, type=ir.TensorType(first.dtype), const_value=first)
     graph.initializers.add(zero)

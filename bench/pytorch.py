@@ -1,4 +1,7 @@
-"""The PyTorch side of a comparison: one diffusers UNet in float32, plain or with the energy update."""
+"""The PyTorch side of a comparison: one diffusers UNet, plain or with the energy update.
+
+On a CPU in float32; on a GPU, where the engine computes in float16, in that. Times include bringing the result back.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +24,7 @@ class PyTorchUNet:
 
     Args:
         unet: float32; its attention processors are replaced, and its weights rounded where the engine stores
-            float16.
+            float16. It moves to the engine's device.
         subject: whose inputs and control to use.
     """
 
@@ -33,10 +36,15 @@ class PyTorchUNet:
                 for parameter in unet.parameters():
                     parameter.copy_(parameter.half())
         executor, control = subject.executor, subject.control
-        self._inputs = [torch.from_numpy(a.copy()) for a in (executor.sample, executor.timestep, executor.contexts)]
-        weights, attn, norm = (
-            torch.from_numpy(a.copy()) for a in (control.weights, control.gamma_attn, control.gamma_norm)
-        )
+        where = subject.engine.device.name
+        dtype = torch.float16 if where != "cpu" and subject.engine.manifest.compute == "fp16" else torch.float32
+        unet.to(where, dtype)
+
+        def here(array: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(array.copy()).to(where, dtype)
+
+        self._inputs = [here(array) for array in (executor.sample, executor.timestep, executor.contexts)]
+        weights, attn, norm = (here(array) for array in (control.weights, control.gamma_attn, control.gamma_norm))
         self._op = TorchEnergyAttention([layer.heads for layer in layers_of(unet)], weights, attn, norm)
         self._module: EnergyUNet | None = None
         self._threads = torch.get_num_threads()
@@ -47,7 +55,7 @@ class PyTorchUNet:
         assert self.unet is not None
         sample, timestep, contexts = self._inputs
         with torch.inference_mode():
-            return self.unet(sample, timestep, contexts[:, 0], return_dict=False)[0].numpy()
+            return self.unet(sample, timestep, contexts[:, 0], return_dict=False)[0].float().cpu().numpy()
 
     @contextmanager
     def energy(self) -> Iterator[None]:
@@ -64,7 +72,7 @@ class PyTorchUNet:
         """Noise prediction [B,C,h,w] with the energy update."""
         assert self._module is not None
         with torch.inference_mode():
-            return self._module(*self._inputs)[0].numpy()
+            return self._module(*self._inputs)[0].float().cpu().numpy()
 
     def ebca_once(self) -> np.ndarray:
         """The same outside of `energy`."""

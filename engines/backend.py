@@ -6,7 +6,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
+from ebca.engines.directory import EngineDirectory
 from ebca.engines.manifest import Component
+from ebca.engines.nvidia import Gpu
 from ebca.errors import BackendError, ParameterError
 
 Call = Callable[[], None]
@@ -14,6 +16,7 @@ Arrays = Mapping[str, Any]
 """By tensor name: numpy's on the CPU, `ebca.engines.memory.DeviceArray` elsewhere."""
 
 BACKENDS = ("onnxruntime", "openvino")
+GPU_BACKENDS = ("tensorrt-rtx", "tensorrt", "onnxruntime-cuda")
 PRECISIONS = ("fp32", "bf16")
 
 
@@ -61,6 +64,10 @@ class Backend(Protocol):
         """Open what `prepare` wrote."""
         ...
 
+    def settle(self) -> None:
+        """Called when all that is used has run once: keep for the next process what that took to find out."""
+        ...
+
 
 def available() -> list[str]:
     """Names of the backends whose library is installed."""
@@ -83,6 +90,10 @@ def create(name: str | None, options: BackendOptions) -> Backend:
     if name is None:
         order = ("onnxruntime", "openvino") if options.precision == "fp32" else ("openvino", "onnxruntime")
         name = next((one for one in order if one in present), "onnxruntime")
+    if name in GPU_BACKENDS:
+        raise ParameterError(
+            f"backend '{name}' runs on an NVIDIA GPU; choose device 'cuda', or one of {', '.join(BACKENDS)} for the CPU"
+        )
     if name not in BACKENDS:
         raise ParameterError(f"backend '{name}' is unknown; choose one of {', '.join(BACKENDS)}")
     if name not in present:
@@ -94,3 +105,38 @@ def create(name: str | None, options: BackendOptions) -> Backend:
     from ebca.engines.onnxruntime import OnnxRuntimeBackend
 
     return OnnxRuntimeBackend(options)
+
+
+def create_on_gpu(
+    name: str | None, directory: EngineDirectory, options: BackendOptions, gpu: Gpu, index: int, stream: int
+) -> Backend:
+    """The named backend on a GPU, or the one that the engine directory was made for: the library it has plans of, else
+    onnxruntime-cuda.
+
+    Args:
+        index: of the GPU.
+        stream: handle of the CUDA stream to enqueue on.
+
+    Raises:
+        BackendError: it is not installed, or the directory's plans do not fit this GPU; the message says what does.
+        ParameterError: a backend that does not run on a GPU, or an option that it has not.
+    """
+    if options.precision != "fp32" or options.threads is not None:
+        raise ParameterError("precision and threads are for the CPU; on a GPU the engine directory decides")
+    if name is None:
+        name = next(iter(directory.manifest.plans), "onnxruntime-cuda")
+    if name in BACKENDS:
+        raise ParameterError(
+            f"backend '{name}' runs on the CPU; choose one of {', '.join(GPU_BACKENDS)}, or device 'cpu'"
+        )
+    if name == "onnxruntime-cuda":
+        if find_spec("onnxruntime") is None:
+            raise BackendError("backend 'onnxruntime-cuda' is not installed; run `pip install onnxruntime-gpu`")
+        from ebca.engines.onnxruntime_cuda import OnnxRuntimeCudaBackend
+
+        return OnnxRuntimeCudaBackend(stream, index)
+    if name not in GPU_BACKENDS:
+        raise ParameterError(f"backend '{name}' is unknown; choose one of {', '.join(GPU_BACKENDS)}")
+    from ebca.engines.tensorrt import TensorRTBackend
+
+    return TensorRTBackend(directory, gpu, stream, name)

@@ -79,6 +79,9 @@ class OnnxRuntimeBackend:
             options.add_session_config_entry(key, value)
         self._session(graph, options)
 
+    def settle(self) -> None:
+        """Nothing to do."""
+
     def open(self, prepared: Path, component: Component) -> "OnnxRuntimeRunner":
         options = self._options()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -61,6 +61,9 @@ class OnnxRuntimeCudaBackend:
         """Never called: ONNX Runtime optimises for a GPU only where there is one, and in seconds."""
         raise AssertionError(graph, target)
 
+    def settle(self) -> None:
+        """Nothing to do."""
+
     def open(self, graph: Path, component: Component) -> "OnnxRuntimeCudaRunner":
         """Open a graph of the engine directory.
 

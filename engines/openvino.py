@@ -44,6 +44,9 @@ class OpenVINOBackend:
             raise _unreadable(graph, error) from None
         ov.save_model(model, target.with_suffix(".xml"), compress_to_fp16=False)
 
+    def settle(self) -> None:
+        """Nothing to do."""
+
     def open(self, prepared: Path, component: Component) -> "OpenVINORunner":
         precision = "fp32" if component.float32_only else self._precision
         config = {

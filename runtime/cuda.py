@@ -29,6 +29,8 @@ class Driver(Protocol):
     """
 
     name: str
+    index: int
+    stream: int
 
     def allocate(self, nbytes: int) -> int:
         """Address of zeroed device memory. Raises MemoryError."""
@@ -62,7 +64,7 @@ class Driver(Protocol):
         """A graph of what `enqueue` enqueues, which does not run now. Raises BackendError where that cannot be."""
         ...
 
-    def launch(self, graph: Any) -> None:
+    def launch_graph(self, graph: Any) -> None:
         """Enqueue a graph."""
         ...
 
@@ -179,4 +181,4 @@ class CudaDevice:
         except BackendError as error:
             log.warning("this step runs without a CUDA graph, call by call: %s", error)
             return enqueue
-        return lambda: self.driver.launch(graph)
+        return lambda: self.driver.launch_graph(graph)

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from ebca.engines import backend as backends
-from ebca.engines import cache
+from ebca.engines import cache, nvidia
 from ebca.engines.backend import BackendOptions, Runner
 from ebca.engines.directory import EngineDirectory, open_directory
 from ebca.engines.manifest import Manifest
 from ebca.engines.memory import address, nbytes
 from ebca.errors import EngineError, ParameterError
 from ebca.runtime import devices
+from ebca.runtime.cuda import CudaDevice
 from ebca.runtime.devices import Shared
 from ebca.runtime.executor import Executor
 from ebca.runtime.tokenizer import Tokenizer
@@ -45,8 +46,10 @@ def load(
 
     Args:
         engine: the directory, or the name of a bundled one.
-        device: "cpu".
-        backend: "onnxruntime", "openvino", or None: openvino for bf16 where installed, else onnxruntime.
+        device: "cpu", "cuda" (the first GPU) or "cuda:1" and so on.
+        backend: on the CPU "onnxruntime", "openvino", or None: openvino for bf16 where installed, else onnxruntime. On
+            a GPU "tensorrt-rtx", "tensorrt", "onnxruntime-cuda", or None: what the directory has plans for, else
+            onnxruntime-cuda.
         precision: "fp32", or "bf16" where the backend and the processor have it.
         threads: None for one per physical core.
         on_prepare: called with (done, total, component) while components are prepared.
@@ -54,9 +57,17 @@ def load(
     Raises:
         EngineError, BackendError, ParameterError: see `ebca.errors`.
     """
-    chosen = backends.create(backend, BackendOptions(threads=threads, precision=precision))
     where = devices.create(device)
-    opened = Engine(open_directory(engine), chosen, where, precision)
+    options = BackendOptions(threads=threads, precision=precision)
+    if isinstance(where, CudaDevice):
+        directory = open_directory(engine)
+        index, stream = where.driver.index, where.driver.stream
+        chosen = backends.create_on_gpu(backend, directory, options, nvidia.find().gpus[index], index, stream)
+    else:
+        chosen = backends.create(backend, options)
+        directory = open_directory(engine)
+    compute = directory.manifest.compute
+    opened = Engine(directory, chosen, where, precision if compute == "fp32" else compute)
     opened.prepare(on_prepare)
     return opened
 
@@ -78,6 +89,7 @@ class Engine:
         self._prepared = cache.prepared_engine(directory, backend)
         self._runners: dict[str, Runner] = {}
         self._lock = threading.Lock()
+        self._settled = 0
         self._tokenizer: Tokenizer | None = None
         self._tables_verified = False
 
@@ -217,6 +229,14 @@ class Engine:
         from ebca.runtime.session import Session
 
         return Session(self, height=height, width=width, batch=batch)
+
+    def settle(self) -> None:
+        """Keep what running for the first time has made, for the next process."""
+        with self._lock:
+            opened = len(self._runners)
+            if opened != self._settled:
+                self.backend.settle()
+                self._settled = opened
 
     def close(self) -> None:
         """Close all components. Sessions that are still open keep theirs."""

@@ -17,6 +17,8 @@ from ebca.runtime.devices import Device, Memory, Shared
 
 OpenRunner = Callable[[str], Runner]
 
+_Operands = tuple[Runner, Arrays, Arrays]
+
 _Seen = list[np.ndarray]
 
 Probe = Callable[[int, np.ndarray, np.ndarray], None]
@@ -69,7 +71,7 @@ class Executor:
         self._energies = [[self._shared((batch, contexts)) for _ in range(2)] for _ in unet.layers]
         self._bound: dict[str, list[Call]] = {}
         self._warm: set[str] = set()
-        self._workspaces: dict[str, Memory] = {}
+        self._workspaces: list[Memory] = []
         self._recorded: dict[str, Call] = {}
         self._inputs = [device.share(self._tensors[name]) for name in unet.inputs]
         self._outputs = [device.share(self._tensors[name]) for name in unet.outputs]
@@ -126,15 +128,18 @@ class Executor:
     def calls(self, variant: str) -> list[Call]:
         """One bound call per step of the plan; what replays a variant and what looks between its steps share them."""
         if variant not in self._bound:
-            steps = [self._operands(step, variant) for step in self._unet.plan]
-            need = max((runner.workspace_bytes(inputs, outputs) for runner, inputs, outputs in steps), default=0)
-            workspace = 0
-            if need:
-                # One after the other they may use the same scratch memory, which lives as long as the calls.
-                self._workspaces[variant] = self._device.allocate(need)
-                workspace = address(self._workspaces[variant].view(0, (need,), np.uint8))
-            self._bound[variant] = [runner.bind(inputs, outputs, workspace) for runner, inputs, outputs in steps]
+            self._bound[variant] = self._bind([self._operands(step, variant) for step in self._unet.plan])
         return self._bound[variant]
+
+    def _bind(self, steps: Sequence[_Operands]) -> list[Call]:
+        """Bound calls that run one after the other, and so may use the same scratch memory."""
+        need = max((runner.workspace_bytes(inputs, outputs) for runner, inputs, outputs in steps), default=0)
+        workspace = 0
+        if need:
+            # Lives as long as the calls.
+            self._workspaces.append(self._device.allocate(need))
+            workspace = address(self._workspaces[-1].view(0, (need,), np.uint8))
+        return [runner.bind(inputs, outputs, workspace) for runner, inputs, outputs in steps]
 
     def warm(self, variant: str) -> None:
         """Run a variant's calls for the first time, which is when engines allocate; what they compute is of no use."""
@@ -142,6 +147,12 @@ class Executor:
             for call in self.calls(variant):
                 self._device.run(call)
             self._warm.add(variant)
+
+    def record_whole(self, runner: Runner) -> Call:
+        """Record an uncut UNet on this executor's inputs and outputs; it takes no control."""
+        inputs = {name: self._tensors[name] for name in self._unet.inputs}
+        outputs = {name: self._tensors[name] for name in self._unet.outputs}
+        return self._device.record(self._bind([(runner, inputs, outputs)]), self._inputs, self._outputs)
 
     def upload(self) -> None:
         """Bring inputs, control and masks to the device; `run` does so by itself."""
@@ -190,7 +201,7 @@ class Executor:
     def _written(self, step: Step, variant: str) -> tuple[str, ...]:
         return step.outputs[:1] if step.layer is not None and variant == "attention" else step.outputs
 
-    def _operands(self, step: Step, variant: str) -> tuple[Runner, Arrays, Arrays]:
+    def _operands(self, step: Step, variant: str) -> _Operands:
         """What runs a step, its inputs and its outputs."""
         if step.segment is not None:
             return self._segment_operands(step, variant)
@@ -206,7 +217,7 @@ class Executor:
         runner = kernel or self._open(self._unet.ops[layer.op][variant])
         return runner, {n: arrays[n] for n in names.inputs}, {n: arrays[n] for n in names.outputs}
 
-    def _segment_operands(self, step: Step, variant: str) -> tuple[Runner, Arrays, Arrays]:
+    def _segment_operands(self, step: Step, variant: str) -> _Operands:
         assert step.segment is not None
         inputs = {name: self._tensors[name] for name in step.inputs}
         if variant == "attention":

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import TypeVar
 
-from ebca.engines.backend import BACKENDS, PRECISIONS
+from ebca.engines.backend import BACKENDS, GPU_BACKENDS, PRECISIONS
 from ebca.errors import ParameterError
 from ebca.runtime.edits import Edit
 from ebca.runtime.engine import Engine, OnPrepare, load
@@ -98,8 +98,12 @@ def add_editing(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 def add_machine(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Device, backend, precision, threads. Returns the group."""
     machine = p.add_argument_group("machine")
-    machine.add_argument("--device", default="cpu", choices=("cpu",), help="where to run (default: cpu)")
-    machine.add_argument("--backend", choices=BACKENDS, help="default: onnxruntime; openvino for bf16")
+    machine.add_argument("--device", default="cpu", help="cpu, cuda, or cuda:1 and so on (default: cpu)")
+    machine.add_argument(
+        "--backend", choices=(*BACKENDS, *GPU_BACKENDS),
+        help="default: onnxruntime, openvino for bf16; with --device cuda what the engine has plans for, else "
+        "onnxruntime-cuda",
+    )  # fmt: skip
     machine.add_argument(
         "--precision", choices=PRECISIONS, default="fp32", help="bf16 needs openvino and a processor with it"
     )

@@ -224,6 +224,7 @@ class Session:
         variants = {"energies"} if energies else {control.variant for control in controls}
         for variant in variants:
             executor.record(variant) if loop is None else executor.warm(variant)
+        self.engine.settle()
         opened = time.perf_counter()
         maps = AttentionMaps(self.engine.manifest.unet, executor.sizes, self.batch) if attention_maps else None
         predictor = NoisePredictor(

@@ -38,6 +38,8 @@ class HostDriver:
     """See `ebca.runtime.cuda.Driver`. `count` counts calls by name; what runs inside a graph is not counted."""
 
     name: str = "cuda:0"
+    index: int = 0
+    stream: int = 0
     refuse_capture: bool = False
     count: Counter[str] = field(default_factory=Counter)
     memory: dict[int, np.ndarray] = field(default_factory=dict)
@@ -93,7 +95,7 @@ class HostDriver:
         finally:
             self._recording = None
 
-    def launch(self, graph: list[Call]) -> None:
+    def launch_graph(self, graph: list[Call]) -> None:
         assert self._recording is None, "a graph launched inside a capture"
         self.count["launch"] += 1
         for call in graph:
