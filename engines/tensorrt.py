@@ -205,8 +205,8 @@ class TensorRTBackend:
             raise BackendError(f"'{name}' has no plan for {self.name}; export the engine again")
         return TensorRTRunner(self, name)
 
-    def save_caches(self) -> None:
-        """Keep what was compiled for this GPU, so that the next process need not; call it after a first step."""
+    def settle(self) -> None:
+        """Keep what was compiled for this GPU, so that the next process need not."""
         for opened in self._opened:
             if opened.file is not None:
                 opened.file.save(opened.cache)

@@ -1,6 +1,5 @@
 """Checkpoint to engine directory: the order of work."""
 
-import gc
 import hashlib
 import json
 import math
@@ -120,7 +119,7 @@ def export_checkpoint(
 
     Args:
         checkpoint: what `ebca.export.checkpoint.load_checkpoint` gives. At precision fp16 its weights are rounded in
-            place, so that parity compares like with like; with `plans` they are let go once they are written.
+            place, so that parity compares like with like.
         output_dir: the directory to make; an interrupted export of the same model goes on where it stopped.
         precision: "fp32", or "fp16" to store weights as float16.
         compute: "fp32", or "fp16" for graphs that compute in float16, for GPUs; needs precision fp16.
@@ -447,12 +446,6 @@ def _build_plans(
     vae: VaeSpec | None,
 ) -> dict[str, LibraryPlans]:
     work = plan_building.jobs(options, export.components, unet, text_encoder, vae)
-    # Everything is written; a library that builds plans needs the memory.
-    for module in (export.checkpoint.unet, export.checkpoint.text_encoder, export.checkpoint.vae):
-        if module is not None:
-            module.to("meta")
-    # The traced graphs hold the weights too, in a circle.
-    gc.collect()
 
     def on_progress(text: str, done: int) -> None:
         export.on_progress(ExportEvent(text, export.written + done, export.total))

@@ -23,7 +23,7 @@ from rich.text import Text
 import ebca
 from ebca.engines import backend as backends
 from ebca.engines import cache, nvidia, tensorrt
-from ebca.engines.backend import BACKENDS, BackendOptions
+from ebca.engines.backend import BACKENDS, GPU_BACKENDS, BackendOptions
 from ebca.engines.directory import EngineDirectory, open_directory
 from ebca.engines.manifest import Manifest
 from ebca.engines.plans import LibraryPlans, describe
@@ -71,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--engine", metavar="DIR", help="engine directory made by ebca-export, or a bundled name")
     p.add_argument(
         "--backend",
-        choices=(*BACKENDS, *tensorrt.LIBRARIES),
+        choices=(*BACKENDS, *GPU_BACKENDS),
         help="backend to try the engine with (default: the best installed)",
     )
     p.add_argument(
@@ -128,8 +128,8 @@ def _run(args: argparse.Namespace) -> int:
 def check_environment(backend: str | None = None) -> Iterator[Finding]:
     """What is installed and what the machine has."""
     yield Finding("ok", "ebca", f"{ebca.__version__} on Python {platform.python_version()}, {platform.system()}")
-    yield from _check_backends(None if backend in tensorrt.LIBRARIES else backend)
-    yield from _check_gpus(wanted=backend in tensorrt.LIBRARIES)
+    yield from _check_backends(None if backend in GPU_BACKENDS else backend)
+    yield from _check_gpus(wanted=backend in GPU_BACKENDS)
     yield from _check_processor()
     yield _check_memory()
     yield from _check_cache()
@@ -154,11 +154,11 @@ def check_engine(engine: str | Path, backend: str | None = None) -> Iterator[Fin
     plans = directory.manifest.plans
     for library, built in plans.items():
         yield from _check_plans(library, built, directory.manifest, wanted=backend == library)
-    if backend in tensorrt.LIBRARIES:
-        if backend not in plans:
-            text = f"this engine directory has no plans for {backend}"
-            yield Finding("problem", "plans", text, f"export again with --backend {backend}, or try another backend")
-        yield Finding("note", "trial", f"left out: {backend} is checked up to its plans; other backends are tried")
+    if backend in tensorrt.LIBRARIES and backend not in plans:
+        text = f"this engine directory has no plans for {backend}"
+        yield Finding("problem", "plans", text, f"export again with --backend {backend}, or try another backend")
+    if backend in GPU_BACKENDS and not _gpus():
+        yield Finding("note", "trial", "left out: there is no NVIDIA GPU")
         return
     yield from _try(directory, backend)
 
@@ -249,6 +249,12 @@ def _check_gpus(*, wanted: bool) -> Iterator[Finding]:
             yield Finding("ok", library, installed)
 
 
+def _gpus() -> tuple[nvidia.Gpu, ...]:
+    with suppress(BackendError):
+        return nvidia.find().gpus
+    return ()
+
+
 def _check_plans(library: str, plans: LibraryPlans, manifest: Manifest, *, wanted: bool) -> Iterator[Finding]:
     """What was built ahead of time, and whether it runs here."""
     files = [plan.file for entries in plans.components.values() for plan in entries]
@@ -261,10 +267,7 @@ def _check_plans(library: str, plans: LibraryPlans, manifest: Manifest, *, wante
         f"{plans.platform}: {_size(size)}; {shapes}",
     )
     level = "problem" if wanted else "note"
-    try:
-        gpus = nvidia.find().gpus
-    except BackendError:
-        gpus = ()
+    gpus = _gpus()
     if not gpus:
         text = "the plans cannot run here: there is no NVIDIA GPU"
         yield Finding(level, "plans", text, "use --backend onnxruntime, which runs the same graphs on the CPU, slowly")
@@ -401,16 +404,19 @@ def _try(directory: EngineDirectory, backend: str | None) -> Iterator[Finding]:
     sample = rng.standard_normal((2, manifest.unet.in_channels, _TRIAL_SIDE, _TRIAL_SIDE), np.float32)
     contexts = rng.standard_normal((2, 1, tokens, manifest.unet.context_dim), np.float32)
     try:
-        chosen = backends.create(backend, BackendOptions())
-        prepared = cache.prepared_engine(directory, chosen).folder.is_dir()
         began = time.perf_counter()
-        with console.PrepareProgress() as progress:
-            engine = load(directory.path, backend=chosen.name, on_prepare=progress)
-        if progress.seconds is None:
-            yield Finding("ok", "prepared", f"for {chosen.name}: opens at once")
+        if backend in GPU_BACKENDS:
+            engine = load(directory.path, device="cuda", backend=backend)
         else:
-            what = "parts of it were missing or stale" if prepared else "this was the first use"
-            yield Finding("ok", "prepared", f"for {chosen.name} in {progress.seconds:.1f} s: {what}")
+            chosen = backends.create(backend, BackendOptions())
+            prepared = cache.prepared_engine(directory, chosen).folder.is_dir()
+            with console.PrepareProgress() as progress:
+                engine = load(directory.path, backend=chosen.name, on_prepare=progress)
+            if progress.seconds is None:
+                yield Finding("ok", "prepared", f"for {chosen.name}: opens at once")
+            else:
+                what = "parts of it were missing or stale" if prepared else "this was the first use"
+                yield Finding("ok", "prepared", f"for {chosen.name} in {progress.seconds:.1f} s: {what}")
         with engine:
             result = Denoiser(engine)(sample, 500.0, contexts, EnergyControl(0.01, 0.02))
             if not np.isfinite(result.contexts).all():

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from ebca.engines import backend as backends
-from ebca.errors import NumericalError
+from ebca.engines import nvidia, tensorrt
+from ebca.engines.nvidia import Gpu, Nvidia
+from ebca.errors import BackendError, NumericalError
 from ebca.runtime import doctor
 
 Findings = list[dict[str, Any]]
@@ -185,3 +187,77 @@ def test_json_to_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert doctor.main(["--json", str(tmp_path / "report.json")]) == 0
     assert json.loads((tmp_path / "report.json").read_text())["ok"] is True
     assert capsys.readouterr().out.endswith("no problems\n")
+
+
+# --- GPUs and plans
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Pretend to have GPUs (none: no driver), and the library the plans were built with."""
+
+    def pretend(*gpus: Gpu) -> None:
+        def find() -> Nvidia:
+            if not gpus:
+                raise BackendError("there is no NVIDIA driver; install one")
+            return Nvidia("13.0", gpus)
+
+        monkeypatch.setattr(nvidia, "find", find)
+
+    return pretend
+
+
+def test_gpus_are_named_and_their_absence_is_no_problem(diagnose: Any, machine: Callable[..., None]) -> None:
+    machine()
+    code, findings = diagnose()
+    assert code == 0 and _one(findings, "gpu", "note")["remedy"] == "install one"
+    machine(Gpu("RTX 4090", "8.9", 24 << 30))
+    code, findings = diagnose()
+    assert code == 0
+    assert _one(findings, "gpu", "ok")["text"].startswith("RTX 4090, compute capability 8.9, 25.8 GB; driver for CUDA")
+    machine()
+    code, findings = diagnose("--backend", "tensorrt-rtx")
+    assert code == 1 and _one(findings, "gpu", "problem")
+
+
+def test_plans_without_a_gpu(diagnose: Any, machine: Callable[..., None], tiny_gpu_dir: Path) -> None:
+    machine()
+    code, findings = diagnose("--engine", str(tiny_gpu_dir))
+    assert code == 0
+    text = _one(findings, "plans", "ok")["text"]
+    assert "for tensorrt-rtx 1." in text and "compute capability 8.6, 8.9, " in text and "width 8 or batch" in text
+    assert "use --backend onnxruntime" in _one(findings, "plans", "note")["remedy"]
+    assert "is finite" in _one(findings, "trial", "ok")["text"]
+    code, findings = diagnose("--engine", str(tiny_gpu_dir), "--backend", "tensorrt-rtx")
+    assert code == 1 and "there is no NVIDIA GPU" in _one(findings, "plans", "problem")["text"]
+    assert _one(findings, "trial", "note")["text"].startswith("left out")
+
+
+def test_plans_on_gpus_that_fit_and_that_do_not(
+    diagnose: Any, machine: Callable[..., None], tiny_gpu_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = Gpu("RTX 4090", "8.9", 24 << 30)
+    machine(ada)
+    code, findings = diagnose("--engine", str(tiny_gpu_dir))
+    assert code == 0
+    assert any(f["text"].startswith("they fit RTX 4090; its runtime cache holds 0 of them") for f in findings)
+    machine(Gpu("H100", "9.0", 80 << 30))
+    code, findings = diagnose("--engine", str(tiny_gpu_dir))
+    problem = _one(findings, "plans", "problem")
+    assert code == 1 and problem["text"] == (
+        "this engine directory targets compute capability 8.6 and 8.9, H100 is 9.0"
+    )
+    assert problem["remedy"] == "export again with --backend onnxruntime-cuda"
+    machine(ada)
+    monkeypatch.setattr(tensorrt, "installed_version", lambda library: None)
+    _, findings = diagnose("--engine", str(tiny_gpu_dir))
+    assert _one(findings, "plans", "note")["text"] == "tensorrt-rtx is not installed"
+
+
+def test_a_directory_without_plans_for_the_backend_asked_for(
+    diagnose: Any, machine: Callable[..., None], tiny_unet_dir: Path
+) -> None:
+    machine()
+    code, findings = diagnose("--engine", str(tiny_unet_dir), "--backend", "tensorrt-rtx")
+    assert code == 1
+    assert _one(findings, "plans", "problem")["text"] == "this engine directory has no plans for tensorrt-rtx"
