@@ -259,7 +259,9 @@ def test_pictures_of_shapes_stay_as_they_are(tmp_path: Path) -> None:
     from ebca.export.checkpoint import load_checkpoint
 
     source = Path(__file__).parents[2] / "examples" / "shapes" / "shapes"
-    folder = export_checkpoint(load_checkpoint(str(source)), tmp_path / "half", precision="fp16", compute="fp16")
+    folder = export_checkpoint(
+        load_checkpoint(str(source)), tmp_path / "half", precision="fp16", compute="fp16", guidance_scale=4
+    )
     pictures = []
     for engine in ("shapes", folder):
         with ebca.load(engine, backend="onnxruntime") as opened, opened.session() as session:
