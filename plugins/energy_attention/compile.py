@@ -144,10 +144,6 @@ def specs(capability: Capability, tuning: Mapping[str, Any]) -> Iterator[Spec]:
             yield Spec("ebca_combine", capability, dtype, head_dims, unit, {**common, "BLOCK_D": channels})
     every = (WIDTHS[0].smallest, WIDTHS[-1].largest)
     yield Spec("ebca_energies", capability, None, every, WIDTHS[0].unit, {"BLOCK_T": 128, "BLOCK_I": 16, "BLOCK_H": 8})
-    # Between two evaluations: nothing there depends on heads.
-    yield Spec("ebca_begin", capability, None, every, 1, {"BLOCK": launches.BLOCK})
-    yield Spec("ebca_end", capability, None, every, 1, {"BLOCK": launches.BLOCK})
-    yield Spec("ebca_advance", capability, None, every, 1, {}, num_warps=1)
 
 
 def text(capability: Capability) -> str:
@@ -158,7 +154,6 @@ def text(capability: Capability) -> str:
 
 _TRITON_DTYPES: Final = {"float16": "fp16", "bfloat16": "bf16", None: "fp32"}
 _STORAGE: Final = ("q_ptr", "k_ptr", "v_ptr", "out_ptr", "partial_ptr")
-_OTHER_POINTERS: Final = {"step_ptr": "*i32", "carry_ptr": "*i32", "bad_ptr": "*i32", "coefficients_ptr": "*fp64"}
 _UNIT_STRIDES: Final = ("d", "q_batch", "q_position", "k_batch", "k_context", "k_token", "out_batch", "out_position")
 _MANIFEST_TYPES: Final = {"i32": ("int32", 4), "fp32": ("float32", 4)}
 
@@ -176,7 +171,7 @@ def compile_spec(spec: Spec) -> Compiled:
     from triton.compiler import ASTSource
     from triton.runtime.errors import PTXASError
 
-    function = _function(spec.kernel)
+    function = getattr(_kernels(), spec.kernel)
     storage = "*" + _TRITON_DTYPES[spec.dtype]
     types = {name: _triton_type(name, storage) for name in function.arg_names if name not in spec.constants}
     promises = {
@@ -224,16 +219,15 @@ def compile_spec(spec: Spec) -> Compiled:
     return result
 
 
-def _function(kernel: str) -> Any:
+def _kernels() -> ModuleType:
     from ebca.plugins.energy_attention import kernels
-    from ebca.plugins.sampling import kernels as sampling_kernels
 
-    return getattr(kernels, kernel, None) or getattr(sampling_kernels, kernel)
+    return kernels
 
 
 def _triton_type(name: str, storage: str) -> str:
     if name.endswith("_ptr"):
-        return storage if name in _STORAGE else _OTHER_POINTERS.get(name, "*fp32")
+        return storage if name in _STORAGE else "*fp32"
     return "fp32" if name == "scale" else "i32"
 
 
