@@ -40,7 +40,7 @@ _EXAMPLES = """examples:
   ebca-export --model sd-1.5 --output-dir engine-sd15 --precision fp16
   ebca-export --model ./my-finetune --output-dir engine-mine
   ebca-export --model model.safetensors --tokenizer ./clip-tokenizer --output-dir engine-mine
-  ebca-export --model sd-1.5 --output-dir engine-gpu --backend tensorrt-rtx --shape 1x512x512 --shape 1x768x512
+  ebca-export --model sd-1.5 --output-dir engine-gpu --backend tensorrt-rtx --shape 1x512x768
   ebca-export --model sd-1.5 --dry-run
 """
 
@@ -126,6 +126,11 @@ def parser() -> argparse.ArgumentParser:
         help="main and editing prompts together that plans take (default: 4)",
     )
     gpu.add_argument("--vae-fp32", action="store_true", help="let the VAE compute in float32, if it overflows float16")
+    p.add_argument(
+        "--with-vanilla",
+        action="store_true",
+        help="hold the uncut UNet too, which runs the steps whose gammas are all zero; twice the UNet's size",
+    )
     hub = p.add_argument_group("hub and tokenizer")
     hub.add_argument("--revision", help="branch, tag or commit on the hub")
     hub.add_argument("--token", help="hub access token; default: HF_TOKEN or the stored login")
@@ -207,6 +212,7 @@ def _run(args: argparse.Namespace, ctrl_c: console.CtrlC) -> int:
             precision=args.precision or ("fp16" if args.backend in _GPU else "fp32"),
             compute="fp16" if args.backend in _GPU else "fp32",
             vae_float32=args.vae_fp32,
+            with_vanilla=args.with_vanilla,
             plans=plans,
             scheduler_steps=args.scheduler_steps,
             guidance_scale=args.guidance_scale,
