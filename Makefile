@@ -26,6 +26,6 @@ bench:
 	$(BIN)/ebca-export --model tiny --output-dir build/engine-tiny --overwrite
 	$(BIN)/ebca-bench --engine build/engine-tiny --model tiny --compare
 
-# The GPU kernels for every compute capability, on any machine; needs ebca[kernels], takes three minutes.
+# The GPU kernels for every compute capability, on any machine; needs ebca[kernels], takes a few minutes.
 kernels:
 	$(BIN)/python -m ebca.plugins.energy_attention.compile

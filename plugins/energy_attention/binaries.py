@@ -190,15 +190,7 @@ class KernelSet:
         Raises BackendError naming the capability where there is neither, ParameterError for a head size or dtype that
         none serves.
         """
-        mine = [b for b in self.binaries if b.kernel == kernel]
-        same = [b for b in mine if b.format == "cubin" and b.capability == capability]
-        same = same or [b for b in mine if b.format == "ptx" and b.capability <= capability]
-        if not same:
-            raise BackendError(
-                f"no GPU kernel for compute capability {_text(capability)}; there are cubins for "
-                f"{', '.join(self.capabilities())} and PTX for any GPU from {_text(self._lowest())} on"
-            )
-        same = [b for b in same if b.dtype in (dtype, None)]
+        same = [b for b in self._on(kernel, capability) if b.dtype in (dtype, None)]
         if not same:
             raise ParameterError(f"no GPU kernel for dtype {dtype!r}; use {' or '.join(DTYPES)}")
         fits = [b for b in same if b.head_dims[0] <= shape.head_dim <= b.head_dims[1] and shape.head_dim % b.unit == 0]
@@ -208,6 +200,31 @@ class KernelSet:
             raise ParameterError(f"no GPU kernel for head_dim {shape.head_dim}; there are kernels for {shown}")
         fits = [b for b in fits if all(b.constants[name] == value for name, value in constants.items())]
         return max((b for b in fits if b.positions_from <= shape.positions), key=lambda b: b.positions_from)
+
+    def launch(
+        self,
+        kernel: str,
+        capability: Capability,
+        grid: tuple[int, int, int],
+        values: Mapping[str, int | float],
+    ) -> KernelLaunch:
+        """A launch of a kernel that has one form; pointers have the names of its tensors. Raises as `choose`."""
+        (binary,) = self._on(kernel, capability)
+        arguments = self.arguments[kernel]
+        every = {a.name: a.name.removesuffix("_ptr") if a.name.endswith("_ptr") else 0 for a in arguments}
+        return KernelLaunch(binary, arguments, grid, {**every, **values})
+
+    def _on(self, kernel: str, capability: Capability) -> list[Binary]:
+        """All forms of a kernel for a device."""
+        mine = [b for b in self.binaries if b.kernel == kernel]
+        same = [b for b in mine if b.format == "cubin" and b.capability == capability]
+        same = same or [b for b in mine if b.format == "ptx" and b.capability <= capability]
+        if not same:
+            raise BackendError(
+                f"no GPU kernel for compute capability {_text(capability)}; there are cubins for "
+                f"{', '.join(self.capabilities())} and PTX for any GPU from {_text(self._lowest())} on"
+            )
+        return same
 
     def capabilities(self) -> list[str]:
         """Compute capabilities with cubins of their own, as text, lowest first."""

@@ -21,11 +21,11 @@ from dataclasses import dataclass, field
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Final
 
 from ebca.errors import BackendError, EbcaError
 from ebca.plugins.energy_attention.binaries import DTYPES, FOLDER, FORMAT, Binary, Capability, pack_key
+from ebca.plugins.sampling import launches
 
 CAPABILITIES: Final[tuple[Capability, ...]] = ((8, 0), (8, 6), (8, 9), (9, 0), (12, 0), (12, 1))
 PTX_CAPABILITY: Final[Capability] = (8, 0)
@@ -144,6 +144,10 @@ def specs(capability: Capability, tuning: Mapping[str, Any]) -> Iterator[Spec]:
             yield Spec("ebca_combine", capability, dtype, head_dims, unit, {**common, "BLOCK_D": channels})
     every = (WIDTHS[0].smallest, WIDTHS[-1].largest)
     yield Spec("ebca_energies", capability, None, every, WIDTHS[0].unit, {"BLOCK_T": 128, "BLOCK_I": 16, "BLOCK_H": 8})
+    # Between two evaluations: nothing there depends on heads.
+    yield Spec("ebca_begin", capability, None, every, 1, {"BLOCK": launches.BLOCK})
+    yield Spec("ebca_end", capability, None, every, 1, {"BLOCK": launches.BLOCK})
+    yield Spec("ebca_advance", capability, None, every, 1, {}, num_warps=1)
 
 
 def text(capability: Capability) -> str:
@@ -154,6 +158,7 @@ def text(capability: Capability) -> str:
 
 _TRITON_DTYPES: Final = {"float16": "fp16", "bfloat16": "bf16", None: "fp32"}
 _STORAGE: Final = ("q_ptr", "k_ptr", "v_ptr", "out_ptr", "partial_ptr")
+_OTHER_POINTERS: Final = {"step_ptr": "*i32", "carry_ptr": "*i32", "bad_ptr": "*i32", "coefficients_ptr": "*fp64"}
 _UNIT_STRIDES: Final = ("d", "q_batch", "q_position", "k_batch", "k_context", "k_token", "out_batch", "out_position")
 _MANIFEST_TYPES: Final = {"i32": ("int32", 4), "fp32": ("float32", 4)}
 
@@ -171,7 +176,7 @@ def compile_spec(spec: Spec) -> Compiled:
     from triton.compiler import ASTSource
     from triton.runtime.errors import PTXASError
 
-    function = getattr(_kernels(), spec.kernel)
+    function = _function(spec.kernel)
     storage = "*" + _TRITON_DTYPES[spec.dtype]
     types = {name: _triton_type(name, storage) for name in function.arg_names if name not in spec.constants}
     promises = {
@@ -219,15 +224,16 @@ def compile_spec(spec: Spec) -> Compiled:
     return result
 
 
-def _kernels() -> ModuleType:
+def _function(kernel: str) -> Any:
     from ebca.plugins.energy_attention import kernels
+    from ebca.plugins.sampling import kernels as sampling_kernels
 
-    return kernels
+    return getattr(kernels, kernel, None) or getattr(sampling_kernels, kernel)
 
 
 def _triton_type(name: str, storage: str) -> str:
     if name.endswith("_ptr"):
-        return storage if name in _STORAGE else "*fp32"
+        return storage if name in _STORAGE else _OTHER_POINTERS.get(name, "*fp32")
     return "fp32" if name == "scale" else "i32"
 
 
@@ -281,9 +287,12 @@ def _check(result: Compiled, metadata: Any) -> None:
 
 def source_digest() -> str:
     """SHA-256 of what the binaries are made of: the kernels without their comments, and the block sizes."""
-    tree = ast.parse((resources.files(__package__) / "kernels.py").read_text(encoding="utf-8"))
+    sources = [
+        ast.unparse(ast.parse((resources.files(package) / "kernels.py").read_text(encoding="utf-8")))
+        for package in (__package__, "ebca.plugins.sampling")
+    ]
     tuning = json.loads(TUNING.read_text(encoding="utf-8"))
-    return hashlib.sha256((ast.unparse(tree) + json.dumps(tuning, sort_keys=True)).encode()).hexdigest()
+    return hashlib.sha256(("".join(sources) + json.dumps(tuning, sort_keys=True)).encode()).hexdigest()
 
 
 def compile_set(folder: Path, capabilities: Sequence[Capability] = CAPABILITIES, *, quiet: bool = False) -> None:

@@ -93,6 +93,14 @@ class KernelLibrary:
 
         return enqueue
 
+    def bind_one(
+        self, kernel: str, blocks: int, values: Mapping[str, int | float], pointers: Mapping[str, int]
+    ) -> Callable[[Stream], None]:
+        """The same for a kernel of `ebca.plugins.sampling`, by its name, number of blocks, sizes and tensors."""
+        one = self._kernels.launch(kernel, self._driver.capability, (blocks, 1, 1), values)
+        call = _BoundLaunch(self._driver, self._function(one.binary), one, pointers)
+        return lambda stream: call(_stream_handle(stream))
+
     def _function(self, binary: Binary) -> Any:
         key = (pack_key(binary), binary.offset)
         with self._lock:
