@@ -3,7 +3,6 @@
 The yardstick of every backend: what the cuts and the energy update cost is the difference to this.
 """
 
-import math
 import os
 import shutil
 import tempfile
@@ -12,17 +11,15 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-import onnx_ir as ir
 from diffusers import UNet2DConditionModel
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from ebca.bench.subject import Subject
 from ebca.errors import ExportError
 from ebca.export.graphs import write_component
+from ebca.export.half import to_half
 from ebca.export.quiet import quiet
-from ebca.export.split import fold_transposes, is_op
-from ebca.export.symbols import Symbols
-from ebca.export.trace import OP_DOMAIN, trace
+from ebca.export.trace import OUTPUTS
+from ebca.export.vanilla import vanilla_graph
 
 _NAME = "unet"
 
@@ -44,7 +41,10 @@ class OnePiece:
         try:
             _check_room(self._folder, 4 * sum(p.numel() for p in unet.parameters()))
             with quiet():
-                component = write_component(plain_graph(unet), self._folder, _NAME, half=False)
+                whole = vanilla_graph(unet)
+                if subject.engine.manifest.compute == "fp16":
+                    to_half(whole, float32_outputs=OUTPUTS)
+                component = write_component(whole, self._folder, _NAME, half=False)
             graph = self._folder / component.graph_for(backend.name)
             if backend.prepares:
                 target = self._folder / "prepared" / f"{_NAME}.onnx"
@@ -76,82 +76,6 @@ class OnePiece:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def plain_graph(unet: UNet2DConditionModel) -> ir.Graph:
-    """(sample, timestep, contexts [B,S,T,D]) -> noise and the contexts as they are; standard operators, only context 0
-    is read."""
-    model = trace(unet)
-    fold_transposes(model)
-    graph = model.graph
-    sample, timestep, contexts = graph.inputs
-    symbols = Symbols(
-        [
-            (sample, {0: "batch", 2: "height", 3: "width"}),
-            (timestep, {0: "batch"}),
-            (contexts, {0: "batch", 1: "contexts", 2: "tokens"}),
-        ]
-    )
-    unchanged = ir.Node("", "Identity", [contexts])
-    unchanged.outputs[0].name, unchanged.outputs[0].type = str(graph.outputs[1].name), contexts.type
-    graph.append(unchanged)
-    graph.outputs[1] = unchanged.outputs[0]
-    first = ir.tensor(np.array(0, np.int64), name="first_context")
-    zero = ir.Value(name=first.name, shape=first.shape, type=ir.TensorType(first.dtype), const_value=first)
-    graph.initializers.add(zero)
-    for node in [n for n in graph if is_op(n)]:
-        _drop_update(node)
-        _plain_attention(graph, node, zero)
-    RemoveUnusedNodesPass()(model)
-    named = {value: symbols.shape(value) for value in (*graph.inputs, *graph.outputs)}
-    for node in graph:
-        for value in node.outputs:
-            # In torch's symbols, which the names of the inputs replace; engines infer them again.
-            value.shape = None
-    for value, shape in named.items():
-        value.shape = ir.Shape(shape)
-    graph.opset_imports.pop(OP_DOMAIN, None)
-    return graph
-
-
-def _drop_update(node: ir.Node) -> None:
-    """c + g Wk  ->  c"""
-    (product,) = [n for n, _ in node.outputs[1].uses()]
-    (total,) = [n for n, _ in product.outputs[0].uses()]
-    if (product.op_type, total.op_type) != ("MatMul", "Add"):
-        raise ExportError(f"'{node.name}' is followed by {product.op_type} and {total.op_type}, not MatMul and Add")
-    (before,) = [v for v in total.inputs if v is not product.outputs[0]]
-    assert before is not None
-    ir.convenience.replace_all_uses_with(total.outputs[0], before)
-
-
-def _plain_attention(graph: ir.Graph, node: ir.Node, zero: ir.Value) -> None:
-    q, k, v = node.inputs
-    out = node.outputs[0]
-    assert q is not None and k is not None and v is not None and q.shape is not None
-    channels = q.shape[-1]
-    assert isinstance(channels, int)
-    heads = node.attributes["num_heads"].as_int()
-    picked = []
-    for value in (k, v):
-        gather = ir.Node("", "Gather", [value, zero], [ir.AttrInt64("axis", 1)])
-        gather.outputs[0].type = value.type
-        gather.outputs[0].name = f"{value.name}.first"
-        picked.append(gather)
-    attention = ir.Node(
-        "",
-        "Attention",
-        [q, picked[0].outputs[0], picked[1].outputs[0]],
-        [
-            ir.AttrInt64("q_num_heads", heads),
-            ir.AttrInt64("kv_num_heads", heads),
-            ir.AttrFloat32("scale", 1 / math.sqrt(channels // heads)),
-        ],
-    )
-    attention.outputs[0].type = out.type
-    attention.outputs[0].name = f"{out.name}.plain"
-    graph.insert_before(node, [*picked, attention])
-    ir.convenience.replace_all_uses_with(out, attention.outputs[0])
 
 
 def _check_room(folder: Path, weights: int) -> None:

@@ -89,8 +89,12 @@ class Step:
 
 @dataclass(frozen=True)
 class UNetSpec:
-    """The split UNet. `ops` maps an op name to its variants' component names; `max_contexts` bounds the main prompt and
-    the editing prompts together (None: any number)."""
+    """The split UNet.
+
+    `ops` maps an op name to its variants' component names; `max_contexts` bounds the main prompt and the editing
+    prompts together (None: any number); `vanilla` is the component of the uncut UNet, which has the plan's inputs and
+    outputs, reads the first context only, and gives the contexts back as they are (None: there is none).
+    """
 
     in_channels: int
     out_channels: int
@@ -103,6 +107,7 @@ class UNetSpec:
     ops: Mapping[str, Mapping[str, str]]
     plan: tuple[Step, ...]
     max_contexts: int | None = None
+    vanilla: str | None = None
 
     @property
     def segments(self) -> list[str]:
@@ -233,6 +238,7 @@ def _parse(data: Mapping[str, Any]) -> Manifest:
             ops={name: dict(variants) for name, variants in unet["ops"].items()},
             plan=tuple(Step(s["segment"], s["layer"], tuple(s["inputs"]), tuple(s["outputs"])) for s in unet["plan"]),
             max_contexts=unet.get("max_contexts"),
+            vanilla=unet.get("vanilla"),
         ),
         schedulers=data["schedulers"],
         files={path: FileRecord(**record) for path, record in data["files"].items()},
@@ -268,6 +274,10 @@ def _validate(manifest: Manifest) -> None:
     for tensor_name, tensor in unet.tensors.items():
         if tensor.dtype not in DTYPES:
             raise ValueError(f"tensor '{tensor_name}' of the plan has dtype '{tensor.dtype}'")
+    if unet.vanilla is not None:
+        whole = manifest.components[unet.vanilla]
+        if set(whole.inputs) != set(unet.inputs) or set(whole.outputs) != set(unet.outputs):
+            raise ValueError(f"the uncut UNet '{unet.vanilla}' has other inputs and outputs than the plan")
     written = set(unet.inputs)
     for step in unet.plan:
         for tensor_name in (*step.inputs, *step.outputs):

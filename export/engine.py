@@ -46,6 +46,7 @@ from ebca.export.plans import PlanOptions
 from ebca.export.split import Segment, Split, fold_transposes, split
 from ebca.export.symbols import Symbols
 from ebca.export.trace import OPSET, OUTPUTS, Layer, layers_of, trace
+from ebca.export.vanilla import vanilla_graph
 from ebca.export.workspace import Workspace, check_output, check_room
 from ebca.plugins.energy_attention import VARIANTS
 from ebca.plugins.energy_attention.onnx_model import op_model
@@ -54,6 +55,8 @@ PRECISIONS = ("fp32", "fp16")
 
 _ONNX_DTYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.FLOAT16: "float16"}
 _DTYPES = {FLOAT: "float32", HALF: "float16"}
+
+_VANILLA = "vanilla"
 
 # Graphs, tables, and what a file system adds.
 _OVERHEAD_BYTES = 100 << 20
@@ -110,6 +113,7 @@ def export_checkpoint(
     compute: str = "fp32",
     vae_float32: bool = False,
     plans: PlanOptions | None = None,
+    with_vanilla: bool = False,
     scheduler_steps: Sequence[int] = (),
     guidance_scale: float = GUIDANCE_SCALE,
     overwrite: bool = False,
@@ -125,6 +129,7 @@ def export_checkpoint(
         compute: "fp32", or "fp16" for graphs that compute in float16, for GPUs; needs precision fp16.
         vae_float32: let the VAE compute in float32 all the same, for those that overflow float16.
         plans: build engines ahead of time too; needs compute fp16.
+        with_vanilla: hold the uncut UNet too, for steps whose gammas are all zero; as large as the rest of the UNet.
         scheduler_steps: step counts to tabulate beside 1 to 50 and 60, 70, 75, 80, 90, 100.
         guidance_scale: what this model's pictures are made with unless the caller says otherwise.
         overwrite: replace an engine that is there.
@@ -153,18 +158,21 @@ def export_checkpoint(
     half = precision == "fp16"
     # A plan holds the weights once more for each shape.
     copies = 1 + (len(plans.shapes) if plans else 0)
-    total = copies * sum(p.numel() * (2 if half else 4) for m in modules for p in m.parameters())
+    width = 2 if half else 4
+    total = copies * sum(p.numel() * width for m in modules for p in m.parameters())
+    total += copies * with_vanilla * sum(p.numel() * width for p in checkpoint.unet.parameters())
     check_room(output, total + _OVERHEAD_BYTES)
     report = on_progress or (lambda event: None)
     report(ExportEvent("reading weights", 0, total))
     for module in modules:
         _check_weights(module, half=half)
     steps = sorted({*schedulers.DEFAULT_STEPS, *scheduler_steps})
-    key = _key(checkpoint, modules, {"precision": precision, "compute": compute, "vae": vae_float32, "steps": steps})
+    options = {"precision": precision, "compute": compute, "vae": vae_float32, "vanilla": with_vanilla, "steps": steps}
+    key = _key(checkpoint, modules, options)
     workspace = Workspace(output, key, overwrite=overwrite)
     try:
         export = _Export(checkpoint, workspace, half, compute, vae_float32, report, total=total)
-        unet = _export_unet(export)
+        unet = _export_unet(export, with_vanilla=with_vanilla)
         text_encoder = _export_text_encoder(export)
         vae = _export_vae(export)
         tokenizer = _export_tokenizer(export)
@@ -245,7 +253,7 @@ def split_unet(unet: UNet2DConditionModel) -> tuple[Split, dict[str, int]]:
     return split(model, symbols, sizes, OPSET), sizes
 
 
-def _export_unet(export: _Export) -> UNetSpec:
+def _export_unet(export: _Export, *, with_vanilla: bool) -> UNetSpec:
     unet = export.checkpoint.unet
     layers = layers_of(unet)
     export.say(f"tracing the UNet ({len(layers)} cross-attention layers)")
@@ -276,7 +284,30 @@ def _export_unet(export: _Export) -> UNetSpec:
     export.parity["segments"] = parity.segments
     export.parity["unet"] = parity.whole()
     export.parity["sizes"] = parity.sizes
-    return _unet_spec(unet, layers, cut, ops, dtypes)
+    spec = _unet_spec(unet, layers, cut, ops, dtypes)
+    return replace(spec, vanilla=_export_vanilla(export, parity)) if with_vanilla else spec
+
+
+def _export_vanilla(export: _Export, parity: UNetParity) -> str:
+    """The uncut UNet; returns its component's name."""
+    unet = export.checkpoint.unet
+    size = sum(p.numel() * (2 if export.half else 4) for p in unet.parameters())
+    export.say(f"the uncut UNet, {size / 1e6:.0f} MB")
+    found = export.workspace.get(_VANILLA)
+    if found:
+        component, error = found[0], check("the uncut UNet", found[1]["parity"], export.limit)
+    else:
+        graph = vanilla_graph(unet)
+        if export.computes_half:
+            to_half(graph, float32_outputs=OUTPUTS)
+        half = export.half and not export.computes_half
+        component = write_component(graph, export.folder, f"unet/{_VANILLA}", half=half)
+        error = parity.vanilla(unet, component, export.folder)
+        export.workspace.put(_VANILLA, component, {"parity": error})
+    export.components[_VANILLA] = component
+    export.parity[_VANILLA] = error
+    export.written += size
+    return _VANILLA
 
 
 def _segment_to_half(segment: Segment, dtypes: dict[str, ir.DataType]) -> None:

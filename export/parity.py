@@ -150,6 +150,15 @@ class UNetParity:
         errors = {n: relative_l2(self.chained[n], self.expected[n]) for n in ("noise", "contexts_out")}
         return {name: check(f"the UNet's {name}", error, self.limit) for name, error in errors.items()}
 
+    def vanilla(self, unet: UNet2DConditionModel, component: Component, folder: Path) -> float:
+        """Error of the uncut UNet's noise against PyTorch's, with the first context."""
+        feeds = {n: self.isolated[n] for n in ("sample", "timestep", "contexts")}
+        sample, timestep, contexts = (torch.from_numpy(feeds[n]) for n in feeds)
+        with torch.no_grad():
+            expected = unet(sample, timestep, contexts[:, 0], return_dict=False)[0].numpy()
+        result = run_graph(folder / component.graph_for("onnxruntime"), feeds)
+        return check("the uncut UNet", relative_l2(result["noise"], expected), self.limit)
+
     def _op(self, call: OpCall, path: Path) -> dict[str, np.ndarray]:
         layer = self.layers[call.layer]
         names = signature("update", layer.heads, layer.head_dim)

@@ -111,6 +111,8 @@ def jobs(
         sizes = unet_sizes(shape, options, text_encoder)
         for segment in unet.segments:
             add(segment, sizes)
+        if unet.vanilla:
+            add(unet.vanilla, {**sizes, "contexts": (1, 1, 1)})
         if text_encoder:
             add(text_encoder.component, {**sizes, "batch": _PROMPTS})
         if vae:

@@ -101,6 +101,8 @@ class Engine:
         """Make the prepared form of every component that has none; then keep the cache within its bound."""
         manifest = self.manifest
         names = [*manifest.unet.segments, *(c for op in manifest.unet.ops.values() for c in op.values())]
+        if manifest.unet.vanilla:
+            names.append(manifest.unet.vanilla)
         if manifest.text_encoder:
             names.append(manifest.text_encoder.component)
         if manifest.vae:
@@ -123,7 +125,8 @@ class Engine:
 
     def forget_weights(self) -> None:
         """Drop the UNet's mapped weights from memory; they come back from the page cache when they are used."""
-        self._prepared.forget(self.manifest.unet.segments)
+        unet = self.manifest.unet
+        self._prepared.forget([*unet.segments, *([unet.vanilla] if unet.vanilla else [])])
 
     def open_all(self) -> None:
         """Open everything a generation needs now rather than at its first step."""

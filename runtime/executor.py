@@ -70,6 +70,7 @@ class Executor:
         self._zero_g = device.allocate(nbytes((batch, contexts, tokens, widest), np.float32))
         self._energies = [[self._shared((batch, contexts)) for _ in range(2)] for _ in unet.layers]
         self._bound: dict[str, list[Call]] = {}
+        self._uncut: list[Call] | None = None
         self._warm: set[str] = set()
         self._workspaces: list[Memory] = []
         self._recorded: dict[str, Call] = {}
@@ -126,6 +127,14 @@ class Executor:
         return [*self._outputs, *(chain(*self._energies) if variant == "energies" else ())]
 
     def calls(self, variant: str) -> list[Call]:
+        """What a variant runs: its bound steps, or the uncut UNet where there is one and it computes the same."""
+        if variant != "attention" or self._unet.vanilla is None or self.sizes["contexts"] > 1:
+            return self._steps(variant)
+        if self._uncut is None:
+            self._uncut = self._bind([self._whole(self._open(self._unet.vanilla))])
+        return self._uncut
+
+    def _steps(self, variant: str) -> list[Call]:
         """One bound call per step of the plan; what replays a variant and what looks between its steps share them."""
         if variant not in self._bound:
             self._bound[variant] = self._bind([self._operands(step, variant) for step in self._unet.plan])
@@ -150,9 +159,12 @@ class Executor:
 
     def record_whole(self, runner: Runner) -> Call:
         """Record an uncut UNet on this executor's inputs and outputs; it takes no control."""
-        inputs = {name: self._tensors[name] for name in self._unet.inputs}
-        outputs = {name: self._tensors[name] for name in self._unet.outputs}
-        return self._device.record(self._bind([(runner, inputs, outputs)]), self._inputs, self._outputs)
+        return self._device.record(self._bind([self._whole(runner)]), self._inputs, self._outputs)
+
+    def _whole(self, runner: Runner) -> _Operands:
+        names = self._unet.inputs, self._unet.outputs
+        inputs, outputs = ({name: self._tensors[name] for name in some} for some in names)
+        return runner, inputs, outputs
 
     def upload(self) -> None:
         """Bring inputs, control and masks to the device; `run` does so by itself."""
@@ -174,7 +186,7 @@ class Executor:
         """Run step by step; after each, the tensors `names` gives for it as the host sees them."""
         device = self._device
         device.upload(self._reads(variant))
-        for step, call in zip(self._unet.plan, self.calls(variant), strict=True):
+        for step, call in zip(self._unet.plan, self._steps(variant), strict=True):
             device.run(call)
             seen = [device.share(self._tensors[name]) for name in names(step)]
             device.download(seen)

@@ -56,7 +56,8 @@ def tiny_engine_fp16_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_gpu_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole built-in model in graphs that compute in float16, with plans of TensorRT for RTX. Shared."""
+    """The whole built-in model and its uncut UNet in graphs that compute in float16, with plans of TensorRT for RTX.
+    Shared."""
     pytest.importorskip("torch")
     pytest.importorskip("tensorrt_rtx_bindings")
     from ebca.export.engine import export_checkpoint
@@ -65,7 +66,8 @@ def tiny_gpu_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     options = PlanOptions("tensorrt-rtx", (fixed("1x64x64"), fixed("1x64x128")), ("8.6", "8.9"))
     folder = tmp_path_factory.mktemp("engines") / "tiny-gpu"
-    return export_checkpoint(build_tiny(), folder, precision="fp16", compute="fp16", plans=options)
+    checkpoint = build_tiny()
+    return export_checkpoint(checkpoint, folder, precision="fp16", compute="fp16", plans=options, with_vanilla=True)
 
 
 @pytest.fixture(scope="session")

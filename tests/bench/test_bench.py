@@ -88,7 +88,7 @@ def test_compare(backend: str, tiny_engine_dir: Path, tmp_path: Path, monkeypatc
     from ebca.bench import one_piece
 
     graphs = []
-    make = one_piece.plain_graph
+    make = one_piece.vanilla_graph
 
     def keep(unet: Any) -> Any:
         graph = make(unet)
@@ -100,7 +100,7 @@ def test_compare(backend: str, tiny_engine_dir: Path, tmp_path: Path, monkeypatc
         graphs.append(graph)
         return graph
 
-    monkeypatch.setattr(one_piece, "plain_graph", keep)
+    monkeypatch.setattr(one_piece, "vanilla_graph", keep)
     argv = ["--engine", str(tiny_engine_dir), "--backend", backend, "--compare", "--model", "tiny"]
     data = _bench(tmp_path, *argv)
     assert len(graphs) == 1

@@ -43,7 +43,7 @@ def test_everything_but_the_ops_is_built_for_every_shape(tiny_gpu_dir: Path, man
     assert built.version == trt.__version__ and built.compute_capabilities == ("8.6", "8.9")
     assert [s["width"] for s in built.shapes] == [(8, 8, 8), (16, 16, 16)]
     assert manifest.unet.max_contexts == 4
-    assert built.components.keys() == {*manifest.unet.segments, "text_encoder", "vae_decoder", "vae_encoder"}
+    assert built.components.keys() == {*manifest.unet.segments, "vanilla", "text_encoder", "vae_decoder", "vae_encoder"}
     for name, entries in built.components.items():
         assert len(entries) == (1 if name in ("time_embedding", "text_encoder") else 2), name
     files = {plan.file for entries in built.components.values() for plan in entries}

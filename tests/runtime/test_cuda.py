@@ -224,7 +224,8 @@ def test_no_gpu_is_one_clear_line() -> None:
     with pytest.raises(ebca.BackendError) as error:
         devices.create("cuda:99")
     assert "\n" not in str(error.value)
-    assert any(words in str(error.value) for words in ("device 'cpu'", "there is no GPU 99", 'pip install "ebca[gpu]"'))
+    known = ("no NVIDIA driver on this machine", "cuDeviceGet failed", 'pip install "ebca[gpu]"')
+    assert any(words in str(error.value) for words in known)
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cpu:1", ""])
