@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 import ebca
 from ebca.engines import nvidia
 from ebca.engines.backend import GPU_BACKENDS
+from ebca.errors import BackendError
 from ebca.runtime import console
 from ebca.runtime.engine import load
 
@@ -63,6 +65,7 @@ def parts(model: str, work: Path, capability: str) -> list[Part]:
     def export(name: str, source: str, backend: str) -> list[str]:
         words = [*module, "ebca.export.cli", "--model", source, "--backend", backend, "--overwrite"]
         words += ["--compute-capability", capability] if backend == "tensorrt-rtx" else []
+        words += ["--with-vanilla"] if name == "model" else []
         return [*words, "--output-dir", str(work / f"{name}-{backend}")]
 
     def bench(backend: str) -> list[str]:
@@ -80,7 +83,8 @@ def parts(model: str, work: Path, capability: str) -> list[Part]:
         written("kernel", ["ebca.bench.kernel"]),
     ]
     shapes = str(Path(__file__).parents[1] / "examples" / "shapes" / "shapes")
-    for backend in GPU_BACKENDS:
+    # TensorRT itself is not among the packages that are installed for this.
+    for backend in (name for name in GPU_BACKENDS if name != "tensorrt" or find_spec("tensorrt")):
         found += [
             Part(f"export shapes, {backend}", lambda b=backend: command(export("shapes", shapes, b))),  # type: ignore[misc]
             Part(f"pictures, {backend}", lambda b=backend: pictures(work / f"shapes-{b}", b)),  # type: ignore[misc]
@@ -129,7 +133,10 @@ def fifty_steps(engine: Path, backend: str) -> dict[str, Any]:
 
 def check(model: str, out: Path, only: Sequence[str] = ()) -> dict[str, Any]:
     """Run the parts (or those whose name begins with one of `only`) and write the result after each."""
-    gpu = nvidia.find().gpus[0]
+    gpus = nvidia.find().gpus
+    if not gpus:
+        raise BackendError("the NVIDIA driver finds no GPU; see `nvidia-smi`")
+    gpu = gpus[0]
     report: dict[str, Any] = {
         "gpu": gpu.__dict__,
         "ebca": ebca.__version__,

@@ -14,7 +14,8 @@ import numpy as np
 from diffusers import UNet2DConditionModel
 
 from ebca.bench.subject import Subject
-from ebca.errors import ExportError
+from ebca.engines.tensorrt import LIBRARIES
+from ebca.errors import ExportError, ParameterError
 from ebca.export.graphs import write_component
 from ebca.export.half import to_half
 from ebca.export.quiet import quiet
@@ -33,10 +34,21 @@ class OnePiece:
 
     Raises:
         ExportError: no room for the graph (twice the weights, in the folder for temporary files).
+        ParameterError: TensorRT, and the engine directory has no uncut UNet.
     """
 
     def __init__(self, unet: UNet2DConditionModel, subject: Subject) -> None:
         backend, executor = subject.engine.backend, subject.executor
+        self.noise = executor.noise
+        stored = subject.engine.manifest.unet.vanilla
+        if backend.name in LIBRARIES:
+            if stored is None:
+                raise ParameterError(
+                    f"{backend.name} builds no engine here for one_piece; export with --with-vanilla, or leave it out"
+                )
+            self._folder: Path | None = None
+            self._call = executor.record_whole(subject.engine.runner(stored))
+            return
         self._folder = Path(tempfile.mkdtemp(prefix="ebca-bench-"))
         try:
             _check_room(self._folder, 4 * sum(p.numel() for p in unet.parameters()))
@@ -51,7 +63,6 @@ class OnePiece:
                 target.parent.mkdir()
                 backend.prepare(graph, target)
                 graph = target
-            self.noise = executor.noise
             self._call = executor.record_whole(backend.open(graph, component))
             if os.name == "posix":
                 # Mapped files stay; a process that is killed then leaves nothing behind.
@@ -67,7 +78,8 @@ class OnePiece:
 
     def close(self) -> None:
         """Delete the folder. Deleting twice is fine."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self

@@ -1,6 +1,7 @@
 """The PyTorch side of a comparison: one diffusers UNet, plain or with the energy update.
 
-On a CPU in float32; on a GPU, where the engine computes in float16, in that. Times include bringing the result back.
+On a CPU in float32; on a GPU, where the engine computes in float16, in that. Its inputs lie
+there already; times include bringing the result back.
 """
 
 from collections.abc import Iterator

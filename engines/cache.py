@@ -76,7 +76,8 @@ class PreparedEngine:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             _write_atomically(self.folder / _MARKER, json.dumps({**self.identity, "engine": str(self.directory.path)}))
-            _check_room(self.folder, sum(self._source_bytes(name) for name in missing))
+            if self.backend.prepares:
+                _check_room(self.folder, sum(self._source_bytes(name) for name in missing))
             for index, name in enumerate(missing):
                 if progress:
                     progress(index, len(missing), name)

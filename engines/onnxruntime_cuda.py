@@ -44,6 +44,10 @@ class OnnxRuntimeCudaBackend:
                 f"onnxruntime {ort.__version__} is built without CUDA; "
                 "run `pip uninstall onnxruntime` and `pip install onnxruntime-gpu`"
             )
+        # Where CUDA and cuDNN come as Python packages, the system's loader does not find them by itself.
+        preload = getattr(ort, "preload_dlls", None)
+        if preload is not None:
+            preload()
         self._index = index
         self._provider = {
             "device_id": str(index),
@@ -72,6 +76,8 @@ class OnnxRuntimeCudaBackend:
         """
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        # A pattern is allocated at the second run of a shape, which may be inside a capture.
+        options.enable_mem_pattern = False
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         try:
             session = ort.InferenceSession(str(graph), options, providers=[(PROVIDER, self._provider)])
@@ -83,7 +89,7 @@ class OnnxRuntimeCudaBackend:
         if PROVIDER not in session.get_providers():
             raise BackendError(
                 f"onnxruntime {ort.__version__} runs '{graph.name}' on {', '.join(session.get_providers())} instead of "
-                "the GPU; check that CUDA 13 and cuDNN 9 are installed (`ebca-doctor`)"
+                'the GPU; its CUDA libraries are missing, run `pip install "onnxruntime-gpu[cuda,cudnn]"`'
             )
         if stray := host_operators(session.get_provider_graph_assignment_info()):
             raise BackendError(

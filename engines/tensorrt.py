@@ -8,9 +8,11 @@ kept in a runtime cache. Written against TensorRT for RTX 1.7 and not run on a G
 import hashlib
 import importlib
 import json
+import logging
 import os
 import platform as host
 import re
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -27,6 +29,8 @@ from ebca.engines.manifest import Component
 from ebca.engines.memory import address
 from ebca.engines.plans import LibraryPlans, Plan
 from ebca.errors import BackendError, ParameterError
+
+log = logging.getLogger(__name__)
 
 RTX = "tensorrt-rtx"
 LIBRARIES: Mapping[str, tuple[str, ...]] = {
@@ -184,6 +188,7 @@ class TensorRTBackend:
         self._log = logger(self._trt)
         self._runtime = self._trt.Runtime(self._log)
         self._opened: list[_Opened] = []
+        self._lock = threading.Lock()
 
     def identity(self) -> dict[str, str]:
         """What a runtime cache depends on beside its plan."""
@@ -200,9 +205,9 @@ class TensorRTBackend:
             BackendError: it has no plan.
         """
         components = self._directory.manifest.components
-        name = next(name for name, known in components.items() if known.graph == component.graph)
-        if name not in self._plans.components:
-            raise BackendError(f"'{name}' has no plan for {self.name}; export the engine again")
+        name = next((name for name, known in components.items() if known.graph == component.graph), None)
+        if name is None or name not in self._plans.components:
+            raise BackendError(f"'{name or component.graph}' has no plan for {self.name}; export the engine again")
         return TensorRTRunner(self, name)
 
     def settle(self) -> None:
@@ -219,9 +224,14 @@ class TensorRTBackend:
             EngineError: none was built for these shapes, or its file is damaged.
         """
         plan = self._plans.find(name, shapes)
-        for opened in self._opened:
-            if opened.plan is plan:
-                return opened
+        with self._lock:
+            opened = next((one for one in self._opened if one.plan is plan), None)
+            if opened is None:
+                opened = self._open_plan(plan)
+                self._opened.append(opened)
+            return opened
+
+    def _open_plan(self, plan: Plan) -> "_Opened":
         self._directory.verify([plan.file])
         data = self._directory.file(plan.file).read_bytes()
         self._check(plan, data)
@@ -229,9 +239,7 @@ class TensorRTBackend:
         engine = self._runtime.deserialize_cuda_engine(data)
         if engine is None:
             raise BackendError(f"{self.name} cannot open '{plan.file}': {self._log.first}; export the engine again")
-        opened = _Opened(self._trt, plan, engine, self._cache_file(plan) if self.name == RTX else None)
-        self._opened.append(opened)
-        return opened
+        return _Opened(self._trt, plan, engine, self._cache_file(plan) if self.name == RTX else None)
 
     def enqueue(self, context: Any, file: str) -> Call:
         """One run on the backend's stream per call; nothing waits for it."""
@@ -244,10 +252,10 @@ class TensorRTBackend:
         return call
 
     def check_capturable(self, context: Any, file: str) -> None:
-        """Raise BackendError where a run could not be captured into a CUDA graph."""
+        """Say where a run cannot be captured into a CUDA graph: steps with it then run call by call."""
         check = getattr(context, "is_stream_capturable", None)
         if check is not None and not check(self._stream):
-            raise BackendError(f"'{file}' cannot be recorded as a CUDA graph; export the engine again")
+            log.warning("'%s' cannot be recorded as a CUDA graph; export the engine again for full speed", file)
 
     def _cache_file(self, plan: Plan) -> "RuntimeCache":
         folder = runtime_cache(self.name, str(self._trt.__version__), self._gpu)
@@ -364,7 +372,8 @@ class TensorRTRunner:
             if name in opened.plan.inputs and not context.set_input_shape(name, tuple(array.shape)):
                 raise BackendError(f"'{file}' does not take '{name}' of shape {list(array.shape)}; export again")
         for name, array in (*inputs.items(), *outputs.items()):
-            context.set_tensor_address(name, address(array))
+            if not context.set_tensor_address(name, address(array)):
+                raise BackendError(f"'{file}' does not take '{name}' at address {address(array):#x}; please report it")
         if size := int(opened.engine.device_memory_size_v2):
             context.set_device_memory(workspace, size)
         self._backend.check_capturable(context, file)

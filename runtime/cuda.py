@@ -8,7 +8,8 @@ never part of the recording, and a step is one launch.
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from ebca.engines.backend import Arrays, Call, Runner
 from ebca.engines.manifest import LayerSpec
 from ebca.engines.memory import address, nbytes
-from ebca.errors import BackendError
+from ebca.errors import BackendError, ParameterError
 from ebca.runtime.devices import Shared
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,10 @@ class Driver(Protocol):
 
     def copy_out(self, target: np.ndarray, pointer: int) -> None:
         """Enqueue a copy from the device to pinned memory."""
+        ...
+
+    def enter(self) -> None:
+        """Make the device's context the one of the calling thread."""
         ...
 
     def submit(self, call: Call) -> None:
@@ -110,7 +115,12 @@ class CudaDevice:
 
     def allocate(self, nbytes: int) -> CudaMemory:
         with self._lock:
-            return CudaMemory(self.driver, nbytes)
+            try:
+                return CudaMemory(self.driver, nbytes)
+            except MemoryError:
+                raise ParameterError(
+                    f"the GPU has no {nbytes / 1e6:.0f} MB left; make a smaller picture or fewer at once"
+                ) from None
 
     def share(self, array: Any) -> Shared:
         with self._lock:
@@ -128,6 +138,12 @@ class CudaDevice:
 
     def operator(self, variant: str, layer: LayerSpec, dtype: np.dtype[Any]) -> Runner | None:
         return self.kernels.operator(variant, layer, dtype)
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        with self._lock:
+            self.driver.enter()
+            yield
 
     def run(self, call: Call) -> None:
         with self._lock:
@@ -160,9 +176,11 @@ class CudaDevice:
 
         return replay
 
-    def graph(self, calls: Sequence[Call]) -> Call:
-        """One launch of all of `calls`, which have each run before. The result does not wait."""
+    def graph(self, calls: Sequence[Call], warm: Sequence[Call]) -> Call:
+        """One launch of all of `calls`, which does not wait. Those in `warm` run once before they are captured."""
         with self._lock:
+            self._submit(warm)
+            self.driver.synchronize()
             launch = self._capture(lambda: self._submit(calls))
 
         def replay() -> None:
@@ -181,4 +199,9 @@ class CudaDevice:
         except BackendError as error:
             log.warning("this step runs without a CUDA graph, call by call: %s", error)
             return enqueue
-        return lambda: self.driver.launch_graph(graph)
+
+        # What was captured works on memory of the engines that enqueued it, which live as long as the calls do.
+        def launch(_keep: Call = enqueue) -> None:
+            self.driver.launch_graph(graph)
+
+        return launch

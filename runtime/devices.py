@@ -5,6 +5,7 @@ is the list itself; on CUDA it is a graph (`ebca.runtime.cuda`).
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,8 +16,8 @@ from ebca.engines.manifest import LayerSpec
 from ebca.engines.memory import nbytes
 from ebca.errors import ParameterError
 
-ALIGNMENT = 64
-"""Bytes: a cache line, and the widest vector load."""
+ALIGNMENT = 256
+"""Bytes: what TensorRT wants of every tensor; more than a cache line or a vector load needs."""
 
 DEVICES = ("cpu", "cuda")
 
@@ -64,6 +65,10 @@ class Device(Protocol):
         """This device's own kernel for the op between segments; None: the engine runs its graph."""
         ...
 
+    def ready(self) -> AbstractContextManager[object]:
+        """Hold while engines are opened and bound: nothing else uses the device meanwhile."""
+        ...
+
     def run(self, call: Call) -> None:
         """Run a bound call once, by itself."""
         ...
@@ -105,6 +110,9 @@ class CpuDevice:
 
     def operator(self, variant: str, layer: LayerSpec, dtype: np.dtype[Any]) -> None:
         return None
+
+    def ready(self) -> AbstractContextManager[object]:
+        return nullcontext()
 
     def run(self, call: Call) -> None:
         call()

@@ -1,7 +1,8 @@
 """The CUDA driver for a device: memory, one stream, and graphs captured from it. Not run on a GPU yet."""
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ class CudaDriver(launch.CudaLauncher):
         super().__init__(index)
         self.index = index
         self.name = f"cuda:{index}"
-        self._enter()
+        self.enter()
         # A stream that waits for no other: engines of the host process may use the default one.
         self._stream = self._one("cuStreamCreate", self._api.CUstream_flags.CU_STREAM_NON_BLOCKING)
         self.stream = int(self._stream)
@@ -35,12 +36,21 @@ class CudaDriver(launch.CudaLauncher):
         (result,) = self._call(name, *arguments)
         return result
 
-    def _enter(self) -> None:
+    def enter(self) -> None:
         """A context is current per thread, and any thread may call."""
         self._call("cuCtxSetCurrent", self._context)
 
+    @contextmanager
+    def _for_now(self) -> Iterator[None]:
+        """For what the garbage collector calls, in the middle of whatever its thread is doing."""
+        self._call("cuCtxPushCurrent", self._context)
+        try:
+            yield
+        finally:
+            self._call("cuCtxPopCurrent")
+
     def allocate(self, nbytes: int) -> int:
-        self._enter()
+        self.enter()
         status, pointer = self._api.cuMemAlloc(nbytes)
         if status == self._api.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
             raise MemoryError(f"the GPU has no {nbytes / 1e6:.0f} MB left")
@@ -52,11 +62,11 @@ class CudaDriver(launch.CudaLauncher):
         return int(pointer)
 
     def free(self, pointer: int) -> None:
-        self._enter()
-        self._call("cuMemFree", pointer)
+        with self._for_now():
+            self._call("cuMemFree", pointer)
 
     def allocate_host(self, nbytes: int) -> np.ndarray:
-        self._enter()
+        self.enter()
         size = max(nbytes, 1)
         pointer = int(self._one("cuMemHostAlloc", size, 0))
         memory = _HostMemory(pointer, size)
@@ -66,32 +76,36 @@ class CudaDriver(launch.CudaLauncher):
         return array
 
     def _free_host(self, pointer: int) -> None:
-        self._enter()
-        self._call("cuMemFreeHost", pointer)
+        with self._for_now():
+            self._call("cuMemFreeHost", pointer)
 
     def view(self, pointer: int, shape: Sequence[int], dtype: Any, owner: object) -> DeviceArray:
         return DeviceArray(pointer, tuple(shape), np.dtype(dtype), owner)
 
     def copy_in(self, pointer: int, source: np.ndarray) -> None:
-        self._enter()
+        self.enter()
         self._call("cuMemcpyHtoDAsync", pointer, source.ctypes.data, source.nbytes, self._stream)
 
     def copy_out(self, target: np.ndarray, pointer: int) -> None:
-        self._enter()
+        self.enter()
         self._call("cuMemcpyDtoHAsync", target.ctypes.data, pointer, target.nbytes, self._stream)
 
     def submit(self, call: Call) -> None:
-        self._enter()
+        self.enter()
         call()
 
     def capture(self, enqueue: Callable[[], None]) -> "_Graph":
-        self._enter()
+        self.enter()
         self._call("cuStreamBeginCapture", self._stream, self._api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED)
         try:
             enqueue()
-        except Exception as error:
+        except BaseException as error:
             # Without its end the stream would stay in capture.
-            self._api.cuStreamEndCapture(self._stream)
+            status, unfinished = self._api.cuStreamEndCapture(self._stream)
+            if status == self._api.CUresult.CUDA_SUCCESS:
+                self._call("cuGraphDestroy", unfinished)
+            if not isinstance(error, Exception):
+                raise
             raise BackendError(f"the step cannot be captured: {error}") from error
         graph = self._one("cuStreamEndCapture", self._stream)
         try:
@@ -100,17 +114,17 @@ class CudaDriver(launch.CudaLauncher):
             self._call("cuGraphDestroy", graph)
 
     def launch_graph(self, graph: "_Graph") -> None:
-        self._enter()
+        self.enter()
         self._call("cuGraphLaunch", graph.executable, self._stream)
 
     def synchronize(self) -> None:
-        self._enter()
+        self.enter()
         self._call("cuStreamSynchronize", self._stream)
 
     def destroy(self, executable: Any) -> None:
         """Give the resources of an instantiated graph back."""
-        self._enter()
-        self._call("cuGraphExecDestroy", executable)
+        with self._for_now():
+            self._call("cuGraphExecDestroy", executable)
 
 
 class _HostMemory:

@@ -89,7 +89,6 @@ class Engine:
         self._prepared = cache.prepared_engine(directory, backend)
         self._runners: dict[str, Runner] = {}
         self._lock = threading.Lock()
-        self._settled = 0
         self._tokenizer: Tokenizer | None = None
         self._tables_verified = False
 
@@ -217,11 +216,12 @@ class Engine:
         made = {n: share(shape, component.outputs[n].dtype) for n, shape in outputs.items()}
         for n, array in inputs.items():
             given[n].host[...] = array
-        runner = self.runner(name)
         arrays = {n: s.array for n, s in given.items()}, {n: s.array for n, s in made.items()}
-        need = runner.workspace_bytes(*arrays)
-        scratch = device.allocate(need).view(0, (need,), np.uint8) if need else None
-        call = runner.bind(*arrays, 0 if scratch is None else address(scratch))
+        with device.ready():
+            runner = self.runner(name)
+            need = runner.workspace_bytes(*arrays)
+            scratch = device.allocate(need).view(0, (need,), np.uint8) if need else None
+            call = runner.bind(*arrays, 0 if scratch is None else address(scratch))
         device.upload(list(given.values()))
         device.run(call)
         device.download(list(made.values()))
@@ -235,14 +235,11 @@ class Engine:
 
     def settle(self) -> None:
         """Keep what running for the first time has made, for the next process."""
-        with self._lock:
-            opened = len(self._runners)
-            if opened != self._settled:
-                self.backend.settle()
-                self._settled = opened
+        self.backend.settle()
 
     def close(self) -> None:
         """Close all components. Sessions that are still open keep theirs."""
+        self.backend.settle()
         with self._lock:
             self._runners.clear()
 

@@ -71,7 +71,6 @@ class Executor:
         self._energies = [[self._shared((batch, contexts)) for _ in range(2)] for _ in unet.layers]
         self._bound: dict[str, list[Call]] = {}
         self._uncut: list[Call] | None = None
-        self._warm: set[str] = set()
         self._workspaces: list[Memory] = []
         self._recorded: dict[str, Call] = {}
         self._inputs = [device.share(self._tensors[name]) for name in unet.inputs]
@@ -131,13 +130,15 @@ class Executor:
         if variant != "attention" or self._unet.vanilla is None or self.sizes["contexts"] > 1:
             return self._steps(variant)
         if self._uncut is None:
-            self._uncut = self._bind([self._whole(self._open(self._unet.vanilla))])
+            with self._device.ready():
+                self._uncut = self._bind([self._whole(self._open(self._unet.vanilla))])
         return self._uncut
 
     def _steps(self, variant: str) -> list[Call]:
         """One bound call per step of the plan; what replays a variant and what looks between its steps share them."""
         if variant not in self._bound:
-            self._bound[variant] = self._bind([self._operands(step, variant) for step in self._unet.plan])
+            with self._device.ready():
+                self._bound[variant] = self._bind([self._operands(step, variant) for step in self._unet.plan])
         return self._bound[variant]
 
     def _bind(self, steps: Sequence[_Operands]) -> list[Call]:
@@ -150,16 +151,11 @@ class Executor:
             workspace = address(self._workspaces[-1].view(0, (need,), np.uint8))
         return [runner.bind(inputs, outputs, workspace) for runner, inputs, outputs in steps]
 
-    def warm(self, variant: str) -> None:
-        """Run a variant's calls for the first time, which is when engines allocate; what they compute is of no use."""
-        if variant not in self._warm:
-            for call in self.calls(variant):
-                self._device.run(call)
-            self._warm.add(variant)
-
     def record_whole(self, runner: Runner) -> Call:
         """Record an uncut UNet on this executor's inputs and outputs; it takes no control."""
-        return self._device.record(self._bind([self._whole(runner)]), self._inputs, self._outputs)
+        with self._device.ready():
+            calls = self._bind([self._whole(runner)])
+        return self._device.record(calls, self._inputs, self._outputs)
 
     def _whole(self, runner: Runner) -> _Operands:
         names = self._unet.inputs, self._unet.outputs

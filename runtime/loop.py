@@ -1,7 +1,7 @@
 """The sampling loop on a device: the host launches steps and waits for nothing between them.
 
 Latents, the history of noise predictions and all that differs from step to step lie on the device (see
-`ebca.plugins.sampling`), so one recorded step serves every step, and several recorded together serve as one launch.
+`ebca.plugins.sampling`), so one recorded step serves every step, and the host needs no result to launch the next.
 """
 
 import time
@@ -39,7 +39,7 @@ class Loop:
         self._state: dict[str, Shared] = {}
         self._history: object = None
         self._room = 0
-        self._recorded: dict[tuple[str, ...], Call] = {}
+        self._recorded: dict[str, Call] = {}
 
     def start(
         self,
@@ -51,7 +51,8 @@ class Loop:
         known: np.ndarray | None = None,
         carry: bool = False,
     ) -> None:
-        """Upload all that a generation needs. The executor's contexts hold the prompts' embeddings already.
+        """Upload all that a generation needs, and record what it runs. The executor's contexts hold the prompts'
+        embeddings already.
 
         Args:
             table: of the scheduler.
@@ -63,6 +64,8 @@ class Loop:
         """
         executor, m = self._executor, table.evaluations
         self._reserve(m)
+        for control in controls:
+            self.record(control.variant)
         host = {name: shared.host for name, shared in self._state.items()}
         host["step"][0] = host["bad"][0] = 0
         host["carry"][0] = carry
@@ -89,42 +92,41 @@ class Loop:
     ) -> tuple[np.ndarray, list[float]]:
         """Run every evaluation after `start`. Returns the latents [n,C,h,w] and the seconds of each evaluation.
 
-        With `on_step` every evaluation is a launch of its own, and the host waits for it and can cancel after it.
-        Without, all of them are one launch, and share its time.
+        With `on_step` the host waits for every evaluation and can cancel after it. Without, it launches them all and
+        waits once, and they share the time.
 
         Raises:
             CancelledError: `on_step` returned False.
             NumericalError: as `latents`.
         """
         variants = [control.variant for control in controls]
-        total, seconds = len(variants), list[float]()
-        for first in range(0, total, 1 if on_step else total):
-            together = variants[first : first + 1] if on_step else variants
-            self.record(together)
+        if on_step is None:
             began = time.perf_counter()
-            self.run(together)
+            for variant in variants:
+                self.record(variant)()
             latents = self.latents()
-            seconds += [(time.perf_counter() - began) / len(together)] * len(together)
-            if on_step is not None:
-                self._executor.download()
-                report(on_step, StepInfo(first, total, timesteps[first], latents, self._executor.contexts_out))
+            return np.array(latents), [(time.perf_counter() - began) / len(variants)] * len(variants)
+        seconds = []
+        for index, variant in enumerate(variants):
+            began = time.perf_counter()
+            self.record(variant)()
+            latents = self.latents()
+            seconds.append(time.perf_counter() - began)
+            self._executor.download()
+            report(on_step, StepInfo(index, len(variants), timesteps[index], latents, self._executor.contexts_out))
         return np.array(latents), seconds
 
-    def run(self, variants: Sequence[str]) -> None:
-        """Launch the next evaluations, one variant each, as one graph. Does not wait."""
-        self.record(variants)
-        self._recorded[tuple(variants)]()
+    def record(self, variant: str) -> Call:
+        """Record an evaluation, once; calling the result launches the next one and waits for nothing.
 
-    def record(self, variants: Sequence[str]) -> None:
-        """Record evaluations that are launched together, once."""
-        key = tuple(variants)
-        if key not in self._recorded:
-            calls: list[Call] = []
-            for variant in key:
-                self._executor.warm(variant)
-                begin, end, advance = (self._device.kernels.sampling(name, self._arrays()) for name in KERNELS)
-                calls += [begin, *self._executor.calls(variant), end, advance]
-            self._recorded[key] = self._device.graph(calls)
+        The counter of evaluations lies on the device, so one recording serves all of them.
+        """
+        if variant not in self._recorded:
+            calls = self._executor.calls(variant)
+            begin, end, advance = (self._device.kernels.sampling(name, self._arrays()) for name in KERNELS)
+            # Run once by themselves the steps of the UNet change nothing that the loop reads again.
+            self._recorded[variant] = self._device.graph([begin, *calls, end, advance], warm=calls)
+        return self._recorded[variant]
 
     def latents(self) -> np.ndarray:
         """Wait, and check: the latents [n,C,h,w] after the last evaluation that was launched; a view.
@@ -137,7 +139,7 @@ class Loop:
         if bad:
             raise NumericalError(
                 f"the result at timestep {self._state['timesteps'].host[bad - 1]:g} is not finite; "
-                "lower gamma_attn and gamma_norm, or check the checkpoint"
+                "lower gamma_attn, gamma_norm or guidance_scale, or check the checkpoint"
             )
         return self._state["latents"].host
 
@@ -149,24 +151,25 @@ class Loop:
         """Buffers for so many evaluations; larger ones are new ones, and recordings hold addresses."""
         if evaluations <= self._room:
             return
-        self._room = -(-evaluations // _ROOM) * _ROOM
+        room = -(-evaluations // _ROOM) * _ROOM
         executor = self._executor
         rows, contexts, tokens = (executor.sizes[name] for name in ("batch", "contexts", "tokens"))
         _, channels, height, width = executor.noise.shape
         sizes = {
-            "m": self._room,
-            "m+1": self._room + 1,
+            "m": room,
+            "m+1": room + 1,
             "n": self._pictures,
             "C": channels,
             "h": height,
             "w": width,
             "R*K": rows * contexts * (tokens + 2),
         }
-        self._recorded.clear()
+        arrays = {}
         for name, tensor in STATE.items():
             shape = tuple(dim if isinstance(dim, int) else sizes[dim] for dim in tensor.shape)
-            array = self._device.allocate(nbytes(shape, tensor.dtype)).view(0, shape, tensor.dtype)
-            if name == "history":
-                self._history = array
-            else:
-                self._state[name] = self._device.share(array)
+            arrays[name] = self._device.allocate(nbytes(shape, tensor.dtype)).view(0, shape, tensor.dtype)
+        history = arrays.pop("history")
+        state = {name: self._device.share(array) for name, array in arrays.items()}
+        # All or nothing: sizes are read off the arrays.
+        self._state, self._history, self._room = state, history, room
+        self._recorded.clear()

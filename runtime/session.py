@@ -222,9 +222,19 @@ class Session:
         # What looks between the steps, or draws noise there, needs the host.
         loop = None if energies or attention_maps or plan else self._loop(executor)
         variants = {"energies"} if energies else {control.variant for control in controls}
-        for variant in variants:
-            executor.record(variant) if loop is None else executor.warm(variant)
-        self.engine.settle()
+        if loop is None:
+            for variant in variants:
+                executor.record(variant)
+        else:
+            assert table is not None
+            loop.start(
+                table,
+                seen.start,
+                controls,
+                guidance_scale=guidance_scale if guided else None,
+                known=seen.channels,
+                carry=bool(edits) and not reset_edits,
+            )
         opened = time.perf_counter()
         maps = AttentionMaps(self.engine.manifest.unet, executor.sizes, self.batch) if attention_maps else None
         predictor = NoisePredictor(
@@ -250,14 +260,6 @@ class Session:
             )
         elif loop is not None:
             assert table is not None
-            loop.start(
-                table,
-                seen.start,
-                controls,
-                guidance_scale=guidance_scale if guided else None,
-                known=seen.channels,
-                carry=bool(edits) and not reset_edits,
-            )
             made, predictor.seconds[:] = loop.sample(controls, table.timesteps.tolist(), on_step)
             predictor.timesteps[:] = table.timesteps.tolist()
         else:
@@ -265,6 +267,7 @@ class Session:
             made = sample(predictor, table, seen.start, controls, on_step=on_step)
         sampled = time.perf_counter()
         images = None if output == "latents" else self._decode(made, output, source if composite else None)
+        self.engine.settle()
         timings = {
             "text_encoder": encoded - began,
             "vae_encoder": known - encoded,
@@ -361,6 +364,7 @@ class Session:
 
     def close(self) -> None:
         """Give the buffers back. Closing twice is fine."""
+        self._loops.clear()
         self._executors.clear()
         self._closed = True
 

@@ -10,7 +10,7 @@ unconditional ones first), S contexts, T tokens, K = S + S T + S control values 
                        history[i] = e
                        latents = coefficients[i,0] * start + sum over j <= i of coefficients[i,j+1] * history[j]
                        contexts[:, 1:] = contexts_out[:, 1:] where carry is set
-                       bad = i + 1 where it is 0 and e or contexts_out is not finite
+                       bad = i + 1 where it is 0 and e, latents or contexts_out is not finite
     advance            step = step + 1
 """
 

@@ -61,14 +61,15 @@ def ebca_end(
         past += elements
     total += e.to(tl.float64) * tl.load(row + 1 + i)
     tl.store(past, e, mask=inside)
-    tl.store(latents_ptr + at, total.to(tl.float32), mask=inside)
+    latents = total.to(tl.float32)
+    tl.store(latents_ptr + at, latents, mask=inside)
 
     updated = at < rows * contexts * words
     context = tl.load(contexts_out_ptr + at, mask=updated, other=0.0)
     if tl.load(carry_ptr) != 0:
         tl.store(contexts_ptr + at, context, mask=updated & (at // words % contexts > 0))
     # Not a number is not below infinity either.
-    fine = (tl.abs(e) < float("inf")) & (tl.abs(context) < float("inf"))
+    fine = (tl.abs(e) < float("inf")) & (tl.abs(latents) < float("inf")) & (tl.abs(context) < float("inf"))
     if tl.min(fine.to(tl.int32), 0) == 0:
         tl.atomic_cas(bad_ptr, 0, i + 1)
 

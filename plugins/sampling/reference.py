@@ -35,7 +35,8 @@ def end(a: Arrays) -> None:
         a["latents"][...] = total
     if a["carry"][0]:
         a["contexts"][:, 1:] = a["contexts_out"][:, 1:]
-    if not a["bad"][0] and not (np.isfinite(e).all() and np.isfinite(a["contexts_out"]).all()):
+    made = (e, a["latents"], a["contexts_out"])
+    if not a["bad"][0] and not all(np.isfinite(array).all() for array in made):
         a["bad"][0] = i + 1
 
 

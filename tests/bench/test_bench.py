@@ -93,7 +93,9 @@ def test_compare(backend: str, tiny_engine_dir: Path, tmp_path: Path, monkeypatc
     def keep(unet: Any) -> Any:
         graph = make(unet)
         assert [v.name for v in graph.inputs] == ["sample", "timestep", "contexts"]
-        assert [v.name for v in graph.outputs] == ["noise"]
+        assert [v.name for v in graph.outputs] == ["noise", "contexts_out"]
+        copy = graph.outputs[1].producer()
+        assert copy.op_type == "Identity" and copy.inputs[0] is graph.inputs[2]
         # No energy step: standard operators, one self-attention and one cross-attention per layer.
         assert not [n for n in graph if n.domain]
         assert sum(n.op_type == "Attention" for n in graph) == 14

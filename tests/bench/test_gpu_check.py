@@ -55,7 +55,7 @@ def test_a_command_gives_what_it_wrote_or_how_it_ended(tmp_path: Path) -> None:
 
 def test_the_parts_cover_every_backend(tmp_path: Path) -> None:
     names = [part.name for part in gpu_check.parts("sd-1.5", tmp_path, "8.9")]
-    for backend in ("tensorrt-rtx", "tensorrt", "onnxruntime-cuda"):
+    for backend in ("tensorrt-rtx", "onnxruntime-cuda"):
         for what in ("export shapes", "pictures", "export", "latency", "50 steps"):
             assert f"{what}, {backend}" in names
 

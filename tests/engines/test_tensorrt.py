@@ -205,11 +205,18 @@ def test_shapes_choose_the_plan_and_each_is_loaded_once(directory: Any) -> None:
         runner.bind({"x": array(1, 3)}, {"y": array(2, 3)})
 
 
-def test_what_cannot_be_captured_is_refused_when_it_is_bound(directory: Any) -> None:
+def test_what_cannot_be_captured_is_said_when_it_is_bound(directory: Any, caplog: pytest.LogCaptureFixture) -> None:
     library = Library()
     library.capturable = False
     _, runner = opened(directory, library)
-    with pytest.raises(BackendError, match=r"'two\.plan' cannot be recorded as a CUDA graph"):
+    runner.bind({"x": array(1)}, {"y": array(2)})
+    assert "'two.plan' cannot be recorded as a CUDA graph" in caplog.text
+
+
+def test_an_address_the_library_refuses_is_an_error(directory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, runner = opened(directory, Library())
+    monkeypatch.setattr(Context, "set_tensor_address", lambda self, name, address: name != "y")
+    with pytest.raises(BackendError, match=r"'two\.plan' does not take 'y' at address 0x2"):
         runner.bind({"x": array(1)}, {"y": array(2)})
 
 

@@ -2,6 +2,7 @@
 graph is the list of what was enqueued. It counts what a step does."""
 
 import ctypes
+import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -73,8 +74,22 @@ class HostDriver:
     def copy_out(self, target: np.ndarray, pointer: int) -> None:
         self._enqueue("copy_out", lambda: ctypes.memmove(target.ctypes.data, pointer, target.nbytes))
 
+    def enter(self) -> None:
+        """There is one context."""
+
     def submit(self, call: Call) -> None:
-        self._enqueue("submit", call)
+        if self._recording is None:
+            self._enqueue("submit", call)
+            return
+        # A graph does not keep alive what it was captured from.
+        alive = weakref.ref(call)
+
+        def run() -> None:
+            bound = alive()
+            assert bound is not None, "a graph runs on memory that was given back"
+            bound()
+
+        self._enqueue("submit", run)
 
     def _enqueue(self, name: str, call: Callable[[], object]) -> None:
         if self._recording is None:

@@ -29,3 +29,7 @@ def main(folder: str) -> None:
     arrays = cases.state(**cases.CASES["guided"])
     cases.steps(arrays, run, broken=1)
     np.savez(Path(folder) / "broken.npz", **arrays)
+    arrays = cases.state(**cases.CASES["guided"])
+    arrays["coefficients"][:] = 1e300
+    cases.steps(arrays, run, count=1)
+    np.savez(Path(folder) / "away.npz", **arrays)

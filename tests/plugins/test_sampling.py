@@ -87,6 +87,14 @@ def test_the_first_step_that_is_not_finite_is_kept(interpreted: Path) -> None:
     assert arrays["bad"] == 2
 
 
+def test_latents_that_run_away_are_noticed_though_the_noise_is_finite(interpreted: Path) -> None:
+    assert np.load(interpreted / "away.npz")["bad"] == 1
+    arrays = state(**CASES["guided"])
+    arrays["coefficients"][:] = 1e300
+    steps(arrays, in_numpy, count=1)
+    assert arrays["bad"] == 1 and np.isfinite(arrays["history"][0]).all()
+
+
 def test_the_channels_behind_the_latents_stay(interpreted: Path) -> None:
     before, made = state(**CASES["inpainting"]), np.load(interpreted / "inpainting.npz")
     assert np.array_equal(made["sample"][:, 4:], before["sample"][:, 4:])

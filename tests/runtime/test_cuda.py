@@ -14,7 +14,7 @@ from helpers.tiny import call_inputs
 
 import ebca
 from ebca.engines import backend as backends
-from ebca.engines.backend import BackendOptions
+from ebca.engines.backend import BackendOptions, Call
 from ebca.engines.directory import open_directory
 from ebca.runtime import devices
 from ebca.runtime.control import ControlArrays, resolve
@@ -142,6 +142,14 @@ TASKS = {
     "schedule": {"prompt": "a cat", "gamma_attn": ebca.Schedule.step(0.05, 0.5), "scheduler": "euler"},
     "edits": {"prompt": "a cat", "edits": EDITS, "gamma_attn": 0.02, "scheduler": "dpmpp_2m"},
     "edits anew": {"prompt": "a cat", "edits": EDITS, "reset_edits": True, "scheduler": "ddim"},
+    "energies": {"prompt": "a cat", "energies": True, "gamma_attn": 0.05, "scheduler": "ddim"},
+    "repaint": {
+        "prompt": "a cat",
+        "image": np.full((32, 32, 3), 0.4, np.float32),
+        "mask": np.pad(np.ones((16, 16), np.float32), 8),
+        "repaint": ebca.RePaint(1, 1),
+        "gamma_attn": 0.05,
+    },
     "image": {"prompt": "a cat", "image": np.full((32, 32, 3), 0.4, np.float32), "strength": 0.6, "gamma_attn": 0.05},
 }
 
@@ -164,26 +172,71 @@ def test_the_loop_on_the_device_makes_what_the_cpu_makes(
     assert [info.timestep for info in seen] == list(expected.timesteps)
 
 
-def test_a_loop_is_one_launch_and_its_steps_wait_for_nothing(on_host: tuple[ebca.Engine, HostDriver]) -> None:
+def test_inversion_on_the_device(on_host: tuple[ebca.Engine, HostDriver], tiny_engine_dir: Path) -> None:
+    picture = np.full((32, 32, 3), 0.4, np.float32)
+    with ebca.load(tiny_engine_dir, backend="onnxruntime") as engine, engine.session(height=32, width=32) as session:
+        expected = session.invert(picture, "a cat", steps=3).latents
+    with on_host[0].session(height=32, width=32) as session:
+        assert np.array_equal(session.invert(picture, "a cat", steps=3).latents, expected)
+
+
+def test_a_loop_waits_once_and_no_knob_records_anew(on_host: tuple[ebca.Engine, HostDriver]) -> None:
     engine, driver = on_host
     with engine.session(height=32, width=32) as session:
-        settings = {"steps": 4, "scheduler": "ddim", "output": "latents"}
-        session.generate("a cat", seed=1, gamma_attn=0.05, token_weights={"cat": 2.0}, **settings)  # type: ignore[arg-type]
-        before = driver.count.copy()
+        settings = {"scheduler": "ddim", "output": "latents"}
+        session.generate("a cat", steps=4, gamma_attn=0.05, token_weights={"cat": 2.0}, **settings)  # type: ignore[arg-type]
         knobs = {"gamma_attn": 0.01, "gamma_norm": 0.3, "guidance_scale": 3.0, "negative_prompt": "a dog"}
-        session.generate("a dog", seed=2, **knobs, **settings)  # type: ignore[arg-type]
-        assert driver.count["launch"] - before["launch"] == 1
-        assert driver.count["capture"] == before["capture"]
-        # Waits: for the text encoder's result, and for the latents at the end.
-        assert driver.count["synchronize"] - before["synchronize"] == 2
-
+        for steps in (4, 7):
+            before = driver.count.copy()
+            session.generate("a dog", steps=steps, seed=2, **knobs, **settings)  # type: ignore[arg-type]
+            assert driver.count["launch"] - before["launch"] == steps
+            assert driver.count["capture"] == before["capture"]
+            # For the text encoder's results of prompt and negative prompt, and for the latents at the end.
+            assert driver.count["synchronize"] - before["synchronize"] <= 3
         before = driver.count.copy()
-        session.generate("a dog", seed=2, **knobs, **settings, on_step=lambda info: None)  # type: ignore[arg-type, func-returns-value]
+        session.generate("a cat", steps=4, **knobs, **settings, on_step=lambda info: None)  # type: ignore[arg-type, func-returns-value]
         assert driver.count["launch"] - before["launch"] == 4
-        assert driver.count["capture"] - before["capture"] == 1
-        before = driver.count.copy()
-        session.generate("a cat", seed=5, **{**knobs, "gamma_attn": 0.02}, **settings, on_step=lambda info: None)  # type: ignore[arg-type, func-returns-value]
         assert driver.count["capture"] == before["capture"]
+
+
+def test_more_steps_than_there_is_room_for(on_host: tuple[ebca.Engine, HostDriver], tiny_engine_dir: Path) -> None:
+    settings = {"seed": 1, "scheduler": "ddim", "output": "latents", "gamma_attn": 0.05}
+    with ebca.load(tiny_engine_dir, backend="onnxruntime") as engine, engine.session(height=32, width=32) as session:
+        expected = session.generate("a cat", steps=70, **settings).latents  # type: ignore[arg-type]
+    with on_host[0].session(height=32, width=32) as session:
+        session.generate("a cat", steps=3, **settings)  # type: ignore[arg-type]
+        made = session.generate("a cat", steps=70, **settings).latents  # type: ignore[arg-type]
+    np.testing.assert_allclose(made, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+
+
+def test_a_closed_session_gives_its_memory_back(on_host: tuple[ebca.Engine, HostDriver]) -> None:
+    engine, driver = on_host
+    gc.collect()
+    before = len(driver.memory)
+    session = engine.session(height=32, width=32)
+    session.generate("a cat", steps=2, output="latents")
+    assert len(driver.memory) > before
+    session.close()
+    gc.collect()
+    assert len(driver.memory) == before
+
+
+def test_a_recording_keeps_alive_what_it_was_made_of(engine: ebca.Engine) -> None:
+    made, twin = executor(engine, host_device()[0]), executor(engine, devices.CpuDevice())
+
+    class Whole:
+        """A runner that is all of a UNet, and is let go of."""
+
+        def workspace_bytes(self, inputs: object, outputs: object) -> int:
+            return 64
+
+        def bind(self, inputs: dict[str, np.ndarray], outputs: dict[str, np.ndarray], workspace: int = 0) -> Call:
+            return lambda: np.copyto(outputs["noise"], 2 * inputs["sample"])
+
+    replay = made.record_whole(Whole())
+    gc.collect()
+    replay()
+    assert np.array_equal(made.noise, 2 * twin.sample)
 
 
 def test_steps_allocate_nothing(on_host: tuple[ebca.Engine, HostDriver]) -> None:
