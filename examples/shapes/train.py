@@ -1,4 +1,4 @@
-"""Train the model `shapes`: a VAE, then a UNet together with its text model.
+"""Train the model `shapes`: a VAE, then a UNet together with its text model, then both on where things are.
 
     python examples/shapes/train.py --output-dir run
 
@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from draw import draw, random_scene
 from model import SCHEDULER, Networks, build, sampler, save, write_json
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from sides import Sides
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -61,7 +63,57 @@ class Recipe:
     ema: float = 0.999
     caption_dropout: float = 0.1
     snr_gamma: float = 5.0
-    checkpoint_every: int = 1000
+    relation_pictures: int = 30_000
+    relation_steps: int = 4500
+    relation_lr: float = 5e-4
+    snr_floor: float = 0.2
+    mark_weight: float = 0.01
+    checkpoint_every: int = 500
+
+
+@dataclass(frozen=True)
+class Course:
+    """One course of training for the UNet and the text model.
+
+    Attributes:
+        seeds: of its batches and of its pictures.
+        shares: of pictures with one, two and three things at a progress in [0, 1].
+        related: share of the pictures of two things whose caption says where they are.
+        noisy: share of the timesteps that are drawn from the noisier part alone, where a picture's layout is decided.
+        snr_floor: least weight of a timestep's squared error of the clean picture; noise prediction gives the noisiest
+            timesteps next to none.
+        mark_weight: of the marks in the loss, see `Sides`; 0: there are none.
+    """
+
+    name: str
+    seeds: tuple[int, int]
+    pictures: int
+    steps: int
+    lr: float
+    shares: Callable[[float], np.ndarray]
+    related: float = 0.5
+    noisy: float = 0.0
+    snr_floor: float = 0.0
+    mark_weight: float = 0.0
+
+
+def courses(recipe: Recipe) -> tuple[Course, Course]:
+    """First everything, then mostly relations."""
+    return (
+        Course("unet", (3, 4), recipe.pictures, recipe.unet_steps, recipe.unet_lr, _shares),
+        Course(
+            "relations",
+            (5, 6),
+            recipe.relation_pictures,
+            recipe.relation_steps,
+            recipe.relation_lr,
+            lambda progress: np.array([0.12, 0.55, 0.33]),
+            related=0.8,
+            noisy=0.5,
+            snr_floor=recipe.snr_floor,
+            mark_weight=recipe.mark_weight,
+        ),
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -90,7 +142,8 @@ def train(recipe: Recipe, folder: Path, device: torch.device) -> Networks:
     for module in (networks.vae, networks.text_encoder, networks.unet):
         module.to(device)
     train_vae(recipe, networks, folder, device)
-    train_unet(recipe, networks, folder, device)
+    for course in courses(recipe):
+        train_unet(recipe, course, networks, folder, device)
     save(networks, folder / "shapes")
     return networks
 
@@ -101,7 +154,8 @@ def train_vae(recipe: Recipe, networks: Networks, folder: Path, device: torch.de
 
     def loss_of(step: int) -> Tensor:
         rng = _generator(recipe.seed, 1, step)
-        pixels = torch.stack([_pixels(draw(rng, _scene(rng, 1.0))[0]) for _ in range(recipe.vae_batch)]).to(device)
+        pictures = [draw(rng, _scene(rng, _shares(1.0)))[0] for _ in range(recipe.vae_batch)]
+        pixels = torch.stack([_pixels(picture) for picture in pictures]).to(device)
         posterior = vae.encode(pixels).latent_dist
         noise = torch.from_numpy(rng.standard_normal(posterior.mean.shape, np.float32)).to(device)
         decoded = vae.decode(posterior.mean + posterior.std * noise).sample
@@ -110,7 +164,7 @@ def train_vae(recipe: Recipe, networks: Networks, folder: Path, device: torch.de
     _loop("vae", recipe, folder, recipe.vae_steps, recipe.vae_lr, {"vae": vae}, loss_of, device)
     vae.eval().requires_grad_(False)
     rng = _generator(recipe.seed, 2, 0)
-    scenes = [_scene(rng, 1.0) for _ in range(200)]
+    scenes = [_scene(rng, _shares(1.0)) for _ in range(200)]
     pictures = np.stack([draw(rng, scene)[0] for scene in scenes])
     with torch.inference_mode():
         pixels = torch.stack([_pixels(picture) for picture in pictures]).to(device)
@@ -125,20 +179,27 @@ def train_vae(recipe: Recipe, networks: Networks, folder: Path, device: torch.de
     _save_grid(folder / "vae.png", both, columns=8)
 
 
-def train_unet(recipe: Recipe, networks: Networks, folder: Path, device: torch.device) -> None:
+def train_unet(recipe: Recipe, course: Course, networks: Networks, folder: Path, device: torch.device) -> None:
     """Noise prediction with min-SNR weights; the text model learns along. Ends with the averaged weights."""
-    latents, scenes, counts = _encoded(recipe, networks, device)
-    ids = _tokenised(networks, [scene.caption() for scene in scenes]).to(device)
     (empty,) = _tokenised(networks, [""]).to(device)
     noises = DDPMScheduler(**{k: v for k, v in SCHEDULER.items() if k not in ("steps_offset", "set_alpha_to_one")})
     alphas = noises.alphas_cumprod.to(device)
-    weights = (alphas / (1 - alphas)).clamp(max=recipe.snr_gamma) / (alphas / (1 - alphas))
-    unet, text = networks.unet.train(), networks.text_encoder.train()
-    by_count = [np.flatnonzero(counts == n) for n in (1, 2, 3)]
+    snr = alphas / (1 - alphas)
+    weights = snr.clamp(course.snr_floor, recipe.snr_gamma) / snr
+    unet, text = (module.train().requires_grad_(True) for module in (networks.unet, networks.text_encoder))
+
+    # Made on first use: a course that is finished needs no pictures.
+    @cache
+    def material() -> tuple[Tensor, Tensor, list[np.ndarray], Sides]:
+        latents, scenes, counts = _encoded(recipe, course, networks, device)
+        ids = _tokenised(networks, [scene.caption() for scene in scenes]).to(device)
+        sides = Sides(scenes, ids.shape[1], text.config.hidden_size, recipe.seed, device)
+        return latents, ids, [np.flatnonzero(counts == n) for n in (1, 2, 3)], sides
 
     def loss_of(step: int) -> Tensor:
-        rng = _generator(recipe.seed, 3, step)
-        share = _shares(2 * step / recipe.unet_steps)
+        latents, ids, by_count, sides = material()
+        rng = _generator(recipe.seed, course.seeds[0], step)
+        share = course.shares(step / course.steps)
         index = np.array([rng.choice(by_count[n]) for n in rng.choice(3, recipe.batch, p=share)])
         chosen = torch.from_numpy(index)
         clean = latents[chosen].to(device)
@@ -146,16 +207,23 @@ def train_unet(recipe: Recipe, networks: Networks, folder: Path, device: torch.d
         dropped = torch.from_numpy(rng.random(recipe.batch) < recipe.caption_dropout).to(device)
         tokens = torch.where(dropped[:, None], empty, tokens)
         noise = torch.from_numpy(rng.standard_normal(clean.shape, np.float32)).to(device)
-        timesteps = torch.from_numpy(rng.integers(0, len(alphas), recipe.batch)).to(device)
-        noisy = noises.add_noise(clean, noise, timesteps)
-        predicted = unet(noisy, timesteps, text(tokens).last_hidden_state).sample
-        return (weights[timesteps] * (predicted - noise).square().mean((1, 2, 3))).mean()
+        drawn = rng.integers(0, len(alphas), recipe.batch)
+        if course.noisy:
+            noisier = rng.integers(len(alphas) * 6 // 10, len(alphas), recipe.batch)
+            drawn = np.where(rng.random(recipe.batch) < course.noisy, noisier, drawn)
+        timesteps = torch.from_numpy(drawn).to(device)
+        hidden, missed = text(tokens).last_hidden_state, torch.zeros(())
+        if course.mark_weight:
+            hidden, missed = sides.mark(hidden, chosen, ~dropped, step / course.steps)
+        predicted = unet(noises.add_noise(clean, noise, timesteps), timesteps, hidden).sample
+        loss = (weights[timesteps] * (predicted - noise).square().mean((1, 2, 3))).mean()
+        return loss + course.mark_weight * missed
 
     def look(step: int) -> None:
-        _sample_grid(networks, folder / f"samples_{step:05d}.png")
+        _sample_grid(networks, folder / f"samples_{course.name}_{step:05d}.png")
 
     modules = {"unet": unet, "text_encoder": text}
-    _loop("unet", recipe, folder, recipe.unet_steps, recipe.unet_lr, modules, loss_of, device, look)
+    _loop(course.name, recipe, folder, course.steps, course.lr, modules, loss_of, device, look)
     unet.eval().requires_grad_(False)
     text.eval().requires_grad_(False)
 
@@ -232,13 +300,16 @@ class _Swapped:
             average.copy_(kept)
 
 
-def _encoded(recipe: Recipe, networks: Networks, device: torch.device) -> tuple[Tensor, list[Scene], np.ndarray]:
+def _encoded(
+    recipe: Recipe, course: Course, networks: Networks, device: torch.device
+) -> tuple[Tensor, list[Scene], np.ndarray]:
     """Latents [n,4,16,16] of freshly drawn pictures, their scenes, and how many things each has."""
     latents, scenes = [], []
     scale = networks.vae.config["scaling_factor"]
-    for start in _progress("latents", 0, recipe.pictures, None, 64):
-        rng = _generator(recipe.seed, 4, start)
-        batch = [_scene(rng, 1.0) for _ in range(min(64, recipe.pictures - start))]
+    share = course.shares(1.0)
+    for start in _progress("latents", 0, course.pictures, None, 64):
+        rng = _generator(recipe.seed, course.seeds[1], start)
+        batch = [_scene(rng, share, course.related) for _ in range(min(64, course.pictures - start))]
         pixels = torch.stack([_pixels(draw(rng, scene)[0]) for scene in batch]).to(device)
         with torch.inference_mode():
             latents.append((networks.vae.encode(pixels).latent_dist.mean * scale).cpu())
@@ -249,12 +320,12 @@ def _encoded(recipe: Recipe, networks: Networks, device: torch.device) -> tuple[
 def _shares(progress: float) -> np.ndarray:
     """Shares of pictures with one, two and three things: simple ones first, from the middle of the run as it is."""
     early, late = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.42, 0.38])
-    return early + min(progress, 1.0) * (late - early)
+    return early + min(2 * progress, 1.0) * (late - early)
 
 
-def _scene(rng: np.random.Generator, progress: float) -> Scene:
-    count = int(rng.choice(3, p=_shares(progress))) + 1
-    return random_scene(rng, count, related=count == 2 and rng.random() < 0.5)
+def _scene(rng: np.random.Generator, share: np.ndarray, related: float = 0.5) -> Scene:
+    count = int(rng.choice(3, p=share)) + 1
+    return random_scene(rng, count, related=count == 2 and rng.random() < related)
 
 
 def _tokenised(networks: Networks, captions: list[str]) -> Tensor:

@@ -14,13 +14,23 @@ import torch
 sys.path.append(str(Path(__file__).parents[2] / "examples" / "shapes"))
 import train as trainer
 from draw import draw, random_scene
+from sides import Sides
 
 import ebca
-from ebca.bench.alignment.scenes import UNSEEN
+from ebca.bench.alignment.scenes import UNSEEN, Scene, Thing
 from ebca.export.checkpoint import load_checkpoint
 from ebca.export.engine import export_checkpoint
 
-SMOKE = trainer.Recipe(batch=8, vae_batch=8, vae_steps=120, pictures=256, unet_steps=80, checkpoint_every=40)
+SMOKE = trainer.Recipe(
+    batch=8,
+    vae_batch=8,
+    vae_steps=120,
+    pictures=256,
+    unet_steps=80,
+    relation_pictures=128,
+    relation_steps=20,
+    checkpoint_every=40,
+)
 CPU = torch.device("cpu")
 
 
@@ -44,7 +54,9 @@ def test_both_losses_fall(trained: Path) -> None:
 
 def test_it_leaves_pictures_of_its_progress(trained: Path) -> None:
     names = {file.name for file in trained.glob("*.png")}
-    assert names == {"vae.png", "loss_vae.png", "loss_unet.png", "samples_00040.png", "samples_00080.png"}
+    curves = {"loss_vae.png", "loss_unet.png", "loss_relations.png"}
+    samples = {"samples_unet_00040.png", "samples_unet_00080.png", "samples_relations_00020.png"}
+    assert names == {"vae.png", *curves, *samples}
 
 
 def test_a_stopped_run_goes_on_to_the_same_losses(
@@ -62,7 +74,7 @@ def test_a_stopped_run_goes_on_to_the_same_losses(
         trainer.train(SMOKE, tmp_path, CPU)
     monkeypatch.setattr(trainer, "_save_curve", curve)
     trainer.train(SMOKE, tmp_path, CPU)
-    for name in ("vae", "unet"):
+    for name in ("vae", "unet", "relations"):
         # The same machine: sums in another order by threads change the last digits only.
         np.testing.assert_allclose(_losses(tmp_path, name), _losses(trained, name), rtol=1e-3)
 
@@ -78,6 +90,57 @@ def test_the_result_exports_and_paints(trained: Path, tmp_path: Path) -> None:
         assert (session.height, session.width) == (64, 64)
         (image,) = session.generate("a red circle and a blue star", steps=2, seed=0, gamma_attn=0.01).images
     assert image.size == (64, 64)
+
+
+RELATED = [
+    Scene((Thing("red", "circle"), Thing("blue", "star")), "left of"),
+    Scene((Thing("red", "circle"), Thing("blue", "star")), "above"),
+    Scene((Thing("red", "circle"), Thing("blue", "star"))),
+]
+
+
+def _sides() -> tuple[Sides, torch.Tensor, torch.Tensor]:
+    """Marks of three scenes, embeddings without any, and the axes."""
+    sides = Sides(RELATED, 12, 16, 0, CPU)
+    hidden = torch.randn(3, 12, 16, generator=torch.Generator().manual_seed(0))
+    return sides, hidden - hidden @ sides._axes @ sides._axes.T, sides._axes
+
+
+def test_marks_lie_on_the_words_of_both_things_and_point_apart() -> None:
+    sides, hidden, axes = _sides()
+    marked, missed = sides.mark(hidden, torch.arange(3), torch.ones(3, dtype=torch.bool), 0.0)
+    put = (marked - hidden) @ axes
+    # begin, a, red, circle, left, of, a, blue, star, end
+    for row, direction, second in ((0, (-1.0, 0.0), (7, 8)), (1, (0.0, -1.0), (6, 7))):
+        first = put[row, 2]
+        assert torch.allclose(first / first.norm(), torch.tensor(direction), atol=1e-5)
+        for word, sign in ((2, 1), (3, 1), (second[0], -1), (second[1], -1)):
+            assert torch.allclose(put[row, word], sign * first, atol=1e-4)
+        others = [i for i in range(12) if i not in (2, 3, *second)]
+        assert put[row, others].abs().max() < 1e-5
+    assert torch.equal(marked[2], hidden[2]) and missed > 1
+
+
+def test_marks_fade_the_first_ones_first() -> None:
+    sides, hidden, axes = _sides()
+    everyone = torch.ones(3, dtype=torch.bool)
+    loudness = []
+    for progress in (0.0, 0.2, 0.3, 0.4, 1.0):
+        put = (sides.mark(hidden, torch.arange(3), everyone, progress)[0] - hidden) @ axes
+        loudness.append((float(put[0, 2].norm()), float(put[0, 7].norm())))
+    assert loudness[0][0] > loudness[1][0] > 0 == loudness[2][0]
+    assert loudness[1][1] > loudness[2][1] > 0 == loudness[3][1] == loudness[4][1]
+
+
+def test_a_text_model_that_writes_the_marks_misses_nothing_and_no_caption_has_none() -> None:
+    sides, hidden, axes = _sides()
+    everyone, nobody = torch.ones(3, dtype=torch.bool), torch.zeros(3, dtype=torch.bool)
+    written = hidden.clone()
+    for row, words, side in ((0, (7, 8), (1.0, 0.0)), (1, (6, 7), (0.0, 1.0))):
+        written[row, words, :] += 6 * torch.tensor(side) @ axes.T
+    assert sides.mark(written, torch.arange(3), everyone, 1.0)[1] < 1e-8
+    marked, missed = sides.mark(hidden, torch.arange(3), nobody, 0.0)
+    assert torch.equal(marked, hidden) and missed == 0
 
 
 def test_drawing_never_shows_unseen_pairs_in_training() -> None:

@@ -1,0 +1,71 @@
+"""How the model comes to know left from right.
+
+Noise prediction alone does not teach a model of this size what "left of" means, however many such pictures it sees:
+until the text model marks the things with their sides the UNet has nothing to read, and until the UNet reads marks
+there is nothing to gain by writing them. So at first the marks are put into the embeddings of both things' words, so
+loudly that the UNet learns to read them; then those of the first thing fade, which a text model that looks back could
+never write, as the relation comes after its words; then those of the second, which the text model has learned to write
+meanwhile.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ebca.bench.alignment.scenes import RELATIONS, Scene
+
+_LOUD, _QUIET = 11.0, 6.0
+# Shares of the course: until here both things are marked; the first one's marks have faded; the second one's have.
+_BOTH, _SECOND, _NONE = 0.1, 0.25, 0.35
+
+
+class Sides:
+    """Marks for the words of things in a relation.
+
+    Args:
+        scenes: of all pictures; each thing's words are its color and its shape.
+        length: tokens of a caption.
+        width: of an embedding.
+        seed: of the two directions in the embedding, right and down, that the marks lie along.
+    """
+
+    def __init__(self, scenes: Sequence[Scene], length: int, width: int, seed: int, device: torch.device) -> None:
+        axes = np.linalg.qr(np.random.default_rng((seed, 7)).standard_normal((width, 2)))[0]
+        self._axes = torch.from_numpy(axes.astype(np.float32)).to(device)
+        marks = np.zeros((2, len(scenes), length, 2), np.float32)
+        for i, scene in enumerate(scenes):
+            if scene.relation:
+                # Token 0 begins the caption, token 1 is the article.
+                end = 1 + len(scene.caption().split())
+                marks[0, i, 2:4] = RELATIONS[scene.relation]
+                marks[1, i, end - 2 : end] = -marks[0, i, 2:4]
+        self._marks = torch.from_numpy(marks)
+
+    def mark(self, hidden: Tensor, chosen: Tensor, captioned: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+        """Embeddings with the marks of this moment, and how far the text model is from writing the second thing's.
+
+        Args:
+            hidden: [n,T,D] what the text model made.
+            chosen: [n] which of the scenes.
+            captioned: [n] bool; a dropped caption has no marks.
+            progress: of the course, 0 to 1.
+
+        Returns:
+            [n,T,D], and the mean squared error, a number.
+        """
+        fading = _fall(progress, _BOTH, _SECOND)
+        loudness = _QUIET + (_LOUD - _QUIET) * fading
+        marks = self._marks[:, chosen].to(hidden.device)
+        marked = (marks != 0).any(-1, keepdim=True) & captioned[:, None, None]
+        written = hidden @ self._axes
+        missing = (loudness * marks - written) * marked
+        put = fading * missing[0] + _fall(progress, _SECOND, _NONE) * missing[1]
+        error = (_QUIET * marks[1] - written).square() * marked[1]
+        return hidden + put @ self._axes.T, error.sum() / (2 * marked[1].sum()).clamp(min=1)
+
+
+def _fall(progress: float, begin: float, end: float) -> float:
+    """1 before `begin`, 0 after `end`."""
+    return 1 - min(max((progress - begin) / (end - begin), 0.0), 1.0)
