@@ -86,7 +86,7 @@ def test_float16_export_leaves_the_callers_unet_alone(tmp_path: Path, monkeypatc
     assert {n: type(p) for n, p in unet.attn_processors.items()} == {n: type(p) for n, p in processors.items()}
 
 
-def _stop(*args: Any) -> Any:
+def _stop(*args: Any, **settings: Any) -> Any:
     raise KeyboardInterrupt
 
 
