@@ -14,6 +14,7 @@ from ebca.bench.report import print_report, to_json
 from ebca.engines.backend import BACKENDS, GPU_BACKENDS, PRECISIONS
 from ebca.errors import EbcaError
 from ebca.runtime import console
+from ebca.runtime.options import device
 
 PROGRAM = "ebca-bench"
 
@@ -49,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--json", metavar="FILE", help="also write the results there")
 
     machine = p.add_argument_group("machine")
-    machine.add_argument("--device", default="cpu", help="cpu, cuda, or cuda:1 and so on (default: cpu)")
+    machine.add_argument("--device", type=device, default="cpu", help="cpu, cuda, or cuda:1 and so on (default: cpu)")
     machine.add_argument(
         "--backend",
         choices=(*BACKENDS, *GPU_BACKENDS),

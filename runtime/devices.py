@@ -127,6 +127,14 @@ class CpuDevice:
         return replay
 
 
+def parse(name: str) -> tuple[str, int]:
+    """Kind and index of a device's name: ("cuda", 1) for "cuda:1". Raises ParameterError for a name that is none."""
+    kind, colon, index = name.partition(":")
+    if name != "cpu" and (kind != "cuda" or (bool(colon) and not index.isdecimal())):
+        raise ParameterError(f"device '{name}' is unknown; choose one of {', '.join(DEVICES)}, or cuda:1 and so on")
+    return kind, int(index or 0)
+
+
 def create(name: str) -> Device:
     """The named device: "cpu", "cuda" (the first GPU) or "cuda:1".
 
@@ -134,14 +142,12 @@ def create(name: str) -> Device:
         ParameterError: there is no such device.
         BackendError: it cannot be used on this machine; the message says why.
     """
-    kind, _, index = name.partition(":")
-    if name == "cpu":
+    kind, index = parse(name)
+    if kind == "cpu":
         return CpuDevice()
-    if kind != "cuda" or (index and not index.isdigit()) or name.endswith(":"):
-        raise ParameterError(f"device '{name}' is unknown; choose one of {', '.join(DEVICES)}, or cuda:1 and so on")
     from ebca.runtime.cuda import CudaDevice
     from ebca.runtime.driver import CudaDriver
     from ebca.runtime.kernels import CudaKernels
 
-    driver = CudaDriver(int(index or 0))
+    driver = CudaDriver(index)
     return CudaDevice(driver, CudaKernels(driver))

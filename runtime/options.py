@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from ebca.engines.backend import BACKENDS, GPU_BACKENDS, PRECISIONS
 from ebca.errors import ParameterError
+from ebca.runtime.devices import parse
 from ebca.runtime.edits import Edit
 from ebca.runtime.engine import Engine, OnPrepare, load
 from ebca.runtime.schedules import Gamma, Kind, Schedule
@@ -30,6 +31,15 @@ def number_or_schedule(text: str) -> float | Schedule:
 
 # argparse names the type in its message.
 number_or_schedule.__name__ = "number"
+
+
+def device(text: str) -> str:
+    """The type of `--device`."""
+    try:
+        parse(text)
+    except ParameterError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def add_energy(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -98,7 +108,7 @@ def add_editing(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 def add_machine(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Device, backend, precision, threads. Returns the group."""
     machine = p.add_argument_group("machine")
-    machine.add_argument("--device", default="cpu", help="cpu, cuda, or cuda:1 and so on (default: cpu)")
+    machine.add_argument("--device", type=device, default="cpu", help="cpu, cuda, or cuda:1 and so on (default: cpu)")
     machine.add_argument(
         "--backend", choices=(*BACKENDS, *GPU_BACKENDS),
         help="default: onnxruntime, openvino for bf16; with --device cuda what the engine has plans for, else "

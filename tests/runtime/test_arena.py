@@ -81,9 +81,9 @@ def test_lifetimes_follow_the_plan() -> None:
 
 
 def test_tensors_that_never_meet_share_memory() -> None:
-    layout = lay_out({"early": Lifetime(640, 0, 1), "late": Lifetime(640, 2, 3)})
+    layout = lay_out({"early": Lifetime(768, 0, 1), "late": Lifetime(768, 2, 3)})
     assert layout.offsets == {"early": 0, "late": 0}
-    assert layout.nbytes == 640
+    assert layout.nbytes == 768
 
 
 def test_an_arena_is_zeroed_and_aligned() -> None:

@@ -79,16 +79,17 @@ def test_each_step_undoes_one_of_ddim_on_the_real_model() -> None:
     """Without guidance, DDIM from what was inverted comes back, the closer the more steps."""
     prompt = "a red circle and a blue square"
     errors = []
-    with ebca.load("shapes", backend="onnxruntime") as engine, engine.session() as session:
-        start = session.generate(prompt, seed=1, steps=20, scheduler="ddim", output="latents").latents
+    with ebca.load("shapes", backend="onnxruntime") as engine, engine.session(batch=8) as session:
+        start = session.generate(prompt, seed=range(1, 9), steps=20, scheduler="ddim", output="latents").latents
         for steps in (20, 40, 80):
             found = session.invert(start, prompt, steps=steps)
             back = session.generate(
                 prompt, latents=found.latents, scheduler="ddim", steps=steps, guidance_scale=1, output="latents"
             )
-            errors.append(relative(back.latents, start))
-    # Measured 0.23, 0.10 and 0.038: the inversion takes each noise prediction one step early, an error of first
-    # order. With a prediction of the wrong sign or timestep it stays above 0.5.
+            errors.append(float(np.median([relative(a, b) for a, b in zip(back.latents, start, strict=True)])))
+    # Measured 0.13, 0.065 and 0.034: the inversion takes each noise prediction one step early, an error of first
+    # order. The median of eight, because two of these, made with guidance, have no way back without it. With a
+    # prediction of the wrong sign or timestep it stays above 0.5.
     assert all(error <= limit for error, limit in zip(errors, (0.35, 0.16, 0.07), strict=True)), errors
     assert errors[2] < errors[1] / 1.5 < errors[0] / 1.5**2, errors
 
