@@ -39,7 +39,9 @@ class PyTorchUNet:
         executor, control = subject.executor, subject.control
         where = subject.engine.device.name
         dtype = torch.float16 if where != "cpu" and subject.engine.manifest.compute == "fp16" else torch.float32
-        unet.to(where, dtype)
+        unet.to(where)
+        if dtype is torch.float16:
+            unet.half()
 
         def here(array: np.ndarray) -> torch.Tensor:
             return torch.from_numpy(array.copy()).to(where, dtype)
