@@ -11,10 +11,9 @@ from rich.console import Console
 from ebca.bench.compare import ROWS
 from ebca.bench.latency import Settings, measure
 from ebca.bench.report import print_report, to_json
-from ebca.engines.backend import BACKENDS, GPU_BACKENDS, PRECISIONS
 from ebca.errors import EbcaError
 from ebca.runtime import console
-from ebca.runtime.options import device
+from ebca.runtime.options import add_machine
 
 PROGRAM = "ebca-bench"
 
@@ -49,20 +48,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--json", metavar="FILE", help="also write the results there")
 
-    machine = p.add_argument_group("machine")
-    machine.add_argument("--device", type=device, default="cpu", help="cpu, cuda, or cuda:1 and so on (default: cpu)")
-    machine.add_argument(
-        "--backend",
-        choices=(*BACKENDS, *GPU_BACKENDS),
-        help="default: onnxruntime, openvino for bf16; with --device cuda what the engine has plans for, else "
-        "onnxruntime-cuda",
-    )
-    machine.add_argument(
-        "--precision", choices=PRECISIONS, default="fp32", help="bf16 needs openvino and a processor with it"
-    )
-    machine.add_argument(
-        "--threads", type=int, metavar="N", help="for the engine and PyTorch (default: one per physical core)"
-    )
+    add_machine(p, threads="for the engine and PyTorch (default: one per physical core)")
 
     work = p.add_argument_group("work")
     work.add_argument("--height", type=int, metavar="PIXELS", help="a multiple of 8 (default: the model's)")

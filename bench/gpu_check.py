@@ -62,19 +62,27 @@ def parts(model: str, work: Path, capability: str) -> list[Part]:
     """The parts in order. `work` is a folder for engines and results."""
     module = [sys.executable, "-m"]
 
-    def export(name: str, source: str, backend: str) -> list[str]:
-        words = [*module, "ebca.export.cli", "--model", source, "--backend", backend, "--overwrite"]
-        words += ["--compute-capability", capability] if backend == "tensorrt-rtx" else []
-        words += ["--with-vanilla"] if name == "model" else []
-        return [*words, "--output-dir", str(work / f"{name}-{backend}")]
-
-    def bench(backend: str) -> list[str]:
-        words = [*module, "ebca.bench.cli", "--engine", str(work / f"model-{backend}"), "--device", "cuda"]
-        return [*words, "--backend", backend, "--compare", "--model", model, "--json", str(work / f"{backend}.json")]
+    shapes = str(Path(__file__).parents[1] / "examples" / "shapes" / "shapes")
 
     def written(name: str, words: Sequence[str]) -> Part:
         result = work / f"{name}.json"
         return Part(name, lambda: command([*module, *words, "--json", str(result)], result))
+
+    def exported(name: str, source: str, backend: str, directory: Path, *more: str) -> Part:
+        words = [*module, "ebca.export.cli", "--model", source, "--backend", backend, "--overwrite", *more]
+        words += ["--compute-capability", capability] if backend == "tensorrt-rtx" else []
+        return Part(name, lambda: command([*words, "--output-dir", str(directory)]))
+
+    def of_backend(backend: str) -> list[Part]:
+        small, full = work / f"shapes-{backend}", work / f"model-{backend}"
+        bench = ["ebca.bench.cli", "--engine", str(full), "--device", "cuda", "--backend", backend, "--compare"]
+        return [
+            exported(f"export shapes, {backend}", shapes, backend, small),
+            Part(f"pictures, {backend}", lambda: pictures(small, backend)),
+            exported(f"export, {backend}", model, backend, full, "--with-vanilla"),
+            written(f"latency, {backend}", [*bench, "--model", model]),
+            Part(f"50 steps, {backend}", lambda: fifty_steps(full, backend)),
+        ]
 
     found = [
         Part("nvidia-smi", lambda: command(["nvidia-smi"])),
@@ -82,17 +90,9 @@ def parts(model: str, work: Path, capability: str) -> list[Part]:
         Part("tests", lambda: command([*module, "pytest", "-q", "-m", "gpu", "-rs"])),
         written("kernel", ["ebca.bench.kernel"]),
     ]
-    shapes = str(Path(__file__).parents[1] / "examples" / "shapes" / "shapes")
     # TensorRT itself is not among the packages that are installed for this.
-    for backend in (name for name in GPU_BACKENDS if name != "tensorrt" or find_spec("tensorrt")):
-        found += [
-            Part(f"export shapes, {backend}", lambda b=backend: command(export("shapes", shapes, b))),  # type: ignore[misc]
-            Part(f"pictures, {backend}", lambda b=backend: pictures(work / f"shapes-{b}", b)),  # type: ignore[misc]
-            Part(f"export, {backend}", lambda b=backend: command(export("model", model, b))),  # type: ignore[misc]
-            Part(f"latency, {backend}", lambda b=backend: command(bench(b), work / f"{b}.json")),  # type: ignore[misc]
-            Part(f"50 steps, {backend}", lambda b=backend: fifty_steps(work / f"model-{b}", b)),  # type: ignore[misc]
-        ]
-    return found
+    backends = [name for name in GPU_BACKENDS if name != "tensorrt" or find_spec("tensorrt")]
+    return [*found, *(part for backend in backends for part in of_backend(backend))]
 
 
 def pictures(engine: Path, backend: str) -> dict[str, Any]:

@@ -108,10 +108,18 @@ class OnnxRuntimeBackend:
 
 
 class OnnxRuntimeRunner:
-    """A session. Each binding has its own I/O binding, so bindings of one runner may run in different threads."""
+    """A session. Each binding has its own I/O binding, so bindings of one runner may run in different threads.
 
-    def __init__(self, session: Any) -> None:
+    Args:
+        session: opened.
+        device, index: where its arrays lie, as ONNX Runtime names it.
+        run_options: of every run.
+    """
+
+    def __init__(self, session: Any, device: str = "cpu", index: int = 0, run_options: Any = None) -> None:
         self._session = session
+        self._place = device, index
+        self._run_options = run_options
 
     def workspace_bytes(self, inputs: Arrays, outputs: Arrays) -> int:
         return 0
@@ -122,13 +130,13 @@ class OnnxRuntimeRunner:
         for name, array in inputs.items():
             # An input that no operator reads may be optimised away.
             if name in known:
-                binding.bind_input(name, "cpu", 0, array.dtype, array.shape, address(array))
+                binding.bind_input(name, *self._place, array.dtype, array.shape, address(array))
         for name, array in outputs.items():
-            binding.bind_output(name, "cpu", 0, array.dtype, array.shape, address(array))
-        session, keep = self._session, (dict(inputs), dict(outputs))
+            binding.bind_output(name, *self._place, array.dtype, array.shape, address(array))
+        session, options, keep = self._session, self._run_options, (dict(inputs), dict(outputs))
 
         def call(_keep: object = keep) -> None:
-            session.run_with_iobinding(binding)
+            session.run_with_iobinding(binding, options)
 
         return call
 

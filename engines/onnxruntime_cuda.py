@@ -10,9 +10,8 @@ from typing import Any
 
 import onnxruntime as ort
 
-from ebca.engines.backend import Arrays, Call
 from ebca.engines.manifest import Component
-from ebca.engines.memory import address
+from ebca.engines.onnxruntime import OnnxRuntimeRunner
 from ebca.errors import BackendError
 
 PROVIDER = "CUDAExecutionProvider"
@@ -68,7 +67,7 @@ class OnnxRuntimeCudaBackend:
     def settle(self) -> None:
         """Nothing to do."""
 
-    def open(self, graph: Path, component: Component) -> "OnnxRuntimeCudaRunner":
+    def open(self, graph: Path, component: Component) -> OnnxRuntimeRunner:
         """Open a graph of the engine directory.
 
         Raises:
@@ -96,7 +95,9 @@ class OnnxRuntimeCudaBackend:
                 f"onnxruntime {ort.__version__} has no CUDA kernel for {', '.join(stray)} in '{graph.name}' and would "
                 "run them on the CPU; export the engine again with --backend onnxruntime-cuda"
             )
-        return OnnxRuntimeCudaRunner(session, self._index)
+        asynchronous = ort.RunOptions()
+        asynchronous.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        return OnnxRuntimeRunner(session, "cuda", self._index, asynchronous)
 
 
 def host_operators(assignment: Any) -> list[str]:
@@ -113,31 +114,3 @@ def host_operators(assignment: Any) -> list[str]:
             if node.op_type in _GPU_OPERATORS
         }
     )
-
-
-class OnnxRuntimeCudaRunner:
-    """A session on the GPU. Each binding has its own I/O binding."""
-
-    def __init__(self, session: Any, index: int) -> None:
-        self._session = session
-        self._index = index
-
-    def workspace_bytes(self, inputs: Arrays, outputs: Arrays) -> int:
-        return 0
-
-    def bind(self, inputs: Arrays, outputs: Arrays, workspace: int = 0) -> Call:
-        binding = self._session.io_binding()
-        known = {i.name for i in self._session.get_inputs()}
-        for name, array in inputs.items():
-            if name in known:
-                binding.bind_input(name, "cuda", self._index, array.dtype, array.shape, address(array))
-        for name, array in outputs.items():
-            binding.bind_output(name, "cuda", self._index, array.dtype, array.shape, address(array))
-        options = ort.RunOptions()
-        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-        session, keep = self._session, (dict(inputs), dict(outputs))
-
-        def call(_keep: object = keep) -> None:
-            session.run_with_iobinding(binding, options)
-
-        return call

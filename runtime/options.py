@@ -105,8 +105,8 @@ def add_editing(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     return editing
 
 
-def add_machine(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Device, backend, precision, threads. Returns the group."""
+def add_machine(p: argparse.ArgumentParser, threads: str = "default: one per physical core") -> argparse._ArgumentGroup:
+    """Device, backend, precision, threads (with that help). Returns the group."""
     machine = p.add_argument_group("machine")
     machine.add_argument("--device", type=device, default="cpu", help="cpu, cuda, or cuda:1 and so on (default: cpu)")
     machine.add_argument(
@@ -117,7 +117,7 @@ def add_machine(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     machine.add_argument(
         "--precision", choices=PRECISIONS, default="fp32", help="bf16 needs openvino and a processor with it"
     )
-    machine.add_argument("--threads", type=int, help="default: one per physical core")
+    machine.add_argument("--threads", type=int, metavar="N", help=threads)
     return machine
 
 
