@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 from rich.console import Console
 
-from ebca.bench.compare import ROWS
+from ebca.bench.compare import ROWS, USUAL
 from ebca.bench.latency import Settings, measure
 from ebca.bench.report import print_report, to_json
 from ebca.errors import EbcaError
@@ -21,7 +21,7 @@ _EXAMPLES = """examples:
   ebca-bench --engine engine-sd15
   ebca-bench --engine engine-sd15 --backend openvino --precision bf16 --json result.json
   ebca-bench --engine engine-sd15 --compare --model sd-1.5
-  ebca-bench --engine engine-sd15-gpu --device cuda --compare --model sd-1.5
+  ebca-bench --engine engine-sd15-gpu --device cuda --segments --compare --model sd-1.5
   ebca-bench --engine engine-tiny --compare-with one_piece --model tiny --repeats 20
 
 A comparison of all rows at SD 1.5 size needs 12 GB of memory with onnxruntime, 22 GB with openvino; one_piece also
@@ -71,10 +71,15 @@ def parser() -> argparse.ArgumentParser:
     work.add_argument("--warmup", type=int, default=2, metavar="N", help="rounds that do not count (default: 2)")
     work.add_argument("--repeats", type=int, default=10, metavar="N", help="rounds that count (default: 10)")
 
+    work.add_argument("--segments", action="store_true", help="time every segment and op by itself too")
+
     compare = p.add_argument_group("comparison")
-    compare.add_argument("--compare", action="store_true", help=f"time {', '.join(ROWS)} in the same rounds")
+    compare.add_argument("--compare", action="store_true", help=f"time {', '.join(USUAL)} in the same rounds")
     compare.add_argument(
-        "--compare-with", type=_names, metavar="ROWS", help="the same with some of them, separated by commas"
+        "--compare-with",
+        type=_names,
+        metavar="ROWS",
+        help=f"time these, separated by commas: {', '.join(ROWS)}",
     )
     compare.add_argument("--model", help="the checkpoint the engine was made from, as for `ebca-export --model`")
     return p
@@ -94,7 +99,7 @@ def latency(argv: Sequence[str]) -> int:
 
 
 def _latency(args: argparse.Namespace) -> int:
-    rows = args.compare_with if args.compare_with is not None else (ROWS if args.compare else ())
+    rows = args.compare_with if args.compare_with is not None else (USUAL if args.compare else ())
     settings = Settings(
         engine=args.engine,
         device=args.device,
@@ -109,6 +114,7 @@ def _latency(args: argparse.Namespace) -> int:
         repeats=args.repeats,
         gamma_attn=args.gamma_attn,
         gamma_norm=args.gamma_norm,
+        segments=args.segments,
         compare=rows,
         model=args.model,
     )

@@ -3,6 +3,7 @@
     pytorch_sdpa   plain diffusers UNet, scaled_dot_product_attention, float32 (float16 on a GPU where the engine is)
     pytorch_ebca   the same UNet with the energy update in PyTorch
     one_piece      the plain UNet as one graph, in the engine's own backend and precision
+    pytorch_ebca_compiled   as pytorch_ebca, after torch.compile; only when it is named, since compiling takes minutes
 
 All of them are checked against PyTorch before they are timed. PyTorch is loaded only when rows are asked for.
 """
@@ -20,7 +21,8 @@ from ebca.errors import ModelError, ParameterError
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
-ROWS = ("pytorch_sdpa", "pytorch_ebca", "one_piece")
+USUAL = ("pytorch_sdpa", "pytorch_ebca", "one_piece")
+ROWS = (*USUAL, "pytorch_ebca_compiled")
 
 _NEEDED = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "safetensors")
 
@@ -49,7 +51,7 @@ def rivals(
     if not rows:
         yield [], {}
         return
-    from ebca.bench.pytorch import PyTorchUNet
+    from ebca.bench.pytorch import CompiledUNet, PyTorchUNet
     from ebca.export.checkpoint import load_checkpoint
     from ebca.export.quiet import quiet
 
@@ -75,6 +77,12 @@ def rivals(
             whole = stack.enter_context(OnePiece(unet, subject))
             errors["one_piece/pytorch_sdpa"] = subject.compare("one_piece", whole.run(), "pytorch_sdpa", plain)
             found["one_piece"] = Contender("one_piece", whole.run)
+        if "pytorch_ebca_compiled" in rows:
+            compiled = stack.enter_context(CompiledUNet(unet, reference))
+            errors["pytorch_ebca_compiled/pytorch_ebca"] = subject.compare(
+                "pytorch_ebca_compiled", compiled.run(), "pytorch_ebca", reference.ebca_once()
+            )
+            found["pytorch_ebca_compiled"] = Contender("pytorch_ebca_compiled", compiled.run)
         if not {"pytorch_sdpa", "pytorch_ebca"} & set(rows):
             # Its weights are not needed any more; the graph has its own.
             reference.close()

@@ -19,6 +19,7 @@ import psutil
 import ebca
 from ebca.bench.compare import ROWS, check_packages, rivals
 from ebca.bench.memory import peak_rss_bytes, reset_peak
+from ebca.bench.parts import device_memory, launch_samples, part_samples
 from ebca.bench.subject import Subject
 from ebca.bench.timing import OnRound, Ratio, Samples, interleave, time_call
 from ebca.engines import nvidia
@@ -41,6 +42,7 @@ class Settings:
     steps: scheduler steps that the total is extrapolated to.
     warmup, repeats: rounds before and while times are taken.
     gamma_attn, gamma_norm: of the EBCU step.
+    segments: time every segment and op by itself too.
     compare: names of `ebca.bench.compare.ROWS`; they need `model`, the checkpoint the engine was made from.
     """
 
@@ -57,6 +59,7 @@ class Settings:
     repeats: int = 10
     gamma_attn: float = 0.01
     gamma_norm: float = 0.02
+    segments: bool = False
     compare: Sequence[str] = ()
     model: str | None = None
 
@@ -81,7 +84,9 @@ class Report:
     """What was measured. Times in seconds.
 
     stages: text_encoder, unet_first_step, unet_step, unet_step_vanilla, scheduler (per evaluation), vae;
-        without what the engine lacks.
+        without what the engine lacks. On a GPU graph_launch (of the host, per step) instead of the scheduler.
+    segments: of a step, segment_00, attention_00 and so on, each by itself; empty unless asked for.
+    device_memory: of a GPU, in bytes by what it is for; empty on a CPU.
     total: of a whole generation, extrapolated from the medians of all stages, and from their p90.
     compare: the contenders that took turns with unet_step.
     ratios: "unet_step/one_piece" and so on, from the same rounds.
@@ -94,6 +99,8 @@ class Report:
     subject: Subject
     table: SchedulerTable
     stages: Mapping[str, Samples]
+    segments: Mapping[str, Samples]
+    device_memory: Mapping[str, int]
     total: tuple[float, float]
     compare: Mapping[str, Samples]
     ratios: Mapping[str, Ratio]
@@ -183,10 +190,16 @@ def measure(settings: Settings, *, on_prepare: OnPrepare | None = None, on_round
         )
         stages = {"unet_first_step": time_call(subject.step, warmup=0, repeats=1)}
         errors = subject.check()
-        stages |= _per_picture_stages(subject, settings)
-        if engine.device.name == "cpu":
+        rounds = {"warmup": min(settings.warmup, 1), "repeats": min(settings.repeats, _MOST_REPEATS_PER_PICTURE)}
+        memory: dict[str, int] = {}
+        if isinstance(engine.device, CudaDevice):
+            memory = device_memory(subject, engine.device)
+            stages["graph_launch"] = launch_samples(subject, engine.device, **rounds)
+        else:
             # On a GPU it is part of the recorded step of a generation, and too short to see.
             stages["scheduler"] = _scheduler_samples(table, subject, settings.repeats)
+        segments = part_samples(subject, **rounds) if settings.segments else {}
+        stages |= _per_picture_stages(subject, **rounds)
         peak = peak_rss_bytes()
         if manifest.text_encoder:
             engine.release(manifest.text_encoder.component)
@@ -207,6 +220,8 @@ def measure(settings: Settings, *, on_prepare: OnPrepare | None = None, on_round
             subject=subject,
             table=table,
             stages=stages,
+            segments=segments,
+            device_memory=memory,
             total=_total(stages, table.evaluations),
             compare=compare,
             ratios=_ratios(samples, own),
@@ -226,11 +241,10 @@ def processor_name(engine: Engine) -> str:
     return nvidia.find().gpus[device.driver.index].name if isinstance(device, CudaDevice) else cpu_name()
 
 
-def _per_picture_stages(subject: Subject, settings: Settings) -> dict[str, Samples]:
+def _per_picture_stages(subject: Subject, *, warmup: int, repeats: int) -> dict[str, Samples]:
     """Text encoder (prompt and negative prompt, one after the other as a session does) and VAE decoder."""
     engine, manifest = subject.engine, subject.engine.manifest
     rng = np.random.default_rng(1)
-    warmup, repeats = min(settings.warmup, 1), min(settings.repeats, _MOST_REPEATS_PER_PICTURE)
     stages: dict[str, Samples] = {}
     if manifest.text_encoder:
         # Every vocabulary starts with 512 symbols for bytes.
@@ -244,7 +258,7 @@ def _per_picture_stages(subject: Subject, settings: Settings) -> dict[str, Sampl
         stages["text_encoder"] = time_call(encode, warmup=warmup, repeats=repeats)
     if manifest.vae:
         sizes = subject.sizes
-        shape = (settings.batch_size, manifest.vae.latent_channels, sizes["height"], sizes["width"])
+        shape = (sizes["batch"] // 2, manifest.vae.latent_channels, sizes["height"], sizes["width"])
         latents = rng.standard_normal(shape, np.float32) * np.float32(manifest.vae.scaling_factor)
 
         def decode() -> None:

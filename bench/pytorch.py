@@ -4,8 +4,9 @@ On a CPU in float32; on a GPU, where the engine computes in float16, in that. It
 there already; times include bringing the result back.
 """
 
+import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -13,9 +14,11 @@ import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor2_0
+from torch._dynamo.exc import BackendCompilerFailed
 
 from ebca.bench.subject import Subject
 from ebca.bench.timing import Contender
+from ebca.errors import ParameterError
 from ebca.export.torch_op import TorchEnergyAttention
 from ebca.export.trace import EnergyUNet, energy_unet, layers_of
 
@@ -85,10 +88,59 @@ class PyTorchUNet:
     def contenders(self) -> list[Contender]:
         return [Contender("pytorch_sdpa", self.sdpa), Contender("pytorch_ebca", self.ebca, self.energy)]
 
+    @property
+    def inputs(self) -> list[torch.Tensor]:
+        """sample, timestep, contexts."""
+        return self._inputs
+
+    @property
+    def op(self) -> TorchEnergyAttention:
+        return self._op
+
     def close(self) -> None:
         """Let go of the UNet. Closing twice is fine."""
         self.unet = None
         torch.set_num_threads(self._threads)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class CompiledUNet:
+    """The energy update after torch.compile, on a UNet of its own: processors that come and go would compile anew.
+
+    Raises:
+        ParameterError: torch.compile does not work on this machine.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, of: PyTorchUNet) -> None:
+        self._inputs = of.inputs
+        self._stack = ExitStack()
+        module = self._stack.enter_context(energy_unet(copy.deepcopy(unet), of.op))
+        # On a GPU its own CUDA graphs: the launches of a UNet cost as much as the work there.
+        self._module = torch.compile(module, mode="reduce-overhead" if self._inputs[0].is_cuda else None)
+        try:
+            self.run()
+        except BackendCompilerFailed as error:
+            self.close()
+            reason = str(error).strip().splitlines()[0]
+            raise ParameterError(
+                f"torch.compile does not work here ({reason}); leave pytorch_ebca_compiled out of --compare-with"
+            ) from None
+
+    def run(self) -> np.ndarray:
+        """Noise prediction [B,C,h,w] with the energy update."""
+        with torch.inference_mode():
+            return self._module(*self._inputs)[0].float().cpu().numpy()
+
+    def close(self) -> None:
+        """Let go of the UNet."""
+        self._stack.close()
 
     def __enter__(self) -> Self:
         return self

@@ -14,11 +14,13 @@ _STAGE_NOTES = {
     "unet_step": "EBCU step, both rows of guidance",
     "unet_step_vanilla": "gammas 0",
     "scheduler": "guidance and new latents, per step",
+    "graph_launch": "the host's part of a step on a GPU",
     "vae": "decoder, once per call",
 }
 _ROW_NOTES = {
-    "pytorch_sdpa": "plain UNet in PyTorch, float32",
-    "pytorch_ebca": "EBCU in PyTorch, float32",
+    "pytorch_sdpa": "plain UNet in PyTorch",
+    "pytorch_ebca": "EBCU in PyTorch",
+    "pytorch_ebca_compiled": "EBCU in PyTorch, torch.compile",
     "one_piece": "plain UNet as one graph, same backend",
 }
 
@@ -54,11 +56,15 @@ def to_json(report: Report) -> dict[str, Any]:
             "repeats": settings.repeats,
             "gamma_attn": settings.gamma_attn,
             "gamma_norm": settings.gamma_norm,
-            "arena_mb": subject.executor.arena_bytes / 1e6,
+            "arena_mb": subject.executor.memory["arena"] / 1e6,
             "peak_rss_comparable": report.peak_rss_comparable,
         },
         "errors": dict(report.errors),
     }
+    if report.segments:
+        data["segments"] = {name: _milliseconds(samples) for name, samples in report.segments.items()}
+    if report.device_memory:
+        data["device_memory_mb"] = {name: size / 1e6 for name, size in report.device_memory.items()}
     if report.prepare_seconds is not None:
         data["prepare_s"] = report.prepare_seconds
     return data
@@ -86,12 +92,17 @@ def print_report(report: Report, out: Console) -> None:
     if absent := [name for name in ("text_encoder", "vae") if name not in report.stages]:
         out.print(f"UNet only: no {' and no '.join(absent)} in this engine", highlight=False)
     _print_comparison(report, out)
+    if report.segments:
+        _print_segments(report, out)
     out.print(f"open        {report.open_seconds:.2f} s (load and open the UNet, prepared before)", highlight=False)
     if report.prepare_seconds is not None:
         out.print(f"prepare     {report.prepare_seconds:.1f} s (first use of this engine here)", highlight=False)
     remark = "" if report.peak_rss_comparable else " (not comparable: more than the engine is in this process)"
     out.print(f"peak RSS    {report.peak_rss_bytes / 1e6:.0f} MB{remark}", highlight=False)
-    out.print(f"arena       {subject.executor.arena_bytes / 1e6:.1f} MB between segments", highlight=False)
+    out.print(f"arena       {subject.executor.memory['arena'] / 1e6:.1f} MB between segments", highlight=False)
+    if report.device_memory:
+        split = ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in report.device_memory.items())
+        out.print(f"GPU memory  {sum(report.device_memory.values()) / 1e6:.0f} MB: {split}", highlight=False)
     checks = ", ".join(f"{name} {error:.1e}" for name, error in report.errors.items())
     out.print(f"checked     {checks} (relative L2, limit {subject.limit:.0e})", highlight=False)
     versions = ", ".join(f"{name} {number}" for name, number in report.versions.items())
@@ -109,6 +120,20 @@ def _print_comparison(report: Report, out: Console) -> None:
             ratio = report.ratios.get(f"{step}/{name}")
             cells.append(f"{ratio.median:.3f} ({ratio.low:.3f} to {ratio.high:.3f})" if ratio else "")
         table.add_row(name, _ms(samples.p50), _ms(samples.p90), *cells, note)
+    out.print(table)
+
+
+def _print_segments(report: Report, out: Console) -> None:
+    table = _table("each by itself", "p50 ms", "p90 ms", "share", "")
+    layers = {f"attention_{i:02}": layer.name for i, layer in enumerate(report.engine.manifest.unet.layers)}
+    total = sum(samples.p50 for samples in report.segments.values())
+    for name, samples in report.segments.items():
+        row = name, _ms(samples.p50), _ms(samples.p90), f"{samples.p50 / total:.1%}", layers.get(name, "")
+        table.add_row(*row)
+    table.add_section()
+    attention = sum(report.segments[name].p50 for name in layers)
+    for name, seconds in (("all segments", total - attention), ("all attention", attention)):
+        table.add_row(name, _ms(seconds), "", f"{seconds / total:.1%}", "")
     out.print(table)
 
 

@@ -10,6 +10,8 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -69,8 +71,24 @@ class Driver(Protocol):
         """A graph of what `enqueue` enqueues, which does not run now. Raises BackendError where that cannot be."""
         ...
 
+    def chain(self, graphs: Sequence[Any]) -> Any:
+        """One graph of several, one after the other. Raises BackendError where that cannot be."""
+        ...
+
     def launch_graph(self, graph: Any) -> None:
         """Enqueue a graph."""
+        ...
+
+    def mark(self) -> Any:
+        """Enqueue a mark for `seconds`."""
+        ...
+
+    def seconds(self, first: Any, second: Any) -> float:
+        """Between two marks that the device has passed."""
+        ...
+
+    def free_bytes(self) -> int:
+        """Memory of the device that nobody uses."""
         ...
 
     def synchronize(self) -> None:
@@ -112,6 +130,12 @@ class CudaDevice:
         self.kernels = kernels
         self.name = driver.name
         self._lock = threading.RLock()
+        self._free_at_first = driver.free_bytes()
+
+    def used_bytes(self) -> int:
+        """Device memory taken since this device was made, by whatever took it."""
+        with self._lock:
+            return self._free_at_first - self.driver.free_bytes()
 
     def allocate(self, nbytes: int) -> CudaMemory:
         with self._lock:
@@ -167,41 +191,85 @@ class CudaDevice:
             # Engines allocate and choose algorithms when they run first, which a capture must not see.
             enqueue()
             self.driver.synchronize()
-            launch = self._capture(enqueue)
+            recording = self._capture(enqueue)
 
         def replay() -> None:
             with self._lock:
-                launch()
+                recording()
                 self.driver.synchronize()
 
         return replay
 
-    def graph(self, calls: Sequence[Call], warm: Sequence[Call]) -> Call:
-        """One launch of all of `calls`, which does not wait. Those in `warm` run once before they are captured."""
+    def graph(self, calls: Sequence[Call], warm: Sequence[Call]) -> "Recording":
+        """One launch of all of `calls`. Those in `warm` run once before they are captured."""
         with self._lock:
             self._submit(warm)
             self.driver.synchronize()
-            launch = self._capture(lambda: self._submit(calls))
+            return self._capture(lambda: self._submit(calls))
 
-        def replay() -> None:
+    def chain(self, recordings: Sequence["Recording"]) -> "Recording":
+        """One launch of several recordings, one after the other."""
+
+        def enqueue() -> None:
+            for recording in recordings:
+                recording()
+
+        graphs = [recording.graph for recording in recordings]
+        with self._lock:
+            # What could not be captured has said so.
+            return Recording(self, None if None in graphs else self._or_none(self.driver.chain, graphs), enqueue)
+
+    def clock(self, calls: Sequence[Call]) -> Callable[[], list[float]]:
+        # Launched as graphs, even short calls follow one another without a gap that would count as theirs.
+        recordings = [self.graph([call], warm=[call]) for call in calls]
+
+        def timed() -> list[float]:
             with self._lock:
-                launch()
+                marks = [self.driver.mark()]
+                for recording in recordings:
+                    recording()
+                    marks.append(self.driver.mark())
+                self.driver.synchronize()
+                return [self.driver.seconds(first, second) for first, second in pairwise(marks)]
 
-        return replay
+        return timed
 
     def _submit(self, calls: Sequence[Call]) -> None:
         for call in calls:
             self.driver.submit(call)
 
-    def _capture(self, enqueue: Call) -> Call:
+    def _capture(self, enqueue: Call) -> "Recording":
+        return Recording(self, self._or_none(self.driver.capture, enqueue), enqueue)
+
+    def _or_none(self, make: Callable[[Any], Any], of: Any) -> Any:
+        """What the driver makes, or a warning and None where it cannot."""
         try:
-            graph = self.driver.capture(enqueue)
+            return make(of)
         except BackendError as error:
-            log.warning("this step runs without a CUDA graph, call by call: %s", error)
-            return enqueue
+            log.warning("this runs without a CUDA graph, call by call: %s", error)
+            return None
 
-        # What was captured works on memory of the engines that enqueued it, which live as long as the calls do.
-        def launch(_keep: Call = enqueue) -> None:
-            self.driver.launch_graph(graph)
+    def launch(self, recording: "Recording") -> None:
+        """Enqueue a recording."""
+        with self._lock:
+            if recording.graph is None:
+                recording.enqueue()
+            else:
+                self.driver.launch_graph(recording.graph)
 
-        return launch
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """Work on a device that is enqueued by calling this, which waits for nothing.
+
+    Attributes:
+        graph: the driver's; None where the work cannot be captured, and is enqueued call by call.
+        enqueue: what was recorded. It keeps alive the engines' memory that the graph works on.
+    """
+
+    device: CudaDevice
+    graph: Any
+    enqueue: Call
+
+    def __call__(self) -> None:
+        self.device.launch(self)

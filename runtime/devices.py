@@ -4,9 +4,11 @@ A device allocates memory and turns a list of bound calls into something that ru
 is the list itself; on CUDA it is a graph (`ebca.runtime.cuda`).
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -77,6 +79,10 @@ class Device(Protocol):
         """One call that uploads `reads`, runs all of `calls` in order, and downloads `writes`."""
         ...
 
+    def clock(self, calls: Sequence[Call]) -> Callable[[], list[float]]:
+        """A function that runs all of `calls` in order and gives the seconds that each took on the device."""
+        ...
+
 
 class CpuMemory:
     """Host memory."""
@@ -125,6 +131,18 @@ class CpuDevice:
                 call()
 
         return replay
+
+    def clock(self, calls: Sequence[Call]) -> Callable[[], list[float]]:
+        recorded = tuple(calls)
+
+        def timed() -> list[float]:
+            marks = [time.perf_counter()]
+            for call in recorded:
+                call()
+                marks.append(time.perf_counter())
+            return [after - before for before, after in pairwise(marks)]
+
+        return timed
 
 
 def parse(name: str) -> tuple[str, int]:

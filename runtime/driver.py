@@ -107,11 +107,23 @@ class CudaDriver(launch.CudaLauncher):
             if not isinstance(error, Exception):
                 raise
             raise BackendError(f"the step cannot be captured: {error}") from error
-        graph = self._one("cuStreamEndCapture", self._stream)
+        return self._instantiated(self._one("cuStreamEndCapture", self._stream))
+
+    def chain(self, graphs: Sequence["_Graph"]) -> "_Graph":
+        self.enter()
+        whole = self._one("cuGraphCreate", 0)
+        last: list[Any] = []
+        for graph in graphs:
+            # A child is copied: the graphs may be destroyed before the whole.
+            last = [self._one("cuGraphAddChildGraphNode", whole, last, len(last), graph.definition)]
+        return self._instantiated(whole)
+
+    def _instantiated(self, definition: Any) -> "_Graph":
         try:
-            return _Graph(self._one("cuGraphInstantiate", graph, 0), self)
-        finally:
-            self._call("cuGraphDestroy", graph)
+            return _Graph(definition, self._one("cuGraphInstantiate", definition, 0), self)
+        except BackendError:
+            self._call("cuGraphDestroy", definition)
+            raise
 
     def launch_graph(self, graph: "_Graph") -> None:
         self.enter()
@@ -121,10 +133,25 @@ class CudaDriver(launch.CudaLauncher):
         self.enter()
         self._call("cuStreamSynchronize", self._stream)
 
-    def destroy(self, executable: Any) -> None:
-        """Give the resources of an instantiated graph back."""
+    def mark(self) -> "_Mark":
+        self.enter()
+        mark = _Mark(self._one("cuEventCreate", 0), self)
+        self._call("cuEventRecord", mark.event, self._stream)
+        return mark
+
+    def seconds(self, first: "_Mark", second: "_Mark") -> float:
+        self.enter()
+        return float(self._one("cuEventElapsedTime", first.event, second.event)) / 1e3
+
+    def free_bytes(self) -> int:
+        self.enter()
+        free, _ = self._call("cuMemGetInfo")
+        return int(free)
+
+    def destroy(self, name: str, handle: Any) -> None:
+        """Give an object of the driver's back; `name` is the function that does it."""
         with self._for_now():
-            self._call("cuGraphExecDestroy", executable)
+            self._call(name, handle)
 
 
 class _HostMemory:
@@ -135,8 +162,18 @@ class _HostMemory:
 
 
 class _Graph:
-    """An instantiated graph; destroyed with the object."""
+    """A graph and what it was instantiated to; destroyed with the object."""
 
-    def __init__(self, executable: Any, driver: CudaDriver) -> None:
+    def __init__(self, definition: Any, executable: Any, driver: CudaDriver) -> None:
+        self.definition = definition
         self.executable = executable
-        weakref.finalize(self, driver.destroy, executable).atexit = False
+        weakref.finalize(self, driver.destroy, "cuGraphDestroy", definition).atexit = False
+        weakref.finalize(self, driver.destroy, "cuGraphExecDestroy", executable).atexit = False
+
+
+class _Mark:
+    """An event; destroyed with the object."""
+
+    def __init__(self, event: Any, driver: CudaDriver) -> None:
+        self.event = event
+        weakref.finalize(self, driver.destroy, "cuEventDestroy", event).atexit = False

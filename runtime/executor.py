@@ -48,7 +48,8 @@ class Executor:
         dtypes = {name: np.dtype(spec.dtype) for name, spec in unet.tensors.items()}
         sizes_in_bytes = {name: nbytes(shape, dtypes[name]) for name, shape in shapes.items()}
         layout = lay_out(lifetimes(unet.plan, sizes_in_bytes, (*unet.inputs, *unet.outputs)))
-        self._arena = device.allocate(layout.nbytes)
+        self._allocated = 0
+        self._arena = self._allocate(layout.nbytes)
         self._tensors = {
             name: self._arena.view(offset, shapes[name], dtypes[name]) for name, offset in layout.offsets.items()
         }
@@ -67,7 +68,7 @@ class Executor:
         self._masks = {s: self._shared((batch, contexts, s[0] * s[1])) for s in set(self._layer_sizes)}
         # What stands in for g in the variant that computes none.
         widest = max((layer.heads * layer.head_dim for layer in unet.layers), default=0)
-        self._zero_g = device.allocate(nbytes((batch, contexts, tokens, widest), np.float32))
+        self._zero_g = self._allocate(nbytes((batch, contexts, tokens, widest), np.float32))
         self._energies = [[self._shared((batch, contexts)) for _ in range(2)] for _ in unet.layers]
         self._bound: dict[str, list[Call]] = {}
         self._uncut: list[Call] | None = None
@@ -80,12 +81,18 @@ class Executor:
 
     def _shared(self, shape: tuple[int, ...]) -> Shared:
         """A small float32 array of its own that the host writes or reads."""
-        return self._device.share(self._device.allocate(nbytes(shape, np.float32)).view(0, shape, np.float32))
+        return self._device.share(self._allocate(nbytes(shape, np.float32)).view(0, shape, np.float32))
+
+    def _allocate(self, nbytes: int) -> Memory:
+        self._allocated += nbytes
+        return self._device.allocate(nbytes)
 
     @property
-    def arena_bytes(self) -> int:
-        """Size of the one buffer that holds every tensor between segments."""
-        return self._arena.nbytes
+    def memory(self) -> dict[str, int]:
+        """Bytes on the device: "arena" of all tensors between segments, "scratch" of engines and kernels, "control",
+        what is left."""
+        arena, scratch = self._arena.nbytes, sum(memory.nbytes for memory in self._workspaces)
+        return {"arena": arena, "scratch": scratch, "control": self._allocated - arena - scratch}
 
     @property
     def energies(self) -> np.ndarray:
@@ -147,9 +154,24 @@ class Executor:
         workspace = 0
         if need:
             # Lives as long as the calls.
-            self._workspaces.append(self._device.allocate(need))
+            self._workspaces.append(self._allocate(need))
             workspace = address(self._workspaces[-1].view(0, (need,), np.uint8))
         return [runner.bind(inputs, outputs, workspace) for runner, inputs, outputs in steps]
+
+    def clock(self, variant: str) -> Callable[[], dict[str, float]]:
+        """A function that runs a variant and gives the seconds of each step by itself: a segment under its name, the op
+        of layer 7 as "attention_07"."""
+        steps = self._steps(variant)
+        timed = self._device.clock(steps)
+        names = [step.segment or f"attention_{step.layer:02}" for step in self._unet.plan]
+
+        def run() -> dict[str, float]:
+            self._device.upload(self._reads(variant))
+            seconds = timed()
+            self._device.download(self._writes(variant))
+            return dict(zip(names, seconds, strict=True))
+
+        return run
 
     def record_whole(self, runner: Runner) -> Call:
         """Record an uncut UNet on this executor's inputs and outputs; it takes no control."""

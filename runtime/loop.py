@@ -1,4 +1,4 @@
-"""The sampling loop on a device: the host launches steps and waits for nothing between them.
+"""The sampling loop on a device: one launch of all steps, or one of each where somebody looks on.
 
 Latents, the history of noise predictions and all that differs from step to step lie on the device (see
 `ebca.plugins.sampling`), so one recorded step serves every step, and the host needs no result to launch the next.
@@ -9,12 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ebca.engines.backend import Call
 from ebca.engines.memory import nbytes
 from ebca.errors import NumericalError
 from ebca.plugins.sampling import KERNELS, STATE
 from ebca.runtime.control import ControlArrays
-from ebca.runtime.cuda import CudaDevice
+from ebca.runtime.cuda import CudaDevice, Recording
 from ebca.runtime.devices import Shared
 from ebca.runtime.executor import Executor
 from ebca.runtime.sampling import OnStep, StepInfo, report
@@ -39,7 +38,8 @@ class Loop:
         self._state: dict[str, Shared] = {}
         self._history: object = None
         self._room = 0
-        self._recorded: dict[str, Call] = {}
+        self._recorded: dict[str, Recording] = {}
+        self._whole: tuple[tuple[str, ...], Recording] | None = None
 
     def start(
         self,
@@ -92,8 +92,8 @@ class Loop:
     ) -> tuple[np.ndarray, list[float]]:
         """Run every evaluation after `start`. Returns the latents [n,C,h,w] and the seconds of each evaluation.
 
-        With `on_step` the host waits for every evaluation and can cancel after it. Without, it launches them all and
-        waits once, and they share the time.
+        With `on_step` the host waits for every evaluation and can cancel after it. Without, all of them are one launch,
+        and they share the time.
 
         Raises:
             CancelledError: `on_step` returned False.
@@ -101,9 +101,9 @@ class Loop:
         """
         variants = [control.variant for control in controls]
         if on_step is None:
+            whole = self._chained(tuple(variants))
             began = time.perf_counter()
-            for variant in variants:
-                self.record(variant)()
+            whole()
             latents = self.latents()
             return np.array(latents), [(time.perf_counter() - began) / len(variants)] * len(variants)
         seconds = []
@@ -116,7 +116,14 @@ class Loop:
             report(on_step, StepInfo(index, len(variants), timesteps[index], latents, self._executor.contexts_out))
         return np.array(latents), seconds
 
-    def record(self, variant: str) -> Call:
+    def _chained(self, variants: tuple[str, ...]) -> Recording:
+        """The evaluations of a generation as one launch; the latest one is kept."""
+        if self._whole is None or self._whole[0] != variants:
+            self._whole = None
+            self._whole = variants, self._device.chain([self.record(variant) for variant in variants])
+        return self._whole[1]
+
+    def record(self, variant: str) -> Recording:
         """Record an evaluation, once; calling the result launches the next one and waits for nothing.
 
         The counter of evaluations lies on the device, so one recording serves all of them.
@@ -173,3 +180,4 @@ class Loop:
         # All or nothing: sizes are read off the arrays.
         self._state, self._history, self._room = state, history, room
         self._recorded.clear()
+        self._whole = None

@@ -8,12 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.driver import host_device
+from rich.console import Console
 
-from ebca.bench import cli, compare, timing
-from ebca.bench.compare import ROWS
+from ebca.bench import cli, compare, latency, timing
+from ebca.bench.compare import USUAL
 from ebca.bench.latency import Settings, measure
+from ebca.bench.report import print_report, to_json
 from ebca.bench.subject import Subject
-from ebca.runtime.engine import load
+from ebca.engines import backend as backends
+from ebca.engines.backend import BackendOptions
+from ebca.engines.directory import open_directory
+from ebca.runtime.engine import Engine, load
 
 QUICK = ["--warmup", "1", "--repeats", "2", "--steps", "5"]
 KEYS = {
@@ -106,8 +112,8 @@ def test_compare(backend: str, tiny_engine_dir: Path, tmp_path: Path, monkeypatc
     argv = ["--engine", str(tiny_engine_dir), "--backend", backend, "--compare", "--model", "tiny"]
     data = _bench(tmp_path, *argv)
     assert len(graphs) == 1
-    assert list(data["compare"]) == list(ROWS)
-    assert {f"unet_step/{row}" for row in ROWS} < set(data["ratios"])
+    assert list(data["compare"]) == list(USUAL)
+    assert {f"unet_step/{row}" for row in USUAL} < set(data["ratios"])
     for pair in ("unet_step/pytorch_ebca", "unet_step_vanilla/pytorch_sdpa", "one_piece/pytorch_sdpa"):
         assert data["errors"][pair] < 1e-5
     assert {"torch", "diffusers"} <= set(data["versions"])
@@ -118,6 +124,58 @@ def test_compare_with_some_rows(tiny_unet_dir: Path, tmp_path: Path) -> None:
     rows = "pytorch_ebca, pytorch_sdpa"
     argv = ["--engine", str(tiny_unet_dir), "--compare-with", rows, "--model", "tiny"]
     assert list(_bench(tmp_path, *argv)["compare"]) == ["pytorch_sdpa", "pytorch_ebca"]
+
+
+def test_compare_with_compiled_pytorch(tiny_unet_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    compile_ = torch.compile
+    # The compiler behind it takes a minute; what is to be shown is that the UNet goes through whole.
+    monkeypatch.setattr(torch, "compile", lambda module, mode: compile_(module, backend="eager", fullgraph=True))
+    argv = ["--engine", str(tiny_unet_dir), "--compare-with", "pytorch_ebca_compiled", "--model", "tiny"]
+    data = _bench(tmp_path, *argv)
+    assert list(data["compare"]) == ["pytorch_ebca_compiled"]
+    assert data["errors"]["pytorch_ebca_compiled/pytorch_ebca"] < 1e-5
+
+
+def test_compiling_that_fails_is_a_clear_line(
+    tiny_unet_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch = pytest.importorskip("torch")
+    compile_ = torch.compile
+
+    def broken(graph: object, example: object) -> None:
+        raise RuntimeError("no compiler found")
+
+    monkeypatch.setattr(torch, "compile", lambda module, mode: compile_(module, backend=broken))
+    argv = ["--engine", str(tiny_unet_dir), "--compare-with", "pytorch_ebca_compiled", "--model", "tiny"]
+    assert cli.main([*argv, *QUICK]) == 1
+    assert "torch.compile does not work here" in capsys.readouterr().err
+
+
+def test_segments_each_by_itself(tiny_unet_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = _bench(tmp_path, "--engine", str(tiny_unet_dir), "--segments")
+    names = list(data["segments"])
+    assert names[:3] == ["time_embedding", "segment_00", "attention_00"] and names[-1] == "segment_07"
+    assert len(names) == 9 + 7
+    # They are the step, but for the time between them.
+    total = sum(times["p50_ms"] for times in data["segments"].values())
+    assert 0.2 < total / data["stages"]["unet_step"]["p50_ms"] < 5
+    assert "all attention" in capsys.readouterr().out
+
+
+def test_the_memory_and_the_launches_of_a_gpu(tiny_engine_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device, _ = host_device()
+    options = BackendOptions()
+    made = Engine(open_directory(tiny_engine_dir), backends.create("onnxruntime", options), device)
+    monkeypatch.setattr(latency, "load", lambda *args, **kwargs: made)
+    monkeypatch.setattr(latency, "processor_name", lambda engine: "a GPU")
+    report = measure(Settings(tiny_engine_dir, device="cuda", warmup=0, repeats=2, segments=True))
+    assert set(report.device_memory) == {"engines", "arena", "scratch", "control"}
+    assert sum(report.device_memory.values()) == pytest.approx(device.used_bytes(), rel=0.5)
+    assert "scheduler" not in report.stages and report.stages["graph_launch"].p50 > 0
+    data = to_json(report)
+    assert data["device_memory_mb"]["arena"] > 0 and "graph_launch" in data["stages"]
+    print_report(report, Console(width=140))
 
 
 def test_compare_rounds_pytorch_where_the_engine_stores_float16(tiny_engine_fp16_dir: Path, tmp_path: Path) -> None:

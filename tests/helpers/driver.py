@@ -2,6 +2,7 @@
 graph is the list of what was enqueued. It counts what a step does."""
 
 import ctypes
+import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -42,6 +43,7 @@ class HostDriver:
     index: int = 0
     stream: int = 0
     refuse_capture: bool = False
+    refuse_chain: bool = False
     count: Counter[str] = field(default_factory=Counter)
     memory: dict[int, np.ndarray] = field(default_factory=dict)
     _recording: list[Call] | None = None
@@ -110,11 +112,26 @@ class HostDriver:
         finally:
             self._recording = None
 
+    def chain(self, graphs: Sequence[list[Call]]) -> list[Call]:
+        self.count["chain"] += 1
+        if self.refuse_chain:
+            raise BackendError("out of memory")
+        return [call for graph in graphs for call in graph]
+
     def launch_graph(self, graph: list[Call]) -> None:
         assert self._recording is None, "a graph launched inside a capture"
         self.count["launch"] += 1
         for call in graph:
             call()
+
+    def mark(self) -> float:
+        return time.perf_counter()
+
+    def seconds(self, first: float, second: float) -> float:
+        return second - first
+
+    def free_bytes(self) -> int:
+        return 2**33 - sum(raw.nbytes for raw in self.memory.values())
 
     def synchronize(self) -> None:
         assert self._recording is None, "the host waits inside a capture"

@@ -180,23 +180,68 @@ def test_inversion_on_the_device(on_host: tuple[ebca.Engine, HostDriver], tiny_e
         assert np.array_equal(session.invert(picture, "a cat", steps=3).latents, expected)
 
 
-def test_a_loop_waits_once_and_no_knob_records_anew(on_host: tuple[ebca.Engine, HostDriver]) -> None:
+def test_a_loop_is_one_launch_and_no_knob_records_anew(on_host: tuple[ebca.Engine, HostDriver]) -> None:
     engine, driver = on_host
     with engine.session(height=32, width=32) as session:
         settings = {"scheduler": "ddim", "output": "latents"}
         session.generate("a cat", steps=4, gamma_attn=0.05, token_weights={"cat": 2.0}, **settings)  # type: ignore[arg-type]
         knobs = {"gamma_attn": 0.01, "gamma_norm": 0.3, "guidance_scale": 3.0, "negative_prompt": "a dog"}
-        for steps in (4, 7):
+        for steps, joined in ((4, 0), (7, 1), (7, 0)):
             before = driver.count.copy()
             session.generate("a dog", steps=steps, seed=2, **knobs, **settings)  # type: ignore[arg-type]
-            assert driver.count["launch"] - before["launch"] == steps
+            assert driver.count["launch"] - before["launch"] == 1
             assert driver.count["capture"] == before["capture"]
+            # Another number of steps joins the same recordings anew.
+            assert driver.count["chain"] - before["chain"] == joined
             # For the text encoder's results of prompt and negative prompt, and for the latents at the end.
             assert driver.count["synchronize"] - before["synchronize"] <= 3
         before = driver.count.copy()
         session.generate("a cat", steps=4, **knobs, **settings, on_step=lambda info: None)  # type: ignore[arg-type, func-returns-value]
         assert driver.count["launch"] - before["launch"] == 4
         assert driver.count["capture"] == before["capture"]
+
+
+def test_steps_that_cannot_be_joined_are_launched_one_by_one_and_that_is_said(
+    tiny_engine_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    device, driver = host_device(refuse_chain=True)
+    engine = Engine(open_directory(tiny_engine_dir), backends.create("onnxruntime", BackendOptions()), device)
+    settings = {"steps": 3, "scheduler": "ddim", "seed": 1, "gamma_attn": 0.05, "output": "latents"}
+    with engine.session(height=32, width=32) as session, caplog.at_level(logging.WARNING):
+        made = session.generate("a cat", **settings).latents  # type: ignore[arg-type]
+        assert driver.count["launch"] == 3
+        looked_on = session.generate("a cat", **settings, on_step=lambda info: None)  # type: ignore[arg-type, func-returns-value]
+    assert np.array_equal(made, looked_on.latents)
+    assert "without a CUDA graph" in caplog.text and "out of memory" in caplog.text
+
+
+def test_every_step_of_the_plan_is_timed_by_the_device(engine: ebca.Engine) -> None:
+    device, driver = host_device()
+    made, twin = executor(engine, device), executor(engine, devices.CpuDevice())
+    names = [step.segment or f"attention_{step.layer:02}" for step in engine.manifest.unet.plan]
+    for one in (made, twin):
+        one.set_control(control(engine, **VALUES["update"]))
+        timed = one.clock("update")
+        before = driver.count.copy()
+        seconds = timed()
+        assert list(seconds) == names and all(value > 0 for value in seconds.values())
+    assert driver.count["launch"] - before["launch"] == 0
+    before = driver.count.copy()
+    made.clock("update")()
+    assert driver.count["launch"] - before["launch"] == len(names)
+    twin.run("update")
+    assert np.array_equal(made.noise, twin.noise)
+
+
+def test_memory_is_split_by_what_it_is_for(engine: ebca.Engine) -> None:
+    device, _ = host_device()
+    assert device.used_bytes() == 0
+    made = executor(engine, device)
+    made.run("update")
+    split = made.memory
+    assert set(split) == {"arena", "scratch", "control"} and split["arena"] > split["control"] > 0
+    # The stand-in's memory is ours alone, but for what it adds to align it.
+    assert 0 <= device.used_bytes() - sum(split.values()) < 64 * 1000
 
 
 def test_more_steps_than_there_is_room_for(on_host: tuple[ebca.Engine, HostDriver], tiny_engine_dir: Path) -> None:

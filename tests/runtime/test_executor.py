@@ -47,7 +47,7 @@ def run(executor: Executor, arrays: ControlArrays, variant: str) -> tuple[np.nda
 def test_the_arena_is_smaller_than_all_tensors_together(engine: ebca.Engine, executor: Executor) -> None:
     tensors = engine.manifest.unet.tensors.values()
     total = sum(4 * int(np.prod(dims.shape(t.shape, SIZES))) for t in tensors)
-    assert 0 < executor.arena_bytes < 0.8 * total
+    assert 0 < executor.memory["arena"] < 0.8 * total
 
 
 def test_inputs_and_outputs_never_share_memory(executor: Executor) -> None:

@@ -1,0 +1,37 @@
+"""Where the time of a step goes, and the memory of a GPU."""
+
+import time
+
+from ebca.bench.subject import Subject
+from ebca.bench.timing import Samples
+from ebca.runtime.cuda import CudaDevice
+
+_VARIANT = "update"
+
+
+def part_samples(subject: Subject, *, warmup: int, repeats: int) -> dict[str, Samples]:
+    """Seconds of each segment, and of the op after it, of an EBCU step; measured by the device itself."""
+    run = subject.executor.clock(_VARIANT)
+    for _ in range(warmup):
+        run()
+    rounds = [run() for _ in range(repeats)]
+    return {name: Samples(tuple(taken[name] for taken in rounds)) for name in rounds[0]}
+
+
+def launch_samples(subject: Subject, device: CudaDevice, *, warmup: int, repeats: int) -> Samples:
+    """Seconds of the host for launching a recorded step, which it does not wait for."""
+    calls = subject.executor.calls(_VARIANT)
+    recording = device.graph(calls, warm=calls)
+    seconds = []
+    for _ in range(warmup + repeats):
+        began = time.perf_counter()
+        recording()
+        seconds.append(time.perf_counter() - began)
+        device.download(())
+    return Samples(tuple(seconds[warmup:]))
+
+
+def device_memory(subject: Subject, device: CudaDevice) -> dict[str, int]:
+    """Bytes by what they are for: ours by name, and "engines": weights, and what libraries took for themselves."""
+    ours = subject.executor.memory
+    return {"engines": device.used_bytes() - sum(ours.values()), **ours}
