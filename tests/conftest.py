@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Test processes run side by side: threads of each would wait for those of the others. Read when torch is imported.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # For `helpers`: with importlib mode, pytest itself adds no folder.
 sys.path.append(str(Path(__file__).parent))
 
