@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ebca.engines import backend as backends
+from ebca.engines import nvidia
 from ebca.engines.manifest import GUIDANCE_SCALE
 from ebca.errors import BackendError, ExportError, ParameterError
 from ebca.runtime import console
@@ -41,6 +42,7 @@ _EXAMPLES = """examples:
   ebca-export --model ./my-finetune --output-dir engine-mine
   ebca-export --model model.safetensors --tokenizer ./clip-tokenizer --output-dir engine-mine
   ebca-export --model sd-1.5 --output-dir engine-gpu --backend tensorrt-rtx --shape 1x512x768
+  ebca-export --model sd-1.5 --output-dir engine-gpu --backend onnxruntime-cuda --verify
   ebca-export --model sd-1.5 --dry-run
 """
 
@@ -79,6 +81,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--height", type=int, default=None, help="picture height for --dry-run and for plans")
     p.add_argument("--width", type=int, default=None, help="picture width for --dry-run and for plans")
     p.add_argument("--batch-size", type=int, default=1, help="pictures at once, likewise (default: 1)")
+    p.add_argument(
+        "--verify",
+        action="store_true",
+        help="then compare every part on --backend with onnxruntime on the CPU; a backend for GPUs needs one",
+    )
     p.add_argument("--overwrite", action="store_true", help="replace an engine that is in --output-dir already")
     p.add_argument("--dry-run", action="store_true", help="print the split as a table and write nothing")
     p.add_argument(
@@ -168,6 +175,8 @@ def _run(args: argparse.Namespace, ctrl_c: console.CtrlC) -> int:
     _check_gpu_options(args)
     if args.backend in _PREPARED and args.backend not in backends.available():
         raise BackendError(f"backend '{args.backend}' is not installed; run `pip install {args.backend}`")
+    if args.verify:
+        _check_can_verify(args)
     if args.backend in _PLANNED:
         from ebca.export import tensorrt
 
@@ -225,7 +234,33 @@ def _run(args: argparse.Namespace, ctrl_c: console.CtrlC) -> int:
         with console.PrepareProgress() as prepare:
             load(path, backend=args.backend, on_prepare=prepare).close()
     print(f"wrote {path}")
-    return 0
+    return _verify(path, args.backend) if args.verify else 0
+
+
+def _check_can_verify(args: argparse.Namespace) -> None:
+    """Before the work, not after it: raise where nothing could be compared."""
+    if args.dry_run:
+        raise ParameterError("--dry-run writes nothing that --verify could compare; leave one of them out")
+    if args.backend in (None, "onnxruntime"):
+        raise ParameterError(
+            "--verify compares another backend with onnxruntime, which the export itself compares with PyTorch; "
+            "give --backend"
+        )
+    if args.backend in _GPU and not nvidia.find().gpus:
+        raise BackendError(
+            "--verify needs an NVIDIA GPU, and the driver finds none; leave it out, and run `ebca-doctor --engine DIR "
+            f"--backend {args.backend} --verify` where the GPU is"
+        )
+
+
+def _verify(path: Path, backend: str) -> int:
+    from ebca.runtime import doctor
+
+    problems = 0
+    for finding in doctor.check_verified(path, backend):
+        print(f"{finding.level}: {finding.text}" + (f"; {finding.remedy}" if finding.remedy else ""))
+        problems += finding.level == "problem"
+    return 1 if problems else 0
 
 
 def _check_gpu_options(args: argparse.Namespace) -> None:

@@ -29,6 +29,7 @@ from ebca.engines.manifest import Manifest
 from ebca.engines.plans import LibraryPlans, describe
 from ebca.errors import BackendError, EbcaError, EngineError, NumericalError, ParameterError
 from ebca.runtime import console
+from ebca.runtime import verify as verification
 from ebca.runtime.control import EnergyControl
 from ebca.runtime.denoiser import Denoiser
 from ebca.runtime.engine import load
@@ -45,6 +46,7 @@ _EXAMPLES = """examples:
   ebca-doctor
   ebca-doctor --engine engine-sd15
   ebca-doctor --engine engine-sd15 --backend onnxruntime --json
+  ebca-doctor --engine engine-gpu --backend tensorrt-rtx --verify
   ebca-doctor --clear-cache
 """
 
@@ -73,6 +75,11 @@ def parser() -> argparse.ArgumentParser:
         "--backend",
         choices=(*BACKENDS, *GPU_BACKENDS),
         help="backend to try the engine with (default: the best installed)",
+    )
+    p.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare every part of the engine on --backend with onnxruntime on the CPU",
     )
     p.add_argument(
         "--json",
@@ -110,9 +117,13 @@ def _run(args: argparse.Namespace) -> int:
             if args.json != "-":
                 _print(out, finding)
 
+    if args.verify and (args.engine is None or args.backend in (None, verification.REFERENCE)):
+        raise ParameterError(
+            f"--verify compares a backend with {verification.REFERENCE} on the CPU; give --engine and another --backend"
+        )
     report(check_environment(args.backend))
     if args.engine is not None:
-        report(check_engine(args.engine, args.backend))
+        report(check_engine(args.engine, args.backend, verify=args.verify))
     problems = sum(f.level == "problem" for f in found)
     if args.json is not None:
         data = {"ok": not problems, "engine": args.engine, "findings": [asdict(f) for f in found]}
@@ -136,8 +147,9 @@ def check_environment(backend: str | None = None) -> Iterator[Finding]:
     yield _check_export_packages()
 
 
-def check_engine(engine: str | Path, backend: str | None = None) -> Iterator[Finding]:
-    """What an engine directory holds, whether its files are what was exported, and whether its UNet runs."""
+def check_engine(engine: str | Path, backend: str | None = None, *, verify: bool = False) -> Iterator[Finding]:
+    """What an engine directory holds, whether its files are what was exported, and whether its UNet runs; with `verify`
+    whether every part computes on `backend` what it computes with ONNX Runtime on the CPU."""
     try:
         directory = open_directory(engine)
     except EngineError as error:
@@ -161,6 +173,32 @@ def check_engine(engine: str | Path, backend: str | None = None) -> Iterator[Fin
         yield Finding("note", "trial", "left out: there is no NVIDIA GPU")
         return
     yield from _try(directory, backend)
+    if verify and backend is not None:
+        yield from check_verified(directory.path, backend)
+
+
+def check_verified(engine: str | Path, backend: str) -> Iterator[Finding]:
+    """Whether every part of an engine computes on a backend what it computes with ONNX Runtime on the CPU."""
+    device = "cuda" if backend in GPU_BACKENDS else "cpu"
+    against = f"{verification.REFERENCE} on the CPU"
+    try:
+        with (
+            load(engine, device, backend) as opened,
+            load(engine, backend=verification.REFERENCE) as reference,
+            console.ProgressLine() as line,
+        ):
+            parts = verification.verify(opened, reference, lambda done, total, part: line.update(part, done, total))
+    except (EbcaError, ImportError, OSError) as error:
+        yield Finding("problem", "verify", *_split_remedy(error))
+        return
+    wrong = [part for part in parts if not part.ok]
+    for part in wrong:
+        text = f"{part.part} differs from {against} by {part.error:.1e} (relative L2, limit {part.limit:.0e})"
+        yield Finding("problem", "verify", text, "export again; if it stays, report it with these lines")
+    if not wrong:
+        worst = max(parts, key=lambda part: part.error)
+        text = f"all {len(parts)} parts agree with {against}: at most {worst.error:.1e}, in {worst.part}"
+        yield Finding("ok", "verify", f"{text} (relative L2, limit {worst.limit:.0e})")
 
 
 def clear_cache() -> tuple[int, int]:

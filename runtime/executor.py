@@ -158,6 +158,18 @@ class Executor:
             workspace = address(self._workspaces[-1].view(0, (need,), np.uint8))
         return [runner.bind(inputs, outputs, workspace) for runner, inputs, outputs in steps]
 
+    def evaluate(self, index: int, variant: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run one step of the plan by itself on given tensors, named as in the plan. Returns its outputs."""
+        step, call = self._unet.plan[index], self._steps(variant)[index]
+        given = {name: self._device.share(self._tensors[name]) for name in step.inputs}
+        made = {name: self._device.share(self._tensors[name]) for name in self._written(step, variant)}
+        for name, shared in given.items():
+            shared.host[...] = inputs[name]
+        self._device.upload([*self._reads(variant), *given.values()])
+        self._device.run(call)
+        self._device.download(list(made.values()))
+        return {name: np.array(shared.host) for name, shared in made.items()}
+
     def clock(self, variant: str) -> Callable[[], dict[str, float]]:
         """A function that runs a variant and gives the seconds of each step by itself: a segment under its name, the op
         of layer 7 as "attention_07"."""
