@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 
 import ebca
+from ebca.bench.compare import ROWS
 from ebca.engines import nvidia
 from ebca.engines.backend import GPU_BACKENDS
 from ebca.errors import BackendError
@@ -32,6 +34,7 @@ PROGRAM = "gpu_check"
 MIN_PSNR_DB = 40.0
 _PROMPTS = ("a red circle and a blue square", "a yellow star", "a green cross left of a pink heart")
 _STEPS = 25
+_ROUNDS = 6
 _TAIL = 4000
 
 
@@ -75,11 +78,14 @@ def parts(model: str, work: Path, capability: str) -> list[Part]:
 
     def of_backend(backend: str) -> list[Part]:
         small, full = work / f"shapes-{backend}", work / f"model-{backend}"
-        bench = ["ebca.bench.cli", "--engine", str(full), "--device", "cuda", "--backend", backend, "--compare"]
+        bench = ["ebca.bench.cli", "--engine", str(full), "--device", "cuda", "--backend", backend, "--segments"]
+        bench += ["--compare-with", ",".join(ROWS)]
+        verify = [*module, "ebca.runtime.doctor", "--engine", str(full), "--backend", backend, "--verify"]
         return [
             exported(f"export shapes, {backend}", shapes, backend, small),
             Part(f"pictures, {backend}", lambda: pictures(small, backend)),
             exported(f"export, {backend}", model, backend, full, "--with-vanilla"),
+            Part(f"verify, {backend}", lambda: command(verify)),
             written(f"latency, {backend}", [*bench, "--model", model]),
             Part(f"50 steps, {backend}", lambda: fifty_steps(full, backend)),
         ]
@@ -113,22 +119,27 @@ def pictures(engine: Path, backend: str) -> dict[str, Any]:
 
 
 def fifty_steps(engine: Path, backend: str) -> dict[str, Any]:
-    """Seconds of whole pictures of 50 steps, the first one apart: it includes compiling and recording."""
+    """Seconds of whole pictures of 50 steps, launched at once and step by step in turns; the first ones, which include
+    compiling and recording, apart."""
+    settings: dict[str, Any] = {"steps": 50, "seed": 0, "gamma_attn": 0.01, "gamma_norm": 0.02}
+    ways: dict[str, Any] = {"one_launch": {}, "step_by_step": {"on_step": lambda info: True}}
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     with load(engine, "cuda", backend) as opened, opened.session() as session:
-        settings: dict[str, Any] = {"steps": 50, "seed": 0, "gamma_attn": 0.01, "gamma_norm": 0.02}
-        seconds = []
-        for _ in range(6):
-            began = time.perf_counter()
-            result = session.generate("a photo of a cat", **settings)
-            seconds.append(time.perf_counter() - began)
-        return {
-            "first_s": seconds[0],
-            "picture_s": sorted(seconds[1:]),
-            "denoising_s": sum(result.timings["unet_steps"]) + result.timings["scheduler"],
-            "height": session.height,
-            "width": session.width,
-            **settings,
+        for _ in range(_ROUNDS):
+            for name, way in ways.items():
+                began = time.perf_counter()
+                timings = session.generate("a photo of a cat", **settings, **way).timings
+                denoising = sum(timings["unet_steps"]) + timings["scheduler"]
+                taken[name].append((time.perf_counter() - began, denoising))
+        made = {
+            name: {
+                "first_s": rounds[0][0],
+                "picture_s": statistics.median(picture for picture, _ in rounds[1:]),
+                "denoising_s": statistics.median(denoising for _, denoising in rounds[1:]),
+            }
+            for name, rounds in taken.items()
         }
+        return {**made, "height": session.height, "width": session.width, **settings}
 
 
 def check(model: str, out: Path, only: Sequence[str] = ()) -> dict[str, Any]:

@@ -6,11 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.driver import host_device
 
 from ebca.bench import gpu_check
 from ebca.bench.gpu_check import Failed, Part
+from ebca.engines import backend as backends
 from ebca.engines import nvidia
+from ebca.engines.backend import BackendOptions
+from ebca.engines.directory import open_directory
 from ebca.errors import BackendError
+from ebca.runtime.engine import Engine
 
 
 def fail() -> Any:
@@ -56,8 +61,21 @@ def test_a_command_gives_what_it_wrote_or_how_it_ended(tmp_path: Path) -> None:
 def test_the_parts_cover_every_backend(tmp_path: Path) -> None:
     names = [part.name for part in gpu_check.parts("sd-1.5", tmp_path, "8.9")]
     for backend in ("tensorrt-rtx", "onnxruntime-cuda"):
-        for what in ("export shapes", "pictures", "export", "latency", "50 steps"):
+        for what in ("export shapes", "pictures", "export", "verify", "latency", "50 steps"):
             assert f"{what}, {backend}" in names
+
+
+def test_fifty_steps_at_once_and_one_by_one(tiny_engine_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device, driver = host_device()
+    engine = Engine(open_directory(tiny_engine_dir), backends.create("onnxruntime", BackendOptions()), device)
+    monkeypatch.setattr(gpu_check, "load", lambda *about: engine)
+    monkeypatch.setattr(gpu_check, "_ROUNDS", 2)
+    made = gpu_check.fifty_steps(tiny_engine_dir, "onnxruntime-cuda")
+    for way in ("one_launch", "step_by_step"):
+        taken = made[way]
+        assert taken["first_s"] > 0 and taken["picture_s"] > taken["denoising_s"] > 0
+    # PNDM evaluates 51 times; twice in one launch.
+    assert driver.count["launch"] == 2 + 2 * 51
 
 
 def test_no_gpu_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
