@@ -1,6 +1,7 @@
 """The commands in the README and the docs are accepted by the tools, and the README's Python runs."""
 
 import argparse
+import asyncio
 import re
 import shlex
 from collections.abc import Callable
@@ -122,6 +123,19 @@ def test_the_python_examples_run(
     assert isinstance(scope["out"], ebca.Denoised)
     assert scope["out"].noise.shape == (2, 4, 16, 16)
     assert scope["out"].contexts.shape == (2, 2, 77, 32)
+
+
+def test_the_python_host_of_the_embedding_guide_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    guide = (ROOT / "docs" / "embedding.md").read_text(encoding="utf-8")
+    scope: dict[str, Any] = {}
+    for example in blocks("python", guide):
+        exec(compile(example, "embedding.md", "exec"), scope)
+    assert len(scope["pictures"]) == 3 and scope["picture"].shape == (64, 64, 3)
+    printed = capsys.readouterr().out
+    assert printed.startswith("1 of 10, timestep ") and "cancelled" in printed
+    # Nobody waits for a picture that is not wanted any more.
+    with ebca.load("shapes") as scope["engine"]:
+        assert asyncio.run(scope["paint_for"](1e-3, "a red circle")) is None
 
 
 def test_files_that_the_readme_links_to_exist() -> None:
