@@ -51,14 +51,17 @@ Tokenizer::Tokenizer(TokenizerJson json)
       split_special_(json.split_special),
       use_regex_(json.use_regex),
       model_(std::move(json.model)) {
-    for (AddedTokenJson& token : json.added_tokens) {
+    for (const AddedTokenJson& token : json.added_tokens) {
         Text content = unicode::decode(token.content);
         if (token.normalized) content = normalize(std::move(content));
         std::u32string characters;
-        for (const unicode::Char& character : content) characters += character.value;
+        std::string& entry = added_entries_[token.id];
+        for (const unicode::Char& character : content) {
+            characters += character.value;
+            unicode::append_utf8(entry, character.value);
+        }
         auto& same_start = (token.normalized ? normalized_tokens_ : raw_tokens_)[characters.front()];
         same_start.push_back({std::move(characters), token.id});
-        added_entries_.emplace(token.id, std::move(token.content));
     }
     for (AddedTokens* tokens : {&raw_tokens_, &normalized_tokens_}) {
         for (auto& [first, same_start] : *tokens) {

@@ -35,7 +35,7 @@ class Tokenizer {
     std::vector<int64_t> encode(std::string_view utf8) const { return encode_with_offsets(utf8).ids; }
     Encoding encode_with_offsets(std::string_view utf8) const;
 
-    // The vocabulary's entry, "" for an id that has none.
+    // The vocabulary's entry, or the added token as it is looked for; "" for an id that has none.
     std::string id_to_token(int64_t id) const;
 
   private:

@@ -170,7 +170,10 @@ TokenizerJson parse_tokenizer_json(std::string_view bytes) {
     try {
         root = json::parse(bytes);
     } catch (const Error& error) {
-        throw EngineError(text("the tokenizer is not valid `tokenizers` JSON: ", error.what(), "; export again"));
+        // What follows is a piece of the file, which may be anything.
+        std::string_view problem = error.what();
+        problem = problem.substr(0, problem.find("; last read"));
+        throw EngineError(text("the tokenizer is not valid `tokenizers` JSON: ", problem, "; export again"));
     }
     return read(root);
 }

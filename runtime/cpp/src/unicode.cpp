@@ -1,6 +1,7 @@
 #include "unicode.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include "error.hpp"
 #include "unicode_tables.hpp"
