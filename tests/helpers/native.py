@@ -1,6 +1,7 @@
 """libebca through ctypes, with the arguments of the Python session."""
 
 import ctypes
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from ctypes import POINTER, c_char_p, c_double, c_float, c_int32, c_int64, c_size_t, c_uint8, c_uint32, c_void_p
 from dataclasses import dataclass
@@ -495,3 +496,10 @@ class _Kept:
         made = StepCallback(call)
         self._alive.append(made)
         return made
+
+
+def run(*command: str | Path, **options: Any) -> str:
+    """Run a program; its output, which is shown where it fails."""
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, **options)
+    assert done.returncode == 0, f"{command}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+    return done.stdout
