@@ -29,7 +29,7 @@ struct Encoded {
 // CLIP byte-pair encoding with start token, end token and padding. Immutable: safe to share between threads.
 class PromptTokenizer {
   public:
-    // Throws EngineError for JSON that is none of ours (see Tokenizer::parse) and for an impossible `info`.
+    // Throws what Tokenizer::parse throws, and EngineError for an impossible `info`.
     static PromptTokenizer from_json(std::string_view tokenizer_json, const TokenizerInfo& info);
 
     // Each prompt as bos, at most T - 2 tokens, eos, padding. Throws ParameterError for a prompt that is not UTF-8.

@@ -15,10 +15,13 @@ const char kWords[] = R"('s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}
 const char kSpecialOrWords[] =
     R"(<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+)";
 
+std::string shown(const Value& value) {
+    return value.dump(-1, ' ', false, Value::error_handler_t::replace);
+}
+
 [[noreturn]] void refuse(std::string_view part, const Value& found, std::string_view supported) {
-    throw EngineError(text("the tokenizer's ", part, " is ",
-                           found.dump(-1, ' ', false, Value::error_handler_t::replace), "; of CLIP tokenizers it is ",
-                           supported));
+    throw UnsupportedError(text("the tokenizer's ", part, " is ", shown(found), "; supported is ", supported,
+                                ", as CLIP tokenizers have it"));
 }
 
 // A setting that CLIP tokenizers leave at one of these values.
@@ -83,14 +86,16 @@ std::pair<std::string, std::string> merge_of(const Value& merge) {
     std::string both = json::string(merge, "the tokenizer's merge");
     size_t space = both.find(' ');
     if (space == std::string::npos || both.find(' ', space + 1) != std::string::npos) {
-        refuse("merge", merge, "two entries with a space between them");
+        throw EngineError(text("the tokenizer's merge ", shown(merge), " is no pair of entries; export again"));
     }
     return {both.substr(0, space), both.substr(space + 1)};
 }
 
 uint32_t id_of(const Value& id, std::string_view entry) {
-    int64_t largest = std::numeric_limits<uint32_t>::max();
-    return static_cast<uint32_t>(json::integer(id, text("the tokenizer's id of '", entry, "'"), 0, largest));
+    constexpr int64_t kLargest = std::numeric_limits<uint32_t>::max();
+    // There are tens of thousands of them: a name for a message is made only where one is due.
+    if (id.is_number_unsigned() && id.get<uint64_t>() <= kLargest) return id.get<uint32_t>();
+    return static_cast<uint32_t>(json::integer(id, text("the tokenizer's id of '", entry, "'"), 0, kLargest));
 }
 
 std::optional<std::string> text_of(const Value& model, const char* name) {
@@ -132,7 +137,8 @@ std::vector<AddedTokenJson> added_tokens_of(const Value& tokens, const BytePairE
         auto entry = model.vocabulary.find(content);
         int64_t id = entry != model.vocabulary.end() ? entry->second : free;
         if (id_of(json::member(token, "id"), content) != id) {
-            refuse(text(part, ".id"), json::member(token, "id"), text(id, " by the vocabulary"));
+            throw EngineError(text("the tokenizer's ", part, " has id ", shown(json::member(token, "id")),
+                                   ", but by the vocabulary it is ", id, "; export again"));
         }
         if (!known.emplace(content, id).second)
             throw EngineError(text("the tokenizer has ", part, " twice; export again"));

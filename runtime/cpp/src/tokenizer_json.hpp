@@ -31,7 +31,8 @@ struct TokenizerJson {
     std::vector<AddedTokenJson> added_tokens;
 };
 
-// Throws EngineError, which names the part that is missing, of the wrong type, or of a kind that is not supported.
+// Throws EngineError, which names the part that is missing or wrong, and UnsupportedError for a kind of component or a
+// setting that CLIP tokenizers do not have.
 // Truncation, padding and decoder are not read: the runtime sets its own limits and decodes nothing.
 TokenizerJson parse_tokenizer_json(std::string_view text);
 
