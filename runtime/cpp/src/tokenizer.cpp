@@ -119,12 +119,7 @@ std::vector<Tokenizer::Piece> Tokenizer::extract(const Text& text, const AddedTo
     std::vector<Piece> pieces;
     size_t between = 0;
     for (size_t i = 0; i < text.size();) {
-        const AddedToken* found = nullptr;
-        if (auto same_start = tokens.find(text[i].value); same_start != tokens.end()) {
-            for (const AddedToken& token : same_start->second) {
-                if (!found && starts_with(text, i, text.size(), token.content)) found = &token;
-            }
-        }
+        const AddedToken* found = find(text, i, tokens);
         if (!found) {
             ++i;
             continue;
@@ -135,6 +130,16 @@ std::vector<Tokenizer::Piece> Tokenizer::extract(const Text& text, const AddedTo
     }
     if (between < text.size()) pieces.push_back({between, text.size(), std::nullopt});
     return pieces;
+}
+
+// The longest added token that the text goes on with at `begin`, or null.
+const Tokenizer::AddedToken* Tokenizer::find(const Text& text, size_t begin, const AddedTokens& tokens) {
+    auto same_start = tokens.find(text[begin].value);
+    if (same_start == tokens.end()) return nullptr;
+    for (const AddedToken& token : same_start->second) {
+        if (starts_with(text, begin, text.size(), token.content)) return &token;
+    }
+    return nullptr;
 }
 
 // The words of a piece, by the pattern of Split and then that of ByteLevel; spaces are left out. A word is a

@@ -57,6 +57,7 @@ class Tokenizer {
 
     unicode::Text normalize(unicode::Text text) const;
     static std::vector<Piece> extract(const unicode::Text& text, const AddedTokens& tokens);
+    static const AddedToken* find(const unicode::Text& text, size_t begin, const AddedTokens& tokens);
     std::vector<Piece> split(const unicode::Text& text, Piece piece) const;
     void append_word(const unicode::Text& text, Piece word, size_t number, Encoding& encoding) const;
 

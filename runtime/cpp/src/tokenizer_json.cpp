@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <limits>
+#include <unordered_set>
+#include <utility>
 
 #include "error.hpp"
 #include "json.hpp"
@@ -127,7 +129,7 @@ std::vector<AddedTokenJson> added_tokens_of(const Value& tokens, const BytePairE
     std::vector<AddedTokenJson> result;
     if (tokens.is_null()) return result;
     int64_t free = static_cast<int64_t>(model.vocabulary.size());
-    std::unordered_map<std::string, int64_t> known;
+    std::unordered_set<std::string> known;
     for (const Value& token : json::array(tokens, "the tokenizer's added_tokens")) {
         std::string content = json::string(json::member(token, "content"), "the content of an added token");
         if (content.empty()) continue;
@@ -140,8 +142,9 @@ std::vector<AddedTokenJson> added_tokens_of(const Value& tokens, const BytePairE
             throw EngineError(text("the tokenizer's ", part, " has id ", shown(json::member(token, "id")),
                                    ", but by the vocabulary it is ", id, "; export again"));
         }
-        if (!known.emplace(content, id).second)
+        if (!known.insert(content).second) {
             throw EngineError(text("the tokenizer has ", part, " twice; export again"));
+        }
         free = std::max(free, id + 1);
         result.push_back(
             {std::move(content), id, json::boolean(json::member(token, "normalized"), part + ".normalized")});
