@@ -140,7 +140,7 @@ def test_repaint(sessions: Sessions) -> None:
 def test_pictures_and_masks_are_resized_to_the_byte(sessions: Sessions) -> None:
     """Outside the mask the result is the image itself, brought to the session's size."""
     height, width = sessions[1].height, sessions[1].width
-    for size in ((131, 200), (50, 61), (400, 128)):
+    for size in ((131, 200), (50, 61), (400, 128), (200, 40), (300, 400)):
         with pytest.warns(UserWarning, match="stretched"):
             made, expected = compare(
                 sessions,
@@ -148,7 +148,7 @@ def test_pictures_and_masks_are_resized_to_the_byte(sessions: Sessions) -> None:
                 image=picture(*size),
                 mask=hole(90, 70),
                 seed=3,
-                steps=1,
+                steps=4,
                 repaint=ebca.RePaint(jump_count=1),
             )
         assert made.pixels is not None

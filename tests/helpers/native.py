@@ -308,7 +308,7 @@ class Engine:
         self.library.check(
             self.library.lib.ebca_session_create(self.handle, ctypes.byref(params), ctypes.byref(handle))
         )
-        return Session(self.library, handle)
+        return Session(self.library, handle, self._keep)
 
     def close(self) -> None:
         self.library.lib.ebca_engine_free(self.handle)
@@ -316,8 +316,9 @@ class Engine:
 
 
 class Session:
-    def __init__(self, library: Library, handle: c_void_p) -> None:
-        self.library, self.handle = library, handle
+    def __init__(self, library: Library, handle: c_void_p, keep: list[Any]) -> None:
+        # A session keeps its engine alive, and so the engine's callbacks are called.
+        self.library, self.handle, self._keep = library, handle, keep
 
     def generate(
         self,

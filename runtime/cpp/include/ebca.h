@@ -88,7 +88,7 @@ typedef struct ebca_engine_params {
     void* cuda_stream;                /* for device "cuda": cudaStream_t to work on; NULL: one of its own */
     ebca_prepare_callback on_prepare; /* NULL: none */
     void* on_prepare_data;
-    ebca_log_callback log;            /* NULL: none; called by any thread that uses the engine, as long as it lives */
+    ebca_log_callback log;            /* NULL: none; called by any thread that uses the engine, until its sessions are freed too */
     void* log_data;
 } ebca_engine_params;
 

@@ -59,7 +59,7 @@ std::vector<Window> windows(int64_t source, int64_t target) {
 
 uint8_t clipped(int32_t sum) { return static_cast<uint8_t>(std::clamp(sum >> kPrecisionBits, 0, 255)); }
 
-// Along one axis; `stride` and `across` are the distances, in pixels, along it and across it.
+// Along one axis.
 Pixels resampled(const Pixels& from, int64_t target, bool horizontally) {
     Pixels to{horizontally ? from.height : target, horizontally ? target : from.width, {}};
     to.values.resize(static_cast<size_t>(to.height * to.width * 3));
@@ -104,8 +104,14 @@ Pixels rgb(const Picture& picture, const char* name) {
 
 Pixels resized(const Picture& picture, int64_t height, int64_t width, const char* name) {
     Pixels pixels = rgb(picture, name);
-    if (pixels.width != width) pixels = resampled(pixels, width, true);
-    if (pixels.height != height) pixels = resampled(pixels, height, false);
+    // The order of Pillow 13: the height first where it shrinks by much more than the width. (Older versions always
+    // begin with the width, and round differently here and there.)
+    int64_t shrinks = picture.height - height;
+    bool height_first = shrinks > 0 && shrinks > 2 * (picture.width - width);
+    for (bool horizontally : {!height_first, height_first}) {
+        int64_t target = horizontally ? width : height;
+        if ((horizontally ? pixels.width : pixels.height) != target) pixels = resampled(pixels, target, horizontally);
+    }
     return pixels;
 }
 

@@ -18,7 +18,7 @@ struct Picture {
     int64_t channels = 3;
 };
 
-// Pictures to [n,height,width,3] in [0, 1]; other sizes are resized (bicubic, to the byte as Pillow does it).
+// Pictures to [n,height,width,3] in [0, 1]; other sizes are resized (bicubic, to the byte as Pillow 13 does it).
 // ParameterError for what is no picture.
 Array load_pictures(const std::vector<Picture>& pictures, int64_t height, int64_t width);
 

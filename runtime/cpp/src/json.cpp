@@ -1,5 +1,6 @@
 #include "json.hpp"
 
+#include <algorithm>
 #include <cmath>
 
 #include "error.hpp"
@@ -8,6 +9,17 @@ namespace ebca::json {
 namespace {
 
 constexpr int kDeepest = 64;
+
+constexpr size_t kLongestMessage = 200;
+
+// The parser's message quotes what it read, which may be anything.
+std::string printable(std::string message) {
+    message.resize(std::min(message.size(), kLongestMessage));
+    for (char& c : message) {
+        if (c < ' ' || c > '~') c = '?';
+    }
+    return message;
+}
 
 [[noreturn]] void refuse(std::string_view what, const char* expected, const Value& value) {
     throw EngineError(text(what, " is ", value.type_name(), " instead of ", expected));
@@ -23,7 +35,7 @@ Value parse(std::string_view bytes) {
     try {
         return Value::parse(bytes.begin(), bytes.end(), bounded);
     } catch (const Value::exception& error) {
-        throw EngineError(error.what());
+        throw EngineError(printable(error.what()));
     }
 }
 

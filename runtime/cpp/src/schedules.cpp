@@ -41,7 +41,7 @@ std::vector<float> resolve(const Schedule& schedule, int64_t steps, int64_t eval
     if (schedule.kind == Kind::values && static_cast<int64_t>(schedule.values.size()) != evaluations) {
         throw ParameterError(text(name, " has ", schedule.values.size(), " values, but ", scheduler, " with ", steps,
                                   " steps makes ", evaluations,
-                                  " evaluations: give one value per evaluation, a single number, or a schedule"));
+                                  " evaluations: give one value per evaluation, a single number, or a Schedule"));
     }
     auto on_from = has_tau ? static_cast<int64_t>(static_cast<double>(steps) * schedule.parameter) : 0;
     std::vector<float> out;
