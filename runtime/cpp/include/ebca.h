@@ -50,14 +50,14 @@ extern "C" {
 
 typedef enum ebca_status {
     EBCA_OK = 0,
-    EBCA_ERROR_PARAMETER = 1,     /* a call parameter with a wrong value, shape or size */
-    EBCA_ERROR_ENGINE = 2,        /* an engine directory, or a file in it, that cannot be used */
-    EBCA_ERROR_BACKEND = 3,       /* ONNX Runtime is missing, too old, or cannot run the engine */
-    EBCA_ERROR_NUMERICAL = 4,     /* a result that is not finite; the text names the first segment */
-    EBCA_ERROR_CANCELLED = 5,     /* the caller asked to stop; the session stays usable */
-    EBCA_ERROR_UNSUPPORTED = 6,   /* what this library cannot do (yet) */
+    EBCA_ERROR_PARAMETER = 1,   /* a call parameter with a wrong value, shape or size */
+    EBCA_ERROR_ENGINE = 2,      /* an engine directory, or a file in it, that cannot be used */
+    EBCA_ERROR_BACKEND = 3,     /* ONNX Runtime is missing, too old, or cannot run the engine */
+    EBCA_ERROR_NUMERICAL = 4,   /* a result that is not finite; the text names the first segment */
+    EBCA_ERROR_CANCELLED = 5,   /* the caller asked to stop; the session stays usable */
+    EBCA_ERROR_UNSUPPORTED = 6, /* what this library cannot do (yet) */
     EBCA_ERROR_OUT_OF_MEMORY = 7,
-    EBCA_ERROR_INTERNAL = 8,      /* a bug of this library */
+    EBCA_ERROR_INTERNAL = 8, /* a bug of this library */
 } ebca_status;
 
 typedef struct ebca_engine ebca_engine;
@@ -88,7 +88,7 @@ typedef struct ebca_engine_params {
     void* cuda_stream;                /* for device "cuda": cudaStream_t to work on; NULL: one of its own */
     ebca_prepare_callback on_prepare; /* NULL: none */
     void* on_prepare_data;
-    ebca_log_callback log;            /* NULL: none; called by any thread that uses the engine, until its sessions are freed too */
+    ebca_log_callback log; /* NULL: none; called by any thread that uses the engine, until its sessions are freed too */
     void* log_data;
 } ebca_engine_params;
 
@@ -258,9 +258,9 @@ typedef struct ebca_generate_params {
     double guidance_scale;       /* 1 or less: conditional half only; NaN (default): the engine's default */
     const char* scheduler;       /* "pndm", "ddim", "euler", "dpmpp_2m", "unipc"; NULL: the engine's default, but "ddim"
                                     for image to image with strength below 1 */
-    const int64_t* seeds;        /* start latents as torch.randn on the CPU makes them; one for all pictures or one each */
-    size_t seed_count;           /* 0: random */
-    ebca_schedule gamma_attn;    /* step sizes of the context update, default 0 */
+    const int64_t* seeds;     /* start latents as torch.randn on the CPU makes them; one for all pictures or one each */
+    size_t seed_count;        /* 0: random */
+    ebca_schedule gamma_attn; /* step sizes of the context update, default 0 */
     ebca_schedule gamma_norm;
     const ebca_token_weight* token_weights;
     size_t token_weight_count;
@@ -307,8 +307,8 @@ typedef struct ebca_result {
     const uint8_t* pixels; /* [pictures,height,width,3] RGB; NULL where there are none */
     const float* latents;  /* [n,C,h,w], scaled as the UNet sees them */
     int64_t latents_shape[4];
-    size_t evaluations;        /* m */
-    const double* timesteps;   /* [m] */
+    size_t evaluations;         /* m */
+    const double* timesteps;    /* [m] */
     const double* unet_seconds; /* [m], of each evaluation */
     double text_encoder_seconds, vae_encoder_seconds, open_seconds, scheduler_seconds, vae_seconds;
     const int64_t* seeds; /* that were used */
@@ -321,8 +321,7 @@ EBCA_API ebca_status ebca_session_generate(ebca_session* session, const ebca_gen
 
 /* Find the noise that pictures come from (DDIM inversion, no guidance, no context update): result->latents. Generating
  * from them with scheduler "ddim", as many steps and the same prompt comes back to the pictures. */
-EBCA_API ebca_status ebca_session_invert(ebca_session* session, const ebca_invert_params* params,
-                                         ebca_result** result);
+EBCA_API ebca_status ebca_session_invert(ebca_session* session, const ebca_invert_params* params, ebca_result** result);
 
 EBCA_API void ebca_result_free(ebca_result* result);
 

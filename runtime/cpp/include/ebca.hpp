@@ -69,12 +69,18 @@ class Text {
     std::vector<const char*> pointers_;
 };
 
-inline ebca_schedule constant(double value) { return {EBCA_SCHEDULE_CONSTANT, value, 0, nullptr, 0}; }
-inline ebca_schedule step(double value, double tau) { return {EBCA_SCHEDULE_STEP, value, tau, nullptr, 0}; }
+inline ebca_schedule constant(double value) {
+    return {EBCA_SCHEDULE_CONSTANT, value, 0, nullptr, 0};
+}
+inline ebca_schedule step(double value, double tau) {
+    return {EBCA_SCHEDULE_STEP, value, tau, nullptr, 0};
+}
 inline ebca_schedule reverse_step(double value, double tau) {
     return {EBCA_SCHEDULE_REVERSE_STEP, value, tau, nullptr, 0};
 }
-inline ebca_schedule linear(double value, double ratio) { return {EBCA_SCHEDULE_LINEAR, value, ratio, nullptr, 0}; }
+inline ebca_schedule linear(double value, double ratio) {
+    return {EBCA_SCHEDULE_LINEAR, value, ratio, nullptr, 0};
+}
 inline ebca_schedule exponential(double value, double ratio) {
     return {EBCA_SCHEDULE_EXPONENTIAL, value, ratio, nullptr, 0};
 }

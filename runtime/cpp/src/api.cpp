@@ -89,7 +89,8 @@ ebca_status guarded(ebca_session* session, Work&& work) noexcept {
     ebca_status status = guarded([&] {
         if (!session) throw ParameterError("the session is NULL; create one with ebca_session_create");
         if (!entered) {
-            throw ParameterError("this session is in another call; use one session per thread, and none from callbacks");
+            throw ParameterError(
+                "this session is in another call; use one session per thread, and none from callbacks");
         }
         work();
     });
@@ -133,7 +134,9 @@ void check_list(const void* items, size_t count, const char* what) {
     if (count > 1 << 20) throw ParameterError(text(count, " ", what, " are more than can be"));
 }
 
-std::string string(const char* given) { return given ? given : ""; }
+std::string string(const char* given) {
+    return given ? given : "";
+}
 
 std::optional<double> given_number(double value) {
     return std::isnan(value) ? std::nullopt : std::optional<double>(value);
@@ -240,8 +243,8 @@ ebca::GenerateOptions generate_options(const ebca_generate_params* given) {
     check_list(params.token_weights, params.token_weight_count, "token_weights");
     for (size_t i = 0; i < params.token_weight_count; ++i) {
         const ebca_token_weight& one = params.token_weights[i];
-        out.token_weights.push_back({one.word ? std::optional<std::string>(one.word) : std::nullopt, one.position,
-                                     one.factor});
+        out.token_weights.push_back(
+            {one.word ? std::optional<std::string>(one.word) : std::nullopt, one.position, one.factor});
     }
     out.norm_factor = params.norm_factor;
     out.edits = edits(params.edits, params.edit_count);
@@ -309,9 +312,13 @@ uint32_t tasks(const ebca::Manifest& manifest) {
 
 }  // namespace
 
-const char* ebca_version(void) { return EBCA_VERSION_TEXT; }
+const char* ebca_version(void) {
+    return EBCA_VERSION_TEXT;
+}
 
-const char* ebca_last_error(void) { return thread_error.c_str(); }
+const char* ebca_last_error(void) {
+    return thread_error.c_str();
+}
 
 void ebca_engine_params_init(ebca_engine_params* params) {
     if (!params) return;
@@ -340,7 +347,8 @@ ebca_status ebca_engine_open(const ebca_engine_params* given, ebca_engine** engi
             };
         }
         if (params.log) {
-            options.log = [call = params.log, data = params.log_data](ebca::LogLevel level, const std::string& message) {
+            options.log = [call = params.log, data = params.log_data](ebca::LogLevel level,
+                                                                      const std::string& message) {
                 call(static_cast<ebca_log_level>(level), message.c_str(), data);
             };
         }
@@ -353,7 +361,9 @@ ebca_status ebca_engine_open(const ebca_engine_params* given, ebca_engine** engi
     });
 }
 
-void ebca_engine_free(ebca_engine* engine) { delete engine; }
+void ebca_engine_free(ebca_engine* engine) {
+    delete engine;
+}
 
 const char* ebca_engine_last_error(const ebca_engine* engine) {
     if (!engine) return "the engine is NULL";
@@ -399,12 +409,14 @@ ebca_status ebca_session_create(ebca_engine* engine, const ebca_session_params* 
     return guarded(engine, [&] {
         need_target(session, "session");
         ebca_session_params params = checked(given, ebca_session_params_init, "ebca_session_params");
-        *session = new ebca_session{
-            engine->engine, {engine->engine, params.height, params.width, params.batch}, {}, {false}};
+        *session =
+            new ebca_session{engine->engine, {engine->engine, params.height, params.width, params.batch}, {}, {false}};
     });
 }
 
-void ebca_session_free(ebca_session* session) { delete session; }
+void ebca_session_free(ebca_session* session) {
+    delete session;
+}
 
 const char* ebca_session_last_error(const ebca_session* session) {
     return session ? session->last_error.c_str() : "the session is NULL";
@@ -464,4 +476,6 @@ ebca_status ebca_session_invert(ebca_session* session, const ebca_invert_params*
     });
 }
 
-void ebca_result_free(ebca_result* result) { delete static_cast<OwnedResult*>(result); }
+void ebca_result_free(ebca_result* result) {
+    delete static_cast<OwnedResult*>(result);
+}

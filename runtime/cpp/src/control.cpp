@@ -21,7 +21,8 @@ std::vector<Blend> interpolation(int64_t source, int64_t target) {
     std::vector<Blend> out;
     double step = target > 1 ? static_cast<double>(source - 1) / static_cast<double>(target - 1) : 0.0;
     for (int64_t i = 0; i < target; ++i) {
-        double position = i == target - 1 && target > 1 ? static_cast<double>(source - 1) : static_cast<double>(i) * step;
+        double position =
+            i == target - 1 && target > 1 ? static_cast<double>(source - 1) : static_cast<double>(i) * step;
         int64_t low = std::clamp<int64_t>(static_cast<int64_t>(position), 0, std::max<int64_t>(source - 2, 0));
         double fraction = position - static_cast<double>(low);
         out.push_back({low, std::min(low + 1, source - 1), 1 - fraction, fraction});
@@ -61,7 +62,8 @@ void check_weights(const std::vector<double>& row, size_t index) {
         finite = finite && std::isfinite(weight);
         shown += (shown.empty() ? "" : ", ") + text(weight);
     }
-    if (!finite) throw ParameterError(text("weights of row ", index, " are not finite: [", shown, "]; pass finite weights"));
+    if (!finite)
+        throw ParameterError(text("weights of row ", index, " are not finite: [", shown, "]; pass finite weights"));
     if (std::abs(total) <= kMinWeightSum * sum) {
         throw ParameterError(text("weights of row ", index, ", [", shown, "], sum to ", total,
                                   ", and the composed output is divided by that sum; change an alpha so that |sum| "
@@ -91,7 +93,9 @@ Array resize_mask(const Array& mask, int64_t height, int64_t width) {
         float* to = out.row(n);
         for (const Blend& y : rows) {
             for (const Blend& x : columns) {
-                auto at = [&](int64_t row, int64_t column) { return static_cast<double>(from[row * source_width + column]); };
+                auto at = [&](int64_t row, int64_t column) {
+                    return static_cast<double>(from[row * source_width + column]);
+                };
                 *to++ = static_cast<float>(y.low_weight * at(y.low, x.low) * x.low_weight +
                                            y.low_weight * at(y.low, x.high) * x.high_weight +
                                            y.high_weight * at(y.high, x.low) * x.low_weight +

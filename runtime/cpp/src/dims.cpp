@@ -36,7 +36,8 @@ std::string_view stripped(std::string_view part) {
 Dim parse_dim(std::string_view spelled) {
     Dim dim;
     dim.text = std::string(spelled.substr(0, 100));
-    const EngineError refusal(text("dimension '", dim.text, "' is neither a number nor a product of names and numbers"));
+    const EngineError refusal(
+        text("dimension '", dim.text, "' is neither a number nor a product of names and numbers"));
     size_t begin = 0;
     while (true) {
         size_t end = spelled.find('*', begin);

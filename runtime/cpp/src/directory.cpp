@@ -37,8 +37,8 @@ void EngineDirectory::verify(const std::vector<std::string>& names) const {
 EngineDirectory open_directory(const fs::path& path) {
     std::error_code failure;
     if (!fs::is_directory(path, failure)) {
-        throw EngineError(text("engine directory '", path.string(),
-                               "' does not exist; make one with `ebca-export --output-dir`"));
+        throw EngineError(
+            text("engine directory '", path.string(), "' does not exist; make one with `ebca-export --output-dir`"));
     }
     fs::path file = path / "manifest.json";
     if (!fs::exists(file, failure)) {

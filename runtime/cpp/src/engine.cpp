@@ -12,16 +12,19 @@ namespace {
 
 void check_device(const std::string& device) {
     if (device == "cpu") return;
-    bool indexed = device.rfind("cuda:", 0) == 0 && device.size() > 5 &&
-                   device.find_first_not_of("0123456789", 5) == device.npos;
+    bool indexed =
+        device.rfind("cuda:", 0) == 0 && device.size() > 5 && device.find_first_not_of("0123456789", 5) == device.npos;
     if (device == "cuda" || indexed) {
-        throw UnsupportedError(text("device '", device, "' is not supported by this build of the C++ library, which runs "
+        throw UnsupportedError(text("device '", device,
+                                    "' is not supported by this build of the C++ library, which runs "
                                     "on the CPU; use device 'cpu', or the Python runtime on a GPU"));
     }
     throw ParameterError(text("device '", device, "' is unknown; choose one of cpu, cuda, or cuda:1 and so on"));
 }
 
-Tensor as_tensor(Array& array) { return {array.values.data(), DType::float32, array.shape}; }
+Tensor as_tensor(Array& array) {
+    return {array.values.data(), DType::float32, array.shape};
+}
 
 // One picture of an array, as a batch of one.
 Tensor one(Array& array, int64_t index) {

@@ -57,7 +57,9 @@ std::vector<Window> windows(int64_t source, int64_t target) {
     return out;
 }
 
-uint8_t clipped(int32_t sum) { return static_cast<uint8_t>(std::clamp(sum >> kPrecisionBits, 0, 255)); }
+uint8_t clipped(int32_t sum) {
+    return static_cast<uint8_t>(std::clamp(sum >> kPrecisionBits, 0, 255));
+}
 
 // Along one axis.
 Pixels resampled(const Pixels& from, int64_t target, bool horizontally) {
@@ -141,8 +143,9 @@ Array load_masks(const std::vector<Picture>& masks, int64_t height, int64_t widt
             any = any || grey >= 128;
         }
         if (!any) {
-            throw ParameterError(text(masks.size() > 1 ? text("mask ", n) : std::string("the mask"),
-                                      " is empty: nothing in it is white, so there is nothing to fill; paint the hole"));
+            throw ParameterError(
+                text(masks.size() > 1 ? text("mask ", n) : std::string("the mask"),
+                     " is empty: nothing in it is white, so there is nothing to fill; paint the hole"));
         }
     }
     return out;

@@ -22,7 +22,8 @@ struct Picture {
 // ParameterError for what is no picture.
 Array load_pictures(const std::vector<Picture>& pictures, int64_t height, int64_t width);
 
-// Masks to [n,1,height,width] of 0 and 1, white (1/2 and brighter) the hole. ParameterError also for one without a hole.
+// Masks to [n,1,height,width] of 0 and 1, white (1/2 and brighter) the hole. ParameterError also for one without a
+// hole.
 Array load_masks(const std::vector<Picture>& masks, int64_t height, int64_t width);
 
 // [n,1,H,W] to [n,1,h,w]: the top left pixel of each block, as the authors do.

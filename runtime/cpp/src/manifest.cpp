@@ -172,8 +172,7 @@ SchedulerSection schedulers(const Value& value) {
     out.standard = json::string(json::member(value, "default"), "default");
     out.alphas_cumprod = json::string(json::member(value, "alphas_cumprod"), "alphas_cumprod");
     const Value& config = json::member(value, "config");
-    out.train_timesteps =
-        json::integer(json::member(config, "num_train_timesteps"), "num_train_timesteps", 1, kMany);
+    out.train_timesteps = json::integer(json::member(config, "num_train_timesteps"), "num_train_timesteps", 1, kMany);
     out.prediction_type = optional_string(config, "prediction_type");
     if (out.prediction_type.empty()) out.prediction_type = "epsilon";
     for (const auto& [name, entry] : json::object(json::member(value, "tables"), "tables").items()) {
@@ -206,8 +205,9 @@ void need_tensor(const std::map<std::string, TensorSpec>& tensors, const char* n
 void validate_edges(const UNetSpec& unet) {
     const std::vector<std::string> inputs{"sample", "timestep", "contexts"}, outputs{"noise", "contexts_out"};
     if (unet.inputs != inputs || unet.outputs != outputs) {
-        throw EngineError("the UNet has other inputs than sample, timestep, contexts, or other outputs than noise, "
-                          "contexts_out");
+        throw EngineError(
+            "the UNet has other inputs than sample, timestep, contexts, or other outputs than noise, "
+            "contexts_out");
     }
     const std::map<std::string, size_t> ranks{
         {"sample", 4}, {"timestep", 1}, {"contexts", 4}, {"noise", 4}, {"contexts_out", 4}};
@@ -276,7 +276,8 @@ void validate(const Manifest& manifest) {
         auto variants = manifest.unet.ops.find(layer.op);
         for (const char* variant : kVariants) {
             if (variants == manifest.unet.ops.end() || !variants->second.count(variant)) {
-                throw EngineError(text("op '", layer.op, "' of layer '", layer.name, "' has no variant '", variant, "'"));
+                throw EngineError(
+                    text("op '", layer.op, "' of layer '", layer.name, "' has no variant '", variant, "'"));
             }
             need_component(manifest, variants->second.at(variant), text("op '", layer.op, "'"));
         }
@@ -284,8 +285,8 @@ void validate(const Manifest& manifest) {
     if (!manifest.unet.vanilla.empty()) {
         const Component& whole = need_component(manifest, manifest.unet.vanilla, "the UNet");
         if (!same_names(whole.inputs, manifest.unet.inputs) || !same_names(whole.outputs, manifest.unet.outputs)) {
-            throw EngineError(text("the uncut UNet '", manifest.unet.vanilla,
-                                   "' has other inputs and outputs than the plan"));
+            throw EngineError(
+                text("the uncut UNet '", manifest.unet.vanilla, "' has other inputs and outputs than the plan"));
         }
     }
     if (manifest.tokenizer) need_file(manifest, manifest.tokenizer->file, "the tokenizer");
@@ -367,7 +368,8 @@ Manifest parse_manifest(std::string_view bytes) {
     }
     const Value& version = json::optional_member(data, "version");
     if (!version.is_number_integer() || version < 1 || version > kVersion) {
-        throw EngineError(text("the manifest has version ", version.dump(-1, ' ', true, Value::error_handler_t::replace),
+        throw EngineError(text("the manifest has version ",
+                               version.dump(-1, ' ', true, Value::error_handler_t::replace),
                                ", this library reads up to ", kVersion, "; update it or export the engine again"));
     }
     try {

@@ -23,7 +23,7 @@ struct Component {
     std::string graph;
     std::map<std::string, TensorSpec> inputs;
     std::map<std::string, TensorSpec> outputs;
-    std::string weights;                        // empty: none
+    std::string weights;                         // empty: none
     std::map<std::string, std::string> lowered;  // backend to graph
 
     const std::string& graph_for(const std::string& backend) const;

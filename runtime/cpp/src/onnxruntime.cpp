@@ -26,7 +26,9 @@ ONNXTensorElementDataType element_type(DType dtype) {
     }
 }
 
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
+bool is_digit(char c) {
+    return c >= '0' && c <= '9';
+}
 
 }  // namespace
 
@@ -153,7 +155,8 @@ OrtPointer<OrtSessionOptions> OnnxRuntime::options() const {
 }
 
 void OnnxRuntime::set(OrtSessionOptions& options, const char* key, const std::string& value) const {
-    library_.check(library_.api().AddSessionConfigEntry(&options, key, value.c_str()), text("refuses the option ", key));
+    library_.check(library_.api().AddSessionConfigEntry(&options, key, value.c_str()),
+                   text("refuses the option ", key));
 }
 
 OrtPointer<OrtSession> OnnxRuntime::session(const std::filesystem::path& path, const OrtSessionOptions& options) const {

@@ -46,7 +46,9 @@ OrtLibrary::OrtLibrary(const std::string& path) {
     }
 }
 
-std::string OrtLibrary::build() const { return api_->GetBuildInfoString(); }
+std::string OrtLibrary::build() const {
+    return api_->GetBuildInfoString();
+}
 
 void OrtLibrary::check(OrtStatus* status, const std::string& doing) const {
     if (!status) return;

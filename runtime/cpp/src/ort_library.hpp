@@ -9,8 +9,9 @@
 
 namespace ebca {
 
-// The oldest C API that has everything we call, so that a runtime older than our headers will do.
-constexpr uint32_t kOrtApiVersion = 18;
+// That of the oldest ONNX Runtime that reads our graphs (opset 23); it has all we call, so a runtime older than our
+// headers will do.
+constexpr uint32_t kOrtApiVersion = 23;
 
 template <typename T>
 struct OrtRelease {

@@ -36,14 +36,18 @@ struct FileStat {
 
 // Size -1 where there is no such file.
 FileStat stat_of(const fs::path& path) {
-    struct stat info{};
+    struct stat info {};
     if (::stat(path.c_str(), &info) != 0) return {};
     return {info.st_size, int64_t{info.st_mtim.tv_sec} * 1000000000 + info.st_mtim.tv_nsec};
 }
 
-Value as_json(const FileStat& found) { return {{"size", found.size}, {"mtime_ns", found.mtime_ns}}; }
+Value as_json(const FileStat& found) {
+    return {{"size", found.size}, {"mtime_ns", found.mtime_ns}};
+}
 
-std::string dumped(const Value& value) { return value.dump(-1, ' ', true, Value::error_handler_t::replace); }
+std::string dumped(const Value& value) {
+    return value.dump(-1, ' ', true, Value::error_handler_t::replace);
+}
 
 // Whole or not at all.
 void write_atomically(const fs::path& path, const std::string& contents) {
@@ -208,7 +212,8 @@ void PreparedEngine::make(const std::string& name) const {
 void PreparedEngine::check_room(const std::vector<std::string>& names) const {
     double needed = 0;
     for (const std::string& name : names) {
-        for (const std::string& file : sources(name)) needed += static_cast<double>(directory_.manifest.files.at(file).size);
+        for (const std::string& file : sources(name))
+            needed += static_cast<double>(directory_.manifest.files.at(file).size);
     }
     auto free = static_cast<double>(fs::space(folder_).available);
     // A prepared form may pad weights to the processor's block size.

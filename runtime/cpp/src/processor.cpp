@@ -16,7 +16,9 @@ std::string stripped(const std::string& line) {
     return begin == line.npos ? "" : line.substr(begin, line.find_last_not_of(" \t\r\n") - begin + 1);
 }
 
-bool starts_with(const std::string& line, const char* prefix) { return line.rfind(prefix, 0) == 0; }
+bool starts_with(const std::string& line, const char* prefix) {
+    return line.rfind(prefix, 0) == 0;
+}
 
 }  // namespace
 

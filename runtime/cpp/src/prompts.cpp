@@ -35,8 +35,7 @@ std::vector<std::string> per_picture(const std::string& name, const std::vector<
 Array checked_embeds(const std::string& name, const Array& given, int64_t batch, int64_t width) {
     const Shape& shape = given.shape;
     if (shape.size() != 3 || (shape[0] != 1 && shape[0] != batch) || shape[2] != width || shape[1] < 1) {
-        throw ParameterError(
-            text(name, " has shape ", to_string(shape), "; give [", batch, ", tokens, ", width, "]"));
+        throw ParameterError(text(name, " has shape ", to_string(shape), "; give [", batch, ", tokens, ", width, "]"));
     }
     if (!all_finite(given.values.data(), static_cast<int64_t>(given.values.size()))) {
         throw ParameterError(text(name, " has values that are not finite"));
@@ -164,8 +163,8 @@ Prompts encode_prompts(Engine& engine, int64_t batch, const Prompt& prompt, cons
     for (size_t i = 0; i < found.size(); ++i) {
         for (int64_t position : found[i]) {
             if (position < 0 || position >= tokens) {
-                throw ParameterError(text("token_weights names position ", position, "; there are positions 0 to ",
-                                          tokens - 1));
+                throw ParameterError(
+                    text("token_weights names position ", position, "; there are positions 0 to ", tokens - 1));
             }
             for (int64_t row = out.token_factors.size(0) - batch; row < out.token_factors.size(0); ++row) {
                 float& factor = out.token_factors.row(row)[position];

@@ -1,4 +1,5 @@
-// `torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))`, see runtime/random.py for how it comes about.
+// `torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))`, see runtime/random.py for how it comes
+// about.
 #pragma once
 
 #include <cstdint>

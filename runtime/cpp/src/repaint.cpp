@@ -52,7 +52,8 @@ RePaintPlan::RePaintPlan(int64_t steps, const RePaint& settings, std::vector<dou
     : steps_(steps), alphas_cumprod_(std::move(alphas_cumprod)) {
     auto limit = static_cast<int64_t>(alphas_cumprod_.size());
     if (steps < 1 || steps > limit) throw ParameterError(text("steps is ", steps, "; RePaint takes 1 to ", limit));
-    if (settings.jump_length < 1) throw ParameterError(text("jump_length is ", settings.jump_length, "; give 1 or more"));
+    if (settings.jump_length < 1)
+        throw ParameterError(text("jump_length is ", settings.jump_length, "; give 1 or more"));
     if (settings.jump_count < 1) throw ParameterError(text("jump_count is ", settings.jump_count, "; give 1 or more"));
     std::map<int64_t, int64_t> left;
     for (int64_t level = 0; level < steps - settings.jump_length; level += settings.jump_length) {
@@ -78,7 +79,9 @@ int64_t RePaintPlan::evaluations() const {
     return std::count_if(moves_.begin(), moves_.end(), [](const Move& move) { return move.denoise; });
 }
 
-double RePaintPlan::alpha(int64_t level) const { return level >= 0 ? alphas_cumprod_[level * stride()] : 1.0; }
+double RePaintPlan::alpha(int64_t level) const {
+    return level >= 0 ? alphas_cumprod_[level * stride()] : 1.0;
+}
 
 Array repaint(NoisePredictor& predictor, const RePaintPlan& plan, const Array& start, const Array& known,
               const Array& hole, const std::vector<Control>& controls, std::vector<NormalStream>& streams, double eta,

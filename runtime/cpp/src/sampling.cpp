@@ -15,16 +15,15 @@ void Watch::report(const StepInfo& info) const {
 
 NoisePredictor::NoisePredictor(Executor& executor, std::optional<double> guidance_scale, const Array* known,
                                bool reset_edits, const std::atomic<bool>* cancelled)
-    : executor_(executor),
-      carry_(executor.sizes().at("contexts") > 1 && !reset_edits),
-      cancelled_(cancelled) {
+    : executor_(executor), carry_(executor.sizes().at("contexts") > 1 && !reset_edits), cancelled_(cancelled) {
     if (guidance_scale) guidance_scale_ = static_cast<float>(*guidance_scale);
     if (!known) return;
     const Tensor& sample = executor.sample();
     int64_t plane = sample.shape[2] * sample.shape[3], width = sample.shape[1] * plane;
     int64_t channels = executor.noise().shape[1];
     for (int64_t row = 0; row < sample.shape[0]; ++row) {
-        std::copy_n(known->row(row % known->size(0)), known->stride(), sample.floats() + row * width + channels * plane);
+        std::copy_n(known->row(row % known->size(0)), known->stride(),
+                    sample.floats() + row * width + channels * plane);
     }
 }
 

@@ -15,8 +15,8 @@ namespace ebca {
 
 // State after one evaluation; the arrays are overwritten by the next one.
 struct StepInfo {
-    int64_t index;     // from 0
-    int64_t total;     // number of evaluations (PNDM makes one more than steps)
+    int64_t index;  // from 0
+    int64_t total;  // number of evaluations (PNDM makes one more than steps)
     double timestep;
     const Array& latents;    // [n,C,h,w]
     const Tensor& contexts;  // [B,S,T,D] after the last layer
@@ -64,8 +64,8 @@ class NoisePredictor {
     std::vector<double> timesteps_;
 };
 
-// Run every evaluation of a scheduler table. Returns the latents [n,C,h,w]. start: noise of unit variance; controls: one
-// per evaluation. CancelledError, NumericalError.
+// Run every evaluation of a scheduler table. Returns the latents [n,C,h,w]. start: noise of unit variance; controls:
+// one per evaluation. CancelledError, NumericalError.
 Array sample(NoisePredictor& predictor, const SchedulerTable& table, const Array& start,
              const std::vector<Control>& controls, const Watch& watch);
 

@@ -82,14 +82,16 @@ Array SchedulerTable::add_noise(const Array& clean, const Array& noise,
         // Schedulers that scale their input have latents clean + sigma noise, and scale by 1 / sqrt(1 + sigma^2).
         double timestep = timesteps[0];
         if (!(timestep >= 0 && timestep < static_cast<double>(alphas_cumprod.size()))) {
-            throw EngineError(text("the table of ", name, " starts at timestep ", timestep, "; export the engine again"));
+            throw EngineError(
+                text("the table of ", name, " starts at timestep ", timestep, "; export the engine again"));
         }
         alpha = alphas_cumprod[static_cast<size_t>(timestep)];
     }
     double of_clean = std::sqrt(alpha), of_noise = std::sqrt(1 - alpha);
     Array out(clean.shape);
     for (size_t i = 0; i < out.values.size(); ++i) {
-        double mixed = of_clean * static_cast<double>(clean.values[i]) + of_noise * static_cast<double>(noise.values[i]);
+        double mixed =
+            of_clean * static_cast<double>(clean.values[i]) + of_noise * static_cast<double>(noise.values[i]);
         out.values[i] = static_cast<float>(mixed / scale);
     }
     return out;
@@ -125,10 +127,13 @@ void Scheduler::combine(int64_t i, const Array& start, Array& out) {
 }
 
 std::string normalise_name(const std::string& name) {
-    static const std::map<std::string, std::string> aliases{
-        {"plms", "pndm"},          {"dpmpp2m", "dpmpp_2m"},         {"dpmsolver++", "dpmpp_2m"},
-        {"ddiminverse", "ddim_inverse"}, {"dpmsolvermultistep", "dpmpp_2m"}, {"eulerdiscrete", "euler"},
-        {"unipcmultistep", "unipc"}};
+    static const std::map<std::string, std::string> aliases{{"plms", "pndm"},
+                                                            {"dpmpp2m", "dpmpp_2m"},
+                                                            {"dpmsolver++", "dpmpp_2m"},
+                                                            {"ddiminverse", "ddim_inverse"},
+                                                            {"dpmsolvermultistep", "dpmpp_2m"},
+                                                            {"eulerdiscrete", "euler"},
+                                                            {"unipcmultistep", "unipc"}};
     std::string key;
     for (char c : name) {
         if (c == ' ' || c == '_' || c == '-' || c == '\t') continue;
@@ -170,8 +175,7 @@ SchedulerTable load_table(const EngineDirectory& directory, const std::string& n
                                   "); use that, or export again with --scheduler-steps ", steps));
     }
     int64_t m = record->second.evaluations;
-    std::vector<double> values =
-        read_values(directory, spec.file, record->second.offset, 1 + 2 * m + m * (m + 3) / 2);
+    std::vector<double> values = read_values(directory, spec.file, record->second.offset, 1 + 2 * m + m * (m + 3) / 2);
     SchedulerTable table;
     table.name = key;
     table.steps = steps;

@@ -18,9 +18,9 @@ namespace ebca {
 struct SchedulerTable {
     std::string name;
     int64_t steps = 0;
-    std::vector<double> timesteps;    // [m], what the UNet gets
-    std::vector<double> input_scale;  // [m]: the UNet sees input_scale[i] * latents
-    double init_noise_sigma = 1;      // unit-variance noise times this is `start`
+    std::vector<double> timesteps;          // [m], what the UNet gets
+    std::vector<double> input_scale;        // [m]: the UNet sees input_scale[i] * latents
+    double init_noise_sigma = 1;            // unit-variance noise times this is `start`
     std::vector<std::vector<double>> rows;  // row i has i + 2 values
     int64_t skipped = 0;                    // evaluations left out at the start
 

@@ -32,8 +32,8 @@ std::vector<float> resolve(const Schedule& schedule, int64_t steps, int64_t eval
                            const std::string& scheduler) {
     bool has_tau = schedule.kind == Kind::step || schedule.kind == Kind::reverse_step;
     if (!std::isfinite(schedule.value) || !std::isfinite(schedule.parameter)) {
-        throw ParameterError(text(name, " is a schedule of ", schedule.value, " and ", schedule.parameter,
-                                  "; give finite numbers"));
+        throw ParameterError(
+            text(name, " is a schedule of ", schedule.value, " and ", schedule.parameter, "; give finite numbers"));
     }
     if (has_tau && !(schedule.parameter >= 0 && schedule.parameter <= 1)) {
         throw ParameterError(text(name, ": tau is ", schedule.parameter, "; it is a share of the steps, from 0 to 1"));
@@ -50,7 +50,8 @@ std::vector<float> resolve(const Schedule& schedule, int64_t steps, int64_t eval
         // A value beyond the range of float32 becomes infinite.
         auto rounded = static_cast<float>(value);
         if (!std::isfinite(rounded)) {
-            throw ParameterError(text(name, ": value ", value, " at evaluation ", i, " is not a finite float32 number"));
+            throw ParameterError(
+                text(name, ": value ", value, " at evaluation ", i, " is not a finite float32 number"));
         }
         out.push_back(rounded);
     }

@@ -27,14 +27,16 @@ constexpr int64_t kMostPictures = 1 << 12;
 
 using Clock = std::chrono::steady_clock;
 
-double seconds(Clock::time_point from, Clock::time_point to) { return std::chrono::duration<double>(to - from).count(); }
+double seconds(Clock::time_point from, Clock::time_point to) {
+    return std::chrono::duration<double>(to - from).count();
+}
 
 int64_t checked_side(const char* name, int64_t given, int64_t native, int64_t downscale) {
     int64_t side = given ? given : native;
     if (side < downscale || side % downscale || side > kLargestSide) {
         int64_t low = std::clamp<int64_t>(side / downscale, 1, kLargestSide / downscale - 1) * downscale;
-        throw ParameterError(text(name, " is ", side, "; give a multiple of ", downscale, ", e.g. ", low, " or ",
-                                  low + downscale));
+        throw ParameterError(
+            text(name, " is ", side, "; give a multiple of ", downscale, ", e.g. ", low, " or ", low + downscale));
     }
     return side;
 }
@@ -47,8 +49,8 @@ std::vector<NormalStream> streams_of(const std::vector<int64_t>& seeds) {
 std::vector<int64_t> checked_seeds(const std::vector<int64_t>& seeds, int64_t batch) {
     if (seeds.empty()) return {static_cast<int64_t>(std::random_device{}())};
     if (seeds.size() != 1 && static_cast<int64_t>(seeds.size()) != batch) {
-        throw ParameterError(text("seed has ", seeds.size(), " values for ", batch,
-                                  " pictures; give one number or one each"));
+        throw ParameterError(
+            text("seed has ", seeds.size(), " values for ", batch, " pictures; give one number or one each"));
     }
     return seeds;
 }
@@ -97,8 +99,8 @@ Result Session::generate(const GenerateOptions& options) {
     std::optional<RePaintPlan> plan;
     if (task == Task::repaint) {
         if (!options.scheduler.empty()) {
-            throw ParameterError(text("scheduler '", options.scheduler,
-                                      "' does not apply: RePaint has steps of its own; leave it out"));
+            throw ParameterError(
+                text("scheduler '", options.scheduler, "' does not apply: RePaint has steps of its own; leave it out"));
         }
         require_noise_prediction(manifest, "RePaint");
         plan.emplace(options.steps, settings, load_alphas_cumprod(engine_->directory()));
@@ -148,9 +150,9 @@ Result Session::generate(const GenerateOptions& options) {
                              seen.channels ? &*seen.channels : nullptr, options.reset_edits, &cancelled_);
     Watch watch{options.on_step, &cancelled_};
     Result result;
-    result.latents = plan ? repaint(predictor, *plan, seen.start, *seen.known, *source->hole, controls, streams,
-                                    settings.eta, watch)
-                          : sample(predictor, *table, seen.start, controls, watch);
+    result.latents =
+        plan ? repaint(predictor, *plan, seen.start, *seen.known, *source->hole, controls, streams, settings.eta, watch)
+             : sample(predictor, *table, seen.start, controls, watch);
     auto sampled = Clock::now();
     if (!options.latents_only) {
         result.pixels = decode(result.latents, source && source->mask && options.composite ? &*source : nullptr);
@@ -184,9 +186,10 @@ Result Session::invert(const InvertOptions& options) {
     SchedulerTable table = load_table(engine_->directory(), kInverse, options.steps);
     if (options.latents) check_latents_given(*options.latents);
     auto began = Clock::now();
-    Array clean = options.latents ? *options.latents
-                                  : engine_->encode_image(per_picture(
-                                        "image", load_pictures(options.image, height_, width_), batch_)).first;
+    Array clean =
+        options.latents
+            ? *options.latents
+            : engine_->encode_image(per_picture("image", load_pictures(options.image, height_, width_), batch_)).first;
     check_not_cancelled();
     auto known = Clock::now();
     Prompts prompts = encode_prompts(*engine_, batch_, options.prompt, {}, {}, {}, false);
@@ -205,8 +208,12 @@ Result Session::invert(const InvertOptions& options) {
     result.timesteps = predictor.timesteps();
     const std::vector<double>& steps = predictor.seconds();
     double in_unet = std::accumulate(steps.begin(), steps.end(), 0.0);
-    result.timings = {seconds(known, encoded), seconds(began, known), seconds(encoded, opened), steps,
-                      seconds(opened, Clock::now()) - in_unet, 0};
+    result.timings = {seconds(known, encoded),
+                      seconds(began, known),
+                      seconds(encoded, opened),
+                      steps,
+                      seconds(opened, Clock::now()) - in_unet,
+                      0};
     return result;
 }
 
@@ -229,12 +236,13 @@ SchedulerTable Session::table(Task task, const std::string& scheduler, int64_t s
 
 Executor& Session::executor(const Array& contexts) {
     Shape key{contexts.size(0), contexts.size(1), contexts.size(2)};
-    auto found = std::find_if(executors_.begin(), executors_.end(), [&](const Kept& kept) { return kept.first == key; });
+    auto found =
+        std::find_if(executors_.begin(), executors_.end(), [&](const Kept& kept) { return kept.first == key; });
     if (found == executors_.end()) {
         while (executors_.size() >= kKeptExecutors) executors_.pop_back();
         Shape latents = latent_shape();
-        Sizes sizes{{"batch", key[0]}, {"contexts", key[1]}, {"tokens", key[2]}, {"height", latents[2]},
-                    {"width", latents[3]}};
+        Sizes sizes{
+            {"batch", key[0]}, {"contexts", key[1]}, {"tokens", key[2]}, {"height", latents[2]}, {"width", latents[3]}};
         executors_.emplace_front(key, engine_->executor(sizes));
     } else {
         executors_.splice(executors_.begin(), executors_, found);
@@ -250,8 +258,8 @@ Executor& Session::executor(const Array& contexts) {
 
 void Session::check_latents_given(const Array& latents) const {
     if (latents.shape != latent_shape()) {
-        throw ParameterError(text("latents have shape ", to_string(latents.shape), ", this session needs ",
-                                  to_string(latent_shape())));
+        throw ParameterError(
+            text("latents have shape ", to_string(latents.shape), ", this session needs ", to_string(latent_shape())));
     }
     if (!all_finite(latents.values.data(), static_cast<int64_t>(latents.values.size()))) {
         throw ParameterError("latents have values that are not finite");

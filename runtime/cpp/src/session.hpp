@@ -20,8 +20,9 @@
 
 namespace ebca {
 
-// Without `image`: text to image. With `image`: image to image from a noise level that `strength` sets. With `mask` too:
-// inpainting, by the model itself where it was trained for that, by RePaint otherwise. ebca.h describes each field.
+// Without `image`: text to image. With `image`: image to image from a noise level that `strength` sets. With `mask`
+// too: inpainting, by the model itself where it was trained for that, by RePaint otherwise. ebca.h describes each
+// field.
 struct GenerateOptions {
     Prompt prompt;
     Prompt negative_prompt;
@@ -82,8 +83,8 @@ class Session {
     // ParameterError before anything is computed, EngineError, NumericalError, CancelledError.
     Result generate(const GenerateOptions& options);
 
-    // The noise a picture comes from: DDIM inversion, without guidance or context update. `generate` with these latents,
-    // the scheduler "ddim", as many steps and the same prompt comes back to the picture.
+    // The noise a picture comes from: DDIM inversion, without guidance or context update. `generate` with these
+    // latents, the scheduler "ddim", as many steps and the same prompt comes back to the picture.
     Result invert(const InvertOptions& options);
 
     // Stop the call that is running now in another thread; without one, nothing happens.
@@ -100,8 +101,7 @@ class Session {
     using Kept = std::pair<Shape, std::unique_ptr<Executor>>;
 
     Executor& executor(const Array& contexts);
-    SchedulerTable table(Task task, const std::string& scheduler, int64_t steps,
-                         const std::optional<double>& strength);
+    SchedulerTable table(Task task, const std::string& scheduler, int64_t steps, const std::optional<double>& strength);
     void check_latents_given(const Array& latents) const;
     void check_not_cancelled() const;
     std::vector<uint8_t> decode(const Array& latents, const Source* source);

@@ -22,7 +22,9 @@ constexpr uint32_t kRound[64] = {
 
 constexpr size_t kChunk = size_t{1} << 20;
 
-uint32_t rotated(uint32_t x, int n) { return x >> n | x << (32 - n); }
+uint32_t rotated(uint32_t x, int n) {
+    return x >> n | x << (32 - n);
+}
 
 }  // namespace
 

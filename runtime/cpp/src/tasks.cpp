@@ -73,8 +73,7 @@ Task infer(const Manifest& manifest, bool image, bool mask, bool strength, bool 
                                "; pictures are made with models that take 4 or, for inpainting, 9"));
     }
     if (mask && !image) {
-        throw ParameterError(
-            "a mask was given without an image; give the image whose masked part is to be made anew");
+        throw ParameterError("a mask was given without an image; give the image whose masked part is to be made anew");
     }
     if (strength && !image) {
         throw ParameterError("strength was given without an image; it says how far image to image departs from one");
@@ -117,17 +116,15 @@ void require_noise_prediction(const Manifest& manifest, const char* what) {
     }
 }
 
-std::optional<Source> load_source(const Engine& engine, int64_t batch, int64_t height, int64_t width,
-                                  int64_t downscale, const std::vector<Picture>& image,
-                                  const std::vector<Picture>& mask) {
+std::optional<Source> load_source(const Engine& engine, int64_t batch, int64_t height, int64_t width, int64_t downscale,
+                                  const std::vector<Picture>& image, const std::vector<Picture>& mask) {
     if (image.empty()) return std::nullopt;
     Source source{per_picture("image", load_pictures(image, height, width), batch), std::nullopt, std::nullopt};
     if (mask.empty()) return source;
     Array masks = load_masks(mask, height, width);
     if (image[0].height != mask[0].height || image[0].width != mask[0].width) {
-        engine.log(LogLevel::warning,
-                   text("the mask has ", mask[0].width, " x ", mask[0].height, " pixels, the image ", image[0].width,
-                        " x ", image[0].height, "; the mask is stretched to fit"));
+        engine.log(LogLevel::warning, text("the mask has ", mask[0].width, " x ", mask[0].height, " pixels, the image ",
+                                           image[0].width, " x ", image[0].height, "; the mask is stretched to fit"));
     }
     if (masks.size(0) > 1) masks = per_picture("mask", masks, batch);
     Array hole = latent_mask(masks, downscale);

@@ -45,9 +45,8 @@ int64_t begin(const std::optional<double>& strength, int64_t steps);
 void require_noise_prediction(const Manifest& manifest, const char* what);
 
 // Read and resize pictures and masks; nothing where there is no image. ParameterError where they cannot be counted.
-std::optional<Source> load_source(const Engine& engine, int64_t batch, int64_t height, int64_t width,
-                                  int64_t downscale, const std::vector<Picture>& image,
-                                  const std::vector<Picture>& mask);
+std::optional<Source> load_source(const Engine& engine, int64_t batch, int64_t height, int64_t width, int64_t downscale,
+                                  const std::vector<Picture>& image, const std::vector<Picture>& mask);
 
 // Draw the start noise, in the order in which diffusers' pipelines draw, and encode the pictures. shape: of the latents
 // [n,C,h,w]. latents: start noise that was given; none: drawn here. table: of image to image.

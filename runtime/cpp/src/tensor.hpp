@@ -1,10 +1,10 @@
 // Arrays: what the host owns (`Array`), and what engines are bound to (`Tensor`). All are C-contiguous.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
-#include <cmath>
 #include <memory>
 #include <string>
 #include <utility>
@@ -35,7 +35,9 @@ struct Array {
 
     int64_t size(size_t axis) const { return shape.at(axis); }
     // Elements behind one index of the first axis.
-    int64_t stride() const { return shape.empty() || shape[0] == 0 ? 1 : static_cast<int64_t>(values.size()) / shape[0]; }
+    int64_t stride() const {
+        return shape.empty() || shape[0] == 0 ? 1 : static_cast<int64_t>(values.size()) / shape[0];
+    }
     float* row(int64_t index) { return values.data() + index * stride(); }
     const float* row(int64_t index) const { return values.data() + index * stride(); }
 
