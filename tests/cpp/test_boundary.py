@@ -76,7 +76,7 @@ def test_what_an_engine_says_of_itself(shapes: native.Engine, python_shapes: ebc
         ({"prompt": None, "prompt_embeds": zeros(1, 5, 128)}, "negative_prompt_embeds have shape"),
         ({"prompt": None, "prompt_embeds": zeros(1, 5, 128) + np.nan}, "not finite"),
         ({"latents": zeros(1, 4, 8, 8)}, "latents have shape \\[1, 4, 8, 8\\], this session needs \\[1, 4, 16, 16\\]"),
-        ({"latents": zeros(1, 4, 16, 16) * np.inf}, "latents have values that are not finite"),
+        ({"latents": zeros(1, 4, 16, 16) + np.inf}, "latents have values that are not finite"),
         ({"seed": [1, 2]}, "seed has 2 values for 1 pictures"),
         ({"strength": 0.5}, "strength was given without an image"),
         ({"mask": np.full((64, 64), 255, np.uint8)}, "a mask was given without an image"),
@@ -246,7 +246,7 @@ def test_manifests_that_are_hostile(library: native.Library, shapes_dir: Path, t
         assert "outside the engine directory" in refused(text.replace(path, json.dumps(outside)[1:-1]))
     rng = np.random.default_rng(0)
     strange: list[Any] = [None, -1, 0, 2**63, 2**200, 1e308, "", "\0", "x" * 5000, [], {}, True, [[]], {"a": None}]
-    for index in range(400):
+    for index in range(200):
         data = json.loads(text)
         *way, last = _random_way(data, rng)
         holder = data

@@ -170,6 +170,20 @@ def test_inversion_and_back(sessions: Sessions) -> None:
     compare(sessions, exact=True, latents=found.latents, scheduler="ddim", steps=8, edits=edits, negative_prompt=PROMPT)
 
 
+def test_regularized_inversion(shapes: native.Engine, python_shapes: ebca.Engine) -> None:
+    """The shifts are those of numpy's generator; sums are made in another order, in float64."""
+    session = shapes.session(64, 96, 2)
+    with python_shapes.session(64, 96, 2) as python:
+        latents = 0.5 * noise(python, 5)
+        for settings in (ebca.NoiseRegularization(), ebca.NoiseRegularization(2, 3, 10.0, 5.0, seed=2**32 - 1)):
+            found = session.invert(latents=latents, prompt=PROMPT, steps=6, regularize=settings)
+            expected = python.invert(latents, PROMPT, steps=6, regularize=settings)
+            assert relative(found.latents, expected.latents) < LIMIT
+            plain = session.invert(latents=latents, prompt=PROMPT, steps=6)
+            assert relative(found.latents, plain.latents) > 1e-3
+    session.close()
+
+
 def test_several_pictures_of_another_size(shapes: native.Engine, python_shapes: ebca.Engine) -> None:
     session = shapes.session(64, 96, 2)
     with python_shapes.session(64, 96, 2) as python:

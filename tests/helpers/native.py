@@ -76,6 +76,17 @@ class RePaintParams(ctypes.Structure):
     )
 
 
+class RegularizeParams(ctypes.Structure):
+    _fields_ = (
+        ("struct_size", c_size_t),
+        ("rounds", c_int32),
+        ("rolls", c_int32),
+        ("auto_correlation", c_double),
+        ("kl", c_double),
+        ("seed", c_uint32),
+    )
+
+
 class StepInfo(ctypes.Structure):
     _fields_ = (
         ("struct_size", c_size_t),
@@ -177,6 +188,7 @@ class InvertParams(ctypes.Structure):
         ("latents", Tensor),
         ("prompt", Prompt),
         ("steps", c_int32),
+        ("regularize", POINTER(RegularizeParams)),
         ("on_step", StepCallback),
         ("on_step_data", c_void_p),
     )
@@ -213,6 +225,7 @@ PARAMS: Mapping[str, type[ctypes.Structure]] = {
     "invert_params": InvertParams,
     "edit": Edit,
     "repaint_params": RePaintParams,
+    "regularize_params": RegularizeParams,
 }
 
 _KINDS = ("constant", "step", "reverse_step", "linear", "exponential", "values")
@@ -371,6 +384,7 @@ class Session:
         steps: int = 50,
         latents: np.ndarray | None = None,
         prompt_embeds: np.ndarray | None = None,
+        regularize: ebca.NoiseRegularization | None = None,
         on_step: Callable[[StepInfo], bool | None] | None = None,
     ) -> Made:
         params, keep = self.library.init("invert_params"), _Kept()
@@ -380,6 +394,11 @@ class Session:
             params.images, params.image_count = keep.array(Image, images), len(images)
         if latents is not None:
             params.latents = keep.tensor(latents)
+        if regularize is not None:
+            chosen = self.library.init("regularize_params")
+            for name in ("rounds", "rolls", "auto_correlation", "kl", "seed"):
+                setattr(chosen, name, getattr(regularize, name))
+            params.regularize = ctypes.pointer(chosen)
         params.on_step = keep.callback(on_step)
         return self._call(self.library.lib.ebca_session_invert, params, keep)
 

@@ -284,13 +284,27 @@ typedef struct ebca_generate_params {
 
 EBCA_API void ebca_generate_params_init(ebca_generate_params* params);
 
+/* Keeps the noise predictions of an inversion close to independent standard normal values (Parmar et al., 2023). */
+typedef struct ebca_regularize_params {
+    size_t struct_size;
+    int32_t rounds;          /* how often both terms are applied */
+    int32_t rolls;           /* auto-correlation steps per round, each with shifts of its own */
+    double auto_correlation; /* step sizes */
+    double kl;
+    uint32_t seed; /* of the shifts */
+} ebca_regularize_params;
+
+/* 5, 5, 20, 20, 0. */
+EBCA_API void ebca_regularize_params_init(ebca_regularize_params* params);
+
 typedef struct ebca_invert_params {
     size_t struct_size;
     const ebca_image* images; /* one for all pictures or one each, or */
     size_t image_count;
-    ebca_tensor latents; /* their latents [n,C,h,w] as the UNet sees them */
-    ebca_prompt prompt;  /* what the pictures show */
-    int32_t steps;       /* default 50; one evaluation less is run, as by the authors */
+    ebca_tensor latents;                      /* their latents [n,C,h,w] as the UNet sees them */
+    ebca_prompt prompt;                       /* what the pictures show */
+    int32_t steps;                            /* default 50; one evaluation less is run, as by the authors */
+    const ebca_regularize_params* regularize; /* NULL (default): leave the noise predictions as they are */
     ebca_step_callback on_step;
     void* on_step_data;
 } ebca_invert_params;

@@ -46,6 +46,9 @@ struct EditParams : ebca_edit {
 struct RePaintParams : ebca_repaint_params {
     RePaintParams() { ebca_repaint_params_init(this); }
 };
+struct RegularizeParams : ebca_regularize_params {
+    RegularizeParams() { ebca_regularize_params_init(this); }
+};
 struct GenerateParams : ebca_generate_params {
     GenerateParams() { ebca_generate_params_init(this); }
 };

@@ -266,8 +266,19 @@ ebca::GenerateOptions generate_options(const ebca_generate_params* given) {
 ebca::InvertOptions invert_options(const ebca_invert_params* given) {
     const ebca_invert_params params =
         checked(needed(given, "ebca_invert_params"), ebca_invert_params_init, "ebca_invert_params");
-    return {prompt(params.prompt, "prompt"), pictures(params.images, params.image_count, "images"),
-            array(params.latents, "latents"), params.steps, on_step(params.on_step, params.on_step_data)};
+    ebca::InvertOptions out;
+    out.prompt = prompt(params.prompt, "prompt");
+    out.image = pictures(params.images, params.image_count, "images");
+    out.latents = array(params.latents, "latents");
+    out.steps = params.steps;
+    if (params.regularize) {
+        ebca_regularize_params chosen =
+            checked(params.regularize, ebca_regularize_params_init, "ebca_regularize_params");
+        out.regularize =
+            ebca::NoiseRegularization{chosen.rounds, chosen.rolls, chosen.auto_correlation, chosen.kl, chosen.seed};
+    }
+    out.on_step = on_step(params.on_step, params.on_step_data);
+    return out;
 }
 
 ebca_result* handed_over(ebca::Result&& made, const ebca::Session& session) {
@@ -441,6 +452,10 @@ void ebca_edit_init(ebca_edit* edit) {
 
 void ebca_repaint_params_init(ebca_repaint_params* params) {
     if (params) *params = {sizeof *params, 10, 10, 0.0, 0};
+}
+
+void ebca_regularize_params_init(ebca_regularize_params* params) {
+    if (params) *params = {sizeof *params, 5, 5, 20.0, 20.0, 0};
 }
 
 void ebca_generate_params_init(ebca_generate_params* params) {

@@ -79,13 +79,14 @@ void NoisePredictor::guide(int64_t pictures, Array& out) const {
 }
 
 Array sample(NoisePredictor& predictor, const SchedulerTable& table, const Array& start,
-             const std::vector<Control>& controls, const Watch& watch) {
+             const std::vector<Control>& controls, const Watch& watch, const Adjust& adjust) {
     Scheduler scheduler(table, start.shape);
     Array begin = scheduler.start(start), current = begin, input(start.shape);
     for (int64_t i = 0; i < table.evaluations(); ++i) {
         double timestep = table.timesteps[static_cast<size_t>(i)];
         scheduler.model_input(i, current, input);
         predictor.predict(input, timestep, controls[static_cast<size_t>(i)], scheduler.noise(i));
+        if (adjust) adjust(scheduler.noise(i));
         scheduler.combine(i, begin, current);
         check_latents(current, timestep);
         watch.report({i, table.evaluations(), timestep, current, predictor.executor().contexts_out()});

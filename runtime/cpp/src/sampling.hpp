@@ -25,6 +25,9 @@ struct StepInfo {
 // Called after each evaluation; false cancels.
 using OnStep = std::function<bool(const StepInfo&)>;
 
+// Changes a guided noise prediction [n,C,h,w] in place before the scheduler sees it.
+using Adjust = std::function<void(Array&)>;
+
 // How a running generation is watched and stopped.
 struct Watch {
     OnStep on_step;
@@ -65,9 +68,9 @@ class NoisePredictor {
 };
 
 // Run every evaluation of a scheduler table. Returns the latents [n,C,h,w]. start: noise of unit variance; controls:
-// one per evaluation. CancelledError, NumericalError.
+// one per evaluation; adjust: null: nothing. CancelledError, NumericalError.
 Array sample(NoisePredictor& predictor, const SchedulerTable& table, const Array& start,
-             const std::vector<Control>& controls, const Watch& watch);
+             const std::vector<Control>& controls, const Watch& watch, const Adjust& adjust = {});
 
 // NumericalError where latents have run away.
 void check_latents(const Array& latents, double timestep);

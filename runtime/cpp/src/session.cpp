@@ -185,6 +185,11 @@ Result Session::invert(const InvertOptions& options) {
     engine_->verify_tables();
     SchedulerTable table = load_table(engine_->directory(), kInverse, options.steps);
     if (options.latents) check_latents_given(*options.latents);
+    Adjust adjust;
+    if (options.regularize) {
+        require_noise_prediction(engine_->manifest(), "regularize");
+        adjust = options.regularize->start(batch_);
+    }
     auto began = Clock::now();
     Array clean =
         options.latents
@@ -202,7 +207,7 @@ Result Session::invert(const InvertOptions& options) {
     auto opened = Clock::now();
     NoisePredictor predictor(executor, std::nullopt, nullptr, false, &cancelled_);
     Result result;
-    result.latents = sample(predictor, table, clean, controls, {options.on_step, &cancelled_});
+    result.latents = sample(predictor, table, clean, controls, {options.on_step, &cancelled_}, adjust);
     result.task = "inversion";
     result.scheduler = table.name;
     result.timesteps = predictor.timesteps();

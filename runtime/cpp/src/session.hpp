@@ -13,6 +13,7 @@
 #include "edits.hpp"
 #include "engine.hpp"
 #include "images.hpp"
+#include "inversion.hpp"
 #include "prompts.hpp"
 #include "sampling.hpp"
 #include "schedules.hpp"
@@ -51,6 +52,7 @@ struct InvertOptions {
     std::vector<Picture> image;    // or
     std::optional<Array> latents;  // of the picture
     int64_t steps = 50;
+    std::optional<NoiseRegularization> regularize;
     OnStep on_step;
 };
 
