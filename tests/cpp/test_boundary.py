@@ -131,7 +131,14 @@ def test_what_runs_away_names_its_segment(session: native.Session, expected: np.
 def test_null_pointers_and_wrong_sizes_are_statuses(library: native.Library, shapes: native.Engine) -> None:
     lib, out = library.lib, c_void_p()
     for name in native.PARAMS:
-        getattr(lib, f"ebca_{name}_init")(None)
+        getattr(lib, f"ebca_{name}_init")(None, 64)
+        # As a host of an older and of a newer header would: what is beyond its struct is not ours.
+        size = ctypes.sizeof(native.PARAMS[name])
+        for given in (0, 8, size, size + 16):
+            buffer = ctypes.create_string_buffer(b"\xaa" * (size + 32), size + 32)
+            getattr(lib, f"ebca_{name}_init")(buffer, given)
+            assert buffer.raw[given:] == b"\xaa" * (size + 32 - given)
+            assert given == 0 or int.from_bytes(buffer.raw[:8], "little") == given
     assert lib.ebca_engine_open(None, byref(out)) == 1 and "NULL" in library.last_error()
     params = library.init("engine_params")
     assert lib.ebca_engine_open(byref(params), None) == 1
@@ -289,6 +296,24 @@ def test_prepared_engines_are_shared_with_python(library: native.Library, shapes
         engine = library.open(shapes_dir, cache=cache, on_prepare=lambda *one, to=again: to.append(one[2]))
         assert again == ["segment_03", ""]
         engine.close()
+
+
+def test_several_threads_prepare_at_once(
+    library: native.Library, shapes_dir: Path, tmp_path: Path, expected: np.ndarray
+) -> None:
+    made_by: list[int] = []
+
+    def work(index: int) -> bool:
+        engine = library.open(shapes_dir, cache=tmp_path, on_prepare=lambda *one: made_by.append(index))
+        session = engine.session()
+        made = session.generate(PROMPT, steps=3, seed=1, output="latents").latents
+        session.close()
+        engine.close()
+        return np.array_equal(made, expected)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(4)))
+    assert len(set(made_by)) == 1
 
 
 def test_a_cache_that_cannot_be_written(library: native.Library, shapes_dir: Path, tmp_path: Path) -> None:

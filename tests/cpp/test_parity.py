@@ -270,3 +270,16 @@ def test_a_unet_alone(library: native.Library, tiny_engine_fp16_dir: Path) -> No
             session.generate(None, prompt_embeds=embeds, output="latents")
     session.close()
     engine.close()
+
+
+@pytest.mark.slow
+def test_graphs_that_compute_in_float16_and_the_uncut_unet(library: native.Library, tiny_gpu_dir: Path) -> None:
+    """On a CPU every result is rounded to float16, as on a GPU; steps without gammas run the uncut UNet."""
+    engine = library.open(tiny_gpu_dir)
+    session = engine.session(64, 64)
+    with ebca.load(tiny_gpu_dir, backend="onnxruntime") as opened, opened.session(64, 64) as python:
+        assert opened.manifest.compute == "fp16" and opened.manifest.unet.vanilla
+        for given in ({}, {"gamma_attn": ebca.Schedule.reverse_step(0.01, 0.5)}, {"edits": [ebca.Edit("a dog")]}):
+            compare((session, python), "a cat", exact=True, latents=noise(python), **given)
+    session.close()
+    engine.close()

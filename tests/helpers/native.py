@@ -257,6 +257,8 @@ class Library:
             getattr(self.lib, f"ebca_{name}").argtypes = [c_void_p]
         for name in ("engine_free", "session_free", "result_free", *(f"{params}_init" for params in PARAMS)):
             getattr(self.lib, f"ebca_{name}").restype = None
+        for params in PARAMS:
+            getattr(self.lib, f"ebca_{params}_init").argtypes = [c_void_p, c_size_t]
         for name in ("session_create", "session_generate", "session_invert"):
             getattr(self.lib, f"ebca_{name}").argtypes = [c_void_p, c_void_p, c_void_p]
         self.lib.ebca_engine_get_info.argtypes = [c_void_p, c_void_p]
@@ -265,7 +267,7 @@ class Library:
     def init(self, name: str) -> Any:
         """A params struct with its defaults."""
         params = PARAMS[name]()
-        getattr(self.lib, f"ebca_{name}_init")(ctypes.byref(params))
+        getattr(self.lib, f"ebca_{name}_init")(ctypes.byref(params), ctypes.sizeof(params))
         return params
 
     def last_error(self) -> str:

@@ -1,7 +1,7 @@
 /* ebca: Energy-Based Cross Attention on Stable Diffusion, for hosts in C and C++ without Python.
  *
  *     ebca_engine_params open;
- *     ebca_engine_params_init(&open);
+ *     ebca_engine_params_init(&open, sizeof open);
  *     open.path = "engine-sd15";
  *     ebca_engine* engine;
  *     ebca_session* session;
@@ -9,7 +9,7 @@
  *     if (ebca_engine_open(&open, &engine) != EBCA_OK) puts(ebca_last_error());
  *     ebca_session_create(engine, NULL, &session);
  *     ebca_generate_params make;
- *     ebca_generate_params_init(&make);
+ *     ebca_generate_params_init(&make, sizeof make);
  *     const char* prompt = "a lion with a crown";
  *     make.prompt.texts = &prompt;
  *     make.prompt.count = 1;
@@ -21,8 +21,8 @@
  * Rules:
  * - Every call that can fail returns an ebca_status. The text of the error is in ebca_last_error() of the calling
  *   thread, and in ebca_session_last_error() of the session it happened in; both stay valid until the next call there.
- * - Parameter structs begin with their size and are filled in by their _init function, which sets the defaults; so a
- *   host that was compiled against an older header works with a newer library.
+ * - Parameter structs begin with their size, and their _init function, which is told it, sets the defaults; so a host that
+ *   was compiled against an older header works with a newer library.
  * - What is passed in belongs to the caller and may go when the call returns, unless a field says otherwise. What the
  *   library returns is freed by its _free function, which takes NULL.
  * - An engine is shared by threads. A session is used by one thread at a time, except for ebca_session_cancel. A
@@ -92,7 +92,7 @@ typedef struct ebca_engine_params {
     void* log_data;
 } ebca_engine_params;
 
-EBCA_API void ebca_engine_params_init(ebca_engine_params* params);
+EBCA_API void ebca_engine_params_init(ebca_engine_params* params, size_t struct_size);
 
 /* Open an engine directory. On the first call on a machine every component is prepared for it and kept in the user's
  * cache, which takes up to a minute at Stable Diffusion 1.5 size; later calls take a second or less. Thread-safe. */
@@ -144,7 +144,7 @@ typedef struct ebca_session_params {
     int32_t batch;         /* n, pictures per call */
 } ebca_session_params;
 
-EBCA_API void ebca_session_params_init(ebca_session_params* params);
+EBCA_API void ebca_session_params_init(ebca_session_params* params, size_t struct_size);
 
 /* Owns the buffers of pictures of one size. params: NULL: defaults. */
 EBCA_API ebca_status ebca_session_create(ebca_engine* engine, const ebca_session_params* params,
@@ -214,7 +214,7 @@ typedef struct ebca_edit {
 } ebca_edit;
 
 /* direction 1, alpha 1, gammas 0. */
-EBCA_API void ebca_edit_init(ebca_edit* edit);
+EBCA_API void ebca_edit_init(ebca_edit* edit, size_t struct_size);
 
 /* Pixels [height,width,channels] without gaps: 1 (grey), 3 (RGB) or 4 channels (alpha is left out). */
 typedef struct ebca_image {
@@ -232,7 +232,7 @@ typedef struct ebca_repaint_params {
 } ebca_repaint_params;
 
 /* 10, 10, 0, 0. */
-EBCA_API void ebca_repaint_params_init(ebca_repaint_params* params);
+EBCA_API void ebca_repaint_params_init(ebca_repaint_params* params, size_t struct_size);
 
 /* State after one evaluation. Arrays belong to the session and are valid during the callback only. */
 typedef struct ebca_step_info {
@@ -282,7 +282,7 @@ typedef struct ebca_generate_params {
     void* on_step_data;
 } ebca_generate_params;
 
-EBCA_API void ebca_generate_params_init(ebca_generate_params* params);
+EBCA_API void ebca_generate_params_init(ebca_generate_params* params, size_t struct_size);
 
 /* Keeps the noise predictions of an inversion close to independent standard normal values (Parmar et al., 2023). */
 typedef struct ebca_regularize_params {
@@ -295,7 +295,7 @@ typedef struct ebca_regularize_params {
 } ebca_regularize_params;
 
 /* 5, 5, 20, 20, 0. */
-EBCA_API void ebca_regularize_params_init(ebca_regularize_params* params);
+EBCA_API void ebca_regularize_params_init(ebca_regularize_params* params, size_t struct_size);
 
 typedef struct ebca_invert_params {
     size_t struct_size;
@@ -309,7 +309,7 @@ typedef struct ebca_invert_params {
     void* on_step_data;
 } ebca_invert_params;
 
-EBCA_API void ebca_invert_params_init(ebca_invert_params* params);
+EBCA_API void ebca_invert_params_init(ebca_invert_params* params, size_t struct_size);
 
 /* ---- what it gives ---------------------------------------------------------------------------------------------- */
 

@@ -35,25 +35,25 @@ inline void check(ebca_status status) {
 
 // The C structs with their defaults.
 struct EngineParams : ebca_engine_params {
-    EngineParams() { ebca_engine_params_init(this); }
+    EngineParams() { ebca_engine_params_init(this, sizeof *this); }
 };
 struct SessionParams : ebca_session_params {
-    SessionParams() { ebca_session_params_init(this); }
+    SessionParams() { ebca_session_params_init(this, sizeof *this); }
 };
 struct EditParams : ebca_edit {
-    EditParams() { ebca_edit_init(this); }
+    EditParams() { ebca_edit_init(this, sizeof *this); }
 };
 struct RePaintParams : ebca_repaint_params {
-    RePaintParams() { ebca_repaint_params_init(this); }
+    RePaintParams() { ebca_repaint_params_init(this, sizeof *this); }
 };
 struct RegularizeParams : ebca_regularize_params {
-    RegularizeParams() { ebca_regularize_params_init(this); }
+    RegularizeParams() { ebca_regularize_params_init(this, sizeof *this); }
 };
 struct GenerateParams : ebca_generate_params {
-    GenerateParams() { ebca_generate_params_init(this); }
+    GenerateParams() { ebca_generate_params_init(this, sizeof *this); }
 };
 struct InvertParams : ebca_invert_params {
-    InvertParams() { ebca_invert_params_init(this); }
+    InvertParams() { ebca_invert_params_init(this, sizeof *this); }
 };
 
 // Texts that outlive the calls they are passed to: one for all pictures or one each.

@@ -105,13 +105,59 @@ void need_target(const void* target, const char* what) {
     if (!target) throw ParameterError(text("there is no place for the ", what, ": the pointer is NULL"));
 }
 
+void set_defaults(ebca_engine_params& params) {
+    params.device = "cpu";
+}
+
+void set_defaults(ebca_engine_info&) {}
+
+void set_defaults(ebca_session_params& params) {
+    params.batch = 1;
+}
+
+void set_defaults(ebca_edit& edit) {
+    edit.direction = 1;
+    edit.alpha.value = 1;
+}
+
+void set_defaults(ebca_repaint_params& params) {
+    params.jump_length = params.jump_count = 10;
+}
+
+void set_defaults(ebca_regularize_params& params) {
+    params.rounds = params.rolls = 5;
+    params.auto_correlation = params.kl = 20;
+}
+
+void set_defaults(ebca_generate_params& params) {
+    params.steps = 50;
+    params.guidance_scale = params.strength = std::nan("");
+    params.norm_factor = 1;
+    params.composite = 1;
+}
+
+void set_defaults(ebca_invert_params& params) {
+    params.steps = 50;
+}
+
+// Defaults into the caller's struct, of which it alone knows the size: its header may be another one than ours.
+template <typename Params>
+void fill(Params* target, size_t size) {
+    if (!target || size < sizeof target->struct_size) return;
+    Params own{};
+    set_defaults(own);
+    own.struct_size = size;
+    std::memset(target, 0, size);
+    std::memcpy(target, &own, std::min(size, sizeof own));
+}
+
 // A copy of the caller's struct, which may be of an older header.
 template <typename Params>
-Params checked(const Params* given, void (*init)(Params*), const char* what) {
+Params checked(const Params* given, const char* what) {
     // Of the first version that had it; grows only where a struct is new.
     constexpr size_t first = sizeof(Params);
-    Params params;
-    init(&params);
+    Params params{};
+    set_defaults(params);
     if (!given) return params;
     if (given->struct_size < first || given->struct_size > sizeof(Params)) {
         throw ParameterError(text(what, " has struct_size ", given->struct_size, ", this library knows ", first, " to ",
@@ -218,7 +264,7 @@ std::vector<ebca::Edit> edits(const ebca_edit* given, size_t count) {
     const auto* at = reinterpret_cast<const std::byte*>(given);
     for (size_t i = 0; i < count; ++i) {
         const auto* entry = reinterpret_cast<const ebca_edit*>(at);
-        ebca_edit edit = checked(entry, ebca_edit_init, "ebca_edit");
+        ebca_edit edit = checked(entry, "ebca_edit");
         out.push_back({prompt(edit.prompt, "editing prompt"), edit.direction, schedule(edit.alpha, "alpha"),
                        schedule(edit.gamma_attn, "gamma_attn of an edit"),
                        schedule(edit.gamma_norm, "gamma_norm of an edit")});
@@ -229,7 +275,7 @@ std::vector<ebca::Edit> edits(const ebca_edit* given, size_t count) {
 
 ebca::GenerateOptions generate_options(const ebca_generate_params* given) {
     const ebca_generate_params params =
-        checked(needed(given, "ebca_generate_params"), ebca_generate_params_init, "ebca_generate_params");
+        checked(needed(given, "ebca_generate_params"), "ebca_generate_params");
     ebca::GenerateOptions out;
     out.prompt = prompt(params.prompt, "prompt");
     out.negative_prompt = prompt(params.negative_prompt, "negative prompt");
@@ -253,7 +299,7 @@ ebca::GenerateOptions generate_options(const ebca_generate_params* given) {
     out.mask = pictures(params.masks, params.mask_count, "masks");
     out.strength = given_number(params.strength);
     if (params.repaint) {
-        ebca_repaint_params chosen = checked(params.repaint, ebca_repaint_params_init, "ebca_repaint_params");
+        ebca_repaint_params chosen = checked(params.repaint, "ebca_repaint_params");
         out.repaint = ebca::RePaint{chosen.jump_length, chosen.jump_count, chosen.eta, chosen.update_known != 0};
     }
     out.composite = params.composite != 0;
@@ -265,7 +311,7 @@ ebca::GenerateOptions generate_options(const ebca_generate_params* given) {
 
 ebca::InvertOptions invert_options(const ebca_invert_params* given) {
     const ebca_invert_params params =
-        checked(needed(given, "ebca_invert_params"), ebca_invert_params_init, "ebca_invert_params");
+        checked(needed(given, "ebca_invert_params"), "ebca_invert_params");
     ebca::InvertOptions out;
     out.prompt = prompt(params.prompt, "prompt");
     out.image = pictures(params.images, params.image_count, "images");
@@ -273,7 +319,7 @@ ebca::InvertOptions invert_options(const ebca_invert_params* given) {
     out.steps = params.steps;
     if (params.regularize) {
         ebca_regularize_params chosen =
-            checked(params.regularize, ebca_regularize_params_init, "ebca_regularize_params");
+            checked(params.regularize, "ebca_regularize_params");
         out.regularize =
             ebca::NoiseRegularization{chosen.rounds, chosen.rolls, chosen.auto_correlation, chosen.kl, chosen.seed};
     }
@@ -331,11 +377,8 @@ const char* ebca_last_error(void) {
     return thread_error.c_str();
 }
 
-void ebca_engine_params_init(ebca_engine_params* params) {
-    if (!params) return;
-    *params = {};
-    params->struct_size = sizeof *params;
-    params->device = "cpu";
+void ebca_engine_params_init(ebca_engine_params* params, size_t struct_size) {
+    fill(params, struct_size);
 }
 
 ebca_status ebca_engine_open(const ebca_engine_params* given, ebca_engine** engine) {
@@ -343,7 +386,7 @@ ebca_status ebca_engine_open(const ebca_engine_params* given, ebca_engine** engi
     return guarded([&] {
         need_target(engine, "engine");
         const ebca_engine_params params =
-            checked(needed(given, "ebca_engine_params"), ebca_engine_params_init, "ebca_engine_params");
+            checked(needed(given, "ebca_engine_params"), "ebca_engine_params");
         if (!params.path || !*params.path) throw ParameterError("path is missing; name an engine directory");
         ebca::EngineOptions options;
         options.path = params.path;
@@ -385,8 +428,7 @@ const char* ebca_engine_last_error(const ebca_engine* engine) {
 
 ebca_status ebca_engine_get_info(ebca_engine* engine, ebca_engine_info* info) {
     return guarded(engine, [&] {
-        auto empty = [](ebca_engine_info* target) { *target = {}; };
-        checked<ebca_engine_info>(needed(info, "ebca_engine_info"), empty, "ebca_engine_info");
+        checked(needed<ebca_engine_info>(info, "ebca_engine_info"), "ebca_engine_info");
         const ebca::Manifest& manifest = engine->engine->manifest();
         int64_t downscale = manifest.vae ? manifest.vae->downscale : 8;
         ebca_engine_info out{};
@@ -411,15 +453,15 @@ ebca_status ebca_engine_get_info(ebca_engine* engine, ebca_engine_info* info) {
     });
 }
 
-void ebca_session_params_init(ebca_session_params* params) {
-    if (params) *params = {sizeof *params, 0, 0, 1};
+void ebca_session_params_init(ebca_session_params* params, size_t struct_size) {
+    fill(params, struct_size);
 }
 
 ebca_status ebca_session_create(ebca_engine* engine, const ebca_session_params* given, ebca_session** session) {
     if (session) *session = nullptr;
     return guarded(engine, [&] {
         need_target(session, "session");
-        ebca_session_params params = checked(given, ebca_session_params_init, "ebca_session_params");
+        ebca_session_params params = checked(given, "ebca_session_params");
         *session =
             new ebca_session{engine->engine, {engine->engine, params.height, params.width, params.batch}, {}, {false}};
     });
@@ -442,37 +484,24 @@ ebca_status ebca_session_cancel(ebca_session* session) {
     return EBCA_OK;
 }
 
-void ebca_edit_init(ebca_edit* edit) {
-    if (!edit) return;
-    *edit = {};
-    edit->struct_size = sizeof *edit;
-    edit->direction = 1;
-    edit->alpha.value = 1;
+void ebca_edit_init(ebca_edit* edit, size_t struct_size) {
+    fill(edit, struct_size);
 }
 
-void ebca_repaint_params_init(ebca_repaint_params* params) {
-    if (params) *params = {sizeof *params, 10, 10, 0.0, 0};
+void ebca_repaint_params_init(ebca_repaint_params* params, size_t struct_size) {
+    fill(params, struct_size);
 }
 
-void ebca_regularize_params_init(ebca_regularize_params* params) {
-    if (params) *params = {sizeof *params, 5, 5, 20.0, 20.0, 0};
+void ebca_regularize_params_init(ebca_regularize_params* params, size_t struct_size) {
+    fill(params, struct_size);
 }
 
-void ebca_generate_params_init(ebca_generate_params* params) {
-    if (!params) return;
-    *params = {};
-    params->struct_size = sizeof *params;
-    params->steps = 50;
-    params->guidance_scale = params->strength = std::nan("");
-    params->norm_factor = 1;
-    params->composite = 1;
+void ebca_generate_params_init(ebca_generate_params* params, size_t struct_size) {
+    fill(params, struct_size);
 }
 
-void ebca_invert_params_init(ebca_invert_params* params) {
-    if (!params) return;
-    *params = {};
-    params->struct_size = sizeof *params;
-    params->steps = 50;
+void ebca_invert_params_init(ebca_invert_params* params, size_t struct_size) {
+    fill(params, struct_size);
 }
 
 ebca_status ebca_session_generate(ebca_session* session, const ebca_generate_params* params, ebca_result** result) {

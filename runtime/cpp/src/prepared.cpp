@@ -1,5 +1,7 @@
 #include "prepared.hpp"
 
+#include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <unistd.h>
@@ -10,6 +12,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <system_error>
+#include <thread>
 
 #include "error.hpp"
 #include "json.hpp"
@@ -52,7 +55,7 @@ std::string dumped(const Value& value) {
 // Whole or not at all.
 void write_atomically(const fs::path& path, const std::string& contents) {
     fs::path temporary = path;
-    temporary += "." + std::to_string(getpid()) + ".tmp";
+    temporary += text(".", getpid(), ".", std::this_thread::get_id(), ".tmp");
     std::ofstream file(temporary, std::ios::binary | std::ios::trunc);
     file << contents;
     file.close();
@@ -71,6 +74,24 @@ fs::path work_folder(const fs::path& parent, const std::string& name) {
     }
     return pattern;
 }
+
+// One at a time prepares a folder: others, threads or processes, wait and then find it done.
+class FolderLock {
+  public:
+    explicit FolderLock(const fs::path& folder)
+        : file_(::open((folder / ".lock").c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0666)) {
+        // Where a file system has no locks, the worst that happens is that work is done twice.
+        if (file_ >= 0) ::flock(file_, LOCK_EX);
+    }
+    ~FolderLock() {
+        if (file_ >= 0) ::close(file_);
+    }
+    FolderLock(const FolderLock&) = delete;
+    FolderLock& operator=(const FolderLock&) = delete;
+
+  private:
+    int file_;
+};
 
 class RemovedFolder {
   public:
@@ -125,11 +146,13 @@ std::vector<std::string> PreparedEngine::sources(const std::string& name) const 
 
 void PreparedEngine::prepare(const std::vector<std::string>& names, const OnPrepare& progress) const {
     try {
+        if (all_current(names)) return;
+        fs::create_directories(folder_);
+        FolderLock held(folder_);
         std::vector<std::string> missing;
         std::copy_if(names.begin(), names.end(), std::back_inserter(missing),
                      [&](const std::string& name) { return !is_current(name); });
         if (missing.empty()) return;
-        fs::create_directories(folder_);
         write_atomically(folder_ / kMarker, marker_);
         check_room(missing);
         auto total = static_cast<int64_t>(missing.size());
@@ -156,6 +179,10 @@ void PreparedEngine::forget(const std::vector<std::string>& names) const {
         files.push_back(target(name).string() + ".data");
     }
     ebca::forget(files);
+}
+
+bool PreparedEngine::all_current(const std::vector<std::string>& names) const {
+    return std::all_of(names.begin(), names.end(), [&](const std::string& name) { return is_current(name); });
 }
 
 bool PreparedEngine::is_current(const std::string& name) const {

@@ -48,6 +48,7 @@ class PreparedEngine {
     std::filesystem::path stamp(const std::string& name) const { return folder_ / (name + ".json"); }
     std::vector<std::string> sources(const std::string& name) const;
     bool is_current(const std::string& name) const;
+    bool all_current(const std::vector<std::string>& names) const;
     void make(const std::string& name) const;
     void check_room(const std::vector<std::string>& names) const;
 
