@@ -127,13 +127,13 @@ double cache_limit() {
     return value * 1e9;
 }
 
-PreparedEngine::PreparedEngine(const EngineDirectory& directory, std::shared_ptr<const OnnxRuntime> runtime,
+PreparedEngine::PreparedEngine(const EngineDirectory& directory, std::shared_ptr<const Backend> backend,
                                const fs::path& cache)
-    : directory_(directory), runtime_(std::move(runtime)), root_(cache.empty() ? cache_folder() : cache) {
-    Value identity{{"version", kPreparedVersion}, {"backend", OnnxRuntime::name}, {"files", Value::object()}};
-    for (const auto& [name, value] : runtime_->identity()) identity[name] = value;
+    : directory_(directory), backend_(std::move(backend)), root_(cache.empty() ? cache_folder() : cache) {
+    Value identity{{"version", kPreparedVersion}, {"backend", backend_->name()}, {"files", Value::object()}};
+    for (const auto& [name, value] : backend_->identity()) identity[name] = value;
     for (const auto& [name, record] : directory.manifest.files) identity["files"][name] = record.sha256;
-    folder_ = root_ / text(OnnxRuntime::name, "-", sha256(dumped(identity)).substr(0, kKeyLength));
+    folder_ = root_ / text(backend_->name(), "-", sha256(dumped(identity)).substr(0, kKeyLength));
     identity["engine"] = directory.path.string();
     marker_ = dumped(identity);
     // Says when it was last used; a folder that is not there yet has no time to set.
@@ -141,7 +141,7 @@ PreparedEngine::PreparedEngine(const EngineDirectory& directory, std::shared_ptr
 }
 
 std::vector<std::string> PreparedEngine::sources(const std::string& name) const {
-    return directory_.manifest.components.at(name).files(OnnxRuntime::name);
+    return directory_.manifest.components.at(name).files(backend_->name());
 }
 
 void PreparedEngine::prepare(const std::vector<std::string>& names, const OnPrepare& progress) const {
@@ -154,7 +154,7 @@ void PreparedEngine::prepare(const std::vector<std::string>& names, const OnPrep
                      [&](const std::string& name) { return !is_current(name); });
         if (missing.empty()) return;
         write_atomically(folder_ / kMarker, marker_);
-        check_room(missing);
+        if (backend_->prepares()) check_room(missing);
         auto total = static_cast<int64_t>(missing.size());
         for (int64_t done = 0; done < total; ++done) {
             if (progress) progress(done, total, missing[done]);
@@ -169,7 +169,9 @@ void PreparedEngine::prepare(const std::vector<std::string>& names, const OnPrep
 
 std::shared_ptr<Runner> PreparedEngine::open(const std::string& name) const {
     if (!is_current(name)) prepare({name}, {});
-    return runtime_->open(target(name));
+    const Component& component = directory_.manifest.components.at(name);
+    fs::path graph = backend_->prepares() ? target(name) : directory_.file(component.graph_for(backend_->name()));
+    return backend_->open(graph, component);
 }
 
 void PreparedEngine::forget(const std::vector<std::string>& names) const {
@@ -215,15 +217,15 @@ bool PreparedEngine::is_current(const std::string& name) const {
             return false;
         }
     }
-    return fs::exists(target(name));
+    return !backend_->prepares() || fs::exists(target(name));
 }
 
 void PreparedEngine::make(const std::string& name) const {
     directory_.verify(sources(name));
     fs::path work = work_folder(folder_, name);
     RemovedFolder removed(work);
-    const std::string& graph = directory_.manifest.components.at(name).graph_for(OnnxRuntime::name);
-    runtime_->prepare(directory_.file(graph), work / target(name).filename());
+    const std::string& graph = directory_.manifest.components.at(name).graph_for(backend_->name());
+    if (backend_->prepares()) backend_->prepare(directory_.file(graph), work / target(name).filename());
     Value prepared = Value::object(), found = Value::object();
     for (const auto& entry : fs::directory_iterator(work)) {
         fs::path file = folder_ / entry.path().filename();

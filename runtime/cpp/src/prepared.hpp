@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "backend.hpp"
 #include "directory.hpp"
-#include "onnxruntime.hpp"
 
 namespace ebca {
 
@@ -26,7 +26,7 @@ double cache_limit();
 class PreparedEngine {
   public:
     // Nothing is made yet. cache: empty: `cache_folder()`.
-    PreparedEngine(const EngineDirectory& directory, std::shared_ptr<const OnnxRuntime> runtime,
+    PreparedEngine(const EngineDirectory& directory, std::shared_ptr<const Backend> backend,
                    const std::filesystem::path& cache);
 
     const std::filesystem::path& folder() const { return folder_; }
@@ -53,7 +53,7 @@ class PreparedEngine {
     void check_room(const std::vector<std::string>& names) const;
 
     const EngineDirectory& directory_;
-    std::shared_ptr<const OnnxRuntime> runtime_;
+    std::shared_ptr<const Backend> backend_;
     std::filesystem::path root_;
     std::filesystem::path folder_;
     std::string marker_;  // contents of engine.json
