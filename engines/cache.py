@@ -30,8 +30,8 @@ from ebca.errors import EngineError, ParameterError
 
 Progress = Callable[[int, int, str], None]
 
-# Raised whenever a backend's `prepare` changes what it writes. runtime/cpp/src/prepared.cpp writes the same folders, keys
-# and stamps, so that C++ hosts and Python open what either has prepared; change both together.
+# Raised whenever a backend's `prepare` changes what it writes. runtime/cpp/src/prepared.cpp writes the same folders,
+# keys and stamps, so that C++ hosts and Python open what either has prepared; change both together.
 PREPARED_VERSION = 1
 DEFAULT_LIMIT_GB = 40.0
 
