@@ -435,8 +435,8 @@ ebca_status ebca_engine_get_info(ebca_engine* engine, ebca_engine_info* info) {
         out.struct_size = info->struct_size;
         out.model = manifest.name.c_str();
         out.kind = manifest.kind.c_str();
-        out.backend = ebca::OnnxRuntime::name;
-        out.backend_version = engine->engine->runtime().library().version().c_str();
+        out.backend = engine->engine->backend().name().c_str();
+        out.backend_version = engine->engine->backend().version().c_str();
         out.tasks = tasks(manifest);
         out.has_text_encoder = manifest.text_encoder.has_value();
         out.has_vae = manifest.vae.has_value();
@@ -445,7 +445,7 @@ ebca_status ebca_engine_get_info(ebca_engine* engine, ebca_engine_info* info) {
         out.latent_channels = static_cast<int32_t>(manifest.unet.out_channels);
         out.context_width = static_cast<int32_t>(manifest.unet.context_dim);
         out.max_tokens = manifest.text_encoder ? static_cast<int32_t>(manifest.text_encoder->max_length) : 0;
-        out.threads = engine->engine->runtime().threads();
+        out.threads = engine->engine->backend().threads();
         out.guidance_scale = manifest.guidance_scale;
         out.scheduler = manifest.schedulers.standard.c_str();
         out.schedulers = engine->schedulers.c_str();

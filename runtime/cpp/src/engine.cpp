@@ -6,6 +6,7 @@
 #include <set>
 
 #include "error.hpp"
+#include "onnxruntime.hpp"
 
 namespace ebca {
 namespace {
@@ -38,8 +39,8 @@ Tensor one(Array& array, int64_t index) {
 Engine::Engine(const EngineOptions& options) : log_(options.log) {
     check_device(options.device);
     directory_ = open_directory(options.path);
-    runtime_ = std::make_shared<const OnnxRuntime>(options.ort_library, options.threads);
-    prepared_.emplace(directory_, runtime_, options.cache);
+    backend_ = std::make_shared<const OnnxRuntime>(options.ort_library, options.threads);
+    prepared_.emplace(directory_, backend_, options.cache);
     prepare(options.on_prepare);
 }
 
@@ -127,7 +128,7 @@ Array Engine::encode(const std::vector<int64_t>& ids, int64_t rows) {
     Array out({rows, spec.max_length, spec.hidden_size});
     std::vector<int64_t> given = ids;
     Tensor input{given.data(), DType::int64, {rows, spec.max_length}};
-    runner(spec.component)->bind({{"input_ids", input}}, {{"hidden_states", as_tensor(out)}}).run();
+    runner(spec.component)->bind({{"input_ids", input}}, {{"hidden_states", as_tensor(out)}})->run();
     // Half a gigabyte at SD 1.5 size that no step needs; opening it again takes a fraction of a step.
     release(spec.component);
     return out;
@@ -146,7 +147,7 @@ Array Engine::decode(const Array& latents) {
     Array images({latents.size(0), 3, latents.size(2) * spec.downscale, latents.size(3) * spec.downscale});
     std::shared_ptr<Runner> decoder = runner(spec.decoder);
     for (int64_t n = 0; n < latents.size(0); ++n) {
-        decoder->bind({{"latents", one(unscaled, n)}}, {{"image", one(images, n)}}).run();
+        decoder->bind({{"latents", one(unscaled, n)}}, {{"image", one(images, n)}})->run();
     }
     return images;
 }
@@ -167,7 +168,7 @@ std::pair<Array, Array> Engine::encode_image(const Array& pixels) {
     {
         std::shared_ptr<Runner> encoder = runner(spec.encoder);
         for (int64_t row = 0; row < n; ++row) {
-            encoder->bind({{"image", one(images, row)}}, {{"mean", one(mean, row)}, {"std", one(std, row)}}).run();
+            encoder->bind({{"image", one(images, row)}}, {{"mean", one(mean, row)}, {"std", one(std, row)}})->run();
         }
     }
     // Not needed again until the next picture comes in.

@@ -11,9 +11,9 @@
 #include <utility>
 #include <vector>
 
+#include "backend.hpp"
 #include "directory.hpp"
 #include "executor.hpp"
-#include "onnxruntime.hpp"
 #include "prepared.hpp"
 #include "prompt_tokenizer.hpp"
 #include "tensor.hpp"
@@ -44,7 +44,7 @@ class Engine {
 
     const EngineDirectory& directory() const { return directory_; }
     const Manifest& manifest() const { return directory_.manifest; }
-    const OnnxRuntime& runtime() const { return *runtime_; }
+    const Backend& backend() const { return *backend_; }
     void log(LogLevel level, const std::string& message) const;
 
     // An opened component; opened once and shared.
@@ -78,7 +78,7 @@ class Engine {
     void prepare(const OnPrepare& on_prepare);
 
     EngineDirectory directory_;
-    std::shared_ptr<const OnnxRuntime> runtime_;
+    std::shared_ptr<const Backend> backend_;
     Log log_;
     std::optional<PreparedEngine> prepared_;
     std::mutex lock_;

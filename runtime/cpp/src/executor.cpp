@@ -70,14 +70,14 @@ void Executor::set_control(const Control& control) {
 }
 
 void Executor::run(Variant variant, const std::atomic<bool>* cancelled) {
-    for (Binding& call : calls(variant)) {
+    for (const std::unique_ptr<Call>& call : calls(variant)) {
         if (cancelled && cancelled->load(std::memory_order_relaxed)) throw CancelledError("cancelled in an evaluation");
-        call.run();
+        call->run();
     }
 }
 
 // The bound steps, or the uncut UNet where there is one and it computes the same.
-std::vector<Binding>& Executor::calls(Variant variant) {
+Executor::Calls& Executor::calls(Variant variant) {
     if (variant != Variant::attention || unet_.vanilla.empty() || sizes_.at("contexts") > 1) return steps(variant);
     if (uncut_.empty()) {
         Tensors inputs, outputs;
@@ -88,10 +88,10 @@ std::vector<Binding>& Executor::calls(Variant variant) {
     return uncut_;
 }
 
-std::vector<Binding>& Executor::steps(Variant variant) {
+Executor::Calls& Executor::steps(Variant variant) {
     auto found = bound_.find(variant);
     if (found != bound_.end()) return found->second;
-    std::vector<Binding> calls;
+    Calls calls;
     for (const Step& step : unet_.plan) {
         Operands work = operands(step, variant);
         calls.push_back(work.runner->bind(work.inputs, work.outputs));
@@ -101,10 +101,10 @@ std::vector<Binding>& Executor::steps(Variant variant) {
 
 std::string Executor::first_nonfinite(Variant variant) {
     std::string segment;
-    std::vector<Binding>& calls = steps(variant);
+    Calls& calls = steps(variant);
     for (size_t i = 0; i < calls.size(); ++i) {
         const Step& step = unet_.plan[i];
-        calls[i].run();
+        calls[i]->run();
         if (!step.is_op()) segment = step.segment;
         size_t written = step.is_op() && variant == Variant::attention ? 1 : step.outputs.size();
         bool finite = std::all_of(step.outputs.begin(), step.outputs.begin() + static_cast<std::ptrdiff_t>(written),

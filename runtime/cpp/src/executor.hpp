@@ -10,9 +10,9 @@
 #include <string>
 #include <vector>
 
+#include "backend.hpp"
 #include "control.hpp"
 #include "manifest.hpp"
-#include "onnxruntime.hpp"
 #include "tensor.hpp"
 
 namespace ebca {
@@ -50,13 +50,15 @@ class Executor {
     std::string first_nonfinite(Variant variant);
 
   private:
+    using Calls = std::vector<std::unique_ptr<Call>>;
+
     struct Operands {
         std::shared_ptr<Runner> runner;
         Tensors inputs, outputs;
     };
 
-    std::vector<Binding>& calls(Variant variant);
-    std::vector<Binding>& steps(Variant variant);
+    Calls& calls(Variant variant);
+    Calls& steps(Variant variant);
     Operands operands(const Step& step, Variant variant) const;
     Operands segment_operands(const Step& step, Variant variant) const;
     Tensor own(const Shape& shape);
@@ -71,8 +73,8 @@ class Executor {
     std::vector<std::pair<int64_t, int64_t>> layer_sizes_;
     std::map<std::pair<int64_t, int64_t>, Tensor> masks_;
     std::optional<Memory> zero_g_;  // what stands in for g in the variant that computes none
-    std::map<Variant, std::vector<Binding>> bound_;
-    std::vector<Binding> uncut_;
+    std::map<Variant, Calls> bound_;
+    Calls uncut_;
 };
 
 }  // namespace ebca

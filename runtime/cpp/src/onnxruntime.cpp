@@ -1,6 +1,7 @@
 #include "onnxruntime.hpp"
 
 #include <cstring>
+#include <set>
 
 #include "directory.hpp"
 #include "error.hpp"
@@ -49,7 +50,36 @@ bool packed_weights_are_aligned(const std::string& model) {
     return true;
 }
 
-Runner::Runner(std::shared_ptr<const OnnxRuntime> runtime, OrtPointer<OrtSession> session, std::string name)
+namespace {
+
+class OnnxRuntimeRunner;
+
+class OnnxRuntimeCall : public Call {
+  public:
+    OnnxRuntimeCall(std::shared_ptr<const OnnxRuntimeRunner> runner, OrtPointer<OrtIoBinding> binding)
+        : runner_(std::move(runner)), binding_(std::move(binding)) {}
+    void run() override;
+
+  private:
+    std::shared_ptr<const OnnxRuntimeRunner> runner_;
+    OrtPointer<OrtIoBinding> binding_;
+};
+
+// A session.
+class OnnxRuntimeRunner : public Runner, public std::enable_shared_from_this<OnnxRuntimeRunner> {
+  public:
+    OnnxRuntimeRunner(std::shared_ptr<const OnnxRuntime> runtime, OrtPointer<OrtSession> session, std::string name);
+    std::unique_ptr<Call> bind(const Tensors& inputs, const Tensors& outputs) const override;
+    void run(const OrtIoBinding& binding) const;
+
+  private:
+    std::shared_ptr<const OnnxRuntime> runtime_;
+    OrtPointer<OrtSession> session_;
+    std::string name_;
+    std::set<std::string> inputs_;  // those that an operator reads
+};
+
+OnnxRuntimeRunner::OnnxRuntimeRunner(std::shared_ptr<const OnnxRuntime> runtime, OrtPointer<OrtSession> session, std::string name)
     : runtime_(std::move(runtime)), session_(std::move(session)), name_(std::move(name)) {
     const OrtLibrary& ort = runtime_->library();
     OrtAllocator* allocator = nullptr;
@@ -64,13 +94,12 @@ Runner::Runner(std::shared_ptr<const OnnxRuntime> runtime, OrtPointer<OrtSession
     }
 }
 
-Binding Runner::bind(const Tensors& inputs, const Tensors& outputs) const {
+std::unique_ptr<Call> OnnxRuntimeRunner::bind(const Tensors& inputs, const Tensors& outputs) const {
     const OrtLibrary& ort = runtime_->library();
     const OrtApi& api = ort.api();
-    Binding bound(shared_from_this());
     OrtIoBinding* raw = nullptr;
     ort.check(api.CreateIoBinding(session_.get(), &raw), text("cannot bind ", name_));
-    bound.binding_ = OrtPointer<OrtIoBinding>(raw, {api.ReleaseIoBinding});
+    OrtPointer<OrtIoBinding> binding(raw, {api.ReleaseIoBinding});
     OrtMemoryInfo* raw_place = nullptr;
     ort.check(api.CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &raw_place), "cannot name the CPU");
     OrtPointer<OrtMemoryInfo> place(raw_place, {api.ReleaseMemoryInfo});
@@ -90,14 +119,19 @@ Binding Runner::bind(const Tensors& inputs, const Tensors& outputs) const {
     for (const auto& [name, tensor] : outputs) {
         ort.check(api.BindOutput(raw, name.c_str(), value(tensor).get()), text("cannot bind ", name, " of ", name_));
     }
-    return bound;
+    return std::make_unique<OnnxRuntimeCall>(shared_from_this(), std::move(binding));
 }
 
-void Binding::run() {
-    const OrtLibrary& ort = runner_->runtime_->library();
-    ort.check(ort.api().RunWithBinding(runner_->session_.get(), nullptr, binding_.get()),
-              text("cannot run ", runner_->name_));
+void OnnxRuntimeRunner::run(const OrtIoBinding& binding) const {
+    const OrtLibrary& ort = runtime_->library();
+    ort.check(ort.api().RunWithBinding(session_.get(), nullptr, &binding), text("cannot run ", name_));
 }
+
+void OnnxRuntimeCall::run() {
+    runner_->run(*binding_);
+}
+
+}  // namespace
 
 OnnxRuntime::OnnxRuntime(const std::string& library, int threads)
     : library_(library), environment_(library_.environment()), threads_(threads ? threads : physical_cores()) {
@@ -133,11 +167,11 @@ void OnnxRuntime::optimise(const std::filesystem::path& graph, const std::filesy
     session(graph, *chosen);
 }
 
-std::shared_ptr<Runner> OnnxRuntime::open(const std::filesystem::path& prepared) const {
+std::shared_ptr<Runner> OnnxRuntime::open(const std::filesystem::path& prepared, const Component&) const {
     auto chosen = options();
     library_.check(library_.api().SetSessionGraphOptimizationLevel(chosen.get(), ORT_DISABLE_ALL), "has no such level");
     set(*chosen, "session.use_env_allocators", "1");
-    return std::make_shared<Runner>(shared_from_this(), session(prepared, *chosen), prepared.stem().string());
+    return std::make_shared<OnnxRuntimeRunner>(shared_from_this(), session(prepared, *chosen), prepared.stem().string());
 }
 
 OrtPointer<OrtSessionOptions> OnnxRuntime::options() const {

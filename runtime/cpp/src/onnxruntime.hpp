@@ -8,66 +8,28 @@
 #include <filesystem>
 #include <map>
 #include <memory>
-#include <set>
 #include <string>
 
+#include "backend.hpp"
 #include "ort_library.hpp"
-#include "tensor.hpp"
 
 namespace ebca {
 
-class OnnxRuntime;
-
-// A graph with fixed addresses. Runs it once per call; used from one thread at a time.
-class Binding {
-  public:
-    // BackendError where the graph fails.
-    void run();
-
-  private:
-    friend class Runner;
-    explicit Binding(std::shared_ptr<const class Runner> runner) : runner_(std::move(runner)) {}
-
-    std::shared_ptr<const class Runner> runner_;
-    OrtPointer<OrtIoBinding> binding_;
-};
-
-// One opened graph. Bindings of one runner may run in different threads.
-class Runner : public std::enable_shared_from_this<Runner> {
-  public:
-    Runner(std::shared_ptr<const OnnxRuntime> runtime, OrtPointer<OrtSession> session, std::string name);
-
-    // Fix the addresses of all inputs and outputs, which belong to the caller and must outlive the result.
-    Binding bind(const Tensors& inputs, const Tensors& outputs) const;
-
-  private:
-    friend class Binding;
-
-    std::shared_ptr<const OnnxRuntime> runtime_;
-    OrtPointer<OrtSession> session_;
-    std::string name_;
-    std::set<std::string> inputs_;  // those that an operator reads
-};
-
 // Thread-safe.
-class OnnxRuntime : public std::enable_shared_from_this<OnnxRuntime> {
+class OnnxRuntime : public Backend, public std::enable_shared_from_this<OnnxRuntime> {
   public:
-    static constexpr const char* name = "onnxruntime";
-
     // library: see OrtLibrary. threads: of every graph; 0: one per physical core.
     OnnxRuntime(const std::string& library, int threads);
 
+    const std::string& name() const override { return name_; }
+    const std::string& version() const override { return library_.version(); }
+    int threads() const override { return threads_; }
+    bool prepares() const override { return true; }
+    std::map<std::string, std::string> identity() const override;
+    void prepare(const std::filesystem::path& graph, const std::filesystem::path& target) const override;
+    std::shared_ptr<Runner> open(const std::filesystem::path& prepared, const Component& component) const override;
+
     const OrtLibrary& library() const { return library_; }
-    int threads() const { return threads_; }
-
-    // Everything beside the files that a prepared form depends on.
-    std::map<std::string, std::string> identity() const;
-
-    // Write the prepared form of `graph` as `target` and a file beside it. May be slow.
-    void prepare(const std::filesystem::path& graph, const std::filesystem::path& target) const;
-
-    // Open what `prepare` wrote.
-    std::shared_ptr<Runner> open(const std::filesystem::path& prepared) const;
 
   private:
     OrtPointer<OrtSessionOptions> options() const;
@@ -76,6 +38,7 @@ class OnnxRuntime : public std::enable_shared_from_this<OnnxRuntime> {
     void optimise(const std::filesystem::path& graph, const std::filesystem::path& target, size_t threshold,
                   bool packed) const;
 
+    std::string name_ = "onnxruntime";
     OrtLibrary library_;
     OrtPointer<OrtEnv> environment_;
     int threads_;
