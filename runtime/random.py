@@ -100,9 +100,15 @@ class _Words:
 def _box_muller(uniforms: NDArray[np.float32]) -> NDArray[np.float32]:
     """[16 n] uniform float32 -> [16 n] normal float32; in float32 as PyTorch: the angle's rounding shows."""
     blocks = uniforms.reshape(-1, 2, _BLOCK // 2)
-    radius = np.sqrt(np.float32(-2) * np.log(np.float32(1) - blocks[:, 0]))
+    radius = np.sqrt(np.float32(-2) * _rounded(np.log, np.float32(1) - blocks[:, 0]))
     angle = np.float32(2 * np.pi) * blocks[:, 1]
-    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).reshape(-1)
+    return np.stack([radius * _rounded(np.cos, angle), radius * _rounded(np.sin, angle)], axis=1).reshape(-1)
+
+
+def _rounded(function: np.ufunc, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """`function` to the nearest float32: libraries differ in the last bit of their float32 forms, and hosts in other
+    languages make the same noise."""
+    return np.asarray(function(x.astype(np.float64)), np.float32)
 
 
 def _scalar_normals(words: _Words, count: int) -> NDArray[np.float64]:

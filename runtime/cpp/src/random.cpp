@@ -8,13 +8,18 @@ namespace {
 constexpr int64_t kBlock = 16;
 constexpr double kTwoPi = 6.283185307179586476925286766559;
 
+// To the nearest float32: libraries differ in the last bit of their float32 forms, and Python makes the same noise.
+float rounded(double (*function)(double), float x) {
+    return static_cast<float>(function(x));
+}
+
 // 16 uniform values to 16 normal ones, in float32 as PyTorch: the angle's rounding shows.
 void box_muller(float* values) {
     for (int64_t i = 0; i < kBlock / 2; ++i) {
-        float radius = std::sqrt(-2.0f * std::log(1.0f - values[i]));
+        float radius = std::sqrt(-2.0f * rounded(std::log, 1.0f - values[i]));
         float angle = static_cast<float>(kTwoPi) * values[i + kBlock / 2];
-        values[i] = radius * std::cos(angle);
-        values[i + kBlock / 2] = radius * std::sin(angle);
+        values[i] = radius * rounded(std::cos, angle);
+        values[i + kBlock / 2] = radius * rounded(std::sin, angle);
     }
 }
 
