@@ -30,7 +30,8 @@ from ebca.errors import EngineError, ParameterError
 
 Progress = Callable[[int, int, str], None]
 
-# Raised whenever a backend's `prepare` changes what it writes.
+# Raised whenever a backend's `prepare` changes what it writes. runtime/cpp/src/prepared.cpp writes the same folders,
+# keys and stamps, so that C++ hosts and Python open what either has prepared; change both together.
 PREPARED_VERSION = 1
 DEFAULT_LIMIT_GB = 40.0
 
@@ -158,7 +159,9 @@ def prepared_engine(directory: EngineDirectory, backend: Backend) -> PreparedEng
     """The place of one engine's prepared forms. Nothing is made yet."""
     files = {name: record.sha256 for name, record in sorted(directory.manifest.files.items())}
     identity = {"version": PREPARED_VERSION, "backend": backend.name, **backend.identity(), "files": files}
-    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
+    # Compact: the spelling every JSON library can write.
+    spelled = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    key = hashlib.sha256(spelled.encode()).hexdigest()[:24]
     folder = cache_folder() / f"{backend.name}-{key}"
     if folder.is_dir():
         with suppress(OSError):

@@ -55,7 +55,8 @@ class OnnxRuntimeBackend:
         _register_shared_arena()
 
     def identity(self) -> dict[str, str]:
-        return {"onnxruntime": ort.__version__, "processor": processor()}
+        # The build too: packed weights are its own business, and distributions build the same version differently.
+        return {"onnxruntime": ort.__version__, "build": ort.get_build_info(), "processor": processor()}
 
     def prepare(self, graph: Path, target: Path) -> None:
         for threshold in _EXTERNAL_FROM_BYTES:
@@ -148,7 +149,7 @@ def _packed_weights_are_aligned(model: Path) -> bool:
 
 def processor() -> str:
     """The processor model: packed weights depend on its instruction set."""
-    name = platform.processor() or platform.machine()
+    name = platform.machine()
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith(("model name", "flags")):

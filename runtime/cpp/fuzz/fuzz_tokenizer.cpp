@@ -1,0 +1,67 @@
+// The tokenizer on hostile input: any tokenizer.json, then any text. Only ebca::Error may come out of it.
+//
+// An input is the JSON, a zero byte (JSON has none), and the text. With clang:
+//     clang++ -std=c++17 -g -O1 -fsanitize=fuzzer,address,undefined -I../src -I$JSON fuzz_tokenizer.cpp $SOURCES
+// where SOURCES are byte_pair_encoding, json, prompt_tokenizer, tokenizer, tokenizer_json, unicode and unicode_tables.
+// Without libFuzzer, -DEBCA_FUZZ_REPLAY makes a program that runs the files it is given.
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "error.hpp"
+#include "prompt_tokenizer.hpp"
+
+namespace {
+
+void check(bool holds) {
+    if (!holds) __builtin_trap();
+}
+
+// Every token lies in the text, and so do its neighbours, in order.
+void check_pieces(const ebca::Tokenizer& tokenizer, std::string_view text) {
+    ebca::Encoding encoding = tokenizer.encode_with_offsets(text);
+    check(encoding.offsets.size() == encoding.ids.size() && encoding.words.size() == encoding.ids.size());
+    for (size_t i = 0; i < encoding.ids.size(); ++i) {
+        check(encoding.offsets[i].begin < encoding.offsets[i].end && encoding.offsets[i].end <= text.size());
+        check(i == 0 || encoding.offsets[i - 1].begin <= encoding.offsets[i].begin);
+        check(i == 0 || encoding.words[i - 1] <= encoding.words[i]);
+    }
+}
+
+void check_rows(const ebca::PromptTokenizer& tokenizer, const std::string& text) {
+    ebca::Encoded encoded = tokenizer.encode({text, text});
+    check(encoded.ids.size() == 2 * tokenizer.max_length() && encoded.truncated[0] == encoded.truncated[1]);
+    auto found = tokenizer.find_words(text, {text.substr(0, text.find(' '))});
+    for (size_t position : found[0]) check(position > 0 && position + 1 < tokenizer.max_length());
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+    std::string_view input(reinterpret_cast<const char*>(data), size);
+    size_t end = input.find('\0');
+    std::string_view json = input.substr(0, end);
+    std::string text(end == input.npos ? std::string_view() : input.substr(end + 1));
+    try {
+        check_pieces(ebca::Tokenizer::parse(json), text);
+        check_rows(ebca::PromptTokenizer::from_json(json, {8, 0, 1, 1}), text);
+    } catch (const ebca::Error&) {
+    }
+    return 0;
+}
+
+#ifdef EBCA_FUZZ_REPLAY
+#include <fstream>
+#include <iterator>
+
+int main(int count, char** paths) {
+    for (int i = 1; i < count; ++i) {
+        std::ifstream file(paths[i], std::ios::binary);
+        std::string input{std::istreambuf_iterator<char>(file), {}};
+        LLVMFuzzerTestOneInput(reinterpret_cast<const uint8_t*>(input.data()), input.size());
+    }
+    return 0;
+}
+#endif

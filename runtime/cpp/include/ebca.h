@@ -1,0 +1,346 @@
+/* ebca: Energy-Based Cross Attention on Stable Diffusion, for hosts in C and C++ without Python.
+ *
+ *     ebca_engine_params open;
+ *     ebca_engine_params_init(&open, sizeof open);
+ *     open.path = "engine-sd15";
+ *     ebca_engine* engine;
+ *     ebca_session* session;
+ *     ebca_result* result;
+ *     if (ebca_engine_open(&open, &engine) != EBCA_OK) puts(ebca_last_error());
+ *     ebca_session_create(engine, NULL, &session);
+ *     ebca_generate_params make;
+ *     ebca_generate_params_init(&make, sizeof make);
+ *     const char* prompt = "a lion with a crown";
+ *     make.prompt.texts = &prompt;
+ *     make.prompt.count = 1;
+ *     ebca_session_generate(session, &make, &result);     result->pixels: [pictures, height, width, 3] bytes
+ *     ebca_result_free(result);
+ *     ebca_session_free(session);
+ *     ebca_engine_free(engine);
+ *
+ * Rules:
+ * - Every call that can fail returns an ebca_status. The text of the error is in ebca_last_error() of the calling
+ *   thread, and in ebca_session_last_error() of the session it happened in; both stay valid until the next call there.
+ * - Parameter structs begin with their size, and their _init function, which is told it, sets the defaults; so a host that
+ *   was compiled against an older header works with a newer library.
+ * - What is passed in belongs to the caller and may go when the call returns, unless a field says otherwise. What the
+ *   library returns is freed by its _free function, which takes NULL.
+ * - An engine is shared by threads. A session is used by one thread at a time, except for ebca_session_cancel. A
+ *   session keeps its engine alive: they may be freed in any order.
+ * - Arrays are C-contiguous. Letters: n pictures, T tokens, D width of the contexts, C latent channels, h x w latents,
+ *   m evaluations of the UNet (pndm makes one more than steps).
+ * - Callbacks are called from the thread that made the call. They must not throw, and must not use the same session,
+ *   but for ebca_session_cancel.
+ */
+#ifndef EBCA_H
+#define EBCA_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define EBCA_API
+#else
+#define EBCA_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum ebca_status {
+    EBCA_OK = 0,
+    EBCA_ERROR_PARAMETER = 1,   /* a call parameter with a wrong value, shape or size */
+    EBCA_ERROR_ENGINE = 2,      /* an engine directory, or a file in it, that cannot be used */
+    EBCA_ERROR_BACKEND = 3,     /* ONNX Runtime is missing, too old, or cannot run the engine */
+    EBCA_ERROR_NUMERICAL = 4,   /* a result that is not finite; the text names the first segment */
+    EBCA_ERROR_CANCELLED = 5,   /* the caller asked to stop; the session stays usable */
+    EBCA_ERROR_UNSUPPORTED = 6, /* what this library cannot do (yet) */
+    EBCA_ERROR_OUT_OF_MEMORY = 7,
+    EBCA_ERROR_INTERNAL = 8, /* a bug of this library */
+} ebca_status;
+
+typedef struct ebca_engine ebca_engine;
+typedef struct ebca_session ebca_session;
+
+/* Version of the library, "0.1.0". */
+EBCA_API const char* ebca_version(void);
+
+/* Text of the last error of the calling thread, "" where there was none. */
+EBCA_API const char* ebca_last_error(void);
+
+/* ---- engines ---------------------------------------------------------------------------------------------------- */
+
+typedef enum ebca_log_level { EBCA_LOG_WARNING = 0, EBCA_LOG_INFO = 1 } ebca_log_level;
+
+typedef void (*ebca_log_callback)(ebca_log_level level, const char* message, void* user_data);
+
+/* Before component `done` of `total` is prepared, and once with done == total and component "" at the end. */
+typedef void (*ebca_prepare_callback)(int64_t done, int64_t total, const char* component, void* user_data);
+
+typedef struct ebca_engine_params {
+    size_t struct_size;
+    const char* path;                 /* of the engine directory (UTF-8) */
+    const char* device;               /* "cpu"; "cuda" is not supported yet */
+    const char* onnxruntime_library;  /* libonnxruntime.so; NULL: EBCA_ORT_LIB, then the loader's search */
+    const char* cache_dir;            /* of prepared engines; NULL: EBCA_CACHE_DIR, then the user's cache folder */
+    int32_t threads;                  /* of every graph; 0: one per physical core */
+    void* cuda_stream;                /* for device "cuda": cudaStream_t to work on; NULL: one of its own */
+    ebca_prepare_callback on_prepare; /* NULL: none */
+    void* on_prepare_data;
+    ebca_log_callback log; /* NULL: none; called by any thread that uses the engine, until its sessions are freed too */
+    void* log_data;
+} ebca_engine_params;
+
+EBCA_API void ebca_engine_params_init(ebca_engine_params* params, size_t struct_size);
+
+/* Open an engine directory. On the first call on a machine every component is prepared for it and kept in the user's
+ * cache, which takes up to a minute at Stable Diffusion 1.5 size; later calls take a second or less. Thread-safe. */
+EBCA_API ebca_status ebca_engine_open(const ebca_engine_params* params, ebca_engine** engine);
+
+/* Sessions that are open keep what they need. */
+EBCA_API void ebca_engine_free(ebca_engine* engine);
+
+/* Text of the last error of a call with this engine, from whichever thread; valid until this thread's next call. */
+EBCA_API const char* ebca_engine_last_error(const ebca_engine* engine);
+
+enum {
+    EBCA_TASK_TEXT_TO_IMAGE = 1,
+    EBCA_TASK_EDITING = 2, /* editing prompts */
+    EBCA_TASK_IMAGE_TO_IMAGE = 4,
+    EBCA_TASK_INPAINTING = 8, /* by the model itself, or by RePaint */
+    EBCA_TASK_INVERSION = 16,
+};
+
+/* What an engine can do. Strings belong to the engine. */
+typedef struct ebca_engine_info {
+    size_t struct_size;
+    const char* model;           /* its name */
+    const char* kind;            /* "text-to-image", "inpainting", "unet" */
+    const char* backend;         /* "onnxruntime" */
+    const char* backend_version; /* of the library that was found */
+    uint32_t tasks;              /* EBCA_TASK_... */
+    int32_t has_text_encoder;    /* 0: pass embeddings instead of texts */
+    int32_t has_vae;             /* 0: pass and ask for latents only */
+    int32_t height, width;       /* pixels the model was trained at */
+    int32_t downscale;           /* pixels per latent */
+    int32_t latent_channels;     /* C */
+    int32_t context_width;       /* D */
+    int32_t max_tokens;          /* T of its text encoder, 0 without one */
+    int32_t threads;             /* of every graph */
+    double guidance_scale;       /* default */
+    const char* scheduler;       /* default */
+    const char* schedulers;      /* all of them, joined by commas */
+} ebca_engine_info;
+
+/* struct_size must be set. */
+EBCA_API ebca_status ebca_engine_get_info(ebca_engine* engine, ebca_engine_info* info);
+
+/* ---- sessions --------------------------------------------------------------------------------------------------- */
+
+typedef struct ebca_session_params {
+    size_t struct_size;
+    int32_t height, width; /* of the pictures, in pixels; 0: the size the model was trained at */
+    int32_t batch;         /* n, pictures per call */
+} ebca_session_params;
+
+EBCA_API void ebca_session_params_init(ebca_session_params* params, size_t struct_size);
+
+/* Owns the buffers of pictures of one size. params: NULL: defaults. */
+EBCA_API ebca_status ebca_session_create(ebca_engine* engine, const ebca_session_params* params,
+                                         ebca_session** session);
+
+/* Not while a call runs. */
+EBCA_API void ebca_session_free(ebca_session* session);
+
+EBCA_API const char* ebca_session_last_error(const ebca_session* session);
+
+/* Stop the call that is running in another thread as soon as possible: it returns EBCA_ERROR_CANCELLED. Does nothing
+ * where none is running. */
+EBCA_API ebca_status ebca_session_cancel(ebca_session* session);
+
+/* ---- what a generation takes ------------------------------------------------------------------------------------ */
+
+typedef enum ebca_memory { EBCA_MEMORY_HOST = 0, EBCA_MEMORY_CUDA = 1 } ebca_memory;
+
+/* float32 values; data NULL: not given. EBCA_MEMORY_CUDA is not supported yet. */
+typedef struct ebca_tensor {
+    const float* data;
+    int64_t shape[4]; /* the first `rank` count */
+    int32_t rank;
+    int32_t memory; /* ebca_memory */
+} ebca_tensor;
+
+/* Texts, one for all pictures or one each, or embeddings [n or 1,T,D] instead. */
+typedef struct ebca_prompt {
+    const char* const* texts; /* UTF-8 */
+    size_t count;
+    ebca_tensor embeds;
+} ebca_prompt;
+
+typedef enum ebca_schedule_kind {
+    EBCA_SCHEDULE_CONSTANT = 0,     /* value at every evaluation */
+    EBCA_SCHEDULE_STEP = 1,         /* 0, then value from the share `parameter` (tau) of the steps on */
+    EBCA_SCHEDULE_REVERSE_STEP = 2, /* value, then 0 from that share on */
+    EBCA_SCHEDULE_LINEAR = 3,       /* value + parameter i */
+    EBCA_SCHEDULE_EXPONENTIAL = 4,  /* value parameter^i */
+    EBCA_SCHEDULE_VALUES = 5,       /* values[i], one per evaluation (RePaint: per step) */
+} ebca_schedule_kind;
+
+typedef struct ebca_schedule {
+    int32_t kind; /* ebca_schedule_kind */
+    double value;
+    double parameter;
+    const double* values;
+    size_t count;
+} ebca_schedule;
+
+/* Factor of gamma_attn on the conditional rows: of every token of a word or phrase of the prompt, or of one position
+ * where `word` is NULL. */
+typedef struct ebca_token_weight {
+    const char* word;
+    int64_t position;
+    double factor;
+} ebca_token_weight;
+
+/* An editing prompt: its attention output joins the main prompt's as (main + sum of +-alpha edit) / (1 + sum). */
+typedef struct ebca_edit {
+    size_t struct_size;
+    ebca_prompt prompt;
+    int32_t direction;        /* 1 adds what the prompt says (conjunction), 0 takes it away (negation) */
+    ebca_schedule alpha;      /* its weight, not negative */
+    ebca_schedule gamma_attn; /* step sizes of the update of this prompt's own context */
+    ebca_schedule gamma_norm;
+} ebca_edit;
+
+/* direction 1, alpha 1, gammas 0. */
+EBCA_API void ebca_edit_init(ebca_edit* edit, size_t struct_size);
+
+/* Pixels [height,width,channels] without gaps: 1 (grey), 3 (RGB) or 4 channels (alpha is left out). */
+typedef struct ebca_image {
+    const uint8_t* pixels;
+    int32_t height, width, channels;
+} ebca_image;
+
+/* Settings of RePaint, which inpaints with a model that was not trained for it. */
+typedef struct ebca_repaint_params {
+    size_t struct_size;
+    int32_t jump_length;  /* steps that a jump goes back */
+    int32_t jump_count;   /* how often each stretch is denoised; 1: no jumps */
+    double eta;           /* 0 as the authors use it, 1 for the paper's random steps */
+    int32_t update_known; /* 1: the context update looks at the known region, as the authors' code does by mistake */
+} ebca_repaint_params;
+
+/* 10, 10, 0, 0. */
+EBCA_API void ebca_repaint_params_init(ebca_repaint_params* params, size_t struct_size);
+
+/* State after one evaluation. Arrays belong to the session and are valid during the callback only. */
+typedef struct ebca_step_info {
+    size_t struct_size;
+    int64_t index, total; /* from 0; number of evaluations */
+    double timestep;
+    const float* latents; /* [n,C,h,w] */
+    int64_t latents_shape[4];
+    const float* contexts; /* [B,S,T,D] after the last layer; the first half of the rows is unconditional */
+    int64_t contexts_shape[4];
+} ebca_step_info;
+
+/* After each evaluation; 0 cancels. */
+typedef int (*ebca_step_callback)(const ebca_step_info* info, void* user_data);
+
+/* Without images: text to image. With images: image to image. With masks too: inpainting, by the model itself where it
+ * was trained for that, by RePaint otherwise. */
+typedef struct ebca_generate_params {
+    size_t struct_size;
+    ebca_prompt prompt;
+    ebca_prompt negative_prompt; /* of the unconditional half; not given: "" */
+    int32_t steps;               /* default 50 */
+    double guidance_scale;       /* 1 or less: conditional half only; NaN (default): the engine's default */
+    const char* scheduler;       /* "pndm", "ddim", "euler", "dpmpp_2m", "unipc"; NULL: the engine's default, but "ddim"
+                                    for image to image with strength below 1 */
+    const int64_t* seeds;     /* start latents as torch.randn on the CPU makes them; one for all pictures or one each */
+    size_t seed_count;        /* 0: random */
+    ebca_schedule gamma_attn; /* step sizes of the context update, default 0 */
+    ebca_schedule gamma_norm;
+    const ebca_token_weight* token_weights;
+    size_t token_weight_count;
+    double norm_factor; /* 1 as in the authors' code (default), 0.5 as in the paper */
+    const ebca_edit* edits;
+    size_t edit_count;
+    int32_t reset_edits;      /* 1: start every evaluation from the embeddings of the editing prompts */
+    const ebca_image* images; /* one for all pictures or one each; resized to the session's size */
+    size_t image_count;
+    const ebca_image* masks; /* white where the picture is made anew */
+    size_t mask_count;
+    double strength;                    /* of image to image, above 0 to 1; NaN (default): 0.8 */
+    const ebca_repaint_params* repaint; /* NULL: defaults */
+    int32_t composite;                  /* 1 (default): put the pixels of the image back outside the mask */
+    ebca_tensor latents;                /* start noise [n,C,h,w] of unit variance instead of a seed, or what
+                                           ebca_session_invert found */
+    int32_t latents_only;               /* 1: no pictures */
+    ebca_step_callback on_step;         /* NULL: none */
+    void* on_step_data;
+} ebca_generate_params;
+
+EBCA_API void ebca_generate_params_init(ebca_generate_params* params, size_t struct_size);
+
+/* Keeps the noise predictions of an inversion close to independent standard normal values (Parmar et al., 2023). */
+typedef struct ebca_regularize_params {
+    size_t struct_size;
+    int32_t rounds;          /* how often both terms are applied */
+    int32_t rolls;           /* auto-correlation steps per round, each with shifts of its own */
+    double auto_correlation; /* step sizes */
+    double kl;
+    uint32_t seed; /* of the shifts */
+} ebca_regularize_params;
+
+/* 5, 5, 20, 20, 0. */
+EBCA_API void ebca_regularize_params_init(ebca_regularize_params* params, size_t struct_size);
+
+typedef struct ebca_invert_params {
+    size_t struct_size;
+    const ebca_image* images; /* one for all pictures or one each, or */
+    size_t image_count;
+    ebca_tensor latents;                      /* their latents [n,C,h,w] as the UNet sees them */
+    ebca_prompt prompt;                       /* what the pictures show */
+    int32_t steps;                            /* default 50; one evaluation less is run, as by the authors */
+    const ebca_regularize_params* regularize; /* NULL (default): leave the noise predictions as they are */
+    ebca_step_callback on_step;
+    void* on_step_data;
+} ebca_invert_params;
+
+EBCA_API void ebca_invert_params_init(ebca_invert_params* params, size_t struct_size);
+
+/* ---- what it gives ---------------------------------------------------------------------------------------------- */
+
+typedef struct ebca_result {
+    size_t struct_size;
+    const char* task;      /* "text-to-image", "image-to-image", "inpainting", "repaint", "inversion" */
+    const char* scheduler; /* that was used */
+    int32_t pictures, height, width;
+    const uint8_t* pixels; /* [pictures,height,width,3] RGB; NULL where there are none */
+    const float* latents;  /* [n,C,h,w], scaled as the UNet sees them */
+    int64_t latents_shape[4];
+    size_t evaluations;         /* m */
+    const double* timesteps;    /* [m] */
+    const double* unet_seconds; /* [m], of each evaluation */
+    double text_encoder_seconds, vae_encoder_seconds, open_seconds, scheduler_seconds, vae_seconds;
+    const int64_t* seeds; /* that were used */
+    size_t seed_count;
+} ebca_result;
+
+/* Make pictures. */
+EBCA_API ebca_status ebca_session_generate(ebca_session* session, const ebca_generate_params* params,
+                                           ebca_result** result);
+
+/* Find the noise that pictures come from (DDIM inversion, no guidance, no context update): result->latents. Generating
+ * from them with scheduler "ddim", as many steps and the same prompt comes back to the pictures. */
+EBCA_API ebca_status ebca_session_invert(ebca_session* session, const ebca_invert_params* params, ebca_result** result);
+
+EBCA_API void ebca_result_free(ebca_result* result);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,179 @@
+// Thin RAII over ebca.h, which describes everything: handles that free themselves, statuses that are thrown.
+//
+//     ebca::Engine engine("engine-sd15");
+//     ebca::Session session(engine);
+//     ebca::Text prompt("a lion with a crown");
+//     ebca::GenerateParams make;
+//     make.prompt = prompt;
+//     make.gamma_attn = ebca::reverse_step(0.01, 0.5);
+//     ebca::Result result = session.generate(make);       result->pixels
+#pragma once
+
+#include <exception>
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "ebca.h"
+
+namespace ebca {
+
+class Error : public std::runtime_error {
+  public:
+    Error(ebca_status status, const char* message) : std::runtime_error(message), status_(status) {}
+    ebca_status status() const { return status_; }
+
+  private:
+    ebca_status status_;
+};
+
+inline void check(ebca_status status) {
+    if (status != EBCA_OK) throw Error(status, ebca_last_error());
+}
+
+// The C structs with their defaults.
+struct EngineParams : ebca_engine_params {
+    EngineParams() { ebca_engine_params_init(this, sizeof *this); }
+};
+struct SessionParams : ebca_session_params {
+    SessionParams() { ebca_session_params_init(this, sizeof *this); }
+};
+struct EditParams : ebca_edit {
+    EditParams() { ebca_edit_init(this, sizeof *this); }
+};
+struct RePaintParams : ebca_repaint_params {
+    RePaintParams() { ebca_repaint_params_init(this, sizeof *this); }
+};
+struct RegularizeParams : ebca_regularize_params {
+    RegularizeParams() { ebca_regularize_params_init(this, sizeof *this); }
+};
+struct GenerateParams : ebca_generate_params {
+    GenerateParams() { ebca_generate_params_init(this, sizeof *this); }
+};
+struct InvertParams : ebca_invert_params {
+    InvertParams() { ebca_invert_params_init(this, sizeof *this); }
+};
+
+// Texts that outlive the calls they are passed to: one for all pictures or one each.
+class Text {
+  public:
+    explicit Text(std::string text) : Text(std::vector<std::string>{std::move(text)}) {}
+    explicit Text(std::vector<std::string> texts) : texts_(std::move(texts)) {
+        for (const std::string& text : texts_) pointers_.push_back(text.c_str());
+    }
+    Text(const Text&) = delete;
+    Text& operator=(const Text&) = delete;
+    operator ebca_prompt() const { return {pointers_.data(), pointers_.size(), {}}; }
+
+  private:
+    std::vector<std::string> texts_;
+    std::vector<const char*> pointers_;
+};
+
+inline ebca_schedule constant(double value) {
+    return {EBCA_SCHEDULE_CONSTANT, value, 0, nullptr, 0};
+}
+inline ebca_schedule step(double value, double tau) {
+    return {EBCA_SCHEDULE_STEP, value, tau, nullptr, 0};
+}
+inline ebca_schedule reverse_step(double value, double tau) {
+    return {EBCA_SCHEDULE_REVERSE_STEP, value, tau, nullptr, 0};
+}
+inline ebca_schedule linear(double value, double ratio) {
+    return {EBCA_SCHEDULE_LINEAR, value, ratio, nullptr, 0};
+}
+inline ebca_schedule exponential(double value, double ratio) {
+    return {EBCA_SCHEDULE_EXPONENTIAL, value, ratio, nullptr, 0};
+}
+// The vector must outlive the call.
+inline ebca_schedule values(const std::vector<double>& each) {
+    return {EBCA_SCHEDULE_VALUES, 0, 0, each.data(), each.size()};
+}
+
+using Result = std::unique_ptr<ebca_result, decltype(&ebca_result_free)>;
+
+// False cancels. What it throws cancels too, and is thrown again by the call.
+using OnStep = std::function<bool(const ebca_step_info&)>;
+
+class Engine {
+  public:
+    explicit Engine(const ebca_engine_params& params) : handle_(nullptr, ebca_engine_free) {
+        ebca_engine* engine = nullptr;
+        check(ebca_engine_open(&params, &engine));
+        handle_.reset(engine);
+    }
+    explicit Engine(const std::string& path) : Engine(named(path)) {}
+
+    ebca_engine_info info() const {
+        ebca_engine_info info{};
+        info.struct_size = sizeof info;
+        check(ebca_engine_get_info(handle_.get(), &info));
+        return info;
+    }
+    ebca_engine* get() const { return handle_.get(); }
+
+  private:
+    static EngineParams named(const std::string& path) {
+        EngineParams params;
+        params.path = path.c_str();
+        return params;
+    }
+
+    std::unique_ptr<ebca_engine, decltype(&ebca_engine_free)> handle_;
+};
+
+class Session {
+  public:
+    explicit Session(const Engine& engine, const ebca_session_params& params = SessionParams())
+        : handle_(nullptr, ebca_session_free) {
+        ebca_session* session = nullptr;
+        check(ebca_session_create(engine.get(), &params, &session));
+        handle_.reset(session);
+    }
+
+    Result generate(ebca_generate_params params, const OnStep& on_step = {}) {
+        return run(ebca_session_generate, params, on_step);
+    }
+    Result invert(ebca_invert_params params, const OnStep& on_step = {}) {
+        return run(ebca_session_invert, params, on_step);
+    }
+    // From any thread.
+    void cancel() { check(ebca_session_cancel(handle_.get())); }
+    ebca_session* get() const { return handle_.get(); }
+
+  private:
+    struct Watcher {
+        const OnStep& on_step;
+        std::exception_ptr thrown;
+    };
+
+    static int watch(const ebca_step_info* info, void* data) {
+        auto* watcher = static_cast<Watcher*>(data);
+        try {
+            return watcher->on_step(*info);
+        } catch (...) {
+            watcher->thrown = std::current_exception();
+            return 0;
+        }
+    }
+
+    template <typename Call, typename Params>
+    Result run(Call call, Params& params, const OnStep& on_step) {
+        Watcher watcher{on_step, nullptr};
+        if (on_step) {
+            params.on_step = watch;
+            params.on_step_data = &watcher;
+        }
+        ebca_result* result = nullptr;
+        ebca_status status = call(handle_.get(), &params, &result);
+        if (watcher.thrown) std::rethrow_exception(watcher.thrown);
+        check(status);
+        return Result(result, ebca_result_free);
+    }
+
+    std::unique_ptr<ebca_session, decltype(&ebca_session_free)> handle_;
+};
+
+}  // namespace ebca

@@ -1,0 +1,90 @@
+// An opened engine directory, shared by sessions and threads.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "backend.hpp"
+#include "directory.hpp"
+#include "executor.hpp"
+#include "prepared.hpp"
+#include "prompt_tokenizer.hpp"
+#include "tensor.hpp"
+
+namespace ebca {
+
+enum class LogLevel { warning = 0, info = 1 };
+
+// Called from whichever thread has something to say.
+using Log = std::function<void(LogLevel, const std::string&)>;
+
+struct EngineOptions {
+    std::filesystem::path path;
+    std::string device = "cpu";
+    std::string ort_library;      // see OrtLibrary
+    std::filesystem::path cache;  // of prepared engines; empty: EBCA_CACHE_DIR, else the platform's
+    int threads = 0;              // of every graph; 0: one per physical core
+    OnPrepare on_prepare;
+    Log log;
+};
+
+// Thread-safe. Sessions own their buffers; the engine owns the opened graphs.
+class Engine {
+  public:
+    // Prepares every component on the first call on a machine, which takes up to a minute at SD 1.5 size.
+    // EngineError, BackendError, ParameterError, UnsupportedError.
+    explicit Engine(const EngineOptions& options);
+
+    const EngineDirectory& directory() const { return directory_; }
+    const Manifest& manifest() const { return directory_.manifest; }
+    const Backend& backend() const { return *backend_; }
+    void log(LogLevel level, const std::string& message) const;
+
+    // An opened component; opened once and shared.
+    std::shared_ptr<Runner> runner(const std::string& component);
+
+    // Close a component until it is needed again; bindings that exist keep it open.
+    void release(const std::string& component);
+
+    // Drop the UNet's mapped weights from memory; they come back from the page cache when they are used.
+    void forget_weights();
+
+    // A new executor with its own buffers. ParameterError where there is no memory for these sizes.
+    std::unique_ptr<Executor> executor(const Sizes& sizes);
+
+    // EngineError for a UNet-only directory.
+    const PromptTokenizer& tokenizer();
+
+    // Compare the scheduler tables with the manifest, once. EngineError where they differ.
+    void verify_tables();
+
+    // Token ids of n rows to embeddings [n,T,D].
+    Array encode(const std::vector<int64_t>& ids, int64_t rows);
+
+    // Scaled latents [n,C,h,w] to images [n,3,8h,8w] in [-1, 1]; one image at a time to bound memory.
+    Array decode(const Array& latents);
+
+    // Pictures [n,H,W,3] in [0, 1] to mean and standard deviation of their scaled latents, [n,C,h,w] each.
+    std::pair<Array, Array> encode_image(const Array& pixels);
+
+  private:
+    void prepare(const OnPrepare& on_prepare);
+
+    EngineDirectory directory_;
+    std::shared_ptr<const Backend> backend_;
+    Log log_;
+    std::optional<PreparedEngine> prepared_;
+    std::mutex lock_;
+    std::map<std::string, std::shared_ptr<Runner>> runners_;
+    std::optional<PromptTokenizer> tokenizer_;
+    bool tables_verified_ = false;
+};
+
+}  // namespace ebca

@@ -1,0 +1,14 @@
+// The machine: what packed weights and thread counts depend on.
+#pragma once
+
+#include <string>
+
+namespace ebca {
+
+// The processor model and its instruction sets, spelled as engines/onnxruntime.py spells them.
+std::string processor();
+
+// Physical cores of this machine, at least 1.
+int physical_cores();
+
+}  // namespace ebca

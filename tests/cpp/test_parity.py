@@ -1,0 +1,285 @@
+"""The library against the Python session on the same ONNX Runtime, task by task.
+
+From the same start latents every bit is the same: both run the same graphs and add in the same order. Noise that is
+drawn from a seed differs by 3e-8 (as both differ from PyTorch's), since numpy and the C library round log, sine and
+cosine differently; latents then stay within 1e-5. Seeds are compared with ddim: on this small model pndm can amplify
+such a difference of the start a thousand times, whoever made it.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import native
+
+import ebca
+
+PROMPT = "a red circle and a blue square"
+LIMIT = 1e-5
+STEPS = 6
+
+Sessions = tuple[native.Session, ebca.Session]
+
+
+@pytest.fixture(scope="module")
+def sessions(shapes: native.Engine, python_shapes: ebca.Engine) -> Iterator[Sessions]:
+    session = shapes.session()
+    with python_shapes.session() as python:
+        yield session, python
+    session.close()
+
+
+def noise(session: ebca.Session, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(session._latent_shape).astype(np.float32)
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Coarse patches of colour, so that resizing and encoding have something to do."""
+    small = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), np.uint8)
+    tiled = np.kron(small, np.ones((-(-height // 5), -(-width // 7), 1), np.uint8))
+    return np.ascontiguousarray(tiled[:height, :width])
+
+
+def hole(height: int, width: int) -> np.ndarray:
+    mask = np.zeros((height, width), np.uint8)
+    mask[height // 4 : height // 2, width // 3 :] = 255
+    return mask
+
+
+def relative(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.linalg.norm(a.astype(np.float64) - b) / np.linalg.norm(b.astype(np.float64)))
+
+
+def compare(sessions: Sessions, prompt: Any = PROMPT, *, exact: bool, **given: Any) -> tuple[native.Made, ebca.Result]:
+    """Both make the same call; what both gave, after it was found equal."""
+    session, python = sessions
+    given = {"steps": STEPS, **given}
+    made = session.generate(prompt, **given)
+    expected = python.generate(prompt, **{"output": "np", **given})
+    assert made.timesteps == list(expected.timesteps)
+    assert made.task == expected.parameters["task"]
+    assert made.scheduler == expected.parameters["scheduler"]
+    if exact:
+        assert np.array_equal(made.latents, expected.latents)
+    else:
+        assert relative(made.latents, expected.latents) < LIMIT
+    if expected.images is not None:
+        assert made.pixels is not None
+        difference = np.abs(made.pixels.astype(int) - np.rint(expected.images * 255).astype(int))
+        # What differs by one lies on the edge between two bytes.
+        assert not difference.any() if exact else difference.max() <= 1
+    return made, expected
+
+
+EXACT: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "gammas": {"gamma_attn": 0.01, "gamma_norm": 0.02},
+    "values": {"gamma_attn": [0.01, 0.0, 0.02, 0.0, 0.0, 0.01, 0.0], "gamma_norm": ebca.Schedule.linear(0.02, -0.003)},
+    "token weights": {
+        "gamma_attn": ebca.Schedule.reverse_step(0.01, 0.5),
+        "token_weights": {"circle": 2.0, 3: 0.5},
+        "norm_factor": 0.5,
+    },
+    "no guidance": {"guidance_scale": 1.0, "gamma_norm": ebca.Schedule.exponential(0.02, 0.5)},
+    "negative prompt": {"negative_prompt": "a green triangle", "guidance_scale": 3.0},
+    "ddim": {"scheduler": "ddim"},
+    "euler": {"scheduler": "euler", "gamma_attn": 0.01},
+    "dpmpp_2m": {"scheduler": "DPM++ 2M", "gamma_attn": 0.01},
+    "unipc": {"scheduler": "unipc", "gamma_norm": 0.01},
+    "edits": {
+        "gamma_norm": 0.001,
+        "edits": [
+            ebca.Edit("a green triangle", 1, ebca.Schedule.step(0.7, 0.2), 0.001, 0.002),
+            ebca.Edit("a circle", 0, 0.2, gamma_norm=ebca.Schedule.constant(0.001)),
+        ],
+    },
+    "reset edits": {"edits": [ebca.Edit("a green triangle", alpha=0.5, gamma_attn=0.01)], "reset_edits": True},
+    "latents only": {"output": "latents"},
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_text_to_image_and_editing_equal_python_bit_by_bit(sessions: Sessions, name: str) -> None:
+    made, _ = compare(sessions, exact=True, latents=noise(sessions[1]), **EXACT[name])
+    assert made.seeds == []
+
+
+def test_seeds_give_the_same_pictures(sessions: Sessions) -> None:
+    made, expected = compare(sessions, exact=False, seed=7, scheduler="ddim", gamma_attn=0.01)
+    assert made.seeds == [7]
+    other, _ = compare(sessions, exact=False, seed=-8, scheduler="ddim")
+    assert relative(other.latents, made.latents) > 0.1
+    assert set(made.seconds) == {"text_encoder", "vae_encoder", "open", "scheduler", "vae"}
+    assert len(made.unet_seconds) == len(expected.timings["unet_steps"])
+
+
+def test_without_a_seed_every_picture_is_another(sessions: Sessions) -> None:
+    first, second = (sessions[0].generate(PROMPT, steps=1, output="latents") for _ in range(2))
+    assert first.seeds != second.seeds
+    again = sessions[0].generate(PROMPT, steps=1, output="latents", seed=first.seeds[0])
+    assert np.array_equal(again.latents, first.latents)
+
+
+def test_image_to_image(sessions: Sessions) -> None:
+    compare(sessions, exact=False, image=picture(64, 64), strength=0.5, seed=1, gamma_attn=0.01)
+    compare(sessions, exact=False, image=picture(77, 201), strength=1.0, seed=1)
+    compare(sessions, exact=False, image=picture(64, 64), scheduler="euler", seed=2, steps=5)
+
+
+def test_repaint(sessions: Sessions) -> None:
+    settings = ebca.RePaint(jump_length=2, jump_count=2, eta=0.5)
+    given = {"image": picture(64, 64), "mask": hole(64, 64), "repaint": settings, "seed": 3}
+    compare(sessions, exact=False, gamma_attn=0.01, **given)
+    compare(sessions, exact=False, gamma_norm=0.01, **given, composite=False)
+    known = ebca.RePaint(jump_length=3, jump_count=1, update_known=True)
+    compare(sessions, exact=False, **{**given, "repaint": known}, gamma_attn=0.01)
+
+
+def test_pictures_and_masks_are_resized_to_the_byte(sessions: Sessions) -> None:
+    """Outside the mask the result is the image itself, brought to the session's size."""
+    height, width = sessions[1].height, sessions[1].width
+    for size in ((131, 200), (50, 61), (400, 128), (200, 40), (300, 400)):
+        with pytest.warns(UserWarning, match="stretched"):
+            made, expected = compare(
+                sessions,
+                exact=False,
+                image=picture(*size),
+                mask=hole(90, 70),
+                seed=3,
+                steps=4,
+                repaint=ebca.RePaint(jump_count=1),
+            )
+        assert made.pixels is not None
+        outside = np.ones((height, width), bool)
+        outside[int(0.2 * height) : int(0.55 * height), int(0.28 * width) :] = False
+        assert np.array_equal(made.pixels[0][outside], np.rint(expected.images[0] * 255).astype(np.uint8)[outside])
+
+
+def test_inversion_and_back(sessions: Sessions) -> None:
+    session, python = sessions
+    latents = 0.5 * noise(python, 5)
+    found, expected = session.invert(latents=latents, prompt=PROMPT, steps=8), python.invert(latents, PROMPT, steps=8)
+    assert found.task == "inversion" and found.pixels is None
+    assert np.array_equal(found.latents, expected.latents)
+    image = picture(64, 64)
+    found, expected = session.invert(image, PROMPT, steps=8), python.invert(image, PROMPT, steps=8)
+    assert np.array_equal(found.latents, expected.latents)
+    edits = [ebca.Edit("a green triangle", 1, ebca.Schedule.step(0.75, 0.5), 6e-4, 6e-4)]
+    compare(sessions, exact=True, latents=found.latents, scheduler="ddim", steps=8, edits=edits, negative_prompt=PROMPT)
+
+
+def test_regularized_inversion(shapes: native.Engine, python_shapes: ebca.Engine) -> None:
+    """The shifts are those of numpy's generator; sums are made in another order, in float64."""
+    session = shapes.session(64, 96, 2)
+    with python_shapes.session(64, 96, 2) as python:
+        latents = 0.5 * noise(python, 5)
+        for settings in (ebca.NoiseRegularization(), ebca.NoiseRegularization(2, 3, 10.0, 5.0, seed=2**32 - 1)):
+            found = session.invert(latents=latents, prompt=PROMPT, steps=6, regularize=settings)
+            expected = python.invert(latents, PROMPT, steps=6, regularize=settings)
+            assert relative(found.latents, expected.latents) < LIMIT
+            plain = session.invert(latents=latents, prompt=PROMPT, steps=6)
+            assert relative(found.latents, plain.latents) > 1e-3
+    session.close()
+
+
+def test_several_pictures_of_another_size(shapes: native.Engine, python_shapes: ebca.Engine) -> None:
+    session = shapes.session(64, 96, 2)
+    with python_shapes.session(64, 96, 2) as python:
+        both = session, python
+        prompts = ["a red circle", "a blue square"]
+        edits = [ebca.Edit(["a green triangle", "a circle"], gamma_norm=0.01)]
+        compare(both, prompts, exact=True, latents=noise(python), gamma_attn=0.01, edits=edits)
+        compare(both, prompts, exact=False, seed=[4, 5], scheduler="ddim", negative_prompt=["", "a red square"])
+        masks = [hole(64, 96), hole(64, 96)[::-1].copy()]
+        images = [picture(64, 96), picture(64, 96, 1)]
+        compare(both, exact=False, seed=4, image=images, mask=masks, gamma_attn=0.01, repaint=ebca.RePaint(2, 2))
+    session.close()
+
+
+def test_embeddings_instead_of_texts(sessions: Sessions) -> None:
+    rng = np.random.default_rng(1)
+    main, negative, edit = (rng.standard_normal((1, 9, 128)).astype(np.float32) for _ in range(3))
+    compare(
+        sessions,
+        None,
+        exact=True,
+        prompt_embeds=main,
+        negative_prompt_embeds=negative,
+        edits=[ebca.Edit(prompt_embeds=edit, alpha=0.4, gamma_norm=0.01)],
+        latents=noise(sessions[1]),
+        token_weights={2: 3.0},
+        gamma_attn=0.01,
+    )
+
+
+def test_progress_sees_what_python_sees(sessions: Sessions) -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    def look(info: Any) -> None:
+        latents = np.ctypeslib.as_array(info.latents, tuple(info.latents_shape)).copy()
+        contexts = np.ctypeslib.as_array(info.contexts, tuple(info.contexts_shape)).copy()
+        seen.append((info.index, info.total, info.timestep, latents, contexts))
+
+    expected: list[tuple[Any, ...]] = []
+    start = noise(sessions[1])
+    sessions[0].generate(PROMPT, steps=3, latents=start, gamma_norm=0.01, on_step=look)
+    sessions[1].generate(
+        PROMPT,
+        steps=3,
+        latents=start,
+        gamma_norm=0.01,
+        on_step=lambda i: expected.append((i.index, i.total, i.timestep, i.latents.copy(), i.contexts.copy())),
+    )
+    assert len(seen) == len(expected) == 4
+    for mine, python in zip(seen, expected, strict=True):
+        assert mine[:3] == python[:3]
+        assert np.array_equal(mine[3], python[3]) and np.array_equal(mine[4], python[4])
+
+
+def test_a_nine_channel_model_inpaints_by_itself(library: native.Library, tiny_inpainting_dir: Path) -> None:
+    engine = library.open(tiny_inpainting_dir)
+    assert engine.info().tasks & 8 and not engine.info().tasks & 1
+    session = engine.session(64, 64)
+    with ebca.load(tiny_inpainting_dir, backend="onnxruntime") as opened, opened.session(64, 64) as python:
+        given = {"image": picture(64, 64), "mask": hole(64, 64), "seed": 3, "gamma_attn": 0.01}
+        compare((session, python), "a cat", exact=False, **given)
+        with pytest.raises(ebca.errors.EngineError, match="an inpainting model"):
+            session.generate("a cat")
+        with pytest.raises(ebca.errors.EngineError, match="an inpainting model"):
+            session.invert(picture(64, 64), "a cat")
+    session.close()
+    engine.close()
+
+
+def test_a_unet_alone(library: native.Library, tiny_engine_fp16_dir: Path) -> None:
+    """Weights stored as float16; embeddings and latents instead of texts and pictures."""
+    engine = library.open(tiny_engine_fp16_dir)
+    session = engine.session(64, 64)
+    assert not engine.info().has_vae and not engine.info().has_text_encoder
+    with ebca.load(tiny_engine_fp16_dir, backend="onnxruntime") as opened, opened.session(64, 64) as python:
+        embeds = np.random.default_rng(2).standard_normal((1, 7, 32)).astype(np.float32)
+        given = {"prompt_embeds": embeds, "negative_prompt_embeds": embeds[::-1] * 0.5, "latents": noise(python)}
+        compare((session, python), None, exact=True, output="latents", gamma_norm=0.01, **given)
+        with pytest.raises(ebca.errors.EngineError, match="no VAE"):
+            session.generate(None, **given)
+        with pytest.raises(ebca.errors.EngineError, match="UNet only"):
+            session.generate("a cat", output="latents")
+        with pytest.raises(ebca.errors.ParameterError, match="negative_prompt_embeds"):
+            session.generate(None, prompt_embeds=embeds, output="latents")
+    session.close()
+    engine.close()
+
+
+@pytest.mark.slow
+def test_graphs_that_compute_in_float16_and_the_uncut_unet(library: native.Library, tiny_gpu_dir: Path) -> None:
+    """On a CPU every result is rounded to float16, as on a GPU; steps without gammas run the uncut UNet."""
+    engine = library.open(tiny_gpu_dir)
+    session = engine.session(64, 64)
+    with ebca.load(tiny_gpu_dir, backend="onnxruntime") as opened, opened.session(64, 64) as python:
+        assert opened.manifest.compute == "fp16" and opened.manifest.unet.vanilla
+        for given in ({}, {"gamma_attn": ebca.Schedule.reverse_step(0.01, 0.5)}, {"edits": [ebca.Edit("a dog")]}):
+            compare((session, python), "a cat", exact=True, latents=noise(python), **given)
+    session.close()
+    engine.close()
