@@ -113,6 +113,8 @@ def jobs(
             add(segment, sizes)
         if unet.vanilla:
             add(unet.vanilla, {**sizes, "contexts": (1, 1, 1)})
+        if unet.whole:
+            add(unet.whole, sizes)
         if text_encoder:
             add(text_encoder.component, {**sizes, "batch": _PROMPTS})
         if vae:
