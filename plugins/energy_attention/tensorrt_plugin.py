@@ -77,13 +77,11 @@ class Settings:
         found: dict[str | int, int] = {channels: channels}
         for (name, spec), shape in zip(self.inputs.items(), inputs, strict=True):
             given = [int(n) for n in shape]
-            if len(given) != len(spec.shape):
-                raise ParameterError(f"{NAME} is given '{name}' of shape {given}, and takes {list(spec.shape)}")
-            for dim, size in zip(spec.shape, given, strict=True):
-                if found.setdefault(dim, size) != size:
-                    raise ParameterError(
-                        f"{NAME} is given '{name}' of shape {given}, and {dim} is {found[dim]}; export again"
-                    )
+            taken: list[str | int] = list(spec.shape)
+            if len(given) == len(taken):
+                taken = [found.setdefault(dim, n) for dim, n in zip(spec.shape, given, strict=True)]
+            if given != taken:
+                raise ParameterError(f"{NAME} is given '{name}' of shape {given}, and takes {taken}; export again")
         return OpShape(
             **{name: found[name] for name in ("batch", "positions", "contexts", "tokens")},
             heads=self.num_heads,
