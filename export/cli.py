@@ -193,6 +193,7 @@ def _run(args: argparse.Namespace, ctrl_c: console.CtrlC) -> int:
     from ebca.export import plans as planning
     from ebca.export.checkpoint import load_checkpoint
     from ebca.export.quiet import quiet
+    from ebca.export.uncut import Uncut
 
     if not args.dry_run:
         workspace.check_output(args.output_dir, overwrite=args.overwrite)
@@ -207,7 +208,7 @@ def _run(args: argparse.Namespace, ctrl_c: console.CtrlC) -> int:
             tokenizer=args.tokenizer,
         )
     if args.dry_run:
-        split, sizes = engine.split_unet(checkpoint.unet)
+        split, sizes = engine.split_unet(Uncut.of(checkpoint.unet))
         for name in ("height", "width"):
             if getattr(args, name) is not None:
                 sizes[name] = getattr(args, name) // 8

@@ -47,7 +47,7 @@ from ebca.export.parity import HALF_LIMIT, LIMIT, UNetParity, check, module_pari
 from ebca.export.plans import PlanOptions
 from ebca.export.split import Segment, Split, split
 from ebca.export.trace import OPSET, OUTPUTS, Layer, layers_of
-from ebca.export.uncut import uncut
+from ebca.export.uncut import Uncut
 from ebca.export.vanilla import vanilla_graph
 from ebca.export.whole import steps_of, whole_graph
 from ebca.export.workspace import Workspace, check_output, check_room
@@ -251,19 +251,19 @@ def export_unet(
     return export_checkpoint(checkpoint, output_dir, precision=precision)
 
 
-def split_unet(unet: UNet2DConditionModel) -> tuple[Split, dict[str, int]]:
-    """Trace and cut; nothing is written. Returns the split and the sizes at which bytes were compared."""
-    model, symbols = uncut(unet)
-    side = int(unet.config.sample_size)
+def split_unet(uncut: Uncut) -> tuple[Split, dict[str, int]]:
+    """Cut; nothing is written. Returns the split and the sizes at which bytes were compared."""
+    side = uncut.sample_size
     sizes = {"batch": 2, "contexts": 1, "tokens": 77, "height": side, "width": side}
-    return split(model, symbols, sizes, OPSET), sizes
+    return split(uncut.copy(), uncut.symbols, sizes, OPSET), sizes
 
 
 def _export_unet(export: _Export, *, with_vanilla: bool, one_piece: bool) -> UNetSpec:
     unet = export.checkpoint.unet
     layers = layers_of(unet)
     export.say(f"tracing the UNet ({len(layers)} cross-attention layers)")
-    cut, _ = split_unet(unet)
+    uncut = Uncut.of(unet)
+    cut, _ = split_unet(uncut)
     ops = _export_ops(export, layers)
     export.say("running the UNet in PyTorch for comparison")
     parity = UNetParity.of(unet, export.limit)
@@ -293,10 +293,11 @@ def _export_unet(export: _Export, *, with_vanilla: bool, one_piece: bool) -> UNe
     spec = _unet_spec(unet, layers, cut, ops, dtypes)
     if with_vanilla:
         measure = partial(parity.vanilla, unet)
-        spec = replace(spec, vanilla=_export_uncut(export, _VANILLA, "the uncut UNet", vanilla_graph, measure))
+        _export_uncut(export, _VANILLA, "the uncut UNet", lambda: vanilla_graph(uncut), measure)
+        spec = replace(spec, vanilla=_VANILLA)
     if one_piece:
-        what = "the uncut UNet with updates"
-        spec = replace(spec, whole=_export_uncut(export, _WHOLE, what, whole_graph, parity.one_piece))
+        _export_uncut(export, _WHOLE, "the uncut UNet with updates", lambda: whole_graph(uncut), parity.one_piece)
+        spec = replace(spec, whole=_WHOLE)
     return spec
 
 
@@ -304,18 +305,17 @@ def _export_uncut(
     export: _Export,
     name: str,
     what: str,
-    make: Callable[[UNet2DConditionModel], ir.Graph],
+    make: Callable[[], ir.Graph],
     measure: Callable[[Component, Path], float],
-) -> str:
-    """The UNet in one piece, in a form that `make` gives; returns its component's name, which is `name`."""
-    unet = export.checkpoint.unet
-    size = sum(p.numel() * (2 if export.half else 4) for p in unet.parameters())
+) -> None:
+    """Write the UNet in one piece as component `name`: the graph that `make` gives, its error by `measure`."""
+    size = sum(p.numel() * (2 if export.half else 4) for p in export.checkpoint.unet.parameters())
     export.say(f"{what}, {size / 1e6:.0f} MB")
     found = export.workspace.get(name)
     if found:
         component, error = found[0], check(what, found[1]["parity"], export.limit)
     else:
-        graph = make(unet)
+        graph = make()
         if export.computes_half:
             to_half(graph, keep=steps_of(graph), float32_outputs=OUTPUTS)
         half = export.half and not export.computes_half
@@ -325,7 +325,6 @@ def _export_uncut(
     export.components[name] = component
     export.parity[name] = error
     export.written += size
-    return name
 
 
 def _segment_to_half(segment: Segment, dtypes: dict[str, ir.DataType]) -> None:

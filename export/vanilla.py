@@ -8,19 +8,18 @@ import math
 
 import numpy as np
 import onnx_ir as ir
-from diffusers import UNet2DConditionModel
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from ebca.errors import ExportError
 from ebca.export.split import is_op
 from ebca.export.trace import OP_DOMAIN
-from ebca.export.uncut import name_dimensions, uncut
+from ebca.export.uncut import Uncut
 
 
-def vanilla_graph(unet: UNet2DConditionModel) -> ir.Graph:
+def vanilla_graph(uncut: Uncut) -> ir.Graph:
     """(sample, timestep, contexts [B,S,T,D]) -> noise and the contexts as they are; standard operators, only context 0
     is read."""
-    model, symbols = uncut(unet)
+    model = uncut.copy()
     graph = model.graph
     contexts = graph.inputs[2]
     unchanged = ir.Node("", "Identity", [contexts])
@@ -35,7 +34,7 @@ def vanilla_graph(unet: UNet2DConditionModel) -> ir.Graph:
         _drop_update(node)
         _plain_attention(graph, node, zero)
     RemoveUnusedNodesPass()(model)
-    name_dimensions(graph, symbols)
+    uncut.name_dimensions(graph)
     graph.opset_imports.pop(OP_DOMAIN, None)
     return graph
 

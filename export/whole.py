@@ -6,23 +6,21 @@ standard operators in its place.
 """
 
 import onnx_ir as ir
-from diffusers import UNet2DConditionModel
 
 from ebca.export.split import is_op
-from ebca.export.trace import OP_DOMAIN, OP_TYPE, layers_of
-from ebca.export.uncut import name_dimensions, uncut
+from ebca.export.trace import OP_DOMAIN, OP_TYPE
+from ebca.export.uncut import Uncut
 from ebca.plugins.energy_attention import signature
 from ebca.plugins.energy_attention.tensorrt_plugin import Settings
 
 VARIANT = "update"
 
 
-def whole_graph(unet: UNet2DConditionModel) -> ir.Graph:
+def whole_graph(uncut: Uncut) -> ir.Graph:
     """(sample, timestep, contexts [B,S,T,D], and the controls of the variant) -> noise and the contexts after the last
     layer; float32, with one node of domain `ebca` per cross-attention layer."""
-    model, symbols = uncut(unet)
-    graph, layers = model.graph, layers_of(unet)
-    name_dimensions(graph, symbols)
+    graph, layers = uncut.copy().graph, uncut.layers
+    uncut.name_dimensions(graph)
     controls = _controls(graph)
     for node in [n for n in graph if is_op(n)]:
         index = node.attributes["layer"].as_int()
