@@ -120,14 +120,23 @@ def _stored(specs: dict[str, TensorSpec]) -> dict[str, TensorSpec]:
     return {name: TensorSpec(STORAGE if name in _STORED else spec.dtype, spec.shape) for name, spec in specs.items()}
 
 
-def _fields(trt: Any, settings: Settings) -> list[Any]:
-    kinds = {int: trt.PluginFieldType.INT32, str: trt.PluginFieldType.CHAR}
-    return [
-        trt.PluginField(
-            name, value.encode() if isinstance(value, str) else np.array([value], np.int32), kinds[type(value)]
-        )
-        for name, value in asdict(settings).items()
-    ]
+class _Fields:
+    """Settings as TensorRT reads them: by address, as long as it likes, so everything is kept.
+
+    Attributes:
+        collection: the library's own type. A PluginFieldCollection would have to be converted each time TensorRT asks,
+            which the bindings can only do while a call from Python is under way.
+    """
+
+    def __init__(self, trt: Any, settings: Settings) -> None:
+        self._fields = [
+            trt.PluginField(name, value.encode(), trt.PluginFieldType.CHAR)
+            if isinstance(value, str)
+            else trt.PluginField(name, np.array([value], np.int32), trt.PluginFieldType.INT32)
+            for name, value in asdict(settings).items()
+        ]
+        self._list = trt.PluginFieldCollection(self._fields)
+        self.collection = trt.PluginFieldCollection_(self._list)
 
 
 def _plugin_class(trt: Any, library: KernelLibrary) -> Any:
@@ -146,9 +155,7 @@ def _plugin_class(trt: Any, library: KernelLibrary) -> Any:
             # Layers of the same settings and shapes are timed once.
             self.timing_cache_id = f"{settings.variant}_h{settings.num_heads}_d{settings.head_dim}"
             self._settings = settings
-            # TensorRT reads fields by their addresses, after the call that gave them.
-            self._fields = _fields(trt, settings)
-            self._collection = trt.PluginFieldCollection(self._fields)
+            self._fields = _Fields(trt, settings)
 
         def get_capability_interface(self, kind: Any) -> Any:
             return self
@@ -162,12 +169,10 @@ def _plugin_class(trt: Any, library: KernelLibrary) -> Any:
             return [dtypes[spec.dtype] for spec in self._settings.outputs.values()]
 
         def get_output_shapes(self, inputs: Sequence[Any], shape_inputs: Sequence[Any], expr_builder: Any) -> list[Any]:
-            known = {
-                dim: given[axis]
-                for spec, given in zip(self._settings.inputs.values(), inputs, strict=True)
-                for axis, dim in enumerate(spec.shape)
-            }
-            return [trt.DimsExprs([known[dim] for dim in spec.shape]) for spec in self._settings.outputs.values()]
+            # Every output has the shape of an input: out of q, g of k, an energy of the weights.
+            shapes = [spec.shape for spec in self._settings.inputs.values()]
+            like = [inputs[shapes.index(spec.shape)] for spec in self._settings.outputs.values()]
+            return [trt.DimsExprs([shape[axis] for axis in range(len(shape))]) for shape in like]
 
         def supports_format_combination(self, pos: int, in_out: Sequence[Any], num_inputs: int) -> bool:
             specs, desc = [*self._settings.inputs.values(), *self._settings.outputs.values()], in_out[pos].desc
@@ -183,7 +188,7 @@ def _plugin_class(trt: Any, library: KernelLibrary) -> Any:
         # Running
 
         def get_fields_to_serialize(self) -> Any:
-            return self._collection
+            return self._fields.collection
 
         def attach_to_context(self, resource_context: Any) -> Any:
             return self.clone()
@@ -216,8 +221,8 @@ def _creator_class(trt: Any, plugin: Any) -> Any:
             trt.IPluginCreatorV3One.__init__(self)
             self.name, self.plugin_namespace, self.plugin_version = NAME, NAMESPACE, VERSION
             # Only their names are read: the parser looks for attributes of these names.
-            self._fields = _fields(trt, Settings(1, 1, VARIANTS[0]))
-            self.field_names = trt.PluginFieldCollection(self._fields)
+            self._fields = _Fields(trt, Settings(1, 1, VARIANTS[0]))
+            self.field_names = self._fields.collection
 
         def create_plugin(self, name: str, fields: Any, phase: Any) -> Any:
             return plugin(Settings.from_fields(fields))

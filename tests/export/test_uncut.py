@@ -145,11 +145,13 @@ def test_an_update_in_one_piece_computes_what_the_segments_compute(
         for made in (split, whole):
             made.set_control(control(engine, made, **{**knobs(contexts), **change}))
             made.run("update")
-        assert relative(whole.noise, split.noise) <= limit(engine)
+        # The same arithmetic in both; no roundings more than those of float32.
+        near = limit(engine) if engine.manifest.compute == "fp32" else 5e-4
+        assert relative(whole.noise, split.noise) <= near
         # How far the contexts went, for they hardly move.
         moved = split.contexts_out - split.contexts
         assert np.abs(moved).max() > 1e-3
-        assert relative(whole.contexts_out - whole.contexts, moved) <= 5 * limit(engine)
+        assert relative(whole.contexts_out - whole.contexts, moved) <= near
 
 
 def test_what_the_one_piece_lacks_is_done_by_the_segments(engine: ebca.Engine) -> None:

@@ -57,6 +57,18 @@ class PluginFieldCollection:
             yield field
 
 
+class PluginFieldCollection_:
+    """What the library itself reads: the address of a collection."""
+
+    def __init__(self, fields: PluginFieldCollection) -> None:
+        self._fields = weakref.ref(fields)
+
+    def __iter__(self) -> Iterator[PluginField]:
+        fields = self._fields()
+        assert fields is not None, "a collection is read after it was freed"
+        return iter(fields)
+
+
 class DimsExprs(list[Any]):
     """Dimensions as expressions; here any objects."""
 
@@ -84,12 +96,15 @@ class Registry:
             for field in creator.field_names
             if field.name in attributes
         ]
-        return checked(creator.create_plugin("layer", PluginFieldCollection(fields), TensorRTPhase.BUILD))
+        collection = PluginFieldCollection(fields)
+        return checked(creator.create_plugin("layer", PluginFieldCollection_(collection), TensorRTPhase.BUILD))
 
     def from_plan(self, plugin: Any) -> Any:
         """The plugin that a runtime makes of what the builder kept of one."""
         creator = self.creators[plugin.plugin_name, plugin.plugin_version, plugin.plugin_namespace]
-        return checked(creator.create_plugin("layer", plugin.get_fields_to_serialize(), TensorRTPhase.RUNTIME))
+        fields = plugin.get_fields_to_serialize()
+        assert type(fields) is PluginFieldCollection_
+        return checked(creator.create_plugin("layer", fields, TensorRTPhase.RUNTIME))
 
 
 def checked(plugin: Any) -> Any:
