@@ -2,6 +2,7 @@
 updates inside, which a plan runs. Both compute what the segments compute."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,16 +23,18 @@ from onnx import TensorProto
 
 import ebca
 from ebca.engines import backend as backends
+from ebca.engines import dims
 from ebca.engines import manifest as manifests
 from ebca.engines.backend import BackendOptions
 from ebca.engines.directory import EngineDirectory
 from ebca.engines.plans import LibraryPlans
 from ebca.errors import BackendError, EngineError, ParameterError
-from ebca.export import cli, tensorrt
+from ebca.export import cli, plans, tensorrt
 from ebca.export.checkpoint import Checkpoint
 from ebca.export.engine import export_checkpoint
 from ebca.export.plans import PlanOptions, fixed, jobs
 from ebca.export.tiny import build_tiny
+from ebca.export.workspace import Workspace
 from ebca.plugins.energy_attention import signature
 from ebca.plugins.energy_attention.binaries import KernelSet
 from ebca.plugins.energy_attention.launch import KernelLibrary
@@ -171,10 +174,10 @@ def planned(directory: Path, components: dict[str, Any]) -> Engine:
     manifest = manifests.read(directory)
     sizes = {"batch": 2, "contexts": 3, "tokens": 77, "height": 8, "width": 8}
     ranges = {name: (size, size, size) for name, size in sizes.items()}
-    plans = {"onnxruntime": LibraryPlans("1", ("8.9",), "linux", (ranges,), components)}
+    built = {"onnxruntime": LibraryPlans("1", ("8.9",), "linux", (ranges,), components)}
     backend = backends.create("onnxruntime", BackendOptions())
     precision = manifest.compute
-    return Engine(EngineDirectory(directory, replace(manifest, plans=plans)), backend, host_device()[0], precision)
+    return Engine(EngineDirectory(directory, replace(manifest, plans=built)), backend, host_device()[0], precision)
 
 
 def test_the_one_piece_runs_where_the_backend_has_a_plan_of_it(directory: Path, engine: ebca.Engine) -> None:
@@ -260,6 +263,50 @@ def test_its_plan_takes_all_contexts_and_alone_needs_the_plugin(directory: Path)
     assert [name for name, job in work.items() if job.with_op] == ["whole"]
 
 
+def test_the_manifest_names_its_plan(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = manifests.read(directory)
+    options = PlanOptions("tensorrt", (fixed("1x64x64"),))
+    work = [j for j in jobs(options, manifest.components, manifest.unet, None, None) if j.with_op]
+    component, flags = manifest.components["whole"], []
+
+    class Builder:
+        """Builds nothing and reports what it was asked for."""
+
+        version = "11.4.0"
+
+        def __init__(self, library: str, capabilities: Any, *, with_op: bool) -> None:
+            flags.append(with_op)
+
+        def own_capability(self) -> str:
+            return "9.0"
+
+        def build(self, graph: Path, inputs: Any, on_fraction: Any) -> tensorrt.Built:
+            assert graph.name == "whole.onnx" and list(inputs) == list(component.inputs)
+            given = {name: (component.inputs[name].dtype, wanted.fixed) for name, wanted in inputs.items()}
+            assert given["tie"] == ("float32", (2, -1, -1)) and given["norm_factor"] == ("float32", ())
+            made = {"noise": ("float32", (2, 4, 8, 8)), "contexts_out": ("float32", (2, -1, 77, 32))}
+            return tensorrt.Built(memoryview(b"plan"), given, made)
+
+    monkeypatch.setattr(plans, "Builder", Builder)
+    workspace = Workspace(tmp_path / "engine", "key")
+    shutil.copytree(directory / "unet", workspace.folder / "unet")
+    built = plans.build(work, options, manifest.components, None, workspace, lambda text, done: None)
+    assert flags == [True]
+    files = {**manifest.files, work[0].file: workspace.record(work[0].file)}
+    (tmp_path / manifests.FILE_NAME).write_text(
+        replace(manifest, plans={"tensorrt": built}, files=files).to_json(), encoding="utf-8"
+    )
+    read = manifests.read(tmp_path).plans["tensorrt"]
+
+    def shapes(contexts: int) -> dict[str, tuple[int, ...]]:
+        sizes = {"batch": 2, "contexts": contexts, "tokens": 77, "height": 8, "width": 8}
+        return {name: dims.shape(spec.shape, sizes) for name, spec in component.inputs.items()}
+
+    assert read.find("whole", shapes(1)) == read.find("whole", shapes(4)) == built.components["whole"][0]
+    with pytest.raises(EngineError, match="'whole' was built for batch 2, contexts 1 to 4"):
+        read.find("whole", shapes(5))
+
+
 def test_the_builder_registers_the_op_where_graphs_hold_it(monkeypatch: pytest.MonkeyPatch) -> None:
     registry, kernels = trt.Registry(), KernelSet.load()
     library = SimpleNamespace(**{name: getattr(trt, name) for name in dir(trt) if not name.startswith("_")})
@@ -294,8 +341,8 @@ def test_tensorrt_for_rtx_and_other_backends_cannot_have_it(
         assert error.count("\n") == 1 and said in error
     assert not list(tmp_path.iterdir())
     checkpoint = Checkpoint(name="tiny", unet=build_tiny().unet)
-    plans = PlanOptions("tensorrt-rtx", (fixed("1x64x64"),), ("8.9",))
+    options = PlanOptions("tensorrt-rtx", (fixed("1x64x64"),), ("8.9",))
     with pytest.raises(ParameterError, match="tensorrt-rtx takes no plugins, and one_piece needs one"):
         export_checkpoint(
-            checkpoint, tmp_path / "engine", precision="fp16", compute="fp16", plans=plans, one_piece=True
+            checkpoint, tmp_path / "engine", precision="fp16", compute="fp16", plans=options, one_piece=True
         )
