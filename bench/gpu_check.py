@@ -76,18 +76,19 @@ def parts(model: str, work: Path, capability: str) -> list[Part]:
         words += ["--compute-capability", capability] if backend == "tensorrt-rtx" else []
         return Part(name, lambda: command([*words, "--output-dir", str(directory)]))
 
-    def of_backend(backend: str) -> list[Part]:
-        small, full = work / f"shapes-{backend}", work / f"model-{backend}"
+    def of_backend(backend: str, *more: str) -> list[Part]:
+        name = " ".join((backend, *more))
+        small, full = (work / f"{which}-{name.replace(' ', '')}" for which in ("shapes", "model"))
         bench = ["ebca.bench.cli", "--engine", str(full), "--device", "cuda", "--backend", backend, "--segments"]
         bench += ["--compare-with", ",".join(ROWS)]
         verify = [*module, "ebca.runtime.doctor", "--engine", str(full), "--backend", backend, "--verify"]
         return [
-            exported(f"export shapes, {backend}", shapes, backend, small),
-            Part(f"pictures, {backend}", lambda: pictures(small, backend)),
-            exported(f"export, {backend}", model, backend, full, "--with-vanilla"),
-            Part(f"verify, {backend}", lambda: command(verify)),
-            written(f"latency, {backend}", [*bench, "--model", model]),
-            Part(f"50 steps, {backend}", lambda: fifty_steps(full, backend)),
+            exported(f"export shapes, {name}", shapes, backend, small, *more),
+            Part(f"pictures, {name}", lambda: pictures(small, backend)),
+            exported(f"export, {name}", model, backend, full, "--with-vanilla", *more),
+            Part(f"verify, {name}", lambda: command(verify)),
+            written(f"latency, {name}", [*bench, "--model", model]),
+            Part(f"50 steps, {name}", lambda: fifty_steps(full, backend)),
         ]
 
     found = [
@@ -97,8 +98,10 @@ def parts(model: str, work: Path, capability: str) -> list[Part]:
         written("kernel", ["ebca.bench.kernel"]),
     ]
     # TensorRT itself is not among the packages that are installed for this.
-    backends = [name for name in GPU_BACKENDS if name != "tensorrt" or find_spec("tensorrt")]
-    return [*found, *(part for backend in backends for part in of_backend(backend))]
+    ways: list[tuple[str, ...]] = [(name,) for name in GPU_BACKENDS if name != "tensorrt"]
+    if find_spec("tensorrt"):
+        ways += [("tensorrt",), ("tensorrt", "--one-piece")]
+    return [*found, *(part for way in ways for part in of_backend(*way))]
 
 
 def pictures(engine: Path, backend: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from ebca.export.graphs import write_component
 from ebca.export.half import to_half
 from ebca.export.quiet import quiet
 from ebca.export.trace import OUTPUTS
+from ebca.export.uncut import Uncut
 from ebca.export.vanilla import vanilla_graph
 
 _NAME = "unet"
@@ -53,7 +54,7 @@ class OnePiece:
         try:
             _check_room(self._folder, 4 * sum(p.numel() for p in unet.parameters()))
             with quiet():
-                whole = vanilla_graph(unet)
+                whole = vanilla_graph(Uncut.of(unet))
                 if subject.engine.manifest.compute == "fp16":
                     to_half(whole, float32_outputs=OUTPUTS)
                 component = write_component(whole, self._folder, _NAME, half=False)

@@ -14,6 +14,9 @@ from ebca.errors import BackendError, ParameterError
 Call = Callable[[], None]
 Arrays = Mapping[str, Any]
 """By tensor name: numpy's on the CPU, `ebca.engines.memory.DeviceArray` elsewhere."""
+Register = Callable[[Any, Any], object]
+"""Registers plugins: called with the library's module and a plugin registry of it. The result lives as long as the
+registry."""
 
 BACKENDS = ("onnxruntime", "openvino")
 GPU_BACKENDS = ("tensorrt-rtx", "tensorrt", "onnxruntime-cuda")
@@ -108,7 +111,13 @@ def create(name: str | None, options: BackendOptions) -> Backend:
 
 
 def create_on_gpu(
-    name: str | None, directory: EngineDirectory, options: BackendOptions, gpu: Gpu, index: int, stream: int
+    name: str | None,
+    directory: EngineDirectory,
+    options: BackendOptions,
+    gpu: Gpu,
+    index: int,
+    stream: int,
+    register: Register | None = None,
 ) -> Backend:
     """The named backend on a GPU, or the one that the engine directory was made for: the library it has plans of, else
     onnxruntime-cuda.
@@ -116,6 +125,7 @@ def create_on_gpu(
     Args:
         index: of the GPU.
         stream: handle of the CUDA stream to enqueue on.
+        register: called where plans of the directory need plugins.
 
     Raises:
         BackendError: it is not installed, or the directory's plans do not fit this GPU; the message says what does.
@@ -139,4 +149,6 @@ def create_on_gpu(
         raise ParameterError(f"backend '{name}' is unknown; choose one of {', '.join(GPU_BACKENDS)}")
     from ebca.engines.tensorrt import TensorRTBackend
 
-    return TensorRTBackend(directory, gpu, stream, name)
+    plans, whole = directory.manifest.plans.get(name), directory.manifest.unet.whole
+    needs_plugin = plans is not None and whole in plans.components
+    return TensorRTBackend(directory, gpu, stream, name, register=register if needs_plugin else None)

@@ -93,7 +93,8 @@ class UNetSpec:
 
     `ops` maps an op name to its variants' component names; `max_contexts` bounds the main prompt and the editing
     prompts together (None: any number); `vanilla` is the component of the uncut UNet, which has the plan's inputs and
-    outputs, reads the first context only, and gives the contexts back as they are (None: there is none).
+    outputs, reads the first context only, and gives the contexts back as they are (None: there is none). `whole` is the
+    uncut UNet with the op's variant "update" inside, which takes that variant's controls too (likewise).
     """
 
     in_channels: int
@@ -108,6 +109,7 @@ class UNetSpec:
     plan: tuple[Step, ...]
     max_contexts: int | None = None
     vanilla: str | None = None
+    whole: str | None = None
 
     @property
     def segments(self) -> list[str]:
@@ -239,6 +241,7 @@ def _parse(data: Mapping[str, Any]) -> Manifest:
             plan=tuple(Step(s["segment"], s["layer"], tuple(s["inputs"]), tuple(s["outputs"])) for s in unet["plan"]),
             max_contexts=unet.get("max_contexts"),
             vanilla=unet.get("vanilla"),
+            whole=unet.get("whole"),
         ),
         schedulers=data["schedulers"],
         files={path: FileRecord(**record) for path, record in data["files"].items()},
@@ -274,10 +277,12 @@ def _validate(manifest: Manifest) -> None:
     for tensor_name, tensor in unet.tensors.items():
         if tensor.dtype not in DTYPES:
             raise ValueError(f"tensor '{tensor_name}' of the plan has dtype '{tensor.dtype}'")
-    if unet.vanilla is not None:
-        whole = manifest.components[unet.vanilla]
-        if set(whole.inputs) != set(unet.inputs) or set(whole.outputs) != set(unet.outputs):
-            raise ValueError(f"the uncut UNet '{unet.vanilla}' has other inputs and outputs than the plan")
+    controls = {n for op in unet.ops.values() for n in manifest.components[op["update"]].inputs} - {"q", "k", "v"}
+    for uncut, more in ((unet.vanilla, set()), (unet.whole, controls)):
+        if uncut is not None:
+            component = manifest.components[uncut]
+            if set(component.inputs) != {*unet.inputs, *more} or set(component.outputs) != set(unet.outputs):
+                raise ValueError(f"the uncut UNet '{uncut}' has other inputs and outputs than the plan")
     written = set(unet.inputs)
     for step in unet.plan:
         for tensor_name in (*step.inputs, *step.outputs):

@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import Any
 
 from ebca.engines import nvidia
-from ebca.engines.backend import Arrays, Call
+from ebca.engines.backend import Arrays, Call, Register
 from ebca.engines.cache import cache_folder
 from ebca.engines.directory import EngineDirectory
 from ebca.engines.manifest import Component
@@ -163,6 +163,7 @@ class TensorRTBackend:
         stream: handle of the CUDA stream to enqueue on.
         library: see LIBRARIES.
         module: stands in for the library in tests.
+        register: registers the plugins that the plans need.
 
     Raises:
         BackendError: the library is missing, or there are no plans for it, this GPU, platform and version.
@@ -171,7 +172,13 @@ class TensorRTBackend:
     prepares = False
 
     def __init__(
-        self, directory: EngineDirectory, gpu: nvidia.Gpu, stream: int, library: str = RTX, module: Any = None
+        self,
+        directory: EngineDirectory,
+        gpu: nvidia.Gpu,
+        stream: int,
+        library: str = RTX,
+        module: Any = None,
+        register: Register | None = None,
     ) -> None:
         self.name = library
         self._directory = directory
@@ -187,6 +194,7 @@ class TensorRTBackend:
         check_target(self._plans, library, gpu, str(self._trt.__version__))
         self._log = logger(self._trt)
         self._runtime = self._trt.Runtime(self._log)
+        self._plugins = register(self._trt, self._runtime.get_plugin_registry()) if register else None
         self._opened: list[_Opened] = []
         self._lock = threading.Lock()
 

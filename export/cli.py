@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ebca.engines import backend as backends
-from ebca.engines import nvidia
+from ebca.engines import nvidia, tensorrt
 from ebca.engines.manifest import GUIDANCE_SCALE
 from ebca.errors import BackendError, ExportError, ParameterError
 from ebca.runtime import console
@@ -138,6 +138,12 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="hold the uncut UNet too, which runs the steps whose gammas are all zero; twice the UNet's size",
     )
+    p.add_argument(
+        "--one-piece",
+        action="store_true",
+        help="build the whole UNet with its updates as one plan too, the attention as a plugin inside; needs --backend "
+        "tensorrt; the UNet's size once more",
+    )
     hub = p.add_argument_group("hub and tokenizer")
     hub.add_argument("--revision", help="branch, tag or commit on the hub")
     hub.add_argument("--token", help="hub access token; default: HF_TOKEN or the stored login")
@@ -178,15 +184,16 @@ def _run(args: argparse.Namespace, ctrl_c: console.CtrlC) -> int:
     if args.verify:
         _check_can_verify(args)
     if args.backend in _PLANNED:
-        from ebca.export import tensorrt
+        from ebca.export import tensorrt as building
 
-        capabilities = tensorrt.check_capabilities(args.backend, args.compute_capability)
+        capabilities = building.check_capabilities(args.backend, args.compute_capability)
         # Found now rather than after the graphs: a library that needs a GPU, on a machine without one.
-        tensorrt.Builder(args.backend, capabilities)
+        building.Builder(args.backend, capabilities, with_op=args.one_piece)
     from ebca.export import engine, workspace
     from ebca.export import plans as planning
     from ebca.export.checkpoint import load_checkpoint
     from ebca.export.quiet import quiet
+    from ebca.export.uncut import Uncut
 
     if not args.dry_run:
         workspace.check_output(args.output_dir, overwrite=args.overwrite)
@@ -201,7 +208,7 @@ def _run(args: argparse.Namespace, ctrl_c: console.CtrlC) -> int:
             tokenizer=args.tokenizer,
         )
     if args.dry_run:
-        split, sizes = engine.split_unet(checkpoint.unet)
+        split, sizes = engine.split_unet(Uncut.of(checkpoint.unet))
         for name in ("height", "width"):
             if getattr(args, name) is not None:
                 sizes[name] = getattr(args, name) // 8
@@ -222,6 +229,7 @@ def _run(args: argparse.Namespace, ctrl_c: console.CtrlC) -> int:
             compute="fp16" if args.backend in _GPU else "fp32",
             vae_float32=args.vae_fp32,
             with_vanilla=args.with_vanilla,
+            one_piece=args.one_piece,
             plans=plans,
             scheduler_steps=args.scheduler_steps,
             guidance_scale=args.guidance_scale,
@@ -274,6 +282,12 @@ def _check_gpu_options(args: argparse.Namespace) -> None:
     for option, is_given in given.items():
         if is_given and args.backend not in _PLANNED:
             raise ParameterError(f"{option} is about plans; give --backend tensorrt-rtx or tensorrt too")
+    if args.one_piece and args.backend == tensorrt.RTX:
+        raise ParameterError(
+            f"{args.backend} takes no plugins, and --one-piece needs one; give --backend tensorrt, or leave it out"
+        )
+    if args.one_piece and args.backend != "tensorrt":
+        raise ParameterError("--one-piece is about plans with a plugin inside; give --backend tensorrt too")
     if args.vae_fp32 and args.backend not in _GPU:
         raise ParameterError("--vae-fp32 is about float16 directories; give a --backend for GPUs too")
     if args.precision == "fp32" and args.backend in _GPU:

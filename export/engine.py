@@ -6,6 +6,7 @@ import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from ebca.engines.manifest import (
     VaeSpec,
 )
 from ebca.engines.plans import LibraryPlans
+from ebca.engines.tensorrt import RTX
 from ebca.errors import ExportError, ParameterError
 from ebca.export import encoders, schedulers
 from ebca.export import plans as plan_building
@@ -43,10 +45,11 @@ from ebca.export.graphs import write_component
 from ebca.export.half import FLOAT, HALF, to_half
 from ebca.export.parity import HALF_LIMIT, LIMIT, UNetParity, check, module_parity
 from ebca.export.plans import PlanOptions
-from ebca.export.split import Segment, Split, fold_transposes, split
-from ebca.export.symbols import Symbols
-from ebca.export.trace import OPSET, OUTPUTS, Layer, layers_of, trace
+from ebca.export.split import Segment, Split, split
+from ebca.export.trace import OPSET, OUTPUTS, Layer, layers_of
+from ebca.export.uncut import Uncut
 from ebca.export.vanilla import vanilla_graph
+from ebca.export.whole import steps_of, whole_graph
 from ebca.export.workspace import Workspace, check_output, check_room
 from ebca.plugins.energy_attention import VARIANTS
 from ebca.plugins.energy_attention.onnx_model import op_model
@@ -57,6 +60,7 @@ _ONNX_DTYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.FLOAT16: "fl
 _DTYPES = {FLOAT: "float32", HALF: "float16"}
 
 _VANILLA = "vanilla"
+_WHOLE = "whole"
 
 # Graphs, tables, and what a file system adds.
 _OVERHEAD_BYTES = 100 << 20
@@ -114,6 +118,7 @@ def export_checkpoint(
     vae_float32: bool = False,
     plans: PlanOptions | None = None,
     with_vanilla: bool = False,
+    one_piece: bool = False,
     scheduler_steps: Sequence[int] = (),
     guidance_scale: float = GUIDANCE_SCALE,
     overwrite: bool = False,
@@ -130,6 +135,7 @@ def export_checkpoint(
         vae_float32: let the VAE compute in float32 all the same, for those that overflow float16.
         plans: build engines ahead of time too; needs compute fp16.
         with_vanilla: hold the uncut UNet too, for steps whose gammas are all zero; as large as the rest of the UNet.
+        one_piece: hold the uncut UNet with its updates too, whose ops TensorRT runs as a plugin; as large again.
         scheduler_steps: step counts to tabulate beside 1 to 50 and 60, 70, 75, 80, 90, 100.
         guidance_scale: what this model's pictures are made with unless the caller says otherwise.
         overwrite: replace an engine that is there.
@@ -150,6 +156,8 @@ def export_checkpoint(
         raise ParameterError(f"compute is fp16 and precision is {precision}; give precision fp16")
     if plans is not None and compute != "fp16":
         raise ParameterError("plans are built from graphs that compute in float16; give compute fp16")
+    if one_piece and plans is not None and plans.library == RTX:
+        raise ParameterError(f"{RTX} takes no plugins, and one_piece needs one; build for tensorrt, or leave it out")
     if not math.isfinite(guidance_scale):
         raise ParameterError(f"guidance_scale is {guidance_scale}; give a finite number")
     check_output(output, overwrite=overwrite)
@@ -160,19 +168,26 @@ def export_checkpoint(
     copies = 1 + (len(plans.shapes) if plans else 0)
     width = 2 if half else 4
     total = copies * sum(p.numel() * width for m in modules for p in m.parameters())
-    total += copies * with_vanilla * sum(p.numel() * width for p in checkpoint.unet.parameters())
+    total += copies * (with_vanilla + one_piece) * sum(p.numel() * width for p in checkpoint.unet.parameters())
     check_room(output, total + _OVERHEAD_BYTES)
     report = on_progress or (lambda event: None)
     report(ExportEvent("reading weights", 0, total))
     for module in modules:
         _check_weights(module, half=half)
     steps = sorted({*schedulers.DEFAULT_STEPS, *scheduler_steps})
-    options = {"precision": precision, "compute": compute, "vae": vae_float32, "vanilla": with_vanilla, "steps": steps}
+    options = {
+        "precision": precision,
+        "compute": compute,
+        "vae": vae_float32,
+        "vanilla": with_vanilla,
+        "whole": one_piece,
+        "steps": steps,
+    }
     key = _key(checkpoint, modules, options)
     workspace = Workspace(output, key, overwrite=overwrite)
     try:
         export = _Export(checkpoint, workspace, half, compute, vae_float32, report, total=total)
-        unet = _export_unet(export, with_vanilla=with_vanilla)
+        unet = _export_unet(export, with_vanilla=with_vanilla, one_piece=one_piece)
         text_encoder = _export_text_encoder(export)
         vae = _export_vae(export)
         tokenizer = _export_tokenizer(export)
@@ -236,28 +251,19 @@ def export_unet(
     return export_checkpoint(checkpoint, output_dir, precision=precision)
 
 
-def split_unet(unet: UNet2DConditionModel) -> tuple[Split, dict[str, int]]:
-    """Trace and cut; nothing is written. Returns the split and the sizes at which bytes were compared."""
-    model = trace(unet)
-    fold_transposes(model)
-    sample, timestep, contexts = model.graph.inputs
-    symbols = Symbols(
-        [
-            (sample, {0: "batch", 2: "height", 3: "width"}),
-            (timestep, {0: "batch"}),
-            (contexts, {0: "batch", 1: "contexts", 2: "tokens"}),
-        ]
-    )
-    side = int(unet.config.sample_size)
+def split_unet(uncut: Uncut) -> tuple[Split, dict[str, int]]:
+    """Cut; nothing is written. Returns the split and the sizes at which bytes were compared."""
+    side = uncut.sample_size
     sizes = {"batch": 2, "contexts": 1, "tokens": 77, "height": side, "width": side}
-    return split(model, symbols, sizes, OPSET), sizes
+    return split(uncut.copy(), uncut.symbols, sizes, OPSET), sizes
 
 
-def _export_unet(export: _Export, *, with_vanilla: bool) -> UNetSpec:
+def _export_unet(export: _Export, *, with_vanilla: bool, one_piece: bool) -> UNetSpec:
     unet = export.checkpoint.unet
     layers = layers_of(unet)
     export.say(f"tracing the UNet ({len(layers)} cross-attention layers)")
-    cut, _ = split_unet(unet)
+    uncut = Uncut.of(unet)
+    cut, _ = split_unet(uncut)
     ops = _export_ops(export, layers)
     export.say("running the UNet in PyTorch for comparison")
     parity = UNetParity.of(unet, export.limit)
@@ -285,29 +291,40 @@ def _export_unet(export: _Export, *, with_vanilla: bool) -> UNetSpec:
     export.parity["unet"] = parity.whole()
     export.parity["sizes"] = parity.sizes
     spec = _unet_spec(unet, layers, cut, ops, dtypes)
-    return replace(spec, vanilla=_export_vanilla(export, parity)) if with_vanilla else spec
+    if with_vanilla:
+        measure = partial(parity.vanilla, unet)
+        _export_uncut(export, _VANILLA, "the uncut UNet", lambda: vanilla_graph(uncut), measure)
+        spec = replace(spec, vanilla=_VANILLA)
+    if one_piece:
+        _export_uncut(export, _WHOLE, "the uncut UNet with updates", lambda: whole_graph(uncut), parity.one_piece)
+        spec = replace(spec, whole=_WHOLE)
+    return spec
 
 
-def _export_vanilla(export: _Export, parity: UNetParity) -> str:
-    """The uncut UNet; returns its component's name."""
-    unet = export.checkpoint.unet
-    size = sum(p.numel() * (2 if export.half else 4) for p in unet.parameters())
-    export.say(f"the uncut UNet, {size / 1e6:.0f} MB")
-    found = export.workspace.get(_VANILLA)
+def _export_uncut(
+    export: _Export,
+    name: str,
+    what: str,
+    make: Callable[[], ir.Graph],
+    measure: Callable[[Component, Path], float],
+) -> None:
+    """Write the UNet in one piece as component `name`: the graph that `make` gives, its error by `measure`."""
+    size = sum(p.numel() * (2 if export.half else 4) for p in export.checkpoint.unet.parameters())
+    export.say(f"{what}, {size / 1e6:.0f} MB")
+    found = export.workspace.get(name)
     if found:
-        component, error = found[0], check("the uncut UNet", found[1]["parity"], export.limit)
+        component, error = found[0], check(what, found[1]["parity"], export.limit)
     else:
-        graph = vanilla_graph(unet)
+        graph = make()
         if export.computes_half:
-            to_half(graph, float32_outputs=OUTPUTS)
+            to_half(graph, keep=steps_of(graph), float32_outputs=OUTPUTS)
         half = export.half and not export.computes_half
-        component = write_component(graph, export.folder, f"unet/{_VANILLA}", half=half)
-        error = parity.vanilla(unet, component, export.folder)
-        export.workspace.put(_VANILLA, component, {"parity": error})
-    export.components[_VANILLA] = component
-    export.parity[_VANILLA] = error
+        component = write_component(graph, export.folder, f"unet/{name}", half=half)
+        error = measure(component, export.folder)
+        export.workspace.put(name, component, {"parity": error})
+    export.components[name] = component
+    export.parity[name] = error
     export.written += size
-    return _VANILLA
 
 
 def _segment_to_half(segment: Segment, dtypes: dict[str, ir.DataType]) -> None:

@@ -20,13 +20,15 @@ import numpy as np
 import onnx_ir as ir
 
 from ebca.errors import ExportError
+from ebca.export.trace import OP_TYPE
 
 HALF, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
 
 # What float16 is for. A lookup in a table of weights counts: its table is as large as a product's weights.
 _PRODUCTS = frozenset({"Attention", "Conv", "ConvTranspose", "Gemm", "MatMul"})
-# Operators whose other float inputs are float32 by definition.
-_TYPED_INPUTS = {"Resize": 1}
+# Operators whose other float inputs, or other outputs, are float32 by definition.
+_TYPED_INPUTS = {"Resize": 1, OP_TYPE: 3}
+_TYPED_OUTPUTS = {OP_TYPE: 1}
 # Operators that move values and round nothing.
 _MOVES = frozenset(
     {"Concat", "Expand", "Gather", "Identity", "Pad", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
@@ -48,7 +50,7 @@ def to_half(
     Args:
         graph: nodes in topological order, float32.
         inputs: dtype of each float input that is not float32.
-        keep: inputs whose products stay in float32; their weights are stored as float16 and cast.
+        keep: values whose products stay in float32; their weights are stored as float16 and cast.
         float32_outputs: outputs that are cast to float32 where they are not anyway.
 
     Raises:
@@ -95,7 +97,7 @@ class _Conversion:
                 node.replace_input_with(index, self._weight(value))
             elif value.dtype == FLOAT:
                 node.replace_input_with(index, self._cast(value, HALF, node))
-        for value in node.outputs:
+        for value in node.outputs[: _TYPED_OUTPUTS.get(node.op_type)]:
             value.type = ir.TensorType(HALF)
         if node.op_type in _NORMS:
             node.attributes["stash_type"] = ir.AttrInt64("stash_type", int(FLOAT))

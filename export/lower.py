@@ -6,16 +6,22 @@ same weights. For ONNX Runtime, measured on CPU at SD 1.5 size (its GPU provider
 * Attention -> com.microsoft.MultiHeadAttention. The standard operator keeps the whole score matrix: 2 GB at 4096
   positions; the other is a flash kernel.
 * GroupNormalization -> InstanceNormalization and a scale. ONNX Runtime expands the standard operator into nine nodes.
+* EnergyCrossAttention, in the uncut UNet -> its standard operators.
 """
 
 import numpy as np
 import onnx_ir as ir
 
+from ebca.export.split import is_op
+from ebca.export.trace import OP_DOMAIN
+from ebca.plugins.energy_attention.onnx_model import op_model
+
 _MICROSOFT = "com.microsoft"
+_STORAGES = {ir.DataType.FLOAT: "float32", ir.DataType.FLOAT16: "float16"}
 
 
 def lower_for_onnxruntime(model: ir.Model) -> None:
-    """Rewrite a segment in place for ONNX Runtime."""
+    """Rewrite a graph in place for ONNX Runtime."""
     graph = model.graph
     for node in list(graph):
         if node.op_type == "Attention" and "q_num_heads" in node.attributes and _is_plain(node):
@@ -23,6 +29,9 @@ def lower_for_onnxruntime(model: ir.Model) -> None:
             graph.opset_imports[_MICROSOFT] = 1
         elif node.op_type == "GroupNormalization":
             _replace(graph, node, _instance_normalization(graph, node))
+        elif is_op(node):
+            _inline_op(graph, node)
+    graph.opset_imports.pop(OP_DOMAIN, None)
 
 
 def _is_plain(node: ir.Node) -> bool:
@@ -67,6 +76,31 @@ def _instance_normalization(graph: ir.Graph, node: ir.Node) -> list[ir.Node]:
     shifted = ir.Node("", "Add", [scaled.outputs[0], wide_bias.outputs[0]])
     restored = ir.Node("", "Reshape", [shifted.outputs[0], shape.outputs[0]])
     return [shape, folded, normalised, unfolded, wide_scale, wide_bias, scaled, shifted, restored]
+
+
+def _inline_op(graph: ir.Graph, node: ir.Node) -> None:
+    heads, head_dim = (node.attributes[name].as_int() for name in ("num_heads", "head_dim"))
+    q = node.inputs[0]
+    assert q is not None and q.dtype is not None
+    body = ir.from_proto(op_model(heads, head_dim, node.attributes["variant"].as_string(), _STORAGES[q.dtype])).graph
+    nodes, results = list(body), list(body.outputs)
+    for parameter, value in zip(body.inputs, node.inputs, strict=True):
+        assert value is not None
+        ir.convenience.replace_all_uses_with(parameter, value)
+    for constant in list(body.initializers.values()):
+        assert constant.const_value is not None
+        ir.convenience.replace_all_uses_with(
+            constant, _constant(graph, f"{node.name}.{constant.name}", constant.const_value.numpy())
+        )
+    body.outputs.clear()
+    body.remove(nodes)
+    for inner in nodes:
+        inner.name = f"{node.name}.{inner.name}"
+        for value in inner.outputs:
+            value.name = f"{node.name}.{value.name}"
+    for old, new in zip(node.outputs, results, strict=True):
+        new.name, new.shape, new.type = old.name, old.shape, old.type
+    ir.convenience.replace_nodes_and_values(graph, node, [node], nodes, node.outputs, results)
 
 
 def _constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:

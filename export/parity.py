@@ -159,6 +159,13 @@ class UNetParity:
         result = run_graph(folder / component.graph_for("onnxruntime"), feeds)
         return check("the uncut UNet", relative_l2(result["noise"], expected), self.limit)
 
+    def one_piece(self, component: Component, folder: Path) -> float:
+        """Error of the uncut UNet with updates: the worse of its noise and its contexts after the last layer."""
+        feeds = {n: self.isolated[n] for n in ("sample", "timestep", "contexts")} | self.control
+        result = run_graph(folder / component.graph_for("onnxruntime"), feeds)
+        errors = [relative_l2(result[n], self.expected[n]) for n in ("noise", "contexts_out")]
+        return check("the UNet in one piece", max(errors), self.limit)
+
     def _op(self, call: OpCall, path: Path) -> dict[str, np.ndarray]:
         layer = self.layers[call.layer]
         names = signature("update", layer.heads, layer.head_dim)

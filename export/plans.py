@@ -46,11 +46,12 @@ class PlanOptions:
 
 @dataclass(frozen=True)
 class Job:
-    """One plan to build."""
+    """One plan to build; `with_op` where its graph holds energy cross attention."""
 
     component: str
     sizes: Mapping[str, Range]
     file: str
+    with_op: bool = False
 
 
 def parse_shape(text: str) -> tuple[int, int, int]:
@@ -105,7 +106,7 @@ def jobs(
         component = components[name]
         used = plans.used_sizes((*component.inputs.values(), *component.outputs.values()), sizes)
         file = f"plans/{options.library}/{name}.{_tag(used)}.plan"
-        found.setdefault(file, Job(name, used, file))
+        found.setdefault(file, Job(name, used, file, with_op=name == unet.whole))
 
     for shape in options.shapes:
         sizes = unet_sizes(shape, options, text_encoder)
@@ -113,6 +114,8 @@ def jobs(
             add(segment, sizes)
         if unet.vanilla:
             add(unet.vanilla, {**sizes, "contexts": (1, 1, 1)})
+        if unet.whole:
+            add(unet.whole, sizes)
         if text_encoder:
             add(text_encoder.component, {**sizes, "batch": _PROMPTS})
         if vae:
@@ -136,7 +139,7 @@ def build(
         BackendError: the library is missing, or needs a GPU.
         ExportError: it cannot build a component, or built other tensors than the component has.
     """
-    builder = Builder(options.library, options.capabilities)
+    builder = Builder(options.library, options.capabilities, with_op=any(job.with_op for job in work))
     made: dict[str, list[Plan]] = {}
     done = 0
     for index, job in enumerate(work):

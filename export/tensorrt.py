@@ -13,6 +13,8 @@ from typing import Any
 from ebca.engines import nvidia
 from ebca.engines.tensorrt import RTX, load_library, logger, supported_capabilities, version_key
 from ebca.errors import BackendError, ExportError, ParameterError
+from ebca.plugins.energy_attention import tensorrt_plugin
+from ebca.plugins.energy_attention.launch import CudaLauncher, KernelLibrary
 
 # What TensorRT for RTX is made for: GPUs of the Ampere, Ada and Blackwell generations with RT cores.
 DEFAULT_CAPABILITIES = ("8.6", "8.9", "12.0")
@@ -79,12 +81,13 @@ class Builder:
     Args:
         library: see LIBRARIES.
         capabilities: as `check_capabilities` gives them.
+        with_op: graphs hold energy cross attention, which is a plugin.
 
     Raises:
-        BackendError: the library is missing, or needs a GPU that is not there.
+        BackendError: the library is missing, takes no plugins, or needs a GPU that is not there.
     """
 
-    def __init__(self, library: str, capabilities: Sequence[str] = ()) -> None:
+    def __init__(self, library: str, capabilities: Sequence[str] = (), *, with_op: bool = False) -> None:
         self._trt = load_library(library)
         self._library = library
         self._capabilities = tuple(capabilities)
@@ -97,6 +100,10 @@ class Builder:
                 f"{library} builds on the GPU that will run the plans, and found none here ({reason}); "
                 "build there, or use --backend tensorrt-rtx"
             ) from None
+        if with_op:
+            # TensorRT builds on the first GPU. The creator must live as long as the builder.
+            kernels = KernelLibrary(CudaLauncher(0))
+            self._creator = tensorrt_plugin.register(self._trt, self._builder.get_plugin_registry(), kernels)
 
     @property
     def version(self) -> str:

@@ -8,29 +8,20 @@ import math
 
 import numpy as np
 import onnx_ir as ir
-from diffusers import UNet2DConditionModel
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from ebca.errors import ExportError
-from ebca.export.split import fold_transposes, is_op
-from ebca.export.symbols import Symbols
-from ebca.export.trace import OP_DOMAIN, trace
+from ebca.export.split import is_op
+from ebca.export.trace import OP_DOMAIN
+from ebca.export.uncut import Uncut
 
 
-def vanilla_graph(unet: UNet2DConditionModel) -> ir.Graph:
+def vanilla_graph(uncut: Uncut) -> ir.Graph:
     """(sample, timestep, contexts [B,S,T,D]) -> noise and the contexts as they are; standard operators, only context 0
     is read."""
-    model = trace(unet)
-    fold_transposes(model)
+    model = uncut.copy()
     graph = model.graph
-    sample, timestep, contexts = graph.inputs
-    symbols = Symbols(
-        [
-            (sample, {0: "batch", 2: "height", 3: "width"}),
-            (timestep, {0: "batch"}),
-            (contexts, {0: "batch", 1: "contexts", 2: "tokens"}),
-        ]
-    )
+    contexts = graph.inputs[2]
     unchanged = ir.Node("", "Identity", [contexts])
     copy = unchanged.outputs[0]
     copy.name, copy.type, copy.shape = str(graph.outputs[1].name), contexts.type, contexts.shape
@@ -43,13 +34,7 @@ def vanilla_graph(unet: UNet2DConditionModel) -> ir.Graph:
         _drop_update(node)
         _plain_attention(graph, node, zero)
     RemoveUnusedNodesPass()(model)
-    named = {value: symbols.shape(value) for value in (*graph.inputs, *graph.outputs)}
-    for node in graph:
-        for value in node.outputs:
-            # In torch's symbols, which the names of the inputs replace; engines infer them again.
-            value.shape = None
-    for value, shape in named.items():
-        value.shape = ir.Shape(shape)
+    uncut.name_dimensions(graph)
     graph.opset_imports.pop(OP_DOMAIN, None)
     return graph
 

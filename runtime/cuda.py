@@ -107,6 +107,10 @@ class Kernels(Protocol):
         """One of `ebca.plugins.sampling.KERNELS`, bound to its arrays."""
         ...
 
+    def register(self, trt: Any, registry: Any) -> object:
+        """Let TensorRT find energy cross attention, see `ebca.engines.backend.Register`."""
+        ...
+
 
 class CudaMemory:
     """Memory of a GPU."""

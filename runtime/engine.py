@@ -61,8 +61,8 @@ def load(
     options = BackendOptions(threads=threads, precision=precision)
     if isinstance(where, CudaDevice):
         directory = open_directory(engine)
-        index, stream = where.driver.index, where.driver.stream
-        chosen = backends.create_on_gpu(backend, directory, options, nvidia.find().gpus[index], index, stream)
+        index, stream, plugins = where.driver.index, where.driver.stream, where.kernels.register
+        chosen = backends.create_on_gpu(backend, directory, options, nvidia.find().gpus[index], index, stream, plugins)
     else:
         chosen = backends.create(backend, options)
         directory = open_directory(engine)
@@ -135,12 +135,18 @@ class Engine:
     def executor(self, sizes: Mapping[str, int]) -> Executor:
         """A new executor with its own buffers, see `ebca.runtime.executor`."""
         try:
-            return Executor(self.manifest.unet, self.runner, sizes, self.device)
+            return Executor(self.manifest.unet, self.runner, sizes, self.device, self.one_piece)
         except MemoryError:
             raise ParameterError(
                 f"no memory for {sizes['batch']} rows of {sizes['height']} x {sizes['width']} latents; "
                 "make a smaller picture or fewer at once"
             ) from None
+
+    @property
+    def one_piece(self) -> str | None:
+        """The component that runs an evaluation with updates by itself; None where this backend has no plan of it."""
+        plans = self.manifest.plans.get(self.backend.name)
+        return self.manifest.unet.whole if plans and self.manifest.unet.whole in plans.components else None
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -1,6 +1,6 @@
 """Runs the plan of a split UNet: one arena, everything bound once, each step a replay."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -33,17 +33,26 @@ class Executor:
         open_runner: opens a component by name.
         sizes: batch, contexts, tokens, height, width (latent).
         device: where buffers live.
+        whole: component of the uncut UNet that runs the variant "update"; None: the plan runs it.
 
     Attributes:
         sample [B,C,h,w], timestep [B], contexts [B,S,T,D]: inputs, kept from step to step.
         noise [B,C,h,w], contexts_out [B,S,T,D]: outputs, valid until the next run.
     """
 
-    def __init__(self, unet: UNetSpec, open_runner: OpenRunner, sizes: Mapping[str, int], device: Device) -> None:
+    def __init__(
+        self,
+        unet: UNetSpec,
+        open_runner: OpenRunner,
+        sizes: Mapping[str, int],
+        device: Device,
+        whole: str | None = None,
+    ) -> None:
         self.sizes = dict(sizes)
         self._unet = unet
         self._open = open_runner
         self._device = device
+        self._whole = whole
         shapes = {name: dims.shape(spec.shape, sizes) for name, spec in unet.tensors.items()}
         dtypes = {name: np.dtype(spec.dtype) for name, spec in unet.tensors.items()}
         sizes_in_bytes = {name: nbytes(shape, dtypes[name]) for name, shape in shapes.items()}
@@ -71,7 +80,7 @@ class Executor:
         self._zero_g = self._allocate(nbytes((batch, contexts, tokens, widest), np.float32))
         self._energies = [[self._shared((batch, contexts)) for _ in range(2)] for _ in unet.layers]
         self._bound: dict[str, list[Call]] = {}
-        self._uncut: list[Call] | None = None
+        self._uncut: dict[str, list[Call]] = {}
         self._workspaces: list[Memory] = []
         self._recorded: dict[str, Call] = {}
         self._inputs = [device.share(self._tensors[name]) for name in unet.inputs]
@@ -134,12 +143,19 @@ class Executor:
 
     def calls(self, variant: str) -> list[Call]:
         """What a variant runs: its bound steps, or the uncut UNet where there is one and it computes the same."""
-        if variant != "attention" or self._unet.vanilla is None or self.sizes["contexts"] > 1:
+        component = self._uncut_component(variant)
+        if component is None:
             return self._steps(variant)
-        if self._uncut is None:
+        if variant not in self._uncut:
+            controls = self._control if variant == "update" else ()
             with self._device.ready():
-                self._uncut = self._bind([self._whole(self._open(self._unet.vanilla))])
-        return self._uncut
+                self._uncut[variant] = self._bind([self._uncut_operands(self._open(component), controls)])
+        return self._uncut[variant]
+
+    def _uncut_component(self, variant: str) -> str | None:
+        if variant == "attention" and self.sizes["contexts"] == 1:
+            return self._unet.vanilla
+        return self._whole if variant == "update" else None
 
     def _steps(self, variant: str) -> list[Call]:
         """One bound call per step of the plan; what replays a variant and what looks between its steps share them."""
@@ -188,13 +204,13 @@ class Executor:
     def record_whole(self, runner: Runner) -> Call:
         """Record an uncut UNet on this executor's inputs and outputs; it takes no control."""
         with self._device.ready():
-            calls = self._bind([self._whole(runner)])
+            calls = self._bind([self._uncut_operands(runner)])
         return self._device.record(calls, self._inputs, self._outputs)
 
-    def _whole(self, runner: Runner) -> _Operands:
+    def _uncut_operands(self, runner: Runner, controls: Iterable[str] = ()) -> _Operands:
         names = self._unet.inputs, self._unet.outputs
         inputs, outputs = ({name: self._tensors[name] for name in some} for some in names)
-        return runner, inputs, outputs
+        return runner, inputs | {name: self._control[name].array for name in controls}, outputs
 
     def upload(self) -> None:
         """Bring inputs, control and masks to the device; `run` does so by itself."""

@@ -7,6 +7,7 @@ import numpy as np
 from ebca.engines.backend import Arrays, Call
 from ebca.engines.manifest import LayerSpec
 from ebca.engines.memory import address
+from ebca.plugins.energy_attention import tensorrt_plugin
 from ebca.plugins.energy_attention.binaries import DTYPES, OpShape
 from ebca.plugins.energy_attention.launch import KernelLibrary
 from ebca.plugins.sampling import launches
@@ -35,6 +36,9 @@ class CudaKernels:
             bound(stream)
 
         return call
+
+    def register(self, trt: Any, registry: Any) -> object:
+        return tensorrt_plugin.register(trt, registry, self._library)
 
 
 class OperatorRunner:

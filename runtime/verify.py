@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ebca.engines.manifest import Manifest
 from ebca.errors import ParameterError
 from ebca.runtime.control import EnergyControl, resolve
 from ebca.runtime.engine import Engine
@@ -60,7 +59,7 @@ def verify(engine: Engine, reference: Engine, on_part: OnPart | None = None) -> 
         raise ParameterError(f"'{engine.directory.path}' and '{reference.directory.path}' are different engines")
     limit = LIMITS[engine.precision]
     found: list[Difference] = []
-    total = _number_of_parts(engine.manifest)
+    total = _number_of_parts(engine)
     for part, actual, expected in _results(engine, reference):
         if on_part:
             on_part(len(found), total, part)
@@ -118,6 +117,13 @@ def _unet(engine: Engine, reference: Engine) -> Iterator[tuple[str, _Results, _R
         actual, expected = (executor.evaluate(index, _VARIANT, given) for executor in executors)
         values |= expected
         yield step.segment or f"attention_{step.layer:02}", actual, expected
+    if engine.one_piece:
+        for executor in executors:
+            executor.sample[...], executor.timestep[...] = values["sample"], values["timestep"]
+            executor.contexts[...] = values["contexts"]
+            executor.run(_VARIANT)
+        actual, expected = ({"noise": one.noise, "contexts_out": one.contexts_out} for one in executors)
+        yield engine.one_piece, actual, expected
 
 
 def _sizes(engine: Engine) -> dict[str, int]:
@@ -133,5 +139,6 @@ def _sizes(engine: Engine) -> dict[str, int]:
     return {**sizes, "contexts": min(2, most)}
 
 
-def _number_of_parts(manifest: Manifest) -> int:
-    return len(manifest.unet.plan) + bool(manifest.text_encoder) + 2 * bool(manifest.vae)
+def _number_of_parts(engine: Engine) -> int:
+    manifest = engine.manifest
+    return len(manifest.unet.plan) + bool(engine.one_piece) + bool(manifest.text_encoder) + 2 * bool(manifest.vae)

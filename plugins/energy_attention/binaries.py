@@ -9,7 +9,7 @@ import math
 import struct
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
@@ -285,6 +285,17 @@ class KernelSet:
             for arguments in [self.arguments[binary.kernel]]
         )
         return OpPlan(launches, (*tensors.inputs, *tensors.outputs), scratch, total)
+
+    def scratch_bytes(self, variant: str, capability: Capability, dtype: str, largest: OpShape) -> int:
+        """Scratch memory that is enough for a call of these sizes and of all smaller ones. Raises as `plan`.
+
+        A smaller call may need more: one position below `positions_from` the tiles are smaller, and so there are more
+        of them.
+        """
+        below = {b.positions_from - 1 for b in self._on("ebca_forward", capability)}
+        positions = {largest.positions, *(n for n in below if 1 <= n < largest.positions)}
+        calls = (replace(largest, positions=n, contexts=s) for n in positions for s in {1, largest.contexts})
+        return max(self.plan(variant, capability, dtype, call).scratch_bytes for call in calls)
 
 
 def pack_key(binary: Binary) -> str:

@@ -61,6 +61,10 @@ class KernelLibrary:
         """The launches and the scratch memory (`scratch_bytes`) of a call. Raises as KernelSet.plan."""
         return self._kernels.plan(variant, self._driver.capability, dtype, shape)
 
+    def scratch_bytes(self, variant: str, dtype: str, largest: OpShape) -> int:
+        """Scratch memory for calls of these sizes and of all smaller ones. Raises as KernelSet.plan."""
+        return self._kernels.scratch_bytes(variant, self._driver.capability, dtype, largest)
+
     def bind(
         self, variant: str, dtype: str, shape: OpShape, pointers: Mapping[str, int], scratch: int = 0
     ) -> Callable[[Stream], None]:

@@ -78,6 +78,21 @@ def test_fifty_steps_at_once_and_one_by_one(tiny_engine_dir: Path, monkeypatch: 
     assert driver.count["launch"] == 2 + 2 * 51
 
 
+def test_tensorrt_is_checked_where_it_is_installed_with_and_without_one_piece(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[list[str]] = []
+    monkeypatch.setattr(gpu_check, "command", lambda words, *more: ran.append(list(words)))
+    for installed in (None, object()):
+        monkeypatch.setattr(gpu_check, "find_spec", lambda name, installed=installed: installed)
+        parts = {part.name: part for part in gpu_check.parts("sd-1.5", tmp_path, "9.0")}
+        assert ("pictures, tensorrt --one-piece" in parts) == ("latency, tensorrt" in parts) == bool(installed)
+    parts["export, tensorrt"].run()
+    parts["export, tensorrt --one-piece"].run()
+    cut, whole = ran
+    assert "--one-piece" in whole and "--one-piece" not in cut and cut[-1] != whole[-1]
+
+
 def test_no_gpu_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def none() -> nvidia.Nvidia:
         raise BackendError("there is no NVIDIA driver; install one")

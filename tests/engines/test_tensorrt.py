@@ -1,6 +1,8 @@
 """Opening plans, with a stand-in for the library: everything around it, and none of what only a GPU can tell."""
 
 import enum
+import gc
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 from ebca.engines import tensorrt
+from ebca.engines.backend import BackendOptions, create_on_gpu
 from ebca.engines.manifest import Component
 from ebca.engines.memory import DeviceArray
 from ebca.engines.nvidia import Gpu
@@ -52,6 +55,8 @@ class Library:
         self.engines: list[Engine] = []
 
     def Runtime(self, log: Any) -> Any:
+        self.registry = object()
+
         def validity(header: bytes) -> tuple[Any, int]:
             assert len(header) == 4
             kind = self.EngineValidity.INVALID if self.diagnostics else self.EngineValidity.VALID
@@ -65,7 +70,8 @@ class Library:
             return self.engines[-1]
 
         return SimpleNamespace(
-            engine_header_size=4, get_engine_validity=validity, deserialize_cuda_engine=deserialize
+            engine_header_size=4, get_engine_validity=validity, deserialize_cuda_engine=deserialize,
+            get_plugin_registry=lambda: self.registry,
         )  # fmt: skip
 
 
@@ -251,6 +257,32 @@ def test_a_runtime_cache_is_only_written_where_it_changed(tmp_path: Path) -> Non
     file.save(cache)
     assert (tmp_path / "x.cache").stat().st_mtime_ns == written
     assert [p.name for p in tmp_path.iterdir()] == ["x.cache"]
+
+
+@pytest.mark.parametrize("whole", [None, "whole", "segment_00"])
+def test_plugins_are_registered_in_the_runtime_that_opens_plans_with_them(
+    directory: Any, monkeypatch: pytest.MonkeyPatch, whole: str | None
+) -> None:
+    library, registered = Library(), []
+
+    class Creator:
+        """Lives as long as somebody holds it."""
+
+    def register(trt: Any, registry: Any) -> object:
+        assert trt is library and registry is library.registry and not library.engines
+        creator = Creator()
+        registered.append(weakref.ref(creator))
+        return creator
+
+    monkeypatch.setattr(tensorrt, "load_library", lambda name: library)
+    directory.manifest.unet = SimpleNamespace(whole=whole)
+    backend = create_on_gpu(None, directory, BackendOptions(), ADA, 0, STREAM, register)
+    # Only a plan of the uncut UNet holds one.
+    assert len(registered) == (whole == "segment_00")
+    runner = backend.open(directory.path / "s.onnx", directory.manifest.components["segment_00"])
+    runner.bind({"x": array(1)}, {"y": array(2)})
+    gc.collect()
+    assert all(creator() is not None for creator in registered)
 
 
 # --- refusals

@@ -103,7 +103,7 @@ def test_wrong_result_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_refusals_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporter, "trace", _stop)
+    monkeypatch.setattr(exporter.Uncut, "of", _stop)
     checkpoint = build_tiny()
     with pytest.raises(ParameterError, match="precision 'int8' is unknown"):
         export_checkpoint(checkpoint, tmp_path / "a", precision="int8")

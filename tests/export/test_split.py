@@ -21,6 +21,7 @@ from ebca.export.split import TENSOR_COST, Split, fold_transposes, is_op, operan
 from ebca.export.tiny import build_tiny  # noqa: E402
 from ebca.export.torch_op import TorchEnergyAttention  # noqa: E402
 from ebca.export.trace import OPSET, energy_unet, layers_of  # noqa: E402
+from ebca.export.uncut import Uncut  # noqa: E402
 
 SIZES = {"batch": 2, "contexts": 3, "tokens": 5, "height": 7, "width": 4}
 # One where buffers are what costs, one where their number is.
@@ -214,7 +215,7 @@ def test_transposed_weights_are_folded() -> None:
 
 @pytest.fixture(scope="module")
 def tiny() -> tuple[Split, dict[str, int]]:
-    return split_unet(build_tiny().unet)
+    return split_unet(Uncut.of(build_tiny().unet))
 
 
 def test_the_tiny_unet_has_eight_segments_and_seven_ops(tiny: tuple[Split, dict[str, int]]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.launcher import FakeLauncher
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -256,37 +257,6 @@ def test_damaged_or_missing_binaries_are_named(tmp_path: Path, kernels: KernelSe
 # ---- launches
 
 
-class FakeLauncher:
-    """Keeps what it is told. Parameters are read as the driver reads them: one address per argument."""
-
-    def __init__(self, kernels: KernelSet, capability: tuple[int, int] = (8, 9)) -> None:
-        self.kernels, self.capability = kernels, capability
-        self.loaded: list[str] = []
-        self.launched: list[dict[str, Any]] = []
-
-    def load(self, image: bytes, name: str) -> str:
-        assert image[:4] == b"\x7fELF" or image.endswith(b"\0")
-        self.loaded.append(name)
-        return name
-
-    def launch(
-        self,
-        function: str,
-        grid: tuple[int, int, int],
-        block: tuple[int, int, int],
-        shared_bytes: int,
-        stream: int,
-        parameters: int,
-    ) -> None:
-        arguments = self.kernels.arguments[function]
-        addresses = (ctypes.c_void_p * len(arguments)).from_address(parameters)
-        kinds = {"pointer": ctypes.c_uint64, "int32": ctypes.c_int32, "float32": ctypes.c_float}
-        values = {a.name: kinds[a.type].from_address(at).value for a, at in zip(arguments, addresses, strict=True)}
-        self.launched.append(
-            {"kernel": function, "grid": grid, "block": block, "shared": shared_bytes, "stream": stream, **values}
-        )
-
-
 def addresses_of(variant: str) -> dict[str, int]:
     tensors = signature(variant, 1, 1)
     return {name: 0x7F00_0000_0000 + 4096 * i for i, name in enumerate((*tensors.inputs, *tensors.outputs))}
@@ -341,6 +311,23 @@ def test_scratch_parts_do_not_overlap(kernels: KernelSet) -> None:
     for name, offset in plan.scratch.items():
         assert offset % 16 == 0 and offset + needed[name] <= ends[ends.index(offset) + 1]
     assert kernels.plan("attention", (8, 9), "float16", SHAPE).scratch_bytes == 0
+
+
+@pytest.mark.parametrize("capability", [(8, 9), (9, 0), (10, 0)])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_scratch_for_the_largest_call_is_enough_for_smaller_ones(
+    kernels: KernelSet, variant: str, capability: tuple[int, int]
+) -> None:
+    largest = replace(SHAPE, positions=4500)
+    enough = kernels.scratch_bytes(variant, capability, "float16", largest)
+    for positions in (1, 64, 65, 1000, 4032, 4095, 4096, 4500):
+        for contexts in (1, 2, 3):
+            for batch in (1, 2):
+                smaller = replace(SHAPE, batch=batch, positions=positions, contexts=contexts)
+                assert kernels.plan(variant, capability, "float16", smaller).scratch_bytes <= enough
+    if variant == "update":
+        # The case that the largest call alone does not cover.
+        assert kernels.plan(variant, capability, "float16", largest).scratch_bytes < enough
 
 
 def test_the_attention_variant_is_one_launch_without_scratch(kernels: KernelSet) -> None:
@@ -512,6 +499,7 @@ def test_launching_imports_neither_pytorch_nor_triton() -> None:
     program = (
         "import sys; from ebca.plugins.energy_attention.launch import KernelLibrary; "
         "from ebca.plugins.energy_attention.binaries import KernelSet; KernelSet.load(); "
+        "import ebca.plugins.energy_attention.tensorrt_plugin; "
         "sys.exit(bool({'torch', 'triton', 'onnx', 'tensorrt'} & set(sys.modules)))"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}

@@ -1,0 +1,50 @@
+"""The uncut UNet with its energy updates as one graph, the op a node that TensorRT's parser takes for a plugin.
+
+Where an engine takes plugins, nothing has to run between segments: one engine does a whole evaluation of the variant
+"update". `ebca.plugins.energy_attention.tensorrt_plugin` is the plugin; for ONNX Runtime, `ebca.export.lower` writes
+standard operators in its place.
+"""
+
+import onnx_ir as ir
+
+from ebca.export.split import is_op
+from ebca.export.trace import OP_DOMAIN, OP_TYPE
+from ebca.export.uncut import Uncut
+from ebca.plugins.energy_attention import signature
+from ebca.plugins.energy_attention.tensorrt_plugin import Settings
+
+VARIANT = "update"
+
+
+def whole_graph(uncut: Uncut) -> ir.Graph:
+    """(sample, timestep, contexts [B,S,T,D], and the controls of the variant) -> noise and the contexts after the last
+    layer; float32, with one node of domain `ebca` per cross-attention layer."""
+    graph, layers = uncut.copy().graph, uncut.layers
+    uncut.name_dimensions(graph)
+    controls = _controls(graph)
+    for node in [n for n in graph if is_op(n)]:
+        index = node.attributes["layer"].as_int()
+        settings = Settings(layers[index].heads, layers[index].head_dim, VARIANT)
+        attributes = ir.convenience.convert_attributes(settings.attributes)
+        call = ir.Node(
+            OP_DOMAIN, OP_TYPE, [*node.inputs, *controls], attributes, num_outputs=2, name=f"layer_{index:02}"
+        )
+        for old, new, role in zip(node.outputs, call.outputs, ("out", "g"), strict=True):
+            new.type, new.name = old.type, f"layer_{index:02}.{role}"
+        ir.convenience.replace_nodes_and_values(graph, node, [node], [call], node.outputs, call.outputs)
+    return graph
+
+
+def steps_of(graph: ir.Graph) -> list[str]:
+    """The ops' steps g, whose products with Wk stay in float32 (`keep` of `ebca.export.half.to_half`)."""
+    return [str(node.outputs[1].name) for node in graph if is_op(node)]
+
+
+def _controls(graph: ir.Graph) -> list[ir.Value]:
+    """Inputs for what the op reads beside q, k and v, in its order; every layer reads the same."""
+    specs = list(signature(VARIANT, 1, 1).inputs.items())[3:]
+    values = [
+        ir.Value(name=name, shape=ir.Shape(spec.shape), type=ir.TensorType(ir.DataType.FLOAT)) for name, spec in specs
+    ]
+    graph.inputs.extend(values)
+    return values
