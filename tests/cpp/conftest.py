@@ -2,7 +2,7 @@
 
 EBCA_ORT_INCLUDE_DIR and EBCA_JSON_INCLUDE_DIR name the folders of the headers (default: where
 runtime/cpp/fetch_headers.sh puts them); EBCA_CPP_LIB a library that was built already; EBCA_CXXFLAGS adds compiler
-options, such as sanitizers.
+options, such as sanitizers. With EBCA_CPP_REQUIRED set, what is missing fails the tests instead of skipping them.
 """
 
 import os
@@ -30,7 +30,7 @@ def header_options() -> list[str]:
     ):
         chosen = Path(os.environ.get(name, folder))
         if not (chosen / header).is_file():
-            pytest.skip(f"there is no '{chosen / header}'; run runtime/cpp/fetch_headers.sh, or set {name}")
+            native.unavailable(f"there is no '{chosen / header}'; run runtime/cpp/fetch_headers.sh, or set {name}")
         options.append(f"-D{name}={chosen}")
     return options
 
@@ -40,7 +40,7 @@ def cmake_build(tmp_path_factory: pytest.TempPathFactory, header_options: list[s
     """A build folder of runtime/cpp with the library in it."""
     for tool in ("cmake", "ninja", "c++"):
         if shutil.which(tool) is None:
-            pytest.skip(f"there is no {tool} to build the C++ library with")
+            native.unavailable(f"there is no {tool} to build the C++ library with")
     folder = tmp_path_factory.mktemp("cpp")
     # A debug build takes half the time of an optimised one; the time is spent in ONNX Runtime anyway.
     options = ["-DCMAKE_BUILD_TYPE=None", f"-DCMAKE_CXX_FLAGS=-O0 {os.environ.get('EBCA_CXXFLAGS', '')}"]
@@ -60,7 +60,7 @@ def onnxruntime_file() -> Path:
     """The library in Python's package: the same build, so that results must be the same."""
     found = sorted((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so*"))
     if not found:
-        pytest.skip("this onnxruntime package has no libonnxruntime.so")
+        native.unavailable("this onnxruntime package has no libonnxruntime.so")
     return found[0]
 
 

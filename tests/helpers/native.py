@@ -1,14 +1,16 @@
 """libebca through ctypes, with the arguments of the Python session."""
 
 import ctypes
+import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from ctypes import POINTER, c_char_p, c_double, c_float, c_int32, c_int64, c_size_t, c_uint8, c_uint32, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
+import pytest
 
 import ebca
 
@@ -518,6 +520,13 @@ class _Kept:
         made = StepCallback(call)
         self._alive.append(made)
         return made
+
+
+def unavailable(reason: str) -> NoReturn:
+    """Skip a test for what this machine lacks, or fail where it is required."""
+    if os.environ.get("EBCA_CPP_REQUIRED"):
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 def run(*command: str | Path, **options: Any) -> str:
