@@ -185,7 +185,7 @@ def test_an_assembler_that_does_not_know_the_gpu_is_named(tmp_path: Path, monkey
     assembler = tmp_path / "ptxas"
     assembler.write_text(
         "#!/bin/sh\n"
-        'case "$*" in *--version*) echo "Cuda compilation tools, release 12.8, V12.8.93"; exit 0;; esac\n'
+        'case "$*" in *--version*) echo "Cuda compilation tools, release 12.9, V12.9.86"; exit 0;; esac\n'
         "echo \"ptxas fatal   : Value 'sm_121a' is not defined for option 'gpu-name'\" >&2; exit 1\n"
     )
     assembler.chmod(0o755)
