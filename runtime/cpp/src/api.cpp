@@ -95,7 +95,8 @@ ebca_status guarded(ebca_session* session, Work&& work) noexcept {
         work();
     });
     if (entered) {
-        assign(session->last_error, thread_error.c_str());
+        // After a success the thread's text may be of another call that a callback made.
+        assign(session->last_error, status == EBCA_OK ? "" : thread_error.c_str());
         session->busy = false;
     }
     return status;

@@ -104,7 +104,7 @@ const PromptTokenizer& Engine::tokenizer() {
         const TokenizerSpec& spec = *manifest().tokenizer;
         directory_.verify({spec.file});
         tokenizer_.emplace(PromptTokenizer::from_json(
-            read_file(directory_.file(spec.file)),
+            read_file(directory_.file(spec.file), kLargestText),
             {spec.model_max_length, spec.bos_token_id, spec.eos_token_id, spec.pad_token_id}));
     }
     return *tokenizer_;

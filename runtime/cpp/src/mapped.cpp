@@ -5,11 +5,17 @@
 #include <cstdio>
 #include <cstring>
 #include <fstream>
+#include <mutex>
 #include <set>
 #include <string>
 #include <system_error>
 
 namespace ebca {
+
+std::shared_mutex& mappings() {
+    static std::shared_mutex lock;
+    return lock;
+}
 
 void forget(const std::vector<std::filesystem::path>& files) {
     std::set<std::string> names;
@@ -17,6 +23,7 @@ void forget(const std::vector<std::filesystem::path>& files) {
         std::error_code failure;
         names.insert(std::filesystem::weakly_canonical(file, failure).string());
     }
+    std::unique_lock held(mappings());
     std::ifstream smaps("/proc/self/smaps");
     unsigned long start = 0, end = 0;
     bool ours = false;

@@ -2,9 +2,11 @@
 
 #include <cstring>
 #include <set>
+#include <shared_mutex>
 
 #include "directory.hpp"
 #include "error.hpp"
+#include "mapped.hpp"
 #include "processor.hpp"
 
 namespace ebca {
@@ -69,6 +71,10 @@ class OnnxRuntimeCall : public Call {
 class OnnxRuntimeRunner : public Runner, public std::enable_shared_from_this<OnnxRuntimeRunner> {
   public:
     OnnxRuntimeRunner(std::shared_ptr<const OnnxRuntime> runtime, OrtPointer<OrtSession> session, std::string name);
+    ~OnnxRuntimeRunner() override {
+        std::shared_lock held(mappings());
+        session_.reset();
+    }
     std::unique_ptr<Call> bind(const Tensors& inputs, const Tensors& outputs) const override;
     void run(const OrtIoBinding& binding) const;
 
@@ -171,7 +177,10 @@ std::shared_ptr<Runner> OnnxRuntime::open(const std::filesystem::path& prepared,
     auto chosen = options();
     library_.check(library_.api().SetSessionGraphOptimizationLevel(chosen.get(), ORT_DISABLE_ALL), "has no such level");
     set(*chosen, "session.use_env_allocators", "1");
-    return std::make_shared<OnnxRuntimeRunner>(shared_from_this(), session(prepared, *chosen), prepared.stem().string());
+    std::shared_lock held(mappings());
+    OrtPointer<OrtSession> opened = session(prepared, *chosen);
+    held.unlock();
+    return std::make_shared<OnnxRuntimeRunner>(shared_from_this(), std::move(opened), prepared.stem().string());
 }
 
 OrtPointer<OrtSessionOptions> OnnxRuntime::options() const {
