@@ -52,7 +52,7 @@ typedef enum ebca_status {
     EBCA_OK = 0,
     EBCA_ERROR_PARAMETER = 1,   /* a call parameter with a wrong value, shape or size */
     EBCA_ERROR_ENGINE = 2,      /* an engine directory, or a file in it, that cannot be used */
-    EBCA_ERROR_BACKEND = 3,     /* ONNX Runtime is missing, too old, or cannot run the engine */
+    EBCA_ERROR_BACKEND = 3,     /* ONNX Runtime or OpenVINO is missing, too old, or cannot run the engine */
     EBCA_ERROR_NUMERICAL = 4,   /* a result that is not finite; the text names the first segment */
     EBCA_ERROR_CANCELLED = 5,   /* the caller asked to stop; the session stays usable */
     EBCA_ERROR_UNSUPPORTED = 6, /* what this library cannot do (yet) */
@@ -90,6 +90,10 @@ typedef struct ebca_engine_params {
     void* on_prepare_data;
     ebca_log_callback log; /* NULL: none; called by any thread that uses the engine, until its sessions are freed too */
     void* log_data;
+    /* For device "cpu": */
+    const char* backend;          /* "onnxruntime", "openvino"; NULL: onnxruntime for fp32, openvino for bf16 */
+    const char* precision;        /* "fp32", "bf16" (openvino, on a processor that has it); NULL: fp32 */
+    const char* openvino_library; /* libopenvino_c.so; NULL: EBCA_OPENVINO_LIB, then the loader's search */
 } ebca_engine_params;
 
 EBCA_API void ebca_engine_params_init(ebca_engine_params* params, size_t struct_size);
@@ -117,7 +121,7 @@ typedef struct ebca_engine_info {
     size_t struct_size;
     const char* model;           /* its name */
     const char* kind;            /* "text-to-image", "inpainting", "unet" */
-    const char* backend;         /* "onnxruntime" */
+    const char* backend;         /* "onnxruntime", "openvino" */
     const char* backend_version; /* of the library that was found */
     uint32_t tasks;              /* EBCA_TASK_... */
     int32_t has_text_encoder;    /* 0: pass embeddings instead of texts */

@@ -392,9 +392,12 @@ ebca_status ebca_engine_open(const ebca_engine_params* given, ebca_engine** engi
         ebca::EngineOptions options;
         options.path = params.path;
         options.device = params.device ? params.device : "cpu";
-        options.ort_library = string(params.onnxruntime_library);
+        options.cpu.backend = string(params.backend);
+        options.cpu.precision = string(params.precision);
+        options.cpu.threads = params.threads;
+        options.cpu.ort_library = string(params.onnxruntime_library);
+        options.cpu.openvino_library = string(params.openvino_library);
         options.cache = string(params.cache_dir);
-        options.threads = params.threads;
         if (params.on_prepare) {
             options.on_prepare = [call = params.on_prepare, data = params.on_prepare_data](
                                      int64_t done, int64_t total, const std::string& component) {

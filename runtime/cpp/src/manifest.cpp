@@ -79,6 +79,7 @@ Component component(const Value& value) {
     for (const auto& [backend, graph] : json::object(json::member(value, "lowered"), "lowered").items()) {
         out.lowered[backend] = json::string(graph, "lowered");
     }
+    out.float32_only = json::boolean(json::member(value, "float32_only"), "float32_only");
     return out;
 }
 
