@@ -11,6 +11,7 @@
 #include "engine.hpp"
 #include "error.hpp"
 #include "session.hpp"
+#include "unicode.hpp"
 
 // ebca_last_error speaks of a thread's calls, so its text lies there.
 static thread_local std::string thread_error;
@@ -39,9 +40,22 @@ struct OwnedResult : ebca_result {
     ebca::Result own;
 };
 
+// Texts of errors are UTF-8, whatever the names and paths in them are.
+std::string readable(const char* message) {
+    std::string out = message;
+    try {
+        ebca::unicode::decode(out);
+    } catch (const ebca::Error&) {
+        for (char& c : out) {
+            if (static_cast<unsigned char>(c) > 0x7e) c = '?';
+        }
+    }
+    return out;
+}
+
 void assign(std::string& target, const char* message) noexcept {
     try {
-        target = message;
+        target = readable(message);
     } catch (...) {
         target.clear();
     }
