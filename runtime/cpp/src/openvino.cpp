@@ -60,8 +60,13 @@ class OpenVinoCall : public Call {
         request_.reset();
     }
     void run() override {
-        runner_->run(request_.get());
-        if (!packed_) runner_->forget_weights();
+        if (packed_) return runner_->run(request_.get());
+        {
+            // What has been packed may be unmapped.
+            std::shared_lock held(mappings());
+            runner_->run(request_.get());
+        }
+        runner_->forget_weights();
         packed_ = true;
     }
 
