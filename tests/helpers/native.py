@@ -123,6 +123,8 @@ class EngineParams(ctypes.Structure):
         ("backend", c_char_p),
         ("precision", c_char_p),
         ("openvino_library", c_char_p),
+        ("kernels_dir", c_char_p),
+        ("tensorrt_rtx_library", c_char_p),
     )
 
 

@@ -203,12 +203,11 @@ std::optional<double> given_number(double value) {
     return std::isnan(value) ? std::nullopt : std::optional<double>(value);
 }
 
-std::optional<Array> array(const ebca_tensor& tensor, const char* what) {
+std::optional<Array> array(const ebca::Device& device, const ebca_tensor& tensor, const char* what) {
     if (!tensor.data) return std::nullopt;
-    if (tensor.memory == EBCA_MEMORY_CUDA) {
-        throw ebca::UnsupportedError(text(what, " lie on a GPU, which this build cannot read; pass host memory"));
+    if (tensor.memory != EBCA_MEMORY_HOST && tensor.memory != EBCA_MEMORY_CUDA) {
+        throw ParameterError(text(what, " have the unknown memory ", tensor.memory));
     }
-    if (tensor.memory != EBCA_MEMORY_HOST) throw ParameterError(text(what, " have the unknown memory ", tensor.memory));
     if (tensor.rank < 1 || tensor.rank > 4) {
         throw ParameterError(text(what, " have rank ", tensor.rank, "; give 1 to 4 dimensions"));
     }
@@ -220,18 +219,23 @@ std::optional<Array> array(const ebca_tensor& tensor, const char* what) {
         }
     }
     Array out(shape);
-    std::memcpy(out.values.data(), tensor.data, out.values.size() * sizeof(float));
+    size_t bytes = out.values.size() * sizeof(float);
+    if (tensor.memory == EBCA_MEMORY_CUDA) {
+        device.read(out.values.data(), tensor.data, static_cast<int64_t>(bytes));
+    } else {
+        std::memcpy(out.values.data(), tensor.data, bytes);
+    }
     return out;
 }
 
-ebca::Prompt prompt(const ebca_prompt& given, const char* what) {
+ebca::Prompt prompt(const ebca::Device& device, const ebca_prompt& given, const char* what) {
     ebca::Prompt out;
     check_list(given.texts, given.count, what);
     for (size_t i = 0; i < given.count; ++i) {
         if (!given.texts[i]) throw ParameterError(text("text ", i, " of the ", what, " is NULL"));
         out.texts.emplace_back(given.texts[i]);
     }
-    out.embeds = array(given.embeds, what);
+    out.embeds = array(device, given.embeds, what);
     return out;
 }
 
@@ -272,7 +276,7 @@ ebca::OnStep on_step(ebca_step_callback callback, void* data) {
     };
 }
 
-std::vector<ebca::Edit> edits(const ebca_edit* given, size_t count) {
+std::vector<ebca::Edit> edits(const ebca::Device& device, const ebca_edit* given, size_t count) {
     check_list(given, count, "edits");
     std::vector<ebca::Edit> out;
     // The caller's struct may be smaller than ours.
@@ -280,7 +284,7 @@ std::vector<ebca::Edit> edits(const ebca_edit* given, size_t count) {
     for (size_t i = 0; i < count; ++i) {
         const auto* entry = reinterpret_cast<const ebca_edit*>(at);
         ebca_edit edit = checked(entry, "ebca_edit");
-        out.push_back({prompt(edit.prompt, "editing prompt"), edit.direction, schedule(edit.alpha, "alpha"),
+        out.push_back({prompt(device, edit.prompt, "editing prompt"), edit.direction, schedule(edit.alpha, "alpha"),
                        schedule(edit.gamma_attn, "gamma_attn of an edit"),
                        schedule(edit.gamma_norm, "gamma_norm of an edit")});
         at += entry->struct_size;
@@ -288,12 +292,12 @@ std::vector<ebca::Edit> edits(const ebca_edit* given, size_t count) {
     return out;
 }
 
-ebca::GenerateOptions generate_options(const ebca_generate_params* given) {
+ebca::GenerateOptions generate_options(const ebca::Device& device, const ebca_generate_params* given) {
     const ebca_generate_params params =
         checked(needed(given, "ebca_generate_params"), "ebca_generate_params");
     ebca::GenerateOptions out;
-    out.prompt = prompt(params.prompt, "prompt");
-    out.negative_prompt = prompt(params.negative_prompt, "negative prompt");
+    out.prompt = prompt(device, params.prompt, "prompt");
+    out.negative_prompt = prompt(device, params.negative_prompt, "negative prompt");
     out.steps = params.steps;
     out.guidance_scale = given_number(params.guidance_scale);
     out.scheduler = string(params.scheduler);
@@ -308,7 +312,7 @@ ebca::GenerateOptions generate_options(const ebca_generate_params* given) {
             {one.word ? std::optional<std::string>(one.word) : std::nullopt, one.position, one.factor});
     }
     out.norm_factor = params.norm_factor;
-    out.edits = edits(params.edits, params.edit_count);
+    out.edits = edits(device, params.edits, params.edit_count);
     out.reset_edits = params.reset_edits != 0;
     out.image = pictures(params.images, params.image_count, "images");
     out.mask = pictures(params.masks, params.mask_count, "masks");
@@ -318,19 +322,19 @@ ebca::GenerateOptions generate_options(const ebca_generate_params* given) {
         out.repaint = ebca::RePaint{chosen.jump_length, chosen.jump_count, chosen.eta, chosen.update_known != 0};
     }
     out.composite = params.composite != 0;
-    out.latents = array(params.latents, "latents");
+    out.latents = array(device, params.latents, "latents");
     out.latents_only = params.latents_only != 0;
     out.on_step = on_step(params.on_step, params.on_step_data);
     return out;
 }
 
-ebca::InvertOptions invert_options(const ebca_invert_params* given) {
+ebca::InvertOptions invert_options(const ebca::Device& device, const ebca_invert_params* given) {
     const ebca_invert_params params =
         checked(needed(given, "ebca_invert_params"), "ebca_invert_params");
     ebca::InvertOptions out;
-    out.prompt = prompt(params.prompt, "prompt");
+    out.prompt = prompt(device, params.prompt, "prompt");
     out.image = pictures(params.images, params.image_count, "images");
-    out.latents = array(params.latents, "latents");
+    out.latents = array(device, params.latents, "latents");
     out.steps = params.steps;
     if (params.regularize) {
         ebca_regularize_params chosen =
@@ -411,6 +415,9 @@ ebca_status ebca_engine_open(const ebca_engine_params* given, ebca_engine** engi
         options.cpu.threads = params.threads;
         options.cpu.ort_library = string(params.onnxruntime_library);
         options.cpu.openvino_library = string(params.openvino_library);
+        options.gpu.stream = params.cuda_stream;
+        options.gpu.kernels = string(params.kernels_dir);
+        options.gpu.tensorrt_rtx_library = string(params.tensorrt_rtx_library);
         options.cache = string(params.cache_dir);
         if (params.on_prepare) {
             options.on_prepare = [call = params.on_prepare, data = params.on_prepare_data](
@@ -526,7 +533,8 @@ ebca_status ebca_session_generate(ebca_session* session, const ebca_generate_par
     if (result) *result = nullptr;
     return guarded(session, [&] {
         need_target(result, "result");
-        *result = handed_over(session->session.generate(generate_options(params)), session->session);
+        ebca::GenerateOptions options = generate_options(session->engine->device(), params);
+        *result = handed_over(session->session.generate(options), session->session);
     });
 }
 
@@ -534,7 +542,8 @@ ebca_status ebca_session_invert(ebca_session* session, const ebca_invert_params*
     if (result) *result = nullptr;
     return guarded(session, [&] {
         need_target(result, "result");
-        *result = handed_over(session->session.invert(invert_options(params)), session->session);
+        ebca::InvertOptions options = invert_options(session->engine->device(), params);
+        *result = handed_over(session->session.invert(options), session->session);
     });
 }
 

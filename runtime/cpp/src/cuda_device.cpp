@@ -1,6 +1,5 @@
 #include "cuda_device.hpp"
 
-#include <cmath>
 #include <new>
 
 #include "error.hpp"
@@ -91,7 +90,7 @@ Memory CudaDevice::allocate(int64_t bytes) {
     try {
         return Memory({driver_->allocate(bytes), [driver = driver_](void* memory) { driver->free(memory); }}, bytes);
     } catch (const std::bad_alloc&) {
-        throw ParameterError(text("the GPU has no ", std::ceil(static_cast<double>(bytes) / 1e6),
+        throw ParameterError(text("the GPU has no ", (bytes + 999999) / 1000000,
                                   " MB left; make a smaller picture or fewer at once"));
     }
 }

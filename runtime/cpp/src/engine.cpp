@@ -23,23 +23,28 @@ Tensor one(Array& array, int64_t index) {
 
 }  // namespace
 
-Engine::Engine(const EngineOptions& options) : Engine(options, place(options)) {}
-
-Engine::Engine(const EngineOptions& options, Place place)
-    : Engine(options, std::move(place.device), std::move(place.backend)) {}
+Engine::Engine(const EngineOptions& options) : log_(options.log) {
+    parse_device(options.device);
+    directory_ = open_directory(options.path);
+    open_device(options);
+    start(options);
+}
 
 Engine::Engine(const EngineOptions& options, std::shared_ptr<Device> device, std::shared_ptr<const Backend> backend)
     : directory_(open_directory(options.path)),
       device_(std::move(device)),
       backend_(std::move(backend)),
       log_(options.log) {
-    prepared_.emplace(directory_, backend_, options.cache);
-    prepare(options.on_prepare);
+    start(options);
 }
 
-Engine::Place Engine::place(const EngineOptions& options) {
+void Engine::open_device(const EngineOptions& options) {
     auto [kind, index] = parse_device(options.device);
-    if (kind == "cpu") return {std::make_shared<CpuDevice>(), create_cpu_backend(options.cpu)};
+    if (kind == "cpu") {
+        device_ = std::make_shared<CpuDevice>();
+        backend_ = create_cpu_backend(options.cpu);
+        return;
+    }
     const CpuBackendOptions& cpu = options.cpu;
     if (!cpu.backend.empty() || !cpu.precision.empty() || !cpu.openvino_library.empty() || cpu.threads) {
         throw ParameterError(
@@ -49,7 +54,13 @@ Engine::Place Engine::place(const EngineOptions& options) {
         if (log) log(LogLevel::warning, message);
     };
     Gpu gpu = open_gpu(index, options.gpu, cpu.ort_library, warn);
-    return {std::move(gpu.device), std::move(gpu.backend)};
+    device_ = std::move(gpu.device);
+    backend_ = std::move(gpu.backend);
+}
+
+void Engine::start(const EngineOptions& options) {
+    prepared_.emplace(directory_, backend_, options.cache);
+    prepare(options.on_prepare);
 }
 
 void Engine::prepare(const OnPrepare& on_prepare) {

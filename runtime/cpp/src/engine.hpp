@@ -82,13 +82,8 @@ class Engine {
     std::pair<Array, Array> encode_image(const Array& pixels);
 
   private:
-    struct Place {
-        std::shared_ptr<Device> device;
-        std::shared_ptr<const Backend> backend;
-    };
-
-    Engine(const EngineOptions& options, Place place);
-    static Place place(const EngineOptions& options);
+    void open_device(const EngineOptions& options);
+    void start(const EngineOptions& options);
     void prepare(const OnPrepare& on_prepare);
 
     EngineDirectory directory_;

@@ -284,7 +284,7 @@ const Binary& KernelSet::choose(const std::string& kernel, Capability capability
         if (!same || one->positions_from > shape.positions) continue;
         if (!best || one->positions_from > best->positions_from) best = one;
     }
-    if (!has_dtype) throw ParameterError(text("no GPU kernel for dtype '", dtype, "'; use 'float16' or 'bfloat16'"));
+    if (!has_dtype) throw ParameterError(text("no GPU kernel for dtype '", dtype, "'; use float16 or bfloat16"));
     if (!has_head_dim) {
         std::string known;
         for (const auto& [low, high, unit] : ranges) {

@@ -6,49 +6,14 @@
 #include <cstdlib>
 #include <cstring>
 #include <set>
+#include <vector>
 
 #include "error.hpp"
+#include "ort_assignment.hpp"
 #include "ort_binding.hpp"
 #include "ort_library.hpp"
 
 namespace ebca {
-namespace {
-
-namespace fs = std::filesystem;
-
-// Shapes are computed on the host. None of these is ever part of that, and on the host each would copy its tensors from
-// the GPU and back.
-const std::set<std::string>& gpu_operators() {
-    static const std::set<std::string> names{"Conv",
-                                             "Gemm",
-                                             "MatMul",
-                                             "Attention",
-                                             "MultiHeadAttention",
-                                             "LayerNormalization",
-                                             "InstanceNormalization",
-                                             "GroupNormalization",
-                                             "Softmax",
-                                             "Sigmoid",
-                                             "Gelu",
-                                             "Erf",
-                                             "Resize",
-                                             "ReduceMean",
-                                             "Sqrt",
-                                             "Sin",
-                                             "Cos"};
-    return names;
-}
-
-}  // namespace
-
-std::vector<std::string> host_operators(const std::vector<std::pair<std::string, std::string>>& found,
-                                        const std::string& provider) {
-    std::set<std::string> stray;
-    for (const auto& [where, name] : found) {
-        if (where != provider && gpu_operators().count(name)) stray.insert(name);
-    }
-    return {stray.begin(), stray.end()};
-}
 
 #if ORT_API_VERSION >= 24
 
@@ -56,6 +21,8 @@ namespace {
 
 // The first that says which provider an operator was given to.
 constexpr uint32_t kGpuApiVersion = 24;
+
+namespace fs = std::filesystem;
 
 constexpr const char* kCuda = "CUDAExecutionProvider";
 constexpr const char* kTensorRtRtx = "NvTensorRTRTXExecutionProvider";
@@ -112,7 +79,6 @@ class OnnxRuntimeGpu : public Backend, public std::enable_shared_from_this<OnnxR
     std::vector<const OrtEpDevice*> plugin_devices() const;
     void append_cuda(OrtSessionOptions& options) const;
     void append_plugin(OrtSessionOptions& options) const;
-    void check_assignment(const OrtSession& session, const std::string& graph) const;
 
     OrtLibrary library_;
     OrtPointer<OrtEnv> environment_;
@@ -287,44 +253,14 @@ std::shared_ptr<Runner> OnnxRuntimeGpu::open(const fs::path& graph, const Compon
     library_.check(api.DisableMemPattern(raw), "cannot switch memory patterns off");
     // The host computes shapes alone.
     library_.check(api.SetIntraOpNumThreads(raw, threads()), "cannot set its threads");
-    library_.check(api.AddSessionConfigEntry(raw, "session.record_ep_graph_assignment_info", "1"),
-                   "cannot say where a graph runs");
+    record_assignment(library_, *raw);
     device_ ? append_plugin(*raw) : append_cuda(*raw);
     OrtSession* made = nullptr;
     library_.check(api.CreateSession(environment_.get(), graph.c_str(), raw, &made),
                    text("cannot open '", graph.string(), "' on the GPU"));
     OrtPointer<OrtSession> session(made, {api.ReleaseSession});
-    check_assignment(*session, graph.filename().string());
+    check_assignment(library_, *session, graph.filename().string(), provider_);
     return std::make_shared<GpuRunner>(shared_from_this(), std::move(session), graph.stem().string());
-}
-
-void OnnxRuntimeGpu::check_assignment(const OrtSession& session, const std::string& graph) const {
-    const OrtApi& api = library_.api();
-    const char* doing = "cannot say where a graph runs";
-    const OrtEpAssignedSubgraph* const* parts = nullptr;
-    size_t part_count = 0;
-    library_.check(api.Session_GetEpGraphAssignmentInfo(&session, &parts, &part_count), doing);
-    std::vector<std::pair<std::string, std::string>> found;
-    for (size_t i = 0; i < part_count; ++i) {
-        const char* where = nullptr;
-        const OrtEpAssignedNode* const* nodes = nullptr;
-        size_t node_count = 0;
-        library_.check(api.EpAssignedSubgraph_GetEpName(parts[i], &where), doing);
-        library_.check(api.EpAssignedSubgraph_GetNodes(parts[i], &nodes, &node_count), doing);
-        for (size_t n = 0; n < node_count; ++n) {
-            const char* name = nullptr;
-            library_.check(api.EpAssignedNode_GetOperatorType(nodes[n], &name), doing);
-            found.emplace_back(where, name);
-        }
-    }
-    std::vector<std::string> stray = host_operators(found, provider_);
-    if (stray.empty()) return;
-    std::string names;
-    for (const std::string& name : stray) names += (names.empty() ? "" : ", ") + name;
-    throw BackendError(text("onnxruntime ", library_.version(), " would run ", names, " of '", graph,
-                            "' elsewhere than on ", provider_,
-                            "; install the provider's CUDA libraries, and export the engine with --backend "
-                            "onnxruntime-cuda"));
 }
 
 }  // namespace

@@ -7,7 +7,6 @@
 
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "backend.hpp"
 
@@ -23,10 +22,5 @@ struct GpuBackendOptions {
 // Opens graphs as they lie in the engine directory. BackendError: the library is missing, too old, or has no such
 // provider. UnsupportedError: this library was built with headers of ONNX Runtime older than 1.24.
 std::shared_ptr<const Backend> create_gpu_backend(const GpuBackendOptions& options);
-
-// Operators of `found` (each a provider and an operator), sorted, that would run elsewhere than on `provider` though
-// they belong on the GPU.
-std::vector<std::string> host_operators(const std::vector<std::pair<std::string, std::string>>& found,
-                                        const std::string& provider);
 
 }  // namespace ebca
