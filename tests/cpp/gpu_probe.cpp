@@ -5,6 +5,7 @@
 //     gpu_probe kernels ENGINE ONNXRUNTIME KERNELS       every variant with the op's kernels, which do nothing here
 //     gpu_probe plans KERNELS < lines of "variant major minor dtype batch positions contexts tokens heads head_dim"
 //     gpu_probe backend ONNXRUNTIME [PLUGIN]             opens ONNX Runtime's GPU side
+//     gpu_probe open ENGINE ONNXRUNTIME                  opens an engine on "cuda"
 //     gpu_probe assignment GRAPH ONNXRUNTIME PROVIDER    opens a graph on the CPU, asks whether it runs on that provider
 //     gpu_probe driver                                   works with whatever libcuda.so.1 the loader finds
 #include <cstring>
@@ -249,6 +250,15 @@ json backend(const std::string& ort, const std::string& plugin) {
     return {{"name", made->name()}};
 }
 
+json open_on_cuda(const std::string& path, const std::string& ort) {
+    EngineOptions options;
+    options.path = path;
+    options.device = "cuda";
+    options.cpu.ort_library = ort;
+    Engine engine(options);
+    return {{"backend", engine.backend().name()}};
+}
+
 json assignment(const std::string& graph, const std::string& path, const std::string& provider) {
     OrtLibrary ort(path, 24);
     OrtPointer<OrtEnv> environment = ort.environment();
@@ -305,6 +315,7 @@ json answer(const std::vector<std::string>& words) {
     if (task == "kernels") return with_kernels(words.at(1), words.at(2), words.at(3));
     if (task == "plans") return plans(words.at(1));
     if (task == "backend") return backend(words.at(1), words.size() > 2 ? words[2] : "");
+    if (task == "open") return open_on_cuda(words.at(1), words.at(2));
     if (task == "assignment") return assignment(words.at(1), words.at(2), words.at(3));
     if (task == "driver") return driver();
     throw std::invalid_argument(task);

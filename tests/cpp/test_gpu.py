@@ -243,6 +243,18 @@ def test_what_is_missing_is_said(
                 library.open(shapes_dir, device=device)
 
 
+def test_an_engine_that_cannot_open_on_a_gpu_holds_nothing(
+    probe: Probe, programs: Path, tmp_path: Path, shapes_dir: Path, onnxruntime_file: Path
+) -> None:
+    report = tmp_path / "report.json"
+    fake = {"LD_LIBRARY_PATH": str(programs / "fake_cuda"), "FAKE_CUDA_REPORT": str(report)}
+    for kernels, message in (("", "kernels are not beside the installed library"), (str(FOLDER), "built without CUDA")):
+        answer = probe("open", shapes_dir, onnxruntime_file, EBCA_KERNELS_DIR=kernels, **fake)
+        assert answer["status"] == 3 and message in answer["error"]
+        seen = json.loads(report.read_text(encoding="utf-8"))
+        assert seen["wrong"] == 0 and seen["live"]["context"] == 0 and not any(seen["live"].values())
+
+
 def test_operators_on_the_cpu_are_refused(probe: Probe, shapes_dir: Path, onnxruntime_file: Path) -> None:
     graph = shapes_dir / "unet" / "segment_01.onnx"
     cpu = "CPUExecutionProvider"
