@@ -32,7 +32,7 @@ struct Alike<int (*)(Ours...), CUresult (*)(Theirs...)> {
 
 }  // namespace
 
-#define CHECK(name, theirs)                                                                  \
+#define CHECK(name, theirs)                                                                     \
     static_assert(Alike<decltype(ebca::CudaFunctions::name), decltype(&theirs)>::count, #name); \
     static_assert(Alike<decltype(ebca::CudaFunctions::name), decltype(&theirs)>::value, #name)
 

@@ -1,6 +1,6 @@
-// A libcuda.so.1 over host memory, so that the code that talks to the driver runs without one. It keeps count of what is
-// made and given back, and of calls in an order or a context that the driver would refuse; at the end of the process it
-// writes both to the file FAKE_CUDA_REPORT.
+// A libcuda.so.1 over host memory, so that the code that talks to the driver runs without one. It keeps count of what
+// is made and given back, and of calls in an order or a context that the driver would refuse; at the end of the process
+// it writes both to the file FAKE_CUDA_REPORT.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -196,12 +196,13 @@ int cuModuleUnload(void* module) {
     delete static_cast<std::string*>(module);
     return in_context() ? made("module", -1) : refuse(kInvalidContext);
 }
-int cuLaunchKernel(void* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
-                   unsigned block_z, unsigned shared_bytes, void* stream, void** parameters, void** extra) {
+int cuLaunchKernel(void* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
+                   unsigned block_y, unsigned block_z, unsigned shared_bytes, void* stream, void** parameters,
+                   void** extra) {
     if (extra) return refuse(kInvalidValue);
     char line[256];
-    std::snprintf(line, sizeof line, "%s %u %u %u %u %u %u %u %llu", static_cast<std::string*>(function)->c_str(), grid_x,
-                  grid_y, grid_z, block_x, block_y, block_z, shared_bytes,
+    std::snprintf(line, sizeof line, "%s %u %u %u %u %u %u %u %llu", static_cast<std::string*>(function)->c_str(),
+                  grid_x, grid_y, grid_z, block_x, block_y, block_z, shared_bytes,
                   *static_cast<unsigned long long*>(parameters[0]));
     return enqueue(stream, [text = std::string(line)] { state.launched = text; });
 }

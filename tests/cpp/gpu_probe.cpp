@@ -2,16 +2,18 @@
 //
 //     gpu_probe steps ENGINE ONNXRUNTIME                 every variant of the UNet, on the CPU and on a host driver
 //     gpu_probe generate ENGINE ONNXRUNTIME              whole generations on both
+//     gpu_probe threads ENGINE ONNXRUNTIME               sessions of several threads on one device
 //     gpu_probe kernels ENGINE ONNXRUNTIME KERNELS       every variant with the op's kernels, which do nothing here
 //     gpu_probe plans KERNELS < lines of "variant major minor dtype batch positions contexts tokens heads head_dim"
 //     gpu_probe backend ONNXRUNTIME [PLUGIN]             opens ONNX Runtime's GPU side
 //     gpu_probe open ENGINE ONNXRUNTIME                  opens an engine on "cuda"
-//     gpu_probe assignment GRAPH ONNXRUNTIME PROVIDER    opens a graph on the CPU, asks whether it runs on that provider
-//     gpu_probe driver                                   works with whatever libcuda.so.1 the loader finds
+//     gpu_probe assignment GRAPH ONNXRUNTIME PROVIDER    opens a graph on the CPU, asks whether it runs on that
+//     provider gpu_probe driver                                   works with whatever libcuda.so.1 the loader finds
 #include <cstring>
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <thread>
 
 #include "cpu_backends.hpp"
 #include "cuda_device.hpp"
@@ -47,8 +49,12 @@ Control control(const Executor& executor, Variant variant, const std::vector<Lay
     const Sizes& sizes = executor.sizes();
     int64_t rows = sizes.at("batch"), contexts = sizes.at("contexts"), tokens = sizes.at("tokens");
     float step = variant == Variant::attention ? 0.0f : 0.01f * scale;
-    Control made{Array({rows, contexts, tokens}, step), Array({rows, contexts}, step), Array({rows, contexts}, scale),
-                 tie_matrix(rows, contexts, rows / 2),  1.0f,                          nullptr};
+    Control made{Array({rows, contexts, tokens}, step),
+                 Array({rows, contexts}, step),
+                 Array({rows, contexts}, scale),
+                 tie_matrix(rows, contexts, rows / 2),
+                 1.0f,
+                 nullptr};
     if (variant == Variant::update_masked) {
         Array mask({1, 1, sizes.at("height"), sizes.at("width")});
         std::fill_n(mask.values.begin(), mask.values.size() / 2, scale);
@@ -118,7 +124,7 @@ json steps(const std::string& path, const std::string& ort) {
             out.push_back({{"nonfinite", a->first_nonfinite(Variant::update)}, {"warnings", warnings}});
         }
         gpu.reset();
-        out.push_back({{"live", driver->live}});
+        out.push_back({{"live", driver->live.load()}});
     }
     return out;
 }
@@ -158,8 +164,34 @@ json generations(const std::string& path, const std::string& ort) {
         out.push_back({{"equal", a.invert(invert).latents.values == b.invert(invert).latents.values}});
     }
     gpu.reset();
-    out.push_back({{"live", driver->live}});
+    out.push_back({{"live", driver->live.load()}});
     return out;
+}
+
+json threads(const std::string& path, const std::string& ort) {
+    constexpr int count = 4;
+    auto driver = std::make_shared<HostDriver>();
+    auto gpu = open(path, ort, std::make_shared<CudaDevice>(driver, nullptr, nullptr));
+    auto cpu = open(path, ort, std::make_shared<CpuDevice>());
+    auto picture = [](const std::shared_ptr<Engine>& engine, int seed) {
+        Session session(engine, 0, 0, 1);
+        GenerateOptions options;
+        options.prompt.texts = {"a lion"};
+        options.steps = 2;
+        options.seeds = {seed};
+        options.gamma_attn.value = 0.01;
+        return session.generate(options).pixels;
+    };
+    std::vector<std::vector<uint8_t>> made(count);
+    std::vector<std::thread> running;
+    for (int seed = 0; seed < count; ++seed) {
+        running.emplace_back([&, seed] { made[seed] = picture(gpu, seed); });
+    }
+    for (std::thread& one : running) one.join();
+    bool equal = true;
+    for (int seed = 0; seed < count; ++seed) equal = equal && made[seed] == picture(cpu, seed);
+    gpu.reset();
+    return {{"equal", equal}, {"launches", driver->count["launch"]}, {"live", driver->live.load()}};
 }
 
 // Gives kernels to an engine in float32 too: here they compute nothing, and their sizes are the same.
@@ -192,7 +224,7 @@ json with_kernels(const std::string& path, const std::string& ort, const std::st
         }
     }
     engine.reset();
-    out.push_back({{"live", driver->live}, {"loaded", driver->count["load"]}});
+    out.push_back({{"live", driver->live.load()}, {"loaded", driver->count["load"]}});
     return out;
 }
 
@@ -203,17 +235,16 @@ json plan(const KernelSet& kernels, const std::string& line) {
     OpShape shape;
     words >> variant >> capability.first >> capability.second >> dtype >> shape.batch >> shape.positions >>
         shape.contexts >> shape.tokens >> shape.heads >> shape.head_dim;
-    const std::map<std::string, Variant> variants{{"attention", Variant::attention},
-                                                  {"update", Variant::update},
-                                                  {"update_masked", Variant::update_masked}};
+    const std::map<std::string, Variant> variants{
+        {"attention", Variant::attention}, {"update", Variant::update}, {"update_masked", Variant::update_masked}};
     try {
         OpPlan made = kernels.plan(variants.at(variant), capability, dtype, shape);
         json out{{"scratch", made.scratch}, {"scratch_bytes", made.scratch_bytes}, {"launches", json::array()}};
         // Addresses as the test gives them to Python's launcher.
         Addresses addresses;
         uint64_t next = 0x7f0000000000;
-        for (const char* name : {"q", "k", "v", "weights", "gamma_attn", "gamma_norm", "norm_factor", "tie", "mask", "out",
-                                 "g", "partial", "column", "norm2"}) {
+        for (const char* name : {"q", "k", "v", "weights", "gamma_attn", "gamma_norm", "norm_factor", "tie", "mask",
+                                 "out", "g", "partial", "column", "norm2"}) {
             addresses[name] = next += 4096;
         }
         for (const KernelLaunch& one : made.launches) {
@@ -312,6 +343,7 @@ json answer(const std::vector<std::string>& words) {
     const std::string& task = words.at(0);
     if (task == "steps") return steps(words.at(1), words.at(2));
     if (task == "generate") return generations(words.at(1), words.at(2));
+    if (task == "threads") return threads(words.at(1), words.at(2));
     if (task == "kernels") return with_kernels(words.at(1), words.at(2), words.at(3));
     if (task == "plans") return plans(words.at(1));
     if (task == "backend") return backend(words.at(1), words.size() > 2 ? words[2] : "");

@@ -2,6 +2,7 @@
 // graph is the list of what was enqueued. It counts what is done; what runs inside a graph is not counted.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -28,8 +29,8 @@ class HostDriver : public Driver {
 
     std::map<std::string, int64_t> count;
     bool refuse_capture = false;
-    int64_t live = 0;     // blocks that were not given back
-    int64_t kernels = 0;  // kernel launches that ran, inside graphs or not
+    std::atomic<int64_t> live{0};  // blocks that were not given back
+    int64_t kernels = 0;           // kernel launches that ran, inside graphs or not
 
     const std::string& name() const override { return name_; }
     int index() const override { return 0; }

@@ -463,6 +463,7 @@ def test_a_cmake_host_finds_the_installed_package(
 ) -> None:
     prefix, host = tmp_path / "prefix", tmp_path / "host"
     native.run("cmake", "--install", cmake_build, "--prefix", prefix)
+    assert (prefix / "share" / "ebca" / "kernels" / "manifest.json").is_file()
     host.mkdir()
     (host / "main.cpp").write_text(HOST)
     (host / "CMakeLists.txt").write_text(

@@ -97,6 +97,12 @@ def test_generations_are_the_cpu_s(probe: Probe, tiny_engine_dir: Path, onnxrunt
     assert end["live"] == 0
 
 
+def test_threads_share_a_device(probe: Probe, tiny_engine_dir: Path, onnxruntime_file: Path) -> None:
+    answer = probe("threads", tiny_engine_dir, onnxruntime_file)
+    # The default scheduler makes one evaluation more than steps.
+    assert answer == {"equal": True, "launches": 4 * 3, "live": 0}
+
+
 def test_kernels_take_the_place_of_the_op_s_graphs(probe: Probe, tiny_engine_dir: Path, onnxruntime_file: Path) -> None:
     *variants, end = probe("kernels", tiny_engine_dir, onnxruntime_file, FOLDER)
     for one in variants:

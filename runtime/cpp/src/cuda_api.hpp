@@ -1,6 +1,6 @@
-// The part of the CUDA driver's C interface (cuda.h) that we call, by the names that libcuda.so.1 exports. That interface
-// is stable: a name with a version suffix never changes. All but one of these exist since CUDA 10; the exception,
-// cuGraphInstantiateWithFlags, since CUDA 11.4.
+// The part of the CUDA driver's C interface (cuda.h) that we call, by the names that libcuda.so.1 exports. That
+// interface is stable: a name with a version suffix never changes. All but one of these exist since CUDA 10; the
+// exception, cuGraphInstantiateWithFlags, since CUDA 11.4.
 #pragma once
 
 #include <cstddef>

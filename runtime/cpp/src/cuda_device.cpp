@@ -90,8 +90,8 @@ Memory CudaDevice::allocate(int64_t bytes) {
     try {
         return Memory({driver_->allocate(bytes), [driver = driver_](void* memory) { driver->free(memory); }}, bytes);
     } catch (const std::bad_alloc&) {
-        throw ParameterError(text("the GPU has no ", (bytes + 999999) / 1000000,
-                                  " MB left; make a smaller picture or fewer at once"));
+        throw ParameterError(
+            text("the GPU has no ", (bytes + 999999) / 1000000, " MB left; make a smaller picture or fewer at once"));
     }
 }
 
@@ -132,8 +132,7 @@ void CudaDevice::run(Call& call) {
 std::unique_ptr<Replay> CudaDevice::record(std::vector<Call*> calls, std::vector<Shared> reads,
                                            std::vector<Shared> writes) {
     Lock held = ready();
-    auto step =
-        std::make_unique<RecordedStep>(driver_, lock_, std::move(calls), std::move(reads), std::move(writes));
+    auto step = std::make_unique<RecordedStep>(driver_, lock_, std::move(calls), std::move(reads), std::move(writes));
     std::string refused = step->record();
     if (!refused.empty() && warn_) warn_("this step runs without a CUDA graph, call by call: " + refused);
     return step;

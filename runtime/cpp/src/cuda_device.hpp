@@ -1,8 +1,8 @@
 // CUDA: memory of a GPU, and steps that are replayed as one CUDA graph, as runtime/cuda.py has it.
 //
 // The host works on pinned copies of the arrays it reads and writes. A recorded step holds, in one graph, the copies to
-// the GPU, everything that engines and kernels enqueue, and the copies back; so a value that changes from step to step is
-// never part of the recording, and a step is one launch and one wait.
+// the GPU, everything that engines and kernels enqueue, and the copies back; so a value that changes from step to step
+// is never part of the recording, and a step is one launch and one wait.
 #pragma once
 
 #include <functional>
@@ -20,8 +20,8 @@ namespace ebca {
 // Sessions of several threads share the stream, one graph after the other.
 class CudaDevice : public Device {
   public:
-    // kernels: of the op, on the same driver; null: the engine runs the op's graphs. warn: gets a line where a step runs
-    // without a graph; may be empty.
+    // kernels: of the op, on the same driver; null: the engine runs the op's graphs. warn: gets a line where a step
+    // runs without a graph; may be empty.
     CudaDevice(std::shared_ptr<Driver> driver, std::shared_ptr<GpuKernels> kernels,
                std::function<void(const std::string&)> warn);
 

@@ -19,13 +19,14 @@ std::shared_ptr<const CudaFunctions> load_driver() {
     // Never closed again: the driver does not survive that.
     void* library = dlopen(kLibrary, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     if (!library) {
-        throw BackendError(text("there is no NVIDIA driver (", kLibrary,
-                                " cannot be loaded); install one, or use device 'cpu'"));
+        throw BackendError(
+            text("there is no NVIDIA driver (", kLibrary, " cannot be loaded); install one, or use device 'cpu'"));
     }
     auto api = std::make_shared<CudaFunctions>();
     for_each_function(*api, [&](const char* name, auto& function) {
         function = reinterpret_cast<std::decay_t<decltype(function)>>(dlsym(library, name));
-        if (!function) throw BackendError(text("the NVIDIA driver is too old: it has no ", name, "; install a newer one"));
+        if (!function)
+            throw BackendError(text("the NVIDIA driver is too old: it has no ", name, "; install a newer one"));
     });
     return api;
 }
@@ -76,7 +77,8 @@ CudaDriver::CudaDriver(int index, void* stream)
     check(status, "cuInit");
     check(api_->cuDeviceGetCount(&count), "cuDeviceGetCount");
     if (index >= count) {
-        throw BackendError(text("device '", name_, "' is not there; this machine has ", count, " GPUs, from cuda:0 on"));
+        throw BackendError(
+            text("device '", name_, "' is not there; GPUs on this machine: ", count, ", from cuda:0 on"));
     }
     check(api_->cuDeviceGet(&device_, index), "cuDeviceGet");
     check(api_->cuDeviceGetAttribute(&capability_.first, kCapabilityMajor, device_), "cuDeviceGetAttribute");

@@ -14,8 +14,8 @@ struct CudaFunctions;
 // Works in the primary context of one GPU, the one that the CUDA runtime and ONNX Runtime use too.
 class CudaDriver : public Driver {
   public:
-    // index: of the GPU. stream: the caller's cudaStream_t in that GPU's primary context, which must outlive the driver;
-    // null: one of its own that waits for no other. BackendError: no driver, or no GPU of that index.
+    // index: of the GPU. stream: the caller's cudaStream_t in that GPU's primary context, which must outlive the
+    // driver; null: one of its own that waits for no other. BackendError: no driver, or no GPU of that index.
     CudaDriver(int index, void* stream);
     ~CudaDriver() override;
     CudaDriver(const CudaDriver&) = delete;

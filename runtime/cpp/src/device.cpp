@@ -34,7 +34,8 @@ SharedMemory::SharedMemory(Device& device, const Shape& shape, DType dtype)
     : memory_(device.allocate(byte_size(shape, dtype))), shared_(device.share(memory_.view(0, shape, dtype))) {}
 
 void CpuDevice::read(void*, const void*, int64_t) const {
-    throw ParameterError("device 'cpu' cannot read the memory of a GPU; pass host memory, or open the engine on 'cuda'");
+    throw ParameterError(
+        "device 'cpu' cannot read the memory of a GPU; pass host memory, or open the engine on 'cuda'");
 }
 
 std::unique_ptr<Replay> CpuDevice::record(std::vector<Call*> calls, std::vector<Shared>, std::vector<Shared>) {

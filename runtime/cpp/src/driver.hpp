@@ -1,5 +1,5 @@
-// What a CUDA device needs of the driver. Everything that takes time is enqueued on one stream. `CudaDriver` is the real
-// one; tests have one over host memory.
+// What a CUDA device needs of the driver. Everything that takes time is enqueued on one stream. `CudaDriver` is the
+// real one; tests have one over host memory.
 #pragma once
 
 #include <array>

@@ -81,7 +81,7 @@ class Executor {
     std::map<std::string, SharedMemory> control_;
     std::vector<std::pair<int64_t, int64_t>> layer_sizes_;
     std::map<std::pair<int64_t, int64_t>, SharedMemory> masks_;
-    std::optional<Memory> zero_g_;   // what stands in for g in the variant that computes none
+    std::optional<Memory> zero_g_;    // what stands in for g in the variant that computes none
     std::vector<Memory> workspaces_;  // of bound kernels
     std::map<Variant, Calls> bound_;
     Calls uncut_;

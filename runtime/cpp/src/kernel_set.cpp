@@ -47,9 +47,8 @@ int64_t blocks(int64_t size, int64_t block) {
 }
 
 Argument parse_argument(const Value& record) {
-    static const std::map<std::string, Argument::Type> types{{"pointer", Argument::Type::pointer},
-                                                             {"int32", Argument::Type::int32},
-                                                             {"float32", Argument::Type::float32}};
+    static const std::map<std::string, Argument::Type> types{
+        {"pointer", Argument::Type::pointer}, {"int32", Argument::Type::int32}, {"float32", Argument::Type::float32}};
     auto type = types.find(json::string(json::member(record, "type"), "type"));
     if (type == types.end()) throw EngineError("an argument has an unknown type");
     return {json::string(json::member(record, "name"), "name"), type->second,
@@ -130,9 +129,9 @@ std::set<std::string> tensors_of(Variant variant) {
 }  // namespace
 
 void OpShape::check() const {
-    const std::pair<const char*, int64_t> sizes[] = {{"batch", batch},   {"positions", positions},
+    const std::pair<const char*, int64_t> sizes[] = {{"batch", batch},       {"positions", positions},
                                                      {"contexts", contexts}, {"tokens", tokens},
-                                                     {"heads", heads},   {"head_dim", head_dim}};
+                                                     {"heads", heads},       {"head_dim", head_dim}};
     for (const auto& [name, value] : sizes) {
         if (value < 1 || value >= kMostElements) {
             throw ParameterError(text(name, " is ", value, "; every size of the operator must be at least 1"));
@@ -180,7 +179,8 @@ KernelSet::KernelSet(std::filesystem::path folder) : folder_(std::move(folder)) 
         std::string format = json::string(json::member(data, "format"), "format");
         int64_t version = json::integer(json::member(data, "version"), "version", 0, kLargestNumber);
         if (format != kFormat || version != kVersion) {
-            throw EngineError(text("it is '", format, "' version ", version, ", not '", kFormat, "' version ", kVersion));
+            throw EngineError(
+                text("it is '", format, "' version ", version, ", not '", kFormat, "' version ", kVersion));
         }
         for (const auto& [kernel, records] : json::object(json::member(data, "arguments"), "arguments").items()) {
             std::vector<Argument>& arguments = arguments_[kernel];
@@ -208,8 +208,9 @@ KernelSet::KernelSet(std::filesystem::path folder) : folder_(std::move(folder)) 
             }
         }
     } catch (const EngineError& error) {
-        throw BackendError(text(path.string(), ": the GPU kernels cannot be read (", error.what(),
-                                "); name their folder in the parameters or in EBCA_KERNELS_DIR, or install ebca again"));
+        throw BackendError(
+            text(path.string(), ": the GPU kernels cannot be read (", error.what(),
+                 "); name their folder in the parameters or in EBCA_KERNELS_DIR, or install ebca again"));
     }
 }
 
@@ -223,8 +224,8 @@ const std::string& KernelSet::contents(const std::string& pack) const {
     try {
         bytes = read_file(path);
     } catch (const EngineError& error) {
-        throw BackendError(text(path.string(), ": the GPU kernels cannot be read (", error.what(),
-                                "); install ebca again"));
+        throw BackendError(
+            text(path.string(), ": the GPU kernels cannot be read (", error.what(), "); install ebca again"));
     }
     if (sha256(bytes) != wanted.sha256) {
         throw BackendError(text(path.string(), " is damaged: its SHA-256 is not the manifest's; install ebca again"));
@@ -259,9 +260,9 @@ std::vector<const Binary*> KernelSet::on(const std::string& kernel, Capability c
     if (!ptx.empty()) return ptx;
     std::string known;
     for (Capability one : with_cubins) known += (known.empty() ? "" : ", ") + shown(one);
-    throw BackendError(text("no GPU kernel for compute capability ", shown(capability), "; there are cubins for ", known,
-                            " and PTX for any GPU from ",
-                            with_ptx.empty() ? "none" : shown(*with_ptx.begin()), " on"));
+    throw BackendError(text("no GPU kernel for compute capability ", shown(capability), "; there are cubins for ",
+                            known, " and PTX for any GPU from ", with_ptx.empty() ? "none" : shown(*with_ptx.begin()),
+                            " on"));
 }
 
 const Binary& KernelSet::choose(const std::string& kernel, Capability capability, const std::string& dtype,
@@ -290,8 +291,7 @@ const Binary& KernelSet::choose(const std::string& kernel, Capability capability
         for (const auto& [low, high, unit] : ranges) {
             known += text(known.empty() ? "" : ", ", low, " to ", high, " in steps of ", unit);
         }
-        throw ParameterError(
-            text("no GPU kernel for head_dim ", shape.head_dim, "; there are kernels for ", known));
+        throw ParameterError(text("no GPU kernel for head_dim ", shape.head_dim, "; there are kernels for ", known));
     }
     if (!best) throw BackendError(text("no GPU kernel ", kernel, " of this form; install ebca again"));
     return *best;
@@ -310,9 +310,9 @@ KernelLaunch KernelSet::launch(const Binary& binary, const std::array<int64_t, 3
             out.values.push_back(found == values.end() ? KernelLaunch::Value(std::string()) : found->second);
             continue;
         }
-        bool fits = found != values.end() && (argument.type == Argument::Type::int32
-                                                  ? std::holds_alternative<int32_t>(found->second)
-                                                  : std::holds_alternative<float>(found->second));
+        bool fits = found != values.end() &&
+                    (argument.type == Argument::Type::int32 ? std::holds_alternative<int32_t>(found->second)
+                                                            : std::holds_alternative<float>(found->second));
         if (!fits) {
             throw BackendError(text("the GPU kernel ", binary.kernel, " has the unknown argument ", argument.name,
                                     "; install the kernels of this version of ebca"));
@@ -389,7 +389,8 @@ std::filesystem::path kernels_folder(const std::string& named) {
         }
     }
     throw BackendError(
-        "the GPU kernels are not beside the installed library; name their folder in the parameters or in EBCA_KERNELS_DIR");
+        "the GPU kernels are not beside the installed library; name their folder in the parameters or in "
+        "EBCA_KERNELS_DIR");
 }
 
 }  // namespace ebca
