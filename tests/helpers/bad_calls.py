@@ -380,7 +380,7 @@ def texts_that_are_not_utf8(place: Place) -> None:
 def huge_texts(place: Place) -> None:
     """A megabyte takes seconds at most, and so does whatever is hard to normalise."""
     session = place.open().session()
-    library, size = session.library, 1 << 17
+    library, size = session.library, 1 << 16
     marks = ["\u0301", "\u0323", "\u0315"]  # of three combining classes: put in order where they stand
     texts = {
         "words": "a " * (1 << 19),
@@ -424,9 +424,10 @@ def strange_paths(place: Place) -> None:
         params.cache_dir = os.fsencode(folder / "cache" if index == 4 else place.cache)
         handle = c_void_p()
         assert library.lib.ebca_engine_open(byref(params), byref(handle)) == OK, (name, library.last_error())
-        session = native.Engine(library, handle, []).session()
-        works(session)
-        session.close()
+        if index in (4, 9):
+            session = native.Engine(library, handle, []).session()
+            works(session)
+            session.close()
         library.lib.ebca_engine_free(handle)
         params.path += b"/nowhere"
         assert library.lib.ebca_engine_open(byref(params), byref(handle)) == ENGINE
@@ -489,10 +490,10 @@ def links_out_of_the_directory(place: Place) -> None:
     assert "more than any of ours" in fails_to_open(place, folder)
 
 
-def fails_to_open(place: Place, folder: Path, statuses: tuple[int, ...] = (ENGINE,)) -> str:
+def fails_to_open(place: Place, folder: Path, statuses: tuple[int, ...] = (ENGINE,), cache: Path | None = None) -> str:
     library = place.load()
     params = library.init("engine_params")
-    params.path, params.cache_dir = os.fsencode(folder), os.fsencode(place.cache)
+    params.path, params.cache_dir = os.fsencode(folder), os.fsencode(cache or place.cache)
     params.onnxruntime_library = os.fsencode(place.onnxruntime)
     handle = c_void_p()
     status = library.lib.ebca_engine_open(byref(params), byref(handle))
@@ -539,27 +540,35 @@ def forged(folder: Path, changes: dict[str, bytes]) -> None:
 
 def files_that_a_manifest_vouches_for(place: Place) -> None:
     """What is wrong with the contents themselves, when sizes and digests are right."""
-    table = np.frombuffer((place.engine / "schedulers" / "ddim.f64").read_bytes())
-    cases: dict[str, tuple[str, bytes, str]] = {
-        "graph": ("unet/segment_00.ort.onnx", b"not a graph", "segment_00.ort.onnx"),
-        "empty graph": ("unet/segment_00.ort.onnx", b"", "segment_00"),
-        "weights": ("unet/segment_00.onnx.data", b"\0" * 100, "segment_00"),
-        "tokenizer": ("tokenizer.json", b"{", "tokenizer"),
-        "other tokenizer": ("tokenizer.json", b"[1, 2, {}]", "tokenizer"),
-        "nan table": ("schedulers/ddim.f64", (table * np.nan).tobytes(), "ddim.f64' holds values that are not finite"),
-        "huge table": ("schedulers/ddim.f64", (table * 1e300).tobytes(), "not finite"),
-        "short table": ("schedulers/ddim.f64", b"\0" * 7, "ddim.f64' is cut short"),
+    cache = place.scratch / "cache"
+    for content in (b"not a graph", b""):
+        folder = linked(place, f"graph of {len(content)}")
+        forged(folder, {"unet/time_embedding.ort.onnx": content})
+        assert "time_embedding.ort.onnx" in fails_to_open(place, folder, (BACKEND,), cache)
+    folder = linked(place, "weights")
+    forged(folder, {"unet/time_embedding.onnx.data": b"\0" * 100})
+    assert "time_embedding" in fails_to_open(place, folder, (BACKEND,), cache)
+    tables = {name: np.frombuffer((place.engine / f"schedulers/{name}.f64").read_bytes()) for name in ("ddim", "euler")}
+    folder = linked(place, "read when needed")
+    changes = {
+        "tokenizer.json": b'{"model": [1, 2, {}]}',
+        "schedulers/ddim.f64": (tables["ddim"] * np.nan).tobytes(),
+        "schedulers/euler.f64": (tables["euler"] * 1e300).tobytes(),
+        "schedulers/unipc.f64": b"\0" * 7,
     }
-    for name, (file, content, said) in cases.items():
-        folder = linked(place, f"forged-{name}")
-        forged(folder, {file: content})
-        try:
-            session = place.open(folder, cache=place.scratch / "cache").session()
-        except (native.ERRORS[ENGINE], native.ERRORS[BACKEND], native.NativeError) as error:
-            text = str(error)
-        else:
-            text = refused(session, generate(session, generate_params(session.library)))
-        assert said in text, (name, text)
+    forged(folder, changes)
+    session = place.open(folder, cache=cache).session()
+    embeds = native.Prompt(None, 0, tensor((1, 2, 128)))
+    for scheduler, said in (
+        (b"pndm", "tokenizer"),
+        (b"ddim", "ddim.f64' holds values that are not finite"),
+        (b"euler", "not finite"),
+        (b"unipc", "unipc.f64' is cut short"),
+    ):
+        params = generate_params(session.library, scheduler=scheduler)
+        if scheduler != b"pndm":
+            params.prompt = params.negative_prompt = embeds
+        refused(session, generate(session, params), said)
     manifest = json.loads((place.engine / "manifest.json").read_text())
     folder = linked(place, "manifest")
     batch, vae = manifest["unet"]["tensors"]["sample"]["shape"], manifest["vae"]
@@ -578,7 +587,7 @@ def manifests_that_lie(place: Place) -> None:
     folder = linked(place, "lies")
     text = (place.engine / "manifest.json").read_text()
     statuses = []
-    for _ in range(25):
+    for _ in range(15):
         manifest = json.loads(text)
         ways = [
             way
