@@ -83,14 +83,8 @@ void on_log(ebca_log_level, const char* message, void* data) {
 
 class Stress {
   public:
-    Stress(const char* path, int steps) : steps_(steps) {
-        ebca_engine_params open;
-        ebca_engine_params_init(&open, sizeof open);
-        open.path = path;
-        open.threads = 1;
-        open.log = on_log;
-        open.log_data = &logged_;
-        check(ebca_engine_open(&open, &engine_) == EBCA_OK, "the engine opens");
+    Stress(const char* path, int steps) : path_(path), steps_(steps) {
+        engine_ = new_engine();
         for (int64_t seed = 0; seed < kSeeds; ++seed) {
             ebca_session* session = new_session();
             expected_[seed] = *make(session, seed, nullptr);
@@ -104,10 +98,18 @@ class Stress {
         engine_ = nullptr;
     }
 
-    ebca_session* new_session() {
-        ebca_session* session = nullptr;
-        check(ebca_session_create(engine_, nullptr, &session) == EBCA_OK, "a session is created");
-        return session;
+    ebca_session* new_session() { return new_session(engine_); }
+
+    // Engines of the same directory come and go meanwhile: they map and unmap the same files.
+    void open_and_close(const std::atomic<bool>& done) {
+        for (; !done; ++opened_) {
+            ebca_engine* engine = new_engine();
+            ebca_session* session = new_session(engine);
+            ebca_engine_free(engine);
+            check(make(session, 1, nullptr) != nullptr, "a session of a freed engine makes a picture");
+            ebca_session_free(session);
+        }
+        free_results();
     }
 
     // One thread's work: pictures on two sessions, which are replaced now and then while the engine is there.
@@ -142,7 +144,36 @@ class Stress {
         }
         if (number % 2) std::swap(sessions[0], sessions[1]);
         for (ebca_session* session : sessions) ebca_session_free(session);
-        // Results of freed sessions are the caller's.
+        free_results();
+    }
+
+    int ready() const { return ready_; }
+    int opened() const { return opened_; }
+    int made() const { return made_; }
+    int cancelled() const { return cancelled_; }
+    int logged() const { return logged_; }
+
+  private:
+    ebca_engine* new_engine() {
+        ebca_engine_params open;
+        ebca_engine_params_init(&open, sizeof open);
+        open.path = path_;
+        open.threads = 1;
+        open.log = on_log;
+        open.log_data = &logged_;
+        ebca_engine* engine = nullptr;
+        check(ebca_engine_open(&open, &engine) == EBCA_OK, "the engine opens");
+        return engine;
+    }
+
+    static ebca_session* new_session(ebca_engine* engine) {
+        ebca_session* session = nullptr;
+        check(ebca_session_create(engine, nullptr, &session) == EBCA_OK, "a session is created");
+        return session;
+    }
+
+    // Those of freed sessions and engines too: they are the caller's.
+    void free_results() {
         std::vector<ebca_result*> results;
         {
             std::lock_guard held(lock_);
@@ -151,12 +182,6 @@ class Stress {
         for (ebca_result* result : results) ebca_result_free(result);
     }
 
-    int ready() const { return ready_; }
-    int made() const { return made_; }
-    int cancelled() const { return cancelled_; }
-    int logged() const { return logged_; }
-
-  private:
     void refused_call(ebca_session* session) {
         ebca_generate_params params;
         ebca_generate_params_init(&params, sizeof params);
@@ -216,13 +241,14 @@ class Stress {
         return made;
     }
 
+    const char* path_;
     int steps_;
     ebca_engine* engine_ = nullptr;
     std::map<int64_t, Picture> expected_;
     std::mutex lock_;
     std::vector<ebca_result*> results_;
     size_t results_seen_ = 0;
-    std::atomic<int> ready_{0}, made_{0}, cancelled_{0}, logged_{0};
+    std::atomic<int> ready_{0}, made_{0}, cancelled_{0}, logged_{0}, opened_{0};
 };
 
 }  // namespace
@@ -241,8 +267,13 @@ int main(int count, char** arguments) {
     }
     while (stress.ready() < threads) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     stress.free_engine();
+    std::atomic<bool> done{false};
+    std::thread other([&] { stress.open_and_close(done); });
     for (std::thread& worker : workers) worker.join();
-    std::printf(
-        "%d pictures equal, %d cancelled, %d messages; %.0f MiB after the first, %.0f at the end, %.0f at most\n",
-        stress.made(), stress.cancelled(), stress.logged(), first, mebibytes("VmRSS:"), mebibytes("VmHWM:"));
+    done = true;
+    other.join();
+    std::printf("%d pictures equal, %d cancelled, %d messages, %d engines; ", stress.made(), stress.cancelled(),
+                stress.logged(), stress.opened());
+    std::printf("%.0f MiB after the first, %.0f at the end, %.0f at most\n", first, mebibytes("VmRSS:"),
+                mebibytes("VmHWM:"));
 }
