@@ -75,7 +75,8 @@ typedef enum ebca_log_level { EBCA_LOG_WARNING = 0, EBCA_LOG_INFO = 1 } ebca_log
 
 typedef void (*ebca_log_callback)(ebca_log_level level, const char* message, void* user_data);
 
-/* Before component `done` of `total` is prepared, and once with done == total and component "" at the end. */
+/* Before component `done` of `total` is prepared, and once with done == total and component "" at the end. Must not open
+ * this engine directory: who opens it meanwhile waits until it is prepared. */
 typedef void (*ebca_prepare_callback)(int64_t done, int64_t total, const char* component, void* user_data);
 
 typedef struct ebca_engine_params {
