@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import native
+from helpers import derived, native
 
 import ebca
 from ebca.engines.backend import BackendOptions, create
 from ebca.errors import BackendError, ParameterError
 
 SRC = Path(__file__).parents[2] / "runtime" / "cpp" / "src"
-PROMPT = {"shapes": "a red circle", "tiny": "a cat"}
+PROMPT = {"shapes": "a red circle", "float16": "a red circle", "tiny": "a cat"}
 PLAIN: dict[str, Any] = {}
 EDITED: dict[str, Any] = {
     "gamma_attn": 0.01,
@@ -33,8 +33,8 @@ MASKED: dict[str, Any] = {
 CALLS = {
     ("shapes", "fp32"): [EDITED],
     ("shapes", "bf16"): [PLAIN, EDITED],
+    ("float16", "fp32"): [EDITED],
     ("tiny", "fp32"): [PLAIN, EDITED, MASKED],
-    ("tiny", "bf16"): [MASKED],
 }
 
 
@@ -62,11 +62,18 @@ def precision(request: pytest.FixtureRequest, wheel: Path) -> str:
     return str(request.param)
 
 
-@pytest.mark.parametrize("model", PROMPT)
+@pytest.fixture
+def float16_dir(shapes_dir: Path, tmp_path: Path) -> Path:
+    """The bundled engine with float16 tensors between its graphs."""
+    return derived.with_float16_between(shapes_dir, tmp_path / "engine")
+
+
+@pytest.mark.parametrize(("model", "precision"), CALLS, indirect=["precision"])
 def test_pictures_equal_python_bit_by_bit(
     library: native.Library, openvino_file: Path, precision: str, model: str, request: pytest.FixtureRequest
 ) -> None:
-    path = request.getfixturevalue({"shapes": "shapes_dir", "tiny": "tiny_engine_dir"}[model])
+    fixtures = {"shapes": "shapes_dir", "float16": "float16_dir", "tiny": "tiny_engine_dir"}
+    path = request.getfixturevalue(fixtures[model])
     engine = library.open(path, backend="openvino", precision=precision, openvino=openvino_file)
     session = engine.session(64, 64)
     with ebca.load(path, backend="openvino", precision=precision) as opened, opened.session(64, 64) as python:
