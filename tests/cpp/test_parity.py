@@ -6,13 +6,14 @@ cosine differently; latents then stay within 1e-5. Seeds are compared with ddim:
 such a difference of the start a thousand times, whoever made it.
 """
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import native
+from helpers import derived, native
 
 import ebca
 
@@ -238,13 +239,15 @@ def test_progress_sees_what_python_sees(sessions: Sessions) -> None:
         assert np.array_equal(mine[3], python[3]) and np.array_equal(mine[4], python[4])
 
 
-def test_a_nine_channel_model_inpaints_by_itself(library: native.Library, tiny_inpainting_dir: Path) -> None:
-    engine = library.open(tiny_inpainting_dir)
+def test_a_nine_channel_model_inpaints_by_itself(library: native.Library, shapes_dir: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    folder = derived.nine_channels(shapes_dir, tmp_path / "engine")
+    engine = library.open(folder)
     assert engine.info().tasks & 8 and not engine.info().tasks & 1
-    session = engine.session(64, 64)
-    with ebca.load(tiny_inpainting_dir, backend="onnxruntime") as opened, opened.session(64, 64) as python:
+    session = engine.session()
+    with ebca.load(folder, backend="onnxruntime") as opened, opened.session() as python:
         given = {"image": picture(64, 64), "mask": hole(64, 64), "seed": 3, "gamma_attn": 0.01}
-        compare((session, python), "a cat", exact=False, **given)
+        compare((session, python), exact=False, **given)
         with pytest.raises(ebca.errors.EngineError, match="an inpainting model"):
             session.generate("a cat")
         with pytest.raises(ebca.errors.EngineError, match="an inpainting model"):
@@ -253,13 +256,15 @@ def test_a_nine_channel_model_inpaints_by_itself(library: native.Library, tiny_i
     engine.close()
 
 
-def test_a_unet_alone(library: native.Library, tiny_engine_fp16_dir: Path) -> None:
+def test_a_unet_alone(library: native.Library, shapes_dir: Path, tmp_path: Path) -> None:
     """Weights stored as float16; embeddings and latents instead of texts and pictures."""
-    engine = library.open(tiny_engine_fp16_dir)
+    folder = derived.unet_alone(shapes_dir, tmp_path / "engine")
+    engine = library.open(folder)
     session = engine.session(64, 64)
     assert not engine.info().has_vae and not engine.info().has_text_encoder
-    with ebca.load(tiny_engine_fp16_dir, backend="onnxruntime") as opened, opened.session(64, 64) as python:
-        embeds = np.random.default_rng(2).standard_normal((1, 7, 32)).astype(np.float32)
+    with ebca.load(folder, backend="onnxruntime") as opened, opened.session(64, 64) as python:
+        assert opened.manifest.precision == "fp16"
+        embeds = np.random.default_rng(2).standard_normal((1, 7, 128)).astype(np.float32)
         given = {"prompt_embeds": embeds, "negative_prompt_embeds": embeds[::-1] * 0.5, "latents": noise(python)}
         compare((session, python), None, exact=True, output="latents", gamma_norm=0.01, **given)
         with pytest.raises(ebca.errors.EngineError, match="no VAE"):
@@ -272,7 +277,25 @@ def test_a_unet_alone(library: native.Library, tiny_engine_fp16_dir: Path) -> No
     engine.close()
 
 
+@pytest.mark.parametrize("derive", [derived.with_uncut_unet, derived.with_float16_between])
+def test_the_uncut_unet_and_float16_between_segments(
+    library: native.Library, shapes_dir: Path, tmp_path: Path, derive: Callable[[Path, Path], Path]
+) -> None:
+    """Steps without gammas run the uncut UNet where there is one."""
+    pytest.importorskip("onnx")
+    folder = derive(shapes_dir, tmp_path / "engine")
+    engine = library.open(folder)
+    session = engine.session()
+    with ebca.load(folder, backend="onnxruntime") as opened, opened.session() as python:
+        for given in ({}, {"gamma_attn": ebca.Schedule.reverse_step(0.01, 0.5)}, {"edits": [ebca.Edit("a dog")]}):
+            given = {"steps": 3, "output": "latents", "latents": noise(python), **given}
+            compare((session, python), exact=True, **given)
+    session.close()
+    engine.close()
+
+
 @pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get("EBCA_SLOW_TESTS"), reason="exports for minutes; EBCA_SLOW_TESTS=1 runs it")
 def test_graphs_that_compute_in_float16_and_the_uncut_unet(library: native.Library, tiny_gpu_dir: Path) -> None:
     """On a CPU every result is rounded to float16, as on a GPU; steps without gammas run the uncut UNet."""
     engine = library.open(tiny_gpu_dir)

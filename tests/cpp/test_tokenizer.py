@@ -161,9 +161,10 @@ class Build:
         self._run(*options, *self.includes, "-c", str(source), "-o", str(target))
         return target
 
-    def link(self, main: Path) -> Path:
-        program = main.with_suffix("")
-        self._run(*(str(self.folder / f"{name}.o") for name in SOURCES), str(main), "-o", str(program))
+    def link(self, *objects: Path) -> Path:
+        program = objects[0].with_suffix("")
+        parts = [*(self.folder / f"{name}.o" for name in SOURCES), *objects]
+        self._run(*map(str, parts), "-o", str(program))
         return program
 
     def has_json(self) -> bool:
@@ -699,11 +700,13 @@ def test_a_truncated_file_is_refused(native: Native, shapes_case: Case) -> None:
 
 
 def test_the_fuzz_target_replays_inputs(build: Build, shapes_case: Case, tmp_path: Path) -> None:
-    program = build.link(build.compile(CPP / "fuzz" / "fuzz_tokenizer.cpp", "-DEBCA_FUZZ_REPLAY"))
+    target, main = (build.compile(CPP / "fuzz" / f"{name}.cpp") for name in ("fuzz_tokenizer", "standalone"))
+    program = build.link(target, main)
     draw = random.Random(6)
     inputs = [b"", b"\0", b"{}\0a", shapes_case.text.encode()]
     inputs += [shapes_case.text.encode() + b"\0" + sample_text(draw).encode() for _ in range(20)]
     inputs += [shapes_case.text.encode() + b"\0" + draw.randbytes(20) for _ in range(20)]
     for i, data in enumerate(inputs):
         (tmp_path / str(i)).write_bytes(data)
-    subprocess.run([program, *sorted(tmp_path.iterdir())], check=True)
+    seeds = sorted((CPP / "fuzz" / "seeds" / "tokenizer").iterdir())
+    subprocess.run([program, "-seconds=1", *sorted(tmp_path.iterdir()), *seeds], check=True, cwd=tmp_path.parent)

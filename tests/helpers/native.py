@@ -120,6 +120,11 @@ class EngineParams(ctypes.Structure):
         ("on_prepare_data", c_void_p),
         ("log", LogCallback),
         ("log_data", c_void_p),
+        ("backend", c_char_p),
+        ("precision", c_char_p),
+        ("openvino_library", c_char_p),
+        ("kernels_dir", c_char_p),
+        ("tensorrt_rtx_library", c_char_p),
     )
 
 
@@ -288,6 +293,9 @@ class Library:
         cache: Path | None = None,
         threads: int = 0,
         onnxruntime: Path | str | None = None,
+        backend: str | None = None,
+        precision: str | None = None,
+        openvino: Path | str | None = None,
         on_prepare: Callable[[int, int, str], None] | None = None,
         log: Callable[[int, str], None] | None = None,
     ) -> "Engine":
@@ -296,6 +304,9 @@ class Library:
         params.onnxruntime_library = str(onnxruntime or self.onnxruntime).encode()
         params.cache_dir = None if cache is None else str(cache).encode()
         params.threads = threads
+        params.backend = None if backend is None else backend.encode()
+        params.precision = None if precision is None else precision.encode()
+        params.openvino_library = None if openvino is None else str(openvino).encode()
         if on_prepare:
             prepare = on_prepare
             params.on_prepare = PrepareCallback(lambda done, total, name, _: prepare(done, total, name.decode()))

@@ -1,9 +1,6 @@
 // The tokenizer on hostile input: any tokenizer.json, then any text. Only ebca::Error may come out of it.
 //
-// An input is the JSON, a zero byte (JSON has none), and the text. With clang:
-//     clang++ -std=c++17 -g -O1 -fsanitize=fuzzer,address,undefined -I../src -I$JSON fuzz_tokenizer.cpp $SOURCES
-// where SOURCES are byte_pair_encoding, json, prompt_tokenizer, tokenizer, tokenizer_json, unicode and unicode_tables.
-// Without libFuzzer, -DEBCA_FUZZ_REPLAY makes a program that runs the files it is given.
+// An input is the JSON, a zero byte (JSON has none), and the text. run.sh builds it.
 
 #include <cstddef>
 #include <cstdint>
@@ -51,17 +48,3 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     }
     return 0;
 }
-
-#ifdef EBCA_FUZZ_REPLAY
-#include <fstream>
-#include <iterator>
-
-int main(int count, char** paths) {
-    for (int i = 1; i < count; ++i) {
-        std::ifstream file(paths[i], std::ios::binary);
-        std::string input{std::istreambuf_iterator<char>(file), {}};
-        LLVMFuzzerTestOneInput(reinterpret_cast<const uint8_t*>(input.data()), input.size());
-    }
-    return 0;
-}
-#endif

@@ -52,7 +52,7 @@ typedef enum ebca_status {
     EBCA_OK = 0,
     EBCA_ERROR_PARAMETER = 1,   /* a call parameter with a wrong value, shape or size */
     EBCA_ERROR_ENGINE = 2,      /* an engine directory, or a file in it, that cannot be used */
-    EBCA_ERROR_BACKEND = 3,     /* ONNX Runtime is missing, too old, or cannot run the engine */
+    EBCA_ERROR_BACKEND = 3,     /* a driver or a library is missing, too old, or cannot run the engine */
     EBCA_ERROR_NUMERICAL = 4,   /* a result that is not finite; the text names the first segment */
     EBCA_ERROR_CANCELLED = 5,   /* the caller asked to stop; the session stays usable */
     EBCA_ERROR_UNSUPPORTED = 6, /* what this library cannot do (yet) */
@@ -75,21 +75,32 @@ typedef enum ebca_log_level { EBCA_LOG_WARNING = 0, EBCA_LOG_INFO = 1 } ebca_log
 
 typedef void (*ebca_log_callback)(ebca_log_level level, const char* message, void* user_data);
 
-/* Before component `done` of `total` is prepared, and once with done == total and component "" at the end. */
+/* Before component `done` of `total` is prepared, and once with done == total and component "" at the end. Must not open
+ * this engine directory: who opens it meanwhile waits until it is prepared. */
 typedef void (*ebca_prepare_callback)(int64_t done, int64_t total, const char* component, void* user_data);
 
 typedef struct ebca_engine_params {
     size_t struct_size;
     const char* path;                 /* of the engine directory (UTF-8) */
-    const char* device;               /* "cpu"; "cuda" is not supported yet */
+    const char* device;               /* "cpu", "cuda" (the first GPU), "cuda:1"; no GPU has run it yet */
     const char* onnxruntime_library;  /* libonnxruntime.so; NULL: EBCA_ORT_LIB, then the loader's search */
     const char* cache_dir;            /* of prepared engines; NULL: EBCA_CACHE_DIR, then the user's cache folder */
     int32_t threads;                  /* of every graph; 0: one per physical core */
-    void* cuda_stream;                /* for device "cuda": cudaStream_t to work on; NULL: one of its own */
+    void* cuda_stream;                /* for device "cuda": cudaStream_t of the GPU's primary context to work on, which
+                                         must outlive the engine and its sessions; NULL: one of its own */
     ebca_prepare_callback on_prepare; /* NULL: none */
     void* on_prepare_data;
     ebca_log_callback log; /* NULL: none; called by any thread that uses the engine, until its sessions are freed too */
     void* log_data;
+    /* For device "cpu": */
+    const char* backend;          /* "onnxruntime", "openvino"; NULL: onnxruntime for fp32, openvino for bf16 */
+    const char* precision;        /* "fp32", "bf16" (openvino, on a processor that has it); NULL: fp32 */
+    const char* openvino_library; /* libopenvino_c.so; NULL: EBCA_OPENVINO_LIB, then the loader's search */
+    /* For device "cuda": */
+    const char* kernels_dir;          /* folder of the op's kernels; NULL: EBCA_KERNELS_DIR, then share/ebca/kernels of
+                                         the prefix that the library is installed in */
+    const char* tensorrt_rtx_library; /* ONNX Runtime's provider for TensorRT for RTX; NULL: EBCA_TRT_RTX_EP_LIB; where
+                                         neither is given, ONNX Runtime's own CUDA provider runs the graphs */
 } ebca_engine_params;
 
 EBCA_API void ebca_engine_params_init(ebca_engine_params* params, size_t struct_size);
@@ -117,7 +128,7 @@ typedef struct ebca_engine_info {
     size_t struct_size;
     const char* model;           /* its name */
     const char* kind;            /* "text-to-image", "inpainting", "unet" */
-    const char* backend;         /* "onnxruntime" */
+    const char* backend;         /* "onnxruntime", "openvino", "onnxruntime-cuda", "onnxruntime-tensorrt-rtx" */
     const char* backend_version; /* of the library that was found */
     uint32_t tasks;              /* EBCA_TASK_... */
     int32_t has_text_encoder;    /* 0: pass embeddings instead of texts */
@@ -163,7 +174,8 @@ EBCA_API ebca_status ebca_session_cancel(ebca_session* session);
 
 typedef enum ebca_memory { EBCA_MEMORY_HOST = 0, EBCA_MEMORY_CUDA = 1 } ebca_memory;
 
-/* float32 values; data NULL: not given. EBCA_MEMORY_CUDA is not supported yet. */
+/* float32 values; data NULL: not given. EBCA_MEMORY_CUDA, for an engine on a GPU: an address on that GPU, whose values
+ * are there already or will be when the work enqueued on the engine's cuda_stream is done. */
 typedef struct ebca_tensor {
     const float* data;
     int64_t shape[4]; /* the first `rank` count */

@@ -11,6 +11,7 @@
 #include "engine.hpp"
 #include "error.hpp"
 #include "session.hpp"
+#include "unicode.hpp"
 
 // ebca_last_error speaks of a thread's calls, so its text lies there.
 static thread_local std::string thread_error;
@@ -39,9 +40,22 @@ struct OwnedResult : ebca_result {
     ebca::Result own;
 };
 
+// Texts of errors are UTF-8, whatever the names and paths in them are.
+std::string readable(const char* message) {
+    std::string out = message;
+    try {
+        ebca::unicode::decode(out);
+    } catch (const ebca::Error&) {
+        for (char& c : out) {
+            if (static_cast<unsigned char>(c) > 0x7e) c = '?';
+        }
+    }
+    return out;
+}
+
 void assign(std::string& target, const char* message) noexcept {
     try {
-        target = message;
+        target = readable(message);
     } catch (...) {
         target.clear();
     }
@@ -95,7 +109,8 @@ ebca_status guarded(ebca_session* session, Work&& work) noexcept {
         work();
     });
     if (entered) {
-        assign(session->last_error, thread_error.c_str());
+        // After a success the thread's text may be of another call that a callback made.
+        assign(session->last_error, status == EBCA_OK ? "" : thread_error.c_str());
         session->busy = false;
     }
     return status;
@@ -188,12 +203,11 @@ std::optional<double> given_number(double value) {
     return std::isnan(value) ? std::nullopt : std::optional<double>(value);
 }
 
-std::optional<Array> array(const ebca_tensor& tensor, const char* what) {
+std::optional<Array> array(const ebca::Device& device, const ebca_tensor& tensor, const char* what) {
     if (!tensor.data) return std::nullopt;
-    if (tensor.memory == EBCA_MEMORY_CUDA) {
-        throw ebca::UnsupportedError(text(what, " lie on a GPU, which this build cannot read; pass host memory"));
+    if (tensor.memory != EBCA_MEMORY_HOST && tensor.memory != EBCA_MEMORY_CUDA) {
+        throw ParameterError(text(what, " have the unknown memory ", tensor.memory));
     }
-    if (tensor.memory != EBCA_MEMORY_HOST) throw ParameterError(text(what, " have the unknown memory ", tensor.memory));
     if (tensor.rank < 1 || tensor.rank > 4) {
         throw ParameterError(text(what, " have rank ", tensor.rank, "; give 1 to 4 dimensions"));
     }
@@ -205,18 +219,23 @@ std::optional<Array> array(const ebca_tensor& tensor, const char* what) {
         }
     }
     Array out(shape);
-    std::memcpy(out.values.data(), tensor.data, out.values.size() * sizeof(float));
+    size_t bytes = out.values.size() * sizeof(float);
+    if (tensor.memory == EBCA_MEMORY_CUDA) {
+        device.read(out.values.data(), tensor.data, static_cast<int64_t>(bytes));
+    } else {
+        std::memcpy(out.values.data(), tensor.data, bytes);
+    }
     return out;
 }
 
-ebca::Prompt prompt(const ebca_prompt& given, const char* what) {
+ebca::Prompt prompt(const ebca::Device& device, const ebca_prompt& given, const char* what) {
     ebca::Prompt out;
     check_list(given.texts, given.count, what);
     for (size_t i = 0; i < given.count; ++i) {
         if (!given.texts[i]) throw ParameterError(text("text ", i, " of the ", what, " is NULL"));
         out.texts.emplace_back(given.texts[i]);
     }
-    out.embeds = array(given.embeds, what);
+    out.embeds = array(device, given.embeds, what);
     return out;
 }
 
@@ -257,7 +276,7 @@ ebca::OnStep on_step(ebca_step_callback callback, void* data) {
     };
 }
 
-std::vector<ebca::Edit> edits(const ebca_edit* given, size_t count) {
+std::vector<ebca::Edit> edits(const ebca::Device& device, const ebca_edit* given, size_t count) {
     check_list(given, count, "edits");
     std::vector<ebca::Edit> out;
     // The caller's struct may be smaller than ours.
@@ -265,7 +284,7 @@ std::vector<ebca::Edit> edits(const ebca_edit* given, size_t count) {
     for (size_t i = 0; i < count; ++i) {
         const auto* entry = reinterpret_cast<const ebca_edit*>(at);
         ebca_edit edit = checked(entry, "ebca_edit");
-        out.push_back({prompt(edit.prompt, "editing prompt"), edit.direction, schedule(edit.alpha, "alpha"),
+        out.push_back({prompt(device, edit.prompt, "editing prompt"), edit.direction, schedule(edit.alpha, "alpha"),
                        schedule(edit.gamma_attn, "gamma_attn of an edit"),
                        schedule(edit.gamma_norm, "gamma_norm of an edit")});
         at += entry->struct_size;
@@ -273,12 +292,12 @@ std::vector<ebca::Edit> edits(const ebca_edit* given, size_t count) {
     return out;
 }
 
-ebca::GenerateOptions generate_options(const ebca_generate_params* given) {
+ebca::GenerateOptions generate_options(const ebca::Device& device, const ebca_generate_params* given) {
     const ebca_generate_params params =
         checked(needed(given, "ebca_generate_params"), "ebca_generate_params");
     ebca::GenerateOptions out;
-    out.prompt = prompt(params.prompt, "prompt");
-    out.negative_prompt = prompt(params.negative_prompt, "negative prompt");
+    out.prompt = prompt(device, params.prompt, "prompt");
+    out.negative_prompt = prompt(device, params.negative_prompt, "negative prompt");
     out.steps = params.steps;
     out.guidance_scale = given_number(params.guidance_scale);
     out.scheduler = string(params.scheduler);
@@ -293,7 +312,7 @@ ebca::GenerateOptions generate_options(const ebca_generate_params* given) {
             {one.word ? std::optional<std::string>(one.word) : std::nullopt, one.position, one.factor});
     }
     out.norm_factor = params.norm_factor;
-    out.edits = edits(params.edits, params.edit_count);
+    out.edits = edits(device, params.edits, params.edit_count);
     out.reset_edits = params.reset_edits != 0;
     out.image = pictures(params.images, params.image_count, "images");
     out.mask = pictures(params.masks, params.mask_count, "masks");
@@ -303,19 +322,19 @@ ebca::GenerateOptions generate_options(const ebca_generate_params* given) {
         out.repaint = ebca::RePaint{chosen.jump_length, chosen.jump_count, chosen.eta, chosen.update_known != 0};
     }
     out.composite = params.composite != 0;
-    out.latents = array(params.latents, "latents");
+    out.latents = array(device, params.latents, "latents");
     out.latents_only = params.latents_only != 0;
     out.on_step = on_step(params.on_step, params.on_step_data);
     return out;
 }
 
-ebca::InvertOptions invert_options(const ebca_invert_params* given) {
+ebca::InvertOptions invert_options(const ebca::Device& device, const ebca_invert_params* given) {
     const ebca_invert_params params =
         checked(needed(given, "ebca_invert_params"), "ebca_invert_params");
     ebca::InvertOptions out;
-    out.prompt = prompt(params.prompt, "prompt");
+    out.prompt = prompt(device, params.prompt, "prompt");
     out.image = pictures(params.images, params.image_count, "images");
-    out.latents = array(params.latents, "latents");
+    out.latents = array(device, params.latents, "latents");
     out.steps = params.steps;
     if (params.regularize) {
         ebca_regularize_params chosen =
@@ -391,9 +410,15 @@ ebca_status ebca_engine_open(const ebca_engine_params* given, ebca_engine** engi
         ebca::EngineOptions options;
         options.path = params.path;
         options.device = params.device ? params.device : "cpu";
-        options.ort_library = string(params.onnxruntime_library);
+        options.cpu.backend = string(params.backend);
+        options.cpu.precision = string(params.precision);
+        options.cpu.threads = params.threads;
+        options.cpu.ort_library = string(params.onnxruntime_library);
+        options.cpu.openvino_library = string(params.openvino_library);
+        options.gpu.stream = params.cuda_stream;
+        options.gpu.kernels = string(params.kernels_dir);
+        options.gpu.tensorrt_rtx_library = string(params.tensorrt_rtx_library);
         options.cache = string(params.cache_dir);
-        options.threads = params.threads;
         if (params.on_prepare) {
             options.on_prepare = [call = params.on_prepare, data = params.on_prepare_data](
                                      int64_t done, int64_t total, const std::string& component) {
@@ -508,7 +533,8 @@ ebca_status ebca_session_generate(ebca_session* session, const ebca_generate_par
     if (result) *result = nullptr;
     return guarded(session, [&] {
         need_target(result, "result");
-        *result = handed_over(session->session.generate(generate_options(params)), session->session);
+        ebca::GenerateOptions options = generate_options(session->engine->device(), params);
+        *result = handed_over(session->session.generate(options), session->session);
     });
 }
 
@@ -516,7 +542,8 @@ ebca_status ebca_session_invert(ebca_session* session, const ebca_invert_params*
     if (result) *result = nullptr;
     return guarded(session, [&] {
         need_target(result, "result");
-        *result = handed_over(session->session.invert(invert_options(params)), session->session);
+        ebca::InvertOptions options = invert_options(session->engine->device(), params);
+        *result = handed_over(session->session.invert(options), session->session);
     });
 }
 

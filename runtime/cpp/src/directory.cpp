@@ -41,7 +41,7 @@ EngineDirectory open_directory(const fs::path& path) {
             text("engine directory '", path.string(), "' does not exist; make one with `ebca-export --output-dir`"));
     }
     fs::path file = path / "manifest.json";
-    if (!fs::exists(file, failure)) {
+    if (!fs::is_regular_file(file, failure)) {
         throw EngineError(text("'", path.string(),
                                "' has no manifest.json: not an engine directory, or its export did not finish; run "
                                "`ebca-export` again to finish it"));
@@ -49,7 +49,7 @@ EngineDirectory open_directory(const fs::path& path) {
     EngineDirectory directory;
     directory.path = fs::absolute(path);
     try {
-        directory.manifest = parse_manifest(read_file(file));
+        directory.manifest = parse_manifest(read_file(file, kLargestText));
     } catch (const EngineError& error) {
         throw EngineError(text("'", file.string(), "': ", error.what()));
     }
@@ -57,7 +57,12 @@ EngineDirectory open_directory(const fs::path& path) {
     return directory;
 }
 
-std::string read_file(const fs::path& path) {
+std::string read_file(const fs::path& path, int64_t largest) {
+    std::error_code unknown;
+    auto size = fs::file_size(path, unknown);
+    if (!unknown && size > static_cast<uintmax_t>(largest)) {
+        throw EngineError(text("'", path.string(), "' has ", size, " bytes, more than any of ours; export it again"));
+    }
     std::ifstream file(path, std::ios::binary);
     std::ostringstream bytes;
     if (!file || !(bytes << file.rdbuf()) || file.bad()) {

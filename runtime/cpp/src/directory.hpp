@@ -1,6 +1,7 @@
 // An engine directory on disk: its manifest, and whether its files are the ones that were written.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -27,7 +28,10 @@ struct EngineDirectory {
 // EngineError where it does not exist or is not a complete engine directory.
 EngineDirectory open_directory(const std::filesystem::path& path);
 
-// The bytes of a file. EngineError where it cannot be read.
-std::string read_file(const std::filesystem::path& path);
+// More than any manifest or tokenizer has: what is larger is not read into memory.
+constexpr int64_t kLargestText = int64_t{64} << 20;
+
+// The bytes of a regular file. EngineError where it cannot be read or is larger.
+std::string read_file(const std::filesystem::path& path, int64_t largest = INT64_MAX);
 
 }  // namespace ebca

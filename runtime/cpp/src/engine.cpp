@@ -6,22 +6,9 @@
 #include <set>
 
 #include "error.hpp"
-#include "onnxruntime.hpp"
 
 namespace ebca {
 namespace {
-
-void check_device(const std::string& device) {
-    if (device == "cpu") return;
-    bool indexed =
-        device.rfind("cuda:", 0) == 0 && device.size() > 5 && device.find_first_not_of("0123456789", 5) == device.npos;
-    if (device == "cuda" || indexed) {
-        throw UnsupportedError(text("device '", device,
-                                    "' is not supported by this build of the C++ library, which runs "
-                                    "on the CPU; use device 'cpu', or the Python runtime on a GPU"));
-    }
-    throw ParameterError(text("device '", device, "' is unknown; choose one of cpu, cuda, or cuda:1 and so on"));
-}
 
 Tensor as_tensor(Array& array) {
     return {array.values.data(), DType::float32, array.shape};
@@ -37,9 +24,41 @@ Tensor one(Array& array, int64_t index) {
 }  // namespace
 
 Engine::Engine(const EngineOptions& options) : log_(options.log) {
-    check_device(options.device);
+    parse_device(options.device);
     directory_ = open_directory(options.path);
-    backend_ = std::make_shared<const OnnxRuntime>(options.ort_library, options.threads);
+    open_device(options);
+    start(options);
+}
+
+Engine::Engine(const EngineOptions& options, std::shared_ptr<Device> device, std::shared_ptr<const Backend> backend)
+    : directory_(open_directory(options.path)),
+      device_(std::move(device)),
+      backend_(std::move(backend)),
+      log_(options.log) {
+    start(options);
+}
+
+void Engine::open_device(const EngineOptions& options) {
+    auto [kind, index] = parse_device(options.device);
+    if (kind == "cpu") {
+        device_ = std::make_shared<CpuDevice>();
+        backend_ = create_cpu_backend(options.cpu);
+        return;
+    }
+    const CpuBackendOptions& cpu = options.cpu;
+    if (!cpu.backend.empty() || !cpu.precision.empty() || !cpu.openvino_library.empty() || cpu.threads) {
+        throw ParameterError(
+            "backend, precision, threads and openvino_library are for the CPU; on a GPU the engine directory decides");
+    }
+    auto warn = [log = options.log](const std::string& message) {
+        if (log) log(LogLevel::warning, message);
+    };
+    Gpu gpu = open_gpu(index, options.gpu, cpu.ort_library, warn);
+    device_ = std::move(gpu.device);
+    backend_ = std::move(gpu.backend);
+}
+
+void Engine::start(const EngineOptions& options) {
     prepared_.emplace(directory_, backend_, options.cache);
     prepare(options.on_prepare);
 }
@@ -64,6 +83,8 @@ void Engine::log(LogLevel level, const std::string& message) const {
 }
 
 std::shared_ptr<Runner> Engine::runner(const std::string& component) {
+    // The device first: executors that bind hold it already.
+    auto device = device_->ready();
     std::lock_guard held(lock_);
     std::shared_ptr<Runner>& found = runners_[component];
     if (!found) found = prepared_->open(component);
@@ -87,7 +108,7 @@ void Engine::forget_weights() {
 std::unique_ptr<Executor> Engine::executor(const Sizes& sizes) {
     try {
         return std::make_unique<Executor>(
-            manifest().unet, [this](const std::string& name) { return runner(name); }, sizes);
+            manifest().unet, [this](const std::string& name) { return runner(name); }, sizes, device_);
     } catch (const std::bad_alloc&) {
         throw ParameterError(text("no memory for ", sizes.at("batch"), " rows of ", sizes.at("height"), " x ",
                                   sizes.at("width"), " latents; make a smaller picture or fewer at once"));
@@ -104,7 +125,7 @@ const PromptTokenizer& Engine::tokenizer() {
         const TokenizerSpec& spec = *manifest().tokenizer;
         directory_.verify({spec.file});
         tokenizer_.emplace(PromptTokenizer::from_json(
-            read_file(directory_.file(spec.file)),
+            read_file(directory_.file(spec.file), kLargestText),
             {spec.model_max_length, spec.bos_token_id, spec.eos_token_id, spec.pad_token_id}));
     }
     return *tokenizer_;
@@ -128,7 +149,7 @@ Array Engine::encode(const std::vector<int64_t>& ids, int64_t rows) {
     Array out({rows, spec.max_length, spec.hidden_size});
     std::vector<int64_t> given = ids;
     Tensor input{given.data(), DType::int64, {rows, spec.max_length}};
-    runner(spec.component)->bind({{"input_ids", input}}, {{"hidden_states", as_tensor(out)}})->run();
+    run_once(*device_, *runner(spec.component), {{"input_ids", input}}, {{"hidden_states", as_tensor(out)}});
     // Half a gigabyte at SD 1.5 size that no step needs; opening it again takes a fraction of a step.
     release(spec.component);
     return out;
@@ -147,7 +168,7 @@ Array Engine::decode(const Array& latents) {
     Array images({latents.size(0), 3, latents.size(2) * spec.downscale, latents.size(3) * spec.downscale});
     std::shared_ptr<Runner> decoder = runner(spec.decoder);
     for (int64_t n = 0; n < latents.size(0); ++n) {
-        decoder->bind({{"latents", one(unscaled, n)}}, {{"image", one(images, n)}})->run();
+        run_once(*device_, *decoder, {{"latents", one(unscaled, n)}}, {{"image", one(images, n)}});
     }
     return images;
 }
@@ -168,7 +189,8 @@ std::pair<Array, Array> Engine::encode_image(const Array& pixels) {
     {
         std::shared_ptr<Runner> encoder = runner(spec.encoder);
         for (int64_t row = 0; row < n; ++row) {
-            encoder->bind({{"image", one(images, row)}}, {{"mean", one(mean, row)}, {"std", one(std, row)}})->run();
+            run_once(*device_, *encoder, {{"image", one(images, row)}},
+                     {{"mean", one(mean, row)}, {"std", one(std, row)}});
         }
     }
     // Not needed again until the next picture comes in.

@@ -12,8 +12,11 @@
 #include <vector>
 
 #include "backend.hpp"
+#include "cpu_backends.hpp"
+#include "device.hpp"
 #include "directory.hpp"
 #include "executor.hpp"
+#include "gpu_device.hpp"
 #include "prepared.hpp"
 #include "prompt_tokenizer.hpp"
 #include "tensor.hpp"
@@ -28,9 +31,9 @@ using Log = std::function<void(LogLevel, const std::string&)>;
 struct EngineOptions {
     std::filesystem::path path;
     std::string device = "cpu";
-    std::string ort_library;      // see OrtLibrary
+    CpuBackendOptions cpu;        // for device "cpu"; of these, "cuda" takes ort_library alone
+    GpuOptions gpu;               // for device "cuda"
     std::filesystem::path cache;  // of prepared engines; empty: EBCA_CACHE_DIR, else the platform's
-    int threads = 0;              // of every graph; 0: one per physical core
     OnPrepare on_prepare;
     Log log;
 };
@@ -42,9 +45,13 @@ class Engine {
     // EngineError, BackendError, ParameterError, UnsupportedError.
     explicit Engine(const EngineOptions& options);
 
+    // The same on a device and a backend that are there already; the backend computes in the device's memory.
+    Engine(const EngineOptions& options, std::shared_ptr<Device> device, std::shared_ptr<const Backend> backend);
+
     const EngineDirectory& directory() const { return directory_; }
     const Manifest& manifest() const { return directory_.manifest; }
     const Backend& backend() const { return *backend_; }
+    const Device& device() const { return *device_; }
     void log(LogLevel level, const std::string& message) const;
 
     // An opened component; opened once and shared.
@@ -75,9 +82,12 @@ class Engine {
     std::pair<Array, Array> encode_image(const Array& pixels);
 
   private:
+    void open_device(const EngineOptions& options);
+    void start(const EngineOptions& options);
     void prepare(const OnPrepare& on_prepare);
 
     EngineDirectory directory_;
+    std::shared_ptr<Device> device_;
     std::shared_ptr<const Backend> backend_;
     Log log_;
     std::optional<PreparedEngine> prepared_;

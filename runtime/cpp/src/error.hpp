@@ -36,7 +36,7 @@ struct EngineError : Error {
     explicit EngineError(const std::string& message) : Error(Status::engine, message) {}
 };
 
-// ONNX Runtime is missing or cannot run the engine.
+// ONNX Runtime or OpenVINO is missing, or cannot run the engine.
 struct BackendError : Error {
     explicit BackendError(const std::string& message) : Error(Status::backend, message) {}
 };

@@ -79,6 +79,7 @@ Component component(const Value& value) {
     for (const auto& [backend, graph] : json::object(json::member(value, "lowered"), "lowered").items()) {
         out.lowered[backend] = json::string(graph, "lowered");
     }
+    out.float32_only = json::boolean(json::member(value, "float32_only"), "float32_only");
     return out;
 }
 
@@ -201,7 +202,16 @@ void need_tensor(const std::map<std::string, TensorSpec>& tensors, const char* n
     if (!tensors.count(name)) throw EngineError(text(who, " has no tensor '", name, "'"));
 }
 
-// That the host's own arrays fit what it binds them to.
+bool is_same(const Dim& a, const Dim& b) {
+    auto same = [](const Dim::Factor& one, const Dim::Factor& other) {
+        return one.name == other.name && one.halvings == other.halvings;
+    };
+    return a.constant == b.constant &&
+           std::equal(a.factors.begin(), a.factors.end(), b.factors.begin(), b.factors.end(), same);
+}
+
+// That the host's own arrays fit what it binds them to, at every size: dimensions are compared as they are spelled, since
+// width_6 is 2 at some sizes, as a batch with guidance is.
 void validate_edges(const UNetSpec& unet) {
     const std::vector<std::string> inputs{"sample", "timestep", "contexts"}, outputs{"noise", "contexts_out"};
     if (unet.inputs != inputs || unet.outputs != outputs) {
@@ -209,18 +219,17 @@ void validate_edges(const UNetSpec& unet) {
             "the UNet has other inputs than sample, timestep, contexts, or other outputs than noise, "
             "contexts_out");
     }
-    const std::map<std::string, size_t> ranks{
-        {"sample", 4}, {"timestep", 1}, {"contexts", 4}, {"noise", 4}, {"contexts_out", 4}};
-    Sizes sizes{{"batch", 2}, {"contexts", 3}, {"tokens", 5}, {"height", 64}, {"width", 128}};
-    const std::map<std::string, Shape> shapes{{"sample", {2, unet.in_channels, 64, 128}},
-                                              {"timestep", {2}},
-                                              {"contexts", {2, 3, 5, unet.context_dim}},
-                                              {"noise", {2, unet.out_channels, 64, 128}},
-                                              {"contexts_out", {2, 3, 5, unet.context_dim}}};
+    const Dim batch = parse_dim("batch"), height = parse_dim("height"), width = parse_dim("width");
+    const std::vector<Dim> contexts{batch, parse_dim("contexts"), parse_dim("tokens"), parse_dim(unet.context_dim)};
+    const std::map<std::string, std::vector<Dim>> shapes{{"sample", {batch, parse_dim(unet.in_channels), height, width}},
+                                                         {"timestep", {batch}},
+                                                         {"contexts", contexts},
+                                                         {"noise", {batch, parse_dim(unet.out_channels), height, width}},
+                                                         {"contexts_out", contexts}};
     for (const auto& [name, shape] : shapes) {
         auto found = unet.tensors.find(name);
         if (found == unet.tensors.end() || found->second.dtype != DType::float32 ||
-            evaluate(found->second.shape, sizes) != shape) {
+            !std::equal(shape.begin(), shape.end(), found->second.shape.begin(), found->second.shape.end(), is_same)) {
             throw EngineError(text("tensor '", name, "' of the plan is missing or has another dtype or shape"));
         }
     }
@@ -308,6 +317,10 @@ void validate(const Manifest& manifest) {
         need_tensor(encoder.inputs, "image", "the VAE's encoder");
         need_tensor(encoder.outputs, "mean", "the VAE's encoder");
         need_tensor(encoder.outputs, "std", "the VAE's encoder");
+        if (manifest.vae->latent_channels != manifest.unet.out_channels) {
+            throw EngineError(text("the VAE has ", manifest.vae->latent_channels, " latent channels, the UNet ",
+                                   manifest.unet.out_channels));
+        }
         if (manifest.vae->scaling_factor == 0) throw EngineError("scaling_factor is 0");
     }
     need_file(manifest, manifest.schedulers.alphas_cumprod, "alphas_cumprod");

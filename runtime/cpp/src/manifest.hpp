@@ -25,6 +25,7 @@ struct Component {
     std::map<std::string, TensorSpec> outputs;
     std::string weights;                         // empty: none
     std::map<std::string, std::string> lowered;  // backend to graph
+    bool float32_only = false;                   // never run at a lower precision
 
     const std::string& graph_for(const std::string& backend) const;
     // The graph and its weights.

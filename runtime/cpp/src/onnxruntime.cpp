@@ -2,9 +2,12 @@
 
 #include <cstring>
 #include <set>
+#include <shared_mutex>
 
 #include "directory.hpp"
 #include "error.hpp"
+#include "mapped.hpp"
+#include "ort_binding.hpp"
 #include "processor.hpp"
 
 namespace ebca {
@@ -15,17 +18,6 @@ namespace {
 // constants go into the graph file instead, so thresholds are tried until all packed weights are aligned.
 constexpr size_t kExternalFromBytes[] = {size_t{16} << 10, size_t{1} << 20};
 constexpr size_t kPackedAlignment = 64;
-
-ONNXTensorElementDataType element_type(DType dtype) {
-    switch (dtype) {
-        case DType::float16:
-            return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
-        case DType::int64:
-            return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
-        default:
-            return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
-    }
-}
 
 bool is_digit(char c) {
     return c >= '0' && c <= '9';
@@ -69,6 +61,10 @@ class OnnxRuntimeCall : public Call {
 class OnnxRuntimeRunner : public Runner, public std::enable_shared_from_this<OnnxRuntimeRunner> {
   public:
     OnnxRuntimeRunner(std::shared_ptr<const OnnxRuntime> runtime, OrtPointer<OrtSession> session, std::string name);
+    ~OnnxRuntimeRunner() override {
+        std::shared_lock held(mappings());
+        session_.reset();
+    }
     std::unique_ptr<Call> bind(const Tensors& inputs, const Tensors& outputs) const override;
     void run(const OrtIoBinding& binding) const;
 
@@ -79,47 +75,20 @@ class OnnxRuntimeRunner : public Runner, public std::enable_shared_from_this<Onn
     std::set<std::string> inputs_;  // those that an operator reads
 };
 
-OnnxRuntimeRunner::OnnxRuntimeRunner(std::shared_ptr<const OnnxRuntime> runtime, OrtPointer<OrtSession> session, std::string name)
-    : runtime_(std::move(runtime)), session_(std::move(session)), name_(std::move(name)) {
-    const OrtLibrary& ort = runtime_->library();
-    OrtAllocator* allocator = nullptr;
-    ort.check(ort.api().GetAllocatorWithDefaultOptions(&allocator), "has no allocator");
-    size_t count = 0;
-    ort.check(ort.api().SessionGetInputCount(session_.get(), &count), "cannot list inputs");
-    for (size_t i = 0; i < count; ++i) {
-        char* input = nullptr;
-        ort.check(ort.api().SessionGetInputName(session_.get(), i, allocator, &input), "cannot list inputs");
-        inputs_.insert(input);
-        ort.check(ort.api().AllocatorFree(allocator, input), "cannot free a name");
-    }
-}
+OnnxRuntimeRunner::OnnxRuntimeRunner(std::shared_ptr<const OnnxRuntime> runtime, OrtPointer<OrtSession> session,
+                                     std::string name)
+    : runtime_(std::move(runtime)),
+      session_(std::move(session)),
+      name_(std::move(name)),
+      inputs_(input_names(runtime_->library(), *session_)) {}
 
 std::unique_ptr<Call> OnnxRuntimeRunner::bind(const Tensors& inputs, const Tensors& outputs) const {
     const OrtLibrary& ort = runtime_->library();
-    const OrtApi& api = ort.api();
-    OrtIoBinding* raw = nullptr;
-    ort.check(api.CreateIoBinding(session_.get(), &raw), text("cannot bind ", name_));
-    OrtPointer<OrtIoBinding> binding(raw, {api.ReleaseIoBinding});
-    OrtMemoryInfo* raw_place = nullptr;
-    ort.check(api.CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &raw_place), "cannot name the CPU");
-    OrtPointer<OrtMemoryInfo> place(raw_place, {api.ReleaseMemoryInfo});
-    auto value = [&](const Tensor& tensor) {
-        OrtValue* made = nullptr;
-        auto bytes = static_cast<size_t>(byte_size(tensor.shape, tensor.dtype));
-        ort.check(api.CreateTensorWithDataAsOrtValue(place.get(), tensor.data, bytes, tensor.shape.data(),
-                                                     tensor.shape.size(), element_type(tensor.dtype), &made),
-                  text("cannot bind ", name_));
-        return OrtPointer<OrtValue>(made, {api.ReleaseValue});
-    };
-    for (const auto& [name, tensor] : inputs) {
-        // An input that no operator reads may be optimised away.
-        if (!inputs_.count(name)) continue;
-        ort.check(api.BindInput(raw, name.c_str(), value(tensor).get()), text("cannot bind ", name, " of ", name_));
-    }
-    for (const auto& [name, tensor] : outputs) {
-        ort.check(api.BindOutput(raw, name.c_str(), value(tensor).get()), text("cannot bind ", name, " of ", name_));
-    }
-    return std::make_unique<OnnxRuntimeCall>(shared_from_this(), std::move(binding));
+    OrtMemoryInfo* raw = nullptr;
+    ort.check(ort.api().CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &raw), "cannot name the CPU");
+    OrtPointer<OrtMemoryInfo> place(raw, {ort.api().ReleaseMemoryInfo});
+    return std::make_unique<OnnxRuntimeCall>(
+        shared_from_this(), bind_arrays(ort, *session_, name_, inputs_, *place, inputs, outputs));
 }
 
 void OnnxRuntimeRunner::run(const OrtIoBinding& binding) const {
@@ -134,11 +103,7 @@ void OnnxRuntimeCall::run() {
 }  // namespace
 
 OnnxRuntime::OnnxRuntime(const std::string& library, int threads)
-    : library_(library), environment_(library_.environment()), threads_(threads ? threads : physical_cores()) {
-    if (threads < 0) {
-        throw ParameterError(text("threads is ", threads, "; give 1 or more, or 0 for one per physical core"));
-    }
-}
+    : library_(library), environment_(library_.environment()), threads_(threads) {}
 
 std::map<std::string, std::string> OnnxRuntime::identity() const {
     return {{"onnxruntime", library_.version()}, {"build", library_.build()}, {"processor", processor()}};
@@ -171,7 +136,10 @@ std::shared_ptr<Runner> OnnxRuntime::open(const std::filesystem::path& prepared,
     auto chosen = options();
     library_.check(library_.api().SetSessionGraphOptimizationLevel(chosen.get(), ORT_DISABLE_ALL), "has no such level");
     set(*chosen, "session.use_env_allocators", "1");
-    return std::make_shared<OnnxRuntimeRunner>(shared_from_this(), session(prepared, *chosen), prepared.stem().string());
+    std::shared_lock held(mappings());
+    OrtPointer<OrtSession> opened = session(prepared, *chosen);
+    held.unlock();
+    return std::make_shared<OnnxRuntimeRunner>(shared_from_this(), std::move(opened), prepared.stem().string());
 }
 
 OrtPointer<OrtSessionOptions> OnnxRuntime::options() const {

@@ -18,7 +18,7 @@ namespace ebca {
 // Thread-safe.
 class OnnxRuntime : public Backend, public std::enable_shared_from_this<OnnxRuntime> {
   public:
-    // library: see OrtLibrary. threads: of every graph; 0: one per physical core.
+    // library: see OrtLibrary. threads: of every graph, 1 or more.
     OnnxRuntime(const std::string& library, int threads);
 
     const std::string& name() const override { return name_; }

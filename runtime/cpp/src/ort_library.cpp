@@ -34,15 +34,17 @@ void* open_library(const std::string& path) {
 
 }  // namespace
 
-OrtLibrary::OrtLibrary(const std::string& path) {
+OrtLibrary::OrtLibrary(const std::string& path, uint32_t version) {
     void* handle = open_library(path);
     auto* base = reinterpret_cast<const OrtApiBase* (*)()>(dlsym(handle, "OrtGetApiBase"));
     if (!base) throw BackendError("the library that was loaded as ONNX Runtime has no OrtGetApiBase; name another one");
-    version_ = base()->GetVersionString();
-    api_ = base()->GetApi(kOrtApiVersion);
+    const OrtApiBase* versions = base();
+    if (!versions) throw BackendError("the library that was loaded as ONNX Runtime has no API; name another one");
+    version_ = versions->GetVersionString();
+    api_ = versions->GetApi(version);
     if (!api_) {
-        throw BackendError(text("ONNX Runtime ", version_, " has no API of version ", kOrtApiVersion,
-                                "; install ONNX Runtime 1.", kOrtApiVersion, " or newer"));
+        throw BackendError(text("ONNX Runtime ", version_, " has no API of version ", version,
+                                "; install ONNX Runtime 1.", version, " or newer"));
     }
 }
 

@@ -24,8 +24,8 @@ using OrtPointer = std::unique_ptr<T, OrtRelease<T>>;
 class OrtLibrary {
   public:
     // path: of the library; empty: EBCA_ORT_LIB, then what the system's loader finds. BackendError where there is none,
-    // or none that is new enough.
-    explicit OrtLibrary(const std::string& path);
+    // or none that is new enough for that version of the API.
+    explicit OrtLibrary(const std::string& path, uint32_t version = kOrtApiVersion);
 
     const OrtApi& api() const { return *api_; }
     const std::string& version() const { return version_; }

@@ -93,6 +93,18 @@ class FolderLock {
     int file_;
 };
 
+// Bytes of all files in it. Others may be writing there: what goes away meanwhile does not count.
+double size_of(const fs::path& folder) {
+    double total = 0;
+    std::error_code gone;
+    for (fs::recursive_directory_iterator at(folder, gone), end; !gone && at != end; at.increment(gone)) {
+        std::error_code none;
+        auto size = fs::file_size(at->path(), none);
+        if (!none) total += static_cast<double>(size);
+    }
+    return total;
+}
+
 class RemovedFolder {
   public:
     explicit RemovedFolder(fs::path path) : path_(std::move(path)) {}
@@ -168,7 +180,7 @@ void PreparedEngine::prepare(const std::vector<std::string>& names, const OnPrep
 }
 
 std::shared_ptr<Runner> PreparedEngine::open(const std::string& name) const {
-    if (!is_current(name)) prepare({name}, {});
+    prepare({name}, {});
     const Component& component = directory_.manifest.components.at(name);
     fs::path graph = backend_->prepares() ? target(name) : directory_.file(component.graph_for(backend_->name()));
     return backend_->open(graph, component);
@@ -268,10 +280,7 @@ void PreparedEngine::evict() const {
         std::error_code gone;
         if (entry.is_symlink(gone) || !fs::is_regular_file(entry.path() / kMarker, gone)) continue;
         Stored engine{entry.path(), 0, stat_of(entry.path()).mtime_ns / 1000000000};
-        for (const auto& file : fs::recursive_directory_iterator(entry.path(), gone)) {
-            auto size = fs::file_size(file.path(), gone);
-            if (!gone) engine.size += static_cast<double>(size);
-        }
+        engine.size = size_of(entry.path());
         total += engine.size;
         engines.push_back(engine);
     }

@@ -42,19 +42,20 @@ std::string to_string(const Shape& shape) {
     return out + "]";
 }
 
-Memory::Memory(int64_t bytes) : bytes_(bytes) {
+Memory Memory::host(int64_t bytes) {
     // calloc leaves the pages of a large block to the kernel, which zeroes them when they are touched.
-    raw_.reset(std::calloc(static_cast<size_t>(bytes) + kAlignment, 1));
-    if (!raw_) throw std::bad_alloc();
-    auto address = reinterpret_cast<uintptr_t>(raw_.get());
-    begin_ = static_cast<std::byte*>(raw_.get()) + (kAlignment - address % kAlignment) % kAlignment;
+    std::shared_ptr<void> raw(std::calloc(static_cast<size_t>(bytes) + kAlignment, 1), std::free);
+    if (!raw) throw std::bad_alloc();
+    auto address = reinterpret_cast<uintptr_t>(raw.get());
+    auto* begin = static_cast<std::byte*>(raw.get()) + (kAlignment - address % kAlignment) % kAlignment;
+    return Memory(std::shared_ptr<void>(raw, begin), bytes);
 }
 
 Tensor Memory::view(int64_t offset, const Shape& shape, DType dtype) const {
     if (offset < 0 || offset > bytes_ || byte_size(shape, dtype) > bytes_ - offset) {
         throw EngineError(text("a tensor of shape ", to_string(shape), " does not fit its memory"));
     }
-    return Tensor{begin_ + offset, dtype, shape};
+    return Tensor{static_cast<std::byte*>(begin_.get()) + offset, dtype, shape};
 }
 
 bool all_finite(const Tensor& tensor) {

@@ -60,19 +60,19 @@ using Tensors = std::vector<std::pair<std::string, Tensor>>;
 
 constexpr int64_t kAlignment = 256;  // bytes: more than a cache line or a vector load needs
 
-// Zeroed host memory, aligned to kAlignment.
+// Zeroed memory of a device, aligned to kAlignment.
 class Memory {
   public:
-    explicit Memory(int64_t bytes);  // std::bad_alloc where there is none
+    // begin: gives the memory back when it goes.
+    Memory(std::shared_ptr<void> begin, int64_t bytes) : begin_(std::move(begin)), bytes_(bytes) {}
+    // On the host. std::bad_alloc where there is none.
+    static Memory host(int64_t bytes);
+
     int64_t bytes() const { return bytes_; }
     Tensor view(int64_t offset, const Shape& shape, DType dtype) const;
 
   private:
-    struct Free {
-        void operator()(void* memory) const { std::free(memory); }
-    };
-    std::unique_ptr<void, Free> raw_;
-    std::byte* begin_ = nullptr;
+    std::shared_ptr<void> begin_;
     int64_t bytes_ = 0;
 };
 

@@ -1,0 +1,279 @@
+// Many threads on one engine: pictures, progress, cancellations at random moments, handles freed in odd orders.
+//
+//     stress ENGINE_DIRECTORY THREADS PICTURES [STEPS]
+//
+// Every picture that is made must equal, byte for byte, the one that a single thread made of that seed before. Prints
+// what was made and how much memory it left behind; exits with 1 at the first thing that is wrong. sanitize.sh runs it.
+
+#include <atomic>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "ebca.h"
+
+namespace {
+
+constexpr int64_t kSeeds = 5;
+constexpr auto kLongestWait = std::chrono::milliseconds(40);
+
+[[noreturn]] void fail(const char* what, const char* why) {
+    std::fprintf(stderr, "stress: %s: %s\n", what, why);
+    std::_Exit(1);
+}
+
+void check(bool holds, const char* what) {
+    if (!holds) fail(what, ebca_last_error());
+}
+
+// Memory of this process in MiB: what it has now, and what it had at most.
+double mebibytes(const char* name) {
+    std::ifstream status("/proc/self/status");
+    for (std::string word; status >> word;) {
+        double value = 0;
+        if (word == name && status >> value) return value / 1024;
+    }
+    return 0;
+}
+
+struct Picture {
+    std::vector<uint8_t> pixels;
+    std::vector<float> latents;
+    bool operator==(const Picture& other) const { return pixels == other.pixels && latents == other.latents; }
+};
+
+struct Progress {
+    int64_t next = 0;
+    ebca_session* session = nullptr;
+    std::atomic<bool> started{false};
+    bool calls_again = false;
+    int cancel_at = -1;  // 0 from the callback at this evaluation
+};
+
+int on_step(const ebca_step_info* info, void* data) {
+    auto* progress = static_cast<Progress*>(data);
+    progress->started = true;
+    check(info->index == progress->next++, "progress comes in order");
+    double sum = 0;
+    for (int64_t i = 0; i < info->latents_shape[0] * info->latents_shape[1]; ++i) sum += info->latents[i];
+    check(sum == sum, "latents are numbers");
+    if (progress->calls_again) {
+        ebca_generate_params make;
+        ebca_generate_params_init(&make, sizeof make);
+        ebca_result* result = nullptr;
+        check(ebca_session_generate(progress->session, &make, &result) == EBCA_ERROR_PARAMETER && !result,
+              "a call from a callback is refused");
+    }
+    return info->index != progress->cancel_at;
+}
+
+void on_log(ebca_log_level, const char* message, void* data) {
+    check(message != nullptr, "messages are texts");
+    ++*static_cast<std::atomic<int>*>(data);
+}
+
+class Stress {
+  public:
+    Stress(const char* path, int steps) : path_(path), steps_(steps) {
+        engine_ = new_engine();
+        for (int64_t seed = 0; seed < kSeeds; ++seed) {
+            ebca_session* session = new_session();
+            expected_[seed] = *make(session, seed, nullptr);
+            ebca_session_free(session);
+        }
+    }
+
+    // The engine goes while sessions live on.
+    void free_engine() {
+        ebca_engine_free(engine_);
+        engine_ = nullptr;
+    }
+
+    ebca_session* new_session() { return new_session(engine_); }
+
+    // Engines of the same directory come and go meanwhile: they map and unmap the same files.
+    void open_and_close(const std::atomic<bool>& done) {
+        for (; !done; ++opened_) {
+            ebca_engine* engine = new_engine();
+            ebca_session* session = new_session(engine);
+            ebca_engine_free(engine);
+            check(make(session, 1, nullptr) != nullptr, "a session of a freed engine makes a picture");
+            ebca_session_free(session);
+        }
+        free_results();
+    }
+
+    // One thread's work: pictures on two sessions, which are replaced now and then while the engine is there.
+    void work(unsigned number, int pictures) {
+        std::mt19937 random(number);
+        auto chance = [&](unsigned of) { return random() % of == 0; };
+        std::vector<ebca_session*> sessions{new_session(), new_session()};
+        ready_.fetch_add(1);
+        for (int i = 0; i < pictures; ++i) {
+            ebca_session*& session = sessions[random() % sessions.size()];
+            auto seed = static_cast<int64_t>(random() % kSeeds);
+            Progress progress;
+            progress.session = session;
+            progress.calls_again = chance(4);
+            if (chance(4)) progress.cancel_at = static_cast<int>(random() % static_cast<unsigned>(steps_));
+            std::thread other;
+            bool cancelling = chance(3);
+            if (cancelling) {
+                auto wait = std::chrono::microseconds(random() % std::chrono::microseconds(kLongestWait).count());
+                other = std::thread([session, wait] {
+                    std::this_thread::sleep_for(wait);
+                    check(ebca_session_cancel(session) == EBCA_OK, "a session is cancelled");
+                });
+            }
+            std::unique_ptr<Picture> made = make(session, seed, &progress);
+            if (other.joinable()) other.join();
+            check(made || cancelling || progress.cancel_at >= 0, "only what was cancelled stops");
+            check(!made || progress.cancel_at < 0, "what a callback cancels stops");
+            if (made && !(*made == expected_.at(seed))) fail("a picture", "is not the one that a single thread made");
+            (made ? made_ : cancelled_).fetch_add(1);
+            if (chance(5)) refused_call(session);
+        }
+        if (number % 2) std::swap(sessions[0], sessions[1]);
+        for (ebca_session* session : sessions) ebca_session_free(session);
+        free_results();
+    }
+
+    int ready() const { return ready_; }
+    int opened() const { return opened_; }
+    int made() const { return made_; }
+    int cancelled() const { return cancelled_; }
+    int logged() const { return logged_; }
+
+  private:
+    ebca_engine* new_engine() {
+        ebca_engine_params open;
+        ebca_engine_params_init(&open, sizeof open);
+        open.path = path_;
+        open.threads = 1;
+        open.log = on_log;
+        open.log_data = &logged_;
+        ebca_engine* engine = nullptr;
+        check(ebca_engine_open(&open, &engine) == EBCA_OK, "the engine opens");
+        return engine;
+    }
+
+    static ebca_session* new_session(ebca_engine* engine) {
+        ebca_session* session = nullptr;
+        check(ebca_session_create(engine, nullptr, &session) == EBCA_OK, "a session is created");
+        return session;
+    }
+
+    // Those of freed sessions and engines too: they are the caller's.
+    void free_results() {
+        std::vector<ebca_result*> results;
+        {
+            std::lock_guard held(lock_);
+            results.swap(results_);
+        }
+        for (ebca_result* result : results) ebca_result_free(result);
+    }
+
+    void refused_call(ebca_session* session) {
+        ebca_generate_params params;
+        ebca_generate_params_init(&params, sizeof params);
+        params.steps = -1;
+        ebca_result* result = nullptr;
+        check(ebca_session_generate(session, &params, &result) == EBCA_ERROR_PARAMETER && !result, "no steps: refused");
+        check(std::strlen(ebca_session_last_error(session)) > 0, "an error has a text");
+    }
+
+    // Nothing where it was cancelled. Every third result is kept, for another thread to free.
+    std::unique_ptr<Picture> make(ebca_session* session, int64_t seed, Progress* progress) {
+        ebca_generate_params params;
+        ebca_generate_params_init(&params, sizeof params);
+        // Longer than the engine takes, so that there is something to log.
+        const std::string long_prompt = "a red circle and a blue square" + std::string(seed == 0 ? 100 : 0, '!');
+        const char* prompt = long_prompt.c_str();
+        params.prompt.texts = &prompt;
+        params.prompt.count = 1;
+        params.steps = steps_;
+        params.seeds = &seed;
+        params.seed_count = 1;
+        params.scheduler = "ddim";
+        params.gamma_attn.value = seed % 2 ? 0.01 : 0.0;
+        const char* change = "a green triangle";
+        ebca_edit edit;
+        ebca_edit_init(&edit, sizeof edit);
+        edit.prompt.texts = &change;
+        edit.prompt.count = 1;
+        edit.alpha.value = 0.5;
+        if (seed % 3 == 2) {
+            params.edits = &edit;
+            params.edit_count = 1;
+        }
+        if (progress) {
+            params.on_step = on_step;
+            params.on_step_data = progress;
+        }
+        ebca_result* result = nullptr;
+        ebca_status status = ebca_session_generate(session, &params, &result);
+        if (status == EBCA_ERROR_CANCELLED) {
+            check(!result, "what is cancelled has no result");
+            return nullptr;
+        }
+        check(status == EBCA_OK, "a picture is made");
+        auto made = std::make_unique<Picture>();
+        size_t pixels = static_cast<size_t>(result->height) * static_cast<size_t>(result->width) * 3;
+        size_t values = 1;
+        for (int64_t size : result->latents_shape) values *= static_cast<size_t>(size);
+        made->pixels.assign(result->pixels, result->pixels + pixels);
+        made->latents.assign(result->latents, result->latents + values);
+        std::lock_guard held(lock_);
+        if (++results_seen_ % 3) {
+            ebca_result_free(result);
+        } else {
+            results_.push_back(result);
+        }
+        return made;
+    }
+
+    const char* path_;
+    int steps_;
+    ebca_engine* engine_ = nullptr;
+    std::map<int64_t, Picture> expected_;
+    std::mutex lock_;
+    std::vector<ebca_result*> results_;
+    size_t results_seen_ = 0;
+    std::atomic<int> ready_{0}, made_{0}, cancelled_{0}, logged_{0}, opened_{0};
+};
+
+}  // namespace
+
+int main(int count, char** arguments) {
+    if (count < 4) {
+        std::fprintf(stderr, "usage: stress ENGINE_DIRECTORY THREADS PICTURES [STEPS]\n");
+        return 2;
+    }
+    int threads = std::atoi(arguments[2]), pictures = std::atoi(arguments[3]);
+    Stress stress(arguments[1], count > 4 ? std::atoi(arguments[4]) : 3);
+    double first = mebibytes("VmRSS:");
+    std::vector<std::thread> workers;
+    for (int i = 0; i < threads; ++i) {
+        workers.emplace_back([&stress, i, pictures] { stress.work(static_cast<unsigned>(i), pictures); });
+    }
+    while (stress.ready() < threads) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    stress.free_engine();
+    std::atomic<bool> done{false};
+    std::thread other([&] { stress.open_and_close(done); });
+    for (std::thread& worker : workers) worker.join();
+    done = true;
+    other.join();
+    std::printf("%d pictures equal, %d cancelled, %d messages, %d engines; ", stress.made(), stress.cancelled(),
+                stress.logged(), stress.opened());
+    std::printf("%.0f MiB after the first, %.0f at the end, %.0f at most\n", first, mebibytes("VmRSS:"),
+                mebibytes("VmHWM:"));
+}

@@ -1,0 +1,274 @@
+"""The GPU's side of the C++ library on a machine without a GPU: what a step does over a driver on host memory (counted,
+and its results those of the CPU), the real driver's code over a stand-in for libcuda, kernels chosen and packed as
+Python's launcher does it, and what is said where something is missing."""
+
+import ctypes
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import native
+
+from ebca.errors import BackendError, EbcaError, ParameterError
+from ebca.plugins.energy_attention.binaries import FOLDER, KernelSet, OpShape, pack_key
+
+HERE = Path(__file__).parent
+CPP = HERE.parents[1] / "runtime" / "cpp"
+
+Probe = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def programs(cmake_build: Path, header_options: list[str]) -> Path:
+    """A build folder with gpu_probe and fake_cuda/libcuda.so.1."""
+    native.run("cmake", "-S", str(CPP), "-B", str(cmake_build), "-DEBCA_BUILD_TESTS=ON", *header_options)
+    native.run("cmake", "--build", str(cmake_build), "--target", "gpu_probe", "fake_cuda")
+    return cmake_build
+
+
+@pytest.fixture(scope="module")
+def probe(programs: Path) -> Probe:
+    """Runs gpu_probe; what it answers."""
+
+    def run(*words: str | Path, given: str = "", **environment: str) -> Any:
+        command = [programs / "gpu_probe", *words]
+        done = subprocess.run(
+            command, input=given, capture_output=True, text=True, check=False, env={**os.environ, **environment}
+        )
+        assert done.returncode == 0, f"{words}: {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        return json.loads(done.stdout)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def steps(probe: Probe, tiny_engine_dir: Path, onnxruntime_file: Path) -> list[dict[str, Any]]:
+    answer: list[dict[str, Any]] = probe("steps", tiny_engine_dir, onnxruntime_file)
+    return answer
+
+
+def test_a_step_is_one_launch_and_one_wait_whatever_changes(steps: list[dict[str, Any]]) -> None:
+    # Three runs with other inputs, gammas, weights and masks each.
+    recorded = [one for one in steps if one.get("refused") is False]
+    assert len(recorded) == 6
+    for one in recorded:
+        assert one["equal"], one
+        assert one["done"] == {"launch": 3, "synchronize": 3}, one
+
+
+def test_a_step_that_cannot_be_captured_runs_call_by_call_and_says_so(steps: list[dict[str, Any]]) -> None:
+    refused = [one for one in steps if one.get("refused") is True]
+    assert len(refused) == 6
+    for one in refused:
+        assert one["equal"] and "launch" not in one["done"] and one["done"]["synchronize"] == 3, one
+    warnings = [one["warnings"] for one in steps if "warnings" in one]
+    assert [len(lines) for lines in warnings] == [0, 0, 3, 6]
+    assert all("without a CUDA graph, call by call: operation not permitted" in line for line in warnings[-1])
+
+
+def test_a_step_finds_what_is_not_finite_and_can_be_cancelled(steps: list[dict[str, Any]]) -> None:
+    assert [one["nonfinite"] for one in steps if "nonfinite" in one] == ["segment_00"] * 4
+    assert [one["cancelled"] for one in steps if "cancelled" in one] == ["cancelled in an evaluation"] * 4
+
+
+def test_all_memory_is_given_back(steps: list[dict[str, Any]]) -> None:
+    assert [one["live"] for one in steps if "live" in one] == [0, 0]
+
+
+def test_generations_are_the_cpu_s(probe: Probe, tiny_engine_dir: Path, onnxruntime_file: Path) -> None:
+    plain, edited, inverted, end = probe("generate", tiny_engine_dir, onnxruntime_file)
+    for one in (plain, edited):
+        assert one["equal"] and one["pixels"] == 128 * 128 * 3 and one["evaluations"] == 4
+        # The schedule goes from one variant to the other; a second picture records nothing.
+        assert one["first"]["capture"] == 2 and one["first"]["launch"] == 4
+        # Two waits beside those of the steps: for the text encoder, which sees both prompts at once, and for the VAE.
+        again = one["again"]
+        assert "capture" not in again and again["launch"] == 4 and again["synchronize"] == 6
+        # Their arrays, one input and one output each; the steps make none.
+        assert again["allocate"] == again["allocate_host"] == 4
+    assert inverted["equal"]
+    assert end["live"] == 0
+
+
+def test_threads_share_a_device(probe: Probe, tiny_engine_dir: Path, onnxruntime_file: Path) -> None:
+    answer = probe("threads", tiny_engine_dir, onnxruntime_file)
+    # The default scheduler makes one evaluation more than steps.
+    assert answer == {"equal": True, "launches": 4 * 3, "live": 0}
+
+
+def test_kernels_take_the_place_of_the_op_s_graphs(probe: Probe, tiny_engine_dir: Path, onnxruntime_file: Path) -> None:
+    *variants, end = probe("kernels", tiny_engine_dir, onnxruntime_file, FOLDER)
+    for one in variants:
+        # Attention alone is one launch a layer, the update a second.
+        assert one["kernels"] == one["layers"] * (1 if one["variant"] == "attention" else 2) > 0
+        assert one["done"] == {"launch": 1, "synchronize": 1}
+    assert end["live"] == 0 and 0 < end["loaded"] <= 8
+
+
+def cases() -> Iterator[tuple[str, tuple[int, int], str, tuple[int, int, int, int, int, int]]]:
+    """Variant, compute capability, dtype, and batch, positions, contexts, tokens, heads, head_dim."""
+    variants = ("attention", "update", "update_masked")
+    capabilities = ((8, 0), (8, 6), (8, 9), (9, 0), (12, 0), (12, 1), (10, 0))
+    sizes = ((2, 4096, 1, 77, 8, 40), (2, 1024, 2, 77, 8, 80), (1, 64, 3, 77, 8, 160), (4, 300, 2, 77, 5, 64))
+    yield from itertools.product(variants, capabilities, ("float16",), sizes)
+    odd = ((1, 1, 1, 1, 1, 4), (3, 63, 2, 5, 2, 56), (1, 16384, 1, 77, 5, 64), (2, 256, 4, 154, 20, 64))
+    yield from itertools.product(variants, ((8, 9),), ("float16", "bfloat16"), odd)
+    # What none serves.
+    yield "update", (7, 5), "float16", (2, 64, 1, 77, 8, 40)
+    yield "update", (8, 9), "float32", (2, 64, 1, 77, 8, 40)
+    yield "update", (8, 9), "float16", (2, 64, 1, 77, 8, 41)
+    yield "update", (8, 9), "float16", (2, 64, 1, 0, 8, 40)
+    yield "update", (8, 9), "float16", (70000, 64, 1, 77, 8, 40)
+    yield "update", (8, 9), "float16", (1, 2**24, 1, 77, 8, 160)
+    yield "update", (8, 9), "float16", (1, 45_000_000, 1, 154, 1, 40)
+
+
+def planned(kernels: KernelSet, variant: str, capability: tuple[int, int], dtype: str, sizes: Any) -> Any:
+    """What Python's launcher does, in the words of gpu_probe."""
+    tensors = ("q", "k", "v", "weights", "gamma_attn", "gamma_norm", "norm_factor", "tie", "mask", "out", "g")
+    names = (*tensors, "partial", "column", "norm2")
+    addresses = {name: 0x7F0000000000 + 4096 * (index + 1) for index, name in enumerate(names)}
+    try:
+        plan = kernels.plan(variant, capability, dtype, OpShape(*sizes))
+    except EbcaError as error:
+        return {"error": str(error)}
+    return {
+        "scratch": dict(plan.scratch),
+        "scratch_bytes": plan.scratch_bytes,
+        "launches": [
+            {
+                "kernel": one.binary.kernel,
+                "pack": pack_key(one.binary),
+                "offset": one.binary.offset,
+                "grid": list(one.grid),
+                "threads": one.binary.block[0],
+                "shared_bytes": one.binary.shared_bytes,
+                "image": hashlib.sha256(kernels.image(one.binary)).hexdigest(),
+                "packed": one.pack(addresses).hex(),
+            }
+            for one in plan.launches
+        ],
+    }
+
+
+def test_kernels_are_chosen_and_packed_as_in_python(probe: Probe) -> None:
+    every = list(cases())
+    lines = "".join(
+        f"{variant} {major} {minor} {dtype} {' '.join(map(str, sizes))}\n"
+        for variant, (major, minor), dtype, sizes in every
+    )
+    kernels, refused = KernelSet.load(), 0
+    for case, made in zip(every, probe("plans", FOLDER, given=lines), strict=True):
+        expected = planned(kernels, *case)
+        if "error" in expected:
+            # The same words; Python shows the sizes of a shape as an object.
+            assert made["error"] == expected["error"] or "OpShape(" in expected["error"], (case, made, expected)
+            refused += 1
+        else:
+            assert made == expected, case
+    assert refused == 7
+
+
+@pytest.mark.parametrize("damage", ["missing", "manifest", "version", "pack", "path"])
+def test_damaged_kernels_are_refused(probe: Probe, tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "kernels"
+    shutil.copytree(FOLDER, folder)
+    manifest = folder / "manifest.json"
+    text = manifest.read_text(encoding="utf-8")
+    if damage == "missing":
+        shutil.rmtree(folder)
+    elif damage == "manifest":
+        manifest.write_text(text[: len(text) // 2], encoding="utf-8")
+    elif damage == "version":
+        manifest.write_text(text.replace('"version": 1', '"version": 2', 1), encoding="utf-8")
+    elif damage == "path":
+        manifest.write_text(text.replace('"sm_89.bin"', '"../sm_89.bin"'), encoding="utf-8")
+    else:
+        pack = folder / "sm_89.bin"
+        data = bytearray(pack.read_bytes())
+        data[1000] ^= 1
+        pack.write_bytes(data)
+    answer = probe("plans", folder, given="update 8 9 float16 2 64 1 77 8 40\n")
+    message = answer[0]["error"] if damage == "pack" else answer["error"]
+    assert str(folder) in message and "install ebca again" in message
+
+
+def test_the_driver_s_code_works_in_order_and_gives_everything_back(
+    probe: Probe, programs: Path, tmp_path: Path
+) -> None:
+    report = tmp_path / "report.json"
+    answer = probe("driver", LD_LIBRARY_PATH=str(programs / "fake_cuda"), FAKE_CUDA_REPORT=str(report))
+    assert answer["name"] == "cuda:0" and answer["capability"] == [8, 9]
+    assert answer["copied"] and answer["replayed"]
+    assert answer["refused"] == "the step cannot be captured: not while capturing"
+    assert answer["full"].startswith("the GPU has no 1099512 MB left; make a smaller picture")
+    seen = json.loads(report.read_text(encoding="utf-8"))
+    # Nothing outside the context, on another stream or inside a capture.
+    assert seen["wrong"] == 0
+    assert seen["launched"] == "image ebca_forward 3 2 1 128 1 1 1024 42"
+    assert set(seen["live"]) == {"context", "executable", "graph", "memory", "module", "pinned", "stream"}
+    assert not any(seen["live"].values()), seen
+
+
+def test_the_driver_s_interface_is_cuda_h_s(tmp_path: Path) -> None:
+    found = [
+        folder for folder in (Path("/usr/local/cuda/include"), Path("/usr/include")) if (folder / "cuda.h").exists()
+    ]
+    if not found or shutil.which("c++") is None:
+        pytest.skip("there is no cuda.h, or no compiler")
+    program = tmp_path / "cuda_abi"
+    native.run("c++", "-std=c++17", f"-I{CPP / 'src'}", f"-I{found[0]}", HERE / "cuda_abi.cpp", "-o", program)
+    declared = (CPP / "src" / "cuda_api.hpp").read_text(encoding="utf-8")
+    for name in native.run(program).split():
+        assert f"(*{name})(" in declared, name
+
+
+def test_what_is_missing_is_said(
+    library: native.Library, probe: Probe, programs: Path, shapes_dir: Path, onnxruntime_file: Path
+) -> None:
+    assert (
+        "no NVIDIA GPU; use device 'cpu'"
+        in probe("driver", LD_LIBRARY_PATH=str(programs / "fake_cuda"), FAKE_CUDA_NO_GPU="1")["error"]
+    )
+    answer = probe("backend", onnxruntime_file)
+    assert answer["status"] == 3 and "is built without CUDA; name the library of an onnxruntime-gpu" in answer["error"]
+    answer = probe("backend", onnxruntime_file, EBCA_TRT_RTX_EP_LIB="/nowhere/provider.so")
+    assert answer["status"] == 3 and "cannot load the provider '/nowhere/provider.so'" in answer["error"]
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        for device in ("cuda", "cuda:1"):
+            with pytest.raises(BackendError, match=r"there is no NVIDIA driver .*; install one, or use device 'cpu'"):
+                library.open(shapes_dir, device=device)
+
+
+def test_an_engine_that_cannot_open_on_a_gpu_holds_nothing(
+    probe: Probe, programs: Path, tmp_path: Path, shapes_dir: Path, onnxruntime_file: Path
+) -> None:
+    report = tmp_path / "report.json"
+    fake = {"LD_LIBRARY_PATH": str(programs / "fake_cuda"), "FAKE_CUDA_REPORT": str(report)}
+    for kernels, message in (("", "kernels are not beside the installed library"), (str(FOLDER), "built without CUDA")):
+        answer = probe("open", shapes_dir, onnxruntime_file, EBCA_KERNELS_DIR=kernels, **fake)
+        assert answer["status"] == 3 and message in answer["error"]
+        seen = json.loads(report.read_text(encoding="utf-8"))
+        assert seen["wrong"] == 0 and seen["live"]["context"] == 0 and not any(seen["live"].values())
+
+
+def test_operators_on_the_cpu_are_refused(probe: Probe, shapes_dir: Path, onnxruntime_file: Path) -> None:
+    graph = shapes_dir / "unet" / "segment_01.onnx"
+    cpu = "CPUExecutionProvider"
+    assert probe("assignment", graph, onnxruntime_file, cpu) == {"provider": cpu}
+    answer = probe("assignment", graph, onnxruntime_file, "CUDAExecutionProvider")
+    assert answer["status"] == 3 and "MatMul" in answer["error"] and "of 'segment' elsewhere than on" in answer["error"]
+
+
+def test_options_of_the_cpu_are_none_of_a_gpu(library: native.Library, shapes_dir: Path) -> None:
+    with pytest.raises(ParameterError, match=r"threads .* are for the CPU"):
+        library.open(shapes_dir, device="cuda", threads=2)
