@@ -5,6 +5,7 @@ from the file. Shapes stay symbolic. Weights are packed at the first inference, 
 mapped ones are then only in the way, as large as the packed ones, and are dropped from memory.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from ebca.engines.backend import Arrays, BackendOptions, Call
 from ebca.engines.manifest import Component
 from ebca.errors import BackendError
 
+# Older ones have no Attention operator, or (2026.2) open the graphs and compute something else, without a word.
+_OLDEST = (2026, 3)
+
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 
@@ -27,6 +31,11 @@ class OpenVINOBackend:
     prepares = True
 
     def __init__(self, options: BackendOptions) -> None:
+        if tuple(int(n) for n in re.findall(r"\d+", ov.__version__)[:2]) < _OLDEST:
+            raise BackendError(
+                f"openvino {ov.__version__} is too old and may compute wrong results; run `pip install -U openvino` for "
+                f"{_OLDEST[0]}.{_OLDEST[1]} or newer, or use backend onnxruntime"
+            )
         self._core = ov.Core()
         if options.precision == "bf16" and "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise BackendError("precision 'bf16' needs a processor with AVX512-BF16 or AMX; use precision fp32")

@@ -125,3 +125,12 @@ def test_wrong_options() -> None:
         create(None, BackendOptions(threads=0))
     with pytest.raises(BackendError, match="not available with onnxruntime"):
         create("onnxruntime", BackendOptions(precision="bf16"))
+
+
+@pytest.mark.parametrize("version", ["2025.4.1-20426", "2026.2.1-21919-ede283a88e3"])
+def test_an_openvino_that_makes_wrong_pictures_is_refused(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """2026.2 opens the graphs and computes something else: 0.61 relative L2 on `shapes`."""
+    openvino = pytest.importorskip("openvino")
+    monkeypatch.setattr(openvino, "__version__", version)
+    with pytest.raises(BackendError, match=rf"openvino {version} is too old.*2026\.3 or newer"):
+        backends.create("openvino", BackendOptions())
