@@ -33,8 +33,8 @@ class OpenVINOBackend:
     def __init__(self, options: BackendOptions) -> None:
         if tuple(int(n) for n in re.findall(r"\d+", ov.__version__)[:2]) < _OLDEST:
             raise BackendError(
-                f"openvino {ov.__version__} is too old and may compute wrong results; run `pip install -U openvino` for "
-                f"{_OLDEST[0]}.{_OLDEST[1]} or newer, or use backend onnxruntime"
+                f"openvino {ov.__version__} is too old and may compute wrong results; run `pip install -U openvino`: "
+                f"{_OLDEST[0]}.{_OLDEST[1]} or newer will do, or backend onnxruntime"
             )
         self._core = ov.Core()
         if options.precision == "bf16" and "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
