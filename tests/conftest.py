@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ TESTS = Path(__file__).parent
 GOLDEN = TESTS / "golden"
 
 
+# Before pytest-xdist reads the marks.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of a file run in one process, for they share what is slow to make; those in C++ share one build."""
     for item in items:
@@ -36,6 +39,17 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         del os.environ["EBCA_CACHE_DIR"]
     else:
         os.environ["EBCA_CACHE_DIR"] = before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_trace_per_module() -> Iterator[None]:
+    """Tracing is most of the time of an export; see `helpers.traces`."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        if find_spec("torch") is not None:
+            from helpers import traces
+
+            traces.remember(monkeypatch)
+        yield
 
 
 @pytest.fixture(scope="session")
