@@ -15,17 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # For `helpers`: with importlib mode, pytest itself adds no folder.
 sys.path.append(str(Path(__file__).parent))
 
-TESTS = Path(__file__).parent
-GOLDEN = TESTS / "golden"
-
-
-# Before pytest-xdist reads the marks.
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a file run in one process, for they share what is slow to make; those in C++ share one build."""
-    for item in items:
-        folder, *_ = item.path.relative_to(TESTS).parts
-        item.add_marker(pytest.mark.xdist_group("cpp" if folder == "cpp" else item.path.stem))
+GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.fixture(scope="session", autouse=True)
