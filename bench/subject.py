@@ -3,6 +3,7 @@
 import numpy as np
 
 from ebca.bench.timing import Contender
+from ebca.engines.accuracy import relative_l2
 from ebca.errors import NumericalError
 from ebca.runtime.control import EnergyControl, resolve
 from ebca.runtime.engine import Engine
@@ -106,8 +107,7 @@ class Subject:
         Raises:
             NumericalError: above the limit.
         """
-        scale = float(np.linalg.norm(expected.astype(np.float64)))
-        error = float(np.linalg.norm(actual.astype(np.float64) - expected)) / max(scale, 1e-30)
+        error = relative_l2(actual, expected)
         limit = ONE_PIECE_LIMITS[self.precision] if name == "one_piece" else self.limit
         if not error <= limit:
             raise NumericalError(

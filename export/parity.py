@@ -16,6 +16,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
+from ebca.engines.accuracy import LIMITS, relative_l2
 from ebca.engines.manifest import Component
 from ebca.errors import ExportError
 from ebca.export.split import OpCall, Segment
@@ -23,23 +24,11 @@ from ebca.export.torch_op import TorchEnergyAttention
 from ebca.export.trace import Layer, energy_unet, layers_of
 from ebca.plugins.energy_attention import signature, tie_matrix
 
-# Relative L2. float32 on two engines differs by 1e-7 to 1e-5 here (the norm term's softmax is peaked); the smallest
-# wrong reading of the maths that shows at all moves the noise by 3e-3.
-LIMIT = 1e-4
-# The same, where a graph computes in float16: a rounding is off by 2e-4, a segment has some thirty in a row and was
-# seen at 1e-3.
-HALF_LIMIT = 1e-2
+LIMIT, HALF_LIMIT = LIMITS["fp32"], LIMITS["fp16"]
 
 _ROWS, _CONTEXTS, _TOKENS = 2, 2, 77
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
-
-
-def relative_l2(actual: np.ndarray, expected: np.ndarray) -> float:
-    """|actual - expected| / |expected| in float64; 0 for equal arrays, even if both are zero."""
-    difference = float(np.linalg.norm(np.asarray(actual, np.float64) - expected))
-    scale = float(np.linalg.norm(np.asarray(expected, np.float64)))
-    return difference / scale if scale else float(difference > 0)
 
 
 def check(name: str, error: float, limit: float = LIMIT) -> float:

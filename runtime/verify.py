@@ -9,15 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ebca.engines.accuracy import LIMITS, relative_l2
 from ebca.errors import ParameterError
 from ebca.runtime.control import EnergyControl, resolve
 from ebca.runtime.engine import Engine
 
 REFERENCE = "onnxruntime"
-
-# Relative L2 of one part. float32 on two engines differs by 1e-7 to 1e-5 (the norm term's softmax is peaked); float16
-# rounds by 2e-4 some thirty times in a row; bfloat16 keeps three bits less.
-LIMITS = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 5e-2}
 
 # Random latents and contexts need no more; plans run at the sizes they were built for.
 _LARGEST_SIDE = 32
@@ -66,14 +63,6 @@ def verify(engine: Engine, reference: Engine, on_part: OnPart | None = None) -> 
         errors = [relative_l2(actual[name], expected[name]) for name in expected]
         found.append(Difference(part, max(errors), limit))
     return found
-
-
-def relative_l2(actual: np.ndarray, expected: np.ndarray) -> float:
-    """|actual - expected| / |expected| in float64; infinite where a value is not finite."""
-    difference = float(np.linalg.norm(np.asarray(actual, np.float64) - expected))
-    scale = float(np.linalg.norm(np.asarray(expected, np.float64)))
-    error = difference / scale if scale else float(difference > 0)
-    return error if np.isfinite(error) else float("inf")
 
 
 _Results = dict[str, np.ndarray]
