@@ -51,7 +51,7 @@ def rivals(
     if not rows:
         yield [], {}
         return
-    from ebca.bench.pytorch import CompiledUNet, PyTorchUNet
+    from ebca.bench.pytorch import PyTorchUNet
     from ebca.export.checkpoint import load_checkpoint
     from ebca.export.quiet import quiet
 
@@ -78,11 +78,11 @@ def rivals(
             errors["one_piece/pytorch_sdpa"] = subject.compare("one_piece", whole.run(), "pytorch_sdpa", plain)
             found["one_piece"] = Contender("one_piece", whole.run)
         if "pytorch_ebca_compiled" in rows:
-            compiled = stack.enter_context(CompiledUNet(unet, reference))
+            compiled = stack.enter_context(reference.compiled())
             errors["pytorch_ebca_compiled/pytorch_ebca"] = subject.compare(
-                "pytorch_ebca_compiled", compiled.run(), "pytorch_ebca", reference.ebca_once()
+                "pytorch_ebca_compiled", compiled(), "pytorch_ebca", reference.ebca_once()
             )
-            found["pytorch_ebca_compiled"] = Contender("pytorch_ebca_compiled", compiled.run)
+            found["pytorch_ebca_compiled"] = Contender("pytorch_ebca_compiled", compiled)
         if not {"pytorch_sdpa", "pytorch_ebca"} & set(rows):
             # Its weights are not needed any more; the graph has its own.
             reference.close()

@@ -1,9 +1,10 @@
 """Where the time of a step goes, and the memory of a GPU."""
 
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ebca.bench.subject import Subject
-from ebca.bench.timing import Samples
+from ebca.bench.timing import Contender, Samples, interleave
 from ebca.runtime.cuda import CudaDevice
 
 _VARIANT = "update"
@@ -22,13 +23,13 @@ def launch_samples(subject: Subject, device: CudaDevice, *, warmup: int, repeats
     """Seconds of the host for launching a recorded step, which it does not wait for."""
     calls = subject.executor.calls(_VARIANT)
     recording = device.graph(calls, warm=calls)
-    seconds = []
-    for _ in range(warmup + repeats):
-        began = time.perf_counter()
-        recording()
-        seconds.append(time.perf_counter() - began)
+
+    @contextmanager
+    def waited() -> Iterator[None]:
+        yield
         device.download(())
-    return Samples(tuple(seconds[warmup:]))
+
+    return interleave([Contender("", recording, waited)], warmup=warmup, repeats=repeats)[""]
 
 
 def device_memory(subject: Subject, device: CudaDevice) -> dict[str, int]:

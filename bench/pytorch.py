@@ -5,8 +5,8 @@ there already; times include bringing the result back.
 """
 
 import copy
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -77,8 +77,7 @@ class PyTorchUNet:
     def ebca(self) -> np.ndarray:
         """Noise prediction [B,C,h,w] with the energy update."""
         assert self._module is not None
-        with torch.inference_mode():
-            return self._module(*self._inputs)[0].float().cpu().numpy()
+        return self._noise(self._module)
 
     def ebca_once(self) -> np.ndarray:
         """The same outside of `energy`."""
@@ -88,59 +87,35 @@ class PyTorchUNet:
     def contenders(self) -> list[Contender]:
         return [Contender("pytorch_sdpa", self.sdpa), Contender("pytorch_ebca", self.ebca, self.energy)]
 
-    @property
-    def inputs(self) -> list[torch.Tensor]:
-        """sample, timestep, contexts."""
-        return self._inputs
+    @contextmanager
+    def compiled(self) -> Iterator[Callable[[], np.ndarray]]:
+        """Inside the block the result is `ebca` after torch.compile, on a copy of the UNet: processors that come and go
+        would compile anew.
 
-    @property
-    def op(self) -> TorchEnergyAttention:
-        return self._op
+        Raises:
+            ParameterError: torch.compile does not work on this machine.
+        """
+        assert self.unet is not None
+        with energy_unet(copy.deepcopy(self.unet), self._op) as module:
+            # On a GPU its own CUDA graphs: the launches of a UNet cost as much as the work there.
+            fast = torch.compile(module, mode="reduce-overhead" if self._inputs[0].is_cuda else None)
+            try:
+                self._noise(fast)
+            except BackendCompilerFailed as error:
+                reason = str(error).strip().splitlines()[0]
+                raise ParameterError(
+                    f"torch.compile does not work here ({reason}); leave pytorch_ebca_compiled out of --compare-with"
+                ) from None
+            yield lambda: self._noise(fast)
+
+    def _noise(self, module: Callable[..., tuple[torch.Tensor, torch.Tensor]]) -> np.ndarray:
+        with torch.inference_mode():
+            return module(*self._inputs)[0].float().cpu().numpy()
 
     def close(self) -> None:
         """Let go of the UNet. Closing twice is fine."""
         self.unet = None
         torch.set_num_threads(self._threads)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class CompiledUNet:
-    """The energy update after torch.compile, on a UNet of its own: processors that come and go would compile anew.
-
-    Raises:
-        ParameterError: torch.compile does not work on this machine.
-    """
-
-    def __init__(self, unet: UNet2DConditionModel, of: PyTorchUNet) -> None:
-        self._inputs = of.inputs
-        self._stack = ExitStack()
-        module = self._stack.enter_context(energy_unet(copy.deepcopy(unet), of.op))
-        # On a GPU its own CUDA graphs: the launches of a UNet cost as much as the work there.
-        self._module = torch.compile(module, mode="reduce-overhead" if self._inputs[0].is_cuda else None)
-        try:
-            self.run()
-        except BackendCompilerFailed as error:
-            self.close()
-            reason = str(error).strip().splitlines()[0]
-            raise ParameterError(
-                f"torch.compile does not work here ({reason}); leave pytorch_ebca_compiled out of --compare-with"
-            ) from None
-
-    def run(self) -> np.ndarray:
-        """Noise prediction [B,C,h,w] with the energy update."""
-        with torch.inference_mode():
-            return self._module(*self._inputs)[0].float().cpu().numpy()
-
-    def close(self) -> None:
-        """Let go of the UNet."""
-        self._stack.close()
 
     def __enter__(self) -> Self:
         return self
