@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.driver import host_device
+from helpers.driver import host_engine
 from rich.console import Console
 
 from ebca.bench import cli, compare, latency, timing
@@ -16,10 +16,7 @@ from ebca.bench.compare import USUAL
 from ebca.bench.latency import Settings, measure
 from ebca.bench.report import print_report, to_json
 from ebca.bench.subject import Subject
-from ebca.engines import backend as backends
-from ebca.engines.backend import BackendOptions
-from ebca.engines.directory import open_directory
-from ebca.runtime.engine import Engine, load
+from ebca.runtime.engine import load
 
 QUICK = ["--warmup", "1", "--repeats", "2", "--steps", "5"]
 KEYS = {
@@ -164,14 +161,12 @@ def test_segments_each_by_itself(tiny_unet_dir: Path, tmp_path: Path, capsys: py
 
 
 def test_the_memory_and_the_launches_of_a_gpu(tiny_engine_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    device, _ = host_device()
-    options = BackendOptions()
-    made = Engine(open_directory(tiny_engine_dir), backends.create("onnxruntime", options), device)
+    made, _ = host_engine(tiny_engine_dir)
     monkeypatch.setattr(latency, "load", lambda *args, **kwargs: made)
     monkeypatch.setattr(latency, "processor_name", lambda engine: "a GPU")
     report = measure(Settings(tiny_engine_dir, device="cuda", warmup=0, repeats=2, segments=True))
     assert set(report.device_memory) == {"engines", "arena", "scratch", "control"}
-    assert sum(report.device_memory.values()) == pytest.approx(device.used_bytes(), rel=0.5)
+    assert sum(report.device_memory.values()) == pytest.approx(made.device.used_bytes(), rel=0.5)
     assert "scheduler" not in report.stages and report.stages["graph_launch"].p50 > 0
     data = to_json(report)
     assert data["device_memory_mb"]["arena"] > 0 and "graph_launch" in data["stages"]

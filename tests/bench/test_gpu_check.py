@@ -6,16 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.driver import host_device
+from helpers.driver import host_engine
 
 from ebca.bench import gpu_check
 from ebca.bench.gpu_check import Failed, Part
-from ebca.engines import backend as backends
 from ebca.engines import nvidia
-from ebca.engines.backend import BackendOptions
-from ebca.engines.directory import open_directory
 from ebca.errors import BackendError
-from ebca.runtime.engine import Engine
 
 
 def fail() -> Any:
@@ -66,8 +62,7 @@ def test_the_parts_cover_every_backend(tmp_path: Path) -> None:
 
 
 def test_fifty_steps_at_once_and_one_by_one(tiny_engine_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    device, driver = host_device()
-    engine = Engine(open_directory(tiny_engine_dir), backends.create("onnxruntime", BackendOptions()), device)
+    engine, driver = host_engine(tiny_engine_dir)
     monkeypatch.setattr(gpu_check, "load", lambda *about: engine)
     monkeypatch.setattr(gpu_check, "_ROUNDS", 2)
     made = gpu_check.fifty_steps(tiny_engine_dir, "onnxruntime-cuda")

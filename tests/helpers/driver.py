@@ -7,15 +7,19 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ebca.engines.backend import Arrays, Call
+from ebca.engines import backend as backends
+from ebca.engines.backend import Arrays, BackendOptions, Call
+from ebca.engines.directory import open_directory
 from ebca.engines.manifest import LayerSpec
 from ebca.errors import BackendError
 from ebca.plugins.sampling import reference
 from ebca.runtime.cuda import CudaDevice
+from ebca.runtime.engine import Engine
 
 
 class HostKernels:
@@ -36,6 +40,12 @@ def host_device(**settings: Any) -> tuple[CudaDevice, "HostDriver"]:
     """A CUDA device on the host, and its driver."""
     driver = HostDriver(**settings)
     return CudaDevice(driver, HostKernels()), driver
+
+
+def host_engine(directory: Path, **settings: Any) -> tuple[Engine, "HostDriver"]:
+    """An engine on a CUDA device on the host, whose graphs ONNX Runtime runs, and the device's driver."""
+    device, driver = host_device(**settings)
+    return Engine(open_directory(directory), backends.create("onnxruntime", BackendOptions()), device), driver
 
 
 @dataclass

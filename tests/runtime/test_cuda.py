@@ -9,16 +9,13 @@ import pytest
 
 pytest.importorskip("torch")
 
-from helpers.driver import HostDriver, host_device
+from helpers.driver import HostDriver, host_device, host_engine
 from helpers.tiny import call_inputs
 
 import ebca
-from ebca.engines import backend as backends
-from ebca.engines.backend import BackendOptions, Call
-from ebca.engines.directory import open_directory
+from ebca.engines.backend import Call
 from ebca.runtime import devices
 from ebca.runtime.control import ControlArrays, resolve
-from ebca.runtime.engine import Engine
 from ebca.runtime.executor import Executor
 
 SIZES = {"batch": 2, "contexts": 2, "tokens": 77, "height": 8, "width": 8}
@@ -130,9 +127,7 @@ def test_all_device_memory_is_given_back(engine: ebca.Engine) -> None:
 
 @pytest.fixture(scope="module")
 def on_host(tiny_engine_dir: Path) -> tuple[ebca.Engine, HostDriver]:
-    device, driver = host_device()
-    options = BackendOptions()
-    return Engine(open_directory(tiny_engine_dir), backends.create("onnxruntime", options), device), driver
+    return host_engine(tiny_engine_dir)
 
 
 EDITS = [ebca.Edit("monet painting", alpha=0.7, gamma_attn=0.01, gamma_norm=0.02)]
@@ -204,8 +199,7 @@ def test_a_loop_is_one_launch_and_no_knob_records_anew(on_host: tuple[ebca.Engin
 def test_steps_that_cannot_be_joined_are_launched_one_by_one_and_that_is_said(
     tiny_engine_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    device, driver = host_device(refuse_chain=True)
-    engine = Engine(open_directory(tiny_engine_dir), backends.create("onnxruntime", BackendOptions()), device)
+    engine, driver = host_engine(tiny_engine_dir, refuse_chain=True)
     settings = {"steps": 3, "scheduler": "ddim", "seed": 1, "gamma_attn": 0.05, "output": "latents"}
     with engine.session(height=32, width=32) as session, caplog.at_level(logging.WARNING):
         made = session.generate("a cat", **settings).latents  # type: ignore[arg-type]

@@ -7,28 +7,20 @@ import pytest
 
 pytest.importorskip("torch")
 
-from helpers.driver import host_device
+from helpers.driver import host_engine
 
 import ebca
-from ebca.engines import backend as backends
 from ebca.engines import nvidia
-from ebca.engines.backend import BackendOptions, Runner
-from ebca.engines.directory import open_directory
+from ebca.engines.backend import Runner
 from ebca.errors import ParameterError
 from ebca.export import cli as export_cli
 from ebca.runtime import doctor
-from ebca.runtime.engine import Engine
 from ebca.runtime.verify import Difference, relative_l2, verify
 
 
 @pytest.fixture(scope="module")
 def reference(tiny_engine_dir: Path) -> ebca.Engine:
     return ebca.load(tiny_engine_dir, backend="onnxruntime")
-
-
-def _on_host(directory: Path) -> Engine:
-    options = BackendOptions()
-    return Engine(open_directory(directory), backends.create("onnxruntime", options), host_device()[0])
 
 
 def _parts(engine: ebca.Engine) -> list[str]:
@@ -39,14 +31,14 @@ def _parts(engine: ebca.Engine) -> list[str]:
 
 def test_a_device_agrees_with_the_cpu_part_by_part(tiny_engine_dir: Path, reference: ebca.Engine) -> None:
     said: list[tuple[int, int, str]] = []
-    found = verify(_on_host(tiny_engine_dir), reference, lambda *about: said.append(about))
+    found = verify(host_engine(tiny_engine_dir)[0], reference, lambda *about: said.append(about))
     assert [part.part for part in found] == _parts(reference)
     assert all(part.error == 0 and part.ok and part.limit == 1e-4 for part in found)
     assert said == [(i, len(found), part.part) for i, part in enumerate(found)]
 
 
 def test_the_part_that_is_wrong_is_the_one_that_is_named(tiny_engine_dir: Path, reference: ebca.Engine) -> None:
-    engine = _on_host(tiny_engine_dir)
+    engine = host_engine(tiny_engine_dir)[0]
     open_runner = engine.runner
 
     class Off:
@@ -87,7 +79,7 @@ def test_an_engine_is_not_compared_with_itself_or_another(
     with pytest.raises(ParameterError, match="name another backend"):
         verify(reference, reference)
     with pytest.raises(ParameterError, match="different engines"):
-        verify(_on_host(tiny_unet_dir), reference)
+        verify(host_engine(tiny_unet_dir)[0], reference)
 
 
 def test_the_doctor_verifies(tiny_engine_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
