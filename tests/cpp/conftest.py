@@ -5,7 +5,6 @@ runtime/cpp/fetch_headers.sh puts them); EBCA_CPP_LIB a library that was built a
 options, such as sanitizers. With EBCA_CPP_REQUIRED set, what is missing fails the tests instead of skipping them.
 """
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -42,15 +41,11 @@ def cmake_build(tmp_path_factory: pytest.TempPathFactory, header_options: list[s
     for tool in ("cmake", "ninja", "c++"):
         if shutil.which(tool) is None:
             native.unavailable(f"there is no {tool} to build the C++ library with")
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-    folder = shared / "cpp"
+    folder = native.shared_folder(tmp_path_factory) / "cpp"
     # A debug build takes half the time of an optimised one; the time is spent in ONNX Runtime anyway.
     options = ["-DCMAKE_BUILD_TYPE=None", f"-DCMAKE_CXX_FLAGS=-O0 {os.environ.get('EBCA_CXXFLAGS', '')}"]
-    with (shared / "cpp.lock").open("w") as lock:
-        # Test processes that run side by side share the build; the first one makes it.
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    # Test processes that run side by side share the build; the first one makes it.
+    with native.building(folder):
         native.run("cmake", "-G", "Ninja", "-S", str(CPP), "-B", str(folder), *options, *header_options)
         native.run("cmake", "--build", str(folder))
     return folder

@@ -28,8 +28,9 @@ Probe = Callable[..., Any]
 @pytest.fixture(scope="module")
 def programs(cmake_build: Path, header_options: list[str]) -> Path:
     """A build folder with gpu_probe and fake_cuda/libcuda.so.1."""
-    native.run("cmake", "-S", str(CPP), "-B", str(cmake_build), "-DEBCA_BUILD_TESTS=ON", *header_options)
-    native.run("cmake", "--build", str(cmake_build), "--target", "gpu_probe", "fake_cuda")
+    with native.building(cmake_build):
+        native.run("cmake", "-S", str(CPP), "-B", str(cmake_build), "-DEBCA_BUILD_TESTS=ON", *header_options)
+        native.run("cmake", "--build", str(cmake_build), "--target", "gpu_probe", "fake_cuda")
     return cmake_build
 
 

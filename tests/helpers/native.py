@@ -1,9 +1,11 @@
 """libebca through ctypes, with the arguments of the Python session."""
 
 import ctypes
+import fcntl
 import os
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from ctypes import POINTER, c_char_p, c_double, c_float, c_int32, c_int64, c_size_t, c_uint8, c_uint32, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
@@ -538,6 +540,20 @@ def unavailable(reason: str) -> NoReturn:
     if os.environ.get("EBCA_CPP_REQUIRED"):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this run that all its test processes see."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@contextmanager
+def building(folder: Path) -> Iterator[None]:
+    """Hold while something is built in `folder`: one test process at a time."""
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def run(*command: str | Path, **options: Any) -> str:
