@@ -21,8 +21,8 @@
  * Rules:
  * - Every call that can fail returns an ebca_status. The text of the error is in ebca_last_error() of the calling
  *   thread, and in ebca_session_last_error() of the session it happened in; both stay valid until the next call there.
- * - Parameter structs begin with their size, and their _init function, which is told it, sets the defaults; so a host that
- *   was compiled against an older header works with a newer library.
+ * - Parameter structs begin with their size, and their _init function, which is told it, sets the defaults; so a host
+ *   that was compiled against an older header works with a newer library.
  * - What is passed in belongs to the caller and may go when the call returns, unless a field says otherwise. What the
  *   library returns is freed by its _free function, which takes NULL.
  * - An engine is shared by threads. A session is used by one thread at a time, except for ebca_session_cancel. A
@@ -75,8 +75,8 @@ typedef enum ebca_log_level { EBCA_LOG_WARNING = 0, EBCA_LOG_INFO = 1 } ebca_log
 
 typedef void (*ebca_log_callback)(ebca_log_level level, const char* message, void* user_data);
 
-/* Before component `done` of `total` is prepared, and once with done == total and component "" at the end. Must not open
- * this engine directory: who opens it meanwhile waits until it is prepared. */
+/* Before component `done` of `total` is prepared, and once with done == total and component "" at the end. Must not
+ * open this engine directory: who opens it meanwhile waits until it is prepared. */
 typedef void (*ebca_prepare_callback)(int64_t done, int64_t total, const char* component, void* user_data);
 
 typedef struct ebca_engine_params {

@@ -293,8 +293,7 @@ std::vector<ebca::Edit> edits(const ebca::Device& device, const ebca_edit* given
 }
 
 ebca::GenerateOptions generate_options(const ebca::Device& device, const ebca_generate_params* given) {
-    const ebca_generate_params params =
-        checked(needed(given, "ebca_generate_params"), "ebca_generate_params");
+    const ebca_generate_params params = checked(needed(given, "ebca_generate_params"), "ebca_generate_params");
     ebca::GenerateOptions out;
     out.prompt = prompt(device, params.prompt, "prompt");
     out.negative_prompt = prompt(device, params.negative_prompt, "negative prompt");
@@ -329,16 +328,14 @@ ebca::GenerateOptions generate_options(const ebca::Device& device, const ebca_ge
 }
 
 ebca::InvertOptions invert_options(const ebca::Device& device, const ebca_invert_params* given) {
-    const ebca_invert_params params =
-        checked(needed(given, "ebca_invert_params"), "ebca_invert_params");
+    const ebca_invert_params params = checked(needed(given, "ebca_invert_params"), "ebca_invert_params");
     ebca::InvertOptions out;
     out.prompt = prompt(device, params.prompt, "prompt");
     out.image = pictures(params.images, params.image_count, "images");
     out.latents = array(device, params.latents, "latents");
     out.steps = params.steps;
     if (params.regularize) {
-        ebca_regularize_params chosen =
-            checked(params.regularize, "ebca_regularize_params");
+        ebca_regularize_params chosen = checked(params.regularize, "ebca_regularize_params");
         out.regularize =
             ebca::NoiseRegularization{chosen.rounds, chosen.rolls, chosen.auto_correlation, chosen.kl, chosen.seed};
     }
@@ -404,8 +401,7 @@ ebca_status ebca_engine_open(const ebca_engine_params* given, ebca_engine** engi
     if (engine) *engine = nullptr;
     return guarded([&] {
         need_target(engine, "engine");
-        const ebca_engine_params params =
-            checked(needed(given, "ebca_engine_params"), "ebca_engine_params");
+        const ebca_engine_params params = checked(needed(given, "ebca_engine_params"), "ebca_engine_params");
         if (!params.path || !*params.path) throw ParameterError("path is missing; name an engine directory");
         ebca::EngineOptions options;
         options.path = params.path;

@@ -27,8 +27,8 @@ class Runner {
     virtual std::unique_ptr<Call> bind(const Tensors& inputs, const Tensors& outputs) const = 0;
 };
 
-// Opens components. `prepare` writes a form that `open` then loads quickly; where `prepares` is false there is none, and
-// graphs are opened as they lie in the engine directory. Thread-safe.
+// Opens components. `prepare` writes a form that `open` then loads quickly; where `prepares` is false there is none,
+// and graphs are opened as they lie in the engine directory. Thread-safe.
 class Backend {
   public:
     virtual ~Backend() = default;

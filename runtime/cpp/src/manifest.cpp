@@ -210,8 +210,8 @@ bool is_same(const Dim& a, const Dim& b) {
            std::equal(a.factors.begin(), a.factors.end(), b.factors.begin(), b.factors.end(), same);
 }
 
-// That the host's own arrays fit what it binds them to, at every size: dimensions are compared as they are spelled, since
-// width_6 is 2 at some sizes, as a batch with guidance is.
+// That the host's own arrays fit what it binds them to, at every size: dimensions are compared as they are spelled,
+// since width_6 is 2 at some sizes, as a batch with guidance is.
 void validate_edges(const UNetSpec& unet) {
     const std::vector<std::string> inputs{"sample", "timestep", "contexts"}, outputs{"noise", "contexts_out"};
     if (unet.inputs != inputs || unet.outputs != outputs) {
@@ -221,11 +221,12 @@ void validate_edges(const UNetSpec& unet) {
     }
     const Dim batch = parse_dim("batch"), height = parse_dim("height"), width = parse_dim("width");
     const std::vector<Dim> contexts{batch, parse_dim("contexts"), parse_dim("tokens"), parse_dim(unet.context_dim)};
-    const std::map<std::string, std::vector<Dim>> shapes{{"sample", {batch, parse_dim(unet.in_channels), height, width}},
-                                                         {"timestep", {batch}},
-                                                         {"contexts", contexts},
-                                                         {"noise", {batch, parse_dim(unet.out_channels), height, width}},
-                                                         {"contexts_out", contexts}};
+    const std::map<std::string, std::vector<Dim>> shapes{
+        {"sample", {batch, parse_dim(unet.in_channels), height, width}},
+        {"timestep", {batch}},
+        {"contexts", contexts},
+        {"noise", {batch, parse_dim(unet.out_channels), height, width}},
+        {"contexts_out", contexts}};
     for (const auto& [name, shape] : shapes) {
         auto found = unet.tensors.find(name);
         if (found == unet.tensors.end() || found->second.dtype != DType::float32 ||

@@ -87,8 +87,8 @@ std::unique_ptr<Call> OnnxRuntimeRunner::bind(const Tensors& inputs, const Tenso
     OrtMemoryInfo* raw = nullptr;
     ort.check(ort.api().CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &raw), "cannot name the CPU");
     OrtPointer<OrtMemoryInfo> place(raw, {ort.api().ReleaseMemoryInfo});
-    return std::make_unique<OnnxRuntimeCall>(
-        shared_from_this(), bind_arrays(ort, *session_, name_, inputs_, *place, inputs, outputs));
+    return std::make_unique<OnnxRuntimeCall>(shared_from_this(),
+                                             bind_arrays(ort, *session_, name_, inputs_, *place, inputs, outputs));
 }
 
 void OnnxRuntimeRunner::run(const OrtIoBinding& binding) const {
@@ -143,16 +143,9 @@ std::shared_ptr<Runner> OnnxRuntime::open(const std::filesystem::path& prepared,
 }
 
 OrtPointer<OrtSessionOptions> OnnxRuntime::options() const {
-    const OrtApi& api = library_.api();
-    OrtSessionOptions* raw = nullptr;
-    library_.check(api.CreateSessionOptions(&raw), "cannot make session options");
-    OrtPointer<OrtSessionOptions> options(raw, {api.ReleaseSessionOptions});
-    library_.check(api.SetSessionLogSeverityLevel(raw, ORT_LOGGING_LEVEL_ERROR), "has no such level");
-    // A pattern reserves each session's peak as one block of its own, which the shared arena then keeps for each.
-    library_.check(api.DisableMemPattern(raw), "cannot switch memory patterns off");
-    library_.check(api.SetIntraOpNumThreads(raw, threads_), "cannot set its threads");
+    OrtPointer<OrtSessionOptions> options = session_options(library_, threads_);
     // The next segment starts at once: threads of the last one must not spin beside it.
-    set(*raw, "session.intra_op.allow_spinning", "0");
+    set(*options, "session.intra_op.allow_spinning", "0");
     return options;
 }
 

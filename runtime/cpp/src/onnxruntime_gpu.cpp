@@ -247,18 +247,12 @@ void OnnxRuntimeGpu::append_plugin(OrtSessionOptions& options) const {
 
 std::shared_ptr<Runner> OnnxRuntimeGpu::open(const fs::path& graph, const Component&) const {
     const OrtApi& api = library_.api();
-    OrtSessionOptions* raw = nullptr;
-    library_.check(api.CreateSessionOptions(&raw), "cannot make session options");
-    OrtPointer<OrtSessionOptions> options(raw, {api.ReleaseSessionOptions});
-    library_.check(api.SetSessionLogSeverityLevel(raw, ORT_LOGGING_LEVEL_ERROR), "has no such level");
-    // A pattern is allocated at the second run of a shape, which may be inside a capture.
-    library_.check(api.DisableMemPattern(raw), "cannot switch memory patterns off");
     // The host computes shapes alone.
-    library_.check(api.SetIntraOpNumThreads(raw, threads()), "cannot set its threads");
-    record_assignment(library_, *raw);
-    device_ ? append_plugin(*raw) : append_cuda(*raw);
+    OrtPointer<OrtSessionOptions> options = session_options(library_, threads());
+    record_assignment(library_, *options);
+    device_ ? append_plugin(*options) : append_cuda(*options);
     OrtSession* made = nullptr;
-    library_.check(api.CreateSession(environment_.get(), graph.c_str(), raw, &made),
+    library_.check(api.CreateSession(environment_.get(), graph.c_str(), options.get(), &made),
                    text("cannot open '", graph.string(), "' on the GPU"));
     OrtPointer<OrtSession> session(made, {api.ReleaseSession});
     check_assignment(library_, *session, graph.filename().string(), provider_);

@@ -18,6 +18,19 @@ ONNXTensorElementDataType element_type(DType dtype) {
 
 }  // namespace
 
+OrtPointer<OrtSessionOptions> session_options(const OrtLibrary& ort, int threads) {
+    const OrtApi& api = ort.api();
+    OrtSessionOptions* raw = nullptr;
+    ort.check(api.CreateSessionOptions(&raw), "cannot make session options");
+    OrtPointer<OrtSessionOptions> options(raw, {api.ReleaseSessionOptions});
+    ort.check(api.SetSessionLogSeverityLevel(raw, ORT_LOGGING_LEVEL_ERROR), "has no such level");
+    // A pattern reserves each session's peak as one block of its own, which the shared arena then keeps for each; on a
+    // GPU it is allocated at the second run of a shape, which may be inside a capture.
+    ort.check(api.DisableMemPattern(raw), "cannot switch memory patterns off");
+    ort.check(api.SetIntraOpNumThreads(raw, threads), "cannot set its threads");
+    return options;
+}
+
 std::set<std::string> input_names(const OrtLibrary& ort, const OrtSession& session) {
     OrtAllocator* allocator = nullptr;
     ort.check(ort.api().GetAllocatorWithDefaultOptions(&allocator), "has no allocator");

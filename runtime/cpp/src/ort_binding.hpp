@@ -9,6 +9,9 @@
 
 namespace ebca {
 
+// Options that every session has: errors alone are logged, no memory patterns, `threads` for each graph.
+OrtPointer<OrtSessionOptions> session_options(const OrtLibrary& ort, int threads);
+
 // Names of the inputs that an operator reads; others may be optimised away.
 std::set<std::string> input_names(const OrtLibrary& ort, const OrtSession& session);
 

@@ -39,7 +39,7 @@ struct FileStat {
 
 // Size -1 where there is no such file.
 FileStat stat_of(const fs::path& path) {
-    struct stat info {};
+    struct stat info{};
     if (::stat(path.c_str(), &info) != 0) return {};
     return {info.st_size, int64_t{info.st_mtim.tv_sec} * 1000000000 + info.st_mtim.tv_nsec};
 }
