@@ -141,7 +141,9 @@ def _reading(module: str) -> Callable[[Sequence[str]], int]:
         def body() -> int:
             # Not needed to measure latency, so it is not among what ebca always installs.
             if find_spec("scipy") is None:
-                raise EbcaError('reading pictures needs scipy; run `pip install scipy`, or `pip install "ebca[bench]"`')
+                raise EbcaError(
+                    "reading pictures needs scipy", 'run `pip install scipy`, or `pip install "ebca[bench]"`'
+                )
             main: Callable[[Sequence[str]], int] = import_module(module).main
             return main(argv)
 

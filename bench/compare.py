@@ -30,7 +30,7 @@ _NEEDED = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "safetens
 def check_packages() -> None:
     """Raises ParameterError where what a comparison needs is not installed."""
     if missing := [name for name in _NEEDED if find_spec(name) is None]:
-        raise ParameterError(f'--compare needs {", ".join(missing)}; run `pip install "ebca[export]"`')
+        raise ParameterError(f"--compare needs {', '.join(missing)}", 'run `pip install "ebca[export]"`')
 
 
 @contextmanager
@@ -104,5 +104,6 @@ def _check_same_model(unet: "UNet2DConditionModel", subject: Subject, model: str
     ):
         name = subject.engine.manifest.model["name"]
         raise ModelError(
-            f"--model {model} has another UNet than the engine, which was exported from '{name}'; name that checkpoint"
+            f"--model {model} has another UNet than the engine, which was exported from '{name}'",
+            "name that checkpoint",
         )

@@ -149,7 +149,7 @@ def check(model: str, out: Path, only: Sequence[str] = ()) -> dict[str, Any]:
     """Run the parts (or those whose name begins with one of `only`) and write the result after each."""
     gpus = nvidia.find().gpus
     if not gpus:
-        raise BackendError("the NVIDIA driver finds no GPU; see `nvidia-smi`")
+        raise BackendError("the NVIDIA driver finds no GPU", "see `nvidia-smi`")
     gpu = gpus[0]
     report: dict[str, Any] = {
         "gpu": gpu.__dict__,

@@ -155,7 +155,7 @@ class Layer:
             wanted = getattr(self.expected, output)
             error = float(np.linalg.norm(value.double().cpu().numpy() - wanted) / np.linalg.norm(wanted))
             if not error <= limit:
-                raise BackendError(f"{name}, {self.shape}: {output} is off by {error:.1e}; nothing was timed")
+                raise BackendError(f"{name}, {self.shape}: {output} is off by {error:.1e}", "nothing was timed")
 
     def work(self, *, step: bool) -> tuple[float, float]:
         """(bytes, flops) that any implementation needs: each tensor once, and the matrix products."""
@@ -338,9 +338,9 @@ def _torch(device: int) -> Any:
     try:
         import torch
     except ImportError:
-        raise EbcaError('this benchmark needs PyTorch with CUDA; run `pip install "ebca[bench]"`') from None
+        raise EbcaError("this benchmark needs PyTorch with CUDA", 'run `pip install "ebca[bench]"`') from None
     if not torch.cuda.is_available():
-        raise EbcaError(f"PyTorch {torch.__version__} sees no GPU; install a build of it for CUDA")
+        raise EbcaError(f"PyTorch {torch.__version__} sees no GPU", "install a build of it for CUDA")
     torch.cuda.set_device(device)
     return torch
 

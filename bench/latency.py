@@ -69,10 +69,10 @@ class Settings:
             ("batch-size", self.batch_size, 1), ("warmup", self.warmup, 0), ("repeats", self.repeats, 1),
         ):  # fmt: skip
             if value < low:
-                raise ParameterError(f"--{name} is {value}; give {low} or more")
+                raise ParameterError(f"--{name} is {value}", f"give {low} or more")
         for row in self.compare:
             if row not in ROWS:
-                raise ParameterError(f"--compare-with names '{row}'; choose from {', '.join(ROWS)}")
+                raise ParameterError(f"--compare-with names '{row}'", f"choose from {', '.join(ROWS)}")
         if self.compare and self.model is None:
             raise ParameterError("--compare needs --model: the checkpoint that the engine was exported from")
         if self.compare:
@@ -253,7 +253,7 @@ def _per_picture_stages(subject: Subject, *, warmup: int, repeats: int) -> dict[
         def encode() -> None:
             for row in ids:
                 if not np.isfinite(engine.encode(row[None])).all():
-                    raise NumericalError("the text encoder's result is not finite; nothing was timed")
+                    raise NumericalError("the text encoder's result is not finite", "nothing was timed")
 
         stages["text_encoder"] = time_call(encode, warmup=warmup, repeats=repeats)
     if manifest.vae:
@@ -263,7 +263,7 @@ def _per_picture_stages(subject: Subject, *, warmup: int, repeats: int) -> dict[
 
         def decode() -> None:
             if not np.isfinite(engine.decode(latents)).all():
-                raise NumericalError("the VAE's result is not finite; nothing was timed")
+                raise NumericalError("the VAE's result is not finite", "nothing was timed")
 
         stages["vae"] = time_call(decode, warmup=warmup, repeats=repeats)
     return stages

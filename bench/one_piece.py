@@ -45,7 +45,7 @@ class OnePiece:
         if backend.name in LIBRARIES:
             if stored is None:
                 raise ParameterError(
-                    f"{backend.name} builds no engine here for one_piece; export with --with-vanilla, or leave it out"
+                    f"{backend.name} builds no engine here for one_piece", "export with --with-vanilla, or leave it out"
                 )
             self._folder: Path | None = None
             self._call = executor.record_whole(subject.engine.runner(stored))
@@ -95,6 +95,6 @@ def _check_room(folder: Path, weights: int) -> None:
     free, wanted = shutil.disk_usage(folder).free, int(2.2 * weights) + (64 << 20)
     if free < wanted:
         raise ExportError(
-            f"'{folder.parent}' has {free / 1e9:.1f} GB free, one_piece needs {wanted / 1e9:.1f} GB; "
-            "set TMPDIR to a folder with room, or leave one_piece out of --compare-with"
+            f"'{folder.parent}' has {free / 1e9:.1f} GB free, one_piece needs {wanted / 1e9:.1f} GB",
+            "set TMPDIR to a folder with room, or leave one_piece out of --compare-with",
         )

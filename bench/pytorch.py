@@ -104,7 +104,7 @@ class PyTorchUNet:
             except BackendCompilerFailed as error:
                 reason = str(error).strip().splitlines()[0]
                 raise ParameterError(
-                    f"torch.compile does not work here ({reason}); leave pytorch_ebca_compiled out of --compare-with"
+                    f"torch.compile does not work here ({reason})", "leave pytorch_ebca_compiled out of --compare-with"
                 ) from None
             yield lambda: self._noise(fast)
 

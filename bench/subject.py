@@ -94,7 +94,7 @@ class Subject:
         """
         for name, call in (("unet_step", self.step), ("unet_step_vanilla", self.vanilla)):
             if not np.isfinite(call()).all():
-                raise NumericalError(f"the result of {name} is not finite; nothing was timed")
+                raise NumericalError(f"the result of {name} is not finite", "nothing was timed")
         plain = self.vanilla().copy()
         self.executor.set_control(self._zero)
         zero = self.step().copy()
@@ -112,7 +112,7 @@ class Subject:
         if not error <= limit:
             raise NumericalError(
                 f"{name} differs from {reference} by {error:.1e} (relative L2, limit {limit:.0e}), so "
-                "nothing was timed; check the engine with `ebca-doctor --engine`, and that --model is what "
-                "it was exported from"
+                "nothing was timed",
+                "check the engine with `ebca-doctor --engine`, and that --model is what it was exported from",
             )
         return error

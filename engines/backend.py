@@ -86,21 +86,22 @@ def create(name: str | None, options: BackendOptions) -> Backend:
         ParameterError: unknown name or precision.
     """
     if options.precision not in PRECISIONS:
-        raise ParameterError(f"precision '{options.precision}' is unknown; choose one of {', '.join(PRECISIONS)}")
+        raise ParameterError(f"precision '{options.precision}' is unknown", f"choose one of {', '.join(PRECISIONS)}")
     if options.threads is not None and options.threads < 1:
-        raise ParameterError(f"threads is {options.threads}; give 1 or more, or nothing for one per physical core")
+        raise ParameterError(f"threads is {options.threads}", "give 1 or more, or nothing for one per physical core")
     present = available()
     if name is None:
         order = ("onnxruntime", "openvino") if options.precision == "fp32" else ("openvino", "onnxruntime")
         name = next((one for one in order if one in present), "onnxruntime")
     if name in GPU_BACKENDS:
         raise ParameterError(
-            f"backend '{name}' runs on an NVIDIA GPU; choose device 'cuda', or one of {', '.join(BACKENDS)} for the CPU"
+            f"backend '{name}' runs on an NVIDIA GPU",
+            f"choose device 'cuda', or one of {', '.join(BACKENDS)} for the CPU",
         )
     if name not in BACKENDS:
-        raise ParameterError(f"backend '{name}' is unknown; choose one of {', '.join(BACKENDS)}")
+        raise ParameterError(f"backend '{name}' is unknown", f"choose one of {', '.join(BACKENDS)}")
     if name not in present:
-        raise BackendError(f"backend '{name}' is not installed; run `pip install {name}`")
+        raise BackendError(f"backend '{name}' is not installed", f"run `pip install {name}`")
     if name == "openvino":
         from ebca.engines.openvino import OpenVINOBackend
 
@@ -132,21 +133,21 @@ def create_on_gpu(
         ParameterError: a backend that does not run on a GPU, or an option that it has not.
     """
     if options.precision != "fp32" or options.threads is not None:
-        raise ParameterError("precision and threads are for the CPU; on a GPU the engine directory decides")
+        raise ParameterError("precision and threads are for the CPU", "on a GPU the engine directory decides")
     if name is None:
         name = next(iter(directory.manifest.plans), "onnxruntime-cuda")
     if name in BACKENDS:
         raise ParameterError(
-            f"backend '{name}' runs on the CPU; choose one of {', '.join(GPU_BACKENDS)}, or device 'cpu'"
+            f"backend '{name}' runs on the CPU", f"choose one of {', '.join(GPU_BACKENDS)}, or device 'cpu'"
         )
     if name == "onnxruntime-cuda":
         if find_spec("onnxruntime") is None:
-            raise BackendError("backend 'onnxruntime-cuda' is not installed; run `pip install onnxruntime-gpu`")
+            raise BackendError("backend 'onnxruntime-cuda' is not installed", "run `pip install onnxruntime-gpu`")
         from ebca.engines.onnxruntime_cuda import OnnxRuntimeCudaBackend
 
         return OnnxRuntimeCudaBackend(stream, index)
     if name not in GPU_BACKENDS:
-        raise ParameterError(f"backend '{name}' is unknown; choose one of {', '.join(GPU_BACKENDS)}")
+        raise ParameterError(f"backend '{name}' is unknown", f"choose one of {', '.join(GPU_BACKENDS)}")
     from ebca.engines.tensorrt import TensorRTBackend
 
     plans, whole = directory.manifest.plans.get(name), directory.manifest.unet.whole

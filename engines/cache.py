@@ -49,7 +49,7 @@ def cache_limit() -> float:
     try:
         return float(text) * 1e9
     except ValueError:
-        raise ParameterError(f"EBCA_CACHE_LIMIT_GB is '{text}'; give a number of gigabytes, e.g. 40") from None
+        raise ParameterError(f"EBCA_CACHE_LIMIT_GB is '{text}'", "give a number of gigabytes, e.g. 40") from None
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class PreparedEngine:
                 progress(len(missing), len(missing), "")
         except OSError as error:
             raise EngineError(
-                f"cannot write prepared engines to '{self.folder}': {error}; set EBCA_CACHE_DIR to a folder with room"
+                f"cannot write prepared engines to '{self.folder}': {error}", "set EBCA_CACHE_DIR to a folder with room"
             ) from None
 
     def open(self, name: str) -> Runner:
@@ -216,8 +216,8 @@ def _check_room(folder: Path, needed: int) -> None:
     wanted = int(needed * 1.1) + (64 << 20)
     if free < wanted:
         raise EngineError(
-            f"'{folder}' has {free / 1e9:.1f} GB free, preparing this engine needs {wanted / 1e9:.1f} GB; "
-            "free some room or set EBCA_CACHE_DIR"
+            f"'{folder}' has {free / 1e9:.1f} GB free, preparing this engine needs {wanted / 1e9:.1f} GB",
+            "free some room or set EBCA_CACHE_DIR",
         )
 
 

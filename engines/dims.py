@@ -47,4 +47,4 @@ def _factor(factor: str, dim: str, sizes: Mapping[str, int]) -> int:
     base, _, halvings = factor.rpartition("_")
     if base in sizes and halvings.isdecimal():
         return -(-sizes[base] // 2 ** int(halvings))
-    raise EngineError(f"dimension '{dim}' uses the unknown name '{factor}'; known: {', '.join(sorted(sizes))}")
+    raise EngineError(f"dimension '{dim}' uses the unknown name '{factor}'", f"known: {', '.join(sorted(sizes))}")

@@ -43,7 +43,8 @@ class EngineDirectory:
             self.check_size(name)
             if sha256(self.file(name)) != self.manifest.files[name].sha256:
                 raise EngineError(
-                    f"'{self.file(name)}' is corrupted: its contents are not what was exported; export the engine again"
+                    f"'{self.file(name)}' is corrupted: its contents are not what was exported",
+                    "export the engine again",
                 )
 
     def check_size(self, name: str) -> None:
@@ -53,10 +54,10 @@ class EngineDirectory:
         try:
             size = path.stat().st_size
         except OSError:
-            raise EngineError(f"'{path}' is missing; copy the whole engine directory or export it again") from None
+            raise EngineError(f"'{path}' is missing", "copy the whole engine directory or export it again") from None
         if size != record.size:
             raise EngineError(
-                f"'{path}' has {size} bytes instead of {record.size}: truncated or changed; export the engine again"
+                f"'{path}' has {size} bytes instead of {record.size}: truncated or changed", "export the engine again"
             )
 
 
@@ -71,7 +72,7 @@ def open_directory(engine: str | Path) -> EngineDirectory:
         if str(engine) not in bundled():
             names = f" or use a bundled one: {', '.join(bundled())}" if bundled() else ""
             raise EngineError(
-                f"engine directory '{path}' does not exist; make one with `ebca-export --output-dir`{names}"
+                f"engine directory '{path}' does not exist", f"make one with `ebca-export --output-dir`{names}"
             )
         path = BUNDLED / str(engine)
     directory = EngineDirectory(path, manifests.read(path))

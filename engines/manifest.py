@@ -187,29 +187,29 @@ def read(directory: Path) -> Manifest:
     """
     path = directory / FILE_NAME
     if not directory.is_dir():
-        raise EngineError(f"engine directory '{directory}' does not exist; make one with `ebca-export --output-dir`")
+        raise EngineError(f"engine directory '{directory}' does not exist", "make one with `ebca-export --output-dir`")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise EngineError(
-            f"'{directory}' has no {FILE_NAME}: not an engine directory, or its export did not finish; "
-            "run `ebca-export` again to finish it"
+            f"'{directory}' has no {FILE_NAME}: not an engine directory, or its export did not finish",
+            "run `ebca-export` again to finish it",
         ) from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise EngineError(f"'{path}' cannot be read: {error}; export the engine again") from None
+        raise EngineError(f"'{path}' cannot be read: {error}", "export the engine again") from None
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise EngineError(f"'{path}' is not an ebca manifest (no format '{FORMAT}')")
     version = data.get("version")
     if not isinstance(version, int) or version < 1 or version > VERSION:
         raise EngineError(
-            f"'{path}' has manifest version {version!r}, this ebca reads up to {VERSION}; "
-            "upgrade ebca (`pip install -U ebca`) or export the engine again"
+            f"'{path}' has manifest version {version!r}, this ebca reads up to {VERSION}",
+            "upgrade ebca (`pip install -U ebca`) or export the engine again",
         )
     try:
         manifest = _parse(data)
         _validate(manifest)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise EngineError(f"'{path}' is broken ({type(error).__name__}: {error}); export the engine again") from None
+        raise EngineError(f"'{path}' is broken ({type(error).__name__}: {error})", "export the engine again") from None
     return manifest
 
 
@@ -310,4 +310,4 @@ def _validate(manifest: Manifest) -> None:
 def _check_path(path: str) -> None:
     parts = PurePosixPath(path)
     if parts.is_absolute() or ".." in parts.parts or "\\" in path or ":" in path or not parts.parts:
-        raise EngineError(f"the manifest names '{path}', which is outside the engine directory; refusing to read it")
+        raise EngineError(f"the manifest names '{path}', which is outside the engine directory", "refusing to read it")

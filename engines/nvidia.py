@@ -40,7 +40,7 @@ def find(driver: Any = None) -> Nvidia:
             driver = ctypes.CDLL(_DRIVER)
         except OSError:
             raise BackendError(
-                "there is no NVIDIA driver; install one, or run on a machine with an NVIDIA GPU"
+                "there is no NVIDIA driver", "install one, or run on a machine with an NVIDIA GPU"
             ) from None
     version = ctypes.c_int()
     _do(driver.cuDriverGetVersion(ctypes.byref(version)), "cuDriverGetVersion")
@@ -67,4 +67,4 @@ def _gpu(driver: Any, index: int) -> Gpu:
 
 def _do(status: int, call: str) -> None:
     if status != 0:
-        raise BackendError(f"the NVIDIA driver does not work ({call}: error {status}); restart, or install it again")
+        raise BackendError(f"the NVIDIA driver does not work ({call}: error {status})", "restart, or install it again")

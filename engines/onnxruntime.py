@@ -48,8 +48,8 @@ class OnnxRuntimeBackend:
     def __init__(self, options: BackendOptions) -> None:
         if options.precision != "fp32":
             raise BackendError(
-                f"precision '{options.precision}' is not available with onnxruntime on CPU; "
-                "use `--backend openvino` or precision fp32"
+                f"precision '{options.precision}' is not available with onnxruntime on CPU",
+                "use `--backend openvino` or precision fp32",
             )
         self._threads = options.threads or psutil.cpu_count(logical=False) or 1
         _register_shared_arena()

@@ -40,8 +40,8 @@ class OnnxRuntimeCudaBackend:
     def __init__(self, stream: int, index: int = 0) -> None:
         if PROVIDER not in ort.get_available_providers():
             raise BackendError(
-                f"onnxruntime {ort.__version__} is built without CUDA; "
-                "run `pip uninstall onnxruntime` and `pip install onnxruntime-gpu`"
+                f"onnxruntime {ort.__version__} is built without CUDA",
+                "run `pip uninstall onnxruntime` and `pip install onnxruntime-gpu`",
             )
         # Where CUDA and cuDNN come as Python packages, the system's loader does not find them by itself.
         preload = getattr(ort, "preload_dlls", None)
@@ -88,12 +88,14 @@ class OnnxRuntimeCudaBackend:
         if PROVIDER not in session.get_providers():
             raise BackendError(
                 f"onnxruntime {ort.__version__} runs '{graph.name}' on {', '.join(session.get_providers())} instead of "
-                'the GPU; its CUDA libraries are missing, run `pip install "onnxruntime-gpu[cuda,cudnn]"`'
+                "the GPU",
+                'its CUDA libraries are missing, run `pip install "onnxruntime-gpu[cuda,cudnn]"`',
             )
         if stray := host_operators(session.get_provider_graph_assignment_info()):
             raise BackendError(
                 f"onnxruntime {ort.__version__} has no CUDA kernel for {', '.join(stray)} in '{graph.name}' and would "
-                "run them on the CPU; export the engine again with --backend onnxruntime-cuda"
+                "run them on the CPU",
+                "export the engine again with --backend onnxruntime-cuda",
             )
         asynchronous = ort.RunOptions()
         asynchronous.add_run_config_entry("disable_synchronize_execution_providers", "1")

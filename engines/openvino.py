@@ -33,12 +33,12 @@ class OpenVINOBackend:
     def __init__(self, options: BackendOptions) -> None:
         if tuple(int(n) for n in re.findall(r"\d+", ov.__version__)[:2]) < _OLDEST:
             raise BackendError(
-                f"openvino {ov.__version__} is too old and may compute wrong results; run `pip install -U openvino`: "
-                f"{_OLDEST[0]}.{_OLDEST[1]} or newer will do, or backend onnxruntime"
+                f"openvino {ov.__version__} is too old and may compute wrong results",
+                f"run `pip install -U openvino`: {_OLDEST[0]}.{_OLDEST[1]} or newer will do, or backend onnxruntime",
             )
         self._core = ov.Core()
         if options.precision == "bf16" and "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            raise BackendError("precision 'bf16' needs a processor with AVX512-BF16 or AMX; use precision fp32")
+            raise BackendError("precision 'bf16' needs a processor with AVX512-BF16 or AMX", "use precision fp32")
         self._precision = options.precision
         self._threads = options.threads or psutil.cpu_count(logical=False) or 1
 

@@ -75,9 +75,10 @@ class LibraryPlans:
             asked = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
             built = " or ".join(describe(plan.sizes) for plan in entries) or "nothing"
             raise EngineError(
-                f"'{component}' was built for {built}, and is given {asked}; export again with --shape for that size. "
+                f"'{component}' was built for {built}, and is given {asked}",
+                "export again with --shape for that size. "
                 "Plans of the UNet have two rows per picture, for guidance: inversion and guidance_scale 1 need twice "
-                "the pictures, or --backend onnxruntime-cuda"
+                "the pictures, or --backend onnxruntime-cuda",
             )
         return min(serving, key=lambda plan: sum(high - low for low, _, high in plan.sizes.values()))
 

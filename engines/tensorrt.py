@@ -63,18 +63,18 @@ def load_library(library: str) -> ModuleType:
         ParameterError: unknown library.
     """
     if library not in LIBRARIES:
-        raise ParameterError(f"library '{library}' is unknown; choose one of {', '.join(LIBRARIES)}")
+        raise ParameterError(f"library '{library}' is unknown", f"choose one of {', '.join(LIBRARIES)}")
     remedy = 'run `pip install "ebca[tensorrt-rtx]"`' if library == RTX else "run `pip install tensorrt`"
     name = next((name for name in LIBRARIES[library] if find_spec(name) is not None), None)
     if name is None:
-        raise BackendError(f"{library} is not installed; {remedy}")
+        raise BackendError(f"{library} is not installed", remedy)
     try:
         module = importlib.import_module(name)
     except (ImportError, OSError, RuntimeError) as error:
-        raise BackendError(f"{library} cannot be loaded ({str(error).splitlines()[0]}); {remedy}") from None
+        raise BackendError(f"{library} cannot be loaded ({str(error).splitlines()[0]})", remedy) from None
     numbers = tuple(int(n) for n in re.findall(r"\d+", module.__version__)[:2])
     if library == RTX and numbers < _MINIMUM_RTX:
-        raise BackendError(f"{library} is version {module.__version__}, 1.7 or newer is needed; {remedy}")
+        raise BackendError(f"{library} is version {module.__version__}, 1.7 or newer is needed", remedy)
     return module
 
 
@@ -123,18 +123,17 @@ def check_target(plans: LibraryPlans, library: str, gpu: nvidia.Gpu, installed: 
     """
     again = "export the engine again here, or with --backend onnxruntime-cuda"
     if plans.platform != platform_name():
-        raise BackendError(
-            f"this engine directory's plans are for {plans.platform}, this is {platform_name()}; {again}"
-        )
+        raise BackendError(f"this engine directory's plans are for {plans.platform}, this is {platform_name()}", again)
     if gpu.compute_capability not in plans.compute_capabilities:
         raise BackendError(
             f"this engine directory targets compute capability {' and '.join(plans.compute_capabilities)}, "
-            f"{gpu.name} is {gpu.compute_capability}; " + _remedy(library, gpu.compute_capability)
+            f"{gpu.name} is {gpu.compute_capability}",
+            _remedy(library, gpu.compute_capability),
         )
     if plans.version != installed:
         raise BackendError(
-            f"the plans were built with {library} {plans.version}, {installed} is installed; "
-            f"run `pip install {library}=={plans.version}`, or export again"
+            f"the plans were built with {library} {plans.version}, {installed} is installed",
+            f"run `pip install {library}=={plans.version}`, or export again",
         )
 
 
@@ -186,8 +185,8 @@ class TensorRTBackend:
         self._gpu = gpu
         if library not in directory.manifest.plans:
             raise BackendError(
-                f"'{directory.path}' has no plans for {library}; export again with --backend {library}, "
-                "or run it with another backend"
+                f"'{directory.path}' has no plans for {library}",
+                f"export again with --backend {library}, or run it with another backend",
             )
         self._plans = directory.manifest.plans[library]
         self._trt = module or load_library(library)
@@ -215,7 +214,7 @@ class TensorRTBackend:
         components = self._directory.manifest.components
         name = next((name for name, known in components.items() if known.graph == component.graph), None)
         if name is None or name not in self._plans.components:
-            raise BackendError(f"'{name or component.graph}' has no plan for {self.name}; export the engine again")
+            raise BackendError(f"'{name or component.graph}' has no plan for {self.name}", "export the engine again")
         return TensorRTRunner(self, name)
 
     def settle(self) -> None:
@@ -246,7 +245,7 @@ class TensorRTBackend:
         self._log.forget()
         engine = self._runtime.deserialize_cuda_engine(data)
         if engine is None:
-            raise BackendError(f"{self.name} cannot open '{plan.file}': {self._log.first}; export the engine again")
+            raise BackendError(f"{self.name} cannot open '{plan.file}': {self._log.first}", "export the engine again")
         return _Opened(self._trt, plan, engine, self._cache_file(plan) if self.name == RTX else None)
 
     def enqueue(self, context: Any, file: str) -> Call:
@@ -255,7 +254,7 @@ class TensorRTBackend:
 
         def call() -> None:
             if not context.execute_async_v3(stream):
-                raise BackendError(f"'{file}' failed on the GPU; run `ebca-doctor --engine DIR`")
+                raise BackendError(f"'{file}' failed on the GPU", "run `ebca-doctor --engine DIR`")
 
         return call
 
@@ -378,10 +377,12 @@ class TensorRTRunner:
         context, file = opened.context(), opened.plan.file
         for name, array in inputs.items():
             if name in opened.plan.inputs and not context.set_input_shape(name, tuple(array.shape)):
-                raise BackendError(f"'{file}' does not take '{name}' of shape {list(array.shape)}; export again")
+                raise BackendError(f"'{file}' does not take '{name}' of shape {list(array.shape)}", "export again")
         for name, array in (*inputs.items(), *outputs.items()):
             if not context.set_tensor_address(name, address(array)):
-                raise BackendError(f"'{file}' does not take '{name}' at address {address(array):#x}; please report it")
+                raise BackendError(
+                    f"'{file}' does not take '{name}' at address {address(array):#x}", "please report it"
+                )
         if size := int(opened.engine.device_memory_size_v2):
             context.set_device_memory(workspace, size)
         self._backend.check_capturable(context, file)

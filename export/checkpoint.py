@@ -79,8 +79,8 @@ def _load(
     if "/" in model or "\\" in model:
         raise ModelError(f"there is no folder {model}")
     raise ModelError(
-        f"unknown model {model!r}: known names are tiny, {', '.join(SHORT_NAMES)}; else give a hub id "
-        "(owner/name), a folder in diffusers format or a .safetensors file"
+        f"unknown model {model!r}: known names are tiny, {', '.join(SHORT_NAMES)}",
+        "else give a hub id (owner/name), a folder in diffusers format or a .safetensors file",
     )
 
 
@@ -105,8 +105,8 @@ def _match_tokenizer(checkpoint: Checkpoint) -> None:
     size = Tokenizer.from_str(checkpoint.tokenizer_json).get_vocab_size(with_added_tokens=True)
     if size > config.vocab_size:
         raise ModelError(
-            f"the tokenizer has {size} tokens, the text encoder of {checkpoint.name} only "
-            f"{config.vocab_size}; pass the tokenizer that belongs to the model"
+            f"the tokenizer has {size} tokens, the text encoder of {checkpoint.name} only {config.vocab_size}",
+            "pass the tokenizer that belongs to the model",
         )
     info = checkpoint.tokenizer_info
     info["model_max_length"] = min(info["model_max_length"], config.max_position_embeddings)

@@ -166,21 +166,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace, ctrl_c: console.CtrlC) -> int:
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
-        raise ExportError(f'exporting needs {", ".join(missing)}; run `pip install "ebca[export]"`')
+        raise ExportError(f"exporting needs {', '.join(missing)}", 'run `pip install "ebca[export]"`')
     for name in ("height", "width"):
         value = getattr(args, name)
         if value is not None and (value < 8 or value % 8):
-            raise ParameterError(f"--{name} is {value}; give a multiple of 8")
+            raise ParameterError(f"--{name} is {value}", "give a multiple of 8")
     if args.batch_size < 1:
-        raise ParameterError(f"--batch-size is {args.batch_size}; give 1 or more")
+        raise ParameterError(f"--batch-size is {args.batch_size}", "give 1 or more")
     for steps in args.scheduler_steps:
         if not 1 <= steps <= _TRAINING_STEPS:
-            raise ParameterError(f"--scheduler-steps has {steps}; a step count lies between 1 and {_TRAINING_STEPS}")
+            raise ParameterError(f"--scheduler-steps has {steps}", f"a step count lies between 1 and {_TRAINING_STEPS}")
     if not args.model:
-        raise ParameterError("--model is empty; name a model, a folder or a file")
+        raise ParameterError("--model is empty", "name a model, a folder or a file")
     _check_gpu_options(args)
     if args.backend in _PREPARED and args.backend not in backends.available():
-        raise BackendError(f"backend '{args.backend}' is not installed; run `pip install {args.backend}`")
+        raise BackendError(f"backend '{args.backend}' is not installed", f"run `pip install {args.backend}`")
     if args.verify:
         _check_can_verify(args)
     if args.backend in _PLANNED:
@@ -248,16 +248,16 @@ def _run(args: argparse.Namespace, ctrl_c: console.CtrlC) -> int:
 def _check_can_verify(args: argparse.Namespace) -> None:
     """Before the work, not after it: raise where nothing could be compared."""
     if args.dry_run:
-        raise ParameterError("--dry-run writes nothing that --verify could compare; leave one of them out")
+        raise ParameterError("--dry-run writes nothing that --verify could compare", "leave one of them out")
     if args.backend in (None, "onnxruntime"):
         raise ParameterError(
-            "--verify compares another backend with onnxruntime, which the export itself compares with PyTorch; "
-            "give --backend"
+            "--verify compares another backend with onnxruntime, which the export itself compares with PyTorch",
+            "give --backend",
         )
     if args.backend in _GPU and not nvidia.find().gpus:
         raise BackendError(
-            "--verify needs an NVIDIA GPU, and the driver finds none; leave it out, and run `ebca-doctor --engine DIR "
-            f"--backend {args.backend} --verify` where the GPU is"
+            "--verify needs an NVIDIA GPU, and the driver finds none",
+            f"leave it out, and run `ebca-doctor --engine DIR --backend {args.backend} --verify` where the GPU is",
         )
 
 
@@ -281,21 +281,21 @@ def _check_gpu_options(args: argparse.Namespace) -> None:
     }
     for option, is_given in given.items():
         if is_given and args.backend not in _PLANNED:
-            raise ParameterError(f"{option} is about plans; give --backend tensorrt-rtx or tensorrt too")
+            raise ParameterError(f"{option} is about plans", "give --backend tensorrt-rtx or tensorrt too")
     if args.one_piece and args.backend == tensorrt.RTX:
         raise ParameterError(
-            f"{args.backend} takes no plugins, and --one-piece needs one; give --backend tensorrt, or leave it out"
+            f"{args.backend} takes no plugins, and --one-piece needs one", "give --backend tensorrt, or leave it out"
         )
     if args.one_piece and args.backend != "tensorrt":
-        raise ParameterError("--one-piece is about plans with a plugin inside; give --backend tensorrt too")
+        raise ParameterError("--one-piece is about plans with a plugin inside", "give --backend tensorrt too")
     if args.vae_fp32 and args.backend not in _GPU:
-        raise ParameterError("--vae-fp32 is about float16 directories; give a --backend for GPUs too")
+        raise ParameterError("--vae-fp32 is about float16 directories", "give a --backend for GPUs too")
     if args.precision == "fp32" and args.backend in _GPU:
-        raise ParameterError(f"--backend {args.backend} stores weights as float16; leave --precision fp32 out")
+        raise ParameterError(f"--backend {args.backend} stores weights as float16", "leave --precision fp32 out")
     if args.max_contexts is not None and args.max_contexts < 1:
-        raise ParameterError(f"--max-contexts is {args.max_contexts}; give 1 or more")
+        raise ParameterError(f"--max-contexts is {args.max_contexts}", "give 1 or more")
     if args.shape and args.dynamic:
-        raise ParameterError("--shape and --dynamic exclude each other; give one of them")
+        raise ParameterError("--shape and --dynamic exclude each other", "give one of them")
     from ebca.export import plans as planning
 
     for text in args.shape:

@@ -149,17 +149,17 @@ def export_checkpoint(
     """
     output = Path(output_dir)
     if precision not in PRECISIONS:
-        raise ParameterError(f"precision '{precision}' is unknown; choose one of {', '.join(PRECISIONS)}")
+        raise ParameterError(f"precision '{precision}' is unknown", f"choose one of {', '.join(PRECISIONS)}")
     if compute not in COMPUTES:
-        raise ParameterError(f"compute '{compute}' is unknown; choose one of {', '.join(COMPUTES)}")
+        raise ParameterError(f"compute '{compute}' is unknown", f"choose one of {', '.join(COMPUTES)}")
     if compute == "fp16" and precision != "fp16":
-        raise ParameterError(f"compute is fp16 and precision is {precision}; give precision fp16")
+        raise ParameterError(f"compute is fp16 and precision is {precision}", "give precision fp16")
     if plans is not None and compute != "fp16":
-        raise ParameterError("plans are built from graphs that compute in float16; give compute fp16")
+        raise ParameterError("plans are built from graphs that compute in float16", "give compute fp16")
     if one_piece and plans is not None and plans.library == RTX:
-        raise ParameterError(f"{RTX} takes no plugins, and one_piece needs one; build for tensorrt, or leave it out")
+        raise ParameterError(f"{RTX} takes no plugins, and one_piece needs one", "build for tensorrt, or leave it out")
     if not math.isfinite(guidance_scale):
-        raise ParameterError(f"guidance_scale is {guidance_scale}; give a finite number")
+        raise ParameterError(f"guidance_scale is {guidance_scale}", "give a finite number")
     check_output(output, overwrite=overwrite)
     check_unet_supported(checkpoint.unet.config)
     modules = [m for m in (checkpoint.unet, checkpoint.text_encoder, checkpoint.vae) if m is not None]
@@ -222,8 +222,8 @@ def export_checkpoint(
         return workspace.finish(manifest)
     except OSError as error:
         raise ExportError(
-            f"cannot write to '{workspace.folder}': {error.strerror or error}; finished parts are kept, "
-            "run the same command again to go on"
+            f"cannot write to '{workspace.folder}': {error.strerror or error}",
+            "finished parts are kept, run the same command again to go on",
         ) from None
     finally:
         if workspace.folder.is_dir():
@@ -533,9 +533,11 @@ def _check_weights(module: nn.Module, *, half: bool) -> None:
         for name, parameter in module.named_parameters():
             largest = float(parameter.abs().max()) if parameter.numel() else 0.0
             if not np.isfinite(largest):
-                raise ExportError(f"weight '{name}' of the checkpoint is not finite; the checkpoint is damaged")
+                raise ExportError(f"weight '{name}' of the checkpoint is not finite", "the checkpoint is damaged")
             if half and largest > limit:
-                raise ExportError(f"weight '{name}' ({largest:.1e}) does not fit float16; export with --precision fp32")
+                raise ExportError(
+                    f"weight '{name}' ({largest:.1e}) does not fit float16", "export with --precision fp32"
+                )
             if half:
                 parameter.copy_(parameter.half())
 

@@ -81,7 +81,7 @@ def check_folder(folder: Path) -> Layout:
     if layout.vae:
         kind = read_json(layout.vae / "config.json").get("_class_name", "AutoencoderKL")
         if kind != "AutoencoderKL":
-            raise ModelError(f"unsupported VAE: {kind}; only AutoencoderKL is supported")
+            raise ModelError(f"unsupported VAE: {kind}", "only AutoencoderKL is supported")
     return layout
 
 
@@ -97,8 +97,8 @@ def choose_files(names: list[str]) -> list[str]:
             chosen += [prefix + name for name in (*found.files, *found.index)]
         elif part and "config.json" in inside:
             raise ModelError(
-                f"the hub repository has no safetensors weights for the {part}; pickled weights (.bin) are "
-                "never loaded: take another revision or repository of the model"
+                f"the hub repository has no safetensors weights for the {part}",
+                "pickled weights (.bin) are never loaded: take another revision or repository of the model",
             )
     return chosen
 
@@ -149,13 +149,17 @@ def _pipeline_layout(folder: Path, index: dict[str, Any]) -> Layout:
     pipeline = index.get("_class_name", "a pipeline")
     if not _class_of(index, "unet"):
         network = _class_of(index, "transformer") or _class_of(index, "prior") or "no UNet"
-        raise ModelError(f"unsupported model: {pipeline} is built on {network}; only UNet2DConditionModel is supported")
+        raise ModelError(
+            f"unsupported model: {pipeline} is built on {network}", "only UNet2DConditionModel is supported"
+        )
     if _class_of(index, "text_encoder_2"):
-        raise ModelError(f"unsupported model: {pipeline} has two text encoders (SDXL); not supported for now")
+        raise ModelError(f"unsupported model: {pipeline} has two text encoders (SDXL)", "not supported for now")
     for part, allowed in _CLASSES.items():
         kind = _class_of(index, part)
         if kind and kind not in allowed:
-            raise ModelError(f"unsupported model: the {part} of {pipeline} is {kind}; only {allowed[0]} is supported")
+            raise ModelError(
+                f"unsupported model: the {part} of {pipeline} is {kind}", f"only {allowed[0]} is supported"
+            )
         if kind and _part(folder, part) is None:
             file = "config.json" if part in _STEMS else "vocab.json"
             raise ModelError(f"{folder} is incomplete: model_index.json names {part}, but {part}/{file} is missing")
@@ -206,7 +210,9 @@ def _load(model_class: Any, folder: Path, part: str) -> Any:
         raise ModelError(f"the {part} in {folder} does not fit its config.json: {mismatched[0]} has another shape")
     missing = sorted(report["missing_keys"])
     if missing:
-        raise ModelError(f"the {part} in {folder} lacks {len(missing)} tensors, first {missing[0]}; download it again")
+        raise ModelError(
+            f"the {part} in {folder} lacks {len(missing)} tensors, first {missing[0]}", "download it again"
+        )
     return model.eval().requires_grad_(False)
 
 
@@ -221,7 +227,9 @@ def _local_weights(folder: Path, stem: str) -> WeightFiles:
         wanted = read_json(folder / index).get("weight_map", {})
         absent = sorted({str(name) for name in wanted.values()} - set(names))
         if absent:
-            raise ModelError(f"{folder} is incomplete: {index} names {absent[0]}, which is missing; download it again")
+            raise ModelError(
+                f"{folder} is incomplete: {index} names {absent[0]}, which is missing", "download it again"
+            )
     return found
 
 

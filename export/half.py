@@ -192,7 +192,7 @@ def half_weight(value: ir.Value, name: str) -> ir.Value:
 def _to_half(tensor: ir.TensorProtocol, name: str) -> np.ndarray:
     array = tensor.numpy()
     if np.abs(array).max(initial=0) > np.finfo(np.float16).max:
-        raise ExportError(f"weight '{name}' has values beyond float16; export with --precision fp32")
+        raise ExportError(f"weight '{name}' has values beyond float16", "export with --precision fp32")
     return array.astype(np.float16)
 
 

@@ -76,18 +76,18 @@ def explain(repo: str, revision: str | None, error: BaseException) -> ModelError
     page = f"https://huggingface.co/{repo}"
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, RevisionNotFoundError):
-        return ModelError(f"{repo} has no revision {revision!r}; see {page}/tree/main for its branches and tags")
+        return ModelError(f"{repo} has no revision {revision!r}", f"see {page}/tree/main for its branches and tags")
     if isinstance(error, GatedRepoError) or status == 403:
         return ModelError(f"{repo} is gated: accept its licence on {page}, then set HF_TOKEN or pass --token")
     if isinstance(error, RepositoryNotFoundError) or status in (401, 404):
         return ModelError(
-            f"the hub has no model {repo} that you may read: check the spelling; if {page} asks for a "
-            "licence or a login, accept it there and set HF_TOKEN or pass --token"
+            f"the hub has no model {repo} that you may read: check the spelling",
+            f"if {page} asks for a licence or a login, accept it there and set HF_TOKEN or pass --token",
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
-        return ModelError(f"cannot store {repo} in the hub cache: {error}; set HF_HOME to a folder with room")
+        return ModelError(f"cannot store {repo} in the hub cache: {error}", "set HF_HOME to a folder with room")
     if status is not None:
-        return ModelError(f"the hub answered {status} for {repo}; try again later")
+        return ModelError(f"the hub answered {status} for {repo}", "try again later")
     return ModelError(
         f"cannot reach the hub for {repo} ({_first_line(error)}), and it is not in the cache: check the "
         "network and HF_HUB_OFFLINE, point HF_HOME at a cache that has it, or download the folder elsewhere "

@@ -102,7 +102,7 @@ def check_text_encoder_supported(config: Mapping[str, Any], context_width: int) 
     """Raise ModelError unless this is a CLIPTextModel whose hidden size is the UNet's context width."""
     architecture = (config.get("architectures") or ["CLIPTextModel"])[0]
     if architecture != "CLIPTextModel":
-        raise ModelError(f"unsupported text encoder: {architecture}; only CLIPTextModel is supported")
+        raise ModelError(f"unsupported text encoder: {architecture}", "only CLIPTextModel is supported")
     width = config.get("hidden_size", 512)
     if width != context_width:
         raise ModelError(
@@ -121,9 +121,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"cannot read {path}: {error}; download it again") from error
+        raise ModelError(f"cannot read {path}: {error}", "download it again") from error
     if not isinstance(value, dict):
-        raise ModelError(f"{path} holds a {type(value).__name__}, not a JSON object; download it again")
+        raise ModelError(f"{path} holds a {type(value).__name__}, not a JSON object", "download it again")
     return value
 
 
@@ -133,8 +133,8 @@ def check_safetensors(path: Path) -> None:
         with safe_open(path, framework="pt"):
             pass
     except (OSError, SafetensorError) as error:
-        raise ModelError(f"broken safetensors file {path}: {error}; download it again") from error
+        raise ModelError(f"broken safetensors file {path}: {error}", "download it again") from error
 
 
 def _unsupported(name: str, value: Any, reason: str) -> ModelError:
-    return ModelError(f"unsupported UNet: {name} = {value!r}; {reason}")
+    return ModelError(f"unsupported UNet: {name} = {value!r}", f"{reason}")

@@ -35,8 +35,8 @@ def check(name: str, error: float, limit: float = LIMIT) -> float:
     """Raise ExportError where `error` is above the limit, or not a number."""
     if not error <= limit:
         raise ExportError(
-            f"{name} differs from PyTorch by {error:.1e} (relative L2, limit {limit:.0e}); the engine is not written. "
-            "Please report the model and the versions of torch, onnx and onnxruntime"
+            f"{name} differs from PyTorch by {error:.1e} (relative L2, limit {limit:.0e})",
+            "the engine is not written. Please report the model and the versions of torch, onnx and onnxruntime",
         )
     return error
 

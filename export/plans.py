@@ -58,7 +58,7 @@ def parse_shape(text: str) -> tuple[int, int, int]:
     """(pictures, height, width) of "1x512x768". Raises ParameterError."""
     parts = text.split("x")
     if len(parts) != 3 or not all(part.isdecimal() for part in parts):
-        raise ParameterError(f"shape '{text}' is not PICTURESxHEIGHTxWIDTH; give one like 1x512x512")
+        raise ParameterError(f"shape '{text}' is not PICTURESxHEIGHTxWIDTH", "give one like 1x512x512")
     pictures, height, width = (int(part) for part in parts)
     if pictures < 1 or height < _LATENT or width < _LATENT or height % _LATENT or width % _LATENT:
         raise ParameterError(f"shape '{text}' needs one picture or more, of sides that are multiples of {_LATENT}")
@@ -75,7 +75,7 @@ def dynamic(texts: Sequence[str]) -> PictureShape:
     low, best, high = (parse_shape(text) for text in texts)
     for name, size in zip(("pictures", "heights", "widths"), zip(low, best, high, strict=True), strict=True):
         if not size[0] <= size[1] <= size[2]:
-            raise ParameterError(f"the {name} {', '.join(map(str, size))} of a range do not grow; give MIN BEST MAX")
+            raise ParameterError(f"the {name} {', '.join(map(str, size))} of a range do not grow", "give MIN BEST MAX")
     return PictureShape(*zip(low, best, high, strict=True))
 
 
@@ -191,8 +191,8 @@ def _compare(job: Job, plan: Plan, built: Built) -> None:
         if shown != dict(actual):
             odd = sorted(n for n in {*shown, *actual} if shown.get(n) != actual.get(n))
             raise ExportError(
-                f"the plan of '{job.component}' has {odd[0]} as {actual.get(odd[0])} instead of {shown.get(odd[0])}; "
-                "please report the model"
+                f"the plan of '{job.component}' has {odd[0]} as {actual.get(odd[0])} instead of {shown.get(odd[0])}",
+                "please report the model",
             )
 
 

@@ -151,7 +151,7 @@ def build_tables(
     unknown = [name for name in names if name not in SCHEDULERS]
     if unknown or not names:
         raise ParameterError(
-            f"scheduler names {list(names)!r}: {unknown or 'none given'}; choose from {', '.join(SCHEDULERS)}"
+            f"scheduler names {list(names)!r}: {unknown or 'none given'}", f"choose from {', '.join(SCHEDULERS)}"
         )
     _refuse_nonlinear(config)
     train_steps = int(config.get("num_train_timesteps", 1000))
@@ -215,15 +215,15 @@ def _refuse_nonlinear(config: Mapping[str, Any]) -> None:
     ):
         if config.get(key):
             raise ExportError(
-                f"the scheduler config has {key}=true, which no table can hold ({why}); "
-                f"set it to false in scheduler_config.json"
+                f"the scheduler config has {key}=true, which no table can hold ({why})",
+                "set it to false in scheduler_config.json",
             )
 
 
 def _checked_steps(steps: Sequence[int], train_steps: int) -> list[int]:
     wanted = sorted({int(count) for count in steps})
     if not wanted:
-        raise ParameterError("no scheduler steps given; name at least one, e.g. 50")
+        raise ParameterError("no scheduler steps given", "name at least one, e.g. 50")
     if wanted[0] < 1 or wanted[-1] > train_steps:
         bad = wanted[0] if wanted[0] < 1 else wanted[-1]
         raise ParameterError(
@@ -272,7 +272,8 @@ def _tabulate(name: str, scheduler: Any, steps: int) -> TableRecord:
     if not (np.isfinite(record.coefficients).all() and np.isfinite(record.input_scale).all()):
         raise ExportError(
             f"scheduler {name!r} with {steps} steps gives coefficients that are not finite for this config "
-            f"(prediction_type {scheduler.config.prediction_type!r}); leave it out"
+            f"(prediction_type {scheduler.config.prediction_type!r})",
+            "leave it out",
         )
     return record
 

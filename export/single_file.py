@@ -152,8 +152,8 @@ def check_suffix(path: Path) -> None:
     """Raise ModelError unless the file can hold safetensors."""
     if path.suffix.lower() in _PICKLES:
         raise ModelError(
-            f"{path.name} is a pickle, which can run code when it is opened and is never loaded; "
-            "get the .safetensors version of the model"
+            f"{path.name} is a pickle, which can run code when it is opened and is never loaded",
+            "get the .safetensors version of the model",
         )
     if path.suffix.lower() != ".safetensors":
         raise ModelError(f"{path} is no checkpoint: a .safetensors file or a folder in diffusers format is needed")
@@ -178,8 +178,9 @@ def _unet_config(path: Path, names: list[str], architecture: Architecture) -> di
     if width != expected:
         which = "Stable Diffusion 2.x" if width == 1024 else f"a model with context width {width}"
         raise ModelError(
-            f"{path.name} is {which}; single files are supported for Stable Diffusion 1.x "
-            f"(context width {expected}), other models as folders in diffusers format"
+            f"{path.name} is {which}",
+            f"single files are supported for Stable Diffusion 1.x "
+            f"(context width {expected}), other models as folders in diffusers format",
         )
     return {**architecture.unet, "in_channels": channels}
 
@@ -236,6 +237,6 @@ def _fetch_tokenizer(token: str | None, cache_dir: str | Path | None) -> Path:
         return fetch(_TOKENIZER_REPO, choose, token=token, cache_dir=cache_dir)
     except ModelError as error:
         raise ModelError(
-            "a single-file checkpoint has no tokenizer; pass --tokenizer with the tokenizer folder of any "
-            f"Stable Diffusion 1.x model ({error})"
+            "a single-file checkpoint has no tokenizer",
+            f"pass --tokenizer with the tokenizer folder of any Stable Diffusion 1.x model ({error})",
         ) from error

@@ -33,19 +33,19 @@ def check_capabilities(library: str, wanted: Sequence[str]) -> tuple[str, ...]:
     """
     if library != RTX:
         if wanted:
-            raise ParameterError(f"{library} builds for the GPU at hand only; leave --compute-capability out")
+            raise ParameterError(f"{library} builds for the GPU at hand only", "leave --compute-capability out")
         return ()
     chosen = tuple(sorted(set(wanted or DEFAULT_CAPABILITIES), key=version_key))
     known = supported_capabilities(library)
     for capability in chosen:
         if capability not in known:
             raise ParameterError(
-                f"{library} builds nothing for compute capability '{capability}', only for {', '.join(known)}; "
-                "export with --backend onnxruntime-cuda for other GPUs"
+                f"{library} builds nothing for compute capability '{capability}', only for {', '.join(known)}",
+                "export with --backend onnxruntime-cuda for other GPUs",
             )
         if capability in _ALONE and len(chosen) > 1:
             raise ParameterError(
-                f"{library} builds for compute capability {capability} by itself only; make a directory for it alone"
+                f"{library} builds for compute capability {capability} by itself only", "make a directory for it alone"
             )
     return chosen
 
@@ -97,8 +97,8 @@ class Builder:
         except (RuntimeError, TypeError):
             reason = self._log.first or "no GPU"
             raise BackendError(
-                f"{library} builds on the GPU that will run the plans, and found none here ({reason}); "
-                "build there, or use --backend tensorrt-rtx"
+                f"{library} builds on the GPU that will run the plans, and found none here ({reason})",
+                "build there, or use --backend tensorrt-rtx",
             ) from None
         if with_op:
             # TensorRT builds on the first GPU. The creator must live as long as the builder.
@@ -164,7 +164,7 @@ class Builder:
     def _failed(self, graph: Path, reason: str) -> ExportError:
         line = (reason or self._log.first or "it gives no reason").splitlines()[0]
         return ExportError(
-            f"{self._library} {self.version} cannot build '{graph.name}': {line}; please report the model"
+            f"{self._library} {self.version} cannot build '{graph.name}': {line}", "please report the model"
         )
 
 

@@ -39,7 +39,7 @@ def tokenizer_json(folder: str | Path) -> tuple[str, dict[str, Any]]:
 
 def _check_files(folder: Path) -> None:
     if not folder.is_dir():
-        raise ModelError(f"there is no tokenizer folder {folder}; give a folder with vocab.json and merges.txt")
+        raise ModelError(f"there is no tokenizer folder {folder}", "give a folder with vocab.json and merges.txt")
     has_pair = all((folder / name).is_file() for name in ("vocab.json", "merges.txt"))
     if not has_pair and not (folder / "tokenizer.json").is_file():
         raise ModelError(f"{folder} is no CLIP tokenizer: it has neither tokenizer.json nor vocab.json with merges.txt")

@@ -122,7 +122,7 @@ class Workspace:
         except (OSError, ValueError):
             owner = 0
         if owner not in (0, os.getpid()):
-            raise ExportError(f"process {owner} is exporting to '{self.output}' right now; wait for it or stop it")
+            raise ExportError(f"process {owner} is exporting to '{self.output}' right now", "wait for it or stop it")
         path.write_text(str(os.getpid()))
 
     def _load(self) -> dict[str, Any]:
@@ -153,12 +153,12 @@ def check_output(output: Path, *, overwrite: bool) -> None:
     """
     if output.exists():
         if not output.is_dir():
-            raise ExportError(f"output '{output}' is a file; name a folder")
+            raise ExportError(f"output '{output}' is a file", "name a folder")
         entries = [p.name for p in output.iterdir()]
         if entries and manifests.FILE_NAME not in entries:
-            raise ExportError(f"output folder '{output}' holds other files ({entries[0]}, ...); name a new folder")
+            raise ExportError(f"output folder '{output}' holds other files ({entries[0]}, ...)", "name a new folder")
         if entries and not overwrite:
-            raise ExportError(f"output folder '{output}' holds an engine already; pass --overwrite to replace it")
+            raise ExportError(f"output folder '{output}' holds an engine already", "pass --overwrite to replace it")
     parent = output.absolute().parent
     while not parent.exists():
         parent = parent.parent

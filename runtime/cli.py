@@ -172,9 +172,9 @@ def _run(args: argparse.Namespace, ctrl_c: console.CtrlC) -> int:
     given = max(len(seeds or ()), len(args.image or ()), len(args.mask or ()), 1)
     count = given if args.num_images is None else args.num_images
     if count < 1:
-        raise ParameterError(f"--num-images is {count}; give 1 or more")
+        raise ParameterError(f"--num-images is {count}", "give 1 or more")
     if seeds and len(seeds) not in (1, count):
-        raise ParameterError(f"--seed has {len(seeds)} values for {count} pictures; give one, or one each")
+        raise ParameterError(f"--seed has {len(seeds)} values for {count} pictures", "give one, or one each")
     files = _outputs(args.output, count)
     _check_output("--output", args.output, files)
     _check_telemetry(args, count)
@@ -237,7 +237,9 @@ def _check_task(args: argparse.Namespace) -> None:
     """Refuse what the options alone show not to fit together; the rest is the session's."""
     if args.source_prompt is None:
         if args.regularize:
-            raise ParameterError("--regularize belongs to the inversion of an image; give --source-prompt and --image")
+            raise ParameterError(
+                "--regularize belongs to the inversion of an image", "give --source-prompt and --image"
+            )
         if args.image and args.editing_prompt and not args.mask and args.strength is None:
             raise ParameterError(
                 "--image with --editing-prompt: give --source-prompt to edit the image itself (what does it show?), "
@@ -245,12 +247,12 @@ def _check_task(args: argparse.Namespace) -> None:
             )
         return
     if not args.image:
-        raise ParameterError("--source-prompt says what --image shows; give the image")
+        raise ParameterError("--source-prompt says what --image shows", "give the image")
     for flag, value in (("--mask", args.mask), ("--strength", args.strength)):
         if value is not None:
-            raise ParameterError(f"--source-prompt and {flag} do not go together; leave one out")
+            raise ParameterError(f"--source-prompt and {flag} do not go together", "leave one out")
     if args.scheduler not in (None, "ddim"):
-        raise ParameterError(f"--source-prompt works with --scheduler ddim, not {args.scheduler}; leave it out")
+        raise ParameterError(f"--source-prompt works with --scheduler ddim, not {args.scheduler}", "leave it out")
 
 
 def _repaint(args: argparse.Namespace) -> RePaint | None:
@@ -358,7 +360,7 @@ def _token_weights(
         return {}
     if len(factors) not in (1, len(keys)):
         raise ParameterError(
-            f"--token-upweight has {len(factors)} values for {len(keys)} tokens; give one, or one each"
+            f"--token-upweight has {len(factors)} values for {len(keys)} tokens", "give one, or one each"
         )
     weights: dict[str | int, float] = {}
     for key, factor in zip(keys, factors * len(keys) if len(factors) == 1 else factors, strict=True):
@@ -369,14 +371,14 @@ def _token_weights(
 
 def _check_output(flag: str, path: Path, files: list[Path], suffix: str = ".png") -> None:
     if suffix and path.suffix.lower() != suffix:
-        raise ParameterError(f"{flag} is '{path}'; name a {suffix} file (its text holds the parameters)")
+        raise ParameterError(f"{flag} is '{path}'", f"name a {suffix} file (its text holds the parameters)")
     folder = path.absolute().parent
     if not folder.is_dir():
-        raise ParameterError(f"{flag} folder '{folder}' does not exist; make it first")
+        raise ParameterError(f"{flag} folder '{folder}' does not exist", "make it first")
     try:
         for file in files:
             if file.is_dir():
-                raise ParameterError(f"{flag} '{file}' is a folder; name another file")
+                raise ParameterError(f"{flag} '{file}' is a folder", "name another file")
             # The longest name that saving will use.
             probe = file.with_name(f".{file.name}.{os.getpid()}.tmp")
             probe.touch()

@@ -62,7 +62,7 @@ def write_json(path: str | Path, data: Mapping[str, Any]) -> None:
         path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise ParameterError(
-            f"cannot write '{path}': {error.strerror or error}; name a file in a folder that exists"
+            f"cannot write '{path}': {error.strerror or error}", "name a file in a folder that exists"
         ) from None
 
 
@@ -70,7 +70,7 @@ def check_folders(*files: str | Path | None) -> None:
     """Raises ParameterError for a file whose folder does not exist; None and "" stand for no file."""
     for file in files:
         if file and not Path(file).absolute().parent.is_dir():
-            raise ParameterError(f"the folder of '{file}' does not exist; make it first")
+            raise ParameterError(f"the folder of '{file}' does not exist", "make it first")
 
 
 class ProgressLine:

@@ -78,7 +78,7 @@ def resolve(
     weights = _broadcast("weights", control.weights, (rows, contexts), "[batch, contexts]")
     check_weights(weights)
     if not isinstance(control.norm_factor, Real) or not np.isfinite(float(control.norm_factor)):
-        raise ParameterError(f"norm_factor is {control.norm_factor}; give 1 (authors' code) or 0.5 (paper)")
+        raise ParameterError(f"norm_factor is {control.norm_factor}", "give 1 (authors' code) or 0.5 (paper)")
     tied = rows // 2 if control.tie_unconditional else 0
     if masks is None:
         masks = {} if control.mask is None else layer_masks(control.mask, layers, sizes)
@@ -134,10 +134,10 @@ def _broadcast(name: str, value: ArrayLike, shape: tuple[int, ...], axes: str) -
     except (TypeError, ValueError):
         given = getattr(np.asarray(value, dtype=object), "shape", "?")
         raise ParameterError(
-            f"{name} has shape {given}; give a number or an array that fits {axes} = {list(shape)}"
+            f"{name} has shape {given}", f"give a number or an array that fits {axes} = {list(shape)}"
         ) from None
     if not np.isfinite(wide).all():
-        raise ParameterError(f"{name} has values that are not finite; give finite numbers")
+        raise ParameterError(f"{name} has values that are not finite", "give finite numbers")
     return wide
 
 
@@ -145,12 +145,13 @@ def _check_mask(mask: np.ndarray, sizes: Mapping[str, int]) -> np.ndarray:
     try:
         array = np.asarray(mask, np.float32)
     except (TypeError, ValueError):
-        raise ParameterError("mask is not an array of numbers; give 1 for the hole and 0 elsewhere") from None
+        raise ParameterError("mask is not an array of numbers", "give 1 for the hole and 0 elsewhere") from None
     rows, height, width = sizes["batch"], sizes["height"], sizes["width"]
     if array.ndim != 4 or array.shape[0] not in (1, rows) or array.shape[1:] != (1, height, width):
         raise ParameterError(
-            f"mask has shape {list(array.shape)}; give [{rows} or 1, 1, {height}, {width}]: the latents' size, 1 = hole"
+            f"mask has shape {list(array.shape)}",
+            f"give [{rows} or 1, 1, {height}, {width}]: the latents' size, 1 = hole",
         )
     if not np.isfinite(array).all():
-        raise ParameterError("mask has values that are not finite; give 1 for the hole and 0 elsewhere")
+        raise ParameterError("mask has values that are not finite", "give 1 for the hole and 0 elsewhere")
     return array

@@ -147,7 +147,7 @@ class CudaDevice:
                 return CudaMemory(self.driver, nbytes)
             except MemoryError:
                 raise ParameterError(
-                    f"the GPU has no {nbytes / 1e6:.0f} MB left; make a smaller picture or fewer at once"
+                    f"the GPU has no {nbytes / 1e6:.0f} MB left", "make a smaller picture or fewer at once"
                 ) from None
 
     def share(self, array: Any) -> Shared:

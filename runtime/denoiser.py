@@ -80,11 +80,11 @@ class Denoiser:
             raise ParameterError(f"sample has {channels} channels, this UNet takes {unet.in_channels}")
         if contexts.shape[0] != rows or contexts.shape[3] != unet.context_dim:
             raise ParameterError(
-                f"contexts have shape {list(contexts.shape)}; give [{rows}, contexts, tokens, {unet.context_dim}]"
+                f"contexts have shape {list(contexts.shape)}", f"give [{rows}, contexts, tokens, {unet.context_dim}]"
             )
         times = as_numbers("timestep", timestep, f"a number, or one per row [{rows}]")
         if times.shape not in ((), (1,), (rows,)) or not np.isfinite(times).all():
-            raise ParameterError(f"timestep is {timestep!r}; give one finite number, or one per row [{rows}]")
+            raise ParameterError(f"timestep is {timestep!r}", f"give one finite number, or one per row [{rows}]")
         sizes = {
             "batch": rows, "contexts": contexts.shape[1], "tokens": contexts.shape[2], "height": height, "width": width,
         }  # fmt: skip
@@ -121,7 +121,7 @@ def check_finite(executor: Executor, variant: str, timestep: float) -> None:
         if given
         else "lower gamma_attn and gamma_norm, or check the checkpoint"
     )
-    raise NumericalError(f"the result at timestep {timestep:g} is not finite, first in {culprit}; {remedy}")
+    raise NumericalError(f"the result at timestep {timestep:g} is not finite, first in {culprit}", remedy)
 
 
 def as_numbers(name: str, value: object, expected: str) -> np.ndarray:
@@ -129,11 +129,11 @@ def as_numbers(name: str, value: object, expected: str) -> np.ndarray:
     try:
         return np.asarray(value, np.float32)
     except (TypeError, ValueError):
-        raise ParameterError(f"{name} is not an array of numbers; give {expected}") from None
+        raise ParameterError(f"{name} is not an array of numbers", f"give {expected}") from None
 
 
 def _array(name: str, value: np.ndarray, axes: str, ndim: int) -> np.ndarray:
     array = as_numbers(name, value, axes)
     if array.ndim != ndim or 0 in array.shape:
-        raise ParameterError(f"{name} has shape {list(array.shape)}; give {axes}")
+        raise ParameterError(f"{name} has shape {list(array.shape)}", f"give {axes}")
     return array

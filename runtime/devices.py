@@ -149,7 +149,7 @@ def parse(name: str) -> tuple[str, int]:
     """Kind and index of a device's name: ("cuda", 1) for "cuda:1". Raises ParameterError for a name that is none."""
     kind, colon, index = name.partition(":")
     if name != "cpu" and (kind != "cuda" or (bool(colon) and not index.isdecimal())):
-        raise ParameterError(f"device '{name}' is unknown; choose one of {', '.join(DEVICES)}, or cuda:1 and so on")
+        raise ParameterError(f"device '{name}' is unknown", f"choose one of {', '.join(DEVICES)}, or cuda:1 and so on")
     return kind, int(index or 0)
 
 

@@ -119,7 +119,8 @@ def _run(args: argparse.Namespace) -> int:
 
     if args.verify and (args.engine is None or args.backend in (None, verification.REFERENCE)):
         raise ParameterError(
-            f"--verify compares a backend with {verification.REFERENCE} on the CPU; give --engine and another --backend"
+            f"--verify compares a backend with {verification.REFERENCE} on the CPU",
+            "give --engine and another --backend",
         )
     report(check_environment(args.backend))
     if args.engine is not None:
@@ -153,7 +154,7 @@ def check_engine(engine: str | Path, backend: str | None = None, *, verify: bool
     try:
         directory = open_directory(engine)
     except EngineError as error:
-        yield Finding("problem", "engine", *_split_remedy(error))
+        yield Finding("problem", "engine", *_explain(error))
         return
     yield from _describe(directory.manifest)
     damaged = list(_damaged_files(directory))
@@ -189,7 +190,7 @@ def check_verified(engine: str | Path, backend: str) -> Iterator[Finding]:
         ):
             parts = verification.verify(opened, reference, lambda done, total, part: line.update(part, done, total))
     except (EbcaError, ImportError, OSError) as error:
-        yield Finding("problem", "verify", *_split_remedy(error))
+        yield Finding("problem", "verify", *_explain(error))
         return
     wrong = [part for part in parts if not part.ok]
     for part in wrong:
@@ -213,8 +214,8 @@ def clear_cache() -> tuple[int, int]:
             shutil.rmtree(engine.folder)
         except OSError as error:
             raise EngineError(
-                f"cannot delete '{error.filename or engine.folder}': {error.strerror or error}; "
-                "stop what uses it, or delete it by hand"
+                f"cannot delete '{error.filename or engine.folder}': {error.strerror or error}",
+                "stop what uses it, or delete it by hand",
             ) from None
     return sum(engine.size for engine in engines), len(engines)
 
@@ -246,7 +247,7 @@ def _check_backends(wanted: str | None) -> Iterator[Finding]:
     try:
         chosen = backends.create(wanted, BackendOptions()).name
     except (EbcaError, ImportError, OSError) as error:
-        text, remedy = _split_remedy(error)
+        text, remedy = _explain(error)
         yield Finding("problem", "backend", text, remedy or "install it again")
         return
     if wanted:
@@ -274,7 +275,7 @@ def _check_gpus(*, wanted: bool) -> Iterator[Finding]:
     try:
         found = nvidia.find()
     except BackendError as error:
-        yield Finding("problem" if wanted else "note", "gpu", *_split_remedy(error))
+        yield Finding("problem" if wanted else "note", "gpu", *_explain(error))
         return
     for gpu in found.gpus:
         text = f"{gpu.name}, compute capability {gpu.compute_capability}, {_size(gpu.memory)}"
@@ -319,7 +320,7 @@ def _check_plans(library: str, plans: LibraryPlans, manifest: Manifest, *, wante
             tensorrt.check_target(plans, library, gpu, installed)
         except BackendError as error:
             # Another one of several GPUs may do.
-            yield Finding("note" if len(gpus) > 1 and not wanted else "problem", "plans", *_split_remedy(error))
+            yield Finding("note" if len(gpus) > 1 and not wanted else "problem", "plans", *_explain(error))
             continue
         stored = list(tensorrt.runtime_cache(library, installed, gpu).glob("*.cache"))
         compiled = _size(sum(path.stat().st_size for path in stored))
@@ -356,7 +357,7 @@ def _check_cache() -> Iterator[Finding]:
     try:
         bound = cache.cache_limit()
     except ParameterError as error:
-        yield Finding("problem", "cache", *_split_remedy(error))
+        yield Finding("problem", "cache", *_explain(error))
         bound = cache.DEFAULT_LIMIT_GB * 1e9
     existing = next((p for p in (folder, *folder.absolute().parents) if p.exists()), folder)
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
@@ -430,7 +431,7 @@ def _damaged_files(directory: EngineDirectory) -> Iterator[Finding]:
             try:
                 directory.verify([name])
             except EngineError as error:
-                yield Finding("problem", "files", *_split_remedy(error))
+                yield Finding("problem", "files", *_explain(error))
             done += record.size
 
 
@@ -458,10 +459,10 @@ def _try(directory: EngineDirectory, backend: str | None) -> Iterator[Finding]:
         with engine:
             result = Denoiser(engine)(sample, 500.0, contexts, EnergyControl(0.01, 0.02))
             if not np.isfinite(result.contexts).all():
-                raise NumericalError("the updated contexts are not finite; check the checkpoint")
+                raise NumericalError("the updated contexts are not finite", "check the checkpoint")
         seconds = time.perf_counter() - began
     except (EbcaError, ImportError, OSError) as error:
-        yield Finding("problem", "trial", *_split_remedy(error))
+        yield Finding("problem", "trial", *_explain(error))
         return
     pixels = _TRIAL_SIDE * (manifest.vae.downscale if manifest.vae else 8)
     yield Finding(
@@ -471,10 +472,9 @@ def _try(directory: EngineDirectory, backend: str | None) -> Iterator[Finding]:
     )
 
 
-def _split_remedy(error: BaseException) -> tuple[str, str]:
-    """(what is wrong, what to do): messages of `ebca.errors` put the remedy after the last semicolon."""
-    text, _, remedy = str(error).rpartition("; ")
-    return (text, remedy) if text else (str(error), "")
+def _explain(error: BaseException) -> tuple[str, str]:
+    """(what is wrong, what to do), the latter "" where nobody knows."""
+    return (error.problem, error.remedy) if isinstance(error, EbcaError) else (str(error), "")
 
 
 def _version(package: str) -> str:

@@ -56,7 +56,7 @@ class CudaDriver(launch.CudaLauncher):
             raise MemoryError(f"the GPU has no {nbytes / 1e6:.0f} MB left")
         if status != self._api.CUresult.CUDA_SUCCESS:
             raise BackendError(
-                f"cuMemAlloc of {nbytes} bytes failed: {status.name}; `nvidia-smi` shows what uses the GPU"
+                f"cuMemAlloc of {nbytes} bytes failed: {status.name}", "`nvidia-smi` shows what uses the GPU"
             )
         self._call("cuMemsetD8Async", pointer, 0, nbytes, self._stream)
         return int(pointer)

@@ -59,15 +59,15 @@ def resolve(edits: Sequence[Edit], steps: int, evaluations: int, scheduler: str)
     for index, edit in enumerate(edits):
         where = f"editing prompt {index + 1}"
         if not isinstance(edit, Edit):
-            raise ParameterError(f"edits holds {edit!r}; give ebca.Edit(prompt, direction=1, alpha=...)")
+            raise ParameterError(f"edits holds {edit!r}", "give ebca.Edit(prompt, direction=1, alpha=...)")
         if edit.direction not in (0, 1):
             raise ParameterError(
-                f"{where} has direction {edit.direction!r}; give 1 (conjunction: add) or 0 (negation: take away)"
+                f"{where} has direction {edit.direction!r}", "give 1 (conjunction: add) or 0 (negation: take away)"
             )
         for name, column in columns.items():
             column.append(resolve_schedule(getattr(edit, name), steps, evaluations, f"{name} of {where}", scheduler))
         if (columns["alpha"][-1] < 0).any():
-            raise ParameterError(f"alpha of {where} is negative; give direction=0 with a positive alpha instead")
+            raise ParameterError(f"alpha of {where} is negative", "give direction=0 with a positive alpha instead")
     empty = np.zeros((evaluations, 0), np.float32)
     values = {name: np.stack(column, 1) if column else empty for name, column in columns.items()}
     signs = np.array([1 if edit.direction == 1 else -1 for edit in edits], np.float32)
@@ -78,7 +78,7 @@ def resolve(edits: Sequence[Edit], steps: int, evaluations: int, scheduler: str)
         except ParameterError:
             terms = " ".join(f"{'+' if w >= 0 else '-'} {abs(w):g}" for w in row)
             raise ParameterError(
-                f"the alphas cancel at evaluation {index}: 1 {terms} is about 0, and the output is divided by it; "
-                "change an alpha"
+                f"the alphas cancel at evaluation {index}: 1 {terms} is about 0, and the output is divided by it",
+                "change an alpha",
             ) from None
     return EditValues(weights, values["gamma_attn"], values["gamma_norm"])

@@ -138,8 +138,8 @@ class Engine:
             return Executor(self.manifest.unet, self.runner, sizes, self.device, self.one_piece)
         except MemoryError:
             raise ParameterError(
-                f"no memory for {sizes['batch']} rows of {sizes['height']} x {sizes['width']} latents; "
-                "make a smaller picture or fewer at once"
+                f"no memory for {sizes['batch']} rows of {sizes['height']} x {sizes['width']} latents",
+                "make a smaller picture or fewer at once",
             ) from None
 
     @property
@@ -153,7 +153,7 @@ class Engine:
         """Raises EngineError for a UNet-only directory."""
         spec = self.manifest.tokenizer
         if spec is None:
-            raise EngineError(f"'{self.directory.path}' holds a UNet only; pass prompt_embeds instead of a prompt")
+            raise EngineError(f"'{self.directory.path}' holds a UNet only", "pass prompt_embeds instead of a prompt")
         if self._tokenizer is None:
             self.directory.verify([spec.file])
             self._tokenizer = Tokenizer.load(self.directory.file(spec.file), spec.info)
@@ -171,7 +171,7 @@ class Engine:
         """Token ids [n,T] int64 -> embeddings [n,T,D] float32."""
         spec = self.manifest.text_encoder
         if spec is None:
-            raise EngineError(f"'{self.directory.path}' has no text encoder; pass prompt_embeds instead of a prompt")
+            raise EngineError(f"'{self.directory.path}' has no text encoder", "pass prompt_embeds instead of a prompt")
         shape = (len(ids), spec.max_length, spec.hidden_size)
         return self._evaluate(spec.component, {"input_ids": ids}, {"hidden_states": shape})["hidden_states"]
 
@@ -179,7 +179,7 @@ class Engine:
         """Scaled latents [n,C,h,w] -> images [n,3,8h,8w] float32 in [-1, 1]; one image at a time to bound memory."""
         spec = self.manifest.vae
         if spec is None:
-            raise EngineError(f"'{self.directory.path}' has no VAE; ask for output='latents'")
+            raise EngineError(f"'{self.directory.path}' has no VAE", "ask for output='latents'")
         n, channels, height, width = latents.shape
         if channels != spec.latent_channels:
             raise ParameterError(f"latents have {channels} channels, the VAE has {spec.latent_channels}")
@@ -196,7 +196,7 @@ class Engine:
         """Pictures [n,H,W,3] in [0, 1] -> mean and standard deviation of their scaled latents, [n,C,h,w] each."""
         spec = self.manifest.vae
         if spec is None:
-            raise EngineError(f"'{self.directory.path}' has no VAE; pass latents instead of an image")
+            raise EngineError(f"'{self.directory.path}' has no VAE", "pass latents instead of an image")
         n, height, width, _ = pixels.shape
         shape = (spec.latent_channels, height // spec.downscale, width // spec.downscale)
         mean, std = np.empty((n, *shape), np.float32), np.empty((n, *shape), np.float32)

@@ -36,7 +36,7 @@ def load_masks(value: Picture | Sequence[Picture], height: int, width: int) -> n
     empty = np.flatnonzero(~masks.any((1, 2, 3)))
     if empty.size:
         which = f"mask {empty[0]}" if len(masks) > 1 else "the mask"
-        raise ParameterError(f"{which} is empty: nothing in it is white, so there is nothing to fill; paint the hole")
+        raise ParameterError(f"{which} is empty: nothing in it is white, so there is nothing to fill", "paint the hole")
     return masks
 
 
@@ -89,7 +89,7 @@ def _each(name: str, value: Any) -> list[Any]:
     except TypeError:
         raise _no_picture(name, value) from None
     if not items:
-        raise ParameterError(f"{name} is an empty list; give at least one picture")
+        raise ParameterError(f"{name} is an empty list", "give at least one picture")
     return items
 
 
@@ -135,11 +135,13 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 def _wrong_shape(name: str, value: np.ndarray) -> ParameterError:
     axes = "[height, width]" if name == "mask" else "[height, width, 3]"
-    return ParameterError(f"{name} is an array of shape {list(value.shape)}; give {axes} pixels")
+    return ParameterError(f"{name} is an array of shape {list(value.shape)}", f"give {axes} pixels")
 
 
 def _no_picture(name: str, value: Any) -> ParameterError:
-    return ParameterError(f"{name} is of type {type(value).__name__}; give a picture, its file, or an array of pixels")
+    return ParameterError(
+        f"{name} is of type {type(value).__name__}", "give a picture, its file, or an array of pixels"
+    )
 
 
 def _unit(name: str, value: np.ndarray) -> np.ndarray:
@@ -147,8 +149,8 @@ def _unit(name: str, value: np.ndarray) -> np.ndarray:
     if value.dtype == np.uint8:
         return value.astype(np.float32) / 255
     if value.dtype.kind not in "fb":
-        raise ParameterError(f"{name} is an array of {value.dtype}; give uint8, or float in [0, 1]")
+        raise ParameterError(f"{name} is an array of {value.dtype}", "give uint8, or float in [0, 1]")
     pixels = value.astype(np.float32)
     if not np.isfinite(pixels).all() or pixels.min(initial=0) < 0 or pixels.max(initial=0) > 1:
-        raise ParameterError(f"{name} is a float array with values outside [0, 1]; divide by 255?")
+        raise ParameterError(f"{name} is a float array with values outside [0, 1]", "divide by 255?")
     return pixels

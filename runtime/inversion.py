@@ -57,7 +57,7 @@ class NoiseRegularization:
                 yield lambda size: int(rng.integers(max(size // 2, 1)))
         for shift in self.shifts:
             yield functools.partial(_given, shift)
-        raise ParameterError(f"NoiseRegularization has {len(self.shifts)} shifts, which are too few; give a seed")
+        raise ParameterError(f"NoiseRegularization has {len(self.shifts)} shifts, which are too few", "give a seed")
 
     def _regularized(self, noise: np.ndarray, shifts: Iterator[_Shift]) -> np.ndarray:
         for _ in range(self.rounds):

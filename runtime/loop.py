@@ -145,8 +145,8 @@ class Loop:
         bad = int(self._state["bad"].host[0])
         if bad:
             raise NumericalError(
-                f"the result at timestep {self._state['timesteps'].host[bad - 1]:g} is not finite; "
-                "lower gamma_attn, gamma_norm or guidance_scale, or check the checkpoint"
+                f"the result at timestep {self._state['timesteps'].host[bad - 1]:g} is not finite",
+                "lower gamma_attn, gamma_norm or guidance_scale, or check the checkpoint",
             )
         return self._state["latents"].host
 

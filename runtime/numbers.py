@@ -14,7 +14,7 @@ def finite(name: str, value: Any) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise ParameterError(f"{name} is {value}; give a finite number")
+        raise ParameterError(f"{name} is {value}", "give a finite number")
     return number
 
 
@@ -23,4 +23,4 @@ def whole(name: str, value: Any) -> int:
     try:
         return operator.index(value)
     except TypeError:
-        raise ParameterError(f"{name} is {value!r}; give a whole number") from None
+        raise ParameterError(f"{name} is {value!r}", "give a whole number") from None

@@ -170,7 +170,7 @@ def edits(args: argparse.Namespace) -> list[Edit]:
 def _each(flag: str, values: Sequence[T] | None, default: T, count: int) -> list[T]:
     values = [default] if values is None else list(values)
     if len(values) not in (1, count):
-        raise ParameterError(f"{flag} has {len(values)} values for {count} editing prompts; give one, or one each")
+        raise ParameterError(f"{flag} has {len(values)} values for {count} editing prompts", "give one, or one each")
     return values * count if len(values) == 1 else values
 
 
@@ -186,7 +186,7 @@ def _gamma(flag: str, values: list[float | Schedule], args: argparse.Namespace) 
     if len(values) > 1:
         numbers = [value for value in values if not isinstance(value, Schedule)]
         if len(numbers) < len(values):
-            raise ParameterError(f"{flag} has a schedule among several values; give one schedule, or numbers only")
+            raise ParameterError(f"{flag} has a schedule among several values", "give one schedule, or numbers only")
         return numbers
     (value,) = values
     if isinstance(value, Schedule):
@@ -204,16 +204,16 @@ def _gamma(flag: str, values: list[float | Schedule], args: argparse.Namespace) 
         return Schedule(kind, value, args.gamma_ratio)
     if editing:
         raise ParameterError(
-            f"with --editing-prompt, --gamma-tau belongs to the editing prompts; instead of --gamma-schedule {kind}, "
-            f"write {flag} {kind}:{value:g}:TAU"
+            "with --editing-prompt, --gamma-tau belongs to the editing prompts",
+            f"instead of --gamma-schedule {kind}, write {flag} {kind}:{value:g}:TAU",
         )
     taus = [1.0] if args.gamma_tau is None else args.gamma_tau
     if len(taus) != 1:
-        raise ParameterError(f"--gamma-tau has {len(taus)} values; several are for --editing-prompt")
+        raise ParameterError(f"--gamma-tau has {len(taus)} values", "several are for --editing-prompt")
     return Schedule(kind, value, taus[0])
 
 
 def _finite(flag: str, value: float) -> float:
     if not math.isfinite(value):
-        raise ParameterError(f"{flag} is {value}; give a finite number")
+        raise ParameterError(f"{flag} is {value}", "give a finite number")
     return value

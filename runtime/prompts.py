@@ -74,7 +74,7 @@ class PromptEncoder:
         if guided and negative_prompt_embeds is not None:
             embeds["negative prompt"] = self._embeds(_label("negative prompt"), negative_prompt_embeds)
         elif guided and prompt_embeds is not None and self.engine.manifest.text_encoder is None:
-            raise ParameterError("guidance needs negative_prompt_embeds beside prompt_embeds; or guidance_scale=1")
+            raise ParameterError("guidance needs negative_prompt_embeds beside prompt_embeds", "or guidance_scale=1")
         elif guided:
             texts["negative prompt"] = self._per_picture("negative_prompt", negative_prompt)
         positions = self._positions(token_weights, texts.get("prompt", []))
@@ -83,12 +83,12 @@ class PromptEncoder:
         tokens = conditional.shape[1]
         for key, found in positions.items():
             if any(not 0 <= p < tokens for p in found):
-                raise ParameterError(f"token_weights names position {key}; there are positions 0 to {tokens - 1}")
+                raise ParameterError(f"token_weights names position {key}", f"there are positions 0 to {tokens - 1}")
         for name, array in embeds.items():
             if array.shape != conditional.shape:
                 raise ParameterError(
-                    f"{_label(name)} have shape {list(array.shape)}, "
-                    f"prompt_embeds {list(conditional.shape)}; give the same"
+                    f"{_label(name)} have shape {list(array.shape)}, prompt_embeds {list(conditional.shape)}",
+                    "give the same",
                 )
         unconditional = embeds.get("negative prompt")
         return Prompts(
@@ -103,7 +103,7 @@ class PromptEncoder:
                 found[key] = [whole("a position in token_weights", key)]
                 continue
             if not texts:
-                raise ParameterError(f"token_weights names the word '{key}'; beside prompt_embeds, give its position")
+                raise ParameterError(f"token_weights names the word '{key}'", "beside prompt_embeds, give its position")
             if len(set(texts)) != 1:
                 raise ParameterError(f"token_weights names the word '{key}', which needs one prompt for all pictures")
             found[key] = self.engine.tokenizer.find_words(texts[0], [key])[key]
@@ -133,16 +133,16 @@ class PromptEncoder:
         try:
             texts = [value] * self.batch if isinstance(value, str) else list(value)
         except TypeError:
-            raise ParameterError(f"{name} is {value!r}; give a text, or one per picture") from None
+            raise ParameterError(f"{name} is {value!r}", "give a text, or one per picture") from None
         if len(texts) != self.batch:
-            raise ParameterError(f"{name} has {len(texts)} texts for {self.batch} pictures; give one, or one each")
+            raise ParameterError(f"{name} has {len(texts)} texts for {self.batch} pictures", "give one, or one each")
         return texts
 
     def _embeds(self, name: str, value: np.ndarray) -> np.ndarray:
         width = self.engine.manifest.unet.context_dim
         array = as_numbers(name, value, f"an array [{self.batch}, tokens, {width}]")
         if array.ndim != 3 or array.shape[0] not in (1, self.batch) or array.shape[2] != width or not array.shape[1]:
-            raise ParameterError(f"{name} has shape {list(array.shape)}; give [{self.batch}, tokens, {width}]")
+            raise ParameterError(f"{name} has shape {list(array.shape)}", f"give [{self.batch}, tokens, {width}]")
         if not np.isfinite(array).all():
             raise ParameterError(f"{name} has values that are not finite")
         return np.broadcast_to(array, (self.batch, *array.shape[1:]))

@@ -80,9 +80,9 @@ class _Words:
         try:
             number = operator.index(seed)
         except TypeError:
-            raise ParameterError(f"seed is {seed!r}; it must be a whole number") from None
+            raise ParameterError(f"seed is {seed!r}", "it must be a whole number") from None
         if not -(2**63) <= number < 2**64:
-            raise ParameterError(f"seed is {number}; it must lie between -2^63 and 2^64 - 1")
+            raise ParameterError(f"seed is {number}", "it must lie between -2^63 and 2^64 - 1")
         self._generator = np.random.RandomState(number % 2**32)
 
     def take(self, count: int) -> NDArray[np.uint32]:
@@ -124,7 +124,7 @@ def _checked_shape(shape: int | Sequence[int]) -> tuple[int, ...]:
     try:
         sizes = (operator.index(shape),) if not isinstance(shape, Sequence) else tuple(map(operator.index, shape))
     except TypeError:
-        raise ParameterError(f"shape is {shape!r}; it must be whole numbers") from None
+        raise ParameterError(f"shape is {shape!r}", "it must be whole numbers") from None
     if any(size < 0 for size in sizes):
-        raise ParameterError(f"shape is {sizes}; no size may be negative")
+        raise ParameterError(f"shape is {sizes}", "no size may be negative")
     return sizes

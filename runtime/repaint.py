@@ -36,10 +36,10 @@ class RePaintPlan:
     def __post_init__(self) -> None:
         limit = len(self.alphas_cumprod)
         if not 1 <= self.steps <= limit:
-            raise ParameterError(f"steps is {self.steps}; RePaint takes 1 to {limit}")
+            raise ParameterError(f"steps is {self.steps}", f"RePaint takes 1 to {limit}")
         for name in ("jump_length", "jump_count"):
             if getattr(self, name) < 1:
-                raise ParameterError(f"{name} is {getattr(self, name)}; give 1 or more")
+                raise ParameterError(f"{name} is {getattr(self, name)}", "give 1 or more")
 
     @property
     def stride(self) -> int:

@@ -150,8 +150,8 @@ def check_latents(latents: np.ndarray, timestep: float) -> None:
     """Raise NumericalError where latents have run away."""
     if not np.isfinite(latents).all():
         raise NumericalError(
-            f"the latents after timestep {timestep:g} are not finite, though the noise prediction is; "
-            "lower guidance_scale"
+            f"the latents after timestep {timestep:g} are not finite, though the noise prediction is",
+            "lower guidance_scale",
         )
 
 

@@ -89,8 +89,8 @@ class SchedulerTable:
             # In a one-step scheduler all that lies behind a step is in the latents it starts from.
             if not np.allclose(row[:-1], keep * before, rtol=1e-9, atol=1e-12):
                 raise ParameterError(
-                    f"scheduler {self.name} looks back over several steps and cannot start on the way; "
-                    "use ddim or euler, or strength 1"
+                    f"scheduler {self.name} looks back over several steps and cannot start on the way",
+                    "use ddim or euler, or strength 1",
                 )
             rows.append(np.append(keep * rows[-1], row[-1]))
             before = row
@@ -198,12 +198,12 @@ def load_table(directory: Path, section: Mapping[str, Any], name: str, steps: in
     """
     tables = section.get("tables")
     if not isinstance(tables, Mapping) or not tables:
-        raise EngineError(f"the manifest in {directory} has no scheduler tables; export the engine again")
+        raise EngineError(f"the manifest in {directory} has no scheduler tables", "export the engine again")
     key = normalise_name(name) if isinstance(name, str) else None
     if key not in tables:
-        raise ParameterError(f"scheduler {name!r} is not in this engine; available: {', '.join(tables)}")
+        raise ParameterError(f"scheduler {name!r} is not in this engine", f"available: {', '.join(tables)}")
     if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
-        raise ParameterError(f"steps is {steps!r}; it must be a whole number of at least 1")
+        raise ParameterError(f"steps is {steps!r}", "it must be a whole number of at least 1")
     entry = tables[key]
     try:
         by_steps = entry["steps"]
@@ -214,12 +214,12 @@ def load_table(directory: Path, section: Mapping[str, Any], name: str, steps: in
         raise EngineError(f"the manifest in {directory} has a damaged table entry for {key!r}: {error!r}") from error
     if str(int(steps)) not in by_steps:
         if steps < minimum:
-            raise ParameterError(f"steps is {steps}; {key} needs at least {minimum}")
+            raise ParameterError(f"steps is {steps}", f"{key} needs at least {minimum}")
         nearest = min(stored, key=lambda count: (abs(count - steps), count), default=None)
         hint = f"the nearest stored count is {nearest}" if nearest is not None else "no step count is stored"
         raise ParameterError(
-            f"{key} with {steps} steps is not in this engine ({hint}); "
-            f"use that, or export again with --scheduler-steps {steps}"
+            f"{key} with {steps} steps is not in this engine ({hint})",
+            f"use that, or export again with --scheduler-steps {steps}",
         )
     try:
         offset = int(by_steps[str(int(steps))]["offset"])
@@ -232,7 +232,8 @@ def load_table(directory: Path, section: Mapping[str, Any], name: str, steps: in
     if offset < 0 or not 1 <= evaluations <= 4 * steps + 16:
         raise EngineError(
             f"the manifest in {directory} says {key} with {steps} steps has {evaluations} evaluations "
-            f"at offset {offset}, which cannot be; export the engine again"
+            f"at offset {offset}, which cannot be",
+            "export the engine again",
         )
     count = 1 + 2 * evaluations + evaluations * (evaluations + 3) // 2
     values = _read_values(directory, file, offset, count)
@@ -262,13 +263,13 @@ def _read_values(directory: Path, file: str, offset: int, count: int) -> NDArray
             stream.seek(8 * offset)
             data = stream.read(8 * count)
     except OSError as error:
-        raise EngineError(f"cannot read the scheduler file {path}: {error}; export the engine again") from error
+        raise EngineError(f"cannot read the scheduler file {path}: {error}", "export the engine again") from error
     if len(data) != 8 * count:
         raise EngineError(
-            f"the scheduler file {path} is cut short: {count} values expected at {offset}, "
-            f"{len(data) // 8} found; copy or export the engine again"
+            f"the scheduler file {path} is cut short: {count} values expected at {offset}, {len(data) // 8} found",
+            "copy or export the engine again",
         )
     values = np.frombuffer(data, dtype="<f8").astype(np.float64, copy=False)
     if not np.isfinite(values).all():
-        raise EngineError(f"the scheduler file {path} holds values that are not finite; export the engine again")
+        raise EngineError(f"the scheduler file {path} holds values that are not finite", "export the engine again")
     return values

@@ -31,10 +31,10 @@ class Schedule:
     def __post_init__(self) -> None:
         for field, number in (("value", self.value), ("tau" if self._has_tau else "ratio", self.parameter)):
             if not _is_number(number) or not math.isfinite(number):
-                raise ParameterError(f"Schedule.{self.kind}: {field} is {number!r}; it must be a finite number")
+                raise ParameterError(f"Schedule.{self.kind}: {field} is {number!r}", "it must be a finite number")
         if self._has_tau and not 0.0 <= self.parameter <= 1.0:
             raise ParameterError(
-                f"Schedule.{self.kind}: tau is {self.parameter!r}; it is a share of the steps, from 0 to 1"
+                f"Schedule.{self.kind}: tau is {self.parameter!r}", "it is a share of the steps, from 0 to 1"
             )
 
     @property
@@ -82,8 +82,9 @@ class Schedule:
         if kind in get_args(Kind) and kind != "constant" and len(parameter) == 1:
             return cls(cast(Kind, kind), value, parameter[0])
         raise ParameterError(
-            f"'{text}' is no schedule; write constant:VALUE, step:VALUE:TAU, reverse_step:VALUE:TAU, "
-            "linear:VALUE:RATIO or exponential:VALUE:RATIO"
+            f"'{text}' is no schedule",
+            "write constant:VALUE, step:VALUE:TAU, reverse_step:VALUE:TAU, "
+            "linear:VALUE:RATIO or exponential:VALUE:RATIO",
         )
 
     def values(self, steps: int, evaluations: int) -> NDArray[np.float32]:
@@ -147,8 +148,8 @@ def resolve(
         given = None
     if given is None or given.ndim > 1 or given.dtype.kind not in "fiu":
         raise ParameterError(
-            f"{name} is {value!r}; give a number, one number per evaluation, or a Schedule such as "
-            f"Schedule.step(0.01, 0.2)"
+            f"{name} is {value!r}",
+            "give a number, one number per evaluation, or a Schedule such as Schedule.step(0.01, 0.2)",
         )
     exact = given.astype(np.float64)
     if exact.ndim == 0:

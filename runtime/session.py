@@ -98,11 +98,11 @@ class Session:
             if value < self._downscale or value % self._downscale:
                 low = max(value // self._downscale, 1) * self._downscale
                 raise ParameterError(
-                    f"{name} is {value}; give a multiple of {self._downscale}, e.g. {low} or {low + self._downscale}"
+                    f"{name} is {value}", f"give a multiple of {self._downscale}, e.g. {low} or {low + self._downscale}"
                 )
         self.batch = whole("batch", batch)
         if self.batch < 1:
-            raise ParameterError(f"batch is {batch}; give 1 or more pictures")
+            raise ParameterError(f"batch is {batch}", "give 1 or more pictures")
         self._executors: dict[tuple[int, ...], Executor] = {}
         self._loops: dict[Executor, Loop] = {}
         self._closed = False
@@ -338,7 +338,7 @@ class Session:
         self._check_open()
         unet = self.engine.manifest.unet
         if unet.in_channels != unet.out_channels:
-            raise EngineError("this engine is an inpainting model; inversion needs one that takes the latents alone")
+            raise EngineError("this engine is an inpainting model", "inversion needs one that takes the latents alone")
         table = load_table(*self._tables, _INVERSE, steps)
         adjust = None
         if regularize:
@@ -388,23 +388,23 @@ class Session:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ParameterError("this session is closed; open another with engine.session()")
+            raise ParameterError("this session is closed", "open another with engine.session()")
 
     def _check_output(self, output: str) -> None:
         if output not in ("pil", "np", "latents"):
-            raise ParameterError(f"output is '{output}'; choose 'pil', 'np' or 'latents'")
+            raise ParameterError(f"output is '{output}'", "choose 'pil', 'np' or 'latents'")
         if output != "latents" and self.engine.manifest.vae is None:
-            raise EngineError("this engine directory has no VAE; ask for output='latents'")
+            raise EngineError("this engine directory has no VAE", "ask for output='latents'")
 
     def _checked_edits(self, edits: Sequence[Edit]) -> tuple[Edit, ...]:
         if isinstance(edits, Edit):
-            raise ParameterError("edits is one Edit; give a list of them")
+            raise ParameterError("edits is one Edit", "give a list of them")
         listed = tuple(edits)
         limit = self.engine.manifest.unet.max_contexts
         if limit is not None and len(listed) > limit - 1:
             raise ParameterError(
-                f"{len(listed)} editing prompts are more than the {limit - 1} that this engine was built for; "
-                "use fewer, or export it again for more"
+                f"{len(listed)} editing prompts are more than the {limit - 1} that this engine was built for",
+                "use fewer, or export it again for more",
             )
         return listed
 
@@ -415,13 +415,15 @@ class Session:
         if scheduler is None:
             scheduler = "ddim" if begin else str(section["default"])
         if not isinstance(scheduler, str) or normalise_name(scheduler) not in choices:
-            raise ParameterError(f"scheduler {scheduler!r} is not in this engine; available: {', '.join(choices)}")
+            raise ParameterError(f"scheduler {scheduler!r} is not in this engine", f"available: {', '.join(choices)}")
         table = load_table(folder, section, scheduler, steps)
         return table.after(begin) if task is Task.IMAGE_TO_IMAGE else table
 
     def _repaint_plan(self, scheduler: str | None, steps: int, settings: RePaint) -> RePaintPlan:
         if scheduler is not None:
-            raise ParameterError(f"scheduler {scheduler!r} does not apply: RePaint has steps of its own; leave it out")
+            raise ParameterError(
+                f"scheduler {scheduler!r} does not apply: RePaint has steps of its own", "leave it out"
+            )
         self.engine.verify_tables()
         return tasks.repaint_plan(self.engine, settings, steps)
 
@@ -431,7 +433,7 @@ class Session:
         decoded = pictures.to_unit_range(self.engine.decode(latents))
         if not np.isfinite(decoded).all():
             raise NumericalError(
-                "the picture is not finite, first in the VAE decoder; lower the gammas, or check the checkpoint"
+                "the picture is not finite, first in the VAE decoder", "lower the gammas, or check the checkpoint"
             )
         if source is not None and source.mask is not None:
             hole = source.mask.transpose(0, 2, 3, 1) > 0
@@ -471,7 +473,9 @@ class Session:
             return [NormalStream(seed)], seed
         seeds = [whole("seed", s) for s in np.asarray(seed, dtype=object).tolist()]
         if len(seeds) != self.batch:
-            raise ParameterError(f"seed has {len(seeds)} values for {self.batch} pictures; give one number or one each")
+            raise ParameterError(
+                f"seed has {len(seeds)} values for {self.batch} pictures", "give one number or one each"
+            )
         return [NormalStream(s) for s in seeds], seeds
 
     def _look_like_latents(self, array: np.ndarray) -> bool:

@@ -48,9 +48,9 @@ class RePaint:
     def __post_init__(self) -> None:
         for name in ("jump_length", "jump_count"):
             if whole(name, getattr(self, name)) < 1:
-                raise ParameterError(f"{name} is {getattr(self, name)}; give 1 or more")
+                raise ParameterError(f"{name} is {getattr(self, name)}", "give 1 or more")
         if not 0 <= finite("eta", self.eta) <= 1:
-            raise ParameterError(f"eta is {self.eta}; give a number from 0 to 1")
+            raise ParameterError(f"eta is {self.eta}", "give a number from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -89,26 +89,26 @@ def infer(manifest: Manifest, image: Any, mask: Any, strength: Any, repaint: Any
     for_inpainting = unet.in_channels == 2 * unet.out_channels + 1
     if not for_inpainting and unet.in_channels != unet.out_channels:
         raise EngineError(
-            f"this engine's UNet takes {unet.in_channels} channels and gives {unet.out_channels}; "
-            "pictures are made with models that take 4 or, for inpainting, 9"
+            f"this engine's UNet takes {unet.in_channels} channels and gives {unet.out_channels}",
+            "pictures are made with models that take 4 or, for inpainting, 9",
         )
     if mask is not None and image is None:
-        raise ParameterError("a mask was given without an image; give the image whose masked part is to be made anew")
+        raise ParameterError("a mask was given without an image", "give the image whose masked part is to be made anew")
     if strength is not None and image is None:
-        raise ParameterError("strength was given without an image; it says how far image to image departs from one")
+        raise ParameterError("strength was given without an image", "it says how far image to image departs from one")
     if strength is not None and mask is not None:
-        raise ParameterError("strength and mask do not go together; inpainting makes the masked part anew")
+        raise ParameterError("strength and mask do not go together", "inpainting makes the masked part anew")
     if image is not None and manifest.vae is None:
-        raise EngineError("this engine directory has no VAE to encode an image with; export a whole checkpoint")
+        raise EngineError("this engine directory has no VAE to encode an image with", "export a whole checkpoint")
     if for_inpainting and mask is None:
         raise EngineError(
-            f"this engine's UNet takes {unet.in_channels} channels (an inpainting model); give it an image and a mask"
+            f"this engine's UNet takes {unet.in_channels} channels (an inpainting model)", "give it an image and a mask"
         )
     if repaint is not None and not isinstance(repaint, RePaint):
-        raise ParameterError(f"repaint is {repaint!r}; give ebca.RePaint(jump_length=..., jump_count=...)")
+        raise ParameterError(f"repaint is {repaint!r}", "give ebca.RePaint(jump_length=..., jump_count=...)")
     if repaint is not None and (mask is None or for_inpainting):
         why = "this model inpaints by itself" if for_inpainting else "there is no mask"
-        raise ParameterError(f"settings of RePaint were given, but {why}; leave them out")
+        raise ParameterError(f"settings of RePaint were given, but {why}", "leave them out")
     if mask is not None:
         return Task.INPAINTING if for_inpainting else Task.REPAINT
     return Task.TEXT_TO_IMAGE if image is None else Task.IMAGE_TO_IMAGE
@@ -122,17 +122,17 @@ def begin(strength: float | None, steps: int) -> int:
     """
     share = finite("strength", DEFAULT_STRENGTH if strength is None else strength)
     if not 0 < share <= 1:
-        raise ParameterError(f"strength is {share:g}; give a number above 0 (the image as it is) up to 1 (all anew)")
+        raise ParameterError(f"strength is {share:g}", "give a number above 0 (the image as it is) up to 1 (all anew)")
     run = min(int(whole("steps", steps) * share), steps)
     if run < 1:
-        raise ParameterError(f"strength {share:g} of {steps} steps leaves no step to run; raise either")
+        raise ParameterError(f"strength {share:g} of {steps} steps leaves no step to run", "raise either")
     return steps - run
 
 
 def require_noise_prediction(manifest: Manifest, what: str) -> None:
     """Raises ParameterError where `what` cannot work because the model predicts something else than noise."""
     if manifest.schedulers["config"].get("prediction_type", "epsilon") != "epsilon":
-        raise ParameterError(f"{what} needs a model that predicts noise; this one does not")
+        raise ParameterError(f"{what} needs a model that predicts noise", "this one does not")
 
 
 def repaint_plan(engine: Engine, settings: RePaint, steps: int) -> RePaintPlan:
@@ -228,5 +228,5 @@ def describe(task: Task, strength: float | None, repaint: RePaint) -> dict[str, 
 def per_picture(name: str, values: np.ndarray, batch: int) -> np.ndarray:
     """One for all or one each -> [batch,...]. Raises ParameterError for another number."""
     if len(values) not in (1, batch):
-        raise ParameterError(f"{len(values)} {name}s were given for {batch} pictures; give one, or one each")
+        raise ParameterError(f"{len(values)} {name}s were given for {batch} pictures", "give one, or one each")
     return np.broadcast_to(values, (batch, *values.shape[1:]))

@@ -32,10 +32,10 @@ class Tokenizer:
     def __init__(self, backend: _Backend, info: Mapping[str, Any]) -> None:
         missing = [key for key in _INFO_KEYS if not isinstance(info.get(key), int)]
         if missing:
-            raise EngineError(f"tokenizer information lacks the number(s) {', '.join(missing)}; export again")
+            raise EngineError(f"tokenizer information lacks the number(s) {', '.join(missing)}", "export again")
         self.max_length = int(info["model_max_length"])
         if self.max_length < 3:
-            raise EngineError(f"tokenizer model_max_length is {self.max_length}; at least 3 is needed")
+            raise EngineError(f"tokenizer model_max_length is {self.max_length}", "at least 3 is needed")
         self.bos_id = int(info["bos_token_id"])
         self.eos_id = int(info["eos_token_id"])
         self.pad_id = int(info["pad_token_id"])
@@ -50,7 +50,7 @@ class Tokenizer:
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise EngineError(f"cannot read the tokenizer {path}: {error}; export again") from error
+            raise EngineError(f"cannot read the tokenizer {path}: {error}", "export again") from error
         return cls.from_json(text, info)
 
     @classmethod
@@ -59,13 +59,13 @@ class Tokenizer:
         try:
             backend = _Backend.from_str(text)
         except Exception as error:  # the library raises nothing narrower
-            raise EngineError(f"the tokenizer is not valid `tokenizers` JSON: {error}; export again") from error
+            raise EngineError(f"the tokenizer is not valid `tokenizers` JSON: {error}", "export again") from error
         return cls(backend, info)
 
     def encode(self, prompts: Sequence[str]) -> Encoded:
         """Encode each prompt as bos, at most T - 2 tokens, eos, padding."""
         if isinstance(prompts, str):
-            raise ParameterError("prompts must be a sequence of strings, not one string; put it in a list")
+            raise ParameterError("prompts must be a sequence of strings, not one string", "put it in a list")
         ids = np.full((len(prompts), self.max_length), self.pad_id, np.int64)  # [n, T]
         truncated: list[str] = []
         tokens: list[list[str]] = []
@@ -83,7 +83,7 @@ class Tokenizer:
         Whole words only ("cat" is not in "catalogue"); case and spacing do not count.
         """
         if isinstance(words, str):
-            raise ParameterError(f"words must be a sequence of strings, not the string {words!r}; put it in a list")
+            raise ParameterError(f"words must be a sequence of strings, not the string {words!r}", "put it in a list")
         encoding = self._pieces(prompt)
         return {word: self._find(prompt, encoding, word) for word in words}
 
@@ -111,7 +111,7 @@ class Tokenizer:
     def _find(self, prompt: str, encoding: Encoding, word: str) -> list[int]:
         needle = self._pieces(word).ids
         if not needle:
-            raise ParameterError(f"the word {word!r} has no tokens; give a word or phrase of the prompt")
+            raise ParameterError(f"the word {word!r} has no tokens", "give a word or phrase of the prompt")
         starts = _occurrences(encoding, needle)
         # An occurrence cut by the length limit is no longer the word that was asked for.
         kept = [start for start in starts if start + len(needle) <= self._room]

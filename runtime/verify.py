@@ -51,7 +51,7 @@ def verify(engine: Engine, reference: Engine, on_part: OnPart | None = None) -> 
         EngineError, BackendError: a part does not run.
     """
     if (engine.backend.name, engine.device.name) == (reference.backend.name, reference.device.name):
-        raise ParameterError(f"{engine.backend.name} is what others are compared with; name another backend")
+        raise ParameterError(f"{engine.backend.name} is what others are compared with", "name another backend")
     if engine.manifest.files != reference.manifest.files:
         raise ParameterError(f"'{engine.directory.path}' and '{reference.directory.path}' are different engines")
     limit = LIMITS[engine.precision]

@@ -49,12 +49,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
-            raise ParameterError(f"split is '{self.split}'; choose {' or '.join(SPLITS)}")
+            raise ParameterError(f"split is '{self.split}'", f"choose {' or '.join(SPLITS)}")
         for kind in self.kinds:
             if kind not in KINDS:
-                raise ParameterError(f"there are no prompts of kind '{kind}'; choose from {', '.join(KINDS)}")
+                raise ParameterError(f"there are no prompts of kind '{kind}'", f"choose from {', '.join(KINDS)}")
         if self.count < 1 or self.batch < 1:
-            raise ParameterError(f"count is {self.count} and batch {self.batch}; give 1 or more")
+            raise ParameterError(f"count is {self.count} and batch {self.batch}", "give 1 or more")
 
 
 @dataclass
@@ -169,8 +169,9 @@ def check_size(engine: Engine) -> None:
     with engine.session() as session:
         if (session.height, session.width) != (SIZE, SIZE):
             raise ParameterError(
-                f"'{engine.manifest.model['name']}' makes pictures of {session.height} x {session.width}; coloured "
-                f"shapes are read from {SIZE} x {SIZE}: use the engine 'shapes', or one trained with examples/shapes"
+                f"'{engine.manifest.model['name']}' makes pictures of {session.height} x {session.width}",
+                f"coloured "
+                f"shapes are read from {SIZE} x {SIZE}: use the engine 'shapes', or one trained with examples/shapes",
             )
 
 

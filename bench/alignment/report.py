@@ -129,7 +129,7 @@ def write_sheet(sheet: Image.Image, file: Path) -> None:
     try:
         sheet.save(file)
     except (OSError, ValueError) as error:
-        raise ParameterError(f"cannot write '{file}': {error}; name a .png file in a folder that exists") from None
+        raise ParameterError(f"cannot write '{file}': {error}", "name a .png file in a folder that exists") from None
 
 
 def _share(values: np.ndarray, measure: str) -> str:

@@ -115,7 +115,7 @@ def outline(shape: str) -> np.ndarray:
             c, s = round(math.cos(k * math.pi / 2)), round(math.sin(k * math.pi / 2))
             points += [(c * x - s * y, s * x + c * y) for x, y in quarter]
         return 0.95 * np.array(points)
-    raise ParameterError(f"there is no shape '{shape}'; there are {', '.join(SHAPES)}")
+    raise ParameterError(f"there is no shape '{shape}'", f"there are {', '.join(SHAPES)}")
 
 
 @cache

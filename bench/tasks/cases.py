@@ -75,7 +75,7 @@ def wishes(kind: str, split: str, seed: int) -> Iterator[tuple[Wish, int]]:
     The prompt and what it is changed into are both of the split.
     """
     if kind not in KINDS or split not in SPLITS:
-        raise ParameterError(f"there are no cases '{kind}' of '{split}'; kinds: {', '.join(KINDS)}")
+        raise ParameterError(f"there are no cases '{kind}' of '{split}'", f"kinds: {', '.join(KINDS)}")
     available = prompts("two", split)
     among = frozenset(available)
     # Not the seeds themselves: what is asked for shall not hang together with the start noise.
@@ -149,7 +149,7 @@ def _pair(rng: np.random.Generator) -> tuple[_Place, _Place]:
 def _beside(rng: np.random.Generator, hole: int) -> tuple[_Place, _Place]:
     """A thing, and the middle of a hole that does not touch it (with the radius of a thing in there)."""
     if hole % 4 or not 2 * (_RADII_BESIDE_A_HOLE[1] // 2 + 2) <= hole <= SIZE - _RADII_BESIDE_A_HOLE[0]:
-        raise ParameterError(f"a hole of {hole} pixels does not do; give 28, 32, 36, or 40")
+        raise ParameterError(f"a hole of {hole} pixels does not do", "give 28, 32, 36, or 40")
 
     def draw_two() -> tuple[_Place, _Place] | None:
         x, y, radius = _anywhere(rng, _RADII_BESIDE_A_HOLE)

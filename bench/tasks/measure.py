@@ -42,14 +42,14 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
-            raise ParameterError(f"split is '{self.split}'; choose {' or '.join(SPLITS)}")
+            raise ParameterError(f"split is '{self.split}'", f"choose {' or '.join(SPLITS)}")
         for kind in self.kinds:
             if kind not in KINDS:
-                raise ParameterError(f"there are no cases '{kind}'; choose from {', '.join(KINDS)}")
+                raise ParameterError(f"there are no cases '{kind}'", f"choose from {', '.join(KINDS)}")
         if self.count < 1 or self.batch < 1:
-            raise ParameterError(f"count is {self.count} and batch {self.batch}; give 1 or more")
+            raise ParameterError(f"count is {self.count} and batch {self.batch}", "give 1 or more")
         if self.seed < 0:
-            raise ParameterError(f"seed is {self.seed}; give 0 or more")
+            raise ParameterError(f"seed is {self.seed}", "give 0 or more")
 
 
 @dataclass
@@ -191,8 +191,8 @@ def _find(engine: Engine, kind: str, recipe: Recipe, settings: Settings) -> tupl
     while len(found) < settings.count:
         if tried >= limit:
             raise ParameterError(
-                f"only {len(found)} of {tried} pictures of '{kind}' show their caption, so there is nothing to edit; "
-                "use the engine 'shapes', or one that is trained to the end"
+                f"only {len(found)} of {tried} pictures of '{kind}' show their caption, so there is nothing to edit",
+                "use the engine 'shapes', or one that is trained to the end",
             )
         some = list(islice(asked, settings.batch))
         for case in _before(engine, kind, recipe, some, settings):

@@ -56,7 +56,7 @@ class Editing:
 
     def __post_init__(self) -> None:
         if self.form not in FORMS:
-            raise ParameterError(f"form is '{self.form}'; choose from {', '.join(FORMS)}")
+            raise ParameterError(f"form is '{self.form}'", f"choose from {', '.join(FORMS)}")
 
     def edits(self, wishes: Sequence[Wish], update: Update) -> tuple[Edit, ...]:
         """The editing prompts for these pictures."""

@@ -46,10 +46,10 @@ class OpShape:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if value < 1:
-                raise ParameterError(f"{name} is {value}; every size of the operator must be at least 1")
+                raise ParameterError(f"{name} is {value}", "every size of the operator must be at least 1")
         row = self.channels * max(self.positions, self.contexts * self.tokens)
         if row >= 2**31 or self.positions * self.contexts >= 2**31:
-            raise ParameterError(f"one batch row of {self} has 2^31 elements or more; make the image smaller")
+            raise ParameterError(f"one batch row of {self} has 2^31 elements or more", "make the image smaller")
         if max(self.heads, self.batch * self.contexts) > 65535:
             raise ParameterError(f"{self}: heads and batch * contexts must be at most 65535, the limit of a grid")
 
@@ -148,10 +148,10 @@ class KernelSet:
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise BackendError(f"{path}: the GPU kernels cannot be read ({error}); install ebca again") from None
+            raise BackendError(f"{path}: the GPU kernels cannot be read ({error})", "install ebca again") from None
         if (data.get("format"), data.get("version")) != FORMAT:
             found = (data.get("format"), data.get("version"))
-            raise BackendError(f"{path} is {found}, not {FORMAT}; install ebca again")
+            raise BackendError(f"{path} is {found}, not {FORMAT}", "install ebca again")
         return cls(
             folder=folder,
             arguments={
@@ -173,9 +173,9 @@ class KernelSet:
             try:
                 content = path.read_bytes()
             except OSError as error:
-                raise BackendError(f"{path}: the GPU kernels cannot be read ({error}); install ebca again") from None
+                raise BackendError(f"{path}: the GPU kernels cannot be read ({error})", "install ebca again") from None
             if hashlib.sha256(content).hexdigest() != digest:
-                raise BackendError(f"{path} is damaged: its SHA-256 is not the manifest's; install ebca again")
+                raise BackendError(f"{path} is damaged: its SHA-256 is not the manifest's", "install ebca again")
             self._read[key] = content
         return self._read[key]
 
@@ -192,12 +192,12 @@ class KernelSet:
         """
         same = [b for b in self._on(kernel, capability) if b.dtype in (dtype, None)]
         if not same:
-            raise ParameterError(f"no GPU kernel for dtype {dtype!r}; use {' or '.join(DTYPES)}")
+            raise ParameterError(f"no GPU kernel for dtype {dtype!r}", f"use {' or '.join(DTYPES)}")
         fits = [b for b in same if b.head_dims[0] <= shape.head_dim <= b.head_dims[1] and shape.head_dim % b.unit == 0]
         if not fits:
             ranges = sorted({(*b.head_dims, b.unit) for b in same})
             shown = ", ".join(f"{low} to {high} in steps of {unit}" for low, high, unit in ranges)
-            raise ParameterError(f"no GPU kernel for head_dim {shape.head_dim}; there are kernels for {shown}")
+            raise ParameterError(f"no GPU kernel for head_dim {shape.head_dim}", f"there are kernels for {shown}")
         fits = [b for b in fits if all(b.constants[name] == value for name, value in constants.items())]
         return max((b for b in fits if b.positions_from <= shape.positions), key=lambda b: b.positions_from)
 
@@ -221,8 +221,9 @@ class KernelSet:
         same = same or [b for b in mine if b.format == "ptx" and b.capability <= capability]
         if not same:
             raise BackendError(
-                f"no GPU kernel for compute capability {_text(capability)}; there are cubins for "
-                f"{', '.join(self.capabilities())} and PTX for any GPU from {_text(self._lowest())} on"
+                f"no GPU kernel for compute capability {_text(capability)}",
+                f"there are cubins for "
+                f"{', '.join(self.capabilities())} and PTX for any GPU from {_text(self._lowest())} on",
             )
         return same
 
@@ -242,7 +243,7 @@ class KernelSet:
         forward = self.choose("ebca_forward", capability, dtype, shape, UPDATE=int(update), SINGLE=int(single))
         tiles = _blocks(shape.positions, forward.constants["BLOCK_N"])
         if tiles * shape.tokens * shape.head_dim >= 2**31:
-            raise ParameterError(f"{shape} needs scratch of 2^31 elements or more per head; make the image smaller")
+            raise ParameterError(f"{shape} needs scratch of 2^31 elements or more per head", "make the image smaller")
         groups = shape.batch * shape.contexts * shape.heads
         sizes = {
             "partial": groups * tiles * shape.tokens * shape.head_dim * 2,
@@ -336,7 +337,9 @@ def _value(argument: Argument, values: Mapping[str, int | float | str], names: t
 
 def _address(name: str, pointers: Mapping[str, int]) -> int:
     if name not in pointers:
-        raise ParameterError(f"no device address for tensor {name!r}; there are {', '.join(sorted(pointers))}")
+        raise ParameterError(f"no device address for tensor {name!r}", f"there are {', '.join(sorted(pointers))}")
     if pointers[name] <= 0 or pointers[name] % 16:
-        raise ParameterError(f"tensor {name!r} lies at {pointers[name]:#x}; the kernels need addresses in steps of 16")
+        raise ParameterError(
+            f"tensor {name!r} lies at {pointers[name]:#x}", "the kernels need addresses in steps of 16"
+        )
     return pointers[name]

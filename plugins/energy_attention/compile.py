@@ -170,7 +170,7 @@ def compile_spec(spec: Spec) -> Compiled:
     MAX_SHARED_BYTES.
     """
     if find_spec("triton") is None:
-        raise BackendError('compiling the GPU kernels needs Triton; run `pip install "ebca[kernels]"`')
+        raise BackendError("compiling the GPU kernels needs Triton", 'run `pip install "ebca[kernels]"`')
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -273,13 +273,15 @@ def _where(spec: Spec) -> str:
 def _check(result: Compiled, metadata: Any) -> None:
     where = _where(result.spec)
     if metadata.global_scratch_size or metadata.profile_scratch_size:
-        raise BackendError(f"{where}: this Triton wants scratch memory of its own; use another version")
+        raise BackendError(f"{where}: this Triton wants scratch memory of its own", "use another version")
     if metadata.num_ctas != 1 or metadata.launch_cooperative_grid or metadata.launch_pdl:
-        raise BackendError(f"{where}: this Triton wants a launch attribute; use another version")
+        raise BackendError(f"{where}: this Triton wants a launch attribute", "use another version")
     if result.stack_bytes > MAX_STACK_BYTES:
-        raise BackendError(f"{where}: spills {result.stack_bytes} bytes; make BLOCK_N smaller in tuning.json")
+        raise BackendError(f"{where}: spills {result.stack_bytes} bytes", "make BLOCK_N smaller in tuning.json")
     if result.shared_bytes > MAX_SHARED_BYTES:
-        raise BackendError(f"{where}: {result.shared_bytes} bytes of shared memory; make BLOCK_N or num_stages smaller")
+        raise BackendError(
+            f"{where}: {result.shared_bytes} bytes of shared memory", "make BLOCK_N or num_stages smaller"
+        )
 
 
 # ---- the whole set
@@ -387,7 +389,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _capability(part: str) -> Capability:
     known = {text(capability): capability for capability in CAPABILITIES}
     if part.strip() not in known:
-        raise BackendError(f"no kernels for compute capability {part.strip()!r}; choose among {', '.join(known)}")
+        raise BackendError(f"no kernels for compute capability {part.strip()!r}", f"choose among {', '.join(known)}")
     return known[part.strip()]
 
 

@@ -95,7 +95,7 @@ def signature(variant: str, heads: int, head_dim: int) -> Signature:
     Raises ParameterError for an unknown variant, or heads or head_dim below 1.
     """
     if variant not in VARIANTS:
-        raise ParameterError(f"unknown variant {variant!r} of energy attention; use one of {', '.join(VARIANTS)}")
+        raise ParameterError(f"unknown variant {variant!r} of energy attention", f"use one of {', '.join(VARIANTS)}")
     if heads < 1 or head_dim < 1:
         raise ParameterError(f"heads={heads} and head_dim={head_dim} must both be at least 1")
 
@@ -113,16 +113,16 @@ def check_weights(weights: ArrayLike) -> None:
     """
     array: NDArray[Any] = np.asarray(weights, dtype=np.float64)
     if array.ndim != 2 or array.shape[1] == 0:
-        raise ParameterError(f"weights have shape {array.shape}; pass [batch, contexts] with at least one context")
+        raise ParameterError(f"weights have shape {array.shape}", "pass [batch, contexts] with at least one context")
     for index, row in enumerate(array):
         shown = [float(f"{value:.6g}") for value in row]
         if not np.isfinite(row).all():
-            raise ParameterError(f"weights of row {index} are not finite: {shown}; pass finite weights")
+            raise ParameterError(f"weights of row {index} are not finite: {shown}", "pass finite weights")
         total = row.sum()
         if abs(total) <= MIN_WEIGHT_SUM * np.abs(row).sum():
             raise ParameterError(
-                f"weights of row {index}, {shown}, sum to {total:.3g}, and the composed output is divided "
-                f"by that sum; change an alpha so that |sum| exceeds {MIN_WEIGHT_SUM:g} of sum of |weights|"
+                f"weights of row {index}, {shown}, sum to {total:.3g}, and the composed output is divided by that sum",
+                f"change an alpha so that |sum| exceeds {MIN_WEIGHT_SUM:g} of sum of |weights|",
             )
 
 

@@ -86,7 +86,7 @@ class KernelLibrary:
         if missing := [name for name in plan.tensors if name not in pointers]:
             raise ParameterError(f"no device address for {', '.join(missing)}, which variant {variant!r} needs")
         if plan.scratch_bytes and scratch <= 0:
-            raise ParameterError(f"scratch lies at {scratch:#x}; pass {plan.scratch_bytes} bytes of device memory")
+            raise ParameterError(f"scratch lies at {scratch:#x}", f"pass {plan.scratch_bytes} bytes of device memory")
         addresses = {**pointers, **{name: scratch + offset for name, offset in plan.scratch.items()}}
         calls = [_BoundLaunch(self._driver, self._function(one.binary), one, addresses) for one in plan.launches]
 
@@ -147,12 +147,14 @@ class CudaLauncher:
         try:
             from cuda.bindings import driver
         except ImportError:
-            raise BackendError('the GPU kernels need cuda-bindings; run `pip install "ebca[gpu]"`') from None
+            raise BackendError("the GPU kernels need cuda-bindings", 'run `pip install "ebca[gpu]"`') from None
         self._api: Any = driver
         try:
             self._call("cuInit", 0)
         except RuntimeError as error:  # cuda-bindings' own, where there is no libcuda
-            raise BackendError(f"no NVIDIA driver on this machine ({error}); install one, or run on the CPU") from None
+            raise BackendError(
+                f"no NVIDIA driver on this machine ({error})", "install one, or run on the CPU"
+            ) from None
         (handle,) = self._call("cuDeviceGet", device)
         attribute = driver.CUdevice_attribute
         (major,) = self._call("cuDeviceGetAttribute", attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, handle)
@@ -207,7 +209,7 @@ class CudaLauncher:
         if status != self._api.CUresult.CUDA_SUCCESS:
             _, text = self._api.cuGetErrorString(status)
             shown = text.decode() if text else str(status)
-            raise BackendError(f"{name} failed: {shown}; `nvidia-smi` shows whether the GPU and its driver are fine")
+            raise BackendError(f"{name} failed: {shown}", "`nvidia-smi` shows whether the GPU and its driver are fine")
         return tuple(results)
 
 

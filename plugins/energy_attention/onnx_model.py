@@ -146,7 +146,7 @@ def op_model(heads: int, head_dim: int, variant: str, storage: str = "float32") 
     Raises ParameterError for an unknown variant or storage, or heads or head_dim below 1.
     """
     if storage not in STORAGES:
-        raise ParameterError(f"storage is '{storage}'; choose one of {', '.join(STORAGES)}")
+        raise ParameterError(f"storage is '{storage}'", f"choose one of {', '.join(STORAGES)}")
     sig = signature(variant, heads, head_dim)
     constants = _CONSTANTS.format(H=heads, d=head_dim, scale=1.0 / math.sqrt(head_dim))
     text = (

@@ -47,11 +47,11 @@ def energy_attention(
     q, k, v = (np.asarray(x, dtype=np.float64) for x in (q, k, v))
     if q.ndim != 3 or k.ndim != 4:
         raise ParameterError(
-            f"q has shape {q.shape} and k {k.shape}; pass q [batch, positions, channels] "
-            "and k [batch, contexts, tokens, channels]"
+            f"q has shape {q.shape} and k {k.shape}",
+            "pass q [batch, positions, channels] and k [batch, contexts, tokens, channels]",
         )
     if v.shape != k.shape:
-        raise ParameterError(f"v has shape {v.shape}, k has {k.shape}; they must be equal")
+        raise ParameterError(f"v has shape {v.shape}, k has {k.shape}", "they must be equal")
     if (q.shape[0], q.shape[2]) != (k.shape[0], k.shape[3]):
         raise ParameterError(f"q {q.shape} and k {k.shape} differ in batch or channels")
     if min(*q.shape, *k.shape) < 1:
@@ -59,7 +59,7 @@ def energy_attention(
     B, N, channels = q.shape
     _, S, T, _ = k.shape
     if heads < 1 or channels % heads:
-        raise ParameterError(f"heads={heads} does not divide the {channels} channels of q; pass the layer's heads")
+        raise ParameterError(f"heads={heads} does not divide the {channels} channels of q", "pass the layer's heads")
     H, d = heads, channels // heads
 
     w = _expand("weights", 1.0 if weights is None else weights, (B, S))
@@ -97,7 +97,7 @@ def _expand(name: str, value: ArrayLike, shape: tuple[int, ...]) -> Array:
     try:
         return np.broadcast_to(array, shape)
     except ValueError:
-        raise ParameterError(f"{name} has shape {array.shape}; it must broadcast to {shape}") from None
+        raise ParameterError(f"{name} has shape {array.shape}", f"it must broadcast to {shape}") from None
 
 
 def _softmax(x: Array, axis: int) -> Array:

@@ -48,7 +48,7 @@ class Settings:
         given = {field.name: np.asarray(field.data) for field in fields}
         if missing := [name for name in cls.__dataclass_fields__ if name not in given]:
             raise ParameterError(
-                f"a node {NAMESPACE}::{NAME} lacks the attribute {' and '.join(missing)}; export the engine again"
+                f"a node {NAMESPACE}::{NAME} lacks the attribute {' and '.join(missing)}", "export the engine again"
             )
         # TensorRT's ONNX parser ends a text with a zero byte, a plan does not.
         variant = given["variant"].tobytes().rstrip(b"\0").decode("ascii", "replace")
@@ -81,7 +81,7 @@ class Settings:
             if len(given) == len(taken):
                 taken = [found.setdefault(dim, n) for dim, n in zip(spec.shape, given, strict=True)]
             if given != taken:
-                raise ParameterError(f"{NAME} is given '{name}' of shape {given}, and takes {taken}; export again")
+                raise ParameterError(f"{NAME} is given '{name}' of shape {given}, and takes {taken}", "export again")
         return OpShape(
             **{name: found[name] for name in ("batch", "positions", "contexts", "tokens")},
             heads=self.num_heads,
@@ -105,13 +105,13 @@ def register(trt: Any, registry: Any, library: KernelLibrary) -> Any:
     """
     if not hasattr(trt, "IPluginV3"):
         raise BackendError(
-            f"{trt.__name__} {trt.__version__} takes no plugins like {NAMESPACE}::{NAME}; use TensorRT 10 or newer "
-            "(TensorRT for RTX takes none), or export without --one-piece"
+            f"{trt.__name__} {trt.__version__} takes no plugins like {NAMESPACE}::{NAME}",
+            "use TensorRT 10 or newer (TensorRT for RTX takes none), or export without --one-piece",
         )
     creator = _creator_class(trt, _plugin_class(trt, library))()
     if not registry.register_creator(creator, NAMESPACE):
         raise BackendError(
-            f"TensorRT has a plugin {NAMESPACE}::{NAME}, version {VERSION}, already; deregister the other one"
+            f"TensorRT has a plugin {NAMESPACE}::{NAME}, version {VERSION}, already", "deregister the other one"
         )
     return creator
 

@@ -5,7 +5,20 @@ The command-line tools print these as one line and exit with code 1; anything el
 
 
 class EbcaError(Exception):
-    """Base of all errors that a user's input or environment can cause."""
+    """Base of all errors that a user's input or environment can cause.
+
+    Attributes:
+        problem: what is wrong: the thing and the value.
+        remedy: what to do about it; "" where nothing can be done, or where the problem says it.
+    """
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__(problem, remedy)
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.problem}; {self.remedy}" if self.remedy else self.problem
 
 
 class ModelError(EbcaError):
