@@ -28,4 +28,4 @@ bench:
 
 # The GPU kernels for every compute capability, on any machine; needs ebca[kernels], takes a few minutes.
 kernels:
-	$(BIN)/python -m ebca.plugins.energy_attention.compile
+	$(BIN)/python -m ebca.plugins.compile

@@ -8,12 +8,12 @@ from importlib.util import find_spec
 
 from rich.console import Console
 
+from ebca import console
 from ebca.bench.compare import ROWS, USUAL
 from ebca.bench.latency import Settings, measure
 from ebca.bench.report import print_report, to_json
 from ebca.errors import EbcaError
-from ebca.runtime import console
-from ebca.runtime.options import add_machine
+from ebca.runtime.cli.options import add_machine
 
 PROGRAM = "ebca-bench"
 

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 
 import ebca
+from ebca import console
 from ebca.bench.compare import ROWS
-from ebca.engines import nvidia
-from ebca.engines.backend import GPU_BACKENDS
+from ebca.engines.backends.registry import GPU_BACKENDS
+from ebca.engines.machine import nvidia
 from ebca.errors import BackendError
-from ebca.runtime import console
 from ebca.runtime.engine import load
 
 PROGRAM = "gpu_check"
@@ -81,7 +81,7 @@ def parts(model: str, work: Path, capability: str) -> list[Part]:
         small, full = (work / f"{which}-{name.replace(' ', '')}" for which in ("shapes", "model"))
         bench = ["ebca.bench.cli", "--engine", str(full), "--device", "cuda", "--backend", backend, "--segments"]
         bench += ["--compare-with", ",".join(ROWS)]
-        verify = [*module, "ebca.runtime.doctor", "--engine", str(full), "--backend", backend, "--verify"]
+        verify = [*module, "ebca.runtime.cli.doctor", "--engine", str(full), "--backend", backend, "--verify"]
         return [
             exported(f"export shapes, {name}", shapes, backend, small, *more),
             Part(f"pictures, {name}", lambda: pictures(small, backend)),
@@ -93,7 +93,7 @@ def parts(model: str, work: Path, capability: str) -> list[Part]:
 
     found = [
         Part("nvidia-smi", lambda: command(["nvidia-smi"])),
-        written("doctor", ["ebca.runtime.doctor"]),
+        written("doctor", ["ebca.runtime.cli.doctor"]),
         Part("tests", lambda: command([*module, "pytest", "-q", "-m", "gpu", "-rs"])),
         written("kernel", ["ebca.bench.kernel"]),
     ]

@@ -23,13 +23,14 @@ from typing import Any, Final
 
 import numpy as np
 
+from ebca import console
 from ebca.bench.timing import Samples
 from ebca.errors import BackendError, EbcaError
-from ebca.plugins.energy_attention import compile as ahead
+from ebca.plugins import compile as ahead
 from ebca.plugins.energy_attention import energy_attention, signature
-from ebca.plugins.energy_attention.binaries import DTYPES, KernelSet, OpShape
-from ebca.plugins.energy_attention.launch import CudaLauncher, KernelLibrary
-from ebca.runtime import console
+from ebca.plugins.energy_attention.launches import EnergyAttention, OpShape
+from ebca.plugins.kernels.binaries import DTYPES, KernelSet
+from ebca.plugins.kernels.launch import CudaLauncher, KernelLibrary
 
 PROGRAM = "python -m ebca.bench.kernel"
 
@@ -101,10 +102,10 @@ class Layer:
         )
         self._scratch: list[Any] = []
 
-    def kernel(self, library: KernelLibrary, variant: str) -> Call:
+    def kernel(self, library: EnergyAttention, variant: str) -> Call:
         """A variant of ours, on the stream that is current when it is called; the results are in place."""
         scratch = self.torch.empty(
-            library.plan(variant, self.dtype, self.shape).scratch_bytes, device="cuda", dtype=self.torch.uint8
+            library.launches(variant, self.dtype, self.shape).scratch_bytes, device="cuda", dtype=self.torch.uint8
         )
         self._scratch.append(scratch)
         pointers = {name: value.data_ptr() for name, value in self.tensors.items()}
@@ -192,7 +193,7 @@ def interleave(torch: Any, calls: Mapping[str, Callable[[], object]], repeats: i
     return {name: Samples(tuple(values)) for name, values in seconds.items()}
 
 
-def measure(torch: Any, library: KernelLibrary, dtype: str, shape: OpShape, repeats: int) -> list[Row]:
+def measure(torch: Any, library: EnergyAttention, dtype: str, shape: OpShape, repeats: int) -> list[Row]:
     """Check, then time, all contenders at one layer."""
     layer = Layer(torch, dtype, shape)
     calls = {
@@ -273,7 +274,7 @@ def _fastest(
             except BackendError:
                 continue
             ahead.write_set(Path(folder) / name, [made, *combine])
-            library = KernelLibrary(launcher, KernelSet.load(Path(folder) / name))
+            library = EnergyAttention(KernelLibrary(launcher, KernelSet.load(Path(folder) / name)))
             calls[name] = layer.kernel(library, "update")
             blocks[name] = block
             layer.check(name, calls[name], LIMITS[dtype])
@@ -311,7 +312,7 @@ def _main(args: argparse.Namespace) -> int:
             Path(args.tune).write_text(json.dumps(tuning, indent=2) + "\n", encoding="utf-8")
             print(f"wrote {args.tune}; run `make kernels`")
             return 0
-        library = KernelLibrary(launcher)
+        library = EnergyAttention(KernelLibrary(launcher))
         report: dict[str, Any] = {
             "device": torch.cuda.get_device_name(args.device),
             "capability": ahead.text(launcher.capability),

@@ -14,7 +14,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import psutil
 
 import ebca
 from ebca.bench.compare import ROWS, check_packages, rivals
@@ -22,12 +21,12 @@ from ebca.bench.memory import peak_rss_bytes, reset_peak
 from ebca.bench.parts import device_memory, launch_samples, part_samples
 from ebca.bench.subject import Subject
 from ebca.bench.timing import OnRound, Ratio, Samples, interleave, time_call
-from ebca.engines import nvidia
+from ebca.engines.machine import nvidia, processor
 from ebca.errors import NumericalError, ParameterError
-from ebca.runtime.cuda import CudaDevice
-from ebca.runtime.doctor import cpu_name
-from ebca.runtime.engine import Engine, OnPrepare, load
-from ebca.runtime.schedulers import Scheduler, SchedulerTable, load_table
+from ebca.runtime.components import OnPrepare
+from ebca.runtime.devices.cuda import CudaDevice
+from ebca.runtime.engine import Engine, load
+from ebca.runtime.sampling.tables import Scheduler, SchedulerTable, load_table
 
 # The VAE and the text encoder run once per picture and a VAE takes as long as several steps.
 _MOST_REPEATS_PER_PICTURE = 5
@@ -172,7 +171,7 @@ def measure(settings: Settings, *, on_prepare: OnPrepare | None = None, on_round
         gc.collect()
         comparable &= reset_peak()
         engine = opening()
-    threads = settings.threads or psutil.cpu_count(logical=False) or 1
+    threads = settings.threads or processor.physical_cores()
     with engine:
         manifest = engine.manifest
         table = load_table(
@@ -238,7 +237,7 @@ def measure(settings: Settings, *, on_prepare: OnPrepare | None = None, on_round
 def processor_name(engine: Engine) -> str:
     """The GPU or CPU that an engine runs on."""
     device = engine.device
-    return nvidia.find().gpus[device.driver.index].name if isinstance(device, CudaDevice) else cpu_name()
+    return nvidia.find().gpus[device.driver.index].name if isinstance(device, CudaDevice) else processor.model_name()
 
 
 def _per_picture_stages(subject: Subject, *, warmup: int, repeats: int) -> dict[str, Samples]:

@@ -14,7 +14,7 @@ import numpy as np
 from diffusers import UNet2DConditionModel
 
 from ebca.bench.subject import Subject
-from ebca.engines.tensorrt import LIBRARIES
+from ebca.engines.backends.tensorrt_library import LIBRARIES
 from ebca.errors import ExportError, ParameterError
 from ebca.export.graphs import write_component
 from ebca.export.half import to_half

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from ebca.bench.subject import Subject
 from ebca.bench.timing import Contender, Samples, interleave
-from ebca.runtime.cuda import CudaDevice
+from ebca.runtime.devices.cuda import CudaDevice
 
 _VARIANT = "update"
 

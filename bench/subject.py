@@ -3,10 +3,10 @@
 import numpy as np
 
 from ebca.bench.timing import Contender
-from ebca.engines.accuracy import relative_l2
+from ebca.engines.contract.accuracy import relative_l2
 from ebca.errors import NumericalError
-from ebca.runtime.control import EnergyControl, resolve
 from ebca.runtime.engine import Engine
+from ebca.runtime.execution.control import EnergyControl, resolve
 
 # Relative L2 against the reference. float32 on two engines differs by 1e-7 to 1e-5 (the norm term's softmax
 # is peaked). bfloat16 keeps 8 bits: a UNet with its hundreds of roundings is off by about 1e-2.

@@ -1,1 +1,1 @@
-"""The engine directory and the inference backends that run its segments."""
+"""The engine directory and the inference backends that run it."""

@@ -13,11 +13,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ebca.engines import backend as backends
-from ebca.engines import nvidia, tensorrt
-from ebca.engines.manifest import GUIDANCE_SCALE
+from ebca import console
+from ebca.engines.backends import registry as backends
+from ebca.engines.backends import tensorrt
+from ebca.engines.contract.manifest import GUIDANCE_SCALE
+from ebca.engines.machine import nvidia
 from ebca.errors import BackendError, ExportError, ParameterError
-from ebca.runtime import console
 
 if TYPE_CHECKING:
     from ebca.export.checkpoint import Checkpoint
@@ -262,10 +263,10 @@ def _check_can_verify(args: argparse.Namespace) -> None:
 
 
 def _verify(path: Path, backend: str) -> int:
-    from ebca.runtime import doctor
+    from ebca.runtime.diagnostics.directory import check_verified
 
     problems = 0
-    for finding in doctor.check_verified(path, backend):
+    for finding in check_verified(path, backend):
         print(f"{finding.level}: {finding.text}" + (f"; {finding.remedy}" if finding.remedy else ""))
         problems += finding.level == "problem"
     return 1 if problems else 0

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
-from ebca.engines.dims import Dim
+from ebca.engines.contract.dims import Dim
 from ebca.export.quiet import quiet
 from ebca.export.split import fold_transposes
 from ebca.export.trace import OPSET

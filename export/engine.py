@@ -20,8 +20,9 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 
 import ebca
-from ebca.engines.dims import Dim
-from ebca.engines.manifest import (
+from ebca.engines.backends.tensorrt_library import RTX
+from ebca.engines.contract.dims import Dim
+from ebca.engines.contract.manifest import (
     COMPUTES,
     GUIDANCE_SCALE,
     VERSION,
@@ -35,8 +36,7 @@ from ebca.engines.manifest import (
     UNetSpec,
     VaeSpec,
 )
-from ebca.engines.plans import LibraryPlans
-from ebca.engines.tensorrt import RTX
+from ebca.engines.contract.plans import LibraryPlans
 from ebca.errors import ExportError, ParameterError
 from ebca.export import encoders, schedulers
 from ebca.export import plans as plan_building

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from ebca.engines.manifest import Component, TensorSpec
+from ebca.engines.contract.manifest import Component, TensorSpec
 from ebca.errors import ExportError
 from ebca.export.half import emulate, half_weight
 from ebca.export.lower import lower_for_onnxruntime
@@ -22,7 +22,7 @@ def write_component(graph: ir.Graph, folder: Path, name: str, *, half: bool, flo
     graph that computes in float16 also `.cuda.onnx` for a GPU.
 
     Args:
-        graph: graph whose inputs and outputs have shapes in the language of `ebca.engines.dims`: in float32, or as
+        graph: graph whose inputs and outputs have shapes as in `ebca.engines.contract.dims`: in float32, or as
             `ebca.export.half.to_half` made it. It is changed where `half` is set.
         folder: root of the engine directory; `name` may hold folders.
         float32_only: the component must not run at a lower precision.

@@ -16,8 +16,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
-from ebca.engines.accuracy import LIMITS, relative_l2
-from ebca.engines.manifest import Component
+from ebca.engines.contract.accuracy import LIMITS, relative_l2
+from ebca.engines.contract.manifest import Component
 from ebca.errors import ExportError
 from ebca.export.split import OpCall, Segment
 from ebca.export.torch_op import TorchEnergyAttention

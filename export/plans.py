@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from ebca.engines import dims, plans
-from ebca.engines.manifest import Component, TextEncoderSpec, UNetSpec, VaeSpec
-from ebca.engines.plans import LibraryPlans, Plan, Range
-from ebca.engines.tensorrt import platform_name
+from ebca.engines.backends.tensorrt_library import platform_name
+from ebca.engines.contract import dims, plans
+from ebca.engines.contract.manifest import Component, TextEncoderSpec, UNetSpec, VaeSpec
+from ebca.engines.contract.plans import LibraryPlans, Plan, Range
 from ebca.errors import ExportError, ParameterError
 from ebca.export.tensorrt import Builder, Built, InputRange
 from ebca.export.workspace import Workspace

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from ebca.engines import dims
-from ebca.engines.dims import Dim
+from ebca.engines.contract import dims
+from ebca.engines.contract.dims import Dim
 from ebca.errors import ExportError
 from ebca.export.symbols import Symbols
 from ebca.export.trace import OP_DOMAIN, OP_TYPE

@@ -1,4 +1,4 @@
-"""From torch's dimension symbols (`s53`, `((s30 - 1)//2) + 1`) to the names of `ebca.engines.dims`."""
+"""From torch's dimension symbols (`s53`, `((s30 - 1)//2) + 1`) to the names of `ebca.engines.contract.dims`."""
 
 import re
 from collections.abc import Sequence
@@ -6,8 +6,8 @@ from itertools import combinations_with_replacement
 
 import onnx_ir as ir
 
-from ebca.engines import dims
-from ebca.engines.dims import Dim
+from ebca.engines.contract import dims
+from ebca.engines.contract.dims import Dim
 from ebca.errors import ExportError
 
 MAX_HALVINGS = 8
@@ -43,7 +43,7 @@ class Symbols:
         self._cache: dict[str, Dim] = {}
 
     def shape(self, value: ir.Value) -> tuple[Dim, ...]:
-        """The shape of a graph value in the names of `ebca.engines.dims`.
+        """The shape of a graph value in the names of `ebca.engines.contract.dims`.
 
         Raises:
             ExportError: the exporter left the shape open, or a dimension is outside the language.

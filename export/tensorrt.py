@@ -10,11 +10,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ebca.engines import nvidia
-from ebca.engines.tensorrt import RTX, load_library, logger, supported_capabilities, version_key
+from ebca.engines.backends.tensorrt_library import RTX, load_library, logger, supported_capabilities, version_key
+from ebca.engines.machine import nvidia
 from ebca.errors import BackendError, ExportError, ParameterError
 from ebca.plugins.energy_attention import tensorrt_plugin
-from ebca.plugins.energy_attention.launch import CudaLauncher, KernelLibrary
+from ebca.plugins.energy_attention.launches import EnergyAttention
+from ebca.plugins.kernels.launch import CudaLauncher, KernelLibrary
 
 # What TensorRT for RTX is made for: GPUs of the Ampere, Ada and Blackwell generations with RT cores.
 DEFAULT_CAPABILITIES = ("8.6", "8.9", "12.0")
@@ -102,7 +103,7 @@ class Builder:
             ) from None
         if with_op:
             # TensorRT builds on the first GPU. The creator must live as long as the builder.
-            kernels = KernelLibrary(CudaLauncher(0))
+            kernels = EnergyAttention(KernelLibrary(CudaLauncher(0)))
             self._creator = tensorrt_plugin.register(self._trt, self._builder.get_plugin_registry(), kernels)
 
     @property

@@ -1,4 +1,4 @@
-"""The traced UNet, with its dimensions in the names of `ebca.engines.dims`: what is cut into segments, and what the two
+"""The traced UNet, with its dimensions as in `ebca.engines.contract.dims`: what is cut into segments, and what the two
 uncut forms, `ebca.export.vanilla` and `ebca.export.whole`, are made of."""
 
 from dataclasses import dataclass

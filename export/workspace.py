@@ -12,9 +12,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ebca.engines import manifest as manifests
-from ebca.engines.directory import sha256
-from ebca.engines.manifest import Component, FileRecord, Manifest, component_from_json
+from ebca.engines.contract import manifest as manifests
+from ebca.engines.contract.directory import sha256
+from ebca.engines.contract.manifest import Component, FileRecord, Manifest, component_from_json
 from ebca.errors import ExportError
 from ebca.export.graphs import component_files
 

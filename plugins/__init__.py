@@ -1,1 +1,1 @@
-"""Operators of our own that run between the segments."""
+"""Operators that run between the segments, and their compiled GPU kernels."""

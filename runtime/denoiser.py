@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ebca.errors import NumericalError, ParameterError
-from ebca.runtime.control import EnergyControl, resolve
+from ebca.errors import ParameterError
 from ebca.runtime.engine import Engine, load
-from ebca.runtime.executor import Executor
+from ebca.runtime.execution.control import EnergyControl, resolve
+from ebca.runtime.execution.executor import Executor
+from ebca.runtime.execution.inspection import check_finite
+from ebca.runtime.validation import as_numbers
 
 _KEPT_SIZES = 2
 
@@ -108,28 +110,6 @@ class Denoiser:
                 self._executors.popitem(last=False)
         self._executors.move_to_end(key)
         return self._executors[key]
-
-
-def check_finite(executor: Executor, variant: str, timestep: float) -> None:
-    """Raise NumericalError, naming the first segment to blame, where noise prediction or contexts are not finite."""
-    if np.isfinite(executor.noise).all() and np.isfinite(executor.contexts_out).all():
-        return
-    culprit = executor.first_nonfinite(variant) or "the last segment"
-    given = [name for name in ("sample", "contexts") if not np.isfinite(getattr(executor, name)).all()]
-    remedy = (
-        f"the {' and the '.join(given)} given to it had such values already"
-        if given
-        else "lower gamma_attn and gamma_norm, or check the checkpoint"
-    )
-    raise NumericalError(f"the result at timestep {timestep:g} is not finite, first in {culprit}", remedy)
-
-
-def as_numbers(name: str, value: object, expected: str) -> np.ndarray:
-    """A caller's `value` as float32. Raises ParameterError where it holds anything else than numbers."""
-    try:
-        return np.asarray(value, np.float32)
-    except (TypeError, ValueError):
-        raise ParameterError(f"{name} is not an array of numbers", f"give {expected}") from None
 
 
 def _array(name: str, value: np.ndarray, axes: str, ndim: int) -> np.ndarray:

@@ -1,33 +1,15 @@
 """An opened engine directory, shared by sessions and threads."""
 
-import threading
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
 
-import numpy as np
-
-from ebca.engines import backend as backends
-from ebca.engines import cache, nvidia
-from ebca.engines.backend import BackendOptions, Runner
-from ebca.engines.directory import EngineDirectory, open_directory
-from ebca.engines.manifest import Manifest
-from ebca.engines.memory import address, nbytes
-from ebca.errors import EngineError, ParameterError
-from ebca.runtime import devices
-from ebca.runtime.cuda import CudaDevice
-from ebca.runtime.devices import Shared
-from ebca.runtime.executor import Executor
-from ebca.runtime.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from ebca.runtime.session import Session
-
-OnPrepare = Callable[[int, int, str], None]
-
-# Two engines of one process may share a folder of the cache.
-_preparing = threading.Lock()
+from ebca.engines.backends import registry as backends
+from ebca.engines.backends.protocol import BackendOptions
+from ebca.engines.contract.directory import open_directory
+from ebca.engines.machine import nvidia
+from ebca.runtime.components import Components, OnPrepare
+from ebca.runtime.devices import registry as devices
+from ebca.runtime.devices.cuda import CudaDevice
+from ebca.runtime.session import Session
 
 
 def load(
@@ -72,187 +54,9 @@ def load(
     return opened
 
 
-class Engine:
-    """Thread-safe. Sessions own their buffers; the engine owns the opened graphs."""
+class Engine(Components):
+    """An engine directory, opened. Thread-safe: sessions own their buffers, the engine owns the opened graphs."""
 
-    def __init__(
-        self,
-        directory: EngineDirectory,
-        backend: backends.Backend,
-        device: devices.Device,
-        precision: str = "fp32",
-    ) -> None:
-        self.directory = directory
-        self.backend = backend
-        self.precision = precision
-        self.device = device
-        self._prepared = cache.prepared_engine(directory, backend)
-        self._runners: dict[str, Runner] = {}
-        self._lock = threading.Lock()
-        self._tokenizer: Tokenizer | None = None
-        self._tables_verified = False
-
-    @property
-    def manifest(self) -> Manifest:
-        return self.directory.manifest
-
-    def prepare(self, on_prepare: OnPrepare | None = None) -> None:
-        """Make the prepared form of every component that has none; then keep the cache within its bound."""
-        manifest = self.manifest
-        names = [*manifest.unet.segments, *(c for op in manifest.unet.ops.values() for c in op.values())]
-        if manifest.unet.vanilla:
-            names.append(manifest.unet.vanilla)
-        if manifest.text_encoder:
-            names.append(manifest.text_encoder.component)
-        if manifest.vae:
-            names.append(manifest.vae.decoder)
-        with self._lock, _preparing:
-            self._prepared.prepare(names, on_prepare)
-        cache.evict(keep=self._prepared.folder)
-
-    def runner(self, component: str) -> Runner:
-        """An opened component; opened once and shared."""
-        with self._lock:
-            if component not in self._runners:
-                self._runners[component] = self._prepared.open(component)
-            return self._runners[component]
-
-    def release(self, component: str) -> None:
-        """Close a component until it is needed again; bindings that exist keep it open."""
-        with self._lock:
-            self._runners.pop(component, None)
-
-    def forget_weights(self) -> None:
-        """Drop the UNet's mapped weights from memory; they come back from the page cache when they are used."""
-        unet = self.manifest.unet
-        self._prepared.forget([*unet.segments, *([unet.vanilla] if unet.vanilla else [])])
-
-    def open_all(self) -> None:
-        """Open everything a generation needs now rather than at its first step."""
-        for name in self.manifest.unet.segments:
-            self.runner(name)
-
-    def executor(self, sizes: Mapping[str, int]) -> Executor:
-        """A new executor with its own buffers, see `ebca.runtime.executor`."""
-        try:
-            return Executor(self.manifest.unet, self.runner, sizes, self.device, self.one_piece)
-        except MemoryError:
-            raise ParameterError(
-                f"no memory for {sizes['batch']} rows of {sizes['height']} x {sizes['width']} latents",
-                "make a smaller picture or fewer at once",
-            ) from None
-
-    @property
-    def one_piece(self) -> str | None:
-        """The component that runs an evaluation with updates by itself; None where this backend has no plan of it."""
-        plans = self.manifest.plans.get(self.backend.name)
-        return self.manifest.unet.whole if plans and self.manifest.unet.whole in plans.components else None
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """Raises EngineError for a UNet-only directory."""
-        spec = self.manifest.tokenizer
-        if spec is None:
-            raise EngineError(f"'{self.directory.path}' holds a UNet only", "pass prompt_embeds instead of a prompt")
-        if self._tokenizer is None:
-            self.directory.verify([spec.file])
-            self._tokenizer = Tokenizer.load(self.directory.file(spec.file), spec.info)
-        return self._tokenizer
-
-    def verify_tables(self) -> None:
-        """Compare the scheduler tables with the manifest, once. Raises EngineError where they differ."""
-        if not self._tables_verified:
-            section = self.manifest.schedulers
-            names = [section.get("alphas_cumprod"), *(t["file"] for t in section.get("tables", {}).values())]
-            self.directory.verify(name for name in names if name in self.manifest.files)
-            self._tables_verified = True
-
-    def encode(self, ids: np.ndarray) -> np.ndarray:
-        """Token ids [n,T] int64 -> embeddings [n,T,D] float32."""
-        spec = self.manifest.text_encoder
-        if spec is None:
-            raise EngineError(f"'{self.directory.path}' has no text encoder", "pass prompt_embeds instead of a prompt")
-        shape = (len(ids), spec.max_length, spec.hidden_size)
-        return self._evaluate(spec.component, {"input_ids": ids}, {"hidden_states": shape})["hidden_states"]
-
-    def decode(self, latents: np.ndarray) -> np.ndarray:
-        """Scaled latents [n,C,h,w] -> images [n,3,8h,8w] float32 in [-1, 1]; one image at a time to bound memory."""
-        spec = self.manifest.vae
-        if spec is None:
-            raise EngineError(f"'{self.directory.path}' has no VAE", "ask for output='latents'")
-        n, channels, height, width = latents.shape
-        if channels != spec.latent_channels:
-            raise ParameterError(f"latents have {channels} channels, the VAE has {spec.latent_channels}")
-        images = np.empty((n, 3, height * spec.downscale, width * spec.downscale), np.float32)
-        unscaled = latents / spec.scaling_factor + spec.shift_factor
-        for index in range(n):
-            one = slice(index, index + 1)
-            images[one] = self._evaluate(spec.decoder, {"latents": unscaled[one]}, {"image": images[one].shape})[
-                "image"
-            ]
-        return images
-
-    def encode_image(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Pictures [n,H,W,3] in [0, 1] -> mean and standard deviation of their scaled latents, [n,C,h,w] each."""
-        spec = self.manifest.vae
-        if spec is None:
-            raise EngineError(f"'{self.directory.path}' has no VAE", "pass latents instead of an image")
-        n, height, width, _ = pixels.shape
-        shape = (spec.latent_channels, height // spec.downscale, width // spec.downscale)
-        mean, std = np.empty((n, *shape), np.float32), np.empty((n, *shape), np.float32)
-        images = pixels.transpose(0, 3, 1, 2) * 2 - 1
-        for index in range(n):
-            one = slice(index, index + 1)
-            made = self._evaluate(spec.encoder, {"image": images[one]}, {"mean": (1, *shape), "std": (1, *shape)})
-            mean[one], std[one] = made["mean"], made["std"]
-        # Not needed again until the next picture comes in.
-        self.release(spec.encoder)
-        return (mean - spec.shift_factor) * np.float32(spec.scaling_factor), std * np.float32(spec.scaling_factor)
-
-    def _evaluate(
-        self, name: str, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, tuple[int, ...]]
-    ) -> dict[str, np.ndarray]:
-        """Run a component once on the device. Returns its outputs; `outputs` holds their shapes."""
-        component, device = self.manifest.components[name], self.device
-
-        def share(shape: tuple[int, ...], dtype: str) -> Shared:
-            return device.share(device.allocate(nbytes(shape, dtype)).view(0, shape, dtype))
-
-        given = {n: share(array.shape, component.inputs[n].dtype) for n, array in inputs.items()}
-        made = {n: share(shape, component.outputs[n].dtype) for n, shape in outputs.items()}
-        for n, array in inputs.items():
-            given[n].host[...] = array
-        arrays = {n: s.array for n, s in given.items()}, {n: s.array for n, s in made.items()}
-        with device.ready():
-            runner = self.runner(name)
-            need = runner.workspace_bytes(*arrays)
-            scratch = device.allocate(need).view(0, (need,), np.uint8) if need else None
-            call = runner.bind(*arrays, 0 if scratch is None else address(scratch))
-        device.upload(list(given.values()))
-        device.run(call)
-        device.download(list(made.values()))
-        return {n: s.host for n, s in made.items()}
-
-    def session(self, height: int | None = None, width: int | None = None, batch: int = 1) -> "Session":
-        """A session for pictures of one size, see `ebca.runtime.session.Session`."""
-        from ebca.runtime.session import Session
-
+    def session(self, height: int | None = None, width: int | None = None, batch: int = 1) -> Session:
+        """A session for pictures of one size, see `Session`."""
         return Session(self, height=height, width=width, batch=batch)
-
-    def settle(self) -> None:
-        """Keep what running for the first time has made, for the next process."""
-        self.backend.settle()
-
-    def close(self) -> None:
-        """Close all components. Sessions that are still open keep theirs."""
-        self.backend.settle()
-        with self._lock:
-            self._runners.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -10,27 +10,26 @@ from typing import Any, Self
 import numpy as np
 
 from ebca.errors import EngineError, NumericalError, ParameterError
-from ebca.runtime import images as pictures
-from ebca.runtime import tasks
-from ebca.runtime.cuda import CudaDevice
-from ebca.runtime.denoiser import as_numbers
-from ebca.runtime.edits import Edit
-from ebca.runtime.engine import Engine
-from ebca.runtime.executor import Executor
-from ebca.runtime.inputs import Picture, load_pictures
-from ebca.runtime.inversion import NoiseRegularization
-from ebca.runtime.loop import Loop
-from ebca.runtime.numbers import finite, whole
-from ebca.runtime.prompts import PromptEncoder
-from ebca.runtime.random import NormalStream
-from ebca.runtime.repaint import RePaintPlan
-from ebca.runtime.repaint import repaint as run_repaint
-from ebca.runtime.sampling import NoisePredictor, OnStep, sample
-from ebca.runtime.schedulers import SchedulerTable, available_schedulers, load_table, normalise_name
-from ebca.runtime.schedules import Gamma, describe
-from ebca.runtime.tasks import RePaint, Task
-from ebca.runtime.telemetry import AttentionMaps
-from ebca.runtime.timeline import Timeline
+from ebca.runtime.components import Components
+from ebca.runtime.conditioning.edits import Edit
+from ebca.runtime.conditioning.prompts import PromptEncoder
+from ebca.runtime.conditioning.schedules import Gamma, describe
+from ebca.runtime.conditioning.timeline import Timeline
+from ebca.runtime.devices.cuda import CudaDevice
+from ebca.runtime.execution.executor import Executor
+from ebca.runtime.images import latents as tasks
+from ebca.runtime.images import outputs as pictures
+from ebca.runtime.images.inputs import Picture, load_pictures
+from ebca.runtime.images.latents import RePaint, Task
+from ebca.runtime.noise import NormalStream
+from ebca.runtime.sampling.graph import Loop
+from ebca.runtime.sampling.host import NoisePredictor, OnStep, sample
+from ebca.runtime.sampling.inversion import NoiseRegularization
+from ebca.runtime.sampling.repaint import RePaintPlan
+from ebca.runtime.sampling.repaint import repaint as run_repaint
+from ebca.runtime.sampling.tables import SchedulerTable, available_schedulers, load_table, normalise_name
+from ebca.runtime.telemetry.attention_maps import AttentionMaps
+from ebca.runtime.validation import as_numbers, finite, whole
 
 # Pixels per latent where there is no VAE to ask.
 _DOWNSCALE = 8
@@ -48,8 +47,8 @@ class Result:
 
     images: list of PIL images, float32 array [n,H,W,3] in [0, 1], or None for output="latents".
     latents: [n,C,h,w] float32, scaled as the UNet sees them.
-    energies: [evaluations,L,2,B,S] (attention, norm) or None; see `ebca.runtime.telemetry.Energies`.
-    attention_maps: [n,T,h,w] float32 or None; see `ebca.runtime.telemetry.AttentionMaps`.
+    energies: [evaluations,L,2,B,S] (attention, norm) or None; see `ebca.runtime.telemetry.energies.Energies`.
+    attention_maps: [n,T,h,w] float32 or None; see `ebca.runtime.telemetry.attention_maps.AttentionMaps`.
     timesteps: of the evaluations.
     timings: seconds per stage; "unet_steps" is a list.
     parameters: everything needed to make the same pictures again (but for pictures that were passed in).
@@ -87,7 +86,9 @@ class Session:
         ParameterError: a size that the engine cannot make.
     """
 
-    def __init__(self, engine: Engine, *, height: int | None = None, width: int | None = None, batch: int = 1) -> None:
+    def __init__(
+        self, engine: Components, *, height: int | None = None, width: int | None = None, batch: int = 1
+    ) -> None:
         manifest = engine.manifest
         self.engine = engine
         self._downscale = manifest.vae.downscale if manifest.vae else _DOWNSCALE

@@ -63,7 +63,7 @@ def prepared_engine(request: pytest.FixtureRequest) -> Path:
 
 def test_ebca_run_takes_three_seconds_and_no_export_library(prepared_engine: Path, tmp_path: Path) -> None:
     program = (
-        "import sys; from ebca.runtime.cli import main; code = main(sys.argv[1:]); "
+        "import sys; from ebca.runtime.cli.run import main; code = main(sys.argv[1:]); "
         "print(*sys.modules, file=sys.stderr); sys.exit(code)"
     )
     argv = ["--engine", str(prepared_engine), "--prompt", "a cat", "--seed", "1", "--output", str(tmp_path / "x.png")]

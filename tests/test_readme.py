@@ -17,9 +17,9 @@ from PIL import Image
 
 import ebca
 from ebca.bench.alignment.scenes import COLORS, Thing, paint
-from ebca.runtime import doctor
-from ebca.runtime.cli import parser as run_parser
-from ebca.runtime.images import read_parameters
+from ebca.runtime.cli import doctor
+from ebca.runtime.cli.run import parser as run_parser
+from ebca.runtime.images.outputs import read_parameters
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -68,7 +68,7 @@ def test_the_commands_are_accepted(words: list[str]) -> None:
 
 
 def test_the_first_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ebca.runtime.cli import main
+    from ebca.runtime.cli.run import main
 
     monkeypatch.chdir(tmp_path)
     words = next(w for w in commands() if w[0] == "ebca-run" and "shapes" in w)
@@ -79,7 +79,7 @@ def test_the_first_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_commands_of_the_tasks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ebca.runtime.cli import main
+    from ebca.runtime.cli.run import main
 
     monkeypatch.chdir(tmp_path)
     picture = np.full((64, 64, 3), 190, np.float32)

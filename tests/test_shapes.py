@@ -13,7 +13,7 @@ import ebca
 from ebca.bench.alignment.detector import read
 from ebca.bench.alignment.measure import Method, Settings, measure
 from ebca.bench.alignment.scenes import parse
-from ebca.engines.directory import BUNDLED, bundled
+from ebca.engines.contract.directory import BUNDLED, bundled
 
 PIPELINE = Path(__file__).parents[1] / "examples" / "shapes" / "shapes"
 PROMPT = "a red circle and a blue square"
@@ -27,7 +27,7 @@ def test_it_is_small_enough_to_bundle() -> None:
 
 def test_the_first_command(tmp_path: Path) -> None:
     """From process start to PNG with the default steps within 5 s on two cores, prepared before."""
-    command = [sys.executable, "-m", "ebca.runtime.cli", "--engine", "shapes", "--prompt", PROMPT, "--seed", "1"]
+    command = [sys.executable, "-m", "ebca.runtime.cli.run", "--engine", "shapes", "--prompt", PROMPT, "--seed", "1"]
     command += ["--backend", "onnxruntime", "--output", str(tmp_path / "out.png")]
     seconds = []
     for _ in range(2):

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ebca import console
 from ebca.bench.alignment.effects import effects
 from ebca.bench.alignment.measure import BASE, Method, Settings, measure, to_json
 from ebca.bench.alignment.prompts import KINDS, SPLITS
 from ebca.bench.alignment.report import effects_json, print_effects, print_report, save_grid
-from ebca.runtime import console, options
+from ebca.runtime.cli import options
 
 PROGRAM = "ebca-bench alignment"
 

@@ -8,7 +8,7 @@ import numpy as np
 from ebca.bench.alignment.measure import Method, Settings, arguments, chosen
 from ebca.bench.alignment.scenes import Scene
 from ebca.runtime.engine import Engine
-from ebca.runtime.sampling import StepInfo
+from ebca.runtime.sampling.host import StepInfo
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from ebca.bench.alignment.prompts import KINDS, SPLITS, prompts
 from ebca.bench.alignment.scenes import SIZE, Scene
 from ebca.bench.alignment.statistics import Paired, compare
 from ebca.errors import CancelledError, ParameterError
+from ebca.runtime.conditioning.schedules import Gamma, describe
 from ebca.runtime.engine import Engine
-from ebca.runtime.images import to_bytes
-from ebca.runtime.schedules import Gamma, describe
+from ebca.runtime.images.outputs import to_bytes
 
 BASE = "base"
 

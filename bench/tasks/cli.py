@@ -9,13 +9,14 @@ from typing import TypeVar
 
 from rich.console import Console
 
+from ebca import console
 from ebca.bench.alignment.prompts import SPLITS
 from ebca.bench.tasks.cases import KINDS, TASKS, task_of
 from ebca.bench.tasks.measure import Settings, measure, to_json
 from ebca.bench.tasks.recipes import BASE, EBCU, FORMS, RECIPES, SWEEPS, UPDATES, Recipe, Update, Variant, candidates
 from ebca.bench.tasks.report import print_report, save_grid
 from ebca.errors import ParameterError
-from ebca.runtime import console, options
+from ebca.runtime.cli import options
 
 PROGRAM = "ebca-bench tasks"
 

@@ -17,9 +17,9 @@ from ebca.bench.tasks.recipes import Editing, Inpainting, Recipe, Variant
 from ebca.bench.tasks.scoring import Score, psnr, score
 from ebca.errors import CancelledError, ParameterError
 from ebca.runtime.engine import Engine
-from ebca.runtime.images import to_bytes
+from ebca.runtime.images.latents import RePaint
+from ebca.runtime.images.outputs import to_bytes
 from ebca.runtime.session import Session
-from ebca.runtime.tasks import RePaint
 
 # A model that paints fewer of its pictures right than one in five is not worth editing.
 _PATIENCE = 5

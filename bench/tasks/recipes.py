@@ -6,8 +6,8 @@ from typing import Any
 
 from ebca.bench.tasks.cases import EDIT_COLOR, EDIT_SHAPE, INPAINT, REAL_COLOR, REAL_SHAPE, Wish, task_of
 from ebca.errors import ParameterError
-from ebca.runtime.edits import Edit
-from ebca.runtime.schedules import Gamma, Schedule, describe
+from ebca.runtime.conditioning.edits import Edit
+from ebca.runtime.conditioning.schedules import Gamma, Schedule, describe
 
 CAPTION, THING, SWAP, CAPTIONS = FORMS = ("caption", "thing", "swap", "captions")
 """What the editing prompts say beside the main prompt, which is the caption of the picture as it is: the new caption;

@@ -33,7 +33,7 @@ from torch.nn import functional as F
 
 from ebca.bench.alignment.detector import read
 from ebca.bench.alignment.scenes import SIZE, Scene
-from ebca.runtime.images import to_bytes
+from ebca.runtime.images.outputs import to_bytes
 
 GRID_PROMPTS = (
     "a red circle",

@@ -1,6 +1,6 @@
 """The op inside a TensorRT engine: a plugin (IPluginV3) that launches the compiled kernels.
 
-    creator = register(tensorrt, builder.get_plugin_registry(), KernelLibrary(CudaLauncher(0)))
+    creator = register(tensorrt, builder.get_plugin_registry(), EnergyAttention(KernelLibrary(CudaLauncher(0))))
 
 TensorRT's ONNX parser makes the plugin of a node `EnergyCrossAttention` in domain `ebca` with `Settings.attributes`; a
 plan holds its settings, and the runtime that opens the plan needs it registered too. TensorRT for RTX takes no plugins.
@@ -18,9 +18,8 @@ from typing import Any, Final, Self
 import numpy as np
 
 from ebca.errors import BackendError, ParameterError
-from ebca.plugins.energy_attention.binaries import OpShape
 from ebca.plugins.energy_attention.contract import VARIANTS, TensorSpec, signature
-from ebca.plugins.energy_attention.launch import KernelLibrary
+from ebca.plugins.energy_attention.launches import EnergyAttention, OpShape
 
 NAME: Final = "EnergyCrossAttention"
 NAMESPACE: Final = "ebca"
@@ -89,7 +88,7 @@ class Settings:
         )
 
 
-def register(trt: Any, registry: Any, library: KernelLibrary) -> Any:
+def register(trt: Any, registry: Any, library: EnergyAttention) -> Any:
     """Let TensorRT find the plugin.
 
     Args:
@@ -139,7 +138,7 @@ class _Fields:
         self.collection = trt.PluginFieldCollection_(self._list)
 
 
-def _plugin_class(trt: Any, library: KernelLibrary) -> Any:
+def _plugin_class(trt: Any, library: EnergyAttention) -> Any:
     dtypes = {"float16": trt.DataType.HALF, "float32": trt.DataType.FLOAT}
     bases = (trt.IPluginV3, trt.IPluginV3OneCore, trt.IPluginV3OneBuild, trt.IPluginV3OneRuntime)
 

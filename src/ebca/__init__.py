@@ -1,7 +1,5 @@
 """ebca: the deployment runtime for Energy-Based Cross Attention on Stable Diffusion."""
 
-__version__ = "0.1.0"
-
 from ebca.errors import (
     BackendError,
     CancelledError,
@@ -12,16 +10,17 @@ from ebca.errors import (
     NumericalError,
     ParameterError,
 )
-from ebca.runtime.control import EnergyControl
+from ebca.runtime.conditioning.edits import Edit
+from ebca.runtime.conditioning.schedules import Schedule
 from ebca.runtime.denoiser import Denoised, Denoiser
-from ebca.runtime.edits import Edit
 from ebca.runtime.engine import Engine, load
-from ebca.runtime.inversion import NoiseRegularization
-from ebca.runtime.sampling import StepInfo
-from ebca.runtime.schedules import Schedule
+from ebca.runtime.execution.control import EnergyControl
+from ebca.runtime.images.latents import RePaint
+from ebca.runtime.sampling.host import StepInfo
+from ebca.runtime.sampling.inversion import NoiseRegularization
 from ebca.runtime.session import Inverted, Result, Session
-from ebca.runtime.tasks import RePaint
-from ebca.runtime.telemetry import Energies
+from ebca.runtime.telemetry.energies import Energies
+from ebca.version import __version__
 
 __all__ = [
     "BackendError",
@@ -45,5 +44,6 @@ __all__ = [
     "Schedule",
     "Session",
     "StepInfo",
+    "__version__",
     "load",
 ]

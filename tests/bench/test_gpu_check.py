@@ -10,7 +10,7 @@ from helpers.driver import host_engine
 
 from ebca.bench import gpu_check
 from ebca.bench.gpu_check import Failed, Part
-from ebca.engines import nvidia
+from ebca.engines.machine import nvidia
 from ebca.errors import BackendError
 
 

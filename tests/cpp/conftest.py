@@ -15,7 +15,7 @@ import pytest
 from helpers import native
 
 import ebca
-from ebca.engines.directory import BUNDLED
+from ebca.engines.contract.directory import BUNDLED
 
 CPP = Path(__file__).parents[2] / "runtime" / "cpp"
 

@@ -17,7 +17,8 @@ import pytest
 from helpers import native
 
 from ebca.errors import BackendError, EbcaError, ParameterError
-from ebca.plugins.energy_attention.binaries import FOLDER, KernelSet, OpShape, pack_key
+from ebca.plugins.energy_attention.launches import OpShape
+from ebca.plugins.kernels.binaries import FOLDER, KernelSet, pack_key
 
 HERE = Path(__file__).parent
 CPP = HERE.parents[1] / "runtime" / "cpp"

@@ -13,7 +13,8 @@ import pytest
 from helpers import derived, native
 
 import ebca
-from ebca.engines.backend import BackendOptions, create
+from ebca.engines.backends.protocol import BackendOptions
+from ebca.engines.backends.registry import create
 from ebca.errors import BackendError, ParameterError
 
 SRC = Path(__file__).parents[2] / "runtime" / "cpp" / "src"

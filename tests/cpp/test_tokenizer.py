@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, processors, trainers
 
 from ebca.errors import EngineError, ParameterError
-from ebca.runtime.tokenizer import Tokenizer
+from ebca.runtime.text.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[2]
 CPP = ROOT / "runtime" / "cpp"

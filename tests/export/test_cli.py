@@ -18,7 +18,7 @@ import pytest
 pytest.importorskip("torch")
 
 import ebca
-from ebca.engines.directory import open_directory
+from ebca.engines.contract.directory import open_directory
 from ebca.export import cli
 from ebca.export.tiny import save_tiny
 
@@ -188,7 +188,9 @@ def test_missing_packages_are_named_with_the_command_that_installs_them(
 def test_a_backend_that_is_not_installed_is_found_before_any_work(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("ebca.engines.backend.find_spec", lambda name: None if name == "openvino" else find_spec(name))
+    monkeypatch.setattr(
+        "ebca.engines.backends.registry.find_spec", lambda name: None if name == "openvino" else find_spec(name)
+    )
     message = refused(capsys, here, "--model", "tiny", "--output-dir", "engine", "--backend", "openvino")
     assert message == "backend 'openvino' is not installed; run `pip install openvino`"
 

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 import ebca
-from ebca.engines import manifest as manifests
-from ebca.engines.directory import open_directory
+from ebca.engines.contract import manifest as manifests
+from ebca.engines.contract.directory import open_directory
 from ebca.errors import EngineError, ExportError, ParameterError
 from ebca.export import engine as exporter
 from ebca.export import export_unet, parity

@@ -10,9 +10,9 @@ import pytest
 from onnx import TensorProto, numpy_helper, parser
 
 import ebca
-from ebca.engines.dims import shape
-from ebca.engines.directory import open_directory
-from ebca.engines.manifest import Component
+from ebca.engines.contract.dims import shape
+from ebca.engines.contract.directory import open_directory
+from ebca.engines.contract.manifest import Component
 from ebca.errors import ExportError, ParameterError
 from ebca.export.engine import export_checkpoint
 from ebca.export.graphs import write_component

@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import pytest
 
-from ebca.engines.dims import shape
-from ebca.engines.directory import open_directory
+from ebca.engines.contract.dims import shape
+from ebca.engines.contract.directory import open_directory
 from ebca.export.parity import relative_l2, run_graph
 
 # float32 in another order of operations: softmax and normalisation differ by units in the last place.

@@ -12,9 +12,9 @@ pytest.importorskip("tensorrt_rtx_bindings")
 
 import tensorrt_rtx_bindings as trt
 
-from ebca.engines import manifest as manifests
-from ebca.engines.directory import open_directory
-from ebca.engines.plans import resolve
+from ebca.engines.contract import manifest as manifests
+from ebca.engines.contract.directory import open_directory
+from ebca.engines.contract.plans import resolve
 from ebca.errors import BackendError, ExportError, ParameterError
 from ebca.export import cli, plans
 from ebca.export.plans import PlanOptions, dynamic, fixed, jobs
@@ -218,7 +218,7 @@ def test_bad_options_are_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if "tensorrt" in more:
-        monkeypatch.setattr("ebca.engines.tensorrt.find_spec", lambda name: None)
+        monkeypatch.setattr("ebca.engines.backends.tensorrt.find_spec", lambda name: None)
     assert cli.main(["--model", "tiny", "--output-dir", "engine", *more]) == 1
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and named in err

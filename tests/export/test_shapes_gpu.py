@@ -9,10 +9,10 @@ pytest.importorskip("torch")
 pytest.importorskip("tensorrt_rtx_bindings")
 
 import ebca
-from ebca.engines.directory import open_directory
-from ebca.engines.plans import resolve
+from ebca.engines.contract.directory import open_directory
+from ebca.engines.contract.plans import resolve
 from ebca.export.cli import main as export
-from ebca.runtime.cli import main as run
+from ebca.runtime.cli.run import main as run
 
 CHECKPOINT = Path(__file__).parents[2] / "examples" / "shapes" / "shapes"
 RTX = "tensorrt-rtx"

@@ -13,7 +13,7 @@ from helpers.random_graphs import GraphMaker, feeds_for, models, run_split, run_
 from hypothesis import HealthCheck, assume, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from ebca.engines import dims  # noqa: E402
+from ebca.engines.contract import dims  # noqa: E402
 from ebca.errors import ExportError  # noqa: E402
 from ebca.export.engine import split_unet  # noqa: E402
 from ebca.export.graphs import IR_VERSION  # noqa: E402

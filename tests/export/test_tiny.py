@@ -17,7 +17,7 @@ from ebca.errors import ParameterError
 from ebca.export.checkpoint import load_checkpoint
 from ebca.export.model import Checkpoint
 from ebca.export.tiny import WORDS, build_tiny, save_tiny
-from ebca.runtime.tokenizer import Tokenizer
+from ebca.runtime.text.tokenizer import Tokenizer
 
 FIRST_WEIGHTS = [-0.209771872, -0.0545786619]
 

@@ -12,7 +12,7 @@ from transformers import CLIPTokenizerFast
 from ebca.errors import ModelError
 from ebca.export.tiny import save_tiny
 from ebca.export.tokenizer import tokenizer_json
-from ebca.runtime.tokenizer import Tokenizer
+from ebca.runtime.text.tokenizer import Tokenizer
 
 TEXT = "A lion, with a CROWN! it's 3 unusual words"
 

@@ -22,12 +22,12 @@ from helpers.tiny import call_inputs, relative
 from onnx import TensorProto
 
 import ebca
-from ebca.engines import backend as backends
-from ebca.engines import dims
-from ebca.engines import manifest as manifests
-from ebca.engines.backend import BackendOptions
-from ebca.engines.directory import EngineDirectory
-from ebca.engines.plans import LibraryPlans
+from ebca.engines.backends import registry as backends
+from ebca.engines.backends.protocol import BackendOptions
+from ebca.engines.contract import dims
+from ebca.engines.contract import manifest as manifests
+from ebca.engines.contract.directory import EngineDirectory
+from ebca.engines.contract.plans import LibraryPlans
 from ebca.errors import BackendError, EngineError, ParameterError
 from ebca.export import cli, plans, tensorrt
 from ebca.export.checkpoint import Checkpoint
@@ -36,14 +36,15 @@ from ebca.export.plans import PlanOptions, fixed, jobs
 from ebca.export.tiny import build_tiny
 from ebca.export.workspace import Workspace
 from ebca.plugins.energy_attention import signature
-from ebca.plugins.energy_attention.binaries import KernelSet
-from ebca.plugins.energy_attention.launch import KernelLibrary
+from ebca.plugins.energy_attention.launches import EnergyAttention
 from ebca.plugins.energy_attention.tensorrt_plugin import register
-from ebca.runtime import devices
-from ebca.runtime.control import ControlArrays, resolve
+from ebca.plugins.kernels.binaries import KernelSet
+from ebca.plugins.kernels.launch import KernelLibrary
+from ebca.runtime.devices import registry as devices
+from ebca.runtime.diagnostics.verify import verify
 from ebca.runtime.engine import Engine
-from ebca.runtime.executor import Executor
-from ebca.runtime.verify import verify
+from ebca.runtime.execution.control import ControlArrays, resolve
+from ebca.runtime.execution.executor import Executor
 
 CONTROLS = ["weights", "gamma_attn", "gamma_norm", "norm_factor", "tie"]
 
@@ -221,7 +222,7 @@ def test_the_ops_are_nodes_that_tensorrt_takes_for_plugins(directory: Path) -> N
     component = manifest.components["whole"]
     model = onnx.load(directory / component.graph, load_external_data=False)
     registry, kernels = trt.Registry(), KernelSet.load()
-    register(trt, registry, KernelLibrary(FakeLauncher(kernels), kernels))
+    register(trt, registry, EnergyAttention(KernelLibrary(FakeLauncher(kernels), kernels)))
     nodes = [node for node in model.graph.node if node.domain == "ebca"]
     assert len(nodes) == len(manifest.unet.layers) and "ebca" in {o.domain for o in model.opset_import}
     types = {v.name: v.type.tensor_type.elem_type for v in (*model.graph.input, *model.graph.value_info)}

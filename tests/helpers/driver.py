@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from ebca.engines import backend as backends
-from ebca.engines.backend import Arrays, BackendOptions, Call
-from ebca.engines.directory import open_directory
-from ebca.engines.manifest import LayerSpec
+from ebca.engines.backends import registry as backends
+from ebca.engines.backends.protocol import Arrays, BackendOptions, Call
+from ebca.engines.contract.directory import open_directory
+from ebca.engines.contract.manifest import LayerSpec
 from ebca.errors import BackendError
 from ebca.plugins.sampling import reference
-from ebca.runtime.cuda import CudaDevice
+from ebca.runtime.devices.cuda import CudaDevice
 from ebca.runtime.engine import Engine
 
 
@@ -50,7 +50,7 @@ def host_engine(directory: Path, **settings: Any) -> tuple[Engine, "HostDriver"]
 
 @dataclass
 class HostDriver:
-    """See `ebca.runtime.cuda.Driver`. `count` counts calls by name; what runs inside a graph is not counted."""
+    """See `ebca.runtime.devices.cuda.Driver`. `count` counts calls by name; what runs inside a graph is not counted."""
 
     name: str = "cuda:0"
     index: int = 0

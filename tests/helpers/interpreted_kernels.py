@@ -23,13 +23,14 @@ def run(variant: str, dtype: str, heads: int, case: dict[str, Array], capability
     import torch
 
     from ebca.plugins.energy_attention import kernels
-    from ebca.plugins.energy_attention.binaries import KernelSet, OpShape
     from ebca.plugins.energy_attention.contract import signature
+    from ebca.plugins.energy_attention.launches import OpShape, launches
+    from ebca.plugins.kernels.binaries import KernelSet
 
     _multiply_bfloat16_as_float32()
     B, N, channels = case["q"].shape
     _, S, T, _ = case["k"].shape
-    plan = KernelSet.load().plan(variant, capability, dtype, OpShape(B, N, S, T, heads, channels // heads))
+    plan = launches(KernelSet.load(), variant, capability, dtype, OpShape(B, N, S, T, heads, channels // heads))
     storage = getattr(torch, dtype)
     sizes = {"batch": B, "positions": N, "contexts": S, "tokens": T}
     tensors: dict[str, Any] = {}

@@ -3,7 +3,7 @@
 import ctypes
 from typing import Any
 
-from ebca.plugins.energy_attention.binaries import KernelSet
+from ebca.plugins.kernels.binaries import KernelSet
 
 
 class FakeLauncher:

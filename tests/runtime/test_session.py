@@ -18,7 +18,7 @@ from PIL import Image  # noqa: E402
 
 import ebca  # noqa: E402
 from ebca.export.schedulers import SCHEDULERS  # noqa: E402
-from ebca.runtime.random import randn  # noqa: E402
+from ebca.runtime.noise import randn  # noqa: E402
 
 PROMPT = "a lion with a crown"
 FORWARD = [name for name in SCHEDULERS if name != "ddim_inverse"]
@@ -431,7 +431,7 @@ def test_calls_are_refused_before_any_work(
     def no_work(self: object, variant: str) -> None:
         raise AssertionError("work has begun")
 
-    monkeypatch.setattr("ebca.runtime.executor.Executor.record", no_work)
+    monkeypatch.setattr("ebca.runtime.execution.executor.Executor.record", no_work)
     with pytest.raises(ebca.ParameterError) as caught:
         session.generate(**{"prompt": PROMPT, "steps": 3, "output": "latents"} | kwargs)
     assert named in str(caught.value)

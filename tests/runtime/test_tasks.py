@@ -18,8 +18,8 @@ from helpers.tiny import changed_copy, relative  # noqa: E402
 from PIL import Image  # noqa: E402
 
 import ebca  # noqa: E402
-from ebca.runtime.inputs import latent_mask, load_masks  # noqa: E402
-from ebca.runtime.random import randn  # noqa: E402
+from ebca.runtime.images.inputs import latent_mask, load_masks  # noqa: E402
+from ebca.runtime.noise import randn  # noqa: E402
 
 # Both loops run in float32 on different libraries; an evaluation is off by up to 3e-6 and five guided steps add that
 # up. A wrong timestep, noise level, draw or mask shows as 1e-2 and more.

@@ -1,0 +1,145 @@
+"""ONNX Runtime on CPU: the embedded default.
+
+`prepare` lets ONNX Runtime optimise a graph once and saves the result with weights already packed for this processor;
+`open` then maps that file with optimisations off, which takes tens of milliseconds and no memory of its own. All
+sessions share one memory arena, so seventeen segments need the scratch memory of one.
+"""
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from ebca.engines.backends.protocol import Arrays, BackendOptions, Call
+from ebca.engines.contract.manifest import Component
+from ebca.engines.machine import processor
+from ebca.engines.machine.memory import address
+from ebca.errors import BackendError
+
+_CPU = ["CPUExecutionProvider"]
+
+# ONNX Runtime writes one weight after the other without padding and maps the file as it is. A small constant of odd
+# size then leaves all that follow off the boundary that vector loads need, and the process dies at the first run. Such
+# constants go into the graph file instead, so thresholds are tried until all packed weights are aligned.
+_EXTERNAL_FROM_BYTES = (16 << 10, 1 << 20)
+_ALIGNMENT = 64
+_PACKED = re.compile(rb"\|(\d+);\d+;\d+")
+
+
+# The arena belongs to ONNX Runtime's process-wide environment, where it can be registered once. (A thread pool can be
+# shared there too, but every other session of the host process would then have to use it.)
+@cache
+def _register_shared_arena() -> None:
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    # Grow only by what is asked for: doubling would reserve gigabytes for the largest layer.
+    ort.create_and_register_allocator(memory, ort.OrtArenaCfg(0, 1, -1, -1))
+
+
+class OnnxRuntimeBackend:
+    """See the module's text."""
+
+    name = "onnxruntime"
+    prepares = True
+
+    def __init__(self, options: BackendOptions) -> None:
+        if options.precision != "fp32":
+            raise BackendError(
+                f"precision '{options.precision}' is not available with onnxruntime on CPU",
+                "use `--backend openvino` or precision fp32",
+            )
+        self._threads = options.threads or processor.physical_cores()
+        _register_shared_arena()
+
+    def identity(self) -> dict[str, str]:
+        # The build too: packed weights are its own business, and distributions build the same version differently.
+        return {"onnxruntime": ort.__version__, "build": ort.get_build_info(), "processor": processor.identity()}
+
+    def prepare(self, graph: Path, target: Path) -> None:
+        for threshold in _EXTERNAL_FROM_BYTES:
+            self._optimise(graph, target, threshold, packed=True)
+            if _packed_weights_are_aligned(target):
+                return
+        self._optimise(graph, target, _EXTERNAL_FROM_BYTES[0], packed=False)
+
+    def _optimise(self, graph: Path, target: Path, threshold: int, *, packed: bool) -> None:
+        weights = target.with_name(target.name + ".data")
+        weights.unlink(missing_ok=True)
+        options = self._options()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.optimized_model_filepath = str(target)
+        entries = {
+            "session.optimized_model_external_initializers_file_name": weights.name,
+            "session.optimized_model_external_initializers_min_size_in_bytes": str(threshold),
+            "session.save_external_prepacked_constant_initializers": "1" if packed else "0",
+        }
+        for key, value in entries.items():
+            options.add_session_config_entry(key, value)
+        self._session(graph, options)
+
+    def settle(self) -> None:
+        """Nothing to do."""
+
+    def open(self, prepared: Path, component: Component) -> "OnnxRuntimeRunner":
+        options = self._options()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        return OnnxRuntimeRunner(self._session(prepared, options))
+
+    def _options(self) -> Any:
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        # A pattern reserves each session's peak as one block of its own, which the shared arena then keeps for each.
+        options.enable_mem_pattern = False
+        options.intra_op_num_threads = self._threads
+        # The next segment starts at once: threads of the last one must not spin beside it.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        return options
+
+    @staticmethod
+    def _session(path: Path, options: Any) -> Any:
+        try:
+            return ort.InferenceSession(str(path), options, providers=_CPU)
+        except Exception as error:
+            line = str(error).strip().splitlines()[0]
+            raise BackendError(f"onnxruntime {ort.__version__} cannot open '{path}': {line}") from None
+
+
+class OnnxRuntimeRunner:
+    """A session. Each binding has its own I/O binding, so bindings of one runner may run in different threads.
+
+    Args:
+        session: opened.
+        device, index: where its arrays lie, as ONNX Runtime names it.
+        run_options: of every run.
+    """
+
+    def __init__(self, session: Any, device: str = "cpu", index: int = 0, run_options: Any = None) -> None:
+        self._session = session
+        self._place = device, index
+        self._run_options = run_options
+
+    def workspace_bytes(self, inputs: Arrays, outputs: Arrays) -> int:
+        return 0
+
+    def bind(self, inputs: Arrays, outputs: Arrays, workspace: int = 0) -> Call:
+        binding = self._session.io_binding()
+        known = {i.name for i in self._session.get_inputs()}
+        for name, array in inputs.items():
+            # An input that no operator reads may be optimised away.
+            if name in known:
+                binding.bind_input(name, *self._place, array.dtype, array.shape, address(array))
+        for name, array in outputs.items():
+            binding.bind_output(name, *self._place, array.dtype, array.shape, address(array))
+        session, options, keep = self._session, self._run_options, (dict(inputs), dict(outputs))
+
+        def call(_keep: object = keep) -> None:
+            session.run_with_iobinding(binding, options)
+
+        return call
+
+
+def _packed_weights_are_aligned(model: Path) -> bool:
+    """Whether every packed weight named in an optimised graph ("key|offset;length;flag") may be mapped as it lies."""
+    return all(int(offset) % _ALIGNMENT == 0 for offset in _PACKED.findall(model.read_bytes()))

@@ -1,0 +1,270 @@
+"""TensorRT: plans built ahead of time, opened on a GPU. One module for TensorRT for RTX and for TensorRT.
+
+Addresses are the caller's, scratch memory is the caller's, and nothing is allocated while a run is enqueued, so that a
+whole step can be captured in one CUDA graph. What TensorRT for RTX compiles for a GPU when a plan first runs there is
+kept in a runtime cache. Written against TensorRT for RTX 1.7 and not run on a GPU yet; `ebca.export.tensorrt` builds.
+"""
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ebca.engines.backends.protocol import Arrays, Call, Register
+from ebca.engines.backends.tensorrt_library import RTX, check_target, identity, load_library, logger, runtime_cache
+from ebca.engines.contract.directory import EngineDirectory
+from ebca.engines.contract.manifest import Component
+from ebca.engines.contract.plans import Plan
+from ebca.engines.machine import nvidia
+from ebca.engines.machine.memory import address
+from ebca.errors import BackendError
+
+log = logging.getLogger(__name__)
+
+
+class TensorRTBackend:
+    """Opens the plans of an engine directory on one GPU, whose CUDA context is current in the calling thread.
+
+    Args:
+        directory: one with plans for the library.
+        gpu: what they run on.
+        stream: handle of the CUDA stream to enqueue on.
+        library: see LIBRARIES.
+        module: stands in for the library in tests.
+        register: registers the plugins that the plans need.
+
+    Raises:
+        BackendError: the library is missing, or there are no plans for it, this GPU, platform and version.
+    """
+
+    prepares = False
+
+    def __init__(
+        self,
+        directory: EngineDirectory,
+        gpu: nvidia.Gpu,
+        stream: int,
+        library: str = RTX,
+        module: Any = None,
+        register: Register | None = None,
+    ) -> None:
+        self.name = library
+        self._directory = directory
+        self._stream = stream
+        self._gpu = gpu
+        if library not in directory.manifest.plans:
+            raise BackendError(
+                f"'{directory.path}' has no plans for {library}",
+                f"export again with --backend {library}, or run it with another backend",
+            )
+        self._plans = directory.manifest.plans[library]
+        self._trt = module or load_library(library)
+        check_target(self._plans, library, gpu, str(self._trt.__version__))
+        self._log = logger(self._trt)
+        self._runtime = self._trt.Runtime(self._log)
+        self._plugins = register(self._trt, self._runtime.get_plugin_registry()) if register else None
+        self._opened: list[_Opened] = []
+        self._lock = threading.Lock()
+
+    def identity(self) -> dict[str, str]:
+        """What a runtime cache depends on beside its plan."""
+        return identity(self.name, str(self._trt.__version__), self._gpu)
+
+    def prepare(self, graph: Path, target: Path) -> None:
+        """Never called: plans are what is prepared, and the export made them."""
+        raise AssertionError(graph, target)
+
+    def open(self, graph: Path, component: Component) -> "TensorRTRunner":
+        """A component, whose plan is loaded when its shapes are known.
+
+        Raises:
+            BackendError: it has no plan.
+        """
+        components = self._directory.manifest.components
+        name = next((name for name, known in components.items() if known.graph == component.graph), None)
+        if name is None or name not in self._plans.components:
+            raise BackendError(f"'{name or component.graph}' has no plan for {self.name}", "export the engine again")
+        return TensorRTRunner(self, name)
+
+    def settle(self) -> None:
+        """Keep what was compiled for this GPU, so that the next process need not."""
+        for opened in self._opened:
+            if opened.file is not None:
+                opened.file.save(opened.cache)
+
+    def load(self, name: str, shapes: Mapping[str, tuple[int, ...]]) -> "_Opened":
+        """The opened plan of a component for the shapes of its inputs; opened once.
+
+        Raises:
+            BackendError: the library refuses it; the message says why.
+            EngineError: none was built for these shapes, or its file is damaged.
+        """
+        plan = self._plans.find(name, shapes)
+        with self._lock:
+            opened = next((one for one in self._opened if one.plan is plan), None)
+            if opened is None:
+                opened = self._open_plan(plan)
+                self._opened.append(opened)
+            return opened
+
+    def _open_plan(self, plan: Plan) -> "_Opened":
+        self._directory.verify([plan.file])
+        data = self._directory.file(plan.file).read_bytes()
+        self._check(plan, data)
+        self._log.forget()
+        engine = self._runtime.deserialize_cuda_engine(data)
+        if engine is None:
+            raise BackendError(f"{self.name} cannot open '{plan.file}': {self._log.first}", "export the engine again")
+        return _Opened(self._trt, plan, engine, self._cache_file(plan) if self.name == RTX else None)
+
+    def enqueue(self, context: Any, file: str) -> Call:
+        """One run on the backend's stream per call; nothing waits for it."""
+        stream = self._stream
+
+        def call() -> None:
+            if not context.execute_async_v3(stream):
+                raise BackendError(f"'{file}' failed on the GPU", "run `ebca-doctor --engine DIR`")
+
+        return call
+
+    def check_capturable(self, context: Any, file: str) -> None:
+        """Say where a run cannot be captured into a CUDA graph: steps with it then run call by call."""
+        check = getattr(context, "is_stream_capturable", None)
+        if check is not None and not check(self._stream):
+            log.warning("'%s' cannot be recorded as a CUDA graph; export the engine again for full speed", file)
+
+    def _cache_file(self, plan: Plan) -> "RuntimeCache":
+        folder = runtime_cache(self.name, str(self._trt.__version__), self._gpu)
+        folder.mkdir(parents=True, exist_ok=True)
+        # What bounds and clears the cache of prepared engines takes a folder with this file for one.
+        (folder / "engine.json").write_text(json.dumps(self.identity()), encoding="utf-8")
+        return RuntimeCache(folder / f"{self._directory.manifest.files[plan.file].sha256[:24]}.cache")
+
+    def _check(self, plan: Plan, data: bytes) -> None:
+        """Ask the library about the plan's header, which takes no time, before it loads the whole."""
+        check = getattr(self._runtime, "get_engine_validity", None)
+        if check is None:
+            return
+        validity, diagnostics = check(data[: self._runtime.engine_header_size])
+        if validity == self._trt.EngineValidity.INVALID:
+            why, remedy = reasons(self._trt, int(diagnostics))
+            raise BackendError(f"{self.name} refuses '{plan.file}': {why}", remedy)
+
+
+_REASONS = {
+    "VERSION_MISMATCH": ("it was built with another version", "install that one, or export the engine again"),
+    "UNSUPPORTED_CC": ("it was not built for this GPU", "export again with its --compute-capability"),
+    "OLD_CUDA_DRIVER": ("the NVIDIA driver is too old", "update the driver"),
+    "OLD_CUDA_RUNTIME": ("the CUDA runtime is too old", "update CUDA"),
+    "INSUFFICIENT_GPU_MEMORY": ("the GPU has too little memory", "close other programs"),
+    "MALFORMED_ENGINE": ("it is not a plan of this library", "export the engine again"),
+    "CUDA_ERROR": ("CUDA does not work here", "check the driver with `nvidia-smi`"),
+}
+
+
+def reasons(trt: Any, diagnostics: int) -> tuple[str, str]:
+    """The bits of EngineInvalidityDiagnostics in words, and what to do about the first."""
+    found = [
+        words
+        for name, words in _REASONS.items()
+        if (bit := getattr(trt.EngineInvalidityDiagnostics, name, None)) is not None and diagnostics & int(bit)
+    ]
+    if not found:
+        return f"it gives no reason (diagnostics {diagnostics})", "check the driver with `nvidia-smi`"
+    return ", ".join(words for words, _ in found), found[0][1]
+
+
+class RuntimeCache:
+    """The file that holds what a plan's kernels were compiled to on this GPU."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stored = b""
+
+    def load(self, cache: Any) -> bool:
+        """Fill the library's cache from the file. False where there is none or the library does not take it: then it
+        compiles again, and `save` replaces the file."""
+        try:
+            self._stored = self._path.read_bytes()
+        except OSError:
+            return False
+        if not cache.deserialize(self._stored):
+            self._stored = b""
+        return bool(self._stored)
+
+    def save(self, cache: Any) -> None:
+        """Write the file where its contents have changed."""
+        data = bytes(memoryview(cache.serialize()))
+        if data == self._stored:
+            return
+        temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}.tmp")
+        temporary.write_bytes(data)
+        temporary.replace(self._path)
+        self._stored = data
+
+
+class _Opened:
+    """A plan that the library has loaded, and what it was compiled to on this GPU."""
+
+    def __init__(self, trt: Any, plan: Plan, engine: Any, file: RuntimeCache | None) -> None:
+        self.plan = plan
+        self.engine = engine
+        self.file = file
+        self.cache: Any = None
+        strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        self._context_from = strategy
+        if file is not None:
+            config = engine.create_runtime_config()
+            config.set_execution_context_allocation_strategy(strategy)
+            # Lazy specialisation would compile in the background and switch kernels under a recorded step.
+            config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+            # The whole step is one graph already, and one cannot be launched inside another's capture.
+            config.cuda_graph_strategy = trt.CudaGraphStrategy.DISABLED
+            self.cache = config.create_runtime_cache()
+            file.load(self.cache)
+            config.set_runtime_cache(self.cache)
+            self._context_from = config
+
+    def context(self) -> Any:
+        """A new execution context; it gets its scratch memory from the caller."""
+        return self.engine.create_execution_context(self._context_from)
+
+
+class TensorRTRunner:
+    """One component. Each binding has its own execution context; they may share scratch memory, since they run one
+    after the other on one stream."""
+
+    def __init__(self, backend: TensorRTBackend, name: str) -> None:
+        self._backend = backend
+        self._name = name
+
+    def workspace_bytes(self, inputs: Arrays, outputs: Arrays) -> int:
+        return int(self._load(inputs).engine.device_memory_size_v2)
+
+    def bind(self, inputs: Arrays, outputs: Arrays, workspace: int = 0) -> Call:
+        """See `ebca.engines.backends.protocol.Runner`. Raises BackendError or EngineError where no plan fits."""
+        opened = self._load(inputs)
+        context, file = opened.context(), opened.plan.file
+        for name, array in inputs.items():
+            if name in opened.plan.inputs and not context.set_input_shape(name, tuple(array.shape)):
+                raise BackendError(f"'{file}' does not take '{name}' of shape {list(array.shape)}", "export again")
+        for name, array in (*inputs.items(), *outputs.items()):
+            if not context.set_tensor_address(name, address(array)):
+                raise BackendError(
+                    f"'{file}' does not take '{name}' at address {address(array):#x}", "please report it"
+                )
+        if size := int(opened.engine.device_memory_size_v2):
+            context.set_device_memory(workspace, size)
+        self._backend.check_capturable(context, file)
+        enqueue, keep = self._backend.enqueue(context, file), (dict(inputs), dict(outputs))
+
+        def call(_keep: object = keep) -> None:
+            enqueue()
+
+        return call
+
+    def _load(self, inputs: Arrays) -> _Opened:
+        return self._backend.load(self._name, {name: tuple(array.shape) for name, array in inputs.items()})

@@ -1,0 +1,1 @@
+"""Prepared forms of components in the user's cache."""

@@ -1,0 +1,95 @@
+"""An engine directory on disk: its manifest, and whether its files are the ones that were written."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ebca.engines.contract import manifest as manifests
+from ebca.engines.contract.manifest import FileRecord, Manifest
+from ebca.errors import EngineError
+
+BUNDLED = Path(__file__).parent / "bundled"
+
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class EngineDirectory:
+    """A directory whose manifest is valid and whose files all exist with the right size.
+
+    `verify` checks contents, once per file before it is used for the first time (see `ebca.engines.cache.prepared`).
+    """
+
+    path: Path
+    manifest: Manifest
+
+    def file(self, name: str) -> Path:
+        return self.path / name
+
+    def verify(self, names: Iterable[str] | None = None, progress: Callable[[str], None] | None = None) -> None:
+        """Compare contents with the manifest.
+
+        Args:
+            names: files to check; all when None.
+            progress: called with each file's name before it is read.
+
+        Raises:
+            EngineError: a file is missing, truncated or changed; the message names it.
+        """
+        for name in self.manifest.files if names is None else names:
+            if progress:
+                progress(name)
+            self.check_size(name)
+            if sha256(self.file(name)) != self.manifest.files[name].sha256:
+                raise EngineError(
+                    f"'{self.file(name)}' is corrupted: its contents are not what was exported",
+                    "export the engine again",
+                )
+
+    def check_size(self, name: str) -> None:
+        """Raise EngineError when the file is missing or has another size than the manifest says."""
+        record: FileRecord = self.manifest.files[name]
+        path = self.file(name)
+        try:
+            size = path.stat().st_size
+        except OSError:
+            raise EngineError(f"'{path}' is missing", "copy the whole engine directory or export it again") from None
+        if size != record.size:
+            raise EngineError(
+                f"'{path}' has {size} bytes instead of {record.size}: truncated or changed", "export the engine again"
+            )
+
+
+def open_directory(engine: str | Path) -> EngineDirectory:
+    """Open a directory, or a bundled engine by name.
+
+    Raises:
+        EngineError: it does not exist, or is not a complete engine directory.
+    """
+    path = Path(engine)
+    if not path.exists():
+        if str(engine) not in bundled():
+            names = f" or use a bundled one: {', '.join(bundled())}" if bundled() else ""
+            raise EngineError(
+                f"engine directory '{path}' does not exist", f"make one with `ebca-export --output-dir`{names}"
+            )
+        path = BUNDLED / str(engine)
+    directory = EngineDirectory(path, manifests.read(path))
+    for name in directory.manifest.files:
+        directory.check_size(name)
+    return directory
+
+
+def bundled() -> list[str]:
+    """Names of the engines that come with this package."""
+    return sorted(path.parent.name for path in BUNDLED.glob(f"*/{manifests.FILE_NAME}"))
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's contents."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,313 @@
+"""`manifest.json`: everything a host must know to run an engine directory, in any language.
+
+Version 1. Paths are relative to the directory, with `/`. Tensor shapes: see `ebca.engines.contract.dims`.
+
+    format, version      "ebca-engine", 1
+    created_by           versions of the software that wrote it
+    model                name, kind ("text-to-image", "inpainting", "unet"), source, guidance_scale (the default)
+    precision            "fp32", or "fp16" (weights stored as float16)
+    compute              "fp32" (the default; stored float16 is widened when an engine is prepared), or "fp16"
+    components           name -> graph, lowered graphs per backend, weights file, inputs, outputs
+    unet                 channels, sizes, inputs, outputs, tensors, layers, plan
+    text_encoder, vae, tokenizer    null in a UNet-only directory
+    schedulers           coefficient tables, see `ebca.runtime.sampling.tables`
+    parity               measured at export against PyTorch
+    plans                per library: engines built ahead of time, see `ebca.engines.contract.plans`
+    files                path -> size, sha256
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ebca.engines.contract import dims, plans
+from ebca.engines.contract.dims import Dim
+from ebca.engines.contract.plans import LibraryPlans
+from ebca.engines.contract.tensors import TensorSpec, tensors_from_json
+from ebca.errors import EngineError
+
+FORMAT = "ebca-engine"
+VERSION = 1
+FILE_NAME = "manifest.json"
+DTYPES = ("float32", "float16", "int64")
+COMPUTES = ("fp32", "fp16")
+GUIDANCE_SCALE = 7.5
+"""Where a manifest names none: what Stable Diffusion is used with."""
+
+
+@dataclass(frozen=True)
+class Component:
+    """One graph that an inference engine runs: a segment, a variant of the op, a text encoder, half of a VAE.
+
+    `graph` holds standard ONNX operators; `lowered` names the same graph in operators that one backend runs faster.
+    All of them read the same `weights` file. `float32_only` components are never run at a lower precision.
+    """
+
+    graph: str
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+    weights: str | None = None
+    lowered: Mapping[str, str] = field(default_factory=dict)
+    float32_only: bool = False
+
+    def graph_for(self, backend: str) -> str:
+        return self.lowered.get(backend, self.graph)
+
+    def files(self, backend: str) -> tuple[str, ...]:
+        graph = self.graph_for(backend)
+        return (graph,) if self.weights is None else (graph, self.weights)
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One cross-attention layer: its name in the checkpoint, its op, and the size of its positions."""
+
+    name: str
+    op: str
+    heads: int
+    head_dim: int
+    height: Dim
+    width: Dim
+
+    def size(self, sizes: Mapping[str, int]) -> tuple[int, int]:
+        """(height, width) of the positions, see `ebca.engines.contract.dims.evaluate`."""
+        return dims.evaluate(self.height, sizes), dims.evaluate(self.width, sizes)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One entry of the plan. A segment binds tensors by their own names; an op has q, k, v -> out, g."""
+
+    segment: str | None = None
+    layer: int | None = None
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class UNetSpec:
+    """The split UNet.
+
+    `ops` maps an op name to its variants' component names; `max_contexts` bounds the main prompt and the editing
+    prompts together (None: any number); `vanilla` is the component of the uncut UNet, which has the plan's inputs and
+    outputs, reads the first context only, and gives the contexts back as they are (None: there is none). `whole` is the
+    uncut UNet with the op's variant "update" inside, which takes that variant's controls too (likewise).
+    """
+
+    in_channels: int
+    out_channels: int
+    context_dim: int
+    sample_size: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    tensors: Mapping[str, TensorSpec]
+    layers: tuple[LayerSpec, ...]
+    ops: Mapping[str, Mapping[str, str]]
+    plan: tuple[Step, ...]
+    max_contexts: int | None = None
+    vanilla: str | None = None
+    whole: str | None = None
+
+    @property
+    def segments(self) -> list[str]:
+        return [step.segment for step in self.plan if step.segment is not None]
+
+
+@dataclass(frozen=True)
+class VaeSpec:
+    """Latents are `scaling_factor * (encoded - shift_factor)`; the graphs take and give unscaled ones."""
+
+    decoder: str
+    encoder: str
+    latent_channels: int
+    scaling_factor: float
+    shift_factor: float
+    downscale: int
+
+
+@dataclass(frozen=True)
+class TextEncoderSpec:
+    component: str
+    max_length: int
+    hidden_size: int
+
+
+@dataclass(frozen=True)
+class TokenizerSpec:
+    file: str
+    info: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The whole of `manifest.json`, see the module's text."""
+
+    model: Mapping[str, Any]
+    precision: str
+    components: Mapping[str, Component]
+    unet: UNetSpec
+    schedulers: Mapping[str, Any]
+    files: Mapping[str, FileRecord]
+    text_encoder: TextEncoderSpec | None = None
+    vae: VaeSpec | None = None
+    tokenizer: TokenizerSpec | None = None
+    parity: Mapping[str, Any] = field(default_factory=dict)
+    created_by: Mapping[str, str] = field(default_factory=dict)
+    compute: str = "fp32"
+    plans: Mapping[str, LibraryPlans] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        return str(self.model["kind"])
+
+    @property
+    def guidance_scale(self) -> float:
+        """What pictures of this model are made with unless the caller says otherwise."""
+        return float(self.model.get("guidance_scale", GUIDANCE_SCALE))
+
+    def to_json(self) -> str:
+        return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=1) + "\n"
+
+
+def read(directory: Path) -> Manifest:
+    """Read and validate `directory/manifest.json`.
+
+    Raises:
+        EngineError: not an engine directory, a newer version, a broken or inconsistent manifest, or a path that
+            leaves the directory.
+    """
+    path = directory / FILE_NAME
+    if not directory.is_dir():
+        raise EngineError(f"engine directory '{directory}' does not exist", "make one with `ebca-export --output-dir`")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise EngineError(
+            f"'{directory}' has no {FILE_NAME}: not an engine directory, or its export did not finish",
+            "run `ebca-export` again to finish it",
+        ) from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise EngineError(f"'{path}' cannot be read: {error}", "export the engine again") from None
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise EngineError(f"'{path}' is not an ebca manifest (no format '{FORMAT}')")
+    version = data.get("version")
+    if not isinstance(version, int) or version < 1 or version > VERSION:
+        raise EngineError(
+            f"'{path}' has manifest version {version!r}, this ebca reads up to {VERSION}",
+            "upgrade ebca (`pip install -U ebca`) or export the engine again",
+        )
+    try:
+        manifest = _parse(data)
+        _validate(manifest)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise EngineError(f"'{path}' is broken ({type(error).__name__}: {error})", "export the engine again") from None
+    return manifest
+
+
+def component_from_json(data: Mapping[str, Any]) -> Component:
+    """A component from its entry in `manifest.json`."""
+    return Component(
+        graph=data["graph"],
+        inputs=tensors_from_json(data["inputs"]),
+        outputs=tensors_from_json(data["outputs"]),
+        weights=data["weights"],
+        lowered=dict(data["lowered"]),
+        float32_only=bool(data["float32_only"]),
+    )
+
+
+def _parse(data: Mapping[str, Any]) -> Manifest:
+    unet = data["unet"]
+    return Manifest(
+        model=data["model"],
+        precision=data["precision"],
+        components={name: component_from_json(c) for name, c in data["components"].items()},
+        unet=UNetSpec(
+            **{k: unet[k] for k in ("in_channels", "out_channels", "context_dim", "sample_size")},
+            inputs=tuple(unet["inputs"]),
+            outputs=tuple(unet["outputs"]),
+            tensors=tensors_from_json(unet["tensors"]),
+            layers=tuple(LayerSpec(**layer) for layer in unet["layers"]),
+            ops={name: dict(variants) for name, variants in unet["ops"].items()},
+            plan=tuple(Step(s["segment"], s["layer"], tuple(s["inputs"]), tuple(s["outputs"])) for s in unet["plan"]),
+            max_contexts=unet.get("max_contexts"),
+            vanilla=unet.get("vanilla"),
+            whole=unet.get("whole"),
+        ),
+        schedulers=data["schedulers"],
+        files={path: FileRecord(**record) for path, record in data["files"].items()},
+        text_encoder=TextEncoderSpec(**data["text_encoder"]) if data["text_encoder"] else None,
+        vae=VaeSpec(**data["vae"]) if data["vae"] else None,
+        tokenizer=TokenizerSpec(**data["tokenizer"]) if data["tokenizer"] else None,
+        parity=data.get("parity", {}),
+        created_by=data.get("created_by", {}),
+        compute=data.get("compute", "fp32"),
+        plans={name: plans.from_json(entry) for name, entry in data.get("plans", {}).items()},
+    )
+
+
+def _validate(manifest: Manifest) -> None:
+    if not math.isfinite(manifest.guidance_scale):
+        raise ValueError(f"guidance_scale is {manifest.guidance_scale}")
+    if manifest.compute not in COMPUTES:
+        raise ValueError(f"compute is {manifest.compute!r}")
+    for path in manifest.files:
+        _check_path(path)
+    for name, component in manifest.components.items():
+        for file in (component.graph, component.weights, *component.lowered.values()):
+            if file is not None and file not in manifest.files:
+                raise ValueError(f"component '{name}' needs '{file}', which is not among the files")
+        for tensor in (*component.inputs.values(), *component.outputs.values()):
+            if tensor.dtype not in DTYPES:
+                raise ValueError(f"component '{name}' has a tensor of dtype '{tensor.dtype}'")
+    if manifest.tokenizer and manifest.tokenizer.file not in manifest.files:
+        raise ValueError(f"the tokenizer file '{manifest.tokenizer.file}' is not among the files")
+    unet = manifest.unet
+    if unet.max_contexts is not None and (type(unet.max_contexts) is not int or unet.max_contexts < 1):
+        raise ValueError(f"unet.max_contexts is {unet.max_contexts!r}")
+    for tensor_name, tensor in unet.tensors.items():
+        if tensor.dtype not in DTYPES:
+            raise ValueError(f"tensor '{tensor_name}' of the plan has dtype '{tensor.dtype}'")
+    controls = {n for op in unet.ops.values() for n in manifest.components[op["update"]].inputs} - {"q", "k", "v"}
+    for uncut, more in ((unet.vanilla, set()), (unet.whole, controls)):
+        if uncut is not None:
+            component = manifest.components[uncut]
+            if set(component.inputs) != {*unet.inputs, *more} or set(component.outputs) != set(unet.outputs):
+                raise ValueError(f"the uncut UNet '{uncut}' has other inputs and outputs than the plan")
+    written = set(unet.inputs)
+    for step in unet.plan:
+        for tensor_name in (*step.inputs, *step.outputs):
+            if tensor_name not in unet.tensors:
+                raise ValueError(f"the plan uses the unknown tensor '{tensor_name}'")
+        if missing := set(step.inputs) - written:
+            raise ValueError(f"the plan reads {sorted(missing)} before they are written")
+        written |= set(step.outputs)
+        if step.segment is not None:
+            component = manifest.components[step.segment]
+            if set(component.inputs) != set(step.inputs) or set(component.outputs) != set(step.outputs):
+                raise ValueError(f"the plan and segment '{step.segment}' name different tensors")
+        elif step.layer is None or not 0 <= step.layer < len(unet.layers):
+            raise ValueError(f"the plan has a step with layer {step.layer!r}")
+    if missing := set(unet.outputs) - written:
+        raise ValueError(f"the plan never writes {sorted(missing)}")
+    for library, entry in manifest.plans.items():
+        plans.validate(library, entry, manifest.components, manifest.files)
+    for layer in unet.layers:
+        for variant in unet.ops[layer.op].values():
+            if variant not in manifest.components:
+                raise ValueError(f"op '{layer.op}' needs the unknown component '{variant}'")
+
+
+def _check_path(path: str) -> None:
+    parts = PurePosixPath(path)
+    if parts.is_absolute() or ".." in parts.parts or "\\" in path or ":" in path or not parts.parts:
+        raise EngineError(f"the manifest names '{path}', which is outside the engine directory", "refusing to read it")

@@ -1,0 +1,20 @@
+"""What a tensor is: its dtype and its symbolic shape."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ebca.engines.contract.dims import Dim
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """dtype ("float32", "int64", ...) and symbolic shape of one tensor."""
+
+    dtype: str
+    shape: tuple[Dim, ...]
+
+
+def tensors_from_json(data: Mapping[str, Any]) -> dict[str, TensorSpec]:
+    """Name to tensor, from an entry in `manifest.json`."""
+    return {name: TensorSpec(t["dtype"], tuple(t["shape"])) for name, t in data.items()}

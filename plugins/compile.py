@@ -1,0 +1,397 @@
+"""Compile the GPU kernels ahead of time, on any machine: `make kernels`. Needs Triton (`ebca[kernels]`), no GPU.
+
+    python -m ebca.plugins.compile                    the whole set, into the package
+    python -m ebca.plugins.compile --output DIR --capabilities 8.9,9.0
+
+Writes manifest.json and one pack of zlib-compressed binaries per compute capability. A binary that spills or takes more
+shared memory than every GPU gives without being asked is refused.
+"""
+
+import argparse
+import ast
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+from ebca.errors import BackendError, EbcaError
+from ebca.plugins.kernels.binaries import DTYPES, FOLDER, FORMAT, Binary, Capability, pack_key
+from ebca.plugins.sampling import launches
+
+CAPABILITIES: Final[tuple[Capability, ...]] = ((8, 0), (8, 6), (8, 9), (9, 0), (12, 0), (12, 1))
+PTX_CAPABILITY: Final[Capability] = (8, 0)
+PTX_ISA: Final = 80
+"""PTX ISA 8.0, which drivers from CUDA 12.0 on read."""
+
+MAX_STACK_BYTES: Final = 64
+MAX_SHARED_BYTES: Final = 48 * 1024
+"""What every GPU gives a block without being asked by a function attribute."""
+
+TUNING: Final = Path(__file__).parent / "energy_attention" / "tuning.json"
+
+
+@dataclass(frozen=True)
+class Width:
+    """A class of head sizes that one binary serves: two blocks of channels D1 + D2, powers of two, wide enough."""
+
+    smallest: int
+    largest: int
+    unit: int
+    D1: int
+    D2: int
+
+
+# 40 runs faster in 64 channels than in 32 + 16, where warps repeat each other's work (counted in matrix instructions).
+WIDTHS: Final = (Width(4, 16, 4, 16, 0), Width(24, 64, 8, 64, 0), Width(72, 80, 8, 64, 16), Width(88, 160, 8, 128, 32))
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One binary to make. `unit` is promised to divide head_dim and strides, 16 bytes to divide every address."""
+
+    kernel: str
+    capability: Capability
+    dtype: str | None
+    head_dims: tuple[int, int]
+    unit: int
+    constants: Mapping[str, int]
+    positions_from: int = 1
+    num_warps: int = 4
+    num_stages: int = 2
+    format: str = "cubin"
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A binary and what the compiler says of it."""
+
+    spec: Spec
+    image: bytes = field(repr=False)
+    arguments: list[dict[str, Any]] = field(repr=False)
+    shared_bytes: int
+    registers: int
+    stack_bytes: int
+
+    def binary(self, offset: int = 0, size: int = 0) -> Binary:
+        """As it stands in the manifest."""
+        spec = self.spec
+        return Binary(
+            kernel=spec.kernel,
+            format=spec.format,
+            capability=spec.capability,
+            dtype=spec.dtype,
+            head_dims=spec.head_dims,
+            unit=spec.unit,
+            positions_from=spec.positions_from,
+            constants=spec.constants,
+            num_warps=spec.num_warps,
+            shared_bytes=self.shared_bytes,
+            registers=self.registers,
+            stack_bytes=self.stack_bytes,
+            offset=offset,
+            size=size,
+        )
+
+
+def forward_spec(
+    width: Width, dtype: str, capability: Capability, block: Mapping[str, int], *, update: bool, single: bool
+) -> Spec:
+    """ebca_forward with the block sizes of one entry of tuning.json."""
+    return Spec(
+        kernel="ebca_forward",
+        capability=capability,
+        dtype=dtype,
+        head_dims=(width.smallest, width.largest),
+        unit=width.unit,
+        positions_from=block["positions_from"],
+        constants={
+            "BLOCK_N": block["BLOCK_N"],
+            "BLOCK_T": 16,
+            "D1": width.D1,
+            "D2": width.D2,
+            "UPDATE": int(update),
+            "SINGLE": int(single),
+        },
+        num_warps=block["num_warps"],
+        num_stages=block["num_stages"],
+    )
+
+
+def specs(capability: Capability, tuning: Mapping[str, Any]) -> Iterator[Spec]:
+    """Every binary of the shipped set for one compute capability."""
+    blocks = {**tuning["default"], **tuning.get(text(capability), {})}
+    for dtype in DTYPES:
+        for width in WIDTHS:
+            for block in blocks[str(width.largest)]:
+                for update in (True, False):
+                    for single in (True, False):
+                        yield forward_spec(width, dtype, capability, block, update=update, single=single)
+        common = {"BLOCK_T": 16, "BLOCK_I": 16, "UNROLL": 8, "BLOCK_L": 128, "BLOCK_H": 8}
+        small, others = WIDTHS[0], WIDTHS[1:]
+        for head_dims, unit, channels in (
+            ((small.smallest, small.largest), small.unit, 16),
+            ((others[0].smallest, others[-1].largest), others[0].unit, 64),
+        ):
+            yield Spec("ebca_combine", capability, dtype, head_dims, unit, {**common, "BLOCK_D": channels})
+    every = (WIDTHS[0].smallest, WIDTHS[-1].largest)
+    yield Spec("ebca_energies", capability, None, every, WIDTHS[0].unit, {"BLOCK_T": 128, "BLOCK_I": 16, "BLOCK_H": 8})
+    # Between two evaluations: nothing there depends on heads.
+    yield Spec("ebca_begin", capability, None, every, 1, {"BLOCK": launches.BLOCK})
+    yield Spec("ebca_end", capability, None, every, 1, {"BLOCK": launches.BLOCK})
+    yield Spec("ebca_advance", capability, None, every, 1, {}, num_warps=1)
+
+
+def text(capability: Capability) -> str:
+    return f"{capability[0]}.{capability[1]}"
+
+
+# ---- one binary
+
+_TRITON_DTYPES: Final = {"float16": "fp16", "bfloat16": "bf16", None: "fp32"}
+_STORAGE: Final = ("q_ptr", "k_ptr", "v_ptr", "out_ptr", "partial_ptr")
+_OTHER_POINTERS: Final = {"step_ptr": "*i32", "carry_ptr": "*i32", "bad_ptr": "*i32", "coefficients_ptr": "*fp64"}
+_UNIT_STRIDES: Final = ("d", "q_batch", "q_position", "k_batch", "k_context", "k_token", "out_batch", "out_position")
+_MANIFEST_TYPES: Final = {"i32": ("int32", 4), "fp32": ("float32", 4)}
+
+
+def compile_spec(spec: Spec) -> Compiled:
+    """Compile one binary.
+
+    Raises BackendError if Triton is missing, wants scratch memory of its own, or the result breaks MAX_STACK_BYTES or
+    MAX_SHARED_BYTES.
+    """
+    if find_spec("triton") is None:
+        raise BackendError("compiling the GPU kernels needs Triton", 'run `pip install "ebca[kernels]"`')
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+    from triton.runtime.errors import PTXASError
+
+    function = _function(spec.kernel)
+    storage = "*" + _TRITON_DTYPES[spec.dtype]
+    types = {name: _triton_type(name, storage) for name in function.arg_names if name not in spec.constants}
+    promises = {
+        name: 16 if name.endswith("_ptr") else spec.unit
+        for name in types
+        if name.endswith("_ptr") or name in _UNIT_STRIDES
+    }
+    source = ASTSource(
+        fn=function,
+        signature={name: types.get(name, "constexpr") for name in function.arg_names},
+        constexprs=dict(spec.constants),
+        attrs={(function.arg_names.index(n),): [["tt.divisibility", by]] for n, by in promises.items()},
+    )
+    # Contraction to fused multiply-adds is asked for by name: Triton's default for it changes between versions.
+    options = {"num_warps": spec.num_warps, "num_stages": spec.num_stages, "enable_fp_fusion": True}
+    if spec.format == "ptx":
+        options["ptx_version"] = PTX_ISA
+    major, minor = spec.capability
+    knobs = triton.knobs
+    with tempfile.TemporaryDirectory() as cache, knobs.cache.scope(), knobs.compilation.scope(), knobs.nvidia.scope():
+        knobs.cache.dir = cache
+        # Line tables make a binary three times as large.
+        knobs.compilation.disable_line_info = True
+        # One assembler for all: that of CUDA 12, whose binaries drivers of CUDA 12 and 13 load.
+        knobs.nvidia.ptxas_blackwell = knobs.nvidia.ptxas.path
+        try:
+            made = triton.compile(source, target=GPUTarget("cuda", 10 * major + minor, 32), options=options)
+        except PTXASError as error:
+            said = re.search(r"ptxas (?:fatal|error)\s*: (.+)", str(error))
+            reason = (
+                f"{said[1] if said else error}; Triton {triton.__version__} is at work, 3.8 or newer makes them all"
+            )
+            raise BackendError(f"{_where(spec)}: {reason}") from None
+        registers, stack_bytes = _usage(made.asm["cubin"], knobs.nvidia.cuobjdump.path)
+    metadata = made.metadata
+    result = Compiled(
+        spec=spec,
+        image=made.asm["cubin"] if spec.format == "cubin" else _portable(made.asm["ptx"]),
+        arguments=_arguments(types),
+        shared_bytes=metadata.shared,
+        registers=registers,
+        stack_bytes=stack_bytes,
+    )
+    _check(result, metadata)
+    return result
+
+
+def _function(kernel: str) -> Any:
+    from ebca.plugins.energy_attention import kernels
+    from ebca.plugins.sampling import kernels as sampling_kernels
+
+    return getattr(kernels, kernel, None) or getattr(sampling_kernels, kernel)
+
+
+def _triton_type(name: str, storage: str) -> str:
+    if name.endswith("_ptr"):
+        return storage if name in _STORAGE else _OTHER_POINTERS.get(name, "*fp32")
+    return "fp32" if name == "scale" else "i32"
+
+
+def _arguments(types: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Parameters in order with their offsets; Triton appends two scratch pointers, which are null here."""
+    result, end = [], 0
+    for name, kind in {**types, "global_scratch": "*i8", "profile_scratch": "*i8"}.items():
+        manifest_type, size = ("pointer", 8) if kind.startswith("*") else _MANIFEST_TYPES[kind]
+        offset = -(-end // size) * size
+        result.append({"name": name, "type": manifest_type, "offset": offset})
+        end = offset + size
+    return result
+
+
+def _usage(cubin: bytes, cuobjdump: str) -> tuple[int, int]:
+    """Registers and bytes of stack (spills) per thread."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        report = subprocess.run([cuobjdump, "-res-usage", file.name], capture_output=True, text=True, check=True)
+    found = re.search(r"REG:(\d+) STACK:(\d+)", report.stdout + report.stderr)
+    if found is None:
+        raise BackendError(f"cuobjdump reports no register use: {report.stdout + report.stderr}")
+    return int(found[1]), int(found[2])
+
+
+def _portable(ptx: str) -> bytes:
+    """PTX text for the driver, which wants it to end in a zero byte; comments name files of this machine."""
+    return re.sub(r"^\s*//.*\n", "", ptx, flags=re.MULTILINE).encode() + b"\0"
+
+
+def _where(spec: Spec) -> str:
+    where = f"{spec.kernel} for {text(spec.capability)}, {spec.dtype}, head_dim up to {spec.head_dims[1]}"
+    return f"{where}, {dict(spec.constants)}, {spec.num_warps} warps, {spec.num_stages} stages"
+
+
+def _check(result: Compiled, metadata: Any) -> None:
+    where = _where(result.spec)
+    if metadata.global_scratch_size or metadata.profile_scratch_size:
+        raise BackendError(f"{where}: this Triton wants scratch memory of its own", "use another version")
+    if metadata.num_ctas != 1 or metadata.launch_cooperative_grid or metadata.launch_pdl:
+        raise BackendError(f"{where}: this Triton wants a launch attribute", "use another version")
+    if result.stack_bytes > MAX_STACK_BYTES:
+        raise BackendError(f"{where}: spills {result.stack_bytes} bytes", "make BLOCK_N smaller in tuning.json")
+    if result.shared_bytes > MAX_SHARED_BYTES:
+        raise BackendError(
+            f"{where}: {result.shared_bytes} bytes of shared memory", "make BLOCK_N or num_stages smaller"
+        )
+
+
+# ---- the whole set
+
+
+def source_digest() -> str:
+    """SHA-256 of what the binaries are made of: the kernels without their comments, and the block sizes."""
+    sources = [
+        ast.unparse(ast.parse((resources.files(package) / "kernels.py").read_text(encoding="utf-8")))
+        for package in ("ebca.plugins.energy_attention", "ebca.plugins.sampling")
+    ]
+    tuning = json.loads(TUNING.read_text(encoding="utf-8"))
+    return hashlib.sha256(("".join(sources) + json.dumps(tuning, sort_keys=True)).encode()).hexdigest()
+
+
+def compile_set(folder: Path, capabilities: Sequence[Capability] = CAPABILITIES, *, quiet: bool = False) -> None:
+    """Compile the set for these capabilities and the portable PTX into a folder, and write its manifest last."""
+    tuning = json.loads(TUNING.read_text(encoding="utf-8"))
+    wanted = [spec for capability in capabilities for spec in specs(capability, tuning)]
+    wanted += [Spec(**{**vars(spec), "format": "ptx"}) for spec in specs(PTX_CAPABILITY, tuning)]
+    made = []
+    for index, spec in enumerate(wanted):
+        if not quiet:
+            print(f"\r{index + 1} of {len(wanted)}: {spec.kernel} {text(spec.capability)} ", end="", flush=True)
+        made.append(compile_spec(spec))
+    if not quiet:
+        print()
+    write_set(folder, made)
+
+
+def write_set(folder: Path, compiled: Sequence[Compiled]) -> None:
+    """Write binaries as a folder that KernelSet.load reads, the manifest last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    packs: dict[str, bytearray] = {}
+    records = []
+    for made in compiled:
+        pack = packs.setdefault(pack_key(made.binary()), bytearray())
+        packed = zlib.compress(made.image, 9)
+        records.append(made.binary(len(pack), len(packed)))
+        pack += packed
+    files = {key: f"{'ptx' if key == 'ptx' else 'sm_' + key.replace('.', '')}.bin" for key in packs}
+    for key, pack in packs.items():
+        (folder / files[key]).write_bytes(pack)
+    manifest: dict[str, Any] = {
+        "format": FORMAT[0],
+        "version": FORMAT[1],
+        "compiler": compiler_versions(),
+        "source": source_digest(),
+        "packs": {
+            key: {"file": files[key], "size": len(pack), "sha256": hashlib.sha256(pack).hexdigest()}
+            for key, pack in packs.items()
+        },
+        "arguments": {made.spec.kernel: made.arguments for made in compiled},
+        "binaries": [_record(binary) for binary in records],
+    }
+    (folder / "manifest.json").write_text(_dumps(manifest), encoding="utf-8")
+
+
+def _record(binary: Binary) -> dict[str, Any]:
+    return {
+        **vars(binary),
+        "capability": text(binary.capability),
+        "head_dims": list(binary.head_dims),
+        "constants": dict(binary.constants),
+    }
+
+
+def compiler_versions() -> dict[str, str]:
+    """Versions of Triton and of its assembler: the same ones make the same bytes."""
+    import triton
+
+    report = subprocess.run([triton.knobs.nvidia.ptxas.path, "--version"], capture_output=True, text=True, check=True)
+    found = re.search(r"V([\d.]+)", report.stdout)
+    return {"triton": triton.__version__, "ptxas": found[1] if found else report.stdout.strip()}
+
+
+def _dumps(manifest: Mapping[str, Any]) -> str:
+    """JSON with one line per argument and per binary, so that a change shows as the lines it touches."""
+    head = json.dumps({k: v for k, v in manifest.items() if k not in ("arguments", "binaries")}, indent=2)
+    arguments = ",\n".join(
+        f'    "{kernel}": [\n' + ",\n".join(f"      {json.dumps(a)}" for a in entries) + "\n    ]"
+        for kernel, entries in manifest["arguments"].items()
+    )
+    binaries = ",\n".join(f"    {json.dumps(record)}" for record in manifest["binaries"])
+    return f'{head[:-2]},\n  "arguments": {{\n{arguments}\n  }},\n  "binaries": [\n{binaries}\n  ]\n}}\n'
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ebca.plugins.compile", description="Compile the GPU kernels ahead of time."
+    )
+    parser.add_argument("--output", type=Path, default=FOLDER, metavar="DIR", help="default: beside the kernels")
+    parser.add_argument("--capabilities", default=",".join(map(text, CAPABILITIES)), help="default: %(default)s")
+    args = parser.parse_args(argv)
+    try:
+        chosen = tuple(_capability(part) for part in args.capabilities.split(","))
+        compile_set(args.output, chosen)
+    except EbcaError as error:
+        print(f"\n{parser.prog}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _capability(part: str) -> Capability:
+    known = {text(capability): capability for capability in CAPABILITIES}
+    if part.strip() not in known:
+        raise BackendError(f"no kernels for compute capability {part.strip()!r}", f"choose among {', '.join(known)}")
+    return known[part.strip()]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,180 @@
+"""The operator as launches of its compiled kernels: which binary, its grid and arguments, and the scratch memory."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from ebca.errors import ParameterError
+from ebca.plugins.energy_attention.contract import signature
+from ebca.plugins.kernels.binaries import Argument, Capability, KernelLaunch, KernelSet
+from ebca.plugins.kernels.launch import KernelLibrary, Stream
+
+_ALIGNMENT = 256
+
+
+@dataclass(frozen=True)
+class OpShape:
+    """Sizes of one call. All tensors are contiguous, in the shapes of contract.py."""
+
+    batch: int
+    positions: int
+    contexts: int
+    tokens: int
+    heads: int
+    head_dim: int
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise ParameterError(f"{name} is {value}", "every size of the operator must be at least 1")
+        row = self.channels * max(self.positions, self.contexts * self.tokens)
+        if row >= 2**31 or self.positions * self.contexts >= 2**31:
+            raise ParameterError(f"one batch row of {self} has 2^31 elements or more", "make the image smaller")
+        if max(self.heads, self.batch * self.contexts) > 65535:
+            raise ParameterError(f"{self}: heads and batch * contexts must be at most 65535, the limit of a grid")
+
+    @property
+    def channels(self) -> int:
+        return self.heads * self.head_dim
+
+
+@dataclass(frozen=True)
+class OpLaunches:
+    """The launches of one call of the operator, in order on one stream, and the scratch memory they share.
+
+    `scratch` maps the scratch tensors to byte offsets; nothing in them is kept from call to call.
+    """
+
+    launches: tuple[KernelLaunch, ...]
+    tensors: tuple[str, ...]
+    scratch: Mapping[str, int]
+    scratch_bytes: int
+
+
+class EnergyAttention:
+    """The operator on one device. Thread-safe."""
+
+    def __init__(self, library: KernelLibrary) -> None:
+        self._library = library
+
+    def launches(self, variant: str, dtype: str, shape: OpShape) -> OpLaunches:
+        """The launches and the scratch memory (`scratch_bytes`) of a call. Raises as the function `launches`."""
+        return launches(self._library.kernels, variant, self._library.capability, dtype, shape)
+
+    def scratch_bytes(self, variant: str, dtype: str, largest: OpShape) -> int:
+        """Scratch memory for calls of these sizes and of all smaller ones. Raises as the function `launches`."""
+        return scratch_bytes(self._library.kernels, variant, self._library.capability, dtype, largest)
+
+    def bind(
+        self, variant: str, dtype: str, shape: OpShape, addresses: Mapping[str, int], scratch: int = 0
+    ) -> Callable[[Stream], None]:
+        """A call that enqueues the operator on a stream.
+
+        Args:
+            variant: as in contract.py.
+            dtype: storage type of q, k, v and out, "float16" or "bfloat16"; all other tensors are float32.
+            shape: sizes; tensors are contiguous.
+            addresses: name to device address, in steps of 16 bytes, for all tensors of the variant.
+            scratch: device address of `launches(...).scratch_bytes` bytes, in steps of 16. Calls in order on one stream
+                may share it.
+
+        Raises ParameterError for sizes, dtypes or addresses that the kernels do not serve, BackendError for a device
+        that they do not serve or a driver that refuses them. Composition weights are device memory, so the caller
+        holds them to contract.check_weights.
+        """
+        call = self.launches(variant, dtype, shape)
+        if missing := [name for name in call.tensors if name not in addresses]:
+            raise ParameterError(f"no device address for {', '.join(missing)}, which variant {variant!r} needs")
+        if call.scratch_bytes and scratch <= 0:
+            raise ParameterError(f"scratch lies at {scratch:#x}", f"pass {call.scratch_bytes} bytes of device memory")
+        in_scratch = {name: scratch + offset for name, offset in call.scratch.items()}
+        return self._library.bind(call.launches, {**addresses, **in_scratch})
+
+
+def launches(kernels: KernelSet, variant: str, capability: Capability, dtype: str, shape: OpShape) -> OpLaunches:
+    """The launches of one variant. Raises as `KernelSet.choose`, and ParameterError for an unknown variant."""
+    tensors = signature(variant, shape.heads, shape.head_dim)
+    update = variant != "attention"
+    masked = "mask" in tensors.inputs
+    single = shape.contexts == 1 and not masked
+    size = shape.head_dim, shape.positions
+    forward = kernels.choose(
+        "ebca_forward", capability, dtype, shape.head_dim, shape.positions, UPDATE=int(update), SINGLE=int(single)
+    )
+    tiles = _blocks(shape.positions, forward.constants["BLOCK_N"])
+    if tiles * shape.tokens * shape.head_dim >= 2**31:
+        raise ParameterError(f"{shape} needs scratch of 2^31 elements or more per head", "make the image smaller")
+    groups = shape.batch * shape.contexts * shape.heads
+    sizes = {
+        "partial": groups * tiles * shape.tokens * shape.head_dim * 2,
+        "column": groups * tiles * 2 * shape.tokens * 4,
+        "norm2": groups * shape.tokens * 4,
+    }
+    scratch, total = _layout(sizes if update else {})
+    values: dict[str, int | float | str] = {
+        "N": shape.positions,
+        "T": shape.tokens,
+        "S": shape.contexts,
+        "d": shape.head_dim,
+        "heads": shape.heads,
+        "tiles": tiles,
+        "q_batch": shape.positions * shape.channels,
+        "q_position": shape.channels,
+        "k_batch": shape.contexts * shape.tokens * shape.channels,
+        "k_context": shape.tokens * shape.channels,
+        "k_token": shape.channels,
+        "out_batch": shape.positions * shape.channels,
+        "out_position": shape.channels,
+        "mask_batch": shape.contexts * shape.positions,
+        "mask_context": shape.positions,
+        "mask_positions": shape.positions if masked else 0,
+        "scale": math.log2(math.e) / math.sqrt(shape.head_dim),
+    }
+    names = (*tensors.inputs, *tensors.outputs, *scratch)
+    grids = [(forward, (tiles, shape.heads, shape.batch))]
+    if update:
+        combine = kernels.choose("ebca_combine", capability, dtype, *size)
+        of_tokens = _blocks(shape.tokens, combine.constants["BLOCK_T"])
+        of_channels = _blocks(shape.head_dim, combine.constants["BLOCK_D"])
+        grids.append((combine, (of_tokens * of_channels, shape.heads, shape.batch * shape.contexts)))
+    if variant == "energies":
+        energies = kernels.choose("ebca_energies", capability, dtype, *size)
+        grids.append((energies, (shape.batch * shape.contexts, 1, 1)))
+    sequence = tuple(
+        KernelLaunch(binary, arguments, grid, {a.name: _value(a, values, names) for a in arguments})
+        for binary, grid in grids
+        for arguments in [kernels.arguments[binary.kernel]]
+    )
+    return OpLaunches(sequence, (*tensors.inputs, *tensors.outputs), scratch, total)
+
+
+def scratch_bytes(kernels: KernelSet, variant: str, capability: Capability, dtype: str, largest: OpShape) -> int:
+    """Scratch memory that is enough for a call of these sizes and of all smaller ones. Raises as `launches`.
+
+    A smaller call may need more: one position below `positions_from` the tiles are smaller, and so there are more
+    of them.
+    """
+    below = {b.positions_from - 1 for b in kernels.on("ebca_forward", capability)}
+    positions = {largest.positions, *(n for n in below if 1 <= n < largest.positions)}
+    calls = (replace(largest, positions=n, contexts=s) for n in positions for s in {1, largest.contexts})
+    return max(launches(kernels, variant, capability, dtype, call).scratch_bytes for call in calls)
+
+
+def _blocks(size: int, block: int) -> int:
+    return -(-size // block)
+
+
+def _layout(sizes: Mapping[str, int]) -> tuple[dict[str, int], int]:
+    offsets, end = {}, 0
+    for name, size in sizes.items():
+        offsets[name] = end
+        end += _blocks(size, _ALIGNMENT) * _ALIGNMENT
+    return offsets, end
+
+
+def _value(argument: Argument, values: Mapping[str, int | float | str], names: tuple[str, ...]) -> int | float | str:
+    """A size, the name of a tensor, or the null pointer for what the variant does not read."""
+    if argument.type != "pointer":
+        return values[argument.name]
+    name = argument.name.removesuffix("_ptr")
+    return name if name in names else 0

@@ -1,0 +1,1 @@
+"""Compiled GPU kernels: the binaries, and how to launch them."""

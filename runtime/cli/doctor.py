@@ -1,0 +1,117 @@
+"""ebca-doctor: this machine and an engine directory in plain language, with the remedy for every problem."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.text import Text
+
+from ebca import console
+from ebca.engines.backends.registry import BACKENDS, GPU_BACKENDS
+from ebca.engines.machine.cache_folder import cache_folder
+from ebca.errors import ParameterError
+from ebca.runtime.diagnostics import verify as verification
+from ebca.runtime.diagnostics.directory import check_engine
+from ebca.runtime.diagnostics.findings import Finding, size_text
+from ebca.runtime.diagnostics.machine import check_environment, clear_cache
+
+PROGRAM = "ebca-doctor"
+
+_EXAMPLES = """examples:
+  ebca-doctor
+  ebca-doctor --engine engine-sd15
+  ebca-doctor --engine engine-sd15 --backend onnxruntime --json
+  ebca-doctor --engine engine-gpu --backend tensorrt-rtx --verify
+  ebca-doctor --clear-cache
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, also for documentation."""
+    p = argparse.ArgumentParser(
+        PROGRAM,
+        description="Check this machine and, with --engine, an engine directory: every file's contents, and one small\n"
+        "UNet evaluation. Exit code 0 where nothing is wrong, else 1.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("--engine", metavar="DIR", help="engine directory made by ebca-export, or a bundled name")
+    p.add_argument(
+        "--backend",
+        choices=(*BACKENDS, *GPU_BACKENDS),
+        help="backend to try the engine with (default: the best installed)",
+    )
+    p.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare every part of the engine on --backend with onnxruntime on the CPU",
+    )
+    p.add_argument(
+        "--json",
+        nargs="?",
+        const="-",
+        metavar="FILE",
+        help="write the findings as JSON, to FILE or instead of the text",
+    )
+    p.add_argument(
+        "--clear-cache",
+        action="store_true",
+        help="delete all prepared engines in the cache (they are made again when needed) and do nothing else",
+    )
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    args = parser().parse_args(argv)
+    return console.run(PROGRAM, lambda: _run(args), interrupted="interrupted; nothing was changed")
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.clear_cache:
+        freed, count = clear_cache()
+        engines = "prepared engine" if count == 1 else "prepared engines"
+        print(f"freed {size_text(freed)}: {count} {engines} in '{cache_folder()}'")
+        return 0
+    out = Console(soft_wrap=True, highlight=False)
+    found: list[Finding] = []
+
+    def report(findings: Iterator[Finding]) -> None:
+        for finding in findings:
+            found.append(finding)
+            if args.json != "-":
+                _print(out, finding)
+
+    if args.verify and (args.engine is None or args.backend in (None, verification.REFERENCE)):
+        raise ParameterError(
+            f"--verify compares a backend with {verification.REFERENCE} on the CPU",
+            "give --engine and another --backend",
+        )
+    report(check_environment(args.backend))
+    if args.engine is not None:
+        report(check_engine(args.engine, args.backend, verify=args.verify))
+    problems = sum(f.level == "problem" for f in found)
+    if args.json is not None:
+        data = {"ok": not problems, "engine": args.engine, "findings": [asdict(f) for f in found]}
+        if args.json == "-":
+            print(json.dumps(data, indent=1))
+        else:
+            console.write_json(args.json, data)
+    if args.json != "-":
+        out.print(f"{problems} problem{'' if problems == 1 else 's'}" if problems else "no problems")
+    return 1 if problems else 0
+
+
+def _print(out: Console, finding: Finding) -> None:
+    style = {"ok": "green", "note": "yellow", "problem": "bold red"}[finding.level]
+    line = Text.assemble((f"{finding.level:<8} ", style), (f"{finding.topic}: ", "bold"), finding.text)
+    if finding.remedy:
+        line.append(f"\n{'':<9}-> {finding.remedy}")
+    out.print(line)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Prompts to contexts, and what changes from evaluation to evaluation."""

@@ -1,0 +1,72 @@
+"""Our kernels on a GPU, bound to the device's stream."""
+
+from typing import Any
+
+import numpy as np
+
+from ebca.engines.backends.protocol import Arrays, Call
+from ebca.engines.contract.manifest import LayerSpec
+from ebca.engines.machine.memory import address
+from ebca.plugins.energy_attention import tensorrt_plugin
+from ebca.plugins.energy_attention.launches import EnergyAttention, OpShape
+from ebca.plugins.kernels.binaries import DTYPES
+from ebca.plugins.kernels.launch import KernelLibrary
+from ebca.plugins.sampling import launches
+from ebca.runtime.devices.driver import CudaDriver
+
+
+class CudaKernels:
+    """See `ebca.runtime.devices.cuda.Kernels`. Binaries are loaded when they are first bound."""
+
+    def __init__(self, driver: CudaDriver) -> None:
+        self._driver = driver
+        self._library = KernelLibrary(driver)
+        self._operator = EnergyAttention(self._library)
+
+    def operator(self, variant: str, layer: LayerSpec, dtype: np.dtype[Any]) -> "OperatorRunner | None":
+        if dtype.name not in DTYPES:
+            return None
+        return OperatorRunner(self._operator, self._driver.stream, variant, layer, dtype.name)
+
+    def sampling(self, kernel: str, arrays: Arrays) -> Call:
+        planned = launches.launch(kernel, {name: array.shape for name, array in arrays.items()})
+        pointers = {name: address(arrays[name]) for name in planned.tensors}
+        bound = self._library.bind_kernel(f"ebca_{kernel}", planned.blocks, planned.values, pointers)
+        stream, keep = self._driver.stream, dict(arrays)
+
+        def call(_keep: object = keep) -> None:
+            bound(stream)
+
+        return call
+
+    def register(self, trt: Any, registry: Any) -> object:
+        return tensorrt_plugin.register(trt, registry, self._operator)
+
+
+class OperatorRunner:
+    """Energy cross attention of one variant and layer; see `ebca.engines.backends.protocol.Runner`."""
+
+    def __init__(self, operator: EnergyAttention, stream: int, variant: str, layer: LayerSpec, dtype: str) -> None:
+        self._operator = operator
+        self._stream = stream
+        self._variant = variant
+        self._layer = layer
+        self._dtype = dtype
+
+    def workspace_bytes(self, inputs: Arrays, outputs: Arrays) -> int:
+        return self._operator.launches(self._variant, self._dtype, self._shape(inputs)).scratch_bytes
+
+    def bind(self, inputs: Arrays, outputs: Arrays, workspace: int = 0) -> Call:
+        pointers = {name: address(array) for name, array in (*inputs.items(), *outputs.items())}
+        bound = self._operator.bind(self._variant, self._dtype, self._shape(inputs), pointers, workspace)
+        stream, keep = self._stream, (dict(inputs), dict(outputs))
+
+        def call(_keep: object = keep) -> None:
+            bound(stream)
+
+        return call
+
+    def _shape(self, inputs: Arrays) -> OpShape:
+        batch, positions, _ = inputs["q"].shape
+        _, contexts, tokens, _ = inputs["k"].shape
+        return OpShape(batch, positions, contexts, tokens, self._layer.heads, self._layer.head_dim)

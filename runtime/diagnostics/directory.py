@@ -1,0 +1,203 @@
+"""What an engine directory holds, whether it is intact, and whether it runs here."""
+
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ebca import console
+from ebca.engines.backends import registry as backends
+from ebca.engines.backends import tensorrt_library as tensorrt
+from ebca.engines.backends.protocol import BackendOptions
+from ebca.engines.backends.registry import GPU_BACKENDS
+from ebca.engines.cache.prepared import prepared_engine
+from ebca.engines.contract.directory import EngineDirectory, open_directory
+from ebca.engines.contract.manifest import Manifest
+from ebca.engines.contract.plans import LibraryPlans, describe
+from ebca.errors import BackendError, EbcaError, EngineError, NumericalError
+from ebca.runtime.denoiser import Denoiser
+from ebca.runtime.diagnostics import verify as verification
+from ebca.runtime.diagnostics.findings import Finding, explain, size_text
+from ebca.runtime.diagnostics.machine import gpus
+from ebca.runtime.engine import load
+from ebca.runtime.execution.control import EnergyControl
+
+# Latent rows and columns of the trial evaluation: what three halvings still divide.
+_TRIAL_SIDE = 8
+
+
+def check_engine(engine: str | Path, backend: str | None = None, *, verify: bool = False) -> Iterator[Finding]:
+    """What an engine directory holds, whether its files are what was exported, and whether its UNet runs; with `verify`
+    whether every part computes on `backend` what it computes with ONNX Runtime on the CPU."""
+    try:
+        directory = open_directory(engine)
+    except EngineError as error:
+        yield Finding("problem", "engine", *explain(error))
+        return
+    yield from _describe(directory.manifest)
+    damaged = list(_damaged_files(directory))
+    yield from damaged
+    if damaged:
+        yield Finding("note", "trial", "left out: the engine is damaged")
+        return
+    total = sum(record.size for record in directory.manifest.files.values())
+    yield Finding("ok", "files", f"all {len(directory.manifest.files)} are what was exported, {size_text(total)}")
+    plans = directory.manifest.plans
+    for library, built in plans.items():
+        yield from _check_plans(library, built, directory.manifest, wanted=backend == library)
+    if backend in tensorrt.LIBRARIES and backend not in plans:
+        text = f"this engine directory has no plans for {backend}"
+        yield Finding("problem", "plans", text, f"export again with --backend {backend}, or try another backend")
+    if backend in GPU_BACKENDS and not gpus():
+        yield Finding("note", "trial", "left out: there is no NVIDIA GPU")
+        return
+    yield from _try(directory, backend)
+    if verify and backend is not None:
+        yield from check_verified(directory.path, backend)
+
+
+def check_verified(engine: str | Path, backend: str) -> Iterator[Finding]:
+    """Whether every part of an engine computes on a backend what it computes with ONNX Runtime on the CPU."""
+    device = "cuda" if backend in GPU_BACKENDS else "cpu"
+    against = f"{verification.REFERENCE} on the CPU"
+    try:
+        with (
+            load(engine, device, backend) as opened,
+            load(engine, backend=verification.REFERENCE) as reference,
+            console.ProgressLine() as line,
+        ):
+            parts = verification.verify(opened, reference, lambda done, total, part: line.update(part, done, total))
+    except (EbcaError, ImportError, OSError) as error:
+        yield Finding("problem", "verify", *explain(error))
+        return
+    wrong = [part for part in parts if not part.ok]
+    for part in wrong:
+        text = f"{part.part} differs from {against} by {part.error:.1e} (relative L2, limit {part.limit:.0e})"
+        yield Finding("problem", "verify", text, "export again; if it stays, report it with these lines")
+    if not wrong:
+        worst = max(parts, key=lambda part: part.error)
+        text = f"all {len(parts)} parts agree with {against}: at most {worst.error:.1e}, in {worst.part}"
+        yield Finding("ok", "verify", f"{text} (relative L2, limit {worst.limit:.0e})")
+
+
+def _check_plans(library: str, plans: LibraryPlans, manifest: Manifest, *, wanted: bool) -> Iterator[Finding]:
+    """What was built ahead of time, and whether it runs here."""
+    files = [plan.file for entries in plans.components.values() for plan in entries]
+    size = sum(manifest.files[file].size for file in files)
+    shapes = " or ".join(describe(shape) for shape in plans.shapes)
+    yield Finding(
+        "ok",
+        "plans",
+        f"{len(files)} for {library} {plans.version}, compute capability {', '.join(plans.compute_capabilities)}, "
+        f"{plans.platform}: {size_text(size)}; {shapes}",
+    )
+    level = "problem" if wanted else "note"
+    present = gpus()
+    if not present:
+        text = "the plans cannot run here: there is no NVIDIA GPU"
+        yield Finding(level, "plans", text, "use --backend onnxruntime, which runs the same graphs on the CPU, slowly")
+        return
+    installed = tensorrt.installed_version(library)
+    if installed is None:
+        yield Finding(level, "plans", f"{library} is not installed", f"run `pip install {library}=={plans.version}`")
+        return
+    for gpu in present:
+        try:
+            tensorrt.check_target(plans, library, gpu, installed)
+        except BackendError as error:
+            # Another one of several GPUs may do.
+            yield Finding("note" if len(present) > 1 and not wanted else "problem", "plans", *explain(error))
+            continue
+        stored = list(tensorrt.runtime_cache(library, installed, gpu).glob("*.cache"))
+        compiled = size_text(sum(path.stat().st_size for path in stored))
+        text = f"they fit {gpu.name}; its runtime cache holds {len(stored)} of them, {compiled}"
+        yield Finding("ok", "plans", text)
+
+
+def _describe(manifest: Manifest) -> Iterator[Finding]:
+    unet, vae = manifest.unet, manifest.vae
+    maker = manifest.created_by.get("ebca", "?")
+    text = f"{manifest.model['name']}, {manifest.kind}, weights {manifest.precision}, computes in {manifest.compute}, "
+    text += f"exported by ebca {maker}"
+    yield Finding("ok", "engine", text)
+    side = unet.sample_size * (vae.downscale if vae else 8)
+    parts = [f"{len(unet.segments)} segments, {len(unet.layers)} cross-attention layers, native size {side}x{side}"]
+    absent = [
+        n
+        for n, p in (("text encoder", manifest.text_encoder), ("VAE", vae), ("tokenizer", manifest.tokenizer))
+        if not p
+    ]
+    if absent:
+        parts.append(f"without {', '.join(absent)}: takes embeddings and gives latents")
+    parts.append("schedulers " + ", ".join(manifest.schedulers.get("tables", {})))
+    yield Finding("ok", "contents", "; ".join(parts))
+    errors = dict(_parity(manifest.parity))
+    if not errors:
+        yield Finding("note", "parity", "the manifest has no comparison with PyTorch")
+        return
+    worst = max(errors, key=lambda name: errors[name])
+    yield Finding("ok", "parity", f"at export at most {errors[worst]:.1e} from PyTorch (relative L2), in {worst}")
+
+
+def _parity(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Every error of a manifest's parity record: numbers, some of them in groups; sizes are no errors."""
+    for name, value in record.items():
+        if name == "sizes":
+            continue
+        if isinstance(value, Mapping):
+            yield from _parity(value, f"{name}: ")
+        elif isinstance(value, (int, float)):
+            yield prefix + name, float(value)
+
+
+def _damaged_files(directory: EngineDirectory) -> Iterator[Finding]:
+    files = directory.manifest.files
+    total = sum(record.size for record in files.values())
+    done = 0
+    with console.ProgressLine() as line:
+        for name, record in files.items():
+            line.update(f"checking {name}", done, total)
+            try:
+                directory.verify([name])
+            except EngineError as error:
+                yield Finding("problem", "files", *explain(error))
+            done += record.size
+
+
+def _try(directory: EngineDirectory, backend: str | None) -> Iterator[Finding]:
+    """One energy step of the UNet on a small latent."""
+    manifest = directory.manifest
+    rng = np.random.default_rng(0)
+    tokens = manifest.text_encoder.max_length if manifest.text_encoder else 77
+    sample = rng.standard_normal((2, manifest.unet.in_channels, _TRIAL_SIDE, _TRIAL_SIDE), np.float32)
+    contexts = rng.standard_normal((2, 1, tokens, manifest.unet.context_dim), np.float32)
+    try:
+        began = time.perf_counter()
+        if backend in GPU_BACKENDS:
+            engine = load(directory.path, device="cuda", backend=backend)
+        else:
+            chosen = backends.create(backend, BackendOptions())
+            prepared = prepared_engine(directory, chosen).folder.is_dir()
+            with console.PrepareProgress() as progress:
+                engine = load(directory.path, backend=chosen.name, on_prepare=progress)
+            if progress.seconds is None:
+                yield Finding("ok", "prepared", f"for {chosen.name}: opens at once")
+            else:
+                what = "parts of it were missing or stale" if prepared else "this was the first use"
+                yield Finding("ok", "prepared", f"for {chosen.name} in {progress.seconds:.1f} s: {what}")
+        with engine:
+            result = Denoiser(engine)(sample, 500.0, contexts, EnergyControl(0.01, 0.02))
+            if not np.isfinite(result.contexts).all():
+                raise NumericalError("the updated contexts are not finite", "check the checkpoint")
+        seconds = time.perf_counter() - began
+    except (EbcaError, ImportError, OSError) as error:
+        yield Finding("problem", "trial", *explain(error))
+        return
+    pixels = _TRIAL_SIDE * (manifest.vae.downscale if manifest.vae else 8)
+    yield Finding(
+        "ok",
+        "trial",
+        f"an energy step at {pixels}x{pixels} is finite; opening and running took {seconds:.1f} s",
+    )

@@ -1,0 +1,177 @@
+"""What is installed, and what this machine has."""
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from importlib.util import find_spec
+
+import psutil
+
+from ebca.engines.backends import registry as backends
+from ebca.engines.backends import tensorrt_library as tensorrt
+from ebca.engines.backends.protocol import BackendOptions
+from ebca.engines.backends.registry import GPU_BACKENDS
+from ebca.engines.cache import storage
+from ebca.engines.machine import cache_folder, nvidia, processor
+from ebca.errors import BackendError, EbcaError, EngineError, ParameterError
+from ebca.runtime.diagnostics.findings import Finding, explain, size_text, version_text
+from ebca.version import __version__
+
+_EXPORT_PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "safetensors", "accelerate")
+# A prepared SD 1.5 with its text encoder and VAE takes about 5 GB of disk.
+_FREE_DISK_BYTES = 6e9
+
+
+def check_environment(backend: str | None = None) -> Iterator[Finding]:
+    """What is installed and what the machine has."""
+    yield Finding("ok", "ebca", f"{__version__} on Python {platform.python_version()}, {platform.system()}")
+    yield from _check_backends(None if backend in GPU_BACKENDS else backend)
+    yield from _checkgpus(wanted=backend in GPU_BACKENDS)
+    yield from _check_processor()
+    yield _check_memory()
+    yield from _check_cache()
+    yield _check_export_packages()
+
+
+def clear_cache() -> tuple[int, int]:
+    """Delete every prepared engine; returns the bytes freed and how many there were. Nothing else is touched.
+
+    Raises:
+        EngineError: one cannot be deleted.
+    """
+    engines = storage.stored_engines()
+    for engine in engines:
+        try:
+            shutil.rmtree(engine.folder)
+        except OSError as error:
+            raise EngineError(
+                f"cannot delete '{error.filename or engine.folder}': {error.strerror or error}",
+                "stop what uses it, or delete it by hand",
+            ) from None
+    return sum(engine.size for engine in engines), len(engines)
+
+
+def gpus() -> tuple[nvidia.Gpu, ...]:
+    with suppress(BackendError):
+        return nvidia.find().gpus
+    return ()
+
+
+def _check_backends(wanted: str | None) -> Iterator[Finding]:
+    present = backends.available()
+    if "onnxruntime" in present:
+        yield Finding("ok", "onnxruntime", version_text("onnxruntime"))
+    else:
+        yield Finding("problem", "onnxruntime", "not installed", "run `pip install onnxruntime`")
+    if "openvino" in present:
+        yield Finding("ok", "openvino", version_text("openvino"))
+    else:
+        yield Finding(
+            "note",
+            "openvino",
+            "not installed; it adds bfloat16",
+            'run `pip install "ebca[openvino]"`',
+        )
+    try:
+        chosen = backends.create(wanted, BackendOptions()).name
+    except (EbcaError, ImportError, OSError) as error:
+        text, remedy = explain(error)
+        yield Finding("problem", "backend", text, remedy or "install it again")
+        return
+    if wanted:
+        why = "asked for"
+    elif len(present) > 1:
+        why = "for float32; bf16 takes openvino, --backend chooses"
+    else:
+        why = "the only one installed"
+    yield Finding("ok", "backend", f"{chosen}: {why}")
+    yield _check_bf16(present)
+
+
+def _check_bf16(present: Sequence[str]) -> Finding:
+    if "openvino" not in present:
+        return Finding("note", "bf16", "needs openvino", 'run `pip install "ebca[openvino]"`')
+    try:
+        backends.create("openvino", BackendOptions(precision="bf16"))
+    except (EbcaError, ImportError, OSError):
+        return Finding("note", "bf16", "this processor has none (AVX512-BF16 or AMX); use precision fp32")
+    return Finding("ok", "bf16", "available: `--backend openvino --precision bf16` is faster and a little less exact")
+
+
+def _checkgpus(*, wanted: bool) -> Iterator[Finding]:
+    """The driver and the GPUs; only a problem where a backend for GPUs was asked for."""
+    try:
+        found = nvidia.find()
+    except BackendError as error:
+        yield Finding("problem" if wanted else "note", "gpu", *explain(error))
+        return
+    for gpu in found.gpus:
+        text = f"{gpu.name}, compute capability {gpu.compute_capability}, {size_text(gpu.memory)}"
+        yield Finding("ok", "gpu", f"{text}; driver for CUDA up to {found.cuda}")
+    if not found.gpus:
+        text = f"the NVIDIA driver (CUDA up to {found.cuda}) finds no GPU"
+        yield Finding("problem" if wanted else "note", "gpu", text, "check it with `nvidia-smi`, or use the CPU")
+    for library in tensorrt.LIBRARIES:
+        if (installed := tensorrt.installed_version(library)) is not None:
+            yield Finding("ok", library, installed)
+
+
+def _check_processor() -> Iterator[Finding]:
+    cores = processor.physical_cores()
+    yield Finding(
+        "ok",
+        "processor",
+        f"{processor.model_name()}; {cores} physical cores, one thread each unless --threads says else",
+    )
+    allowed = processor.usable_cores()
+    if allowed < cores:
+        yield Finding(
+            "note",
+            "processor",
+            f"this process may use {allowed} of {cores} cores",
+            f"pass `--threads {allowed}`",
+        )
+
+
+def _check_memory() -> Finding:
+    memory = psutil.virtual_memory()
+    text = f"{size_text(memory.total)}, {size_text(memory.available)} available"
+    # Peak of an SD 1.5 generation at 512 x 512 in float32, measured at 4.4 GB and rounded up.
+    if memory.available < 6e9:
+        return Finding("note", "memory", text, "SD 1.5 at 512 x 512 needs 6 GB; close other programs")
+    return Finding("ok", "memory", text)
+
+
+def _check_cache() -> Iterator[Finding]:
+    folder = cache_folder.cache_folder()
+    try:
+        bound = cache_folder.cache_limit()
+    except ParameterError as error:
+        yield Finding("problem", "cache", *explain(error))
+        bound = cache_folder.DEFAULT_LIMIT_GB * 1e9
+    existing = next((p for p in (folder, *folder.absolute().parents) if p.exists()), folder)
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        yield Finding("problem", "cache", f"'{folder}' cannot be written", "set EBCA_CACHE_DIR to a folder that can")
+        return
+    engines = storage.stored_engines()
+    size = sum(engine.size for engine in engines)
+    free = shutil.disk_usage(existing).free
+    text = (
+        f"'{folder}' holds {len(engines)} prepared engine{'' if len(engines) == 1 else 's'}, {size_text(size)}; "
+        f"kept below {bound / 1e9:g} GB (EBCA_CACHE_LIMIT_GB); disk has {size_text(free)} free"
+    )
+    if free < _FREE_DISK_BYTES:
+        remedy = "free some, set EBCA_CACHE_DIR, or run `ebca-doctor --clear-cache`"
+        yield Finding("note", "cache", f"{text}; preparing SD 1.5 needs about {size_text(_FREE_DISK_BYTES)}", remedy)
+    else:
+        yield Finding("ok", "cache", text)
+
+
+def _check_export_packages() -> Finding:
+    missing = [name for name in _EXPORT_PACKAGES if find_spec(name) is None]
+    if missing:
+        text = f"{', '.join(missing)} not installed; only exporting and comparing needs them"
+        return Finding("note", "export", text, 'to export: `pip install "ebca[export]"`')
+    return Finding("ok", "export", ", ".join(f"{name} {version_text(name)}" for name in _EXPORT_PACKAGES))

@@ -1,0 +1,133 @@
+"""Does a backend compute what ONNX Runtime computes on the CPU? Part by part, on the device that will run it.
+
+Every step of the plan, segments and ops alike, gets the reference's own results as inputs: what is found is its error
+alone. Text encoder and VAE follow. Inputs are random, of a fixed seed, with two contexts and energy steps on.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ebca.engines.contract.accuracy import LIMITS, relative_l2
+from ebca.errors import ParameterError
+from ebca.runtime.engine import Engine
+from ebca.runtime.execution.control import EnergyControl, resolve
+
+REFERENCE = "onnxruntime"
+
+# Random latents and contexts need no more; plans run at the sizes they were built for.
+_LARGEST_SIDE = 32
+_TOKENS = 77
+_TIMESTEP = 500.0
+_VARIANT = "update"
+
+OnPart = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of one part: relative L2 of its worst output, and what counts as right."""
+
+    part: str
+    error: float
+    limit: float
+
+    @property
+    def ok(self) -> bool:
+        return self.error <= self.limit
+
+
+def verify(engine: Engine, reference: Engine, on_part: OnPart | None = None) -> list[Difference]:
+    """Compare every part of an opened engine with the same directory on the reference backend.
+
+    Args:
+        engine: on any device and backend.
+        reference: `ebca.load(directory, backend=REFERENCE)`.
+        on_part: called with (done, total, part).
+
+    Raises:
+        ParameterError: they are the same thing, or of different directories.
+        EngineError, BackendError: a part does not run.
+    """
+    if (engine.backend.name, engine.device.name) == (reference.backend.name, reference.device.name):
+        raise ParameterError(f"{engine.backend.name} is what others are compared with", "name another backend")
+    if engine.manifest.files != reference.manifest.files:
+        raise ParameterError(f"'{engine.directory.path}' and '{reference.directory.path}' are different engines")
+    limit = LIMITS[engine.precision]
+    found: list[Difference] = []
+    total = _number_of_parts(engine)
+    for part, actual, expected in _results(engine, reference):
+        if on_part:
+            on_part(len(found), total, part)
+        errors = [relative_l2(actual[name], expected[name]) for name in expected]
+        found.append(Difference(part, max(errors), limit))
+    return found
+
+
+_Results = dict[str, np.ndarray]
+
+
+def _results(engine: Engine, reference: Engine) -> Iterator[tuple[str, _Results, _Results]]:
+    """Part, its outputs, and the reference's."""
+    yield from _unet(engine, reference)
+    manifest, rng = engine.manifest, np.random.default_rng(1)
+    if text := manifest.text_encoder:
+        # Every vocabulary starts with 512 symbols for bytes.
+        ids = rng.integers(0, 512, (1, text.max_length))
+        yield "text_encoder", {"hidden_states": engine.encode(ids)}, {"hidden_states": reference.encode(ids)}
+    if vae := manifest.vae:
+        sizes = _sizes(engine)
+        shape = (1, vae.latent_channels, sizes["height"], sizes["width"])
+        latents = rng.standard_normal(shape, np.float32) * np.float32(vae.scaling_factor)
+        yield "vae_decoder", {"image": engine.decode(latents)}, {"image": reference.decode(latents)}
+        pixels = rng.uniform(0, 1, (1, *(vae.downscale * side for side in shape[2:]), 3)).astype(np.float32)
+        # The deviation is next to nothing beside the mean: one error of both.
+        actual, expected = (np.stack(one.encode_image(pixels)) for one in (engine, reference))
+        yield "vae_encoder", {"latents": actual}, {"latents": expected}
+
+
+def _unet(engine: Engine, reference: Engine) -> Iterator[tuple[str, _Results, _Results]]:
+    unet, sizes = engine.manifest.unet, _sizes(engine)
+    rng = np.random.default_rng(0)
+    rows, contexts, tokens = (sizes[name] for name in ("batch", "contexts", "tokens"))
+    values: _Results = {
+        "sample": rng.standard_normal((rows, unet.in_channels, sizes["height"], sizes["width"]), np.float32),
+        "timestep": np.full(rows, _TIMESTEP, np.float32),
+        "contexts": rng.standard_normal((rows, contexts, tokens, unet.context_dim), np.float32),
+    }
+    weights = np.linspace(1, -0.4, contexts)
+    control = resolve(EnergyControl(gamma_attn=0.01, gamma_norm=0.02, weights=weights), unet.layers, sizes)
+    executors = [one.executor(sizes) for one in (engine, reference)]
+    for executor in executors:
+        executor.set_control(control)
+    for index, step in enumerate(unet.plan):
+        given = {name: values[name] for name in step.inputs}
+        actual, expected = (executor.evaluate(index, _VARIANT, given) for executor in executors)
+        values |= expected
+        yield step.segment or f"attention_{step.layer:02}", actual, expected
+    if engine.one_piece:
+        for executor in executors:
+            executor.sample[...], executor.timestep[...] = values["sample"], values["timestep"]
+            executor.contexts[...] = values["contexts"]
+            executor.run(_VARIANT)
+        actual, expected = ({"noise": one.noise, "contexts_out": one.contexts_out} for one in executors)
+        yield engine.one_piece, actual, expected
+
+
+def _sizes(engine: Engine) -> dict[str, int]:
+    """Of the UNet call: those the backend's plans are best at, else small ones."""
+    manifest = engine.manifest
+    most = manifest.unet.max_contexts or 2
+    if plans := manifest.plans.get(engine.backend.name):
+        sizes = {name: best for name, (_, best, _) in plans.shapes[0].items()}
+    else:
+        side = min(manifest.unet.sample_size, _LARGEST_SIDE)
+        tokens = manifest.text_encoder.max_length if manifest.text_encoder else _TOKENS
+        sizes = {"batch": 2, "tokens": tokens, "height": side, "width": max(side * 3 // 4, 1)}
+    return {**sizes, "contexts": min(2, most)}
+
+
+def _number_of_parts(engine: Engine) -> int:
+    manifest = engine.manifest
+    return len(manifest.unet.plan) + bool(engine.one_piece) + bool(manifest.text_encoder) + 2 * bool(manifest.vae)

@@ -1,0 +1,1 @@
+"""One UNet evaluation: buffers in one arena, bound calls, controls, and a look inside."""

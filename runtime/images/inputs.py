@@ -1,0 +1,156 @@
+"""Pictures and masks that a caller passes in, brought to the size of a session."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ebca.errors import ParameterError
+from ebca.runtime.images.outputs import to_bytes
+
+Picture = Image.Image | str | Path | np.ndarray
+"""A PIL image, a file, or an array [H,W,3] (for a mask [H,W]), uint8 or float in [0, 1]."""
+
+_CHANNELS = (1, 3, 4)
+
+
+def load_pictures(value: Picture | Sequence[Picture], height: int, width: int) -> np.ndarray:
+    """One or several pictures -> [n,height,width,3] float32 in [0, 1]; other sizes are resized (bicubic).
+
+    Raises:
+        ParameterError: no picture, or a file that is none.
+    """
+    return np.stack([_picture(one, height, width) for one in _each("image", value)])
+
+
+def load_masks(value: Picture | Sequence[Picture], height: int, width: int) -> np.ndarray:
+    """One or several masks -> [n,1,height,width] float32 of 0 and 1, white (1/2 and brighter) the hole.
+
+    Raises:
+        ParameterError: as in `load_pictures`, and a mask without a hole.
+    """
+    masks = np.stack([_mask(one, height, width) for one in _each("mask", value)])[:, None]
+    empty = np.flatnonzero(~masks.any((1, 2, 3)))
+    if empty.size:
+        which = f"mask {empty[0]}" if len(masks) > 1 else "the mask"
+        raise ParameterError(f"{which} is empty: nothing in it is white, so there is nothing to fill", "paint the hole")
+    return masks
+
+
+def picture_size(value: Picture | Sequence[Picture], name: str = "image") -> tuple[int, int]:
+    """(height, width) in pixels of the first picture; `name` is what messages call it."""
+    first = _each(name, value)[0]
+    if isinstance(first, np.ndarray):
+        return int(first.shape[0]), int(first.shape[1])
+    image = _open(name, first)
+    return image.height, image.width
+
+
+def warn_if_resized(image: Picture | Sequence[Picture], mask: Picture | Sequence[Picture]) -> None:
+    """Say so where picture and mask differ in size."""
+    of_image, of_mask = picture_size(image), picture_size(mask, "mask")
+    if of_image != of_mask:
+        warnings.warn(
+            f"the mask has {of_mask[1]} x {of_mask[0]} pixels, the image {of_image[1]} x {of_image[0]}; "
+            "the mask is stretched to fit",
+            stacklevel=4,
+        )
+
+
+def fitted_size(size: tuple[int, int], native: int, multiple: int) -> tuple[int, int]:
+    """(height, width) of about native x native pixels in the proportions of `size`, both multiples of `multiple`."""
+    height, width = size
+    scale = native / (height * width) ** 0.5
+    fitted = [max(round(side * scale / multiple), 1) * multiple for side in (height, width)]
+    return fitted[0], fitted[1]
+
+
+def latent_mask(masks: np.ndarray, downscale: int) -> np.ndarray:
+    """[n,1,H,W] -> [n,1,h,w]: the nearest pixel, that is the top left one of each block, as the authors do."""
+    return np.ascontiguousarray(masks[:, :, ::downscale, ::downscale])
+
+
+def _each(name: str, value: Any) -> list[Any]:
+    """The single pictures or masks in what was given."""
+    if isinstance(value, (Image.Image, str, Path)):
+        return [value]
+    if isinstance(value, np.ndarray):
+        if value.ndim == 2 or (value.ndim == 3 and value.shape[-1] in _CHANNELS):
+            return [value]
+        # [n,H,W] would be taken for grey pictures where it is one with its channels first; masks have no channels.
+        if value.ndim == 4 or (value.ndim == 3 and name == "mask"):
+            return list(value) or [value]
+        raise _wrong_shape(name, value)
+    try:
+        items = list(value)
+    except TypeError:
+        raise _no_picture(name, value) from None
+    if not items:
+        raise ParameterError(f"{name} is an empty list", "give at least one picture")
+    return items
+
+
+def _picture(value: Any, height: int, width: int) -> np.ndarray:
+    if isinstance(value, np.ndarray) and value.shape == (height, width, 3):
+        return _unit("image", value)
+    resized = _open("image", value).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(resized, np.float32) / 255
+
+
+def _mask(value: Any, height: int, width: int) -> np.ndarray:
+    if isinstance(value, np.ndarray) and value.shape in ((height, width), (height, width, 1)):
+        return (_unit("mask", value.reshape(height, width)) >= 0.5).astype(np.float32)
+    resized = _open("mask", value).resize((width, height), Image.Resampling.BICUBIC).convert("L")
+    return (np.asarray(resized, np.float32) >= 127.5).astype(np.float32)
+
+
+def _open(name: str, value: Any) -> Image.Image:
+    if isinstance(value, np.ndarray):
+        if not value.size or value.ndim not in (2, 3) or (value.ndim == 3 and value.shape[-1] not in _CHANNELS):
+            raise _wrong_shape(name, value)
+        pixels = to_bytes(_unit(name, value))
+        return Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels).convert("RGB")
+    if isinstance(value, Image.Image):
+        return _rgb(value)
+    if not isinstance(value, (str, Path)):
+        raise _no_picture(name, value)
+    try:
+        with Image.open(value) as image:
+            return _rgb(ImageOps.exif_transpose(image))
+    except FileNotFoundError:
+        raise ParameterError(f"{name} '{value}' does not exist") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ParameterError(f"{name} '{value}' is not a picture that can be read: {error}") from None
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    # What has 16 bits per pixel, PIL would cut off at 255 instead of scaling it.
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray(np.rint(np.asarray(image, np.float32) / 257).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def _wrong_shape(name: str, value: np.ndarray) -> ParameterError:
+    axes = "[height, width]" if name == "mask" else "[height, width, 3]"
+    return ParameterError(f"{name} is an array of shape {list(value.shape)}", f"give {axes} pixels")
+
+
+def _no_picture(name: str, value: Any) -> ParameterError:
+    return ParameterError(
+        f"{name} is of type {type(value).__name__}", "give a picture, its file, or an array of pixels"
+    )
+
+
+def _unit(name: str, value: np.ndarray) -> np.ndarray:
+    """Pixels as float32 in [0, 1]."""
+    if value.dtype == np.uint8:
+        return value.astype(np.float32) / 255
+    if value.dtype.kind not in "fb":
+        raise ParameterError(f"{name} is an array of {value.dtype}", "give uint8, or float in [0, 1]")
+    pixels = value.astype(np.float32)
+    if not np.isfinite(pixels).all() or pixels.min(initial=0) < 0 or pixels.max(initial=0) > 1:
+        raise ParameterError(f"{name} is a float array with values outside [0, 1]", "divide by 255?")
+    return pixels

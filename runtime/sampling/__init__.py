@@ -1,0 +1,1 @@
+"""From initial latents to final ones: scheduler tables and the samplers."""

@@ -1,0 +1,1 @@
+"""What a generation reports on request: energies and attention maps."""

@@ -1,0 +1,77 @@
+"""Attention to each token of the prompt."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageOps
+
+from ebca.engines.contract.manifest import UNetSpec
+from ebca.runtime.execution.control import resize_mask
+from ebca.runtime.images.outputs import to_bytes
+
+
+class AttentionMaps:
+    """Mean cross-attention probabilities per token of the main prompt, over heads, layers and evaluations.
+
+    An executor's probe. Layers of other sizes are brought to the size of the latents first, so each counts alike.
+
+    Args:
+        sizes: of the executor: batch, contexts, tokens, height, width.
+        pictures: n; their conditional rows are the last n.
+    """
+
+    def __init__(self, unet: UNetSpec, sizes: dict[str, int], pictures: int) -> None:
+        self._layers = [(layer.heads, *layer.size(sizes)) for layer in unet.layers]
+        self._size = (sizes["height"], sizes["width"])
+        self._sum = np.zeros((pictures, sizes["tokens"], *self._size), np.float64)
+        self._count = 0
+
+    def __call__(self, layer: int, q: np.ndarray, k: np.ndarray) -> None:
+        heads, height, width = self._layers[layer]
+        for picture, total in enumerate(self._sum):
+            row = picture - len(self._sum)
+            queries = q[row].reshape(height * width, heads, -1)
+            keys = k[row, 0].reshape(k.shape[2], heads, -1)
+            mean = np.zeros((height * width, k.shape[2]), np.float32)
+            for head in range(heads):
+                scores = queries[:, head] @ keys[:, head].T * np.float32(queries.shape[-1] ** -0.5)
+                scores = np.exp(scores - scores.max(1, keepdims=True))
+                mean += scores / scores.sum(1, keepdims=True)
+            planes = (mean / heads).T.reshape(-1, 1, height, width)
+            total += planes[:, 0] if (height, width) == self._size else resize_mask(planes, *self._size)
+        self._count += 1
+
+    @property
+    def maps(self) -> np.ndarray:
+        """[n,T,h,w] float32; at each position the tokens sum to 1."""
+        return (self._sum / max(self._count, 1)).astype(np.float32)
+
+
+def draw_attention(image: Image.Image, maps: np.ndarray, tokens: Sequence[str]) -> Image.Image:
+    """The picture and, for each token, where it is attended to: one strip of tiles with the tokens' names.
+
+    Args:
+        maps: [T,h,w] of this picture.
+        tokens: names of the first tokens from the start token on; each tile is scaled to its own brightest point.
+    """
+    side = max(min(image.width, 256), 128)
+    size = (side, round(side * image.height / image.width))
+    picture = image.resize(size, Image.Resampling.LANCZOS)
+    tiles = [("", picture)]
+    grey = ImageOps.grayscale(picture).convert("RGB")
+    for name, plane in zip(tokens, maps, strict=False):
+        scaled = (plane - plane.min()) / max(float(np.ptp(plane)), 1e-12)
+        heat = Image.fromarray(to_bytes(scaled)).resize(size, Image.Resampling.BICUBIC)
+        colored = ImageOps.colorize(heat, "black", "white", mid="orangered")
+        tiles.append((name, Image.blend(grey, colored, 0.65)))
+    columns = min(len(tiles), 8)
+    rows = -(-len(tiles) // columns)
+    label, gap = 14, 4
+    sheet = Image.new("RGB", (columns * (size[0] + gap) + gap, rows * (size[1] + label + gap) + gap), "white")
+    pen = ImageDraw.Draw(sheet)
+    for index, (name, tile) in enumerate(tiles):
+        x = gap + index % columns * (size[0] + gap)
+        y = gap + index // columns * (size[1] + label + gap)
+        pen.text((x, y), name.removesuffix("</w>"), fill="black")
+        sheet.paste(tile, (x, y + label))
+    return sheet

@@ -1,0 +1,99 @@
+"""Energies by evaluation and layer."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ebca.errors import ParameterError
+
+
+@dataclass(frozen=True)
+class Energies:
+    """Energies of every evaluation, as the authors' monitor defines them (README of the op).
+
+    Attributes:
+        timesteps: [m] of the evaluations.
+        layers: names of the L cross-attention layers in the checkpoint.
+        values: [m,L,2,B,S] float32: attention and norm term per row and context. With guidance the first half of the
+            rows is unconditional.
+    """
+
+    timesteps: tuple[float, ...]
+    layers: tuple[str, ...]
+    values: np.ndarray
+
+    @property
+    def attention(self) -> np.ndarray:
+        """[m,L,B,S]: mean over heads of the sum over tokens of -logsumexp over positions."""
+        return self.values[:, :, 0]
+
+    @property
+    def norm(self) -> np.ndarray:
+        """[m,L,B,S]: logsumexp over tokens of half the squared norm of the keys."""
+        return self.values[:, :, 1]
+
+    @property
+    def total(self) -> np.ndarray:
+        """[m,L,B,S]: their sum."""
+        return self.attention + self.norm
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """One object per evaluation and layer; its numbers are lists [B][S]."""
+        for i, timestep in enumerate(self.timesteps):
+            for j, layer in enumerate(self.layers):
+                terms = {name: getattr(self, name)[i, j].tolist() for name in ("attention", "norm", "total")}
+                yield {"evaluation": i, "timestep": timestep, "layer": layer, **terms}
+
+    def write_lines(self, path: Path) -> None:
+        """Write `records` as JSON lines.
+
+        Raises:
+            ParameterError: the file cannot be written.
+        """
+        try:
+            path.write_text("".join(json.dumps(record) + "\n" for record in self.records()), encoding="utf-8")
+        except OSError as error:
+            raise ParameterError(f"cannot write '{path}': {error.strerror or error}") from None
+
+    def plot(self, path: Path) -> None:
+        """Draw the course of the three energies, one line per layer: means over the conditional rows, main context.
+
+        Raises:
+            ParameterError: matplotlib is not installed, or the file cannot be written.
+        """
+        require_plotting()
+        from matplotlib import colormaps
+        from matplotlib.figure import Figure
+
+        rows = self.values.shape[3]
+        conditional = slice(rows // 2 if rows > 1 else 0, None)
+        figure = Figure(figsize=(11, 3.6), layout="constrained")
+        colors = colormaps["viridis"](np.linspace(0, 0.95, len(self.layers)))
+        for axes, name in zip(figure.subplots(1, 3), ("attention", "norm", "total"), strict=True):
+            means = getattr(self, name)[:, :, conditional, 0].mean(-1)
+            for j, layer in enumerate(self.layers):
+                axes.plot(means[:, j], color=colors[j], label=_short(layer), linewidth=1.2)
+            axes.set(title=name, xlabel="evaluation", ylabel="energy" if name == "attention" else None)
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right", fontsize=6)
+        try:
+            figure.savefig(path, dpi=110)
+        except (OSError, ValueError) as error:
+            raise ParameterError(f"cannot write '{path}': {error}") from None
+
+
+def require_plotting() -> None:
+    """Raises ParameterError where matplotlib is missing."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise ParameterError("an energy plot needs matplotlib: pip install 'ebca[plot]'") from None
+
+
+def _short(layer: str) -> str:
+    """ "down_blocks.1.attentions.0.transformer_blocks.0.attn2" -> "down 1.0.0"."""
+    numbers = ".".join(part for part in layer.split(".") if part.isdigit())
+    return f"{layer.split('_')[0]} {numbers}"

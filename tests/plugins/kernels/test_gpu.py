@@ -1,0 +1,216 @@
+"""The GPU kernels on a GPU, without PyTorch and Triton, against the float64 reference. Skipped where there is none."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ebca.errors import BackendError
+from ebca.plugins.energy_attention import VARIANTS, energy_attention, signature, tie_matrix
+from ebca.plugins.energy_attention.launches import EnergyAttention, OpShape
+from ebca.plugins.kernels.launch import CudaLauncher, KernelLibrary
+
+pytestmark = pytest.mark.gpu
+Array = NDArray[Any]
+
+# heads, head_dim, positions: SD 1.x, SD 2.x, SDXL, tiny, shapes, ragged
+LAYERS = [
+    *[(8, 40, 4096), (8, 80, 1024), (8, 160, 256), (8, 160, 64)],
+    *[(5, 64, 9216), (20, 64, 144)],
+    *[(10, 64, 4096), (20, 64, 1024)],
+    *[(8, 4, 256), (8, 8, 64), (2, 48, 1024), (2, 56, 256)],
+    *[(3, 40, 4099), (1, 96, 1)],
+]
+
+
+@pytest.fixture(scope="module")
+def launcher() -> Iterator[CudaLauncher]:
+    try:
+        made = CudaLauncher()
+    except BackendError as error:
+        pytest.skip(f"needs an NVIDIA GPU: {error}")
+    with made:
+        yield made
+
+
+class Memory:
+    """Arrays on the GPU, in its primary context."""
+
+    def __init__(self) -> None:
+        from cuda.bindings import driver
+
+        self.driver: Any = driver
+        context = self.do(driver.cuDevicePrimaryCtxRetain(self.do(driver.cuDeviceGet(0))))
+        self.do(driver.cuCtxSetCurrent(context))
+        self.stream = int(self.do(driver.cuStreamCreate(1)))
+        self._pointers: list[int] = []
+
+    def do(self, answer: tuple[Any, ...]) -> Any:
+        status, *values = answer
+        assert status == self.driver.CUresult.CUDA_SUCCESS, status
+        return values[0] if values else None
+
+    def put(self, array: Array) -> int:
+        pointer = int(self.do(self.driver.cuMemAlloc(max(array.nbytes, 16))))
+        self._pointers.append(pointer)
+        self.do(self.driver.cuMemcpyHtoD(pointer, array.ctypes.data, array.nbytes))
+        return pointer
+
+    def get(self, pointer: int, like: Array) -> Array:
+        self.do(self.driver.cuStreamSynchronize(self.stream))
+        result = np.empty_like(like)
+        self.do(self.driver.cuMemcpyDtoH(result.ctypes.data, pointer, result.nbytes))
+        return result
+
+    def close(self) -> None:
+        for pointer in self._pointers:
+            self.do(self.driver.cuMemFree(pointer))
+        self.do(self.driver.cuStreamDestroy(self.stream))
+
+
+def to_bits(x: Array, dtype: str) -> Array:
+    if dtype == "float16":
+        return x.astype(np.float16).view(np.uint16)
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+
+
+def from_bits(bits: Array, dtype: str) -> Array:
+    if dtype == "float16":
+        return bits.view(np.float16).astype(np.float64)
+    return (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("contexts", [1, 3])
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("heads, head_dim, positions", LAYERS)
+def test_a_launch_equals_the_reference(
+    launcher: CudaLauncher, heads: int, head_dim: int, positions: int, variant: str, contexts: int, dtype: str
+) -> None:
+    """Limits as in test_kernel_maths.py; the energies twice over for the approximate exp2 and log2 of the hardware."""
+    rng = np.random.default_rng(0)
+    shape = OpShape(2, positions, contexts, 77, heads, head_dim)
+    B, N, S, T, C = 2, positions, contexts, 77, shape.channels
+    weights = np.ones((B, S), np.float32)
+    weights[:, 1:] = [-0.6, 0.4][: S - 1]
+    bits = {
+        "q": to_bits(rng.standard_normal((B, N, C)) + 0.5, dtype),
+        "k": to_bits(rng.standard_normal((B, S, T, C)) * 0.4, dtype),
+        "v": to_bits(rng.standard_normal((B, S, T, C)), dtype),
+    }
+    controls = {
+        "weights": weights,
+        "gamma_attn": rng.uniform(-1, 1, (B, S, T)).astype(np.float32),
+        "gamma_norm": rng.uniform(-1, 1, (B, S)).astype(np.float32),
+        "norm_factor": np.array(4 / np.sqrt(C), np.float32),
+        "tie": tie_matrix(B, S, 1),
+        "mask": rng.integers(0, 2, (B, S, N)).astype(np.float32),
+    }
+    tensors = signature(variant, heads, head_dim)
+    options = {name: controls[name] for name in tensors.inputs if name in controls}
+    expected = energy_attention(*(from_bits(bits[n], dtype) for n in "qkv"), heads=heads, **options)
+    outputs = {
+        name: to_bits(np.full(getattr(expected, name).shape, np.nan), dtype)
+        if name == "out"
+        else np.full(getattr(expected, name).shape, np.nan, np.float32)
+        for name in tensors.outputs
+    }
+    library = EnergyAttention(KernelLibrary(launcher))
+    memory = Memory()
+    try:
+        pointers = {name: memory.put(array) for name, array in {**bits, **options, **outputs}.items()}
+        nan = np.full(library.launches(variant, dtype, shape).scratch_bytes, 255, np.uint8)
+        op = library.bind(variant, dtype, shape, pointers, memory.put(nan))
+        op(memory.stream)
+        op(memory.stream)  # nothing may be left over from the call before
+        results = {name: memory.get(pointers[name], outputs[name]) for name in outputs}
+    finally:
+        memory.close()
+    roundoff = {"float16": 2.0**-11, "bfloat16": 2.0**-8}[dtype]
+    amplified = float((np.abs(weights).sum(axis=1) / np.abs(weights.sum(axis=1))).max())
+    limits = {"out": 2 * roundoff * amplified, "g": 2 * roundoff, "energy_attn": 2e-6, "energy_norm": 2e-6}
+    without_norm = {**options, "gamma_norm": 0.0}
+    attention = energy_attention(*(from_bits(bits[n], dtype) for n in "qkv"), heads=heads, **without_norm)
+    for name, value in results.items():
+        actual = from_bits(value, dtype) if name == "out" else value
+        wanted = getattr(expected, name)
+        size = max(float(np.linalg.norm(wanted)), float(np.linalg.norm(attention.g)) if name == "g" else 0.0)
+        error = float(np.linalg.norm(actual - wanted)) / size
+        assert error <= limits[name], f"{name}: relative error {error:.1e} over {limits[name]:.1e}"
+
+
+def test_a_recorded_graph_takes_new_values_of_the_controls(launcher: CudaLauncher) -> None:
+    """Doubling both gammas in device memory doubles g exactly: every product with them is a power of two larger."""
+    rng = np.random.default_rng(2)
+    shape = OpShape(2, 256, 2, 77, 8, 40)
+    arrays = {
+        "q": to_bits(rng.standard_normal((2, 256, 320)), "float16"),
+        "k": to_bits(rng.standard_normal((2, 2, 77, 320)) * 0.4, "float16"),
+        "v": to_bits(rng.standard_normal((2, 2, 77, 320)), "float16"),
+        "weights": np.array([[1, -0.6], [1, 0.4]], np.float32),
+        "gamma_attn": np.full((2, 2, 77), 0.25, np.float32),
+        "gamma_norm": np.full((2, 2), 0.5, np.float32),
+        "norm_factor": np.array(0.2, np.float32),
+        "tie": tie_matrix(2, 2, 1),
+        "out": np.zeros((2, 256, 320), np.uint16),
+        "g": np.zeros((2, 2, 77, 320), np.float32),
+    }
+    library = EnergyAttention(KernelLibrary(launcher))
+    memory = Memory()
+    driver, do = memory.driver, memory.do
+    try:
+        pointers = {name: memory.put(array) for name, array in arrays.items()}
+        scratch = memory.put(np.zeros(library.launches("update", "float16", shape).scratch_bytes, np.uint8))
+        op = library.bind("update", "float16", shape, pointers, scratch)
+        do(driver.cuStreamBeginCapture(memory.stream, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_GLOBAL))
+        op(memory.stream)
+        graph = do(driver.cuGraphInstantiate(do(driver.cuStreamEndCapture(memory.stream)), 0))
+        results = []
+        for factor in (1, 2):
+            for name in ("gamma_attn", "gamma_norm"):
+                values = arrays[name] * np.float32(factor)
+                do(driver.cuMemcpyHtoD(pointers[name], values.ctypes.data, values.nbytes))
+            do(driver.cuGraphLaunch(graph, memory.stream))
+            results.append(memory.get(pointers["g"], arrays["g"]))
+        do(driver.cuGraphExecDestroy(graph))
+    finally:
+        memory.close()
+    assert np.abs(results[0]).max() > 0
+    np.testing.assert_array_equal(results[1], 2 * results[0])
+
+
+@pytest.mark.parametrize("dtype", ["float16"])
+def test_the_portable_ptx_loads_and_agrees(launcher: CudaLauncher, dtype: str) -> None:
+    """What the driver compiles from PTX gives the cubin's result, to the rounding of another order of sums."""
+    rng = np.random.default_rng(1)
+    shape = OpShape(1, 1024, 1, 77, 8, 40)
+    arrays = {
+        "q": to_bits(rng.standard_normal((1, 1024, 320)), dtype),
+        "k": to_bits(rng.standard_normal((1, 1, 77, 320)), dtype),
+        "v": to_bits(rng.standard_normal((1, 1, 77, 320)), dtype),
+        "weights": np.ones((1, 1), np.float32),
+        "out": np.zeros((1, 1024, 320), np.uint16),
+    }
+    memory = Memory()
+    try:
+        pointers = {name: memory.put(array) for name, array in arrays.items()}
+        results = []
+        for capability in (launcher.capability, (launcher.capability[0], 99)):
+            library = EnergyAttention(KernelLibrary(_Pretending(launcher, capability)))
+            library.bind("attention", dtype, shape, pointers)(memory.stream)
+            results.append(from_bits(memory.get(pointers["out"], arrays["out"]), dtype))
+    finally:
+        memory.close()
+    assert np.abs(results[0]).max() > 0
+    np.testing.assert_allclose(results[0], results[1], rtol=2.0**-9, atol=2.0**-12)
+
+
+class _Pretending:
+    """A launcher that says it is of another compute capability."""
+
+    def __init__(self, launcher: CudaLauncher, capability: tuple[int, int]) -> None:
+        self.capability = capability
+        self.load, self.launch = launcher.load, launcher.launch

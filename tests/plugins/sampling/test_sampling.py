@@ -1,0 +1,109 @@
+"""The kernels between two evaluations, in Triton's interpreter, against numpy: whole runs of several steps."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ebca.plugins import sampling
+from ebca.plugins.sampling import reference
+
+CASES = {
+    "guided": {"n": 2, "halves": 2, "S": 1},
+    "not guided": {"n": 3, "halves": 1, "S": 1},
+    "edits carried": {"n": 1, "halves": 2, "S": 3, "carry": 1},
+    "edits anew": {"n": 1, "halves": 2, "S": 2},
+    "inpainting": {"n": 2, "halves": 2, "S": 1, "channels_in": 9},
+}
+
+
+def state(n: int, halves: int, S: int, carry: int = 0, channels_in: int = 4, m: int = 4) -> dict[str, np.ndarray]:
+    """Random state of a run at its start."""
+    rng = np.random.default_rng(0)
+    rows, T, D, h, w = n * halves, 5, 6, 3, 7
+    sizes = {"m": m, "m+1": m + 1, "n": n, "C": 4, "h": h, "w": w, "R*K": rows * S * (T + 2)}
+    arrays = {}
+    for name, tensor in sampling.STATE.items():
+        shape = tuple(dim if isinstance(dim, int) else sizes[dim] for dim in tensor.shape)
+        arrays[name] = rng.standard_normal(shape).astype(tensor.dtype)
+    arrays["step"][:] = arrays["bad"][:] = 0
+    arrays["carry"][:] = carry
+    shapes = [(rows, channels_in, h, w), (rows,), (rows, S, T, D), (rows, 4, h, w), (rows, S, T, D)]
+    shapes += [(rows, S), (rows, S, T), (rows, S)]
+    for name, shape in zip(sampling.UNET, shapes, strict=True):
+        arrays[name] = rng.standard_normal(shape).astype(np.float32)
+    return arrays
+
+
+def steps(arrays: dict[str, np.ndarray], run: object, count: int = 3, broken: int = -1) -> None:
+    """A run, with a stand-in for the UNet that depends on everything it is given."""
+    for i in range(count):
+        run("begin", arrays)  # type: ignore[operator]
+        rows = len(arrays["noise"])
+        control = sum(arrays[name].reshape(rows, -1).sum(1) for name in ("weights", "gamma_attn", "gamma_norm"))
+        arrays["noise"][...] = np.tanh(arrays["sample"][:, :4] + (control + arrays["timestep"])[:, None, None, None])
+        arrays["contexts_out"][...] = np.cos(arrays["contexts"] * (i + 1))
+        if i == broken:
+            arrays["noise"][0, 0, 0, 0] = np.nan
+        run("end", arrays)  # type: ignore[operator]
+        run("advance", arrays)  # type: ignore[operator]
+
+
+def in_numpy(kernel: str, arrays: dict[str, np.ndarray]) -> None:
+    getattr(reference, kernel)(arrays)
+
+
+@pytest.fixture(scope="module")
+def interpreted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the interpreter makes of every case; it must be chosen before Triton is imported."""
+    pytest.importorskip("triton")
+    folder = tmp_path_factory.mktemp("sampling")
+    code = "import sys; sys.path[:0] = sys.argv[2:]; from helpers.interpreted_sampling import main; main(sys.argv[1])"
+    here = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder), str(here), str(here / "plugins")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_several_steps_equal_numpy(interpreted: Path, name: str) -> None:
+    expected = state(**CASES[name])
+    steps(expected, in_numpy)
+    made = np.load(interpreted / f"{name}.npz")
+    for key, value in expected.items():
+        # float32 results of float64 sums; guidance may be rounded once less.
+        np.testing.assert_allclose(made[key], value, rtol=1e-5, atol=1e-6, err_msg=key)
+    assert made["step"] == 3 and made["bad"] == 0
+
+
+def test_the_first_step_that_is_not_finite_is_kept(interpreted: Path) -> None:
+    assert np.load(interpreted / "broken.npz")["bad"] == 2
+    arrays = state(**CASES["guided"])
+    steps(arrays, in_numpy, broken=1)
+    assert arrays["bad"] == 2
+
+
+def test_latents_that_run_away_are_noticed_though_the_noise_is_finite(interpreted: Path) -> None:
+    assert np.load(interpreted / "away.npz")["bad"] == 1
+    arrays = state(**CASES["guided"])
+    arrays["coefficients"][:] = 1e300
+    steps(arrays, in_numpy, count=1)
+    assert arrays["bad"] == 1 and np.isfinite(arrays["history"][0]).all()
+
+
+def test_the_channels_behind_the_latents_stay(interpreted: Path) -> None:
+    before, made = state(**CASES["inpainting"]), np.load(interpreted / "inpainting.npz")
+    assert np.array_equal(made["sample"][:, 4:], before["sample"][:, 4:])
+    assert not np.array_equal(made["sample"][:, :4], before["sample"][:, :4])
+
+
+def test_contexts_stay_unless_they_are_carried(interpreted: Path) -> None:
+    before, made = state(**CASES["edits anew"]), np.load(interpreted / "edits anew.npz")
+    assert np.array_equal(made["contexts"], before["contexts"])
+    before, made = state(**CASES["edits carried"]), np.load(interpreted / "edits carried.npz")
+    assert np.array_equal(made["contexts"][:, 0], before["contexts"][:, 0])
+    assert np.array_equal(made["contexts"][:, 1:], made["contexts_out"][:, 1:])

@@ -1,0 +1,264 @@
+"""ebca-doctor on a healthy, a damaged and a missing engine; the cache it may clear, and what it may not."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ebca.engines.backends import registry as backends
+from ebca.engines.backends import tensorrt
+from ebca.engines.machine import nvidia
+from ebca.engines.machine.nvidia import Gpu, Nvidia
+from ebca.errors import BackendError, NumericalError
+from ebca.runtime.cli import doctor
+
+Findings = list[dict[str, Any]]
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache for one test."""
+    folder = tmp_path / "own-cache"
+    monkeypatch.setenv("EBCA_CACHE_DIR", str(folder))
+    return folder
+
+
+@pytest.fixture
+def engine_copy(tiny_unet_dir: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_unet_dir, tmp_path / "engine"))
+
+
+@pytest.fixture
+def diagnose(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, Findings]]:
+    """Run with --json on stdout: exit code and findings."""
+
+    def run(*argv: str) -> tuple[int, Findings]:
+        code = doctor.main([*argv, "--json"])
+        report = json.loads(capsys.readouterr().out)
+        assert report["ok"] is (code == 0)
+        for finding in report["findings"]:
+            assert set(finding) == {"level", "topic", "text", "remedy"}
+            assert finding["level"] in ("ok", "note", "problem") and finding["text"]
+            assert finding["level"] != "problem" or finding["remedy"]
+        return code, report["findings"]
+
+    return run
+
+
+def _one(findings: Findings, topic: str, level: str) -> dict[str, Any]:
+    (found,) = [f for f in findings if f["topic"] == topic and f["level"] == level]
+    return found
+
+
+def test_the_environment(diagnose: Any) -> None:
+    code, findings = diagnose()
+    assert code == 0
+    topics = [f["topic"] for f in findings]
+    for topic in ("ebca", "onnxruntime", "openvino", "backend", "processor", "memory", "cache", "export"):
+        assert topic in topics
+    assert "onnxruntime" in _one(findings, "backend", "ok")["text"]
+
+
+def test_it_needs_no_pytorch() -> None:
+    program = (
+        "import sys\nfrom ebca.runtime.cli.doctor import main\nmain([])\n"
+        "assert not {'torch', 'diffusers', 'onnx'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_text_is_one_line_per_finding(capsys: pytest.CaptureFixture[str], own_cache: Path) -> None:
+    assert doctor.main([]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("         ->")]
+    assert lines[-1] == "no problems"
+    assert all(line.startswith(("ok ", "note ")) for line in lines[:-1])
+    assert f"'{own_cache}' holds 0 prepared engines" in "\n".join(lines)
+
+
+def test_a_healthy_engine(diagnose: Any, tiny_engine_dir: Path, own_cache: Path) -> None:
+    code, findings = diagnose("--engine", str(tiny_engine_dir), "--backend", "onnxruntime")
+    assert code == 0
+    assert _one(findings, "engine", "ok")["text"].startswith("tiny, text-to-image, weights fp32")
+    assert "9 segments, 7 cross-attention layers, native size 128x128" in _one(findings, "contents", "ok")["text"]
+    assert "from PyTorch" in _one(findings, "parity", "ok")["text"]
+    assert _one(findings, "files", "ok")["text"].startswith("all ")
+    assert "first use" in _one(findings, "prepared", "ok")["text"]
+    assert "is finite" in _one(findings, "trial", "ok")["text"]
+
+    _, again = diagnose("--engine", str(tiny_engine_dir), "--backend", "onnxruntime")
+    assert "opens at once" in _one(again, "prepared", "ok")["text"]
+
+
+def test_a_unet_alone(diagnose: Any, tiny_unet_dir: Path) -> None:
+    code, findings = diagnose("--engine", str(tiny_unet_dir), "--backend", "onnxruntime")
+    assert code == 0
+    assert "without text encoder, VAE, tokenizer" in _one(findings, "contents", "ok")["text"]
+
+
+def test_every_damaged_file_is_named(diagnose: Any, engine_copy: Path) -> None:
+    names = ["unet/segment_00.onnx", "unet/segment_02.onnx"]
+    for name in names:
+        data = bytearray((engine_copy / name).read_bytes())
+        data[len(data) // 2] ^= 1
+        (engine_copy / name).write_bytes(data)
+    code, findings = diagnose("--engine", str(engine_copy))
+    assert code == 1
+    damaged = [f for f in findings if f["topic"] == "files" and f["level"] == "problem"]
+    assert len(damaged) == 2
+    for finding, name in zip(damaged, names, strict=True):
+        assert name in finding["text"] and "export the engine again" in finding["remedy"]
+    assert _one(findings, "trial", "note")["text"] == "left out: the engine is damaged"
+
+
+def test_a_missing_file_and_a_missing_engine(diagnose: Any, engine_copy: Path, tmp_path: Path) -> None:
+    (engine_copy / "unet/segment_01.onnx").unlink()
+    code, findings = diagnose("--engine", str(engine_copy))
+    assert code == 1 and "segment_01.onnx" in _one(findings, "engine", "problem")["text"]
+
+    code, findings = diagnose("--engine", str(tmp_path / "nowhere"))
+    assert code == 1 and "ebca-export" in _one(findings, "engine", "problem")["remedy"]
+
+
+def test_a_result_that_is_not_finite(diagnose: Any, tiny_unet_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def call(*_: Any, **__: Any) -> None:
+        raise NumericalError("the noise prediction is not finite, first in segment_03; check the checkpoint")
+
+    monkeypatch.setattr(doctor.Denoiser, "__call__", call)
+    code, findings = diagnose("--engine", str(tiny_unet_dir), "--backend", "onnxruntime")
+    assert code == 1
+    assert "segment_03" in _one(findings, "trial", "problem")["text"]
+
+
+def test_without_openvino(diagnose: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "available", lambda: ["onnxruntime"])
+    code, findings = diagnose()
+    assert code == 0
+    assert _one(findings, "openvino", "note")["remedy"] == 'run `pip install "ebca[openvino]"`'
+    assert _one(findings, "backend", "ok")["text"] == "onnxruntime: the only one installed"
+
+
+def test_a_backend_that_is_asked_for_and_missing(diagnose: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "available", lambda: ["onnxruntime"])
+    code, findings = diagnose("--backend", "openvino")
+    assert code == 1
+    assert "pip install openvino" in _one(findings, "backend", "problem")["remedy"]
+
+
+def test_without_the_export_packages(diagnose: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None if name == "torch" else object())
+    code, findings = diagnose()
+    assert code == 0
+    assert "torch not installed" in _one(findings, "export", "note")["text"]
+
+
+def test_a_cache_that_cannot_be_written(diagnose: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("EBCA_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    code, findings = diagnose()
+    assert code == 1 and "EBCA_CACHE_DIR" in _one(findings, "cache", "problem")["remedy"]
+
+
+def test_a_cache_bound_that_is_no_number(diagnose: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EBCA_CACHE_LIMIT_GB", "plenty")
+    code, findings = diagnose()
+    assert code == 1 and "'plenty'" in _one(findings, "cache", "problem")["text"]
+
+
+def test_clear_cache_deletes_prepared_engines_and_nothing_else(
+    own_cache: Path, tiny_unet_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert doctor.main(["--engine", str(tiny_unet_dir), "--backend", "onnxruntime"]) == 0
+    assert any(own_cache.iterdir())
+    (own_cache / "notes.txt").write_text("mine")
+    # A name like ours is not enough to be deleted.
+    (own_cache / "onnxruntime-notes").mkdir()
+    capsys.readouterr()
+    assert doctor.main(["--clear-cache"]) == 0
+    assert capsys.readouterr().out.startswith("freed ")
+    assert sorted(p.name for p in own_cache.iterdir()) == ["notes.txt", "onnxruntime-notes"]
+    assert doctor.clear_cache() == (0, 0)
+
+
+def test_json_to_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.main(["--json", str(tmp_path / "report.json")]) == 0
+    assert json.loads((tmp_path / "report.json").read_text())["ok"] is True
+    assert capsys.readouterr().out.endswith("no problems\n")
+
+
+# --- GPUs and plans
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Pretend to have GPUs (none: no driver), and the library the plans were built with."""
+
+    def pretend(*gpus: Gpu) -> None:
+        def find() -> Nvidia:
+            if not gpus:
+                raise BackendError("there is no NVIDIA driver; install one")
+            return Nvidia("13.0", gpus)
+
+        monkeypatch.setattr(nvidia, "find", find)
+
+    return pretend
+
+
+def test_gpus_are_named_and_their_absence_is_no_problem(diagnose: Any, machine: Callable[..., None]) -> None:
+    machine()
+    code, findings = diagnose()
+    assert code == 0 and _one(findings, "gpu", "note")["remedy"] == "install one"
+    machine(Gpu("RTX 4090", "8.9", 24 << 30))
+    code, findings = diagnose()
+    assert code == 0
+    assert _one(findings, "gpu", "ok")["text"].startswith("RTX 4090, compute capability 8.9, 25.8 GB; driver for CUDA")
+    machine()
+    code, findings = diagnose("--backend", "tensorrt-rtx")
+    assert code == 1 and _one(findings, "gpu", "problem")
+
+
+def test_plans_without_a_gpu(diagnose: Any, machine: Callable[..., None], tiny_gpu_dir: Path) -> None:
+    machine()
+    code, findings = diagnose("--engine", str(tiny_gpu_dir))
+    assert code == 0
+    text = _one(findings, "plans", "ok")["text"]
+    assert "for tensorrt-rtx 1." in text and "compute capability 8.6, 8.9, " in text and "width 8 or batch" in text
+    assert "use --backend onnxruntime" in _one(findings, "plans", "note")["remedy"]
+    assert "is finite" in _one(findings, "trial", "ok")["text"]
+    code, findings = diagnose("--engine", str(tiny_gpu_dir), "--backend", "tensorrt-rtx")
+    assert code == 1 and "there is no NVIDIA GPU" in _one(findings, "plans", "problem")["text"]
+    assert _one(findings, "trial", "note")["text"].startswith("left out")
+
+
+def test_plans_on_gpus_that_fit_and_that_do_not(
+    diagnose: Any, machine: Callable[..., None], tiny_gpu_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = Gpu("RTX 4090", "8.9", 24 << 30)
+    machine(ada)
+    code, findings = diagnose("--engine", str(tiny_gpu_dir))
+    assert code == 0
+    assert any(f["text"].startswith("they fit RTX 4090; its runtime cache holds 0 of them") for f in findings)
+    machine(Gpu("H100", "9.0", 80 << 30))
+    code, findings = diagnose("--engine", str(tiny_gpu_dir))
+    problem = _one(findings, "plans", "problem")
+    assert code == 1 and problem["text"] == (
+        "this engine directory targets compute capability 8.6 and 8.9, H100 is 9.0"
+    )
+    assert problem["remedy"] == "export again with --backend onnxruntime-cuda"
+    machine(ada)
+    monkeypatch.setattr(tensorrt, "installed_version", lambda library: None)
+    _, findings = diagnose("--engine", str(tiny_gpu_dir))
+    assert _one(findings, "plans", "note")["text"] == "tensorrt-rtx is not installed"
+
+
+def test_a_directory_without_plans_for_the_backend_asked_for(
+    diagnose: Any, machine: Callable[..., None], tiny_unet_dir: Path
+) -> None:
+    machine()
+    code, findings = diagnose("--engine", str(tiny_unet_dir), "--backend", "tensorrt-rtx")
+    assert code == 1
+    assert _one(findings, "plans", "problem")["text"] == "this engine directory has no plans for tensorrt-rtx"

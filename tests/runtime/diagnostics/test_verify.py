@@ -1,0 +1,128 @@
+"""Comparing a backend with ONNX Runtime on the CPU, part by part."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from helpers.driver import host_engine
+
+import ebca
+from ebca.engines.backends.protocol import Runner
+from ebca.engines.machine import nvidia
+from ebca.errors import ParameterError
+from ebca.export import cli as export_cli
+from ebca.runtime.cli import doctor
+from ebca.runtime.diagnostics.verify import Difference, relative_l2, verify
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_engine_dir: Path) -> ebca.Engine:
+    return ebca.load(tiny_engine_dir, backend="onnxruntime")
+
+
+def _parts(engine: ebca.Engine) -> list[str]:
+    plan = engine.manifest.unet.plan
+    names = [step.segment or f"attention_{step.layer:02}" for step in plan]
+    return [*names, "text_encoder", "vae_decoder", "vae_encoder"]
+
+
+def test_a_device_agrees_with_the_cpu_part_by_part(tiny_engine_dir: Path, reference: ebca.Engine) -> None:
+    said: list[tuple[int, int, str]] = []
+    found = verify(host_engine(tiny_engine_dir)[0], reference, lambda *about: said.append(about))
+    assert [part.part for part in found] == _parts(reference)
+    assert all(part.error == 0 and part.ok and part.limit == 1e-4 for part in found)
+    assert said == [(i, len(found), part.part) for i, part in enumerate(found)]
+
+
+def test_the_part_that_is_wrong_is_the_one_that_is_named(tiny_engine_dir: Path, reference: ebca.Engine) -> None:
+    engine = host_engine(tiny_engine_dir)[0]
+    open_runner = engine.runner
+
+    class Off:
+        """Runs a component and adds a little to what it wrote."""
+
+        def __init__(self, runner: Runner) -> None:
+            self._runner = runner
+
+        def workspace_bytes(self, inputs: object, outputs: object) -> int:
+            return 0
+
+        def bind(self, inputs: dict[str, np.ndarray], outputs: dict[str, np.ndarray], workspace: int = 0) -> object:
+            call = self._runner.bind(inputs, outputs, workspace)
+
+            def wrong() -> None:
+                call()
+                for array in outputs.values():
+                    array *= 1.001
+
+            return wrong
+
+    wrong = ("segment_03", "vae_decoder")
+    engine.runner = lambda name: Off(open_runner(name)) if name in wrong else open_runner(name)  # type: ignore[assignment, method-assign, return-value, arg-type]
+    found = {part.part: part for part in verify(engine, reference)}
+    assert {name for name, part in found.items() if not part.ok} == set(wrong)
+    assert found["segment_03"].error == pytest.approx(1e-3, rel=0.01)
+
+
+def test_what_is_not_finite_is_never_right() -> None:
+    assert relative_l2(np.array([np.nan]), np.ones(1)) == np.inf
+    assert not Difference("segment_00", np.inf, 1e-4).ok
+    assert relative_l2(np.zeros(2), np.zeros(2)) == 0 and relative_l2(np.ones(2), np.zeros(2)) == 1
+
+
+def test_an_engine_is_not_compared_with_itself_or_another(
+    tiny_engine_dir: Path, tiny_unet_dir: Path, reference: ebca.Engine
+) -> None:
+    with pytest.raises(ParameterError, match="name another backend"):
+        verify(reference, reference)
+    with pytest.raises(ParameterError, match="different engines"):
+        verify(host_engine(tiny_unet_dir)[0], reference)
+
+
+def test_the_doctor_verifies(tiny_engine_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("openvino")
+    assert doctor.main(["--engine", str(tiny_engine_dir), "--backend", "openvino", "--verify"]) == 0
+    assert "all 19 parts agree with onnxruntime on the CPU" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_the_doctor_names_every_part_that_differs(tiny_engine_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    parts = [Difference("segment_00", 1e-6, 1e-4), Difference("attention_00", 2e-2, 1e-4)]
+    monkeypatch.setattr(doctor.verification, "verify", lambda *about: parts)
+    (finding,) = doctor.check_verified(tiny_engine_dir, "openvino")
+    assert (finding.level, finding.topic) == ("problem", "verify")
+    assert finding.text == "attention_00 differs from onnxruntime on the CPU by 2.0e-02 (relative L2, limit 1e-04)"
+
+
+@pytest.mark.parametrize("argv", [["--verify"], ["--engine", "DIR", "--verify"]])
+def test_the_doctor_needs_to_know_what_to_compare(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.main(argv) == 1
+    assert "give --engine and another --backend" in capsys.readouterr().err
+
+
+def test_an_export_verifies_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("openvino")
+    argv = ["--model", "tiny", "--output-dir", str(tmp_path / "engine"), "--backend", "openvino", "--verify"]
+    assert export_cli.main(argv) == 0
+    assert "ok: all 19 parts agree with onnxruntime on the CPU" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--backend", "tensorrt-rtx"], "--verify needs an NVIDIA GPU"),
+        (["--backend", "onnxruntime"], "give --backend"),
+        (["--backend", "openvino", "--dry-run"], "--dry-run writes nothing"),
+    ],
+)
+def test_what_cannot_be_verified_is_said_before_the_work(
+    argv: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(nvidia, "find", lambda: nvidia.Nvidia("13.0", ()))
+    argv = ["--model", "tiny", "--output-dir", str(tmp_path / "engine"), *argv, "--verify"]
+    assert export_cli.main(argv) == 1
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,253 @@
+"""Pictures and masks: every form a caller may pass, resized and thresholded by stated rules, or refused."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import ebca
+from ebca.runtime.images.inputs import (
+    fitted_size,
+    latent_mask,
+    load_masks,
+    load_pictures,
+    picture_size,
+    warn_if_resized,
+)
+
+SIZE = (16, 24)
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+
+
+# --- pictures
+
+
+def test_every_form_of_a_picture_gives_the_same_numbers(pixels: np.ndarray, tmp_path: Path) -> None:
+    image = Image.fromarray(pixels)
+    image.save(tmp_path / "picture.png")
+    expected = pixels[None].astype(np.float32) / 255
+    forms = (image, pixels, pixels / 255, pixels.astype(np.float32) / 255, tmp_path / "picture.png", [image], (pixels,))
+    for form in (*forms, str(tmp_path / "picture.png"), pixels[None], image.convert("RGBA")):
+        loaded = load_pictures(form, *SIZE)
+        assert loaded.dtype == np.float32
+        assert np.array_equal(loaded, expected)
+
+
+def test_pixels_of_the_right_size_come_back_to_the_bit(pixels: np.ndarray) -> None:
+    """Compositing relies on it: what is outside the mask must not move."""
+    loaded = load_pictures(pixels, *SIZE)
+    assert np.array_equal(np.round(loaded[0] * 255).astype(np.uint8), pixels)
+    exact = np.random.default_rng(1).random((*SIZE, 3), np.float32)
+    assert np.array_equal(load_pictures(exact, *SIZE)[0], exact)
+
+
+def test_other_sizes_are_resized_as_pillow_does_it(pixels: np.ndarray) -> None:
+    image = Image.fromarray(pixels)
+    for size in ((8, 8), (32, 40)):
+        expected = np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC), np.float32) / 255
+        assert np.array_equal(load_pictures(image, *size)[0], expected)
+        assert np.array_equal(load_pictures(pixels / 255, *size)[0], expected)
+
+
+def test_several_pictures_may_differ_in_form_and_size(pixels: np.ndarray) -> None:
+    loaded = load_pictures([pixels, Image.new("RGB", (5, 7), "red"), np.ones((3, 3))], *SIZE)
+    assert loaded.shape == (3, *SIZE, 3)
+    assert np.array_equal(loaded[1], np.broadcast_to(np.array([1, 0, 0]), (*SIZE, 3)))
+    assert np.array_equal(loaded[2], np.ones((*SIZE, 3), np.float32))
+    assert np.array_equal(load_pictures(np.stack([pixels, pixels]), *SIZE), np.repeat(loaded[:1], 2, 0))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "PA", "CMYK", "YCbCr", "I;16"])
+def test_other_colour_modes_are_taken(mode: str) -> None:
+    white = np.full(SIZE, 255, np.uint8)
+    image = Image.fromarray(white.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(white).convert(mode)
+    assert image.mode == mode
+    assert np.array_equal(load_pictures(image, *SIZE), np.ones((1, *SIZE, 3), np.float32))
+
+
+def test_sixteen_bits_are_scaled_and_not_cut_off(tmp_path: Path) -> None:
+    grey = np.linspace(0, 65535, SIZE[0] * SIZE[1]).reshape(SIZE).astype(np.uint16)
+    image = Image.fromarray(grey)
+    image.save(tmp_path / "grey.png")
+    for form in (image, tmp_path / "grey.png"):
+        # Half a step of 8 bits.
+        assert np.abs(load_pictures(form, *SIZE)[0, ..., 1] - grey / 65535).max() <= 0.5 / 255 + 1e-6
+        assert np.array_equal(load_masks(form, *SIZE)[0, 0] > 0, np.rint(grey / 257) >= 127.5)
+
+
+def test_a_file_is_turned_the_way_its_camera_says(pixels: np.ndarray, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter, clockwise
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    assert picture_size(tmp_path / "turned.png") == SIZE[::-1]
+    expected = np.rot90(pixels, -1)
+    assert np.array_equal(load_pictures(tmp_path / "turned.png", *SIZE[::-1])[0], expected.astype(np.float32) / 255)
+
+
+# --- masks
+
+
+def test_every_form_of_a_mask_gives_the_same_holes(tmp_path: Path) -> None:
+    hole = np.random.default_rng(2).random(SIZE) < 0.4
+    image = Image.fromarray((hole * 255).astype(np.uint8))
+    image.save(tmp_path / "mask.png")
+    grey = (hole * 255).astype(np.uint8)
+    color = np.repeat(grey[..., None], 3, -1)
+    forms: tuple[Any, ...] = (hole, hole.astype(np.float64), grey, grey[..., None], color, color / 255, image)
+    for form in (*forms, tmp_path / "mask.png", str(tmp_path / "mask.png"), [hole], hole[None], image.convert("1")):
+        loaded = load_masks(form, *SIZE)
+        assert loaded.dtype == np.float32
+        assert np.array_equal(loaded[:, 0], hole[None])
+
+
+@pytest.mark.parametrize(
+    ("value", "white"),
+    [(127, False), (128, True), (np.float32(0.4999), False), (np.float32(0.5), True), (False, False), (True, True)],
+)
+def test_half_and_brighter_is_the_hole(value: Any, white: bool) -> None:
+    mask = np.full(SIZE, value)
+    mask = mask.astype(np.uint8) if mask.dtype.kind == "i" else mask
+    mask[0, 0] = 255 if mask.dtype == np.uint8 else 1
+    loaded = load_masks(mask, *SIZE)
+    assert (loaded == 1).sum() == (mask.size if white else 1)
+    if mask.dtype == np.uint8:
+        assert np.array_equal(loaded, load_masks(Image.fromarray(mask), *SIZE))
+
+
+def test_a_mask_of_another_size_is_resized_and_stays_two_valued() -> None:
+    mask = Image.new("L", (12, 8))
+    mask.paste(255, (6, 0, 12, 8))
+    loaded = load_masks(mask, *SIZE)[0, 0]
+    assert np.array_equal(np.unique(loaded), [0, 1])
+    assert np.array_equal(loaded, np.broadcast_to(np.arange(24) >= 12, SIZE))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 6), st.integers(1, 6), st.sampled_from([4, 8]), st.integers(0, 2**32 - 1))
+def test_latents_see_the_nearest_pixel_as_in_torch(height: int, width: int, downscale: int, seed: int) -> None:
+    torch = pytest.importorskip("torch")
+    masks = (np.random.default_rng(seed).random((2, 1, height * downscale, width * downscale)) < 0.5).astype(np.float32)
+    expected = torch.nn.functional.interpolate(torch.from_numpy(masks), (height, width)).numpy()
+    assert np.array_equal(latent_mask(masks, downscale), expected)
+
+
+# --- sizes
+
+
+def test_the_size_of_the_first_picture_counts(pixels: np.ndarray, tmp_path: Path) -> None:
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    for form in (pixels, Image.fromarray(pixels), tmp_path / "picture.png", [pixels, pixels[:3]], pixels[None]):
+        assert picture_size(form) == SIZE
+
+
+def test_a_mask_of_another_size_than_the_picture_is_pointed_out(pixels: np.ndarray) -> None:
+    with pytest.warns(UserWarning) as caught:
+        warn_if_resized(pixels, np.ones((8, 9)))
+    (warning,) = caught
+    assert str(warning.message) == "the mask has 9 x 8 pixels, the image 24 x 16; the mask is stretched to fit"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_if_resized(pixels, np.ones(SIZE))
+
+
+@pytest.mark.parametrize(
+    ("size", "native", "expected"),
+    [
+        ((512, 512), 512, (512, 512)),
+        ((100, 100), 128, (128, 128)),
+        ((480, 640), 512, (440, 592)),
+        ((1, 4000), 512, (8, 32384)),
+        ((3000, 2000), 512, (624, 416)),
+    ],
+)
+def test_fitted_sizes_keep_the_proportions(size: tuple[int, int], native: int, expected: tuple[int, int]) -> None:
+    assert fitted_size(size, native, 8) == expected
+
+
+# --- refusals
+
+SHAPE = "give [height, width, 3] pixels"
+KINDS = "give a picture, its file, or an array of pixels"
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        (None, f"image is of type NoneType; {KINDS}"),
+        (5, f"image is of type int; {KINDS}"),
+        ([3.5], f"image is of type float; {KINDS}"),
+        ([], "image is an empty list; give at least one picture"),
+        (np.zeros((0, 3)), f"image is an array of shape [0, 3]; {SHAPE}"),
+        (np.zeros((8, 0, 3)), f"image is an array of shape [8, 0, 3]; {SHAPE}"),
+        (np.zeros((0, 8, 8, 3)), f"image is an array of shape [0, 8, 8, 3]; {SHAPE}"),
+        (np.zeros(4), f"image is an array of shape [4]; {SHAPE}"),
+        # Channels first: not three grey pictures.
+        (np.zeros((3, *SIZE)), f"image is an array of shape [3, 16, 24]; {SHAPE}"),
+        (np.zeros((2, 3, *SIZE)), f"image is an array of shape [3, 16, 24]; {SHAPE}"),
+        (np.zeros((*SIZE, 2)), f"image is an array of shape [16, 24, 2]; {SHAPE}"),
+        # The shape is wrong first, whatever the values.
+        (np.full((1, 4, *SIZE), -3.0), f"image is an array of shape [4, 16, 24]; {SHAPE}"),
+        (np.full((*SIZE, 3), 255.0), "image is a float array with values outside [0, 1]; divide by 255?"),
+        (np.full((*SIZE, 3), -0.1), "image is a float array with values outside [0, 1]"),
+        (np.full((*SIZE, 3), np.nan), "image is a float array with values outside [0, 1]"),
+        (np.zeros((*SIZE, 3), int), "image is an array of int64; give uint8, or float in [0, 1]"),
+        (np.zeros((*SIZE, 3), np.uint16), "image is an array of uint16; give uint8"),
+    ],
+)
+def test_what_is_no_picture_is_refused_in_one_line(value: Any, named: str) -> None:
+    with pytest.raises(ebca.ParameterError) as caught:
+        load_pictures(value, *SIZE)
+    assert named in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_tensor_is_refused_without_its_numbers() -> None:
+    torch = pytest.importorskip("torch")
+    with pytest.raises(ebca.ParameterError, match=r"^image is of type Tensor; give a picture[a-z ,]*$"):
+        load_pictures(torch.zeros(3, *SIZE), *SIZE)
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        (np.zeros(SIZE), "the mask is empty: nothing in it is white, so there is nothing to fill; paint the hole"),
+        (np.full(SIZE, 127, np.uint8), "the mask is empty"),
+        ([np.ones(SIZE), np.zeros(SIZE)], "mask 1 is empty"),
+        (np.ones((1, 1, *SIZE)), "mask is an array of shape [1, 16, 24]; give [height, width] pixels"),
+        (np.full(SIZE, 2.0), "mask is a float array with values outside [0, 1]"),
+        ({}, "mask is an empty list"),
+        (object(), f"mask is of type object; {KINDS}"),
+    ],
+)
+def test_what_is_no_mask_is_refused(value: Any, named: str) -> None:
+    with pytest.raises(ebca.ParameterError) as caught:
+        load_masks(value, *SIZE)
+    assert named in str(caught.value)
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no picture", encoding="utf-8")
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:-40])
+    missing = tmp_path / "missing.png"
+    for load, name in ((load_pictures, "image"), (load_masks, "mask")):
+        with pytest.raises(ebca.ParameterError, match=rf"^{name} '.*missing.png' does not exist$"):
+            load(missing, *SIZE)
+        for bad in ("text.png", "cut.png", ""):
+            with pytest.raises(ebca.ParameterError, match=rf"^{name} '.*{bad}' is not a picture that can be read: "):
+                load(str(tmp_path / bad), *SIZE)
+
+
+def test_a_picture_too_large_for_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "picture.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ebca.ParameterError, match="exceeds limit"):
+        load_pictures(tmp_path / "picture.png", *SIZE)

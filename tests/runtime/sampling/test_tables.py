@@ -1,0 +1,325 @@
+"""The runtime's weighted sum against the diffusers loop, and loading from a folder."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+
+from ebca.errors import EngineError, ParameterError  # noqa: E402
+from ebca.export.schedulers import DEFAULT_CONFIG, SCHEDULERS, build_tables, write_tables  # noqa: E402
+from ebca.runtime.sampling.tables import (  # noqa: E402
+    Scheduler,
+    available_schedulers,
+    load_alphas_cumprod,
+    load_table,
+    normalise_name,
+)
+
+STEPS = [1, 2, 10, 50]
+SHAPE = (2, 4, 16, 16)
+FORWARD = [name for name in SCHEDULERS if name != "ddim_inverse"]
+
+# Both loops run in float32 and differ by its rounding only, which fifty steps amplify.
+LIMIT = 5e-6
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "sd15": DEFAULT_CONFIG,
+    "v_prediction": {**DEFAULT_CONFIG, "prediction_type": "v_prediction"},
+    "leading": {**DEFAULT_CONFIG, "timestep_spacing": "leading"},
+    "trailing": {**DEFAULT_CONFIG, "timestep_spacing": "trailing"},
+    "karras": {**DEFAULT_CONFIG, "use_karras_sigmas": True},
+    "alpha_one": {**DEFAULT_CONFIG, "set_alpha_to_one": True, "beta_schedule": "linear"},
+}
+
+
+def relative(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.linalg.norm(np.asarray(a, np.float64) - b) / np.linalg.norm(np.asarray(b, np.float64)))
+
+
+def noise_model(x: np.ndarray, t: float) -> np.ndarray:
+    return np.tanh(np.float32(0.3) * x) + np.float32(0.1) * np.sin(np.float32(t))
+
+
+def diffusers_loop(name: str, config: dict[str, Any], steps: int, noise: np.ndarray) -> list[np.ndarray]:
+    spec = SCHEDULERS[name]
+    scheduler = spec.diffusers_class.from_config({**config, **spec.overrides})
+    scheduler.set_timesteps(steps)
+    latents = torch.from_numpy(noise) * scheduler.init_noise_sigma
+    history = []
+    for t in scheduler.timesteps:
+        prediction = noise_model(scheduler.scale_model_input(latents, t).numpy(), float(t))
+        latents = scheduler.step(torch.from_numpy(prediction), t, latents).prev_sample
+        history.append(latents.numpy())
+    return history
+
+
+def table_loop(folder: Path, section: dict[str, Any], name: str, steps: int, noise: np.ndarray) -> list[np.ndarray]:
+    table = load_table(folder, section, name, steps)
+    scheduler = Scheduler(table, noise.shape)
+    start = scheduler.start(noise)
+    latents = start
+    history = []
+    for i in range(table.evaluations):
+        scheduler.noises[i] = noise_model(scheduler.model_input(i, latents), table.timesteps[i])
+        latents = scheduler.combine(i, start)
+        history.append(latents)
+    return history
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict[str, Any]]]:
+    made = {}
+    for key, config in CONFIGS.items():
+        folder = tmp_path_factory.mktemp(key)
+        made[key] = (folder, write_tables(build_tables(config, STEPS), folder))
+    return made
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("name", FORWARD)
+@pytest.mark.parametrize("config", CONFIGS)
+def test_equals_the_diffusers_loop(
+    written: dict[str, tuple[Path, dict[str, Any]]], config: str, name: str, steps: int
+) -> None:
+    noise = np.random.default_rng(steps).standard_normal(SHAPE, dtype=np.float32)
+    expected = diffusers_loop(name, CONFIGS[config], steps, noise)
+    got = table_loop(*written[config], name, steps, noise)
+    assert len(got) == len(expected)
+    errors = [relative(a, b) for a, b in zip(got, expected, strict=True)]
+    assert max(errors) < LIMIT, f"worst step {int(np.argmax(errors))}: {max(errors):.2e}"
+
+
+@pytest.mark.parametrize("prediction_type", ["sd15", "v_prediction"])
+def test_inversion_is_undone_by_ddim(written: dict[str, tuple[Path, dict[str, Any]]], prediction_type: str) -> None:
+    """With predictions that do not depend on the latents, DDIM walks the inversion back exactly."""
+    folder, section = written[prediction_type]
+    inverse, forward = (load_table(folder, section, name, 10) for name in ("ddim_inverse", "ddim"))
+    rng = np.random.default_rng(3)
+    start = rng.standard_normal(SHAPE, dtype=np.float32)
+    noises = np.zeros((10, *SHAPE), dtype=np.float32)
+    if prediction_type == "sd15":
+        noises[:9] = rng.standard_normal((9, *SHAPE), dtype=np.float32)
+    inverted = Scheduler(inverse, SHAPE).combine(8, start, noises)
+    if prediction_type == "v_prediction":
+        # v mixes noise and image; a zero prediction has a closed form: each step is a rotation.
+        a = load_alphas_cumprod(folder, section)[[1, *inverse.timesteps[1:].astype(int), 901]]
+        cosines = np.sqrt(a[:-1] * a[1:]) + np.sqrt((1 - a[:-1]) * (1 - a[1:]))
+        assert relative(inverted, start * np.prod(cosines)) < 1e-6
+        return
+    # DDIM's first step leaves timestep 901, where the inversion arrived; its prediction is the last one.
+    back = Scheduler(forward, SHAPE).combine(8, inverted, noises[8::-1])
+    assert relative(back, start) < 1e-5
+
+
+# --- starting on the way
+
+ONE_STEP = ["ddim", "euler"]
+
+
+@pytest.mark.parametrize("begin", [0, 1, 4, 9])
+@pytest.mark.parametrize("name", ONE_STEP)
+@pytest.mark.parametrize("config", CONFIGS)
+def test_what_is_left_of_a_table_equals_the_rest_of_the_diffusers_loop(
+    written: dict[str, tuple[Path, dict[str, Any]]], config: str, name: str, begin: int
+) -> None:
+    table = load_table(*written[config], name, 10).after(begin)
+    assert (table.evaluations, table.remaining, table.steps, table.skipped) == (10 - begin, 10 - begin, 10, begin)
+    start = 3 * np.random.default_rng(begin).standard_normal(SHAPE, dtype=np.float32)
+
+    scheduler = SCHEDULERS[name].diffusers_class.from_config({**CONFIGS[config], **SCHEDULERS[name].overrides})
+    scheduler.set_timesteps(10)
+    expected = torch.from_numpy(start)
+    got, ours = start, Scheduler(table, SHAPE)
+    # The latents are those of the start's noise level already.
+    assert np.array_equal(ours.start(start), start)
+    for i, t in enumerate(scheduler.timesteps[begin:]):
+        assert table.timesteps[i] == float(t)
+        prediction = noise_model(scheduler.scale_model_input(expected, t).numpy(), float(t))
+        expected = scheduler.step(torch.from_numpy(prediction), t, expected).prev_sample
+        ours.noises[i] = noise_model(ours.model_input(i, got), float(t))
+        got = ours.combine(i, start)
+        assert relative(got, expected.numpy()) < LIMIT, i
+
+
+@pytest.mark.parametrize("name", sorted(set(FORWARD) - set(ONE_STEP)))
+def test_a_multistep_scheduler_starts_at_its_first_evaluation_only(
+    written: dict[str, tuple[Path, dict[str, Any]]], name: str
+) -> None:
+    table = load_table(*written["sd15"], name, 10)
+    whole = table.after(0)
+    assert whole.init_noise_sigma == 1 and whole.skipped == 0
+    assert np.array_equal(whole.coefficients, table.coefficients)
+    with pytest.raises(ParameterError, match=rf"{name} looks back over several steps .* use ddim or euler"):
+        table.after(4)
+
+
+@pytest.mark.parametrize("begin", [-1, 10, 100])
+def test_a_start_outside_the_table_is_refused(written: dict[str, tuple[Path, dict[str, Any]]], begin: int) -> None:
+    with pytest.raises(ParameterError, match=f"ddim with 10 steps cannot start at evaluation {begin}"):
+        load_table(*written["sd15"], "ddim", 10).after(begin)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize(
+    ("name", "begin"), [(name, 0) for name in FORWARD] + [(name, begin) for name in ONE_STEP for begin in (1, 5, 9)]
+)
+def test_noise_is_added_as_diffusers_adds_it(
+    written: dict[str, tuple[Path, dict[str, Any]]], config: str, name: str, begin: int
+) -> None:
+    rng = np.random.default_rng(begin)
+    clean, noise = rng.standard_normal((2, *SHAPE), dtype=np.float32)
+    scheduler = SCHEDULERS[name].diffusers_class.from_config({**CONFIGS[config], **SCHEDULERS[name].overrides})
+    scheduler.set_timesteps(10)
+    at = scheduler.timesteps[begin : begin + 1].repeat(len(clean))
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(begin)
+    expected = scheduler.add_noise(torch.from_numpy(clean), torch.from_numpy(noise), at).numpy()
+    got = (
+        load_table(*written[config], name, 10)
+        .after(begin)
+        .add_noise(clean, noise, load_alphas_cumprod(*written[config]))
+    )
+    # One weighted sum in float32 there, in float64 here.
+    assert got.dtype == np.float32
+    assert relative(got, expected) < 1e-6
+
+
+def test_combine_writes_into_out_and_takes_a_foreign_history(
+    written: dict[str, tuple[Path, dict[str, Any]]],
+) -> None:
+    table = load_table(*written["sd15"], "unipc", 10)
+    rng = np.random.default_rng(1)
+    start = rng.standard_normal(SHAPE, dtype=np.float32)
+    noises = rng.standard_normal((10, *SHAPE), dtype=np.float32)
+    scheduler = Scheduler(table, SHAPE)
+    out = np.empty(SHAPE, dtype=np.float32)
+    assert scheduler.combine(7, start, noises, out=out) is out
+    scheduler.noises[:] = noises
+    scheduler.noises[8:] = np.nan  # later noises must not be touched
+    assert np.array_equal(scheduler.combine(7, start), out)
+    assert out.dtype == np.float32
+    exact = table.row(7)[0] * start.astype(np.float64) + np.tensordot(
+        table.row(7)[1:], noises[:8].astype(np.float64), axes=1
+    )
+    assert relative(out, exact) < 1e-7
+
+
+def test_combine_refuses_what_does_not_fit(written: dict[str, tuple[Path, dict[str, Any]]]) -> None:
+    scheduler = Scheduler(load_table(*written["sd15"], "ddim", 2), (1, 4, 8, 8))
+    start = np.zeros((1, 4, 8, 8), dtype=np.float32)
+    with pytest.raises(ParameterError, match="evaluations 0 to 1"):
+        scheduler.combine(2, start)
+    with pytest.raises(ParameterError, match="do not fit"):
+        scheduler.combine(0, start[:, :, :4])
+    with pytest.raises(ParameterError, match="do not fit"):
+        scheduler.combine(1, start, scheduler.noises[:1])
+
+
+@pytest.mark.parametrize(
+    ("written_as", "name"),
+    [
+        ("PNDM", "pndm"),
+        ("plms", "pndm"),
+        ("PNDMScheduler", "pndm"),
+        ("DDIM", "ddim"),
+        ("ddim-inverse", "ddim_inverse"),
+        ("DDIMInverseScheduler", "ddim_inverse"),
+        ("Euler", "euler"),
+        ("EulerDiscreteScheduler", "euler"),
+        ("dpm++2m", "dpmpp_2m"),
+        ("dpmpp-2m", "dpmpp_2m"),
+        ("DPM++ 2M", "dpmpp_2m"),
+        ("dpmpp_2m", "dpmpp_2m"),
+        ("DPMSolverMultistepScheduler", "dpmpp_2m"),
+        (" UniPC ", "unipc"),
+        ("UniPCMultistepScheduler", "unipc"),
+    ],
+)
+def test_aliases(written: dict[str, tuple[Path, dict[str, Any]]], written_as: str, name: str) -> None:
+    assert normalise_name(written_as) == name
+    assert load_table(*written["sd15"], written_as, 10).name == name
+
+
+def test_every_table_loads(written: dict[str, tuple[Path, dict[str, Any]]]) -> None:
+    folder, section = written["sd15"]
+    assert available_schedulers(section) == list(SCHEDULERS)
+    tables = build_tables(DEFAULT_CONFIG, STEPS)
+    for name, by_steps in tables.records.items():
+        for steps, record in by_steps.items():
+            table = load_table(folder, section, name, steps)
+            assert (table.name, table.steps, table.evaluations) == (name, steps, record.evaluations)
+            assert table.init_noise_sigma == record.init_noise_sigma
+            for attribute in ("timesteps", "input_scale", "coefficients"):
+                assert np.array_equal(getattr(table, attribute), getattr(record, attribute))
+            assert [len(table.row(i)) for i in range(table.evaluations)] == [i + 2 for i in range(table.evaluations)]
+    assert np.array_equal(load_alphas_cumprod(folder, section), tables.alphas_cumprod)
+
+
+def test_unknown_scheduler_lists_the_available(written: dict[str, tuple[Path, dict[str, Any]]]) -> None:
+    with pytest.raises(ParameterError, match=r"'heun'.*pndm, ddim, ddim_inverse, euler, dpmpp_2m, unipc"):
+        load_table(*written["sd15"], "heun", 10)
+
+
+def test_steps_not_stored_name_the_nearest_and_the_remedy(
+    written: dict[str, tuple[Path, dict[str, Any]]],
+) -> None:
+    with pytest.raises(ParameterError, match=r"nearest stored count is 10.*--scheduler-steps 12"):
+        load_table(*written["sd15"], "pndm", 12)
+
+
+def test_too_few_steps_name_the_minimum(written: dict[str, tuple[Path, dict[str, Any]]]) -> None:
+    with pytest.raises(ParameterError, match="needs at least 2"):
+        load_table(*written["sd15"], "ddim_inverse", 1)
+
+
+@pytest.mark.parametrize("steps", [0, -3, 2.5, True, "10", None])
+def test_bad_steps(written: dict[str, tuple[Path, dict[str, Any]]], steps: Any) -> None:
+    with pytest.raises(ParameterError, match="whole number"):
+        load_table(*written["sd15"], "pndm", steps)
+
+
+def test_damaged_file(tmp_path: Path) -> None:
+    section = write_tables(build_tables(DEFAULT_CONFIG, [2, 10], ["ddim"]), tmp_path)
+    path = tmp_path / "schedulers/ddim.f64"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-3])
+    load_table(tmp_path, section, "ddim", 2)
+    with pytest.raises(EngineError, match="cut short"):
+        load_table(tmp_path, section, "ddim", 10)
+    path.write_bytes(whole[:-8] + np.float64(np.nan).tobytes())
+    with pytest.raises(EngineError, match="not finite"):
+        load_table(tmp_path, section, "ddim", 10)
+    path.unlink()
+    with pytest.raises(EngineError, match="cannot read"):
+        load_table(tmp_path, section, "ddim", 2)
+    (tmp_path / "schedulers/alphas_cumprod.f64").write_bytes(b"")
+    with pytest.raises(EngineError, match="cut short"):
+        load_alphas_cumprod(tmp_path, section)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("tables",), {}),
+        (("tables", "ddim", "file"), "../outside.f64"),
+        (("tables", "ddim", "steps"), None),
+        (("tables", "ddim", "steps", "2"), {"offset": 0}),
+        (("tables", "ddim", "steps", "2", "offset"), -1),
+        (("tables", "ddim", "steps", "2", "evaluations"), 10**9),
+        (("tables", "ddim"), []),
+    ],
+)
+def test_damaged_manifest(tmp_path: Path, path: tuple[str, ...], value: Any) -> None:
+    section = copy.deepcopy(write_tables(build_tables(DEFAULT_CONFIG, [2], ["ddim"]), tmp_path))
+    (tmp_path.parent / "outside.f64").write_bytes(bytes(8 * 100))
+    place = section
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    with pytest.raises(EngineError):
+        load_table(tmp_path, section, "ddim", 2)

@@ -1,0 +1,154 @@
+"""The runtime tokenizer against transformers, and the search for words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import CLIPTokenizerFast
+
+from ebca.errors import EngineError, ParameterError
+from ebca.export.tiny import WORDS, save_tiny
+from ebca.export.tokenizer import tokenizer_json
+from ebca.runtime.text.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("tiny")) / "tokenizer"
+
+
+@pytest.fixture(scope="module")
+def reference(folder: Path) -> CLIPTokenizerFast:
+    return CLIPTokenizerFast.from_pretrained(str(folder))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder: Path) -> Tokenizer:
+    return Tokenizer.from_json(*tokenizer_json(folder))
+
+
+def reference_ids(reference: Any, prompts: list[str]) -> np.ndarray:
+    rows = reference(prompts, padding="max_length", max_length=77, truncation=True).input_ids
+    return np.array(rows, np.int64)
+
+
+texts = st.lists(st.one_of(st.sampled_from(WORDS), st.text(max_size=12)), max_size=90).map(" ".join)
+
+
+@settings(max_examples=150, deadline=None)
+@given(texts)
+def test_ids_equal_transformers(tokenizer: Tokenizer, reference: Any, text: str) -> None:
+    assert np.array_equal(tokenizer.encode([text]).ids, reference_ids(reference, [text]))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "   ",
+        "A LION, with a Crown!",
+        "it's the king's  cat\n\tdon't",
+        "café 日本 🦁 ｆｕｌｌ",
+        "a<|endoftext|>b",
+        "3.14",
+    ],
+)
+def test_corner_texts_equal_transformers(tokenizer: Tokenizer, reference: Any, text: str) -> None:
+    assert np.array_equal(tokenizer.encode([text]).ids, reference_ids(reference, [text]))
+
+
+def test_batch_has_one_row_per_prompt(tokenizer: Tokenizer, reference: Any) -> None:
+    prompts = ["a cat", "", "a lion with a crown"]
+    encoded = tokenizer.encode(prompts)
+    assert encoded.ids.shape == (3, 77)
+    assert encoded.ids.dtype == np.int64
+    assert np.array_equal(encoded.ids, reference_ids(reference, prompts))
+    assert encoded.tokens[0] == ["<|startoftext|>", "a</w>", "cat</w>", "<|endoftext|>"]
+    assert encoded.tokens[1] == ["<|startoftext|>", "<|endoftext|>"]
+    assert encoded.truncated == ["", "", ""]
+    assert tokenizer.encode([]).ids.shape == (0, 77)
+
+
+def test_text_beyond_the_limit_is_reported(tokenizer: Tokenizer) -> None:
+    encoded = tokenizer.encode(["cat " * 75, "cat " * 75 + "Dog and LION"])
+    assert encoded.truncated == ["", "Dog and LION"]
+    assert len(encoded.tokens[1]) == 77
+    assert encoded.ids[1, 76] == tokenizer.eos_id
+
+
+def test_words_are_found_in_all_places(tokenizer: Tokenizer) -> None:
+    found = tokenizer.find_words("A Cat and a dog, a CAT with a crown", ["cat", "a dog", "with  a CROWN", "a"])
+    assert found == {"cat": [2, 8], "a dog": [4, 5], "with  a CROWN": [9, 10, 11], "a": [1, 4, 7, 10]}
+
+
+def test_a_word_of_several_tokens_gives_all_positions(tokenizer: Tokenizer) -> None:
+    encoded = tokenizer.encode(["a catalogue"])
+    pieces = len(encoded.tokens[0]) - 3
+    assert pieces > 1
+    assert tokenizer.find_words("a catalogue", ["catalogue"]) == {"catalogue": list(range(2, 2 + pieces))}
+
+
+@pytest.mark.parametrize("prompt", ["a catalogue", "a wildcat", "a tomcats"])
+def test_parts_of_words_are_not_found(tokenizer: Tokenizer, prompt: str) -> None:
+    with pytest.raises(ParameterError, match="'cat' is not in the prompt"):
+        tokenizer.find_words(prompt, ["cat"])
+
+
+def test_overlapping_occurrences_give_each_position_once(tokenizer: Tokenizer) -> None:
+    assert tokenizer.find_words("red red red", ["red red"]) == {"red red": [1, 2, 3]}
+
+
+def test_a_missing_word_is_named_with_the_tokens_there_are(tokenizer: Tokenizer) -> None:
+    with pytest.raises(ParameterError, match=r"'dragon' is not in the prompt; .*1 'A', 2 'Cat', 3 'and', 4 'dog'"):
+        tokenizer.find_words("A Cat and dog", ["cat", "dragon"])
+
+
+def test_a_word_beyond_the_limit_is_refused(tokenizer: Tokenizer) -> None:
+    long = "cat " * 74 + "red lion"
+    assert tokenizer.find_words(long, ["red"]) == {"red": [75]}
+    for word in ("lion", "red lion"):
+        with pytest.raises(ParameterError, match="only beyond the first 75 tokens"):
+            tokenizer.find_words(long, [word])
+
+
+@pytest.mark.parametrize("word", ["", "  \n"])
+def test_an_empty_word_is_refused(tokenizer: Tokenizer, word: str) -> None:
+    with pytest.raises(ParameterError, match="has no tokens"):
+        tokenizer.find_words("a cat", [word])
+
+
+def test_wrong_argument_types_are_refused(tokenizer: Tokenizer) -> None:
+    with pytest.raises(ParameterError, match="not one string"):
+        tokenizer.encode("a cat")
+    with pytest.raises(ParameterError, match="put it in a list"):
+        tokenizer.find_words("a cat", "cat")
+    with pytest.raises(ParameterError, match="must be a string, not int"):
+        tokenizer.encode([3])  # type: ignore[list-item]
+    with pytest.raises(ParameterError, match="not valid Unicode"):
+        tokenizer.encode(["\ud800"])
+
+
+def test_broken_files_are_refused(tmp_path: Path, folder: Path) -> None:
+    text, info = tokenizer_json(folder)
+    with pytest.raises(EngineError, match="cannot read the tokenizer"):
+        Tokenizer.load(tmp_path / "absent.json", info)
+    broken = tmp_path / "tokenizer.json"
+    broken.write_text(text[:100], encoding="utf-8")
+    with pytest.raises(EngineError, match="not valid `tokenizers` JSON"):
+        Tokenizer.load(broken, info)
+    with pytest.raises(EngineError, match="bos_token_id"):
+        Tokenizer.from_json(text, {**info, "bos_token_id": None})
+    with pytest.raises(EngineError, match="model_max_length is 2"):
+        Tokenizer.from_json(text, {**info, "model_max_length": 2})
+
+
+def test_load_reads_what_export_wrote(tmp_path: Path, folder: Path) -> None:
+    text, info = tokenizer_json(folder)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(text, encoding="utf-8")
+    assert Tokenizer.load(path, info).find_words("a cat", ["cat"]) == {"cat": [2]}
