@@ -41,7 +41,7 @@ class OnePiece:
     def __init__(self, unet: UNet2DConditionModel, subject: Subject) -> None:
         backend, executor = subject.engine.backend, subject.executor
         self.noise = executor.noise
-        stored = subject.engine.manifest.unet.vanilla
+        stored = subject.engine.manifest.unet.full_unet
         if backend.name in LIBRARIES:
             if stored is None:
                 raise ParameterError(

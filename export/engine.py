@@ -294,10 +294,10 @@ def _export_unet(export: _Export, *, with_vanilla: bool, one_piece: bool) -> UNe
     if with_vanilla:
         measure = partial(parity.vanilla, unet)
         _export_uncut(export, _VANILLA, "the uncut UNet", lambda: vanilla_graph(uncut), measure)
-        spec = replace(spec, vanilla=_VANILLA)
+        spec = replace(spec, full_unet=_VANILLA)
     if one_piece:
         _export_uncut(export, _WHOLE, "the uncut UNet with updates", lambda: whole_graph(uncut), parity.one_piece)
-        spec = replace(spec, whole=_WHOLE)
+        spec = replace(spec, full_unet_with_updates=_WHOLE)
     return spec
 
 
@@ -402,7 +402,7 @@ def _unet_spec(
         tensors={n: TensorSpec(_DTYPES[dtypes.get(n, FLOAT)], b.shape) for n, b in cut.tensors.items()},
         layers=tuple(specs),
         ops=ops,
-        plan=tuple(plan),
+        steps=tuple(plan),
     )
 
 

@@ -106,16 +106,16 @@ def jobs(
         component = components[name]
         used = plans.used_sizes((*component.inputs.values(), *component.outputs.values()), sizes)
         file = f"plans/{options.library}/{name}.{_tag(used)}.plan"
-        found.setdefault(file, Job(name, used, file, with_op=name == unet.whole))
+        found.setdefault(file, Job(name, used, file, with_op=name == unet.full_unet_with_updates))
 
     for shape in options.shapes:
         sizes = unet_sizes(shape, options, text_encoder)
         for segment in unet.segments:
             add(segment, sizes)
-        if unet.vanilla:
-            add(unet.vanilla, {**sizes, "contexts": (1, 1, 1)})
-        if unet.whole:
-            add(unet.whole, sizes)
+        if unet.full_unet:
+            add(unet.full_unet, {**sizes, "contexts": (1, 1, 1)})
+        if unet.full_unet_with_updates:
+            add(unet.full_unet_with_updates, sizes)
         if text_encoder:
             add(text_encoder.component, {**sizes, "batch": _PROMPTS})
         if vae:

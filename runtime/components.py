@@ -14,7 +14,7 @@ from ebca.engines.contract.directory import EngineDirectory
 from ebca.engines.contract.manifest import Manifest
 from ebca.engines.machine.memory import address, nbytes
 from ebca.errors import EngineError, ParameterError
-from ebca.runtime.devices.device import Device, Shared
+from ebca.runtime.devices.device import Device, MirroredBuffer
 from ebca.runtime.execution.executor import Executor
 from ebca.runtime.text.tokenizer import Tokenizer
 
@@ -52,8 +52,8 @@ class Components:
         """Make the prepared form of every component that has none; then keep the cache within its bound."""
         manifest = self.manifest
         names = [*manifest.unet.segments, *(c for op in manifest.unet.ops.values() for c in op.values())]
-        if manifest.unet.vanilla:
-            names.append(manifest.unet.vanilla)
+        if manifest.unet.full_unet:
+            names.append(manifest.unet.full_unet)
         if manifest.text_encoder:
             names.append(manifest.text_encoder.component)
         if manifest.vae:
@@ -77,7 +77,7 @@ class Components:
     def forget_weights(self) -> None:
         """Drop the UNet's mapped weights from memory; they come back from the page cache when they are used."""
         unet = self.manifest.unet
-        self._prepared.forget([*unet.segments, *([unet.vanilla] if unet.vanilla else [])])
+        self._prepared.forget([*unet.segments, *([unet.full_unet] if unet.full_unet else [])])
 
     def open_all(self) -> None:
         """Open everything a generation needs now rather than at its first step."""
@@ -87,7 +87,7 @@ class Components:
     def executor(self, sizes: Mapping[str, int]) -> Executor:
         """A new executor with its own buffers, see `ebca.runtime.execution.executor`."""
         try:
-            return Executor(self.manifest.unet, self.runner, sizes, self.device, self.one_piece)
+            return Executor(self.manifest.unet, self.runner, sizes, self.device, self.full_unet_with_updates)
         except MemoryError:
             raise ParameterError(
                 f"no memory for {sizes['batch']} rows of {sizes['height']} x {sizes['width']} latents",
@@ -95,10 +95,10 @@ class Components:
             ) from None
 
     @property
-    def one_piece(self) -> str | None:
-        """The component that runs an evaluation with updates by itself; None where this backend has no plan of it."""
-        plans = self.manifest.plans.get(self.backend.name)
-        return self.manifest.unet.whole if plans and self.manifest.unet.whole in plans.components else None
+    def full_unet_with_updates(self) -> str | None:
+        """The component that runs an evaluation with updates as one graph; None where this backend has no plan of it."""
+        component, plans = self.manifest.unet.full_unet_with_updates, self.manifest.plans.get(self.backend.name)
+        return component if plans is not None and component in plans.components else None
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -167,7 +167,7 @@ class Components:
         """Run a component once on the device. Returns its outputs; `outputs` holds their shapes."""
         component, device = self.manifest.components[name], self.device
 
-        def share(shape: tuple[int, ...], dtype: str) -> Shared:
+        def share(shape: tuple[int, ...], dtype: str) -> MirroredBuffer:
             return device.share(device.allocate(nbytes(shape, dtype)).view(0, shape, dtype))
 
         given = {n: share(array.shape, component.inputs[n].dtype) for n, array in inputs.items()}
@@ -185,13 +185,13 @@ class Components:
         device.download(list(made.values()))
         return {n: s.host for n, s in made.items()}
 
-    def settle(self) -> None:
+    def flush_caches(self) -> None:
         """Keep what running for the first time has made, for the next process."""
-        self.backend.settle()
+        self.backend.flush_caches()
 
     def close(self) -> None:
         """Close all components. Sessions that are still open keep theirs."""
-        self.backend.settle()
+        self.backend.flush_caches()
         with self._lock:
             self._runners.clear()
 

@@ -268,7 +268,7 @@ class Session:
             made = sample(predictor, table, seen.start, controls, on_step=on_step)
         sampled = time.perf_counter()
         images = None if output == "latents" else self._decode(made, output, source if composite else None)
-        self.engine.settle()
+        self.engine.flush_caches()
         timings = {
             "text_encoder": encoded - began,
             "vae_encoder": known - encoded,

@@ -78,7 +78,7 @@ class OnnxRuntimeBackend:
             options.add_session_config_entry(key, value)
         self._session(graph, options)
 
-    def settle(self) -> None:
+    def flush_caches(self) -> None:
         """Nothing to do."""
 
     def open(self, prepared: Path, component: Component) -> "OnnxRuntimeRunner":

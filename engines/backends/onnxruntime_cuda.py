@@ -64,7 +64,7 @@ class OnnxRuntimeCudaBackend:
         """Never called: ONNX Runtime optimises for a GPU only where there is one, and in seconds."""
         raise AssertionError(graph, target)
 
-    def settle(self) -> None:
+    def flush_caches(self) -> None:
         """Nothing to do."""
 
     def open(self, graph: Path, component: Component) -> OnnxRuntimeRunner:

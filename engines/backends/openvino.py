@@ -52,7 +52,7 @@ class OpenVINOBackend:
             raise _unreadable(graph, error) from None
         ov.save_model(model, target.with_suffix(".xml"), compress_to_fp16=False)
 
-    def settle(self) -> None:
+    def flush_caches(self) -> None:
         """Nothing to do."""
 
     def open(self, prepared: Path, component: Component) -> "OpenVINORunner":

@@ -59,6 +59,6 @@ class Backend(Protocol):
         """Open what `prepare` wrote."""
         ...
 
-    def settle(self) -> None:
+    def flush_caches(self) -> None:
         """Called when all that is used has run once: keep for the next process what that took to find out."""
         ...

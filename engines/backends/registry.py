@@ -90,6 +90,6 @@ def create_on_gpu(
         raise ParameterError(f"backend '{name}' is unknown", f"choose one of {', '.join(GPU_BACKENDS)}")
     from ebca.engines.backends.tensorrt import TensorRTBackend
 
-    plans, whole = directory.manifest.plans.get(name), directory.manifest.unet.whole
+    plans, whole = directory.manifest.plans.get(name), directory.manifest.unet.full_unet_with_updates
     needs_plugin = plans is not None and whole in plans.components
     return TensorRTBackend(directory, gpu, stream, name, register=register if needs_plugin else None)

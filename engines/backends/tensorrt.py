@@ -89,7 +89,7 @@ class TensorRTBackend:
             raise BackendError(f"'{name or component.graph}' has no plan for {self.name}", "export the engine again")
         return TensorRTRunner(self, name)
 
-    def settle(self) -> None:
+    def flush_caches(self) -> None:
         """Keep what was compiled for this GPU, so that the next process need not."""
         for opened in self._opened:
             if opened.file is not None:

@@ -34,6 +34,7 @@ VERSION = 1
 FILE_NAME = "manifest.json"
 DTYPES = ("float32", "float16", "int64")
 COMPUTES = ("fp32", "fp16")
+_JSON_NAMES = {"steps": "plan", "full_unet": "vanilla", "full_unet_with_updates": "whole"}
 GUIDANCE_SCALE = 7.5
 """Where a manifest names none: what Stable Diffusion is used with."""
 
@@ -92,9 +93,10 @@ class UNetSpec:
     """The split UNet.
 
     `ops` maps an op name to its variants' component names; `max_contexts` bounds the main prompt and the editing
-    prompts together (None: any number); `vanilla` is the component of the uncut UNet, which has the plan's inputs and
-    outputs, reads the first context only, and gives the contexts back as they are (None: there is none). `whole` is the
-    uncut UNet with the op's variant "update" inside, which takes that variant's controls too (likewise).
+    prompts together (None: any number). `full_unet` is the component of the unsplit UNet: it has the same inputs and
+    outputs, reads the first context only, and returns the contexts unchanged (None: not exported).
+    `full_unet_with_updates` is the unsplit UNet with the op's variant "update" inside; it takes that variant's controls
+    too. In the JSON `steps` is "plan", and the last two are "vanilla" and "whole".
     """
 
     in_channels: int
@@ -106,14 +108,14 @@ class UNetSpec:
     tensors: Mapping[str, TensorSpec]
     layers: tuple[LayerSpec, ...]
     ops: Mapping[str, Mapping[str, str]]
-    plan: tuple[Step, ...]
+    steps: tuple[Step, ...]
     max_contexts: int | None = None
-    vanilla: str | None = None
-    whole: str | None = None
+    full_unet: str | None = None
+    full_unet_with_updates: str | None = None
 
     @property
     def segments(self) -> list[str]:
-        return [step.segment for step in self.plan if step.segment is not None]
+        return [step.segment for step in self.steps if step.segment is not None]
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,9 @@ class Manifest:
         return float(self.model.get("guidance_scale", GUIDANCE_SCALE))
 
     def to_json(self) -> str:
-        return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=1) + "\n"
+        data = asdict(self)
+        data["unet"] = {_JSON_NAMES.get(name, name): value for name, value in data["unet"].items()}
+        return json.dumps({"format": FORMAT, "version": VERSION, **data}, indent=1) + "\n"
 
 
 def read(directory: Path) -> Manifest:
@@ -238,10 +242,10 @@ def _parse(data: Mapping[str, Any]) -> Manifest:
             tensors=tensors_from_json(unet["tensors"]),
             layers=tuple(LayerSpec(**layer) for layer in unet["layers"]),
             ops={name: dict(variants) for name, variants in unet["ops"].items()},
-            plan=tuple(Step(s["segment"], s["layer"], tuple(s["inputs"]), tuple(s["outputs"])) for s in unet["plan"]),
+            steps=tuple(Step(s["segment"], s["layer"], tuple(s["inputs"]), tuple(s["outputs"])) for s in unet["plan"]),
             max_contexts=unet.get("max_contexts"),
-            vanilla=unet.get("vanilla"),
-            whole=unet.get("whole"),
+            full_unet=unet.get("vanilla"),
+            full_unet_with_updates=unet.get("whole"),
         ),
         schedulers=data["schedulers"],
         files={path: FileRecord(**record) for path, record in data["files"].items()},
@@ -278,13 +282,13 @@ def _validate(manifest: Manifest) -> None:
         if tensor.dtype not in DTYPES:
             raise ValueError(f"tensor '{tensor_name}' of the plan has dtype '{tensor.dtype}'")
     controls = {n for op in unet.ops.values() for n in manifest.components[op["update"]].inputs} - {"q", "k", "v"}
-    for uncut, more in ((unet.vanilla, set()), (unet.whole, controls)):
+    for uncut, more in ((unet.full_unet, set()), (unet.full_unet_with_updates, controls)):
         if uncut is not None:
             component = manifest.components[uncut]
             if set(component.inputs) != {*unet.inputs, *more} or set(component.outputs) != set(unet.outputs):
                 raise ValueError(f"the uncut UNet '{uncut}' has other inputs and outputs than the plan")
     written = set(unet.inputs)
-    for step in unet.plan:
+    for step in unet.steps:
         for tensor_name in (*step.inputs, *step.outputs):
             if tensor_name not in unet.tensors:
                 raise ValueError(f"the plan uses the unknown tensor '{tensor_name}'")

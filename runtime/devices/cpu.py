@@ -11,7 +11,7 @@ import numpy as np
 from ebca.engines.backends.protocol import Call
 from ebca.engines.contract.manifest import LayerSpec
 from ebca.engines.machine.memory import nbytes
-from ebca.runtime.devices.device import ALIGNMENT, Shared
+from ebca.runtime.devices.device import ALIGNMENT, MirroredBuffer
 
 
 class CpuMemory:
@@ -35,13 +35,13 @@ class CpuDevice:
     def allocate(self, nbytes: int) -> CpuMemory:
         return CpuMemory(nbytes)
 
-    def share(self, array: np.ndarray) -> Shared:
-        return Shared(array, array)
+    def share(self, array: np.ndarray) -> MirroredBuffer:
+        return MirroredBuffer(array, array)
 
-    def upload(self, arrays: Sequence[Shared]) -> None:
+    def upload(self, arrays: Sequence[MirroredBuffer]) -> None:
         """Nothing to do."""
 
-    def download(self, arrays: Sequence[Shared]) -> None:
+    def download(self, arrays: Sequence[MirroredBuffer]) -> None:
         """Nothing to do."""
 
     def operator(self, variant: str, layer: LayerSpec, dtype: np.dtype[Any]) -> None:
@@ -53,7 +53,9 @@ class CpuDevice:
     def run(self, call: Call) -> None:
         call()
 
-    def record(self, calls: Sequence[Call], reads: Sequence[Shared] = (), writes: Sequence[Shared] = ()) -> Call:
+    def record(
+        self, calls: Sequence[Call], reads: Sequence[MirroredBuffer] = (), writes: Sequence[MirroredBuffer] = ()
+    ) -> Call:
         recorded = tuple(calls)
 
         def replay() -> None:

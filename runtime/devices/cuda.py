@@ -20,7 +20,7 @@ from ebca.engines.backends.protocol import Arrays, Call, Runner
 from ebca.engines.contract.manifest import LayerSpec
 from ebca.engines.machine.memory import address, nbytes
 from ebca.errors import BackendError, ParameterError
-from ebca.runtime.devices.device import Shared
+from ebca.runtime.devices.device import MirroredBuffer
 
 log = logging.getLogger(__name__)
 
@@ -150,16 +150,16 @@ class CudaDevice:
                     f"the GPU has no {nbytes / 1e6:.0f} MB left", "make a smaller picture or fewer at once"
                 ) from None
 
-    def share(self, array: Any) -> Shared:
+    def share(self, array: Any) -> MirroredBuffer:
         with self._lock:
             mirror = self.driver.allocate_host(nbytes(array.shape, array.dtype))
-        return Shared(array, mirror.view(array.dtype).reshape(array.shape))
+        return MirroredBuffer(array, mirror.view(array.dtype).reshape(array.shape))
 
-    def upload(self, arrays: Sequence[Shared]) -> None:
+    def upload(self, arrays: Sequence[MirroredBuffer]) -> None:
         with self._lock:
             self._copy_in(arrays)
 
-    def download(self, arrays: Sequence[Shared]) -> None:
+    def download(self, arrays: Sequence[MirroredBuffer]) -> None:
         with self._lock:
             self._copy_out(arrays)
             self.driver.synchronize()
@@ -177,15 +177,17 @@ class CudaDevice:
         with self._lock:
             self.driver.submit(call)
 
-    def _copy_in(self, arrays: Sequence[Shared]) -> None:
+    def _copy_in(self, arrays: Sequence[MirroredBuffer]) -> None:
         for shared in arrays:
             self.driver.copy_in(address(shared.array), shared.host)
 
-    def _copy_out(self, arrays: Sequence[Shared]) -> None:
+    def _copy_out(self, arrays: Sequence[MirroredBuffer]) -> None:
         for shared in arrays:
             self.driver.copy_out(shared.host, address(shared.array))
 
-    def record(self, calls: Sequence[Call], reads: Sequence[Shared] = (), writes: Sequence[Shared] = ()) -> Call:
+    def record(
+        self, calls: Sequence[Call], reads: Sequence[MirroredBuffer] = (), writes: Sequence[MirroredBuffer] = ()
+    ) -> Call:
         def enqueue() -> None:
             self._copy_in(reads)
             self._submit(calls)

@@ -29,7 +29,7 @@ class Memory(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Shared:
+class MirroredBuffer:
     """An array of a device, and the host's side of it: the same memory on the CPU, a copy elsewhere."""
 
     array: Any
@@ -45,15 +45,15 @@ class Device(Protocol):
         """Raises MemoryError."""
         ...
 
-    def share(self, array: Any) -> Shared:
+    def share(self, array: Any) -> MirroredBuffer:
         """Let the host read and write an array of this device."""
         ...
 
-    def upload(self, arrays: Sequence[Shared]) -> None:
+    def upload(self, arrays: Sequence[MirroredBuffer]) -> None:
         """Bring what the host wrote to the device."""
         ...
 
-    def download(self, arrays: Sequence[Shared]) -> None:
+    def download(self, arrays: Sequence[MirroredBuffer]) -> None:
         """Wait for the device, and let the host see its arrays."""
         ...
 
@@ -69,7 +69,9 @@ class Device(Protocol):
         """Run a bound call once, by itself."""
         ...
 
-    def record(self, calls: Sequence[Call], reads: Sequence[Shared] = (), writes: Sequence[Shared] = ()) -> Call:
+    def record(
+        self, calls: Sequence[Call], reads: Sequence[MirroredBuffer] = (), writes: Sequence[MirroredBuffer] = ()
+    ) -> Call:
         """One call that uploads `reads`, runs all of `calls` in order, and downloads `writes`."""
         ...
 

@@ -101,18 +101,18 @@ def _unet(engine: Engine, reference: Engine) -> Iterator[tuple[str, _Results, _R
     executors = [one.executor(sizes) for one in (engine, reference)]
     for executor in executors:
         executor.set_control(control)
-    for index, step in enumerate(unet.plan):
+    for index, step in enumerate(unet.steps):
         given = {name: values[name] for name in step.inputs}
         actual, expected = (executor.evaluate(index, _VARIANT, given) for executor in executors)
         values |= expected
         yield step.segment or f"attention_{step.layer:02}", actual, expected
-    if engine.one_piece:
+    if engine.full_unet_with_updates:
         for executor in executors:
             executor.sample[...], executor.timestep[...] = values["sample"], values["timestep"]
             executor.contexts[...] = values["contexts"]
             executor.run(_VARIANT)
         actual, expected = ({"noise": one.noise, "contexts_out": one.contexts_out} for one in executors)
-        yield engine.one_piece, actual, expected
+        yield engine.full_unet_with_updates, actual, expected
 
 
 def _sizes(engine: Engine) -> dict[str, int]:
@@ -130,4 +130,9 @@ def _sizes(engine: Engine) -> dict[str, int]:
 
 def _number_of_parts(engine: Engine) -> int:
     manifest = engine.manifest
-    return len(manifest.unet.plan) + bool(engine.one_piece) + bool(manifest.text_encoder) + 2 * bool(manifest.vae)
+    return (
+        len(manifest.unet.steps)
+        + bool(engine.full_unet_with_updates)
+        + bool(manifest.text_encoder)
+        + 2 * bool(manifest.vae)
+    )

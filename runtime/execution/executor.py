@@ -11,7 +11,7 @@ from ebca.engines.contract import dims
 from ebca.engines.contract.manifest import Step, UNetSpec
 from ebca.engines.machine.memory import address, nbytes
 from ebca.plugins.energy_attention import VARIANTS, signature
-from ebca.runtime.devices.device import Device, Memory, Shared
+from ebca.runtime.devices.device import Device, Memory, MirroredBuffer
 from ebca.runtime.execution.arena import lay_out, lifetimes
 from ebca.runtime.execution.control import ControlArrays
 
@@ -56,7 +56,7 @@ class Executor:
         shapes = {name: dims.shape(spec.shape, sizes) for name, spec in unet.tensors.items()}
         dtypes = {name: np.dtype(spec.dtype) for name, spec in unet.tensors.items()}
         sizes_in_bytes = {name: nbytes(shape, dtypes[name]) for name, shape in shapes.items()}
-        layout = lay_out(lifetimes(unet.plan, sizes_in_bytes, (*unet.inputs, *unet.outputs)))
+        layout = lay_out(lifetimes(unet.steps, sizes_in_bytes, (*unet.inputs, *unet.outputs)))
         self._allocated = 0
         self._arena = self._allocate(layout.nbytes)
         self._tensors = {
@@ -88,7 +88,7 @@ class Executor:
         self.sample, self.timestep, self.contexts = (shared.host for shared in self._inputs)
         self.noise, self.contexts_out = (shared.host for shared in self._outputs)
 
-    def _shared(self, shape: tuple[int, ...]) -> Shared:
+    def _shared(self, shape: tuple[int, ...]) -> MirroredBuffer:
         """A small float32 array of its own that the host writes or reads."""
         return self._device.share(self._allocate(nbytes(shape, np.float32)).view(0, shape, np.float32))
 
@@ -130,14 +130,14 @@ class Executor:
             )
         return self._recorded[variant]
 
-    def _reads(self, variant: str) -> list[Shared]:
+    def _reads(self, variant: str) -> list[MirroredBuffer]:
         """What the host wrote and the variant reads."""
         if variant == "attention":
             return [*self._inputs, self._control["weights"]]
         masks = self._masks.values() if variant in ("update_masked", "energies") else ()
         return [*self._inputs, *self._control.values(), *masks]
 
-    def _writes(self, variant: str) -> list[Shared]:
+    def _writes(self, variant: str) -> list[MirroredBuffer]:
         """What the variant writes and the host reads."""
         return [*self._outputs, *(chain(*self._energies) if variant == "energies" else ())]
 
@@ -154,14 +154,14 @@ class Executor:
 
     def _uncut_component(self, variant: str) -> str | None:
         if variant == "attention" and self.sizes["contexts"] == 1:
-            return self._unet.vanilla
+            return self._unet.full_unet
         return self._whole if variant == "update" else None
 
     def _steps(self, variant: str) -> list[Call]:
         """One bound call per step of the plan; what replays a variant and what looks between its steps share them."""
         if variant not in self._bound:
             with self._device.ready():
-                self._bound[variant] = self._bind([self._operands(step, variant) for step in self._unet.plan])
+                self._bound[variant] = self._bind([self._operands(step, variant) for step in self._unet.steps])
         return self._bound[variant]
 
     def _bind(self, steps: Sequence[_Operands]) -> list[Call]:
@@ -176,7 +176,7 @@ class Executor:
 
     def evaluate(self, index: int, variant: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run one step of the plan by itself on given tensors, named as in the plan. Returns its outputs."""
-        step, call = self._unet.plan[index], self._steps(variant)[index]
+        step, call = self._unet.steps[index], self._steps(variant)[index]
         given = {name: self._device.share(self._tensors[name]) for name in step.inputs}
         made = {name: self._device.share(self._tensors[name]) for name in self._written(step, variant)}
         for name, shared in given.items():
@@ -191,7 +191,7 @@ class Executor:
         of layer 7 as "attention_07"."""
         steps = self._steps(variant)
         timed = self._device.clock(steps)
-        names = [step.segment or f"attention_{step.layer:02}" for step in self._unet.plan]
+        names = [step.segment or f"attention_{step.layer:02}" for step in self._unet.steps]
 
         def run() -> dict[str, float]:
             self._device.upload(self._reads(variant))
@@ -232,7 +232,7 @@ class Executor:
         """Run step by step; after each, the tensors `names` gives for it as the host sees them."""
         device = self._device
         device.upload(self._reads(variant))
-        for step, call in zip(self._unet.plan, self._steps(variant), strict=True):
+        for step, call in zip(self._unet.steps, self._steps(variant), strict=True):
             device.run(call)
             seen = [device.share(self._tensors[name]) for name in names(step)]
             device.download(seen)
@@ -279,7 +279,7 @@ class Executor:
         assert step.segment is not None
         inputs = {name: self._tensors[name] for name in step.inputs}
         if variant == "attention":
-            for op in self._unet.plan:
+            for op in self._unet.steps:
                 if op.layer is not None and (g := op.outputs[1]) in inputs:
                     inputs[g] = self._zero_g.view(0, inputs[g].shape, np.float32)
         return self._open(step.segment), inputs, {name: self._tensors[name] for name in step.outputs}

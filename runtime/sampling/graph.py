@@ -13,7 +13,7 @@ from ebca.engines.machine.memory import nbytes
 from ebca.errors import NumericalError
 from ebca.plugins.sampling import KERNELS, STATE
 from ebca.runtime.devices.cuda import CudaDevice, Recording
-from ebca.runtime.devices.device import Shared
+from ebca.runtime.devices.device import MirroredBuffer
 from ebca.runtime.execution.control import ControlArrays
 from ebca.runtime.execution.executor import Executor
 from ebca.runtime.sampling.host import OnStep, StepInfo, report
@@ -35,7 +35,7 @@ class Loop:
         self._executor = executor
         self._device = device
         self._pictures = pictures
-        self._state: dict[str, Shared] = {}
+        self._state: dict[str, MirroredBuffer] = {}
         self._history: object = None
         self._room = 0
         self._recorded: dict[str, Recording] = {}

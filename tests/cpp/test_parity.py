@@ -292,7 +292,7 @@ def test_graphs_that_compute_in_float16_and_the_uncut_unet(library: native.Libra
     engine = library.open(tiny_gpu_dir)
     session = engine.session(64, 64)
     with ebca.load(tiny_gpu_dir, backend="onnxruntime") as opened, opened.session(64, 64) as python:
-        assert opened.manifest.compute == "fp16" and opened.manifest.unet.vanilla
+        assert opened.manifest.compute == "fp16" and opened.manifest.unet.full_unet
         for given in ({}, {"gamma_attn": ebca.Schedule.reverse_step(0.01, 0.5)}, {"edits": [ebca.Edit("a dog")]}):
             compare((session, python), "a cat", latents=noise(python), **given)
     session.close()

@@ -92,7 +92,7 @@ def test_a_step_without_update_is_one_call_with_the_same_result(engine: ebca.Eng
 
 def test_several_contexts_need_the_cuts(engine: ebca.Engine) -> None:
     made = executor(engine, 2)
-    assert len(made.calls("attention")) == len(engine.manifest.unet.plan)
+    assert len(made.calls("attention")) == len(engine.manifest.unet.steps)
 
 
 @pytest.mark.parametrize("name", ["vanilla", "whole"])
@@ -119,7 +119,7 @@ def test_a_manifest_of_before_has_none(directory: Path, tmp_path: Path) -> None:
     data = json.loads((directory / manifests.FILE_NAME).read_text())
     del data["unet"]["whole"], data["unet"]["vanilla"]
     (tmp_path / manifests.FILE_NAME).write_text(json.dumps(data))
-    assert manifests.read(tmp_path).unet.whole is None
+    assert manifests.read(tmp_path).unet.full_unet_with_updates is None
 
 
 # --- with updates, in one piece
@@ -160,7 +160,7 @@ def test_an_update_in_one_piece_computes_what_the_segments_compute(
 
 def test_what_the_one_piece_lacks_is_done_by_the_segments(engine: ebca.Engine) -> None:
     made = executor(engine, 1, "whole")
-    steps = len(engine.manifest.unet.plan)
+    steps = len(engine.manifest.unet.steps)
     assert {v: len(made.calls(v)) for v in ("attention", "update", "update_masked", "energies")} == {
         "attention": 1, "update": 1, "update_masked": steps, "energies": steps,
     }  # fmt: skip
@@ -183,7 +183,7 @@ def planned(directory: Path, components: dict[str, Any]) -> Engine:
 
 def test_the_one_piece_runs_where_the_backend_has_a_plan_of_it(directory: Path, engine: ebca.Engine) -> None:
     sizes = {"batch": 2, "contexts": 3, "tokens": 77, "height": 8, "width": 8}
-    assert engine.one_piece is None and len(engine.executor(sizes).calls("update")) > 1
+    assert engine.full_unet_with_updates is None and len(engine.executor(sizes).calls("update")) > 1
     assert planned(directory, {"segment_00": ()}).one_piece is None
     assert len(planned(directory, {"whole": ()}).executor(sizes).calls("update")) == 1
 
@@ -194,7 +194,7 @@ def test_verifying_runs_the_one_piece_too(
     mine = planned(directory, {"whole": ()})
     found = verify(mine, engine)
     assert found[-1].part == "whole" and found[-1].ok and all(part.ok for part in found)
-    assert len(found) == len(engine.manifest.unet.plan) + 1
+    assert len(found) == len(engine.manifest.unet.steps) + 1
     # A graph that computes something else in its place.
     runner = mine.runner
     monkeypatch.setattr(mine, "runner", lambda name: Forgetful(runner(name)) if name == "whole" else runner(name))

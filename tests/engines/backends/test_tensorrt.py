@@ -237,7 +237,7 @@ def test_what_was_compiled_is_kept_for_the_next_process(directory: Any, tmp_path
 
     backend, cache = bound()
     assert cache.content == b""
-    backend.settle()
+    backend.flush_caches()
     (folder,) = (tmp_path / "cache").iterdir()
     assert folder == tensorrt.runtime_cache(RTX, VERSION, ADA) != tensorrt.runtime_cache(RTX, VERSION, HOPPER)
     (file,) = folder.glob("*.cache")
@@ -247,7 +247,7 @@ def test_what_was_compiled_is_kept_for_the_next_process(directory: Any, tmp_path
     file.write_bytes(b"of another driver")
     backend, cache = bound()
     assert cache.content == b""
-    backend.settle()
+    backend.flush_caches()
     assert file.read_bytes() == b"good, compiled"
 
 

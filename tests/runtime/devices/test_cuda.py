@@ -212,7 +212,7 @@ def test_steps_that_cannot_be_joined_are_launched_one_by_one_and_that_is_said(
 def test_every_step_of_the_plan_is_timed_by_the_device(engine: ebca.Engine) -> None:
     device, driver = host_device()
     made, twin = executor(engine, device), executor(engine, devices.CpuDevice())
-    names = [step.segment or f"attention_{step.layer:02}" for step in engine.manifest.unet.plan]
+    names = [step.segment or f"attention_{step.layer:02}" for step in engine.manifest.unet.steps]
     for one in (made, twin):
         one.set_control(control(engine, **VALUES["update"]))
         timed = one.clock("update")

@@ -24,7 +24,7 @@ def reference(tiny_engine_dir: Path) -> ebca.Engine:
 
 
 def _parts(engine: ebca.Engine) -> list[str]:
-    plan = engine.manifest.unet.plan
+    plan = engine.manifest.unet.steps
     names = [step.segment or f"attention_{step.layer:02}" for step in plan]
     return [*names, "text_encoder", "vae_decoder", "vae_encoder"]
 
