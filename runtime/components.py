@@ -96,7 +96,7 @@ class Components:
 
     @property
     def full_unet_with_updates(self) -> str | None:
-        """The component that runs an evaluation with updates as one graph; None where this backend has no plan of it."""
+        """The component that runs an evaluation with updates as one graph; None without a plan of it."""
         component, plans = self.manifest.unet.full_unet_with_updates, self.manifest.plans.get(self.backend.name)
         return component if plans is not None and component in plans.components else None
 

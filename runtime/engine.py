@@ -2,13 +2,10 @@
 
 from pathlib import Path
 
-from ebca.engines.backends import registry as backends
 from ebca.engines.backends.protocol import BackendOptions
 from ebca.engines.contract.directory import open_directory
-from ebca.engines.machine import nvidia
 from ebca.runtime.components import Components, OnPrepare
 from ebca.runtime.devices import registry as devices
-from ebca.runtime.devices.cuda import CudaDevice
 from ebca.runtime.session import Session
 
 
@@ -40,14 +37,8 @@ def load(
         EngineError, BackendError, ParameterError: see `ebca.errors`.
     """
     where = devices.create(device)
-    options = BackendOptions(threads=threads, precision=precision)
-    if isinstance(where, CudaDevice):
-        directory = open_directory(engine)
-        index, stream, plugins = where.driver.index, where.driver.stream, where.kernels.register
-        chosen = backends.create_on_gpu(backend, directory, options, nvidia.find().gpus[index], index, stream, plugins)
-    else:
-        chosen = backends.create(backend, options)
-        directory = open_directory(engine)
+    directory = open_directory(engine)
+    chosen = where.backend(backend, directory, BackendOptions(threads=threads, precision=precision))
     compute = directory.manifest.compute
     opened = Engine(directory, chosen, where, precision if compute == "fp32" else compute)
     opened.prepare(on_prepare)

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ebca.plugins.sampling.guidance import guide
+
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -26,8 +28,7 @@ def end(a: Arrays) -> None:
     i = int(a["step"][0])
     noise = a["noise"].reshape(-1, *a["latents"].shape)
     with np.errstate(over="ignore", invalid="ignore"):
-        e = noise[0] if len(noise) == 1 else noise[0] + a["guidance_scale"][0] * (noise[1] - noise[0])
-        a["history"][i] = e
+        e = a["history"][i] = guide(noise, a["guidance_scale"][0])
         row = a["coefficients"][i]
         total = a["start"].astype(np.float64) * row[0]
         for weight, past in zip(row[1 : i + 2], a["history"], strict=False):

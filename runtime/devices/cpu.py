@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ebca.engines.backends.protocol import Call
+from ebca.engines.backends import registry
+from ebca.engines.backends.protocol import Backend, BackendOptions, Call
+from ebca.engines.contract.directory import EngineDirectory
 from ebca.engines.contract.manifest import LayerSpec
 from ebca.engines.machine.memory import nbytes
 from ebca.runtime.devices.device import ALIGNMENT, MirroredBuffer
@@ -31,6 +33,10 @@ class CpuDevice:
     """Host memory; a recorded step is a list of bound calls."""
 
     name = "cpu"
+    graphs = None
+
+    def backend(self, name: str | None, directory: EngineDirectory, options: BackendOptions) -> Backend:
+        return registry.create(name, options)
 
     def allocate(self, nbytes: int) -> CpuMemory:
         return CpuMemory(nbytes)

@@ -16,11 +16,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ebca.engines.backends.protocol import Arrays, Call, Runner
+from ebca.engines.backends import registry
+from ebca.engines.backends.protocol import Arrays, Backend, BackendOptions, Call, Runner
+from ebca.engines.contract.directory import EngineDirectory
 from ebca.engines.contract.manifest import LayerSpec
+from ebca.engines.machine import nvidia
 from ebca.engines.machine.memory import address, nbytes
 from ebca.errors import BackendError, ParameterError
-from ebca.runtime.devices.device import MirroredBuffer
+from ebca.runtime.devices.device import GraphDevice, MirroredBuffer
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +139,15 @@ class CudaDevice:
         self._lock = threading.RLock()
         self._free_at_first = driver.free_bytes()
 
+    @property
+    def graphs(self) -> GraphDevice | None:
+        return self
+
+    def backend(self, name: str | None, directory: EngineDirectory, options: BackendOptions) -> Backend:
+        index, stream = self.driver.index, self.driver.stream
+        gpu = nvidia.find().gpus[index]
+        return registry.create_on_gpu(name, directory, options, gpu, index, stream, self.kernels.register)
+
     def used_bytes(self) -> int:
         """Device memory taken since this device was made, by whatever took it."""
         with self._lock:
@@ -166,6 +178,9 @@ class CudaDevice:
 
     def operator(self, variant: str, layer: LayerSpec, dtype: np.dtype[Any]) -> Runner | None:
         return self.kernels.operator(variant, layer, dtype)
+
+    def sampling(self, kernel: str, arrays: Arrays) -> Call:
+        return self.kernels.sampling(kernel, arrays)
 
     @contextmanager
     def ready(self) -> Iterator[None]:

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ebca.engines.backends.protocol import Call, Runner
+from ebca.engines.backends.protocol import Arrays, Backend, BackendOptions, Call, Runner
+from ebca.engines.contract.directory import EngineDirectory
 from ebca.engines.contract.manifest import LayerSpec
 
 ALIGNMENT = 256
@@ -36,10 +37,61 @@ class MirroredBuffer:
     host: np.ndarray
 
 
+class Recording(Protocol):
+    """Work on a device that is enqueued by calling this, which waits for nothing."""
+
+    def __call__(self) -> None: ...
+
+
+class GraphDevice(Protocol):
+    """A device that replays recorded work without the host."""
+
+    def allocate(self, nbytes: int) -> Memory:
+        """See `Device`."""
+        ...
+
+    def share(self, array: Any) -> MirroredBuffer:
+        """See `Device`."""
+        ...
+
+    def upload(self, arrays: Sequence[MirroredBuffer]) -> None:
+        """See `Device`."""
+        ...
+
+    def download(self, arrays: Sequence[MirroredBuffer]) -> None:
+        """See `Device`."""
+        ...
+
+    def sampling(self, kernel: str, arrays: Arrays) -> Call:
+        """One of `ebca.plugins.sampling.KERNELS`, bound to its arrays."""
+        ...
+
+    def graph(self, calls: Sequence[Call], warm: Sequence[Call]) -> Recording:
+        """One launch of all of `calls`. Those in `warm` run once before they are recorded."""
+        ...
+
+    def chain(self, recordings: Sequence[Any]) -> Recording:
+        """One launch of several recordings of this device, one after the other."""
+        ...
+
+
 class Device(Protocol):
     """One kind of memory and execution."""
 
     name: str
+
+    @property
+    def graphs(self) -> GraphDevice | None:
+        """What samples without the host between the steps; None if the host is the device."""
+        ...
+
+    def backend(self, name: str | None, directory: EngineDirectory, options: BackendOptions) -> Backend:
+        """The named backend for this device, or None for the default one.
+
+        Raises:
+            BackendError, ParameterError: see `ebca.engines.backends.registry`.
+        """
+        ...
 
     def allocate(self, nbytes: int) -> Memory:
         """Raises MemoryError."""

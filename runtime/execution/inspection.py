@@ -1,16 +1,75 @@
-"""A look inside an evaluation."""
+"""A look inside an evaluation: step by step, with probes, clocks, and the search for what is not finite."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from ebca.engines.contract.manifest import Step
 from ebca.errors import NumericalError
 from ebca.runtime.execution.executor import Executor
+
+Probe = Callable[[int, np.ndarray, np.ndarray], None]
+"""Called with layer, q [B,N,C], k [B,S,T,C] right after a layer's op has run; later steps overwrite them."""
+
+
+def step_name(step: Step) -> str:
+    """A segment's name, or "attention_07" for the op of layer 7."""
+    return step.segment or f"attention_{step.layer:02}"
+
+
+def run_probed(executor: Executor, variant: str, probe: Probe) -> None:
+    """One evaluation, step by step; `probe` sees every layer."""
+    for step, seen in _stepwise(executor, variant, lambda step: () if step.layer is None else step.inputs[:2]):
+        if step.layer is not None:
+            probe(step.layer, *seen)
+
+
+def evaluate(executor: Executor, index: int, variant: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Run one step alone on given tensors, named as in the manifest. Returns its outputs."""
+    step, call = executor.unet.steps[index], executor.steps(variant)[index]
+    device, tensors = executor.device, executor.buffers.tensors
+    given = {name: device.share(tensors[name]) for name in step.inputs}
+    made = {name: device.share(tensors[name]) for name in _written(step, variant)}
+    for name, buffer in given.items():
+        buffer.host[...] = inputs[name]
+    device.upload([*executor.buffers.reads(variant), *given.values()])
+    device.run(call)
+    device.download(list(made.values()))
+    return {name: np.array(buffer.host) for name, buffer in made.items()}
+
+
+def clock(executor: Executor, variant: str) -> Callable[[], dict[str, float]]:
+    """A function that runs a variant and returns the seconds of each step, by `step_name`."""
+    timed = executor.device.clock(executor.steps(variant))
+    names = [step_name(step) for step in executor.unet.steps]
+
+    def run() -> dict[str, float]:
+        executor.device.upload(executor.buffers.reads(variant))
+        seconds = timed()
+        executor.device.download(executor.buffers.writes(variant))
+        return dict(zip(names, seconds, strict=True))
+
+    return run
+
+
+def first_nonfinite(executor: Executor, variant: str) -> str | None:
+    """Run again step by step; what first writes a value that is not finite, in words."""
+    segment = ""
+    for step, written in _stepwise(executor, variant, lambda step: _written(step, variant)):
+        segment = step.segment or segment
+        if all(np.isfinite(array).all() for array in written):
+            continue
+        if step.layer is None:
+            return segment
+        return f"the attention of layer {step.layer} ({executor.unet.layers[step.layer].name}) after {segment}"
+    return None
 
 
 def check_finite(executor: Executor, variant: str, timestep: float) -> None:
     """Raise NumericalError, naming the first segment to blame, where noise prediction or contexts are not finite."""
     if np.isfinite(executor.noise).all() and np.isfinite(executor.contexts_out).all():
         return
-    culprit = executor.first_nonfinite(variant) or "the last segment"
+    culprit = first_nonfinite(executor, variant) or "the last segment"
     given = [name for name in ("sample", "contexts") if not np.isfinite(getattr(executor, name)).all()]
     remedy = (
         f"the {' and the '.join(given)} given to it had such values already"
@@ -18,3 +77,21 @@ def check_finite(executor: Executor, variant: str, timestep: float) -> None:
         else "lower gamma_attn and gamma_norm, or check the checkpoint"
     )
     raise NumericalError(f"the result at timestep {timestep:g} is not finite, first in {culprit}", remedy)
+
+
+def _stepwise(
+    executor: Executor, variant: str, names: Callable[[Step], Sequence[str]]
+) -> Iterator[tuple[Step, list[np.ndarray]]]:
+    """Run step by step; after each, the tensors that `names` gives for it, as the host sees them."""
+    device, tensors = executor.device, executor.buffers.tensors
+    device.upload(executor.buffers.reads(variant))
+    for step, call in zip(executor.unet.steps, executor.steps(variant), strict=True):
+        device.run(call)
+        seen = [device.share(tensors[name]) for name in names(step)]
+        device.download(seen)
+        yield step, [buffer.host for buffer in seen]
+    device.download(executor.buffers.writes(variant))
+
+
+def _written(step: Step, variant: str) -> tuple[str, ...]:
+    return step.outputs[:1] if step.layer is not None and variant == "attention" else step.outputs

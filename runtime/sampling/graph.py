@@ -1,111 +1,75 @@
-"""The sampling loop on a device: one launch of all steps, or one of each where somebody looks on.
+"""Sampling on a device without the host: the whole run as one graph launch, or one launch per step for a callback.
 
-Latents, the history of noise predictions and all that differs from step to step lie on the device (see
-`ebca.plugins.sampling`), so one recorded step serves every step, and the host needs no result to launch the next.
+Latents, the history of noise predictions, and everything that differs from step to step lie on the device (see
+`ebca.plugins.sampling`). So one recorded step serves every step, and the host needs no result to launch the next.
 """
 
 import time
-from collections.abc import Sequence
 
 import numpy as np
 
 from ebca.engines.machine.memory import nbytes
 from ebca.errors import NumericalError
 from ebca.plugins.sampling import KERNELS, STATE
-from ebca.runtime.devices.cuda import CudaDevice, Recording
-from ebca.runtime.devices.device import MirroredBuffer
-from ebca.runtime.execution.control import ControlArrays
+from ebca.runtime.devices.device import GraphDevice, MirroredBuffer, Recording
 from ebca.runtime.execution.executor import Executor
-from ebca.runtime.sampling.host import OnStep, StepInfo, report
+from ebca.runtime.sampling.progress import OnStep, StepInfo, report
+from ebca.runtime.sampling.sampler import SamplerInputs, Samples
 from ebca.runtime.sampling.tables import SchedulerTable
 
-# Tables grow in such steps, so that another number of evaluations is not another recording.
+# Tables grow in such steps, so that another number of evaluations needs no new recording.
 _ROOM = 64
 
 
-class Loop:
+class GraphSampler:
     """Buffers and recordings of one executor. Not thread-safe: one per session.
 
     Args:
-        executor: on a CUDA device.
-        pictures: per call; the executor has as many rows, or twice as many with guidance.
+        executor: on the device.
+        device: replays recordings.
+        images: per call; the executor has as many rows, or twice as many with guidance.
     """
 
-    def __init__(self, executor: Executor, device: CudaDevice, pictures: int) -> None:
+    def __init__(self, executor: Executor, device: GraphDevice, images: int) -> None:
         self._executor = executor
         self._device = device
-        self._pictures = pictures
+        self._images = images
         self._state: dict[str, MirroredBuffer] = {}
         self._history: object = None
         self._room = 0
         self._recorded: dict[str, Recording] = {}
-        self._whole: tuple[tuple[str, ...], Recording] | None = None
+        self._chain: tuple[tuple[str, ...], Recording] | None = None
 
-    def start(
-        self,
-        table: SchedulerTable,
-        noise: np.ndarray,
-        controls: Sequence[ControlArrays],
-        *,
-        guidance_scale: float | None,
-        known: np.ndarray | None = None,
-        carry: bool = False,
-    ) -> None:
-        """Upload all that a generation needs, and record what it runs. The executor's contexts hold the prompts'
-        embeddings already.
-
-        Args:
-            table: of the scheduler.
-            noise: start noise [n,C,h,w] of unit variance.
-            controls: one per evaluation.
-            guidance_scale: None: conditional rows only.
-            known: [n,K,h,w] channels that follow the latents into the UNet of an inpainting model.
-            carry: contexts of editing prompts go on from evaluation to evaluation.
-        """
-        executor, m = self._executor, table.evaluations
-        self._reserve(m)
-        for control in controls:
+    def prepare(self, inputs: SamplerInputs) -> None:
+        """See `ebca.runtime.sampling.sampler.Sampler`."""
+        table = _table(inputs)
+        self._reserve(table.evaluations)
+        for control in inputs.controls:
             self.record(control.variant)
-        host = {name: shared.host for name, shared in self._state.items()}
-        host["step"][0] = host["bad"][0] = 0
-        host["carry"][0] = carry
-        host["guidance_scale"][0] = 1.0 if guidance_scale is None else guidance_scale
-        host["timesteps"][:m] = table.timesteps
-        host["input_scale"][:m] = table.input_scale
-        for i in range(m):
-            row = table.row(i)
-            host["coefficients"][i, : len(row)] = row
-        for i, control in enumerate(controls):
-            values = (control.weights, control.gamma_attn, control.gamma_norm)
-            host["controls"][i] = np.concatenate([np.ravel(value) for value in values])
-        host["start"][...] = np.multiply(noise, table.init_noise_sigma, dtype=np.float64)
-        host["latents"][...] = host["start"]
-        if known is not None:
-            rows = executor.sample.reshape(-1, self._pictures, *executor.sample.shape[1:])
-            rows[:, :, executor.noise.shape[1] :] = known
-        executor.set_control(controls[0])
-        executor.upload()
+        self._fill(inputs, table)
+        if inputs.extra_channels is not None:
+            sample = self._executor.sample
+            rows = sample.reshape(-1, self._images, *sample.shape[1:])
+            rows[:, :, self._executor.noise.shape[1] :] = inputs.extra_channels
+        self._executor.set_control(inputs.controls[0])
+        self._executor.upload()
         self._device.upload(list(self._state.values()))
 
-    def sample(
-        self, controls: Sequence[ControlArrays], timesteps: Sequence[float], on_step: OnStep | None = None
-    ) -> tuple[np.ndarray, list[float]]:
-        """Run every evaluation after `start`. Returns the latents [n,C,h,w] and the seconds of each evaluation.
+    def run(self, inputs: SamplerInputs, on_step: OnStep | None = None) -> Samples:
+        """See `ebca.runtime.sampling.sampler.Sampler`.
 
         With `on_step` the host waits for every evaluation and can cancel after it. Without, all of them are one launch,
-        and they share the time.
-
-        Raises:
-            CancelledError: `on_step` returned False.
-            NumericalError: as `latents`.
+        and each is given an equal share of the time.
         """
-        variants = [control.variant for control in controls]
+        timesteps = tuple(_table(inputs).timesteps.tolist())
+        variants = [control.variant for control in inputs.controls]
         if on_step is None:
-            whole = self._chained(tuple(variants))
+            chain = self._chained(tuple(variants))
             began = time.perf_counter()
-            whole()
+            chain()
             latents = self.latents()
-            return np.array(latents), [(time.perf_counter() - began) / len(variants)] * len(variants)
+            share = (time.perf_counter() - began) / len(variants)
+            return Samples(np.array(latents), timesteps, [share] * len(variants))
         seconds = []
         for index, variant in enumerate(variants):
             began = time.perf_counter()
@@ -114,14 +78,7 @@ class Loop:
             seconds.append(time.perf_counter() - began)
             self._executor.download()
             report(on_step, StepInfo(index, len(variants), timesteps[index], latents, self._executor.contexts_out))
-        return np.array(latents), seconds
-
-    def _chained(self, variants: tuple[str, ...]) -> Recording:
-        """The evaluations of a generation as one launch; the latest one is kept."""
-        if self._whole is None or self._whole[0] != variants:
-            self._whole = None
-            self._whole = variants, self._device.chain([self.record(variant) for variant in variants])
-        return self._whole[1]
+        return Samples(np.array(latents), timesteps, seconds)
 
     def record(self, variant: str) -> Recording:
         """Record an evaluation, once; calling the result launches the next one and waits for nothing.
@@ -130,8 +87,8 @@ class Loop:
         """
         if variant not in self._recorded:
             calls = self._executor.calls(variant)
-            begin, end, advance = (self._device.kernels.sampling(name, self._arrays()) for name in KERNELS)
-            # Run once by themselves the steps of the UNet change nothing that the loop reads again.
+            begin, end, advance = (self._device.sampling(name, self._arrays()) for name in KERNELS)
+            # Run once alone, the steps of the UNet change nothing that the sampler reads again.
             self._recorded[variant] = self._device.graph([begin, *calls, end, advance], warm=calls)
         return self._recorded[variant]
 
@@ -150,8 +107,33 @@ class Loop:
             )
         return self._state["latents"].host
 
+    def _chained(self, variants: tuple[str, ...]) -> Recording:
+        """The evaluations of a run as one launch; the latest one is kept."""
+        if self._chain is None or self._chain[0] != variants:
+            self._chain = None
+            self._chain = variants, self._device.chain([self.record(variant) for variant in variants])
+        return self._chain[1]
+
+    def _fill(self, inputs: SamplerInputs, table: SchedulerTable) -> None:
+        """Write a run's tables and initial latents into the host's side of the state."""
+        host = {name: buffer.host for name, buffer in self._state.items()}
+        m = table.evaluations
+        host["step"][0] = host["bad"][0] = 0
+        host["carry"][0] = inputs.carry_edits
+        host["guidance_scale"][0] = 1.0 if inputs.guidance_scale is None else inputs.guidance_scale
+        host["timesteps"][:m] = table.timesteps
+        host["input_scale"][:m] = table.input_scale
+        for i in range(m):
+            row = table.row(i)
+            host["coefficients"][i, : len(row)] = row
+        for i, control in enumerate(inputs.controls):
+            values = (control.weights, control.gamma_attn, control.gamma_norm)
+            host["controls"][i] = np.concatenate([np.ravel(value) for value in values])
+        host["start"][...] = np.multiply(inputs.latents, table.init_noise_sigma, dtype=np.float64)
+        host["latents"][...] = host["start"]
+
     def _arrays(self) -> dict[str, object]:
-        state = {name: shared.array for name, shared in self._state.items()}
+        state = {name: buffer.array for name, buffer in self._state.items()}
         return {**state, "history": self._history, **self._executor.arrays}
 
     def _reserve(self, evaluations: int) -> None:
@@ -159,25 +141,35 @@ class Loop:
         if evaluations <= self._room:
             return
         room = -(-evaluations // _ROOM) * _ROOM
+        arrays = self._allocate(room)
+        history = arrays.pop("history")
+        state = {name: self._device.share(array) for name, array in arrays.items()}
+        # All or nothing: sizes are read off the arrays.
+        self._state, self._history, self._room = state, history, room
+        self._recorded.clear()
+        self._chain = None
+
+    def _allocate(self, room: int) -> dict[str, object]:
         executor = self._executor
         rows, contexts, tokens = (executor.sizes[name] for name in ("batch", "contexts", "tokens"))
         _, channels, height, width = executor.noise.shape
         sizes = {
             "m": room,
             "m+1": room + 1,
-            "n": self._pictures,
+            "n": self._images,
             "C": channels,
             "h": height,
             "w": width,
             "R*K": rows * contexts * (tokens + 2),
         }
-        arrays = {}
+        arrays: dict[str, object] = {}
         for name, tensor in STATE.items():
             shape = tuple(dim if isinstance(dim, int) else sizes[dim] for dim in tensor.shape)
             arrays[name] = self._device.allocate(nbytes(shape, tensor.dtype)).view(0, shape, tensor.dtype)
-        history = arrays.pop("history")
-        state = {name: self._device.share(array) for name, array in arrays.items()}
-        # All or nothing: sizes are read off the arrays.
-        self._state, self._history, self._room = state, history, room
-        self._recorded.clear()
-        self._whole = None
+        return arrays
+
+
+def _table(inputs: SamplerInputs) -> SchedulerTable:
+    table = inputs.stepper.table
+    assert table is not None, "a run that needs the host between its steps was given to a device"
+    return table

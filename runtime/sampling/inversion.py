@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ebca.errors import ParameterError
-from ebca.runtime.sampling.host import Adjust
+from ebca.runtime.sampling.table_stepper import Adjust
 
 _SMALLEST = 8
 _TINY = 1e-7

@@ -10,13 +10,38 @@ from dataclasses import dataclass
 import numpy as np
 
 from ebca.errors import ParameterError
-from ebca.runtime.execution.control import ControlArrays
 from ebca.runtime.noise import NormalStream, draw
-from ebca.runtime.sampling.host import NoisePredictor, OnStep, StepInfo, check_latents, report
+from ebca.runtime.sampling.sampler import Evaluation
+from ebca.runtime.validation import finite, whole
 
 
 @dataclass(frozen=True)
-class RePaintPlan:
+class RePaint:
+    """Settings of RePaint, which inpaints with a model that was not trained for it.
+
+    Attributes:
+        jump_length: steps that a jump goes back (j in the paper).
+        jump_count: how often each stretch is denoised (r in the paper); 1: no jumps.
+        eta: 0 as the authors use it, 1 for the paper's random steps.
+        update_known: compute the context update on the known region instead of the hole, as the authors' code does by
+            mistake: it passes the inverted mask.
+    """
+
+    jump_length: int = 10
+    jump_count: int = 10
+    eta: float = 0.0
+    update_known: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("jump_length", "jump_count"):
+            if whole(name, getattr(self, name)) < 1:
+                raise ParameterError(f"{name} is {getattr(self, name)}", "give 1 or more")
+        if not 0 <= finite("eta", self.eta) <= 1:
+            raise ParameterError(f"eta is {self.eta}", "give a number from 0 to 1")
+
+
+@dataclass(frozen=True)
+class RePaintSchedule:
     """Where the steps of RePaint go, as in diffusers' RePaintScheduler.
 
     Level k = 0..steps-1 is training timestep k * stride; level -1 is the clean picture.
@@ -74,81 +99,75 @@ class RePaintPlan:
         return float(self.alphas_cumprod[level * self.stride]) if level >= 0 else 1.0
 
 
-def repaint(
-    predictor: NoisePredictor,
-    plan: RePaintPlan,
-    start: np.ndarray,
-    known: np.ndarray,
-    hole: np.ndarray,
-    controls: Sequence[ControlArrays],
-    streams: Sequence[NormalStream],
-    *,
-    eta: float = 0.0,
-    on_step: OnStep | None = None,
-) -> np.ndarray:
-    """Fill the hole. Returns the latents [n,C,h,w].
+class RePaintStepper:
+    """Fills the hole; see `ebca.runtime.sampling.sampler.Stepper`. Jumps add noise before the next evaluation.
 
     Args:
-        start: noise [n,C,h,w] of unit variance.
-        known: [n,C,h,w] latents of the picture.
-        hole: [n or 1,1,h,w], 1 where the picture is made anew.
-        controls: one per level, the noisiest first; a level that is visited again uses its own again.
-        streams: noise for the known part, one for all pictures or one each.
+        schedule: where the steps go.
+        clean: [n,C,h,w] latents of the image.
+        hole: [n or 1,1,h,w], 1 where the image is regenerated.
+        streams: noise for the kept part, one for all images or one each.
         eta: 0 as the authors use it (DDIM), 1 for the paper's ancestral steps.
-        on_step: called after each evaluation; False cancels.
-
-    Raises:
-        CancelledError, NumericalError: as in `ebca.runtime.sampling.host.sample`.
     """
-    latents, total, done = start.astype(np.float32), plan.evaluations(), 0
-    predicted = np.empty_like(latents)
-    hole = hole.astype(np.float64)
-    before = plan.steps
-    for level, denoise in plan.moves():
-        if not denoise:
-            latents = _add_noise(latents, plan, before, streams)
-            before = level
-            continue
-        timestep = float(level * plan.stride)
-        predictor.predict(latents, timestep, controls[plan.steps - 1 - level], out=predicted)
-        noise = draw(streams, latents.shape)
-        with np.errstate(over="ignore", invalid="ignore"):
-            latents = _step(
-                latents, predicted, known, hole, noise, plan.alpha(level), plan.alpha(level - 1), level, eta
-            )
-        check_latents(latents, timestep)
-        before = level
-        report(on_step, StepInfo(done, total, timestep, latents, predictor.executor.contexts_out))
-        done += 1
-    return latents
+
+    table = None
+
+    def __init__(
+        self,
+        schedule: RePaintSchedule,
+        clean: np.ndarray,
+        hole: np.ndarray,
+        streams: Sequence[NormalStream],
+        eta: float = 0.0,
+    ) -> None:
+        self._schedule = schedule
+        self._clean = clean
+        self._hole = hole.astype(np.float64)
+        self._streams = streams
+        self._eta = eta
+        self._moves = schedule.moves()
+        self._level = schedule.steps
+        self._latents = np.zeros_like(clean, dtype=np.float32)
+
+    @property
+    def total(self) -> int:
+        return self._schedule.evaluations()
+
+    def start(self, latents: np.ndarray) -> None:
+        self._moves = self._schedule.moves()
+        self._level = self._schedule.steps
+        self._latents = latents.astype(np.float32)
+
+    def evaluation(self, index: int) -> Evaluation:
+        for level, denoise in self._moves:
+            if denoise:
+                self._level = level
+                break
+            self._latents = _add_noise(self._latents, self._schedule, self._level, self._streams)
+            self._level = level
+        schedule = self._schedule
+        # A level that is visited again uses its control again.
+        return Evaluation(float(self._level * schedule.stride), schedule.steps - 1 - self._level, self._latents)
+
+    def step(self, index: int, noise: np.ndarray) -> np.ndarray:
+        """Equations 8a to 8c of the paper with DDIM's step (arXiv 2010.02502, equation 12) in place of DDPM's."""
+        level, fresh = self._level, draw(self._streams, self._latents.shape)
+        alpha, alpha_below = self._schedule.alpha(level), self._schedule.alpha(level - 1)
+        clean = (self._latents - np.sqrt(1 - alpha) * noise.astype(np.float64)) / np.sqrt(alpha)
+        deviation = self._eta * np.sqrt((1 - alpha_below) / (1 - alpha) * (1 - alpha / alpha_below))
+        made = np.sqrt(alpha_below) * clean + np.sqrt(1 - alpha_below - deviation**2) * noise
+        if level > 0:
+            made += deviation * fresh
+        kept = np.sqrt(alpha_below) * self._clean + np.sqrt(1 - alpha_below) * fresh
+        self._latents = (self._hole * made + (1 - self._hole) * kept).astype(np.float32)
+        return self._latents
 
 
-def _step(
-    latents: np.ndarray,
-    predicted: np.ndarray,
-    known: np.ndarray,
-    hole: np.ndarray,
-    noise: np.ndarray,
-    alpha: float,
-    alpha_below: float,
-    level: int,
-    eta: float,
-) -> np.ndarray:
-    """Equations 8a to 8c of the paper with DDIM's step (arXiv 2010.02502, equation 12) in place of DDPM's."""
-    clean = (latents - np.sqrt(1 - alpha) * predicted.astype(np.float64)) / np.sqrt(alpha)
-    deviation = eta * np.sqrt((1 - alpha_below) / (1 - alpha) * (1 - alpha / alpha_below))
-    made = np.sqrt(alpha_below) * clean + np.sqrt(1 - alpha_below - deviation**2) * predicted
-    if level > 0:
-        made += deviation * noise
-    given = np.sqrt(alpha_below) * known + np.sqrt(1 - alpha_below) * noise
-    return (hole * made + (1 - hole) * given).astype(np.float32)
-
-
-def _add_noise(latents: np.ndarray, plan: RePaintPlan, level: int, streams: Sequence[NormalStream]) -> np.ndarray:
+def _add_noise(latents: np.ndarray, schedule: RePaintSchedule, level: int, streams: Sequence[NormalStream]) -> np.ndarray:
     """From one level to the next noisier one, training timestep by training timestep."""
     result = latents.astype(np.float64)
-    for timestep in range(level * plan.stride, (level + 1) * plan.stride):
-        last = plan.alphas_cumprod[timestep - 1] if timestep else 1.0
-        keep = plan.alphas_cumprod[timestep] / last
+    for timestep in range(level * schedule.stride, (level + 1) * schedule.stride):
+        last = schedule.alphas_cumprod[timestep - 1] if timestep else 1.0
+        keep = schedule.alphas_cumprod[timestep] / last
         result = np.sqrt(keep) * result + np.sqrt(1 - keep) * draw(streams, latents.shape)
     return result.astype(np.float32)

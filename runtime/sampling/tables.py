@@ -118,63 +118,6 @@ class SchedulerTable:
         return (mixed / scale).astype(np.float32)
 
 
-class Scheduler:
-    """A table and the noise history of one generation. Not thread-safe: one per session.
-
-    `noises` [m, *shape] float32 is the history: write the guided prediction of evaluation i into `noises[i]`,
-    then call `combine(i, start)`. This object owns it; the next generation may use it as it is.
-    """
-
-    def __init__(self, table: SchedulerTable, shape: Sequence[int]) -> None:
-        self.table = table
-        self.shape = tuple(int(n) for n in shape)
-        self.noises: NDArray[np.float32] = np.zeros((table.evaluations, *self.shape), dtype=np.float32)
-        self._sum = np.empty(self.shape, dtype=np.float64)
-        self._term = np.empty(self.shape, dtype=np.float64)
-
-    def start(self, noise: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Unit-variance noise [*shape] -> the start latents, float32 [*shape]."""
-        return np.multiply(noise, self.table.init_noise_sigma, dtype=np.float64).astype(np.float32)
-
-    def model_input(
-        self, i: int, latents: NDArray[np.float32], out: NDArray[np.float32] | None = None
-    ) -> NDArray[np.float32]:
-        """What the UNet sees at evaluation i: input_scale[i] * latents, float32 [*shape]."""
-        return np.multiply(latents, np.float32(self.table.input_scale[i]), out=out)
-
-    def combine(
-        self,
-        i: int,
-        start: NDArray[np.float32],
-        noises: NDArray[np.float32] | None = None,
-        out: NDArray[np.float32] | None = None,
-    ) -> NDArray[np.float32]:
-        """The latents after evaluation i, float32 [*shape].
-
-        start   [*shape] float32, already times init_noise_sigma
-        noises  [at least i + 1, *shape] float32; None: this object's own history
-        out     [*shape] float32, written and returned; None: a new array
-
-        Raises ParameterError for an evaluation or shape that does not fit.
-        """
-        row = self.table.row(i)
-        history = self.noises if noises is None else noises
-        if start.shape != self.shape or history.shape[1:] != self.shape or len(history) <= i:
-            raise ParameterError(
-                f"start {start.shape} and noises {history.shape} do not fit latents {self.shape} at evaluation {i}"
-            )
-        # Terms of opposite sign cancel in a multistep scheduler; in float64 only the result is rounded.
-        total, term = self._sum, self._term
-        np.multiply(start, row[0], out=total, dtype=np.float64)
-        for noise, weight in zip(history, row[1:], strict=False):
-            np.multiply(noise, weight, out=term, dtype=np.float64)
-            total += term
-        if out is None:
-            return total.astype(np.float32)
-        out[...] = total
-        return out
-
-
 def available_schedulers(section: Mapping[str, Any]) -> list[str]:
     """The names in a manifest's scheduler section."""
     return list(section.get("tables", {}))

@@ -1,0 +1,80 @@
+"""Which runner executes a step, and on which arrays."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from ebca.engines.backends.protocol import Arrays, Call, Runner
+from ebca.engines.contract.manifest import Step, UNetSpec
+from ebca.engines.machine.memory import address
+from ebca.plugins.energy_attention import VARIANTS, signature
+from ebca.runtime.devices.device import Device, Memory
+from ebca.runtime.execution.buffers import Buffers
+
+OpenRunner = Callable[[str], Runner]
+
+Operands = tuple[Runner, Arrays, Arrays]
+"""A runner, its inputs and its outputs."""
+
+
+class StepBinder:
+    """Binds the steps of a split UNet to one set of buffers.
+
+    Args:
+        open_runner: opens a component by name.
+    """
+
+    def __init__(self, unet: UNetSpec, open_runner: OpenRunner, buffers: Buffers, device: Device) -> None:
+        self._unet = unet
+        self._open = open_runner
+        self._buffers = buffers
+        self._device = device
+        self._workspaces: list[Memory] = []
+
+    def steps(self, variant: str) -> list[Call]:
+        """One bound call per step of the manifest, in order."""
+        with self._device.ready():
+            return self._bind([self._step(step, variant) for step in self._unet.steps])
+
+    def full_unet(self, runner: Runner | str, controls: Iterable[str] = ()) -> list[Call]:
+        """The unsplit UNet, an opened runner or a component's name, bound to inputs, outputs, and these controls."""
+        with self._device.ready():
+            opened = self._open(runner) if isinstance(runner, str) else runner
+            names, tensors = self._unet, self._buffers.tensors
+            inputs = {name: tensors[name] for name in names.inputs}
+            inputs |= {name: self._buffers.control[name].array for name in controls}
+            return self._bind([(opened, inputs, {name: tensors[name] for name in names.outputs})])
+
+    def _bind(self, steps: Sequence[Operands]) -> list[Call]:
+        """Bound calls that run one after the other, and so may use the same scratch memory."""
+        need = max((runner.workspace_bytes(inputs, outputs) for runner, inputs, outputs in steps), default=0)
+        workspace = 0
+        if need:
+            self._workspaces.append(self._buffers.scratch(need))
+            workspace = address(self._workspaces[-1].view(0, (need,), np.uint8))
+        return [runner.bind(inputs, outputs, workspace) for runner, inputs, outputs in steps]
+
+    def _step(self, step: Step, variant: str) -> Operands:
+        if step.segment is not None:
+            return self._segment(step, variant)
+        assert step.layer is not None and variant in VARIANTS
+        layer, tensors = self._unet.layers[step.layer], self._buffers.tensors
+        names = signature(variant, layer.heads, layer.head_dim)
+        arrays = {name: buffer.array for name, buffer in self._buffers.control.items()}
+        arrays |= dict(zip(("q", "k", "v"), (tensors[n] for n in step.inputs), strict=True))
+        arrays |= dict(zip(("out", "g"), (tensors[n] for n in step.outputs), strict=True))
+        arrays["mask"] = self._buffers.mask(step.layer)
+        arrays["energy_attn"], arrays["energy_norm"] = (term.array for term in self._buffers.energies[step.layer])
+        kernel = self._device.operator(variant, layer, np.dtype(arrays["q"].dtype))
+        runner = kernel or self._open(self._unet.ops[layer.op][variant])
+        return runner, {n: arrays[n] for n in names.inputs}, {n: arrays[n] for n in names.outputs}
+
+    def _segment(self, step: Step, variant: str) -> Operands:
+        assert step.segment is not None
+        tensors = self._buffers.tensors
+        inputs = {name: tensors[name] for name in step.inputs}
+        if variant == "attention":
+            for op in self._unet.steps:
+                if op.layer is not None and (g := op.outputs[1]) in inputs:
+                    inputs[g] = self._buffers.zero_g(inputs[g].shape)
+        return self._open(step.segment), inputs, {name: tensors[name] for name in step.outputs}
