@@ -23,10 +23,12 @@ from ebca.bench.subject import Subject
 from ebca.bench.timing import OnRound, Ratio, Samples, interleave, time_call
 from ebca.engines.machine import nvidia, processor
 from ebca.errors import NumericalError, ParameterError
+from ebca.plugins.sampling.guidance import guide
 from ebca.runtime.components import OnPrepare
 from ebca.runtime.devices.cuda import CudaDevice
 from ebca.runtime.engine import Engine, load
-from ebca.runtime.sampling.tables import Scheduler, SchedulerTable, load_table
+from ebca.runtime.sampling.table_stepper import TableStepper
+from ebca.runtime.sampling.tables import SchedulerTable, load_table
 
 # The VAE and the text encoder run once per picture and a VAE takes as long as several steps.
 _MOST_REPEATS_PER_PICTURE = 5
@@ -191,9 +193,9 @@ def measure(settings: Settings, *, on_prepare: OnPrepare | None = None, on_round
         errors = subject.check()
         rounds = {"warmup": min(settings.warmup, 1), "repeats": min(settings.repeats, _MOST_REPEATS_PER_PICTURE)}
         memory: dict[str, int] = {}
-        if isinstance(engine.device, CudaDevice):
-            memory = device_memory(subject, engine.device)
-            stages["graph_launch"] = launch_samples(subject, engine.device, **rounds)
+        if (graphs := engine.device.graphs) is not None:
+            memory = device_memory(subject, graphs)
+            stages["graph_launch"] = launch_samples(subject, graphs, **rounds)
         else:
             # On a GPU it is part of the recorded step of a generation, and too short to see.
             stages["scheduler"] = _scheduler_samples(table, subject, settings.repeats)
@@ -270,22 +272,16 @@ def _per_picture_stages(subject: Subject, *, warmup: int, repeats: int) -> dict[
 
 def _scheduler_samples(table: SchedulerTable, subject: Subject, repeats: int) -> Samples:
     """Seconds per evaluation for scaling the input, guidance and the new latents, over whole generations."""
-    noise = subject.executor.noise
-    half = len(noise) // 2
-    sampler = Scheduler(table, (half, *noise.shape[1:]))
-    start = sampler.start(np.random.default_rng(2).standard_normal(sampler.shape, np.float32))
-    marks: list[float] = []
+    noise = subject.executor.noise.reshape(2, -1, *subject.executor.noise.shape[1:])
+    stepper = TableStepper(table, noise.shape[1:])
+    latents = np.random.default_rng(2).standard_normal(stepper.shape, np.float32)
     seconds: list[float] = []
     for _ in range(min(repeats, _MOST_REPEATS_PER_PICTURE)):
-        current = start
-        marks[:] = [time.perf_counter()]
+        stepper.start(latents)
+        marks = [time.perf_counter()]
         for i in range(table.evaluations):
-            sampler.model_input(i, current)
-            guided = sampler.noises[i]
-            np.subtract(noise[half:], noise[:half], out=guided)
-            guided *= np.float32(7.5)
-            guided += noise[:half]
-            current = sampler.combine(i, start)
+            stepper.evaluation(i)
+            stepper.step(i, guide(noise, 7.5))
             marks.append(time.perf_counter())
         seconds += [after - before for before, after in pairwise(marks)]
     return Samples(tuple(seconds))

@@ -48,7 +48,7 @@ class OnePiece:
                     f"{backend.name} builds no engine here for one_piece", "export with --with-vanilla, or leave it out"
                 )
             self._folder: Path | None = None
-            self._call = executor.record_whole(subject.engine.runner(stored))
+            self._call = executor.record_full_unet(subject.engine.runner(stored))
             return
         self._folder = Path(tempfile.mkdtemp(prefix="ebca-bench-"))
         try:
@@ -64,7 +64,7 @@ class OnePiece:
                 target.parent.mkdir()
                 backend.prepare(graph, target)
                 graph = target
-            self._call = executor.record_whole(backend.open(graph, component))
+            self._call = executor.record_full_unet(backend.open(graph, component))
             if os.name == "posix":
                 # Mapped files stay; a process that is killed then leaves nothing behind.
                 self.close()

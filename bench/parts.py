@@ -5,21 +5,22 @@ from contextlib import contextmanager
 
 from ebca.bench.subject import Subject
 from ebca.bench.timing import Contender, Samples, interleave
-from ebca.runtime.devices.cuda import CudaDevice
+from ebca.runtime.devices.device import GraphDevice
+from ebca.runtime.execution.inspection import clock
 
 _VARIANT = "update"
 
 
 def part_samples(subject: Subject, *, warmup: int, repeats: int) -> dict[str, Samples]:
     """Seconds of each segment, and of the op after it, of an EBCU step; measured by the device itself."""
-    run = subject.executor.clock(_VARIANT)
+    run = clock(subject.executor, _VARIANT)
     for _ in range(warmup):
         run()
     rounds = [run() for _ in range(repeats)]
     return {name: Samples(tuple(taken[name] for taken in rounds)) for name in rounds[0]}
 
 
-def launch_samples(subject: Subject, device: CudaDevice, *, warmup: int, repeats: int) -> Samples:
+def launch_samples(subject: Subject, device: GraphDevice, *, warmup: int, repeats: int) -> Samples:
     """Seconds of the host for launching a recorded step, which it does not wait for."""
     calls = subject.executor.calls(_VARIANT)
     recording = device.graph(calls, warm=calls)
@@ -32,7 +33,7 @@ def launch_samples(subject: Subject, device: CudaDevice, *, warmup: int, repeats
     return interleave([Contender("", recording, waited)], warmup=warmup, repeats=repeats)[""]
 
 
-def device_memory(subject: Subject, device: CudaDevice) -> dict[str, int]:
+def device_memory(subject: Subject, device: GraphDevice) -> dict[str, int]:
     """Bytes by what they are for: ours by name, and "engines": weights, and what libraries took for themselves."""
-    ours = subject.executor.memory
+    ours = subject.executor.buffers.memory
     return {"engines": device.used_bytes() - sum(ours.values()), **ours}

@@ -56,7 +56,7 @@ def to_json(report: Report) -> dict[str, Any]:
             "repeats": settings.repeats,
             "gamma_attn": settings.gamma_attn,
             "gamma_norm": settings.gamma_norm,
-            "arena_mb": subject.executor.memory["arena"] / 1e6,
+            "arena_mb": subject.executor.buffers.memory["arena"] / 1e6,
             "peak_rss_comparable": report.peak_rss_comparable,
         },
         "errors": dict(report.errors),
@@ -99,7 +99,7 @@ def print_report(report: Report, out: Console) -> None:
         out.print(f"prepare     {report.prepare_seconds:.1f} s (first use of this engine here)", highlight=False)
     remark = "" if report.peak_rss_comparable else " (not comparable: more than the engine is in this process)"
     out.print(f"peak RSS    {report.peak_rss_bytes / 1e6:.0f} MB{remark}", highlight=False)
-    out.print(f"arena       {subject.executor.memory['arena'] / 1e6:.1f} MB between segments", highlight=False)
+    out.print(f"arena       {subject.executor.buffers.memory['arena'] / 1e6:.1f} MB between segments", highlight=False)
     if report.device_memory:
         split = ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in report.device_memory.items())
         out.print(f"GPU memory  {sum(report.device_memory.values()) / 1e6:.0f} MB: {split}", highlight=False)

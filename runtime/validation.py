@@ -1,36 +1,63 @@
-"""Numbers that a caller passed in, checked."""
+"""Values that a caller passed in, checked one by one."""
 
 import math
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from ebca.errors import ParameterError
+from ebca.runtime.schema import parameters as rules
 
 
 def finite(name: str, value: Any) -> float:
-    """`value` as a float."""
+    """`value` as a float. Raises ParameterError."""
     try:
         number = float(value)
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise ParameterError(f"{name} is {value}", "give a finite number")
+        raise rules.FINITE_NUMBER.error(field=name, value=str(value))
     return number
 
 
 def whole(name: str, value: Any) -> int:
-    """`value` as an int, numpy's included."""
+    """`value` as an int, numpy's included. Raises ParameterError."""
     try:
         return operator.index(value)
     except TypeError:
-        raise ParameterError(f"{name} is {value!r}", "give a whole number") from None
+        raise rules.WHOLE_NUMBER.error(field=name, value=repr(value)) from None
+
+
+def at_least_one(name: str, value: Any) -> int:
+    """`value` as an int that is at least 1. Raises ParameterError."""
+    number = whole(name, value)
+    if number < 1:
+        raise rules.AT_LEAST_ONE.error(field=name, value=number)
+    return number
 
 
 def as_numbers(name: str, value: object, expected: str) -> np.ndarray:
-    """A caller's `value` as float32. Raises ParameterError where it holds anything else than numbers."""
+    """A caller's `value` as float32. Raises ParameterError if it holds anything but numbers."""
     try:
         return np.asarray(value, np.float32)
     except (TypeError, ValueError):
-        raise ParameterError(f"{name} is not an array of numbers", f"give {expected}") from None
+        raise rules.NOT_NUMBERS.error(name=name, expected=expected) from None
+
+
+def each_image(items: str, values: np.ndarray, batch: int) -> np.ndarray:
+    """One for all images or one each -> [batch,...]. Raises ParameterError for another number."""
+    if len(values) not in (1, batch):
+        raise rules.COUNT_PER_IMAGE.error(count=len(values), items=items, batch=batch)
+    return np.broadcast_to(values, (batch, *values.shape[1:]))
+
+
+def texts_for_images(name: str, value: str | Sequence[str], batch: int) -> list[str]:
+    """One text for all images or one each -> `batch` texts. Raises ParameterError."""
+    try:
+        texts = [value] * batch if isinstance(value, str) else list(value)
+    except TypeError:
+        raise rules.PROMPT_TYPE.error(name=name, value=repr(value)) from None
+    if len(texts) != batch:
+        raise rules.PROMPT_COUNT.error(name=name, count=len(texts), batch=batch)
+    return texts

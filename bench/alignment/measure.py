@@ -11,7 +11,8 @@ from ebca.bench.alignment.prompts import KINDS, SPLITS, prompts
 from ebca.bench.alignment.scenes import SIZE, Scene
 from ebca.bench.alignment.statistics import Paired, compare
 from ebca.errors import CancelledError, ParameterError
-from ebca.runtime.conditioning.schedules import Gamma, describe
+from ebca.runtime.conditioning.schedules import Gamma
+from ebca.runtime.conditioning.schedules import to_json as gamma_json
 from ebca.runtime.engine import Engine
 from ebca.runtime.images.outputs import to_bytes
 
@@ -221,5 +222,5 @@ def _weights(engine: Engine, method: Method, scenes: Sequence[Scene]) -> dict[st
 
 
 def _plain(method: Method) -> dict[str, Any]:
-    gammas = {"gamma_attn": describe(method.gamma_attn), "gamma_norm": describe(method.gamma_norm)}
+    gammas = {"gamma_attn": gamma_json(method.gamma_attn), "gamma_norm": gamma_json(method.gamma_norm)}
     return {**method.__dict__, **gammas}

@@ -17,8 +17,8 @@ from ebca.bench.tasks.recipes import Editing, Inpainting, Recipe, Variant
 from ebca.bench.tasks.scoring import Score, psnr, score
 from ebca.errors import CancelledError, ParameterError
 from ebca.runtime.engine import Engine
-from ebca.runtime.images.latents import RePaint
 from ebca.runtime.images.outputs import to_bytes
+from ebca.runtime.sampling.repaint import RePaint
 from ebca.runtime.session import Session
 
 # A model that paints fewer of its pictures right than one in five is not worth editing.

@@ -7,7 +7,7 @@ from typing import Any
 from ebca.bench.tasks.cases import EDIT_COLOR, EDIT_SHAPE, INPAINT, REAL_COLOR, REAL_SHAPE, Wish, task_of
 from ebca.errors import ParameterError
 from ebca.runtime.conditioning.edits import Edit
-from ebca.runtime.conditioning.schedules import Gamma, Schedule, describe
+from ebca.runtime.conditioning.schedules import Gamma, Schedule, to_json
 
 CAPTION, THING, SWAP, CAPTIONS = FORMS = ("caption", "thing", "swap", "captions")
 """What the editing prompts say beside the main prompt, which is the caption of the picture as it is: the new caption;
@@ -34,7 +34,7 @@ class Update:
 
     def describe(self) -> dict[str, object]:
         """The same as numbers, lists and objects of JSON."""
-        gammas = {name: describe(value) for name, value in self.__dict__.items() if name != "reset_edits"}
+        gammas = {name: to_json(value) for name, value in self.__dict__.items() if name != "reset_edits"}
         return gammas | {"reset_edits": self.reset_edits}
 
 

@@ -9,7 +9,7 @@ from ebca.engines.contract import manifest as manifests
 from ebca.engines.contract.manifest import FileRecord, Manifest
 from ebca.errors import EngineError
 
-BUNDLED = Path(__file__).parent / "bundled"
+BUNDLED = Path(__file__).parents[1] / "bundled"
 
 _CHUNK = 1 << 22
 

@@ -6,7 +6,7 @@ import numpy as np
 def guide(noise: np.ndarray, guidance_scale: float | np.floating | None) -> np.ndarray:
     """Noise predictions [halves,n,C,h,w] -> guided ones [n,C,h,w] float32.
 
-    With two halves: unconditional + scale * (conditional - unconditional). With one half, or without a scale: the first.
+    With two halves: unconditional + scale * (conditional - unconditional). With one half, or no scale: the first.
     """
     if guidance_scale is None or len(noise) == 1:
         return np.array(noise[0])

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ebca.errors import ParameterError
 from ebca.plugins.energy_attention import check_weights
-from ebca.runtime.conditioning.schedules import Gamma, describe
+from ebca.runtime.conditioning.schedules import Gamma
 from ebca.runtime.conditioning.schedules import resolve as resolve_schedule
+from ebca.runtime.schema import parameters as rules
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Edit:
     """One editing prompt. Its attention output joins the main prompt's as (main + sum of +-alpha edit) / (1 + sum).
 
     Attributes:
-        prompt: one text for all pictures, or one per picture.
+        prompt: one text for all images, or one per image.
         direction: 1 adds what the prompt says (conjunction), 0 takes it away (negation).
         alpha: its weight, not negative; a number, a Schedule (the authors use `Schedule.step`), or one value per
             evaluation.
@@ -26,17 +26,33 @@ class Edit:
     """
 
     prompt: str | Sequence[str] | None = None
-    direction: int = 1
-    alpha: Gamma = 1.0
-    gamma_attn: Gamma = 0.0
-    gamma_norm: Gamma = 0.0
+    direction: int = rules.EDIT.direction
+    alpha: Gamma = rules.EDIT.alpha
+    gamma_attn: Gamma = rules.EDIT.gamma_attn
+    gamma_norm: Gamma = rules.EDIT.gamma_norm
     prompt_embeds: np.ndarray | None = None
 
-    def describe(self) -> dict[str, Any]:
-        """The same as numbers, lists and objects of JSON."""
-        prompt = self.prompt if self.prompt is None or isinstance(self.prompt, str) else list(map(str, self.prompt))
-        gammas = {name: describe(getattr(self, name)) for name in ("alpha", "gamma_attn", "gamma_norm")}
-        return {"prompt": prompt, "direction": int(self.direction), **gammas}
+
+def check(edits: Sequence[Edit], most: int | None) -> tuple[Edit, ...]:
+    """The edits, if they are some and each says what to do.
+
+    Args:
+        most: main and editing prompts together that an engine takes; None: any number.
+
+    Raises:
+        ParameterError: not a list of edits, too many, or a direction other than 0 and 1.
+    """
+    if isinstance(edits, Edit):
+        raise rules.EDITS_TYPE.error()
+    listed = tuple(edits)
+    if most is not None and len(listed) > most - 1:
+        raise rules.EDITS_TOO_MANY.error(count=len(listed), limit=most - 1)
+    for index, edit in enumerate(listed):
+        if not isinstance(edit, Edit):
+            raise rules.EDIT_TYPE.error(value=repr(edit))
+        if edit.direction not in (0, 1):
+            raise rules.EDIT_DIRECTION.error(where=_where(index), value=repr(edit.direction))
+    return listed
 
 
 @dataclass(frozen=True)
@@ -52,22 +68,16 @@ def resolve(edits: Sequence[Edit], steps: int, evaluations: int, scheduler: str)
     """Check the edits and lay their schedules out over the evaluations.
 
     Raises:
-        ParameterError: no edit, a direction other than 0 and 1, a negative alpha, a schedule that does not fit, or
-            alphas that cancel the main prompt at some evaluation.
+        ParameterError: as `check`; a negative alpha, a schedule that does not fit, or alphas that cancel the main
+            prompt at some evaluation.
     """
     columns: dict[str, list[np.ndarray]] = {"alpha": [], "gamma_attn": [], "gamma_norm": []}
-    for index, edit in enumerate(edits):
-        where = f"editing prompt {index + 1}"
-        if not isinstance(edit, Edit):
-            raise ParameterError(f"edits holds {edit!r}", "give ebca.Edit(prompt, direction=1, alpha=...)")
-        if edit.direction not in (0, 1):
-            raise ParameterError(
-                f"{where} has direction {edit.direction!r}", "give 1 (conjunction: add) or 0 (negation: take away)"
-            )
+    for index, edit in enumerate(check(edits, None)):
         for name, column in columns.items():
-            column.append(resolve_schedule(getattr(edit, name), steps, evaluations, f"{name} of {where}", scheduler))
+            label = f"{name} of {_where(index)}"
+            column.append(resolve_schedule(getattr(edit, name), steps, evaluations, label, scheduler))
         if (columns["alpha"][-1] < 0).any():
-            raise ParameterError(f"alpha of {where} is negative", "give direction=0 with a positive alpha instead")
+            raise rules.EDIT_ALPHA_NEGATIVE.error(where=_where(index))
     empty = np.zeros((evaluations, 0), np.float32)
     values = {name: np.stack(column, 1) if column else empty for name, column in columns.items()}
     signs = np.array([1 if edit.direction == 1 else -1 for edit in edits], np.float32)
@@ -77,8 +87,9 @@ def resolve(edits: Sequence[Edit], steps: int, evaluations: int, scheduler: str)
             check_weights(np.concatenate([[1.0], row])[None])
         except ParameterError:
             terms = " ".join(f"{'+' if w >= 0 else '-'} {abs(w):g}" for w in row)
-            raise ParameterError(
-                f"the alphas cancel at evaluation {index}: 1 {terms} is about 0, and the output is divided by it",
-                "change an alpha",
-            ) from None
+            raise rules.EDIT_ALPHAS_CANCEL.error(index=index, terms=terms) from None
     return EditValues(weights, values["gamma_attn"], values["gamma_norm"])
+
+
+def _where(index: int) -> str:
+    return f"editing prompt {index + 1}"

@@ -6,21 +6,47 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ebca.errors import ParameterError
 from ebca.runtime.components import Components
 from ebca.runtime.conditioning.edits import Edit
-from ebca.runtime.validation import as_numbers, finite, whole
+from ebca.runtime.schema import parameters as rules
+from ebca.runtime.validation import as_numbers, texts_for_images
+
+_NEGATIVE = "negative prompt"
 
 
-@dataclass
+@dataclass(frozen=True)
+class Conditioning:
+    """What the images show.
+
+    Attributes:
+        prompt: one text for all images, or one per image.
+        negative_prompt: the same for the unconditional half.
+        prompt_embeds, negative_prompt_embeds: [n,T,D] float32 instead of texts.
+        token_weights: token position or word of the prompt -> factor of gamma_attn on the conditional rows.
+    """
+
+    prompt: str | Sequence[str] | None = None
+    negative_prompt: str | Sequence[str] = rules.GENERATE.negative_prompt
+    prompt_embeds: np.ndarray | None = None
+    negative_prompt_embeds: np.ndarray | None = None
+    token_weights: Mapping[str | int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Prompts:
-    """Embeddings [n,T,D] of both halves (unconditional: None without guidance) and of each editing prompt, and the
-    positions of the weighted words."""
+    """What was encoded.
+
+    Attributes:
+        conditional: [n,T,D].
+        unconditional: [n,T,D], or None without guidance.
+        edits: [n,T,D] of each editing prompt.
+        factors: (positions, factor of gamma_attn) for each weighted word or position.
+    """
 
     conditional: np.ndarray
     unconditional: np.ndarray | None
-    edits: list[np.ndarray] = field(default_factory=list)
-    positions: dict[str | int, list[int]] = field(default_factory=dict)
+    edits: tuple[np.ndarray, ...] = ()
+    factors: tuple[tuple[list[int], float], ...] = ()
 
     @property
     def contexts(self) -> np.ndarray:
@@ -31,124 +57,112 @@ class Prompts:
         unconditional = np.repeat(self.unconditional[:, None], conditional.shape[1], 1)
         return np.concatenate([unconditional, conditional])
 
-    def token_factors(self, token_weights: Mapping[str | int, float]) -> np.ndarray:
-        """[B,1,T] factors of gamma_attn: those of `token_weights` on the conditional rows, else 1."""
-        pictures, tokens = self.conditional.shape[:2]
-        factors = np.ones((pictures if self.unconditional is None else 2 * pictures, 1, tokens), np.float32)
-        for key, factor in token_weights.items():
-            for position in self.positions[key]:
-                factors[-pictures:, 0, position] *= factor
+    def token_factors(self) -> np.ndarray:
+        """[B,1,T] factors of gamma_attn: those of the weighted tokens on the conditional rows, else 1."""
+        images, tokens = self.conditional.shape[:2]
+        factors = np.ones((images if self.unconditional is None else 2 * images, 1, tokens), np.float32)
+        for positions, factor in self.factors:
+            for position in positions:
+                factors[-images:, 0, position] *= factor
         return factors
 
 
 class PromptEncoder:
-    """Encodes what `Session.generate` is given, for `batch` pictures."""
+    """Encodes what a generation is conditioned on, for `batch` images."""
 
-    def __init__(self, engine: Components, batch: int) -> None:
-        self.engine = engine
-        self.batch = batch
+    def __init__(self, components: Components, batch: int) -> None:
+        self._components = components
+        self._batch = batch
 
-    def encode(
-        self,
-        prompt: str | Sequence[str] | None,
-        negative_prompt: str | Sequence[str],
-        prompt_embeds: np.ndarray | None,
-        negative_prompt_embeds: np.ndarray | None,
-        token_weights: Mapping[str | int, float],
-        guided: bool,
-        edits: Sequence[Edit] = (),
-    ) -> Prompts:
-        texts: dict[str, list[str]] = {}
-        embeds: dict[str, np.ndarray] = {}
-        for name, text, given in (
-            ("prompt", prompt, prompt_embeds),
-            *((f"editing prompt {i + 1}", edit.prompt, edit.prompt_embeds) for i, edit in enumerate(edits)),
-        ):
-            if text is not None and given is None:
-                texts[name] = self._per_picture(name, text)
-            elif text is None and given is not None:
-                embeds[name] = self._embeds(_label(name), given)
-            else:
-                raise ParameterError(f"{name}: give either a prompt or prompt_embeds")
-        if guided and negative_prompt_embeds is not None:
-            embeds["negative prompt"] = self._embeds(_label("negative prompt"), negative_prompt_embeds)
-        elif guided and prompt_embeds is not None and self.engine.manifest.text_encoder is None:
-            raise ParameterError("guidance needs negative_prompt_embeds beside prompt_embeds", "or guidance_scale=1")
-        elif guided:
-            texts["negative prompt"] = self._per_picture("negative_prompt", negative_prompt)
-        positions = self._positions(token_weights, texts.get("prompt", []))
+    def encode(self, conditioning: Conditioning, edits: Sequence[Edit] = (), *, guided: bool) -> Prompts:
+        """Run the text encoder, once for all texts. `guided`: the unconditional half is needed too.
+
+        Raises:
+            ParameterError: another number of texts than images, embeddings of a wrong shape, a word that is not there.
+            EngineError: texts for a UNet-only directory.
+        """
+        texts, embeds = self._given(conditioning, edits, guided)
+        positions = self._positions(conditioning.token_weights, texts.get("prompt", []))
         embeds |= self._encode(texts)
         conditional = embeds["prompt"]
-        tokens = conditional.shape[1]
-        for key, found in positions.items():
-            if any(not 0 <= p < tokens for p in found):
-                raise ParameterError(f"token_weights names position {key}", f"there are positions 0 to {tokens - 1}")
+        last = conditional.shape[1] - 1
+        for found in positions.values():
+            if outside := [position for position in found if not 0 <= position <= last]:
+                raise rules.TOKEN_POSITION.error(position=outside[0], last=last)
         for name, array in embeds.items():
             if array.shape != conditional.shape:
-                raise ParameterError(
-                    f"{_label(name)} have shape {list(array.shape)}, prompt_embeds {list(conditional.shape)}",
-                    "give the same",
-                )
-        unconditional = embeds.get("negative prompt")
+                expected = list(conditional.shape)
+                raise rules.EMBEDS_DIFFER.error(name=_label(name), shape=list(array.shape), expected=expected)
         return Prompts(
-            conditional, unconditional, [embeds[f"editing prompt {i + 1}"] for i in range(len(edits))], positions
+            conditional,
+            embeds.get(_NEGATIVE),
+            tuple(embeds[_edit_name(index)] for index in range(len(edits))),
+            tuple((found, float(conditioning.token_weights[key])) for key, found in positions.items()),
         )
 
-    def _positions(self, token_weights: Mapping[str | int, float], texts: list[str]) -> dict[str | int, list[int]]:
+    def _given(
+        self, conditioning: Conditioning, edits: Sequence[Edit], guided: bool
+    ) -> tuple[dict[str, list[str]], dict[str, np.ndarray]]:
+        """Texts and embeddings by what they are for, of which each has one."""
+        sources = {"prompt": (conditioning.prompt, conditioning.prompt_embeds)}
+        if guided and conditioning.negative_prompt_embeds is not None:
+            sources[_NEGATIVE] = (None, conditioning.negative_prompt_embeds)
+        elif guided:
+            sources[_NEGATIVE] = (conditioning.negative_prompt, None)
+        sources |= {_edit_name(index): (edit.prompt, edit.prompt_embeds) for index, edit in enumerate(edits)}
+        texts: dict[str, list[str]] = {}
+        embeds: dict[str, np.ndarray] = {}
+        for name, (text, array) in sources.items():
+            if array is not None:
+                embeds[name] = self._embeds(_label(name), array)
+            elif text is not None:
+                texts[name] = texts_for_images(name, text, self._batch)
+        return texts, embeds
+
+    def _positions(self, token_weights: Mapping[str | int, float], texts: Sequence[str]) -> dict[str | int, list[int]]:
         found: dict[str | int, list[int]] = {}
-        for key, factor in token_weights.items():
-            finite(f"the factor of '{key}' in token_weights", factor)
+        for key in token_weights:
             if not isinstance(key, str):
-                found[key] = [whole("a position in token_weights", key)]
-                continue
-            if not texts:
-                raise ParameterError(f"token_weights names the word '{key}'", "beside prompt_embeds, give its position")
-            if len(set(texts)) != 1:
-                raise ParameterError(f"token_weights names the word '{key}', which needs one prompt for all pictures")
-            found[key] = self.engine.tokenizer.find_words(texts[0], [key])[key]
+                found[key] = [int(key)]
+            elif len(set(texts)) != 1:
+                raise rules.TOKEN_WORD_OF_SEVERAL_PROMPTS.error(word=key)
+            else:
+                found[key] = self._components.tokenizer.find_words(texts[0], [key])[key]
         return found
 
     def _encode(self, texts: Mapping[str, list[str]]) -> dict[str, np.ndarray]:
         """All texts in one run of the text encoder; [n,T,D] each."""
         if not texts:
             return {}
+        components = self._components
         unique = list(dict.fromkeys(text for each in texts.values() for text in each))
-        encoded = self.engine.tokenizer.encode(unique)
-        limit = self.engine.tokenizer.max_length - 2
+        encoded = components.tokenizer.encode(unique)
+        limit = components.tokenizer.max_length - 2
         for name, each in texts.items():
             for text in dict.fromkeys(each):
-                if dropped := encoded.truncated[unique.index(text)]:
-                    warnings.warn(
-                        f"the {name} is longer than {limit} tokens; dropped: '{dropped.strip()}'", stacklevel=4
-                    )
-        embeddings = self.engine.encode(encoded.ids)
+                if dropped := encoded.truncated[unique.index(text)].strip():
+                    warnings.warn(rules.PROMPT_TRUNCATED.text(name=name, limit=limit, dropped=dropped), stacklevel=6)
+        embeddings = components.encode(encoded.ids)
         # Half a gigabyte at SD 1.5 size that no step needs; opening it again takes a fraction of a step.
-        spec = self.engine.manifest.text_encoder
+        spec = components.manifest.text_encoder
         if spec is not None:
-            self.engine.release(spec.component)
+            components.release(spec.component)
         return {name: np.stack([embeddings[unique.index(text)] for text in each]) for name, each in texts.items()}
 
-    def _per_picture(self, name: str, value: str | Sequence[str]) -> list[str]:
-        try:
-            texts = [value] * self.batch if isinstance(value, str) else list(value)
-        except TypeError:
-            raise ParameterError(f"{name} is {value!r}", "give a text, or one per picture") from None
-        if len(texts) != self.batch:
-            raise ParameterError(f"{name} has {len(texts)} texts for {self.batch} pictures", "give one, or one each")
-        return texts
-
     def _embeds(self, name: str, value: np.ndarray) -> np.ndarray:
-        width = self.engine.manifest.unet.context_dim
-        array = as_numbers(name, value, f"an array [{self.batch}, tokens, {width}]")
-        if array.ndim != 3 or array.shape[0] not in (1, self.batch) or array.shape[2] != width or not array.shape[1]:
-            raise ParameterError(f"{name} has shape {list(array.shape)}", f"give [{self.batch}, tokens, {width}]")
+        width, batch = self._components.manifest.unet.context_dim, self._batch
+        array = as_numbers(name, value, f"an array [{batch}, tokens, {width}]")
+        if array.ndim != 3 or array.shape[0] not in (1, batch) or array.shape[2] != width or not array.shape[1]:
+            raise rules.EMBEDS_SHAPE.error(name=name, shape=list(array.shape), batch=batch, width=width)
         if not np.isfinite(array).all():
-            raise ParameterError(f"{name} has values that are not finite")
-        return np.broadcast_to(array, (self.batch, *array.shape[1:]))
+            raise rules.EMBEDS_NOT_FINITE.error(name=name)
+        return np.broadcast_to(array, (batch, *array.shape[1:]))
+
+
+def _edit_name(index: int) -> str:
+    return f"editing prompt {index + 1}"
 
 
 def _label(name: str) -> str:
     """What embeddings are called where they are passed in."""
-    return {"prompt": "prompt_embeds", "negative prompt": "negative_prompt_embeds"}.get(
-        name, f"prompt_embeds of {name}"
-    )
+    return {"prompt": "prompt_embeds", _NEGATIVE: "negative_prompt_embeds"}.get(name, f"prompt_embeds of {name}")

@@ -15,7 +15,7 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ebca.errors import ParameterError
+from ebca.runtime.schema import parameters as rules
 
 Kind = Literal["constant", "step", "reverse_step", "linear", "exponential"]
 
@@ -31,11 +31,9 @@ class Schedule:
     def __post_init__(self) -> None:
         for field, number in (("value", self.value), ("tau" if self._has_tau else "ratio", self.parameter)):
             if not _is_number(number) or not math.isfinite(number):
-                raise ParameterError(f"Schedule.{self.kind}: {field} is {number!r}", "it must be a finite number")
+                raise rules.SCHEDULE_NUMBER.error(name=f"Schedule.{self.kind}", field=field, value=repr(number))
         if self._has_tau and not 0.0 <= self.parameter <= 1.0:
-            raise ParameterError(
-                f"Schedule.{self.kind}: tau is {self.parameter!r}", "it is a share of the steps, from 0 to 1"
-            )
+            raise rules.SCHEDULE_TAU.error(name=f"Schedule.{self.kind}", value=repr(self.parameter))
 
     @property
     def _has_tau(self) -> bool:
@@ -81,11 +79,7 @@ class Schedule:
             return cls.constant(value)
         if kind in get_args(Kind) and kind != "constant" and len(parameter) == 1:
             return cls(cast(Kind, kind), value, parameter[0])
-        raise ParameterError(
-            f"'{text}' is no schedule",
-            "write constant:VALUE, step:VALUE:TAU, reverse_step:VALUE:TAU, "
-            "linear:VALUE:RATIO or exponential:VALUE:RATIO",
-        )
+        raise rules.SCHEDULE_TEXT.error(value=text)
 
     def values(self, steps: int, evaluations: int) -> NDArray[np.float32]:
         """One value per evaluation, float32 [evaluations].
@@ -119,11 +113,30 @@ Gamma = float | Sequence[float] | Schedule
 """A constant, one value per evaluation, or a schedule."""
 
 
-def describe(gamma: Gamma) -> Any:
-    """The same as numbers, lists and objects of JSON."""
+def to_json(gamma: Gamma) -> Any:
+    """The same as a number, a list, or an object of JSON."""
     if isinstance(gamma, Schedule):
         return {"schedule": gamma.kind, "value": float(gamma.value), "parameter": float(gamma.parameter)}
     return np.asarray(gamma, np.float64).tolist()
+
+
+def from_json(data: Any, name: str) -> Gamma:
+    """What `to_json` made, or a text as `Schedule.parse` reads it.
+
+    Raises ParameterError for anything else; `name` is the field's.
+    """
+    if isinstance(data, str):
+        return Schedule.parse(data)
+    if isinstance(data, dict):
+        known = {"schedule", "value", "parameter"}
+        if "schedule" not in data or not data.keys() <= known or data["schedule"] not in get_args(Kind):
+            raise rules.SCHEDULE_TYPE.error(name=name, value=repr(data))
+        return Schedule(data["schedule"], data.get("value", 0.0), data.get("parameter", 0.0))
+    if isinstance(data, list):
+        return tuple(data)
+    if _is_number(data):
+        return float(data)
+    raise rules.SCHEDULE_TYPE.error(name=name, value=repr(data))
 
 
 def resolve(
@@ -147,17 +160,13 @@ def resolve(
     except (TypeError, ValueError):
         given = None
     if given is None or given.ndim > 1 or given.dtype.kind not in "fiu":
-        raise ParameterError(
-            f"{name} is {value!r}",
-            "give a number, one number per evaluation, or a Schedule such as Schedule.step(0.01, 0.2)",
-        )
+        raise rules.SCHEDULE_TYPE.error(name=name, value=repr(value))
     exact = given.astype(np.float64)
     if exact.ndim == 0:
         exact = np.full(evaluations, float(exact))
     elif len(exact) != evaluations:
-        raise ParameterError(
-            f"{name} has {len(exact)} values, but {scheduler} with {steps} steps makes {evaluations} "
-            f"evaluations: give one value per evaluation, a single number, or a Schedule"
+        raise rules.SCHEDULE_LENGTH.error(
+            name=name, count=len(exact), scheduler=scheduler, steps=steps, evaluations=evaluations
         )
     return _finite_float32(exact, name)
 
@@ -171,5 +180,5 @@ def _finite_float32(exact: NDArray[np.float64], name: str) -> NDArray[np.float32
         values = exact.astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
-        raise ParameterError(f"{name}: value {exact[bad[0]]} at evaluation {bad[0]} is not a finite float32 number")
+        raise rules.SCHEDULE_VALUE.error(name=name, value=str(exact[bad[0]]), index=int(bad[0]))
     return values

@@ -1,6 +1,6 @@
 """What changes from evaluation to evaluation: step sizes and weights of the main prompt and of the editing prompts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,46 +12,69 @@ from ebca.runtime.conditioning.prompts import Prompts
 from ebca.runtime.conditioning.schedules import Gamma
 from ebca.runtime.conditioning.schedules import resolve as resolve_schedule
 from ebca.runtime.execution.control import ControlArrays, EnergyControl, layer_masks, resolve
+from ebca.runtime.schema import parameters as rules
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How the prompts steer a generation.
+
+    Attributes:
+        guidance_scale: of classifier-free guidance; 1 or less evaluates the conditional half only; None: the engine's
+            default, 7.5 for Stable Diffusion.
+        gamma_attn, gamma_norm: step sizes of the context update: a number, a Schedule, or one value per evaluation of
+            the scheduler (RePaint: per step).
+        norm_factor: 1 as in the authors' code, 0.5 as in the paper.
+        edits: editing prompts, added to the main prompt or taken away from it.
+        reset_edits: start every evaluation from the embeddings of the editing prompts; by default their contexts
+            continue from evaluation to evaluation, as in the authors' code.
+    """
+
+    guidance_scale: float | None = rules.GENERATE.guidance_scale
+    gamma_attn: Gamma = rules.GENERATE.gamma_attn
+    gamma_norm: Gamma = rules.GENERATE.gamma_norm
+    norm_factor: float = rules.GENERATE.norm_factor
+    edits: tuple[Edit, ...] = ()
+    reset_edits: bool = rules.GENERATE.reset_edits
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """Values of m evaluations, float32: gamma_attn [m] and gamma_norm [m] of the main prompt; those of the edits."""
+    """Values of m evaluations, float32: gamma_attn [m] and gamma_norm [m] of the main prompt; those of the edits;
+    and the norm factor."""
 
     gamma_attn: np.ndarray
     gamma_norm: np.ndarray
     edits: EditValues
 
+    norm_factor: float
+
     @classmethod
-    def plan(
-        cls, gamma_attn: Gamma, gamma_norm: Gamma, edits: Sequence[Edit], steps: int, evaluations: int, name: str
-    ) -> "Timeline":
-        """Lay out everything that may be a schedule. `name` is the scheduler's, for messages.
+    def of(cls, guidance: Guidance, steps: int, evaluations: int, scheduler: str) -> "Timeline":
+        """Lay out everything that may be a schedule. `scheduler` is its name, for messages.
 
         Raises:
             ParameterError: a schedule that does not fit, or edits that `edits.resolve` refuses.
         """
-        attn = resolve_schedule(gamma_attn, steps, evaluations, "gamma_attn", name)
-        norm = resolve_schedule(gamma_norm, steps, evaluations, "gamma_norm", name)
-        return cls(attn, norm, editing.resolve(edits, steps, evaluations, name))
+        attn = resolve_schedule(guidance.gamma_attn, steps, evaluations, "gamma_attn", scheduler)
+        norm = resolve_schedule(guidance.gamma_norm, steps, evaluations, "gamma_norm", scheduler)
+        edits = editing.resolve(guidance.edits, steps, evaluations, scheduler)
+        return cls(attn, norm, edits, guidance.norm_factor)
 
     def controls(
         self,
         prompts: Prompts,
         layers: tuple[LayerSpec, ...],
         sizes: Mapping[str, int],
-        *,
-        token_weights: Mapping[str | int, float],
-        norm_factor: float,
-        mask: np.ndarray | None,
+        mask: np.ndarray | None = None,
     ) -> list[ControlArrays]:
         """One control per evaluation.
 
         Args:
             sizes: of the executor: batch, contexts, tokens, height, width.
-            mask: [n or 1,1,h,w], where the update of the main context looks; None: everywhere.
+            mask: [n or 1,1,h,w], 1 where the update of the main context is computed; None: everywhere.
         """
-        factors = prompts.token_factors(token_weights)
+        factors = prompts.token_factors()
         rows, _, tokens = factors.shape
         masks = None
         if mask is not None:
@@ -65,7 +88,7 @@ class Timeline:
                 gamma_norm=np.append(norm, self.edits.gamma_norm[i]),
                 weights=np.append(np.float32(1), self.edits.weights[i]),
                 tie_unconditional=prompts.unconditional is not None,
-                norm_factor=norm_factor,
+                norm_factor=self.norm_factor,
             )
             controls.append(resolve(control, layers, sizes, masks))
         return controls

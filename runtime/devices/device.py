@@ -62,6 +62,10 @@ class GraphDevice(Protocol):
         """See `Device`."""
         ...
 
+    def used_bytes(self) -> int:
+        """Device memory taken since this device was opened, by anything."""
+        ...
+
     def sampling(self, kernel: str, arrays: Arrays) -> Call:
         """One of `ebca.plugins.sampling.KERNELS`, bound to its arrays."""
         ...

@@ -13,6 +13,7 @@ from ebca.engines.contract.accuracy import LIMITS, relative_l2
 from ebca.errors import ParameterError
 from ebca.runtime.engine import Engine
 from ebca.runtime.execution.control import EnergyControl, resolve
+from ebca.runtime.execution.inspection import evaluate, step_name
 
 REFERENCE = "onnxruntime"
 
@@ -103,9 +104,9 @@ def _unet(engine: Engine, reference: Engine) -> Iterator[tuple[str, _Results, _R
         executor.set_control(control)
     for index, step in enumerate(unet.steps):
         given = {name: values[name] for name in step.inputs}
-        actual, expected = (executor.evaluate(index, _VARIANT, given) for executor in executors)
+        actual, expected = (evaluate(executor, index, _VARIANT, given) for executor in executors)
         values |= expected
-        yield step.segment or f"attention_{step.layer:02}", actual, expected
+        yield step_name(step), actual, expected
     if engine.full_unet_with_updates:
         for executor in executors:
             executor.sample[...], executor.timestep[...] = values["sample"], values["timestep"]

@@ -97,8 +97,7 @@ class Buffers:
 
     @property
     def memory(self) -> dict[str, int]:
-        """Bytes on the device: "arena" of all tensors between segments, "scratch" of engines and kernels, and "control",
-        the rest."""
+        """Bytes on the device: "arena" (tensors between segments), "scratch" (engines, kernels), "control" (rest)."""
         arena = self._arena.nbytes
         return {"arena": arena, "scratch": self._scratch, "control": self._allocated - arena - self._scratch}
 

@@ -1,4 +1,4 @@
-"""Pictures and masks that a caller passes in, brought to the size of a session."""
+"""Images and masks that a caller passes in, brought to the size of a session."""
 
 import warnings
 from collections.abc import Sequence
@@ -10,38 +10,39 @@ from PIL import Image, ImageOps
 
 from ebca.errors import ParameterError
 from ebca.runtime.images.outputs import to_bytes
+from ebca.runtime.schema import parameters as rules
 
-Picture = Image.Image | str | Path | np.ndarray
+ImageLike = Image.Image | str | Path | np.ndarray
 """A PIL image, a file, or an array [H,W,3] (for a mask [H,W]), uint8 or float in [0, 1]."""
 
 _CHANNELS = (1, 3, 4)
 
 
-def load_pictures(value: Picture | Sequence[Picture], height: int, width: int) -> np.ndarray:
-    """One or several pictures -> [n,height,width,3] float32 in [0, 1]; other sizes are resized (bicubic).
+def load_images(value: ImageLike | Sequence[ImageLike], height: int, width: int) -> np.ndarray:
+    """One or several images -> [n,height,width,3] float32 in [0, 1]; other sizes are resized (bicubic).
 
     Raises:
-        ParameterError: no picture, or a file that is none.
+        ParameterError: not an image, or a file that cannot be read as one.
     """
-    return np.stack([_picture(one, height, width) for one in _each("image", value)])
+    return np.stack([_image(one, height, width) for one in _each("image", value)])
 
 
-def load_masks(value: Picture | Sequence[Picture], height: int, width: int) -> np.ndarray:
+def load_masks(value: ImageLike | Sequence[ImageLike], height: int, width: int) -> np.ndarray:
     """One or several masks -> [n,1,height,width] float32 of 0 and 1, white (1/2 and brighter) the hole.
 
     Raises:
-        ParameterError: as in `load_pictures`, and a mask without a hole.
+        ParameterError: as in `load_images`, and a mask without a hole.
     """
     masks = np.stack([_mask(one, height, width) for one in _each("mask", value)])[:, None]
     empty = np.flatnonzero(~masks.any((1, 2, 3)))
     if empty.size:
         which = f"mask {empty[0]}" if len(masks) > 1 else "the mask"
-        raise ParameterError(f"{which} is empty: nothing in it is white, so there is nothing to fill", "paint the hole")
+        raise rules.MASK_EMPTY.error(which=which)
     return masks
 
 
-def picture_size(value: Picture | Sequence[Picture], name: str = "image") -> tuple[int, int]:
-    """(height, width) in pixels of the first picture; `name` is what messages call it."""
+def image_size(value: ImageLike | Sequence[ImageLike], name: str = "image") -> tuple[int, int]:
+    """(height, width) in pixels of the first image; `name` is what messages call it."""
     first = _each(name, value)[0]
     if isinstance(first, np.ndarray):
         return int(first.shape[0]), int(first.shape[1])
@@ -49,15 +50,12 @@ def picture_size(value: Picture | Sequence[Picture], name: str = "image") -> tup
     return image.height, image.width
 
 
-def warn_if_resized(image: Picture | Sequence[Picture], mask: Picture | Sequence[Picture]) -> None:
-    """Say so where picture and mask differ in size."""
-    of_image, of_mask = picture_size(image), picture_size(mask, "mask")
+def warn_if_resized(image: ImageLike | Sequence[ImageLike], mask: ImageLike | Sequence[ImageLike]) -> None:
+    """Warn if image and mask differ in size."""
+    of_image, of_mask = image_size(image), image_size(mask, "mask")
     if of_image != of_mask:
-        warnings.warn(
-            f"the mask has {of_mask[1]} x {of_mask[0]} pixels, the image {of_image[1]} x {of_image[0]}; "
-            "the mask is stretched to fit",
-            stacklevel=4,
-        )
+        sizes = {"mask_width": of_mask[1], "mask_height": of_mask[0], "image_width": of_image[1]}
+        warnings.warn(rules.MASK_STRETCHED.text(**sizes, image_height=of_image[0]), stacklevel=6)
 
 
 def fitted_size(size: tuple[int, int], native: int, multiple: int) -> tuple[int, int]:
@@ -74,26 +72,26 @@ def latent_mask(masks: np.ndarray, downscale: int) -> np.ndarray:
 
 
 def _each(name: str, value: Any) -> list[Any]:
-    """The single pictures or masks in what was given."""
+    """The single images or masks in what was given."""
     if isinstance(value, (Image.Image, str, Path)):
         return [value]
     if isinstance(value, np.ndarray):
         if value.ndim == 2 or (value.ndim == 3 and value.shape[-1] in _CHANNELS):
             return [value]
-        # [n,H,W] would be taken for grey pictures where it is one with its channels first; masks have no channels.
+        # [n,H,W] could also be one image with its channels first; masks have no channels.
         if value.ndim == 4 or (value.ndim == 3 and name == "mask"):
             return list(value) or [value]
         raise _wrong_shape(name, value)
     try:
         items = list(value)
     except TypeError:
-        raise _no_picture(name, value) from None
+        raise _not_an_image(name, value) from None
     if not items:
-        raise ParameterError(f"{name} is an empty list", "give at least one picture")
+        raise ParameterError(f"{name} is an empty list", "give at least one image")
     return items
 
 
-def _picture(value: Any, height: int, width: int) -> np.ndarray:
+def _image(value: Any, height: int, width: int) -> np.ndarray:
     if isinstance(value, np.ndarray) and value.shape == (height, width, 3):
         return _unit("image", value)
     resized = _open("image", value).resize((width, height), Image.Resampling.BICUBIC)
@@ -116,18 +114,18 @@ def _open(name: str, value: Any) -> Image.Image:
     if isinstance(value, Image.Image):
         return _rgb(value)
     if not isinstance(value, (str, Path)):
-        raise _no_picture(name, value)
+        raise _not_an_image(name, value)
     try:
         with Image.open(value) as image:
             return _rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError:
         raise ParameterError(f"{name} '{value}' does not exist") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ParameterError(f"{name} '{value}' is not a picture that can be read: {error}") from None
+        raise ParameterError(f"{name} '{value}' is not an image that can be read: {error}") from None
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    # What has 16 bits per pixel, PIL would cut off at 255 instead of scaling it.
+    # PIL would clip 16 bits per pixel at 255 instead of scaling them.
     if image.mode.startswith("I;16"):
         image = Image.fromarray(np.rint(np.asarray(image, np.float32) / 257).astype(np.uint8))
     return image.convert("RGB")
@@ -138,10 +136,8 @@ def _wrong_shape(name: str, value: np.ndarray) -> ParameterError:
     return ParameterError(f"{name} is an array of shape {list(value.shape)}", f"give {axes} pixels")
 
 
-def _no_picture(name: str, value: Any) -> ParameterError:
-    return ParameterError(
-        f"{name} is of type {type(value).__name__}", "give a picture, its file, or an array of pixels"
-    )
+def _not_an_image(name: str, value: Any) -> ParameterError:
+    return ParameterError(f"{name} is of type {type(value).__name__}", "give an image, its file, or an array of pixels")
 
 
 def _unit(name: str, value: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Arrays to pictures and files."""
+"""Arrays to images and files."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def to_bytes(images: np.ndarray) -> np.ndarray:
 
 
 def to_pil(images: np.ndarray) -> list[Image.Image]:
-    """[n,H,W,3] in [0, 1] -> RGB pictures."""
+    """[n,H,W,3] in [0, 1] -> RGB images."""
     return [Image.fromarray(image) for image in to_bytes(images)]
 
 

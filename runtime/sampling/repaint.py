@@ -163,7 +163,9 @@ class RePaintStepper:
         return self._latents
 
 
-def _add_noise(latents: np.ndarray, schedule: RePaintSchedule, level: int, streams: Sequence[NormalStream]) -> np.ndarray:
+def _add_noise(
+    latents: np.ndarray, schedule: RePaintSchedule, level: int, streams: Sequence[NormalStream]
+) -> np.ndarray:
     """From one level to the next noisier one, training timestep by training timestep."""
     result = latents.astype(np.float64)
     for timestep in range(level * schedule.stride, (level + 1) * schedule.stride):

@@ -62,9 +62,7 @@ class TableStepper:
         """What the UNet sees at an evaluation: input_scale[index] * latents, float32 [*shape]."""
         return np.multiply(latents, np.float32(self._table.input_scale[index]))
 
-    def combine(
-        self, index: int, initial: NDArray[np.float32], noises: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
+    def combine(self, index: int, initial: NDArray[np.float32], noises: NDArray[np.float32]) -> NDArray[np.float32]:
         """The latents after an evaluation, float32 [*shape].
 
         Args:

@@ -5,13 +5,13 @@ table at all). After evaluation i
 
     x_i = row_i[0] start + sum_{j <= i} row_i[j + 1] e_j
 
-with `start` the start latents times `init_noise_sigma` and e_j the guided noise predictions so far.
+with `start` the initial latents times `init_noise_sigma` and e_j the guided noise predictions so far.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ebca.errors import EngineError, ParameterError
+from ebca.runtime.schema import parameters as rules
+
+INVERSE = "ddim_inverse"
+"""The scheduler that goes from images to noise."""
 
 _ALIASES = {
     "plms": "pndm",
@@ -88,10 +92,7 @@ class SchedulerTable:
             keep = row[0] / before[0]
             # In a one-step scheduler all that lies behind a step is in the latents it starts from.
             if not np.allclose(row[:-1], keep * before, rtol=1e-9, atol=1e-12):
-                raise ParameterError(
-                    f"scheduler {self.name} looks back over several steps and cannot start on the way",
-                    "use ddim or euler, or strength 1",
-                )
+                raise rules.SCHEDULER_STARTS_AT_FIRST_STEP.error(scheduler=self.name)
             rows.append(np.append(keep * rows[-1], row[-1]))
             before = row
         return SchedulerTable(
@@ -144,33 +145,13 @@ def load_table(directory: Path, section: Mapping[str, Any], name: str, steps: in
         raise EngineError(f"the manifest in {directory} has no scheduler tables", "export the engine again")
     key = normalise_name(name) if isinstance(name, str) else None
     if key not in tables:
-        raise ParameterError(f"scheduler {name!r} is not in this engine", f"available: {', '.join(tables)}")
+        raise rules.SCHEDULER_UNKNOWN.error(value=name, choices=", ".join(tables))
     if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
-        raise ParameterError(f"steps is {steps!r}", "it must be a whole number of at least 1")
-    entry = tables[key]
+        raise rules.STEPS_BELOW_ONE.error(value=repr(steps))
     try:
-        by_steps = entry["steps"]
-        minimum = int(entry.get("minimum_steps", 1))
-        stored = sorted(int(count) for count in by_steps)
-        file = str(entry["file"])
+        offset, evaluations = _place(tables[key], key, int(steps))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise EngineError(f"the manifest in {directory} has a damaged table entry for {key!r}: {error!r}") from error
-    if str(int(steps)) not in by_steps:
-        if steps < minimum:
-            raise ParameterError(f"steps is {steps}", f"{key} needs at least {minimum}")
-        nearest = min(stored, key=lambda count: (abs(count - steps), count), default=None)
-        hint = f"the nearest stored count is {nearest}" if nearest is not None else "no step count is stored"
-        raise ParameterError(
-            f"{key} with {steps} steps is not in this engine ({hint})",
-            f"use that, or export again with --scheduler-steps {steps}",
-        )
-    try:
-        offset = int(by_steps[str(int(steps))]["offset"])
-        evaluations = int(by_steps[str(int(steps))]["evaluations"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise EngineError(
-            f"the manifest in {directory} has a damaged entry for {key} with {steps} steps: {error!r}"
-        ) from error
     # More than any scheduler needs; without a bound a damaged manifest could ask for gigabytes.
     if offset < 0 or not 1 <= evaluations <= 4 * steps + 16:
         raise EngineError(
@@ -179,9 +160,27 @@ def load_table(directory: Path, section: Mapping[str, Any], name: str, steps: in
             "export the engine again",
         )
     count = 1 + 2 * evaluations + evaluations * (evaluations + 3) // 2
-    values = _read_values(directory, file, offset, count)
+    values = _read_values(directory, str(tables[key]["file"]), offset, count)
     timesteps, input_scale, coefficients = np.split(values[1:], [evaluations, 2 * evaluations])
     return SchedulerTable(key, int(steps), timesteps, input_scale, float(values[0]), coefficients)
+
+
+def _place(entry: Mapping[str, Any], scheduler: str, steps: int) -> tuple[int, int]:
+    """Offset and number of evaluations of a stored table.
+
+    Raises ParameterError for a step count that is not stored, and whatever a damaged entry leads to.
+    """
+    by_steps, minimum, _ = entry["steps"], int(entry.get("minimum_steps", 1)), entry["file"]
+    stored = sorted(int(count) for count in by_steps)
+    if str(steps) not in by_steps:
+        if steps < minimum:
+            raise rules.STEPS_BELOW_MINIMUM.error(value=steps, scheduler=scheduler, minimum=minimum)
+        nearest = min(stored, key=lambda count: (abs(count - steps), count), default=None)
+        if nearest is None:
+            raise rules.NO_STEPS_STORED.error(scheduler=scheduler, count=steps)
+        raise rules.STEPS_NOT_STORED.error(scheduler=scheduler, count=steps, nearest=nearest)
+    table = by_steps[str(steps)]
+    return int(table["offset"]), int(table["evaluations"])
 
 
 def load_alphas_cumprod(directory: Path, section: Mapping[str, Any]) -> NDArray[np.float64]:

@@ -15,10 +15,12 @@ from ebca.runtime.conditioning.schedules import Schedule
 from ebca.runtime.denoiser import Denoised, Denoiser
 from ebca.runtime.engine import Engine, load
 from ebca.runtime.execution.control import EnergyControl
-from ebca.runtime.images.latents import RePaint
-from ebca.runtime.sampling.host import StepInfo
+from ebca.runtime.request.fields import GenerateRequest
+from ebca.runtime.results import Inverted, Result
 from ebca.runtime.sampling.inversion import NoiseRegularization
-from ebca.runtime.session import Inverted, Result, Session
+from ebca.runtime.sampling.progress import StepInfo
+from ebca.runtime.sampling.repaint import RePaint
+from ebca.runtime.session import Session
 from ebca.runtime.telemetry.energies import Energies
 from ebca.version import __version__
 
@@ -34,6 +36,7 @@ __all__ = [
     "Engine",
     "EngineError",
     "ExportError",
+    "GenerateRequest",
     "Inverted",
     "ModelError",
     "NoiseRegularization",

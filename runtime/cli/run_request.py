@@ -1,0 +1,119 @@
+"""From the options of ebca-run to a request."""
+
+import argparse
+from typing import Any
+
+from ebca.errors import ParameterError
+from ebca.runtime.cli import options
+from ebca.runtime.request.fields import GenerateRequest
+from ebca.runtime.sampling.repaint import RePaint
+
+
+def request(args: argparse.Namespace) -> GenerateRequest:
+    """What the options ask for. With a source prompt the initial latents are still to be found by inversion.
+
+    Raises:
+        ParameterError: options that do not go together, or that make no schedule.
+    """
+    _check_task(args)
+    gamma_attn, gamma_norm = options.gammas(args)
+    source, seeds = args.source_prompt, args.seed
+    return GenerateRequest.of(
+        prompt=args.prompt if args.prompt is not None else source,
+        negative_prompt=(source or "") if args.negative_prompt is None else args.negative_prompt,
+        steps=args.steps,
+        guidance_scale=args.guidance_scale,
+        # What was inverted with DDIM comes back with DDIM.
+        scheduler=args.scheduler if source is None else "ddim",
+        seed=seeds[0] if seeds and len(seeds) == 1 else seeds,
+        gamma_attn=gamma_attn,
+        gamma_norm=gamma_norm,
+        token_weights=_token_weights(args.token_indices, args.token_words, args.token_upweight),
+        norm_factor=args.norm_factor,
+        edits=tuple(options.edits(args)),
+        reset_edits=args.reset_edits,
+        image=args.image if source is None else None,
+        mask=args.mask,
+        strength=args.strength,
+        repaint=_repaint(args),
+        composite=args.composite,
+        energies=bool(args.energies or args.energy_plot),
+        attention_maps=args.attention_maps is not None,
+    )
+
+
+def image_count(args: argparse.Namespace) -> int:
+    """How many images to make. Raises ParameterError for a number of seeds that does not fit."""
+    given = max(len(args.seed or ()), len(args.image or ()), len(args.mask or ()), 1)
+    count = given if args.num_images is None else int(args.num_images)
+    if count < 1:
+        raise ParameterError(f"--num-images is {count}", "give 1 or more")
+    if args.seed and len(args.seed) not in (1, count):
+        raise ParameterError(f"--seed has {len(args.seed)} values for {count} images", "give one, or one each")
+    return count
+
+
+def given_files(args: argparse.Namespace) -> dict[str, Any]:
+    """What the images were made from, for their PNG text."""
+    found: dict[str, Any] = {}
+    if args.image:
+        found["image_files"] = [str(file) for file in args.image]
+    if args.mask:
+        found["mask_files"] = [str(file) for file in args.mask]
+    if args.source_prompt is not None:
+        found |= {"task": "real-image-editing", "source_prompt": args.source_prompt, "regularize": args.regularize}
+    return found
+
+
+def _check_task(args: argparse.Namespace) -> None:
+    """Refuse what the options alone show not to fit together; the rest is the session's."""
+    if args.source_prompt is None:
+        if args.regularize:
+            raise ParameterError(
+                "--regularize belongs to the inversion of an image", "give --source-prompt and --image"
+            )
+        if args.image and args.editing_prompt and not args.mask and args.strength is None:
+            raise ParameterError(
+                "--image with --editing-prompt: give --source-prompt to edit the image itself (what does it show?), "
+                "or --strength for image to image"
+            )
+        return
+    if not args.image:
+        raise ParameterError("--source-prompt says what --image shows", "give the image")
+    for flag, value in (("--mask", args.mask), ("--strength", args.strength)):
+        if value is not None:
+            raise ParameterError(f"--source-prompt and {flag} do not go together", "leave one out")
+    if args.scheduler not in (None, "ddim"):
+        raise ParameterError(f"--source-prompt works with --scheduler ddim, not {args.scheduler}", "leave it out")
+
+
+def _repaint(args: argparse.Namespace) -> RePaint | None:
+    chosen = {
+        "jump_length": args.jump_length,
+        "jump_count": args.jump_n_sample,
+        "eta": args.eta,
+        "update_known": args.update_known or None,
+    }
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    return RePaint(**chosen) if chosen or args.repaint else None
+
+
+def _token_weights(
+    indices: list[int] | None, words: list[str] | None, factors: list[float] | None
+) -> dict[str | int, float]:
+    keys: list[str | int] = [*(indices or []), *(words or [])]
+    if not keys and factors:
+        raise ParameterError("--token-upweight needs --token-indices or --token-words")
+    if keys and not factors:
+        raise ParameterError("--token-indices and --token-words need --token-upweight")
+    if not keys or not factors:
+        return {}
+    if len(factors) not in (1, len(keys)):
+        raise ParameterError(
+            f"--token-upweight has {len(factors)} values for {len(keys)} tokens", "give one, or one each"
+        )
+    weights: dict[str | int, float] = {}
+    for key, factor in zip(keys, factors * len(keys) if len(factors) == 1 else factors, strict=True):
+        # The authors' code multiplies once per mention.
+        weights[key] = weights.get(key, 1.0) * factor
+    return weights

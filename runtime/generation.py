@@ -1,0 +1,226 @@
+"""One generation, stage by stage: encode, prepare latents, sample, decode."""
+
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ebca.runtime.components import Components
+from ebca.runtime.conditioning.prompts import PromptEncoder, Prompts
+from ebca.runtime.conditioning.timeline import Timeline
+from ebca.runtime.execution.executor import Executor
+from ebca.runtime.images import outputs
+from ebca.runtime.images.latents import ImageSource, InitialLatents, LatentPreparation
+from ebca.runtime.noise import NormalStream
+from ebca.runtime.request.serialization import to_json
+from ebca.runtime.request.validate import Target, Task, ValidRequest
+from ebca.runtime.results import Result
+from ebca.runtime.sampling.host import HostSampler
+from ebca.runtime.sampling.progress import OnStep
+from ebca.runtime.sampling.repaint import RePaintSchedule, RePaintStepper
+from ebca.runtime.sampling.sampler import Sampler, SamplerInputs, Samples, Stepper
+from ebca.runtime.sampling.table_stepper import TableStepper
+from ebca.runtime.sampling.tables import SchedulerTable, load_alphas_cumprod, load_table
+from ebca.runtime.schema import parameters as rules
+from ebca.runtime.telemetry.attention_maps import AttentionMaps
+
+OpenExecutor = Callable[[np.ndarray], Executor]
+"""Contexts [B,S,T,D] -> an executor of that size that holds them."""
+
+OpenSampler = Callable[[Executor], Sampler | None]
+"""An executor -> what samples on its device without the host; None if the host is the device."""
+
+
+class Stopwatch:
+    """Seconds of one stage after the other."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._began = time.perf_counter()
+
+    def stage(self, name: str) -> None:
+        """The stage `name` ends now."""
+        now = time.perf_counter()
+        self.seconds[name], self._began = now - self._began, now
+
+
+class Generation:
+    """A valid request on its way to images.
+
+    Args:
+        size: of the images, (height, width) in pixels.
+        downscale: pixels per latent.
+
+    Raises:
+        ParameterError: images that cannot be read, or schedules that do not fit the number of evaluations.
+    """
+
+    def __init__(
+        self, components: Components, valid: ValidRequest, target: Target, size: tuple[int, int], downscale: int
+    ) -> None:
+        self._components = components
+        self._valid = valid
+        self._target = target
+        self._size = size
+        inputs, steps = valid.request.image_inputs, valid.request.steps
+        self._table = None if valid.task is Task.REPAINT else self._load_table()
+        self._repaint = self._repaint_schedule() if valid.task is Task.REPAINT else None
+        if self._table is not None:
+            counts = self._table.remaining, self._table.evaluations
+        else:
+            counts = steps, steps
+        self._timeline = Timeline.of(valid.request.guidance, *counts, valid.scheduler)
+        self._source = ImageSource.load(inputs.image, inputs.mask, batch=target.batch, size=size, downscale=downscale)
+        self.seeds = valid.seeds or (secrets.randbits(32),)
+        self._streams = [NormalStream(seed) for seed in self.seeds]
+
+    def run(self, open_executor: OpenExecutor, open_sampler: OpenSampler, on_step: OnStep | None) -> Result:
+        """Run every stage. Raises as `Session.generate`."""
+        request, watch = self._valid.request, Stopwatch()
+        encoder = PromptEncoder(self._components, self._target.batch)
+        prompts = encoder.encode(request.conditioning, request.guidance.edits, guided=self._valid.guided)
+        watch.stage("text_encoder")
+        initial = self._initial_latents()
+        watch.stage("vae_encoder")
+        executor = open_executor(prompts.contexts)
+        inputs = self._sampler_inputs(prompts, initial, executor)
+        maps = self._attention_maps(executor)
+        sampler = self._sampler(executor, inputs, maps, open_sampler)
+        sampler.prepare(inputs)
+        watch.stage("open")
+        samples = sampler.run(inputs, on_step)
+        watch.stage("sampling")
+        images = None if request.output == "latents" else self._decode(samples.latents)
+        self._components.flush_caches()
+        watch.stage("vae")
+        return Result(
+            images,
+            samples.latents,
+            samples.energies,
+            None if maps is None else maps.maps,
+            samples.timesteps,
+            _timings(watch.seconds, samples),
+            self._parameters(),
+        )
+
+    def _load_table(self) -> SchedulerTable:
+        self._components.verify_tables()
+        section = self._components.manifest.schedulers
+        table = load_table(self._components.directory.path, section, self._valid.scheduler, self._valid.request.steps)
+        return table.after(self._valid.skipped_steps) if self._valid.task is Task.IMAGE_TO_IMAGE else table
+
+    def _repaint_schedule(self) -> RePaintSchedule:
+        self._components.verify_tables()
+        settings = self._valid.repaint
+        return RePaintSchedule(
+            self._valid.request.steps, settings.jump_length, settings.jump_count, self._alphas_cumprod()
+        )
+
+    def _alphas_cumprod(self) -> np.ndarray:
+        return load_alphas_cumprod(self._components.directory.path, self._components.manifest.schedulers)
+
+    def _initial_latents(self) -> InitialLatents:
+        preparation = LatentPreparation(self._components, self._streams, self._target.latent_shape, self._valid.latents)
+        if self._source is None:
+            return preparation.without_image()
+        prepare = {
+            Task.IMAGE_TO_IMAGE: preparation.of_image,
+            Task.INPAINTING: preparation.of_masked_image,
+            Task.REPAINT: preparation.of_kept_image,
+        }
+        return prepare[self._valid.task](self._source)
+
+    def _sampler_inputs(self, prompts: Prompts, initial: InitialLatents, executor: Executor) -> SamplerInputs:
+        guidance, layers = self._valid.request.guidance, self._components.manifest.unet.layers
+        latents = initial.noise
+        if self._valid.task is Task.IMAGE_TO_IMAGE:
+            assert self._table is not None and initial.clean is not None
+            latents = self._table.add_noise(initial.clean, initial.noise, self._alphas_cumprod())
+        return SamplerInputs(
+            stepper=self._stepper(initial),
+            latents=latents,
+            controls=self._timeline.controls(prompts, layers, executor.sizes, self._update_mask()),
+            guidance_scale=self._valid.guidance_scale if self._valid.guided else None,
+            extra_channels=initial.extra_channels,
+            carry_edits=bool(guidance.edits) and not guidance.reset_edits,
+        )
+
+    def _stepper(self, initial: InitialLatents) -> Stepper:
+        if self._table is not None:
+            return TableStepper(self._table, self._target.latent_shape)
+        assert self._repaint is not None and self._source is not None and self._source.hole is not None
+        assert initial.clean is not None
+        return RePaintStepper(self._repaint, initial.clean, self._source.hole, self._streams, self._valid.repaint.eta)
+
+    def _update_mask(self) -> np.ndarray | None:
+        """Where the main context's update is computed: the hole [n or 1,1,h,w]; None without a mask."""
+        if self._source is None or self._source.hole is None:
+            return None
+        known = self._valid.task is Task.REPAINT and self._valid.repaint.update_known
+        return 1 - self._source.hole if known else self._source.hole
+
+    def _attention_maps(self, executor: Executor) -> AttentionMaps | None:
+        if not self._valid.request.telemetry.attention_maps:
+            return None
+        return AttentionMaps(self._components.manifest.unet, executor.sizes, self._target.batch)
+
+    def _sampler(
+        self, executor: Executor, inputs: SamplerInputs, maps: AttentionMaps | None, open_sampler: OpenSampler
+    ) -> Sampler:
+        """The device's sampler, unless telemetry or the steps need the host."""
+        energies = self._valid.request.telemetry.energies
+        on_device = None
+        if inputs.stepper.table is not None and not energies and maps is None:
+            on_device = open_sampler(executor)
+        return on_device or HostSampler(executor, energies=energies, probe=maps)
+
+    def _decode(self, latents: np.ndarray) -> Any:
+        request, source = self._valid.request, self._source
+        # The decoder's activations are the peak of a run; the UNet's weights need not be in memory beside them.
+        self._components.forget_weights()
+        decoded = outputs.to_unit_range(self._components.decode(latents))
+        if not np.isfinite(decoded).all():
+            raise rules.IMAGE_NOT_FINITE.error()
+        if source is not None and source.mask is not None and request.image_inputs.composite:
+            hole = source.mask.transpose(0, 2, 3, 1) > 0
+            decoded = np.where(hole, decoded, source.pixels)
+        return outputs.to_pil(decoded) if request.output == "pil" else decoded
+
+    def _parameters(self) -> Mapping[str, Any]:
+        valid, manifest = self._valid, self._components.manifest
+        asked = to_json(valid.request, embedded=False)
+        used = valid.seeds is not None or valid.latents is None or self._source is not None
+        seeds = list(self.seeds) if len(self.seeds) > 1 else self.seeds[0]
+        made: dict[str, Any] = {
+            "task": valid.task.value,
+            **asked,
+            "guidance_scale": valid.guidance_scale,
+            "scheduler": valid.scheduler,
+            "seed": seeds if used else None,
+            "height": self._size[0],
+            "width": self._size[1],
+        }
+        if valid.strength is not None:
+            made["strength"] = float(valid.strength)
+        if valid.task is Task.REPAINT:
+            made["repaint"] = dict(vars(valid.repaint))
+        return made | {
+            "model": manifest.model["name"],
+            "weights": manifest.precision,
+            "backend": self._components.backend.name,
+            "precision": self._components.precision,
+        }
+
+
+def _timings(seconds: Mapping[str, float], samples: Samples) -> dict[str, Any]:
+    """Seconds per stage; what sampling took beside the UNet is the scheduler's."""
+    return {
+        "text_encoder": seconds["text_encoder"],
+        "vae_encoder": seconds["vae_encoder"],
+        "open": seconds["open"],
+        "unet_steps": samples.seconds,
+        "scheduler": seconds["sampling"] - sum(samples.seconds),
+        "vae": seconds["vae"],
+    }

@@ -1,0 +1,189 @@
+"""A request as JSON: what a service receives, and what a PNG stores."""
+
+import base64
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ebca.errors import ParameterError
+from ebca.runtime.conditioning import schedules
+from ebca.runtime.conditioning.edits import Edit
+from ebca.runtime.request.fields import FIELD_PARTS, GenerateRequest
+from ebca.runtime.sampling.repaint import RePaint
+
+_EMBEDDED = ("image", "mask", "prompt_embeds", "negative_prompt_embeds", "latents")
+_GAMMAS = ("gamma_attn", "gamma_norm")
+_OF_EDIT = ("prompt", "direction", "alpha", "gamma_attn", "gamma_norm", "prompt_embeds")
+_DTYPES = ("float32", "float64", "uint8", "bool")
+
+
+def to_json(request: GenerateRequest, *, embedded: bool = True) -> dict[str, Any]:
+    """The fields of a request, flat, as numbers, texts, lists and objects of JSON; fields that are None are left out.
+
+    Args:
+        embedded: also images, embeddings and latents, as base64 (files stay paths); else these fields are left out.
+    """
+    data: dict[str, Any] = {}
+    for name, value in request.values().items():
+        if value is None or (name in _EMBEDDED and not embedded):
+            continue
+        data[name] = _WRITERS.get(name, _plain)(value)
+    if not embedded:
+        for edit in data["edits"]:
+            edit.pop("prompt_embeds", None)
+    return data
+
+
+def from_json(data: Mapping[str, Any]) -> GenerateRequest:
+    """The request that `to_json` described. Fields that are missing or null have their defaults.
+
+    Raises:
+        ParameterError: a field that does not exist, or a value of a form that its field does not take.
+    """
+    if not isinstance(data, Mapping):
+        raise ParameterError(f"a request is of type {type(data).__name__}", "give an object with its fields")
+    values = {}
+    for name, value in data.items():
+        if value is not None:
+            values[name] = _READERS[name](name, value) if name in _READERS else value
+    return GenerateRequest.of(**values)
+
+
+def from_parameters(parameters: Mapping[str, Any]) -> GenerateRequest:
+    """The request among `Result.parameters`, or among what `read_parameters` finds in a PNG.
+
+    The rest describes the result: its task, size, model, backend, and the files that were passed in.
+    """
+    return from_json({name: value for name, value in parameters.items() if name in FIELD_PARTS})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray):
+        return value
+    return [_plain(one) for one in value]
+
+
+def _write_token_weights(value: Mapping[str | int, float]) -> list[list[Any]]:
+    # Pairs: as the keys of a JSON object, positions would become words.
+    return [[key if isinstance(key, str) else int(key), float(factor)] for key, factor in value.items()]
+
+
+def _write_edits(value: Sequence[Edit]) -> list[dict[str, Any]]:
+    made = []
+    for edit in value:
+        gammas = {name: schedules.to_json(getattr(edit, name)) for name in ("alpha", *_GAMMAS)}
+        prompt = {} if edit.prompt is None else {"prompt": _plain(edit.prompt)}
+        embeds = {} if edit.prompt_embeds is None else {"prompt_embeds": _write_array(edit.prompt_embeds)}
+        made.append({**prompt, "direction": int(edit.direction), **gammas, **embeds})
+    return made
+
+
+def _write_images(value: Any) -> Any:
+    if isinstance(value, str | Path):
+        return str(value)
+    if isinstance(value, np.ndarray):
+        return _write_array(value)
+    if isinstance(value, Image.Image):
+        buffer = io.BytesIO()
+        value.save(buffer, "PNG")
+        return {"png": base64.b64encode(buffer.getvalue()).decode()}
+    return [_write_images(one) for one in value]
+
+
+def _write_array(value: Any) -> dict[str, Any]:
+    array = np.asarray(value)
+    if array.dtype.name not in _DTYPES:
+        array = array.astype(np.float32)
+    data = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
+    return {"dtype": array.dtype.name, "shape": list(array.shape), "data": data}
+
+
+def _read_token_weights(name: str, value: Any) -> dict[str | int, float]:
+    if isinstance(value, Mapping):
+        return dict(value)
+    try:
+        return dict(value)
+    except (TypeError, ValueError):
+        raise _wrong(name, value, "pairs [word or position, factor]") from None
+
+
+def _read_edits(name: str, value: Any) -> tuple[Edit, ...]:
+    if not isinstance(value, list) or not all(isinstance(one, Mapping) for one in value):
+        raise _wrong(name, value, "a list of objects")
+    edits = []
+    for index, one in enumerate(value):
+        if unknown := sorted(one.keys() - set(_OF_EDIT)):
+            raise ParameterError(f"an edit has no field '{unknown[0]}'", f"the fields are {', '.join(_OF_EDIT)}")
+        given = {key: entry for key, entry in one.items() if entry is not None}
+        for key in ("alpha", *_GAMMAS):
+            if key in given:
+                given[key] = schedules.from_json(given[key], f"{key} of editing prompt {index + 1}")
+        if "prompt_embeds" in given:
+            given["prompt_embeds"] = _read_array("prompt_embeds", given["prompt_embeds"])
+        edits.append(Edit(**given))
+    return tuple(edits)
+
+
+def _read_repaint(name: str, value: Any) -> RePaint:
+    try:
+        return RePaint(**value)
+    except TypeError:
+        raise _wrong(name, value, f"an object with {', '.join(RePaint.__dataclass_fields__)}") from None
+
+
+def _read_images(name: str, value: Any) -> Any:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return [_read_images(name, one) for one in value]
+    if isinstance(value, Mapping) and value.keys() == {"png"}:
+        try:
+            image = Image.open(io.BytesIO(base64.b64decode(value["png"], validate=True)))
+            image.load()
+        except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError) as error:
+            raise ParameterError(f"{name} is not a PNG that can be read: {error}", "give its bytes as base64") from None
+        return image
+    return _read_array(name, value)
+
+
+def _read_array(name: str, value: Any) -> np.ndarray:
+    """An array from its object, or from nested lists of numbers."""
+    if isinstance(value, list):
+        return np.asarray(value, np.float32)
+    try:
+        dtype = value["dtype"]
+        if dtype not in _DTYPES:
+            raise ValueError(f"dtype {dtype!r}")
+        raw = base64.b64decode(value["data"], validate=True)
+        return np.frombuffer(raw, dtype).reshape([int(side) for side in value["shape"]])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _wrong(name, error, 'an object {"dtype", "shape", "data"}, whose data is base64') from None
+
+
+def _wrong(name: str, value: Any, expected: str) -> ParameterError:
+    return ParameterError(f"{name} cannot be read: {value!r}"[:200], f"give {expected}")
+
+
+_WRITERS: Mapping[str, Callable[[Any], Any]] = {
+    "token_weights": _write_token_weights,
+    "edits": _write_edits,
+    "repaint": lambda value: dict(vars(value)),
+    **dict.fromkeys(_GAMMAS, schedules.to_json),
+    **dict.fromkeys(("image", "mask"), _write_images),
+    **dict.fromkeys(("prompt_embeds", "negative_prompt_embeds", "latents"), _write_array),
+}
+
+_READERS: Mapping[str, Callable[[str, Any], Any]] = {
+    "token_weights": _read_token_weights,
+    "edits": _read_edits,
+    "repaint": _read_repaint,
+    **dict.fromkeys(_GAMMAS, lambda name, value: schedules.from_json(value, name)),
+    **dict.fromkeys(("image", "mask"), _read_images),
+    **dict.fromkeys(("prompt_embeds", "negative_prompt_embeds", "latents"), _read_array),
+}

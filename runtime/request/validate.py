@@ -1,0 +1,231 @@
+"""Every rule about which fields of a request may have which values, and which go together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from ebca.engines.contract.manifest import Manifest
+from ebca.runtime.conditioning import edits as editing
+from ebca.runtime.conditioning.edits import Edit
+from ebca.runtime.conditioning.prompts import Conditioning
+from ebca.runtime.request.fields import GenerateRequest, ImageInputs
+from ebca.runtime.sampling import tables
+from ebca.runtime.sampling.repaint import RePaint
+from ebca.runtime.schema import parameters as rules
+from ebca.runtime.validation import as_numbers, finite, whole
+
+OUTPUTS = ("pil", "np", "latents")
+
+
+class Task(Enum):
+    """Follows from what is given and from the UNet."""
+
+    TEXT_TO_IMAGE = "text-to-image"
+    IMAGE_TO_IMAGE = "image-to-image"
+    INPAINTING = "inpainting"
+    REPAINT = "repaint"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a request is checked against: an engine directory, and the latents [n,C,h,w] of a session."""
+
+    manifest: Manifest
+    latent_shape: tuple[int, int, int, int]
+
+    @property
+    def batch(self) -> int:
+        """Images per call."""
+        return self.latent_shape[0]
+
+
+@dataclass(frozen=True)
+class ValidRequest:
+    """A request that keeps all rules, with every default that depends on the engine filled in.
+
+    Attributes:
+        request: the fields as they were given, edits as a tuple.
+        guidance_scale: of classifier-free guidance.
+        scheduler: its name in the manifest; "RePaint" for that task.
+        skipped_steps: how many steps image to image leaves out at the start.
+        strength: of image to image; None for other tasks.
+        repaint: settings, given or default.
+        seeds: one for all images or one each; None: random.
+        latents: initial latents [n,C,h,w] float32, or None.
+    """
+
+    request: GenerateRequest
+    task: Task
+    guidance_scale: float
+    scheduler: str
+    skipped_steps: int
+    strength: float | None
+    repaint: RePaint
+    seeds: tuple[int, ...] | None
+    latents: np.ndarray | None
+
+    @property
+    def guided(self) -> bool:
+        """Whether the unconditional half is evaluated too."""
+        return self.guidance_scale > 1
+
+
+def validate(request: GenerateRequest, target: Target) -> ValidRequest:
+    """Check a request. Nothing is read, drawn or computed.
+
+    What only reading shows is checked where it is read: images, embeddings' shapes, words of a prompt, and schedules
+    against the number of evaluations.
+
+    Raises:
+        ParameterError: a value that is wrong, or fields that do not go together.
+        EngineError: a task that this engine is not made for.
+    """
+    manifest, inputs = target.manifest, request.image_inputs
+    check_output(request.output, manifest)
+    task = resolve_task(inputs, manifest)
+    scale = request.guidance.guidance_scale
+    guidance_scale = finite("guidance_scale", manifest.guidance_scale if scale is None else scale)
+    steps = whole("steps", request.steps)
+    strength, skipped = None, 0
+    if task is Task.IMAGE_TO_IMAGE:
+        strength = rules.DEFAULT_STRENGTH if inputs.strength is None else inputs.strength
+        skipped = skipped_steps(strength, steps)
+    scheduler = _scheduler(request, task, skipped, manifest)
+    edits = editing.check(request.guidance.edits, manifest.unet.max_contexts)
+    finite("norm_factor", request.guidance.norm_factor)
+    check_conditioning(request.conditioning, edits, guided=guidance_scale > 1, manifest=manifest)
+    return ValidRequest(
+        request=request,
+        task=task,
+        guidance_scale=guidance_scale,
+        scheduler=scheduler,
+        skipped_steps=skipped,
+        strength=strength,
+        repaint=inputs.repaint or RePaint(),
+        seeds=seeds(request.seed, target.batch),
+        latents=None if request.latents is None else checked_latents(request.latents, target.latent_shape),
+    )
+
+
+def check_output(output: str, manifest: Manifest) -> None:
+    """Raise ParameterError for an unknown kind of output, EngineError if images were asked for without a VAE."""
+    if output not in OUTPUTS:
+        raise rules.OUTPUT.error(value=output)
+    if output != "latents" and manifest.vae is None:
+        raise rules.NO_VAE_TO_DECODE.error()
+
+
+def resolve_task(inputs: ImageInputs, manifest: Manifest) -> Task:
+    """The task that the inputs ask for.
+
+    Raises:
+        ParameterError: inputs that do not go together.
+        EngineError: inputs that this model cannot use.
+    """
+    unet = manifest.unet
+    inpaints = unet.in_channels == 2 * unet.out_channels + 1
+    if not inpaints and unet.in_channels != unet.out_channels:
+        raise rules.UNET_CHANNELS.error(in_channels=unet.in_channels, out_channels=unet.out_channels)
+    if inputs.mask is not None and inputs.image is None:
+        raise rules.MASK_WITHOUT_IMAGE.error()
+    if inputs.strength is not None and inputs.image is None:
+        raise rules.STRENGTH_WITHOUT_IMAGE.error()
+    if inputs.strength is not None and inputs.mask is not None:
+        raise rules.STRENGTH_WITH_MASK.error()
+    if inputs.image is not None and manifest.vae is None:
+        raise rules.NO_VAE_TO_ENCODE.error()
+    if inpaints and inputs.mask is None:
+        raise rules.INPAINTING_MODEL_WITHOUT_MASK.error(in_channels=unet.in_channels)
+    if inputs.repaint is not None:
+        if not isinstance(inputs.repaint, RePaint):
+            raise rules.REPAINT_TYPE.error(value=repr(inputs.repaint))
+        if inpaints:
+            raise rules.REPAINT_WITH_INPAINTING_MODEL.error()
+        if inputs.mask is None:
+            raise rules.REPAINT_WITHOUT_MASK.error()
+    if inputs.mask is not None:
+        return Task.INPAINTING if inpaints else Task.REPAINT
+    return Task.TEXT_TO_IMAGE if inputs.image is None else Task.IMAGE_TO_IMAGE
+
+
+def skipped_steps(strength: float, steps: int) -> int:
+    """How many of the steps image to image leaves out, as diffusers counts them.
+
+    Raises:
+        ParameterError: out of range, or so small that no step is left.
+    """
+    share = finite("strength", strength)
+    if not 0 < share <= 1:
+        raise rules.STRENGTH_RANGE.error(value=share)
+    run = min(int(steps * share), steps)
+    if run < 1:
+        raise rules.STRENGTH_LEAVES_NO_STEP.error(value=share, count=steps)
+    return steps - run
+
+
+def require_noise_prediction(manifest: Manifest, what: str) -> None:
+    """Raise ParameterError if `what` cannot work because the model predicts something other than noise."""
+    if manifest.schedulers["config"].get("prediction_type", "epsilon") != "epsilon":
+        raise rules.NOISE_PREDICTION.error(what=what)
+
+
+def check_conditioning(conditioning: Conditioning, edits: Sequence[Edit], *, guided: bool, manifest: Manifest) -> None:
+    """Raise ParameterError unless each prompt is given once, and token weights are numbers for what can be found."""
+    given = [("prompt", conditioning.prompt, conditioning.prompt_embeds)]
+    given += [(f"editing prompt {i + 1}", edit.prompt, edit.prompt_embeds) for i, edit in enumerate(edits)]
+    for name, text, embeds in given:
+        if (text is None) == (embeds is None):
+            raise rules.PROMPT_OR_EMBEDS.error(name=name)
+    needs_text = guided and conditioning.negative_prompt_embeds is None
+    if needs_text and conditioning.prompt_embeds is not None and manifest.text_encoder is None:
+        raise rules.GUIDANCE_NEEDS_NEGATIVE.error()
+    for key, factor in conditioning.token_weights.items():
+        finite(f"the factor of '{key}' in token_weights", factor)
+        if not isinstance(key, str):
+            whole("a position in token_weights", key)
+        elif conditioning.prompt is None:
+            raise rules.TOKEN_WORD_WITHOUT_PROMPT.error(word=key)
+
+
+def seeds(seed: int | Sequence[int] | None, batch: int) -> tuple[int, ...] | None:
+    """One seed for all images, or one each; None for a random one.
+
+    Raises:
+        ParameterError: not whole numbers, or another number of them.
+    """
+    if seed is None:
+        return None
+    if np.ndim(seed) == 0:
+        return (whole("seed", seed),)
+    every = tuple(whole("seed", one) for one in np.asarray(seed, dtype=object).tolist())
+    if len(every) != batch:
+        raise rules.SEED_COUNT.error(count=len(every), batch=batch)
+    return every
+
+
+def checked_latents(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Latents [n,C,h,w] float32 that a caller passed in. Raises ParameterError."""
+    array = as_numbers("latents", value, f"an array {list(shape)}")
+    if array.shape != shape:
+        raise rules.LATENTS_SHAPE.error(shape=list(array.shape), expected=list(shape))
+    if not np.isfinite(array).all():
+        raise rules.LATENTS_NOT_FINITE.error()
+    return array
+
+
+def _scheduler(request: GenerateRequest, task: Task, skipped: int, manifest: Manifest) -> str:
+    """The name of the scheduler, if the engine has it with so many steps."""
+    section, name = manifest.schedulers, request.scheduler
+    if task is Task.REPAINT:
+        if name is not None:
+            raise rules.SCHEDULER_WITH_REPAINT.error(value=name)
+        require_noise_prediction(manifest, "RePaint")
+        return "RePaint"
+    if name is None:
+        name = "ddim" if skipped else str(section["default"])
+    choices = [choice for choice in tables.available_schedulers(section) if choice != tables.INVERSE]
+    if not isinstance(name, str) or tables.normalise_name(name) not in choices:
+        raise rules.SCHEDULER_UNKNOWN.error(value=name, choices=", ".join(choices))
+    return tables.normalise_name(name)
