@@ -1,42 +1,65 @@
 """Which way the rooms of the package depend on each other. docs/architecture.md draws the same picture."""
 
 import ast
+import functools
+import graphlib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("engines", "plugins", "runtime", "export", "bench")
 HEAVY = {"torch", "diffusers", "transformers", "onnx", "onnxscript"}
 
-_CONTRACT = ("engines.contract", "engines.machine")
-_ENGINES = (*_CONTRACT, "engines.backends")
-_CACHED = (*_ENGINES, "engines.cache")
-_OPERATORS = ("plugins.kernels", "plugins.energy_attention", "plugins.sampling")
-_EXECUTION = (*_CONTRACT, "plugins.energy_attention", "runtime.validation", "runtime.execution")
-_PREPARATION = (*_EXECUTION, "runtime.components", "runtime.noise")
+# What each room may import beside itself. A room may only name rooms above it in this table, so there is no circle.
+_CONTRACT = ("errors", "engines.contract", "engines.machine")
+_BACKENDS = (*_CONTRACT, "engines.backends")
+_OPERATORS = ("errors", "plugins.kernels", "plugins.energy_attention", "plugins.sampling")
+_EXECUTION = (*_BACKENDS, *_OPERATORS, "runtime.devices", "runtime.execution")
+_VALUES = ("errors", "runtime.schema", "runtime.validation", "runtime.noise")
+_STAGES = (*_VALUES, *_EXECUTION, "runtime.text", "runtime.components")
+_SAMPLING = (*_STAGES, "runtime.sampling")
+_REQUEST = (*_SAMPLING, "runtime.conditioning", "runtime.images", "runtime.telemetry")
+_SESSION = (*_REQUEST, "runtime.request", "runtime.results", "runtime.generation", "runtime.session", "engines.cache")
+_ENGINE = (*_SESSION, "runtime.engine", "runtime.denoiser", "version")
 
-# What each room may import beside itself and `ebca.errors`. A room may only name rooms above it in this table.
 ROOMS: Mapping[str, tuple[str, ...]] = {
     "errors": (),
     "version": (),
-    "console": (),
-    "engines.contract": (),
-    "engines.machine": (),
+    "console": ("errors",),
+    "engines.contract": ("errors",),
+    "engines.machine": ("errors",),
     "engines.backends": _CONTRACT,
-    "engines.cache": _ENGINES,
-    "plugins.kernels": (),
-    "plugins.energy_attention": ("plugins.kernels",),
+    "engines.cache": _BACKENDS,
+    "plugins.kernels": ("errors",),
+    "plugins.energy_attention": ("errors", "plugins.kernels"),
     "plugins.sampling": (),
     "plugins.compile": _OPERATORS,
-    "runtime.validation": (),
-    "runtime.noise": (),
-    "runtime.text": (),
-    "runtime.devices": (*_ENGINES, *_OPERATORS),
-    "runtime.execution": (*_ENGINES, "plugins.energy_attention", "runtime.devices"),
-    "runtime.components": (*_CACHED, "runtime.devices", "runtime.execution", "runtime.text"),
-    "runtime.conditioning": (*_PREPARATION, "runtime.text"),
-    "runtime.images": _PREPARATION,
+    "runtime.schema": ("errors",),
+    "runtime.validation": ("errors", "runtime.schema"),
+    "runtime.noise": ("errors",),
+    "runtime.text": ("errors",),
+    "runtime.devices": (*_BACKENDS, *_OPERATORS),
+    "runtime.execution": _EXECUTION,
+    "runtime.components": (*_EXECUTION, "engines.cache", "runtime.schema", "runtime.text"),
+    "runtime.conditioning": _STAGES,
+    "runtime.images": _STAGES,
     "runtime.telemetry": (*_EXECUTION, "runtime.images"),
+    "runtime.sampling": _STAGES,
+    "runtime.request": _REQUEST,
+    "runtime.results": (),
+    "runtime.generation": (*_REQUEST, "runtime.request", "runtime.results"),
+    "runtime.session": (*_REQUEST, "runtime.request", "runtime.results", "runtime.generation"),
+    "runtime.engine": _SESSION,
+    "runtime.denoiser": (*_SESSION, "runtime.engine"),
+    "runtime.diagnostics": (*_ENGINE, "console"),
+    "runtime.cli": (*_ENGINE, "console", "runtime.diagnostics"),
+    # The public names.
+    "": _ENGINE,
+    "export": (),
+    "bench": (),
 }
 
 
@@ -52,7 +75,8 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(path: Path) -> set[str]:
+@functools.cache
+def imports(path: Path) -> frozenset[str]:
     """Every module that a file imports, in functions and under TYPE_CHECKING too."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -62,7 +86,7 @@ def imports(path: Path) -> set[str]:
             assert node.level == 0, f"{path}: relative import"
             assert node.module is not None
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+    return frozenset(found)
 
 
 def uses(path: Path, name: str) -> bool:
@@ -71,11 +95,86 @@ def uses(path: Path, name: str) -> bool:
 
 def package() -> dict[str, Path]:
     """Every module of the package by name."""
-    return {module_name(path): path for folder in ("src", *FOLDERS) for path in modules(folder)}
+    paths = (path for folder in ("src", *FOLDERS) for path in modules(folder))
+    return {module_name(path): path for path in paths if "cpp" not in path.parts}
 
 
-def room_of(module: str) -> str | None:
-    """The room a module lies in: itself, or the nearest folder of the table."""
+def room_of(module: str) -> str:
+    """The room a module lies in: the longest name in the table that it begins with."""
     while module and module not in ROOMS:
         module = module.rpartition(".")[0]
-    return module or None
+    return module
+
+
+def edges() -> dict[str, set[str]]:
+    """Module -> the modules of the package that it imports; names of a module count as the module."""
+    every = package()
+    found: dict[str, set[str]] = {}
+    for module, path in every.items():
+        names = {name.removeprefix("ebca.") for name in imports(path) if name.startswith("ebca.")}
+        known = names & every.keys()
+        # "from ebca.engines import cache" imports the module cache, not the package around it.
+        found[module] = {one for one in known if not any(other.startswith(f"{one}.") for other in known)} - {module}
+    return found
+
+
+def test_the_table_has_no_circle() -> None:
+    above: set[str] = set()
+    for room, allowed in ROOMS.items():
+        assert set(allowed) - {room} <= above, f"'{room}' names a room that is not above it"
+        above.add(room)
+
+
+def test_every_module_lies_in_a_room() -> None:
+    folders = {*FOLDERS, "runtime"} - ROOMS.keys()
+    assert [name for name in package() if name and name not in folders and room_of(name) == ""] == []
+
+
+def test_dependencies_point_one_way() -> None:
+    checked = 0
+    for module, imported in edges().items():
+        room = room_of(module)
+        if room in ("export", "bench"):
+            continue
+        for other in imported:
+            there = room_of(other)
+            assert there == room or there in ROOMS[room], f"{module} ({room}) imports {other} ({there})"
+            checked += 1
+    assert checked > 300
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    # Raises CycleError, which names the modules.
+    assert len(list(graphlib.TopologicalSorter(edges()).static_order())) > 150
+
+
+@pytest.mark.parametrize("folder", ["engines", "plugins", "runtime"])
+def test_pytorch_and_onnx_stay_in_the_export(folder: str) -> None:
+    for path in modules(folder):
+        name = path.relative_to(ROOT).as_posix()
+        allowed = {"onnx"} if name == "plugins/energy_attention/onnx_model.py" else set()
+        for library in HEAVY - allowed:
+            assert not uses(path, library), f"{name} imports {library}"
+
+
+@pytest.mark.parametrize("folder", [*FOLDERS, "tests", "src"])
+def test_folders_are_imported_as_parts_of_the_package(folder: str) -> None:
+    for path in modules(folder):
+        for bare in FOLDERS:
+            assert not uses(path, bare), f"{path.relative_to(ROOT)} imports {bare} instead of ebca.{bare}"
+
+
+def test_nothing_is_unpickled() -> None:
+    for folder in FOLDERS:
+        for path in modules(folder):
+            text = path.read_text(encoding="utf-8")
+            name = path.relative_to(ROOT).as_posix()
+            assert not uses(path, "pickle"), name
+            assert "allow_pickle=True" not in text and "torch.load(" not in text, name
+
+
+def test_devices_are_told_apart_only_where_they_are_made() -> None:
+    for folder in ("runtime", "bench", "export"):
+        for path in modules(folder):
+            if "devices" not in path.parts:
+                assert not re.search(r"isinstance\([^)]*\b\w*Device\b", path.read_text(encoding="utf-8")), path
