@@ -15,8 +15,11 @@ from helpers.tiny import call_inputs
 import ebca
 from ebca.engines.backends.protocol import Call
 from ebca.runtime.devices import registry as devices
+from ebca.runtime.devices.cpu import CpuDevice
+from ebca.runtime.devices.device import Device
 from ebca.runtime.execution.control import ControlArrays, resolve
 from ebca.runtime.execution.executor import Executor
+from ebca.runtime.execution.inspection import clock, first_nonfinite, run_probed
 
 SIZES = {"batch": 2, "contexts": 2, "tokens": 77, "height": 8, "width": 8}
 
@@ -26,7 +29,7 @@ def engine(tiny_unet_dir: Path) -> ebca.Engine:
     return ebca.load(tiny_unet_dir, backend="onnxruntime")
 
 
-def executor(engine: ebca.Engine, device: devices.Device) -> Executor:
+def executor(engine: ebca.Engine, device: Device) -> Executor:
     made = Executor(engine.manifest.unet, engine.runner, SIZES, device)
     sample, contexts = call_inputs(contexts=2, size=(8, 8))
     made.sample[...], made.contexts[...], made.timestep[...] = sample, contexts, 300
@@ -49,7 +52,7 @@ VALUES = {
 
 @pytest.mark.parametrize("variant", VALUES)
 def test_a_step_computes_what_the_cpu_computes(engine: ebca.Engine, variant: str) -> None:
-    cpu, cuda = executor(engine, devices.CpuDevice()), executor(engine, host_device()[0])
+    cpu, cuda = executor(engine, CpuDevice()), executor(engine, host_device()[0])
     arrays = control(engine, **VALUES[variant])
     for one in (cpu, cuda):
         one.set_control(arrays)
@@ -61,7 +64,7 @@ def test_a_step_computes_what_the_cpu_computes(engine: ebca.Engine, variant: str
 
 def test_a_step_is_one_launch_whatever_changes(engine: ebca.Engine) -> None:
     device, driver = host_device()
-    made, twin = executor(engine, device), executor(engine, devices.CpuDevice())
+    made, twin = executor(engine, device), executor(engine, CpuDevice())
     made.run("update_masked")
     before = driver.count.copy()
     steps = [VALUES["update_masked"], VALUES["update"], {"gamma_attn": 0.01, "weights": [1.0, 0.7], "norm_factor": 0.5}]
@@ -93,7 +96,7 @@ def test_a_step_that_cannot_be_captured_runs_call_by_call_and_says_so(
     engine: ebca.Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     device, driver = host_device(refuse_capture=True)
-    made, cpu = executor(engine, device), executor(engine, devices.CpuDevice())
+    made, cpu = executor(engine, device), executor(engine, CpuDevice())
     with caplog.at_level(logging.WARNING):
         made.run("attention")
     assert "runs without a CUDA graph, call by call: operation not permitted" in caplog.text
@@ -103,8 +106,8 @@ def test_a_step_that_cannot_be_captured_runs_call_by_call_and_says_so(
 
 def test_a_probe_sees_the_device(engine: ebca.Engine) -> None:
     seen: list[tuple[int, float]] = []
-    for device in (devices.CpuDevice(), host_device()[0]):
-        executor(engine, device).run("update", lambda layer, q, k: seen.append((layer, float(np.abs(q).sum()))))
+    for device in (CpuDevice(), host_device()[0]):
+        run_probed(executor(engine, device), "update", lambda layer, q, k: seen.append((layer, float(np.abs(q).sum()))))
     half = len(seen) // 2
     assert half == len(engine.manifest.unet.layers) and seen[:half] == seen[half:] and all(total for _, total in seen)
 
@@ -112,7 +115,7 @@ def test_a_probe_sees_the_device(engine: ebca.Engine) -> None:
 def test_what_is_not_finite_is_found_on_the_device(engine: ebca.Engine) -> None:
     made = executor(engine, host_device()[0])
     made.timestep[0] = np.nan
-    assert made.first_nonfinite("attention") == engine.manifest.unet.segments[0]
+    assert first_nonfinite(made, "attention") == engine.manifest.unet.segments[0]
 
 
 def test_all_device_memory_is_given_back(engine: ebca.Engine) -> None:
@@ -211,17 +214,17 @@ def test_steps_that_cannot_be_joined_are_launched_one_by_one_and_that_is_said(
 
 def test_every_step_of_the_plan_is_timed_by_the_device(engine: ebca.Engine) -> None:
     device, driver = host_device()
-    made, twin = executor(engine, device), executor(engine, devices.CpuDevice())
+    made, twin = executor(engine, device), executor(engine, CpuDevice())
     names = [step.segment or f"attention_{step.layer:02}" for step in engine.manifest.unet.steps]
     for one in (made, twin):
         one.set_control(control(engine, **VALUES["update"]))
-        timed = one.clock("update")
+        timed = clock(one, "update")
         before = driver.count.copy()
         seconds = timed()
         assert list(seconds) == names and all(value > 0 for value in seconds.values())
     assert driver.count["launch"] - before["launch"] == 0
     before = driver.count.copy()
-    made.clock("update")()
+    clock(made, "update")()
     assert driver.count["launch"] - before["launch"] == len(names)
     twin.run("update")
     assert np.array_equal(made.noise, twin.noise)
@@ -232,7 +235,7 @@ def test_memory_is_split_by_what_it_is_for(engine: ebca.Engine) -> None:
     assert device.used_bytes() == 0
     made = executor(engine, device)
     made.run("update")
-    split = made.memory
+    split = made.buffers.memory
     assert set(split) == {"arena", "scratch", "control"} and split["arena"] > split["control"] > 0
     # The stand-in's memory is ours alone, but for what it adds to align it.
     assert 0 <= device.used_bytes() - sum(split.values()) < 64 * 1000
@@ -261,7 +264,7 @@ def test_a_closed_session_gives_its_memory_back(on_host: tuple[ebca.Engine, Host
 
 
 def test_a_recording_keeps_alive_what_it_was_made_of(engine: ebca.Engine) -> None:
-    made, twin = executor(engine, host_device()[0]), executor(engine, devices.CpuDevice())
+    made, twin = executor(engine, host_device()[0]), executor(engine, CpuDevice())
 
     class Whole:
         """A runner that is all of a UNet, and is let go of."""
@@ -272,7 +275,7 @@ def test_a_recording_keeps_alive_what_it_was_made_of(engine: ebca.Engine) -> Non
         def bind(self, inputs: dict[str, np.ndarray], outputs: dict[str, np.ndarray], workspace: int = 0) -> Call:
             return lambda: np.copyto(outputs["noise"], 2 * inputs["sample"])
 
-    replay = made.record_whole(Whole())
+    replay = made.record_full_unet(Whole())
     gc.collect()
     replay()
     assert np.array_equal(made.noise, 2 * twin.sample)

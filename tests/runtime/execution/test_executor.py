@@ -15,6 +15,7 @@ from ebca.engines.contract import dims
 from ebca.plugins.energy_attention import VARIANTS
 from ebca.runtime.execution.control import ControlArrays, resolve
 from ebca.runtime.execution.executor import Executor
+from ebca.runtime.execution.inspection import first_nonfinite
 
 SIZES = {"batch": 2, "contexts": 2, "tokens": 77, "height": 8, "width": 10}
 
@@ -47,7 +48,7 @@ def run(executor: Executor, arrays: ControlArrays, variant: str) -> tuple[np.nda
 def test_the_arena_is_smaller_than_all_tensors_together(engine: ebca.Engine, executor: Executor) -> None:
     tensors = engine.manifest.unet.tensors.values()
     total = sum(4 * int(np.prod(dims.shape(t.shape, SIZES))) for t in tensors)
-    assert 0 < executor.memory["arena"] < 0.8 * total
+    assert 0 < executor.buffers.memory["arena"] < 0.8 * total
 
 
 def test_inputs_and_outputs_never_share_memory(executor: Executor) -> None:
@@ -126,9 +127,9 @@ def test_the_cheapest_variant_that_suffices_is_chosen(engine: ebca.Engine) -> No
 
 def test_the_first_segment_that_is_not_finite_is_found(engine: ebca.Engine, executor: Executor) -> None:
     executor.set_control(control(engine))
-    assert executor.first_nonfinite("attention") is None
+    assert first_nonfinite(executor, "attention") is None
     executor.timestep[0] = np.nan
-    assert executor.first_nonfinite("attention") == engine.manifest.unet.segments[0]
+    assert first_nonfinite(executor, "attention") == engine.manifest.unet.segments[0]
 
 
 def test_a_size_that_memory_cannot_hold_is_an_error_of_the_caller(

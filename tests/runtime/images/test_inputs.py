@@ -13,10 +13,10 @@ from PIL import Image
 import ebca
 from ebca.runtime.images.inputs import (
     fitted_size,
+    image_size,
     latent_mask,
+    load_images,
     load_masks,
-    load_pictures,
-    picture_size,
     warn_if_resized,
 )
 
@@ -37,33 +37,33 @@ def test_every_form_of_a_picture_gives_the_same_numbers(pixels: np.ndarray, tmp_
     expected = pixels[None].astype(np.float32) / 255
     forms = (image, pixels, pixels / 255, pixels.astype(np.float32) / 255, tmp_path / "picture.png", [image], (pixels,))
     for form in (*forms, str(tmp_path / "picture.png"), pixels[None], image.convert("RGBA")):
-        loaded = load_pictures(form, *SIZE)
+        loaded = load_images(form, *SIZE)
         assert loaded.dtype == np.float32
         assert np.array_equal(loaded, expected)
 
 
 def test_pixels_of_the_right_size_come_back_to_the_bit(pixels: np.ndarray) -> None:
     """Compositing relies on it: what is outside the mask must not move."""
-    loaded = load_pictures(pixels, *SIZE)
+    loaded = load_images(pixels, *SIZE)
     assert np.array_equal(np.round(loaded[0] * 255).astype(np.uint8), pixels)
     exact = np.random.default_rng(1).random((*SIZE, 3), np.float32)
-    assert np.array_equal(load_pictures(exact, *SIZE)[0], exact)
+    assert np.array_equal(load_images(exact, *SIZE)[0], exact)
 
 
 def test_other_sizes_are_resized_as_pillow_does_it(pixels: np.ndarray) -> None:
     image = Image.fromarray(pixels)
     for size in ((8, 8), (32, 40)):
         expected = np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC), np.float32) / 255
-        assert np.array_equal(load_pictures(image, *size)[0], expected)
-        assert np.array_equal(load_pictures(pixels / 255, *size)[0], expected)
+        assert np.array_equal(load_images(image, *size)[0], expected)
+        assert np.array_equal(load_images(pixels / 255, *size)[0], expected)
 
 
 def test_several_pictures_may_differ_in_form_and_size(pixels: np.ndarray) -> None:
-    loaded = load_pictures([pixels, Image.new("RGB", (5, 7), "red"), np.ones((3, 3))], *SIZE)
+    loaded = load_images([pixels, Image.new("RGB", (5, 7), "red"), np.ones((3, 3))], *SIZE)
     assert loaded.shape == (3, *SIZE, 3)
     assert np.array_equal(loaded[1], np.broadcast_to(np.array([1, 0, 0]), (*SIZE, 3)))
     assert np.array_equal(loaded[2], np.ones((*SIZE, 3), np.float32))
-    assert np.array_equal(load_pictures(np.stack([pixels, pixels]), *SIZE), np.repeat(loaded[:1], 2, 0))
+    assert np.array_equal(load_images(np.stack([pixels, pixels]), *SIZE), np.repeat(loaded[:1], 2, 0))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "PA", "CMYK", "YCbCr", "I;16"])
@@ -71,7 +71,7 @@ def test_other_colour_modes_are_taken(mode: str) -> None:
     white = np.full(SIZE, 255, np.uint8)
     image = Image.fromarray(white.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(white).convert(mode)
     assert image.mode == mode
-    assert np.array_equal(load_pictures(image, *SIZE), np.ones((1, *SIZE, 3), np.float32))
+    assert np.array_equal(load_images(image, *SIZE), np.ones((1, *SIZE, 3), np.float32))
 
 
 def test_sixteen_bits_are_scaled_and_not_cut_off(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_sixteen_bits_are_scaled_and_not_cut_off(tmp_path: Path) -> None:
     image.save(tmp_path / "grey.png")
     for form in (image, tmp_path / "grey.png"):
         # Half a step of 8 bits.
-        assert np.abs(load_pictures(form, *SIZE)[0, ..., 1] - grey / 65535).max() <= 0.5 / 255 + 1e-6
+        assert np.abs(load_images(form, *SIZE)[0, ..., 1] - grey / 65535).max() <= 0.5 / 255 + 1e-6
         assert np.array_equal(load_masks(form, *SIZE)[0, 0] > 0, np.rint(grey / 257) >= 127.5)
 
 
@@ -88,9 +88,9 @@ def test_a_file_is_turned_the_way_its_camera_says(pixels: np.ndarray, tmp_path: 
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter, clockwise
     Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
-    assert picture_size(tmp_path / "turned.png") == SIZE[::-1]
+    assert image_size(tmp_path / "turned.png") == SIZE[::-1]
     expected = np.rot90(pixels, -1)
-    assert np.array_equal(load_pictures(tmp_path / "turned.png", *SIZE[::-1])[0], expected.astype(np.float32) / 255)
+    assert np.array_equal(load_images(tmp_path / "turned.png", *SIZE[::-1])[0], expected.astype(np.float32) / 255)
 
 
 # --- masks
@@ -146,7 +146,7 @@ def test_latents_see_the_nearest_pixel_as_in_torch(height: int, width: int, down
 def test_the_size_of_the_first_picture_counts(pixels: np.ndarray, tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "picture.png")
     for form in (pixels, Image.fromarray(pixels), tmp_path / "picture.png", [pixels, pixels[:3]], pixels[None]):
-        assert picture_size(form) == SIZE
+        assert image_size(form) == SIZE
 
 
 def test_a_mask_of_another_size_than_the_picture_is_pointed_out(pixels: np.ndarray) -> None:
@@ -205,14 +205,14 @@ KINDS = "give a picture, its file, or an array of pixels"
 )
 def test_what_is_no_picture_is_refused_in_one_line(value: Any, named: str) -> None:
     with pytest.raises(ebca.ParameterError) as caught:
-        load_pictures(value, *SIZE)
+        load_images(value, *SIZE)
     assert named in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_tensor_is_refused_without_its_numbers() -> None:
     torch = pytest.importorskip("torch")
     with pytest.raises(ebca.ParameterError, match=r"^image is of type Tensor; give a picture[a-z ,]*$"):
-        load_pictures(torch.zeros(3, *SIZE), *SIZE)
+        load_images(torch.zeros(3, *SIZE), *SIZE)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     Image.new("RGB", (64, 64), "red").save(tmp_path / "whole.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:-40])
     missing = tmp_path / "missing.png"
-    for load, name in ((load_pictures, "image"), (load_masks, "mask")):
+    for load, name in ((load_images, "image"), (load_masks, "mask")):
         with pytest.raises(ebca.ParameterError, match=rf"^{name} '.*missing.png' does not exist$"):
             load(missing, *SIZE)
         for bad in ("text.png", "cut.png", ""):
@@ -250,4 +250,4 @@ def test_a_picture_too_large_for_memory_is_refused(tmp_path: Path, monkeypatch: 
     Image.new("RGB", (64, 64)).save(tmp_path / "picture.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(ebca.ParameterError, match="exceeds limit"):
-        load_pictures(tmp_path / "picture.png", *SIZE)
+        load_images(tmp_path / "picture.png", *SIZE)

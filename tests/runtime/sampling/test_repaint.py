@@ -1,6 +1,5 @@
 """RePaint: levels, steps and jumps are those of diffusers' scheduler; in a session, of its pipeline's loop."""
 
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from helpers.tiny import relative  # noqa: E402
 
 import ebca  # noqa: E402
 from ebca.export.tiny import build_tiny  # noqa: E402
-from ebca.runtime.images.inputs import latent_mask, load_masks, load_pictures  # noqa: E402
+from ebca.runtime.images.inputs import latent_mask, load_images, load_masks  # noqa: E402
 from ebca.runtime.noise import NormalStream, randn  # noqa: E402
-from ebca.runtime.sampling.repaint import RePaintPlan, repaint  # noqa: E402
+from ebca.runtime.sampling.repaint import RePaintSchedule, RePaintStepper  # noqa: E402
 
 # Both loops run in float32, and the noise is equal to 1e-6; a level or a draw that is off shows as 1e-2 and more.
 LIMIT = 2e-5
@@ -44,8 +43,8 @@ def scheduler(eta: float = 0.0) -> Any:
 ALPHAS = scheduler().alphas_cumprod.numpy().astype(np.float64)
 
 
-def plan(steps: int, jump_length: int, jump_count: int) -> RePaintPlan:
-    return RePaintPlan(steps, jump_length, jump_count, ALPHAS)
+def schedule(steps: int, jump_length: int, jump_count: int) -> RePaintSchedule:
+    return RePaintSchedule(steps, jump_length, jump_count, ALPHAS)
 
 
 # --- levels
@@ -59,7 +58,7 @@ def plan(steps: int, jump_length: int, jump_count: int) -> RePaintPlan:
 def test_levels_equal_those_of_diffusers(steps: int, jump_length: int, jump_count: int) -> None:
     reference = scheduler()
     reference.set_timesteps(steps, jump_length, jump_count)
-    ours = plan(steps, jump_length, jump_count)
+    ours = schedule(steps, jump_length, jump_count)
     assert [level * ours.stride for level in ours.levels()] == reference.timesteps.tolist()
 
 
@@ -67,7 +66,7 @@ def test_levels_equal_those_of_diffusers(steps: int, jump_length: int, jump_coun
 @given(st.integers(1, 60), st.integers(1, 20), st.integers(1, 5))
 def test_levels_equal_those_of_diffusers_for_any_setting(steps: int, jump_length: int, jump_count: int) -> None:
     test_levels_equal_those_of_diffusers(steps, jump_length, jump_count)
-    ours = plan(steps, jump_length, jump_count)
+    ours = schedule(steps, jump_length, jump_count)
     moves = list(ours.moves())
     assert [level for level, _ in moves] == list(ours.levels())
     assert ours.evaluations() == sum(denoise for _, denoise in moves)
@@ -77,40 +76,36 @@ def test_levels_equal_those_of_diffusers_for_any_setting(steps: int, jump_length
 
 
 def test_one_visit_of_each_stretch_has_no_jumps() -> None:
-    assert list(plan(10, 3, 1).moves()) == [(level, True) for level in range(9, -1, -1)]
+    assert list(schedule(10, 3, 1).moves()) == [(level, True) for level in range(9, -1, -1)]
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1001])
 def test_steps_out_of_range_are_refused(steps: int) -> None:
     with pytest.raises(ebca.ParameterError, match=f"steps is {steps}; RePaint takes 1 to 1000"):
-        plan(steps, 10, 10)
+        schedule(steps, 10, 10)
 
 
-# --- the loop by itself
+# --- the steps alone
 
 
-@dataclass
-class Predictor:
+def noise_of(latents: np.ndarray, timestep: float) -> np.ndarray:
     """Stands in for the UNet: a noise prediction that depends on latents and time."""
+    return np.tanh(np.float32(0.4) * latents) + np.float32(0.2) * np.sin(np.float32(timestep))
 
-    seen: list[tuple[float, Any]] = field(default_factory=list)
-    executor: Any = None
 
-    def __post_init__(self) -> None:
-        self.executor = self
-        self.contexts_out = np.zeros((2, 1, 1, 1), np.float32)
-
-    def predict(self, latents: np.ndarray, timestep: float, control: Any, out: np.ndarray) -> None:
-        self.seen.append((timestep, control))
-        out[...] = self.noise(latents, timestep)
-
-    @staticmethod
-    def noise(latents: np.ndarray, timestep: float) -> np.ndarray:
-        return np.tanh(np.float32(0.4) * latents) + np.float32(0.2) * np.sin(np.float32(timestep))
+def walk(stepper: RePaintStepper, start: np.ndarray) -> tuple[list[np.ndarray], list[tuple[float, int]]]:
+    """The latents after every evaluation; timestep and control of each."""
+    stepper.start(start)
+    latents, seen = [], []
+    for index in range(stepper.total):
+        evaluation = stepper.evaluation(index)
+        seen.append((evaluation.timestep, evaluation.control))
+        latents.append(stepper.step(index, noise_of(evaluation.model_input, evaluation.timestep)))
+    return latents, seen
 
 
 def diffusers_loop(
-    noise_of: Any, steps: tuple[int, int, int], start: Any, known: Any, hole: Any, generator: Any, eta: float
+    predict: Any, steps: tuple[int, int, int], start: Any, known: Any, hole: Any, generator: Any, eta: float
 ) -> list[np.ndarray]:
     """The loop of diffusers' RePaintPipeline; the latents after every evaluation."""
     reference = scheduler(eta)
@@ -119,7 +114,7 @@ def diffusers_loop(
     history = []
     for t in reference.timesteps.tolist():
         if t < before:
-            noise = noise_of(latents, t)
+            noise = predict(latents, t)
             latents = reference.step(noise, t, latents, known, 1 - hole, generator).prev_sample
             history.append(latents.numpy())
         else:
@@ -134,21 +129,12 @@ def test_steps_and_jumps_equal_those_of_diffusers(steps: tuple[int, int, int], e
     shape = (1, 4, 8, 6)
     start, known = randn(shape, 1), randn(shape, 2)
     hole = (np.random.default_rng(3).random((1, 1, 8, 6)) < 0.5).astype(np.float32)
-    seen: list[ebca.StepInfo] = []
-    latents: list[np.ndarray] = []
-
-    def keep(info: ebca.StepInfo) -> None:
-        seen.append(info)
-        latents.append(info.latents.copy())
-
-    predictor, controls = Predictor(), [object() for _ in range(steps[0])]
     before = start.copy(), known.copy(), hole.copy()
-    made = repaint(
-        predictor, plan(*steps), start, known, hole, controls, [NormalStream(4)], eta=eta, on_step=keep  # type: ignore[arg-type]
-    )  # fmt: skip
+    stepper = RePaintStepper(schedule(*steps), known, hole, [NormalStream(4)], eta)
+    latents, seen = walk(stepper, start)
 
     expected = diffusers_loop(
-        lambda x, t: torch.from_numpy(Predictor.noise(x.numpy(), t)),
+        lambda x, t: torch.from_numpy(noise_of(x.numpy(), t)),
         steps,
         torch.from_numpy(start),
         torch.from_numpy(known),
@@ -159,13 +145,13 @@ def test_steps_and_jumps_equal_those_of_diffusers(steps: tuple[int, int, int], e
     assert len(latents) == len(expected)
     for index, (ours, theirs) in enumerate(zip(latents, expected, strict=True)):
         assert relative(ours, theirs) <= LIMIT, index
-    assert np.array_equal(made, latents[-1])
-    # At the end the known part is the picture itself.
+    made = latents[-1]
+    # At the end the kept part is the image itself.
     assert np.array_equal(np.where(hole > 0, 0, made), np.where(hole > 0, 0, known))
-    assert [(i.index, i.total) for i in seen] == [(i, len(expected)) for i in range(len(expected))]
+    assert stepper.total == len(expected)
     # A level that is visited again uses its own control again; the noisiest has the first.
     stride = 1000 // steps[0]
-    assert predictor.seen == [(t, controls[steps[0] - 1 - round(t / stride)]) for t, _ in predictor.seen]
+    assert seen == [(t, steps[0] - 1 - round(t / stride)) for t, _ in seen]
     assert all(np.array_equal(a, b) for a, b in zip((start, known, hole), before, strict=True))
 
 
@@ -173,11 +159,10 @@ def test_pictures_with_streams_of_their_own_do_not_touch_each_other() -> None:
     shape = (1, 4, 8, 6)
     starts, knowns = ([randn(shape, seed) for seed in seeds] for seeds in ((1, 2), (3, 4)))
     holes = [(np.random.default_rng(s).random((1, 1, 8, 6)) < 0.5).astype(np.float32) for s in (5, 6)]
-    controls: Any = [None] * 6
 
     def run(start: np.ndarray, known: np.ndarray, hole: np.ndarray, seeds: list[int]) -> np.ndarray:
         streams = [NormalStream(seed) for seed in seeds]
-        return repaint(Predictor(), plan(6, 2, 2), start, known, hole, controls, streams, eta=1.0)  # type: ignore[arg-type]
+        return walk(RePaintStepper(schedule(6, 2, 2), known, hole, streams, eta=1.0), start)[0][-1]
 
     together = run(np.concatenate(starts), np.concatenate(knowns), np.concatenate(holes), [7, 8])
     for i in range(2):
@@ -300,7 +285,7 @@ def test_pictures_with_seeds_equal_single_runs(engine: ebca.Engine, session: ebc
 def test_pixels_outside_the_mask_stay_as_they_are(session: ebca.Session, output: str) -> None:
     given: dict[str, Any] = {"image": picture(), "mask": mask_picture(), **ASK, "output": output}
     hole = np.asarray(mask_picture()) > 0
-    source = np.asarray(picture()) if output == "pil" else load_pictures(picture(), 64, 64)[0]
+    source = np.asarray(picture()) if output == "pil" else load_images(picture(), 64, 64)[0]
     pasted = np.asarray(session.generate(PROMPT, **given).images[0])
     whole = np.asarray(session.generate(PROMPT, **given, composite=False).images[0])
     assert np.array_equal(pasted[~hole], source[~hole])

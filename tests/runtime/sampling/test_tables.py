@@ -12,8 +12,8 @@ pytest.importorskip("diffusers")
 
 from ebca.errors import EngineError, ParameterError  # noqa: E402
 from ebca.export.schedulers import DEFAULT_CONFIG, SCHEDULERS, build_tables, write_tables  # noqa: E402
+from ebca.runtime.sampling.table_stepper import TableStepper  # noqa: E402
 from ebca.runtime.sampling.tables import (  # noqa: E402
-    Scheduler,
     available_schedulers,
     load_alphas_cumprod,
     load_table,
@@ -60,14 +60,13 @@ def diffusers_loop(name: str, config: dict[str, Any], steps: int, noise: np.ndar
 
 def table_loop(folder: Path, section: dict[str, Any], name: str, steps: int, noise: np.ndarray) -> list[np.ndarray]:
     table = load_table(folder, section, name, steps)
-    scheduler = Scheduler(table, noise.shape)
-    start = scheduler.start(noise)
-    latents = start
+    stepper = TableStepper(table, noise.shape)
+    stepper.start(noise)
     history = []
     for i in range(table.evaluations):
-        scheduler.noises[i] = noise_model(scheduler.model_input(i, latents), table.timesteps[i])
-        latents = scheduler.combine(i, start)
-        history.append(latents)
+        evaluation = stepper.evaluation(i)
+        assert evaluation.timestep == table.timesteps[i]
+        history.append(stepper.step(i, noise_model(evaluation.model_input, evaluation.timestep)))
     return history
 
 
@@ -104,7 +103,7 @@ def test_inversion_is_undone_by_ddim(written: dict[str, tuple[Path, dict[str, An
     noises = np.zeros((10, *SHAPE), dtype=np.float32)
     if prediction_type == "sd15":
         noises[:9] = rng.standard_normal((9, *SHAPE), dtype=np.float32)
-    inverted = Scheduler(inverse, SHAPE).combine(8, start, noises)
+    inverted = TableStepper(inverse, SHAPE).combine(8, start, noises)
     if prediction_type == "v_prediction":
         # v mixes noise and image; a zero prediction has a closed form: each step is a rotation.
         a = load_alphas_cumprod(folder, section)[[1, *inverse.timesteps[1:].astype(int), 901]]
@@ -112,11 +111,11 @@ def test_inversion_is_undone_by_ddim(written: dict[str, tuple[Path, dict[str, An
         assert relative(inverted, start * np.prod(cosines)) < 1e-6
         return
     # DDIM's first step leaves timestep 901, where the inversion arrived; its prediction is the last one.
-    back = Scheduler(forward, SHAPE).combine(8, inverted, noises[8::-1])
+    back = TableStepper(forward, SHAPE).combine(8, inverted, noises[8::-1])
     assert relative(back, start) < 1e-5
 
 
-# --- starting on the way
+# --- starting at an intermediate timestep
 
 ONE_STEP = ["ddim", "euler"]
 
@@ -134,15 +133,15 @@ def test_what_is_left_of_a_table_equals_the_rest_of_the_diffusers_loop(
     scheduler = SCHEDULERS[name].diffusers_class.from_config({**CONFIGS[config], **SCHEDULERS[name].overrides})
     scheduler.set_timesteps(10)
     expected = torch.from_numpy(start)
-    got, ours = start, Scheduler(table, SHAPE)
+    ours = TableStepper(table, SHAPE)
     # The latents are those of the start's noise level already.
-    assert np.array_equal(ours.start(start), start)
+    assert np.array_equal(ours.scaled(start), start)
+    ours.start(start)
     for i, t in enumerate(scheduler.timesteps[begin:]):
         assert table.timesteps[i] == float(t)
         prediction = noise_model(scheduler.scale_model_input(expected, t).numpy(), float(t))
         expected = scheduler.step(torch.from_numpy(prediction), t, expected).prev_sample
-        ours.noises[i] = noise_model(ours.model_input(i, got), float(t))
-        got = ours.combine(i, start)
+        got = ours.step(i, noise_model(ours.evaluation(i).model_input, float(t)))
         assert relative(got, expected.numpy()) < LIMIT, i
 
 
@@ -189,19 +188,15 @@ def test_noise_is_added_as_diffusers_adds_it(
     assert relative(got, expected) < 1e-6
 
 
-def test_combine_writes_into_out_and_takes_a_foreign_history(
+def test_the_sum_is_rounded_once_and_reads_no_later_noise(
     written: dict[str, tuple[Path, dict[str, Any]]],
 ) -> None:
     table = load_table(*written["sd15"], "unipc", 10)
     rng = np.random.default_rng(1)
     start = rng.standard_normal(SHAPE, dtype=np.float32)
     noises = rng.standard_normal((10, *SHAPE), dtype=np.float32)
-    scheduler = Scheduler(table, SHAPE)
-    out = np.empty(SHAPE, dtype=np.float32)
-    assert scheduler.combine(7, start, noises, out=out) is out
-    scheduler.noises[:] = noises
-    scheduler.noises[8:] = np.nan  # later noises must not be touched
-    assert np.array_equal(scheduler.combine(7, start), out)
+    noises[8:] = np.nan
+    out = TableStepper(table, SHAPE).combine(7, start, noises)
     assert out.dtype == np.float32
     exact = table.row(7)[0] * start.astype(np.float64) + np.tensordot(
         table.row(7)[1:], noises[:8].astype(np.float64), axes=1
@@ -210,14 +205,14 @@ def test_combine_writes_into_out_and_takes_a_foreign_history(
 
 
 def test_combine_refuses_what_does_not_fit(written: dict[str, tuple[Path, dict[str, Any]]]) -> None:
-    scheduler = Scheduler(load_table(*written["sd15"], "ddim", 2), (1, 4, 8, 8))
-    start = np.zeros((1, 4, 8, 8), dtype=np.float32)
+    stepper = TableStepper(load_table(*written["sd15"], "ddim", 2), (1, 4, 8, 8))
+    start, noises = np.zeros((1, 4, 8, 8), np.float32), np.zeros((2, 1, 4, 8, 8), np.float32)
     with pytest.raises(ParameterError, match="evaluations 0 to 1"):
-        scheduler.combine(2, start)
+        stepper.combine(2, start, noises)
     with pytest.raises(ParameterError, match="do not fit"):
-        scheduler.combine(0, start[:, :, :4])
+        stepper.combine(0, start[:, :, :4], noises)
     with pytest.raises(ParameterError, match="do not fit"):
-        scheduler.combine(1, start, scheduler.noises[:1])
+        stepper.combine(1, start, noises[:1])
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ from PIL import Image  # noqa: E402
 import ebca  # noqa: E402
 from ebca.export.tiny import build_tiny  # noqa: E402
 from ebca.plugins.energy_attention import energy_attention  # noqa: E402
-from ebca.runtime.execution.executor import Executor  # noqa: E402
 from ebca.runtime.noise import randn  # noqa: E402
 from ebca.runtime.telemetry.attention_maps import AttentionMaps, draw_attention  # noqa: E402
 from ebca.runtime.telemetry.energies import require_plotting  # noqa: E402
@@ -188,7 +187,7 @@ def test_without_a_request_there_are_none_and_nothing_looks(
     def no_probe(*args: object) -> None:
         raise AssertionError("a probe runs")
 
-    monkeypatch.setattr(Executor, "_probed", no_probe)
+    monkeypatch.setattr("ebca.runtime.sampling.host.run_probed", no_probe)
     monkeypatch.setattr(AttentionMaps, "__init__", no_probe)
     result = session.generate(PROMPT, **ASK)
     assert result.attention_maps is None and result.energies is None

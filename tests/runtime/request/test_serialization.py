@@ -1,0 +1,145 @@
+"""A request and its JSON are the same thing."""
+
+import json
+from dataclasses import fields
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import ebca
+from ebca.runtime.images.outputs import read_parameters, save_png
+from ebca.runtime.request.fields import FIELD_PARTS, PARTS, GenerateRequest
+from ebca.runtime.request.serialization import from_json, from_parameters, to_json
+
+NUMBERS = st.floats(-10, 10, width=32).map(float)
+TAUS = st.floats(0, 1).map(float)
+SCHEDULES = st.one_of(
+    st.builds(ebca.Schedule.constant, NUMBERS),
+    st.builds(ebca.Schedule.step, NUMBERS, TAUS),
+    st.builds(ebca.Schedule.reverse_step, NUMBERS, TAUS),
+    st.builds(ebca.Schedule.linear, NUMBERS, NUMBERS),
+)
+GAMMAS = st.one_of(NUMBERS, SCHEDULES, st.lists(NUMBERS, min_size=1, max_size=4).map(tuple))
+TEXTS = st.one_of(st.text(max_size=20), st.lists(st.text(max_size=8), min_size=1, max_size=3))
+EDITS = st.builds(
+    ebca.Edit, prompt=TEXTS, direction=st.integers(0, 1), alpha=GAMMAS, gamma_attn=GAMMAS, gamma_norm=GAMMAS
+)
+REQUESTS = st.builds(
+    GenerateRequest.of,
+    prompt=TEXTS,
+    negative_prompt=TEXTS,
+    token_weights=st.dictionaries(st.one_of(st.text(min_size=1, max_size=6), st.integers(0, 76)), NUMBERS, max_size=3),
+    guidance_scale=st.one_of(st.none(), NUMBERS),
+    gamma_attn=GAMMAS,
+    gamma_norm=GAMMAS,
+    norm_factor=NUMBERS,
+    edits=st.lists(EDITS, max_size=2).map(tuple),
+    reset_edits=st.booleans(),
+    image=st.one_of(st.none(), st.just("a.png"), st.lists(st.just("b.png"), min_size=1, max_size=2)),
+    strength=st.one_of(st.none(), TAUS),
+    repaint=st.one_of(st.none(), st.builds(ebca.RePaint, st.integers(1, 9), st.integers(1, 9), TAUS, st.booleans())),
+    composite=st.booleans(),
+    energies=st.booleans(),
+    attention_maps=st.booleans(),
+    steps=st.integers(1, 100),
+    scheduler=st.one_of(st.none(), st.just("ddim")),
+    seed=st.one_of(st.none(), st.integers(-(2**63), 2**63), st.lists(st.integers(0, 9), min_size=1, max_size=3)),
+    output=st.sampled_from(("pil", "np", "latents")),
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(REQUESTS)
+def test_a_request_survives_json(request: GenerateRequest) -> None:
+    text = json.dumps(to_json(request))
+    again = from_json(json.loads(text))
+    assert again == request
+    assert json.dumps(to_json(again)) == text
+
+
+def test_arrays_and_images_are_embedded() -> None:
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (6, 5, 3), np.uint8))
+    request = GenerateRequest.of(
+        prompt_embeds=rng.standard_normal((1, 7, 8), np.float32),
+        negative_prompt_embeds=rng.standard_normal((1, 7, 8)),
+        latents=rng.standard_normal((1, 4, 2, 2), np.float32),
+        image=[image, rng.uniform(0, 1, (6, 5, 3)).astype(np.float32)],
+        mask=rng.integers(0, 2, (6, 5), np.uint8),
+        edits=(ebca.Edit(prompt_embeds=rng.standard_normal((1, 7, 8), np.float32), alpha=0.5),),
+    )
+    again = from_json(json.loads(json.dumps(to_json(request))))
+    for name in ("prompt_embeds", "negative_prompt_embeds", "latents", "mask"):
+        ours, theirs = request.values()[name], again.values()[name]
+        assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs), name
+    assert np.array_equal(np.asarray(again.image_inputs.image[0]), np.asarray(image))  # type: ignore[index,arg-type]
+    assert np.array_equal(again.image_inputs.image[1], request.image_inputs.image[1])  # type: ignore[index,arg-type]
+    assert np.array_equal(again.guidance.edits[0].prompt_embeds, request.guidance.edits[0].prompt_embeds)  # type: ignore[arg-type]
+    assert not {"image", "mask", "latents", "prompt_embeds"} & to_json(request, embedded=False).keys()
+    assert "prompt_embeds" not in to_json(request, embedded=False)["edits"][0]
+
+
+def test_what_is_missing_or_null_has_its_default() -> None:
+    assert from_json({}) == GenerateRequest()
+    assert from_json({"prompt": "a", "seed": None, "token_weights": None}) == GenerateRequest.of(prompt="a")
+
+
+def test_schedules_may_be_written_as_texts() -> None:
+    request = from_json({"gamma_attn": "step:0.01:0.2", "edits": [{"prompt": "x", "alpha": "constant:1.3"}]})
+    assert request.guidance.gamma_attn == ebca.Schedule.step(0.01, 0.2)
+    assert request.guidance.edits == (ebca.Edit("x", alpha=ebca.Schedule.constant(1.3)),)
+
+
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [
+        ([], "a request is of type list"),
+        ({"promt": "a"}, "a request has no field 'promt'; the fields are prompt, "),
+        ({"gamma_attn": {"schedule": "sine", "value": 1}}, "gamma_attn is {'schedule': 'sine'"),
+        ({"gamma_attn": True}, "gamma_attn is True; give a number"),
+        ({"edits": {"prompt": "a"}}, "edits cannot be read"),
+        ({"edits": [{"promt": "a"}]}, "an edit has no field 'promt'"),
+        ({"repaint": {"jumps": 1}}, "repaint cannot be read"),
+        ({"repaint": {"jump_length": 0}}, "jump_length is 0; give 1 or more"),
+        ({"token_weights": [["cat"]]}, "token_weights cannot be read"),
+        ({"image": {"png": "bm90IGEgcG5n"}}, "image is not a PNG that can be read"),
+        ({"latents": {"dtype": "float32", "shape": [2], "data": "AAAA"}}, "latents cannot be read"),
+        ({"latents": {"dtype": "object", "shape": [1], "data": ""}}, "latents cannot be read"),
+    ],
+    ids=str,
+)
+def test_what_is_no_request_is_refused(data: Any, named: str) -> None:
+    with pytest.raises(ebca.ParameterError) as caught:
+        from_json(data)
+    assert named in str(caught.value)
+
+
+def test_generate_takes_the_fields_of_a_request_with_their_defaults() -> None:
+    parameters = signature(ebca.Session.generate).parameters
+    assert parameters.keys() - {"self", "on_step"} == FIELD_PARTS.keys()
+    # A default that is none of its own: the part's.
+    defaults = GenerateRequest().values() | {"token_weights": None}
+    for name in FIELD_PARTS:
+        assert parameters[name].default == defaults[name], name
+
+
+def test_no_field_is_in_two_parts() -> None:
+    names = [one.name for kind in PARTS.values() for one in fields(kind)]
+    names += [one.name for one in fields(GenerateRequest) if one.name not in PARTS]
+    assert len(names) == len(set(names)) == len(FIELD_PARTS)
+
+
+def test_a_png_makes_its_image_again(tmp_path: Path) -> None:
+    edit = ebca.Edit("a green star", alpha=ebca.Schedule.step(0.5, 0.2))
+    with ebca.load("shapes", backend="onnxruntime") as engine, engine.session() as session:
+        made = session.generate("a red circle", steps=3, seed=5, gamma_attn=0.002, token_weights={2: 1.5}, edits=[edit])
+        save_png(made.images[0], tmp_path / "made.png", {**made.parameters, "image_index": 0})
+        again = session.run(from_parameters(read_parameters(tmp_path / "made.png")))
+    assert np.array_equal(np.asarray(again.images[0]), np.asarray(made.images[0]))
+    assert again.parameters == made.parameters
