@@ -52,7 +52,7 @@ def rivals(
         yield [], {}
         return
     from ebca.bench.pytorch import PyTorchUNet
-    from ebca.export.checkpoint import load_checkpoint
+    from ebca.export.checkpoint.load import load_checkpoint
     from ebca.export.quiet import quiet
 
     assert model is not None
@@ -92,7 +92,7 @@ def rivals(
 
 
 def _check_same_model(unet: "UNet2DConditionModel", subject: Subject, model: str) -> None:
-    from ebca.export.trace import layers_of
+    from ebca.export.graph.trace import layers_of
 
     spec = subject.engine.manifest.unet
     theirs = [(layer.name, layer.heads, layer.head_dim) for layer in layers_of(unet)]

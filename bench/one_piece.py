@@ -16,12 +16,12 @@ from diffusers import UNet2DConditionModel
 from ebca.bench.subject import Subject
 from ebca.engines.backends.tensorrt_library import LIBRARIES
 from ebca.errors import ExportError, ParameterError
-from ebca.export.graphs import write_component
-from ebca.export.half import to_half
+from ebca.export.graph.component import write_component
+from ebca.export.graph.full_unet import full_unet_graph
+from ebca.export.graph.half import to_half
+from ebca.export.graph.op_node import OUTPUTS
+from ebca.export.graph.traced_unet import TracedUNet
 from ebca.export.quiet import quiet
-from ebca.export.trace import OUTPUTS
-from ebca.export.uncut import Uncut
-from ebca.export.vanilla import vanilla_graph
 
 _NAME = "unet"
 
@@ -54,7 +54,7 @@ class OnePiece:
         try:
             _check_room(self._folder, 4 * sum(p.numel() for p in unet.parameters()))
             with quiet():
-                whole = vanilla_graph(Uncut.of(unet))
+                whole = full_unet_graph(TracedUNet.of(unet))
                 if subject.engine.manifest.compute == "fp16":
                     to_half(whole, float32_outputs=OUTPUTS)
                 component = write_component(whole, self._folder, _NAME, half=False)

@@ -19,8 +19,8 @@ from torch._dynamo.exc import BackendCompilerFailed
 from ebca.bench.subject import Subject
 from ebca.bench.timing import Contender
 from ebca.errors import ParameterError
-from ebca.export.torch_op import TorchEnergyAttention
-from ebca.export.trace import EnergyUNet, energy_unet, layers_of
+from ebca.export.graph.torch_op import TorchEnergyAttention
+from ebca.export.graph.trace import EnergyUNet, energy_unet, layers_of
 
 
 class PyTorchUNet:

@@ -1,14 +1,16 @@
-"""Does the engine compute what PyTorch computes? Measured while a segment is exported, kept in the manifest.
+"""Does the engine compute what PyTorch computes? Measured while components are written, kept in the manifest.
 
-Each segment gets PyTorch's own op results at its input and is compared at its q, k, v (the last one at the noise):
-its error alone, not that of the layers above. The same segments then run as a chain with the exported op: the error
-of the whole UNet. PyTorch computes in float32 on the CPU, with energy steps on, two contexts, latents that are not
-square. Graphs that compute in float16 run in the form that rounds as they do (`ebca.export.half.emulate`).
+Each segment gets PyTorch's own op results at its input and is compared at its q, k, v (the last one at the noise). This
+is its error alone, not that of the layers above. The same segments then run as a chain with the exported op, which
+gives the error of the full UNet. PyTorch computes in float32 on the CPU, with energy steps on, two contexts, latents
+that are not square. Graphs that compute in float16 run in the form that rounds as they do
+(`ebca.export.graph.emulate`).
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import onnxruntime as ort
@@ -19,20 +21,26 @@ from torch import nn
 from ebca.engines.contract.accuracy import LIMITS, relative_l2
 from ebca.engines.contract.manifest import Component
 from ebca.errors import ExportError
-from ebca.export.split import OpCall, Segment
-from ebca.export.torch_op import TorchEnergyAttention
-from ebca.export.trace import Layer, energy_unet, layers_of
+from ebca.export.graph.op_node import INPUTS, OUTPUTS
+from ebca.export.graph.segments import OpCall, Segment
+from ebca.export.graph.torch_op import TorchEnergyAttention
+from ebca.export.graph.trace import Layer, energy_unet, layers_of
 from ebca.plugins.energy_attention import signature, tie_matrix
 
 LIMIT, HALF_LIMIT = LIMITS["fp32"], LIMITS["fp16"]
 
 _ROWS, _CONTEXTS, _TOKENS = 2, 2, 77
+_TIMESTEP = 500.0
+# Larger latents tell no more and take longer.
+_LARGEST_SIDE = 32
 
-_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
+_ONNXRUNTIME_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
+
+Feeds = Mapping[str, np.ndarray]
 
 
 def check(name: str, error: float, limit: float = LIMIT) -> float:
-    """Raise ExportError where `error` is above the limit, or not a number."""
+    """Raise ExportError if `error` is above the limit or not a number; else return it."""
     if not error <= limit:
         raise ExportError(
             f"{name} differs from PyTorch by {error:.1e} (relative L2, limit {limit:.0e})",
@@ -41,17 +49,14 @@ def check(name: str, error: float, limit: float = LIMIT) -> float:
     return error
 
 
-Feeds = Mapping[str, np.ndarray]
-
-
 def open_graph(path: Path) -> Callable[[Feeds], dict[str, np.ndarray]]:
-    """An ONNX file as a function, run with ONNX Runtime on the CPU; floats are cast to what its inputs are."""
+    """An ONNX file as a function, run with ONNX Runtime on the CPU; floats are cast to the dtypes of its inputs."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
     # For one or two runs, packed weights are not worth the memory of another copy.
     options.add_session_config_entry("session.disable_prepacking", "1")
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    dtypes = {i.name: _DTYPES[i.type] for i in session.get_inputs()}
+    dtypes = {i.name: _ONNXRUNTIME_DTYPES[i.type] for i in session.get_inputs()}
     names = [o.name for o in session.get_outputs()]
 
     def run(feeds: Feeds) -> dict[str, np.ndarray]:
@@ -66,36 +71,39 @@ def run_graph(path: Path, feeds: Feeds) -> dict[str, np.ndarray]:
     return open_graph(path)(feeds)
 
 
-@dataclass
-class UNetParity:
-    """PyTorch's answer to one UNet call, and the running comparison of segments with it."""
+def _run_component(component: Component, folder: Path, feeds: Feeds) -> dict[str, np.ndarray]:
+    return run_graph(folder / component.graph_for("onnxruntime"), feeds)
 
-    expected: dict[str, np.ndarray]
-    isolated: dict[str, np.ndarray]
-    chained: dict[str, np.ndarray]
-    control: dict[str, np.ndarray]
+
+@dataclass(frozen=True)
+class UNetReference:
+    """One UNet call in PyTorch: its inputs, its controls, and every tensor that an export is compared with.
+
+    Attributes:
+        inputs: sample, timestep, contexts.
+        control: what the op reads beside q, k and v.
+        expected: noise, contexts_out, and each layer's q, k, v, out, g; names as in a split.
+        sizes: of the call, in the names of `ebca.engines.contract.dims`.
+    """
+
+    inputs: Feeds
+    control: Feeds
+    expected: Feeds
     layers: list[Layer]
     sizes: dict[str, int]
-    limit: float
-    segments: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, unet: UNet2DConditionModel, limit: float = LIMIT) -> "UNetParity":
-        """Run the reference. Segments and the whole are checked against `limit`."""
-        config = unet.config
-        side = min(int(config.sample_size), 32)
+    def of(cls, unet: UNet2DConditionModel) -> Self:
+        """Run the UNet with energy updates on random inputs, always the same."""
+        side = min(int(unet.config.sample_size), _LARGEST_SIDE)
         sizes = {
             "batch": _ROWS, "contexts": _CONTEXTS, "tokens": _TOKENS, "height": side, "width": max(side * 3 // 4, 1),
         }  # fmt: skip
         rng = np.random.default_rng(0)
-
-        def normal(*shape: int) -> np.ndarray:
-            return rng.standard_normal(shape, np.float32)
-
         inputs = {
-            "sample": normal(_ROWS, config.in_channels, side, sizes["width"]),
-            "timestep": np.full(_ROWS, 500.0, np.float32),
-            "contexts": normal(_ROWS, _CONTEXTS, _TOKENS, config.cross_attention_dim),
+            "sample": rng.standard_normal((_ROWS, unet.config.in_channels, side, sizes["width"]), np.float32),
+            "timestep": np.full(_ROWS, _TIMESTEP, np.float32),
+            "contexts": rng.standard_normal((_ROWS, _CONTEXTS, _TOKENS, unet.config.cross_attention_dim), np.float32),
         }
         control = {
             "weights": np.array([[1.0, -0.4], [1.0, 0.7]], np.float32),
@@ -108,73 +116,94 @@ class UNetParity:
         tensors = {name: torch.from_numpy(control[name]) for name in ("weights", "gamma_attn", "gamma_norm")}
         op = TorchEnergyAttention([layer.heads for layer in layers], **tensors, keep=True)
         with energy_unet(unet, op) as module, torch.no_grad():
-            noise, contexts = module(*(torch.from_numpy(inputs[n]) for n in ("sample", "timestep", "contexts")))
-        expected = {name: tensor.numpy() for name, tensor in op.record.items()}
-        expected |= {"noise": noise.numpy(), "contexts_out": contexts.numpy()}
-        return cls(expected, dict(inputs), dict(inputs), control, layers, sizes, limit)
+            results = module(*(torch.from_numpy(inputs[name]) for name in INPUTS))
+        tensors = {**op.record, **dict(zip(OUTPUTS, results, strict=True))}
+        return cls(inputs, control, {name: tensor.numpy() for name, tensor in tensors.items()}, layers, sizes)
 
-    def segment(self, segment: Segment, component: Component, folder: Path, ops: Mapping[int, Path]) -> None:
-        """Run a segment and the ops after it; note the worst error of what PyTorch also has.
+    def full_unet_error(self, unet: UNet2DConditionModel, component: Component, folder: Path) -> float:
+        """Error of the full UNet's noise against PyTorch's, with the first context."""
+        sample, timestep, contexts = (torch.from_numpy(self.inputs[name]) for name in INPUTS)
+        with torch.no_grad():
+            expected = unet(sample, timestep, contexts[:, 0], return_dict=False)[0].numpy()
+        return relative_l2(_run_component(component, folder, self.inputs)["noise"], expected)
+
+    def full_unet_updates_error(self, component: Component, folder: Path) -> float:
+        """Error of the full UNet with updates: the worse of its noise and its contexts after the last layer."""
+        result = _run_component(component, folder, {**self.inputs, **self.control})
+        return max(relative_l2(result[name], self.expected[name]) for name in OUTPUTS)
+
+
+@dataclass
+class SegmentParity:
+    """Runs segments one after the other and compares each with the reference.
+
+    Attributes:
+        limit: of the error of each segment, and of all of them as a chain.
+        segments: error by segment, of those compared so far.
+    """
+
+    reference: UNetReference
+    limit: float
+    segments: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # What segments read: PyTorch's results of the ops before, or the exported ops' own.
+        self._isolated: dict[str, np.ndarray] = dict(self.reference.inputs)
+        self._chained: dict[str, np.ndarray] = dict(self.reference.inputs)
+
+    def run(self, segment: Segment, component: Component, folder: Path, ops: Mapping[int, Path]) -> None:
+        """Run a segment and the ops after it; record its largest error over the tensors that PyTorch has too.
 
         The time embedding has no q, k, v of its own: its error shows in every segment that reads it.
 
         Args:
             component: the written segment; its form for ONNX Runtime runs.
             ops: per layer, the exported op's "update" variant.
+
+        Raises:
+            ExportError: the error is above the limit.
         """
+        expected = self.reference.expected
         run = open_graph(folder / component.graph_for("onnxruntime"))
-        result = run(self.isolated)
-        self.chained |= run(self.chained)
-        errors = [relative_l2(result[n], self.expected[n]) for n in segment.outputs if n in self.expected]
-        self.isolated |= result
+        result = run(self._isolated)
+        self._chained |= run(self._chained)
+        errors = [relative_l2(result[n], expected[n]) for n in segment.outputs if n in expected]
+        self._isolated |= result
         for call in segment.ops:
-            self.isolated |= {n: self.expected[n] for n in call.outputs}
-            self.chained |= self._op(call, ops[call.layer])
-        self._forget()
+            self._isolated |= {n: expected[n] for n in call.outputs}
+            self._chained |= self._op(call, ops[call.layer])
+        self._drop_op_inputs()
         if errors:
             self.segments[segment.name] = check(segment.name, max(errors), self.limit)
 
-    def whole(self) -> dict[str, float]:
-        """Error of the chain of all segments and ops: the noise, and the contexts after the last layer."""
-        errors = {n: relative_l2(self.chained[n], self.expected[n]) for n in ("noise", "contexts_out")}
+    def chain(self) -> dict[str, float]:
+        """Error of all segments and ops as a chain: of the noise, and of the contexts after the last layer.
+
+        Raises:
+            ExportError: one is above the limit.
+        """
+        errors = {n: relative_l2(self._chained[n], self.reference.expected[n]) for n in OUTPUTS}
         return {name: check(f"the UNet's {name}", error, self.limit) for name, error in errors.items()}
 
-    def vanilla(self, unet: UNet2DConditionModel, component: Component, folder: Path) -> float:
-        """Error of the uncut UNet's noise against PyTorch's, with the first context."""
-        feeds = {n: self.isolated[n] for n in ("sample", "timestep", "contexts")}
-        sample, timestep, contexts = (torch.from_numpy(feeds[n]) for n in feeds)
-        with torch.no_grad():
-            expected = unet(sample, timestep, contexts[:, 0], return_dict=False)[0].numpy()
-        result = run_graph(folder / component.graph_for("onnxruntime"), feeds)
-        return check("the uncut UNet", relative_l2(result["noise"], expected), self.limit)
-
-    def one_piece(self, component: Component, folder: Path) -> float:
-        """Error of the uncut UNet with updates: the worse of its noise and its contexts after the last layer."""
-        feeds = {n: self.isolated[n] for n in ("sample", "timestep", "contexts")} | self.control
-        result = run_graph(folder / component.graph_for("onnxruntime"), feeds)
-        errors = [relative_l2(result[n], self.expected[n]) for n in ("noise", "contexts_out")]
-        return check("the UNet in one piece", max(errors), self.limit)
-
     def _op(self, call: OpCall, path: Path) -> dict[str, np.ndarray]:
-        layer = self.layers[call.layer]
+        layer = self.reference.layers[call.layer]
         names = signature("update", layer.heads, layer.head_dim)
-        feeds = dict(zip(("q", "k", "v"), (self.chained[n] for n in call.inputs), strict=True)) | self.control
+        qkv = zip(("q", "k", "v"), (self._chained[n] for n in call.inputs), strict=True)
+        feeds = {**dict(qkv), **self.reference.control}
         result = run_graph(path, {n: feeds[n] for n in names.inputs})
         return {call.outputs[0]: result["out"], call.outputs[1]: result["g"]}
 
-    def _forget(self) -> None:
-        for values in (self.isolated, self.chained):
+    def _drop_op_inputs(self) -> None:
+        """Only the ops of this segment read q, k and v."""
+        for values in (self._isolated, self._chained):
             for name in [n for n in values if n.endswith((".q", ".k", ".v"))]:
                 del values[name]
 
 
-def module_parity(
-    name: str, module: nn.Module, component: Component, folder: Path, example: np.ndarray, limit: float = LIMIT
-) -> float:
-    """Worst error over the outputs of a single-input graph against its module."""
+def module_error(module: nn.Module, component: Component, folder: Path, example: np.ndarray) -> float:
+    """Largest error over the outputs of a single-input graph against its module."""
     with torch.no_grad():
         expected = module(torch.from_numpy(example))
     outputs = expected if isinstance(expected, tuple) else (expected,)
-    result = run_graph(folder / component.graph_for("onnxruntime"), {next(iter(component.inputs)): example})
-    errors = [relative_l2(result[n], e.numpy()) for n, e in zip(component.outputs, outputs, strict=True)]
-    return check(name, max(errors), limit)
+    result = _run_component(component, folder, {next(iter(component.inputs)): example})
+    return max(relative_l2(result[n], e.numpy()) for n, e in zip(component.outputs, outputs, strict=True))

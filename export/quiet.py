@@ -1,4 +1,4 @@
-"""Libraries that report on their own internals, silenced while they work."""
+"""Silence libraries that log their own internals."""
 
 import logging
 import warnings
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No warnings and no log lines below ERROR inside the block; what matters to a user arrives as an exception."""
+    """No warnings and no log lines below ERROR inside the block; what matters to a user is raised as an exception."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,7 +1,7 @@
-"""Where an export is written until it is whole: `DIR.partial`, renamed to `DIR` at the very end.
+"""Where an export is written until it is complete: `DIR.partial`, renamed to `DIR` at the very end.
 
 A directory without a manifest is never accepted as an engine, and the manifest is the last file written. Each finished
-component is recorded with the SHA-256 of its files, so that an interrupted export goes on where it stopped.
+component is recorded with the SHA-256 of its files, so that an interrupted export can be resumed.
 """
 
 import json
@@ -16,21 +16,21 @@ from ebca.engines.contract import manifest as manifests
 from ebca.engines.contract.directory import sha256
 from ebca.engines.contract.manifest import Component, FileRecord, Manifest, component_from_json
 from ebca.errors import ExportError
-from ebca.export.graphs import component_files
 
 _PROGRESS = "progress.json"
+_LOCK = "export.pid"
 
 
 class Workspace:
     """The folder of one export in progress.
 
     Args:
-        output: the engine directory to be.
-        key: identity of the export (weights, options, versions); work done under another key is thrown away.
+        output: the engine directory to make.
+        key: identity of the export (weights, options, versions); work done under another key is deleted.
         overwrite: replace an engine that is there already.
 
     Raises:
-        ExportError: the output exists, or its parent cannot be written, or another export is at work there.
+        ExportError: the output exists, or its parent cannot be written, or another export is writing there.
     """
 
     def __init__(self, output: Path, key: str, *, overwrite: bool = False) -> None:
@@ -53,7 +53,7 @@ class Workspace:
         return len(self._done)
 
     def get(self, name: str) -> tuple[Component, dict[str, Any]] | None:
-        """A component finished earlier and what was recorded with it; None if absent or its files changed."""
+        """A component finished earlier, and the facts recorded with it; None if absent or if its files changed."""
         entry = self.facts(name)
         return (component_from_json(entry["component"]), entry["facts"]) if entry is not None else None
 
@@ -62,7 +62,7 @@ class Workspace:
         self.put_files(name, component_files(component), {"component": asdict(component), "facts": dict(facts)})
 
     def facts(self, name: str) -> dict[str, Any] | None:
-        """What was recorded with files that an earlier export finished; None if absent or one of them changed."""
+        """The facts recorded with files that an earlier export finished; None if absent or if one of them changed."""
         entry = self._done.get(name)
         if entry is None or not all(self._intact(path, record) for path, record in entry["files"].items()):
             return None
@@ -103,7 +103,7 @@ class Workspace:
         elif self.output.exists():
             self.output.rmdir()
         self.folder.rename(self.output)
-        # Only now: killed before, the next export would find nothing to go on from.
+        # Last: an export that is killed before this point can still be resumed.
         for name in (_PROGRESS, _LOCK):
             (self.output / name).unlink(missing_ok=True)
         if old is not None:
@@ -111,7 +111,7 @@ class Workspace:
         return self.output
 
     def release(self) -> None:
-        """Give up the lock after a failure; finished work stays for the next export."""
+        """Release the lock after a failure; finished work stays for the next export."""
         (self.folder / _LOCK).unlink(missing_ok=True)
 
     def _lock(self) -> None:
@@ -142,11 +142,14 @@ class Workspace:
         return file.is_file() and file.stat().st_size == record["size"] and sha256(file) == record["sha256"]
 
 
-_LOCK = "export.pid"
+def component_files(component: Component) -> list[str]:
+    """All paths of a component, relative to the engine directory."""
+    paths = [component.graph, *component.lowered.values()]
+    return paths if component.weights is None else [*paths, component.weights]
 
 
 def check_output(output: Path, *, overwrite: bool) -> None:
-    """Refuse an output folder that cannot be written, or that holds something. Touches nothing.
+    """Refuse an output folder that cannot be written, or that holds something. Changes nothing on disk.
 
     Raises:
         ExportError: see above.

@@ -52,8 +52,8 @@ def golden_dir() -> Path:
 def tiny_engine_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The whole built-in model in float32. Shared: copy it before changing anything."""
     pytest.importorskip("torch")
-    from ebca.export.engine import export_checkpoint
-    from ebca.export.tiny import build_tiny
+    from ebca.export.api import export_checkpoint
+    from ebca.export.checkpoint.tiny import build_tiny
 
     return export_checkpoint(build_tiny(), tmp_path_factory.mktemp("engines") / "tiny")
 
@@ -72,26 +72,26 @@ def tiny_engine_fp16_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_gpu_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole built-in model and its uncut UNet in graphs that compute in float16, with plans of TensorRT for RTX.
+    """The whole built-in model and its full UNet in graphs that compute in float16, with plans of TensorRT for RTX.
     Shared."""
     pytest.importorskip("torch")
     pytest.importorskip("tensorrt_rtx_bindings")
-    from ebca.export.engine import export_checkpoint
-    from ebca.export.plans import PlanOptions, fixed
-    from ebca.export.tiny import build_tiny
+    from ebca.export.api import export_checkpoint
+    from ebca.export.checkpoint.tiny import build_tiny
+    from ebca.export.plans.shapes import PlanOptions, fixed
 
     options = PlanOptions("tensorrt-rtx", (fixed("1x64x64"), fixed("1x64x128")), ("8.6", "8.9"))
     folder = tmp_path_factory.mktemp("engines") / "tiny-gpu"
     checkpoint = build_tiny()
-    return export_checkpoint(checkpoint, folder, precision="fp16", compute="fp16", plans=options, with_vanilla=True)
+    return export_checkpoint(checkpoint, folder, precision="fp16", compute="fp16", plans=options, with_full_unet=True)
 
 
 @pytest.fixture(scope="session")
 def tiny_inpainting_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The whole built-in model in its inpainting form (nine channels), in float32. Shared."""
     pytest.importorskip("torch")
-    from ebca.export.engine import export_checkpoint
-    from ebca.export.tiny import build_tiny
+    from ebca.export.api import export_checkpoint
+    from ebca.export.checkpoint.tiny import build_tiny
 
     folder = tmp_path_factory.mktemp("engines") / "tiny-inpainting"
     return export_checkpoint(build_tiny(in_channels=9), folder)
@@ -99,7 +99,7 @@ def tiny_inpainting_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _export_unet(folder: Path, precision: str) -> Path:
     pytest.importorskip("torch")
-    from ebca.export.engine import export_unet
-    from ebca.export.tiny import build_tiny
+    from ebca.export.api import export_unet
+    from ebca.export.checkpoint.tiny import build_tiny
 
     return export_unet(build_tiny().unet, folder, precision=precision)

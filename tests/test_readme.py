@@ -47,7 +47,7 @@ def parsers() -> dict[str, Callable[[], argparse.ArgumentParser]]:
     from ebca.bench.alignment.cli import parser as alignment_parser
     from ebca.bench.cli import parser as bench_parser
     from ebca.bench.tasks.cli import parser as tasks_parser
-    from ebca.export.cli import parser as export_parser
+    from ebca.export.cli.arguments import parser as export_parser
 
     made = (export_parser, run_parser, doctor.parser, bench_parser, alignment_parser, tasks_parser)
     return dict(zip((*TOOLS, "ebca-bench alignment", "ebca-bench tasks"), made, strict=True))

@@ -13,7 +13,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ebca.bench.alignment.scenes import COLORS, RELATIONS, SHAPES, SIZE
-from ebca.export.word_tokenizer import write_word_tokenizer
+from ebca.export.checkpoint.word_tokenizer import write_word_tokenizer
 
 MAX_LENGTH = 24
 WORDS = ("a", "an", "and", *COLORS, *SHAPES, *dict.fromkeys(" ".join(RELATIONS).split()))

@@ -91,7 +91,7 @@ def test_compare(backend: str, tiny_engine_dir: Path, tmp_path: Path, monkeypatc
     from ebca.bench import one_piece
 
     graphs = []
-    make = one_piece.vanilla_graph
+    make = one_piece.full_unet_graph
 
     def keep(unet: Any) -> Any:
         graph = make(unet)
@@ -105,7 +105,7 @@ def test_compare(backend: str, tiny_engine_dir: Path, tmp_path: Path, monkeypatc
         graphs.append(graph)
         return graph
 
-    monkeypatch.setattr(one_piece, "vanilla_graph", keep)
+    monkeypatch.setattr(one_piece, "full_unet_graph", keep)
     argv = ["--engine", str(tiny_engine_dir), "--backend", backend, "--compare", "--model", "tiny"]
     data = _bench(tmp_path, *argv)
     assert len(graphs) == 1
@@ -228,7 +228,7 @@ def test_both_steps_wrong_alike_is_found_by_comparing(
 
 def test_other_weights_are_found(tiny_unet_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch")
-    from ebca.export.tiny import save_tiny
+    from ebca.export.checkpoint.tiny import save_tiny
 
     save_tiny(tmp_path / "other", seed=1)
     save_tiny(tmp_path / "inpaint", in_channels=9)

@@ -242,12 +242,12 @@ def shapes_case() -> Case:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Case:
     """That of the built-in model when slow tests run. Its module loads PyTorch; the list of words is the difference."""
     pytest.importorskip("transformers")
-    from ebca.export.tokenizer import CLIP_MAX_LENGTH, tokenizer_json
-    from ebca.export.word_tokenizer import write_word_tokenizer
+    from ebca.export.checkpoint.tokenizer import CLIP_MAX_LENGTH, tokenizer_json
+    from ebca.export.checkpoint.word_tokenizer import write_word_tokenizer
 
     words = ["a", "and", "cat", "catalogue", "circle", "crown", "dog", "don", "lion", "red", "with"]
     if SLOW:
-        from ebca.export.tiny import WORDS
+        from ebca.export.checkpoint.tiny import WORDS
 
         words = list(WORDS)
     return Case(*tokenizer_json(write_word_tokenizer(tmp_path_factory.mktemp("tiny"), words, CLIP_MAX_LENGTH)))

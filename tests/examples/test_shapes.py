@@ -19,8 +19,8 @@ from sides import Sides
 
 import ebca
 from ebca.bench.alignment.scenes import UNSEEN, Scene, Thing
-from ebca.export.checkpoint import load_checkpoint
-from ebca.export.engine import export_checkpoint
+from ebca.export.api import export_checkpoint
+from ebca.export.checkpoint.load import load_checkpoint
 
 SMOKE = trainer.Recipe(
     batch=8,

@@ -11,7 +11,7 @@ pytest.importorskip("tensorrt_rtx_bindings")
 import ebca
 from ebca.engines.contract.directory import open_directory
 from ebca.engines.contract.plans import resolve
-from ebca.export.cli import main as export
+from ebca.export.cli.run import main as export
 from ebca.runtime.cli.run import main as run
 
 CHECKPOINT = Path(__file__).parents[2] / "examples" / "shapes" / "shapes"
@@ -39,20 +39,20 @@ def test_every_part_has_a_plan_with_its_own_tensors(directory: Path) -> None:
         assert (directory / plan.file).stat().st_size > 10_000
 
 
-def test_its_pictures_are_those_of_float32(directory: Path) -> None:
-    pictures = []
+def test_its_images_are_those_of_float32(directory: Path) -> None:
+    images = []
     for engine in ("shapes", directory):
         with ebca.load(engine, backend="onnxruntime") as opened, opened.session() as session:
             result = session.generate("a red circle and a blue square", steps=20, seed=1, gamma_norm=0.003)
-        pictures.append(np.asarray(result.images[0], np.float64) / 255)
-    psnr = -10 * np.log10(np.mean((pictures[0] - pictures[1]) ** 2))
+        images.append(np.asarray(result.images[0], np.float64) / 255)
+    psnr = -10 * np.log10(np.mean((images[0] - images[1]) ** 2))
     assert 40 <= psnr < 100
 
 
 def test_on_the_cpu_its_backend_is_refused_in_one_line_with_the_alternative(
     directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--engine", str(directory), "--prompt", "a red circle", "--output", str(tmp_path / "picture.png")]
+    words = ["--engine", str(directory), "--prompt", "a red circle", "--output", str(tmp_path / "image.png")]
     assert run([*words, "--backend", RTX]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "runs on an NVIDIA GPU" in line and "onnxruntime, openvino for the CPU" in line

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from transformers import CLIPTokenizer
 
-from ebca.export.schedulers import DEFAULT_CONFIG, SCHEDULERS
-from ebca.export.tiny import build_tiny, save_tiny
+from ebca.export.checkpoint.defaults import SCHEDULER_CONFIG
+from ebca.export.checkpoint.tiny import build_tiny, save_tiny
+from ebca.export.scheduler_tables import SCHEDULERS
 
 
 def tiny_pipeline(pipeline: Any, folder: Path, *, in_channels: int = 4) -> Any:
@@ -46,7 +47,7 @@ def runner(pipeline: Any) -> Callable[..., np.ndarray]:
 def diffusers_scheduler(name: str) -> Any:
     """A new diffusers scheduler of the built-in model, by our name for it."""
     spec = SCHEDULERS[name]
-    return spec.diffusers_class.from_config({**DEFAULT_CONFIG, **spec.overrides})
+    return spec.diffusers_class.from_config({**SCHEDULER_CONFIG, **spec.overrides})
 
 
 def generators(seed: int | list[int]) -> Any:

@@ -17,10 +17,10 @@ import onnxruntime as ort
 from hypothesis import strategies as st
 from onnx import helper
 
-from ebca.export.graphs import IR_VERSION
-from ebca.export.split import Split
-from ebca.export.symbols import Symbols
-from ebca.export.trace import OP_DOMAIN, OP_TYPE, OPSET
+from ebca.export.graph.component import IR_VERSION
+from ebca.export.graph.op_node import OP_DOMAIN, OP_TYPE, OPSET
+from ebca.export.graph.segments import Split
+from ebca.export.graph.symbols import Symbols
 
 Shape = tuple[int | str, ...]
 Op = Callable[..., Sequence[np.ndarray]]

@@ -11,9 +11,9 @@ from torch import nn
 
 def remember(monkeypatch: pytest.MonkeyPatch) -> None:
     """Patch the places that trace."""
-    from ebca.export import encoders, uncut
+    from ebca.export.graph import modules, traced_unet
 
-    unet, part = uncut.trace, encoders._export
+    unet, part = traced_unet.trace, modules._trace
     known_unets: dict[str, ir.Model] = {}
     known_parts: dict[str, ir.Graph] = {}
 
@@ -31,8 +31,8 @@ def remember(monkeypatch: pytest.MonkeyPatch) -> None:
             _own_weights(known_parts[key])
         return known_parts[key].clone()
 
-    monkeypatch.setattr(uncut, "trace", trace)
-    monkeypatch.setattr(encoders, "_export", export)
+    monkeypatch.setattr(traced_unet, "trace", trace)
+    monkeypatch.setattr(modules, "_trace", export)
 
 
 def _digest(module: nn.Module, *about: object) -> str:

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 from helpers.tiny import call_inputs, relative  # noqa: E402
 
 import ebca  # noqa: E402
-from ebca.export.tiny import build_tiny  # noqa: E402
+from ebca.export.checkpoint.tiny import build_tiny  # noqa: E402
 
 # Float32 on both sides, on different libraries: measured up to 3e-6.
 LIMIT = 1e-5

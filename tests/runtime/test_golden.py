@@ -15,7 +15,7 @@ from helpers.reference_unet import Editing, Image, ReferenceUNet  # noqa: E402
 from helpers.tiny import TOKENS, WIDTH, relative  # noqa: E402
 
 import ebca  # noqa: E402
-from ebca.export.tiny import build_tiny  # noqa: E402
+from ebca.export.checkpoint.tiny import build_tiny  # noqa: E402
 
 # Both sides compute in float32, on different inference libraries; the runtime comes to a few 1e-6. The smallest change
 # that a wrong reading of the algorithm makes to the noise, where it shows at all, is 3.1e-3.

@@ -17,7 +17,7 @@ from helpers.tiny import changed_copy, relative  # noqa: E402
 from PIL import Image  # noqa: E402
 
 import ebca  # noqa: E402
-from ebca.export.schedulers import SCHEDULERS  # noqa: E402
+from ebca.export.scheduler_tables import SCHEDULERS  # noqa: E402
 from ebca.runtime.noise import randn  # noqa: E402
 
 PROMPT = "a lion with a crown"

@@ -18,7 +18,7 @@ from helpers.reference_unet import Editing, Image, ReferenceUNet  # noqa: E402
 from helpers.tiny import TOKENS, WIDTH, changed_copy, relative  # noqa: E402
 
 import ebca  # noqa: E402
-from ebca.export.tiny import build_tiny  # noqa: E402
+from ebca.export.checkpoint.tiny import build_tiny  # noqa: E402
 from ebca.runtime.noise import randn  # noqa: E402
 
 # Float32 against float32 (golden) or float64 (reference). An error in the start latents grows up to 28-fold over ten

@@ -13,7 +13,7 @@ from helpers.pipelines import diffusers_scheduler, picture  # noqa: E402
 from helpers.tiny import TOKENS, WIDTH, relative  # noqa: E402
 
 import ebca  # noqa: E402
-from ebca.export.tiny import build_tiny  # noqa: E402
+from ebca.export.checkpoint.tiny import build_tiny  # noqa: E402
 from ebca.runtime.noise import randn  # noqa: E402
 
 # Float32 against the authors' float32; an error in the start grows at most twofold over these steps.

@@ -16,7 +16,7 @@ from helpers.pipelines import mask_picture, picture  # noqa: E402
 from helpers.tiny import relative  # noqa: E402
 
 import ebca  # noqa: E402
-from ebca.export.tiny import build_tiny  # noqa: E402
+from ebca.export.checkpoint.tiny import build_tiny  # noqa: E402
 from ebca.runtime.images.inputs import latent_mask, load_images, load_masks  # noqa: E402
 from ebca.runtime.noise import NormalStream, randn  # noqa: E402
 from ebca.runtime.sampling.repaint import RePaintSchedule, RePaintStepper  # noqa: E402

@@ -11,7 +11,9 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
 from ebca.errors import EngineError, ParameterError  # noqa: E402
-from ebca.export.schedulers import DEFAULT_CONFIG, SCHEDULERS, build_tables, write_tables  # noqa: E402
+from ebca.export.checkpoint.defaults import SCHEDULER_CONFIG  # noqa: E402
+from ebca.export.scheduler_tables import SCHEDULERS, build_tables  # noqa: E402
+from ebca.export.stages.schedulers import write_tables  # noqa: E402
 from ebca.runtime.sampling.table_stepper import TableStepper  # noqa: E402
 from ebca.runtime.sampling.tables import (  # noqa: E402
     available_schedulers,
@@ -28,12 +30,12 @@ FORWARD = [name for name in SCHEDULERS if name != "ddim_inverse"]
 LIMIT = 5e-6
 
 CONFIGS: dict[str, dict[str, Any]] = {
-    "sd15": DEFAULT_CONFIG,
-    "v_prediction": {**DEFAULT_CONFIG, "prediction_type": "v_prediction"},
-    "leading": {**DEFAULT_CONFIG, "timestep_spacing": "leading"},
-    "trailing": {**DEFAULT_CONFIG, "timestep_spacing": "trailing"},
-    "karras": {**DEFAULT_CONFIG, "use_karras_sigmas": True},
-    "alpha_one": {**DEFAULT_CONFIG, "set_alpha_to_one": True, "beta_schedule": "linear"},
+    "sd15": SCHEDULER_CONFIG,
+    "v_prediction": {**SCHEDULER_CONFIG, "prediction_type": "v_prediction"},
+    "leading": {**SCHEDULER_CONFIG, "timestep_spacing": "leading"},
+    "trailing": {**SCHEDULER_CONFIG, "timestep_spacing": "trailing"},
+    "karras": {**SCHEDULER_CONFIG, "use_karras_sigmas": True},
+    "alpha_one": {**SCHEDULER_CONFIG, "set_alpha_to_one": True, "beta_schedule": "linear"},
 }
 
 
@@ -243,7 +245,7 @@ def test_aliases(written: dict[str, tuple[Path, dict[str, Any]]], written_as: st
 def test_every_table_loads(written: dict[str, tuple[Path, dict[str, Any]]]) -> None:
     folder, section = written["sd15"]
     assert available_schedulers(section) == list(SCHEDULERS)
-    tables = build_tables(DEFAULT_CONFIG, STEPS)
+    tables = build_tables(SCHEDULER_CONFIG, STEPS)
     for name, by_steps in tables.records.items():
         for steps, record in by_steps.items():
             table = load_table(folder, section, name, steps)
@@ -279,7 +281,7 @@ def test_bad_steps(written: dict[str, tuple[Path, dict[str, Any]]], steps: Any) 
 
 
 def test_damaged_file(tmp_path: Path) -> None:
-    section = write_tables(build_tables(DEFAULT_CONFIG, [2, 10], ["ddim"]), tmp_path)
+    section = write_tables(build_tables(SCHEDULER_CONFIG, [2, 10], ["ddim"]), tmp_path)
     path = tmp_path / "schedulers/ddim.f64"
     whole = path.read_bytes()
     path.write_bytes(whole[:-3])
@@ -310,7 +312,7 @@ def test_damaged_file(tmp_path: Path) -> None:
     ],
 )
 def test_damaged_manifest(tmp_path: Path, path: tuple[str, ...], value: Any) -> None:
-    section = copy.deepcopy(write_tables(build_tables(DEFAULT_CONFIG, [2], ["ddim"]), tmp_path))
+    section = copy.deepcopy(write_tables(build_tables(SCHEDULER_CONFIG, [2], ["ddim"]), tmp_path))
     (tmp_path.parent / "outside.f64").write_bytes(bytes(8 * 100))
     place = section
     for key in path[:-1]:

@@ -17,7 +17,7 @@ from helpers.tiny import TOKENS, relative  # noqa: E402
 from PIL import Image  # noqa: E402
 
 import ebca  # noqa: E402
-from ebca.export.tiny import build_tiny  # noqa: E402
+from ebca.export.checkpoint.tiny import build_tiny  # noqa: E402
 from ebca.plugins.energy_attention import energy_attention  # noqa: E402
 from ebca.runtime.noise import randn  # noqa: E402
 from ebca.runtime.telemetry.attention_maps import AttentionMaps, draw_attention  # noqa: E402

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from transformers import CLIPTokenizerFast
 
 from ebca.errors import EngineError, ParameterError
-from ebca.export.tiny import WORDS, save_tiny
-from ebca.export.tokenizer import tokenizer_json
+from ebca.export.checkpoint.tiny import WORDS, save_tiny
+from ebca.export.checkpoint.tokenizer import tokenizer_json
 from ebca.runtime.text.tokenizer import Tokenizer
 
 

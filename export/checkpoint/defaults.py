@@ -1,0 +1,17 @@
+"""Stable Diffusion 1.x as its repositories configure it, for checkpoints that carry no configuration."""
+
+from typing import Any
+
+SCHEDULER_CONFIG: dict[str, Any] = {
+    "_class_name": "PNDMScheduler",
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "trained_betas": None,
+    "skip_prk_steps": True,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "clip_sample": False,
+}
+"""`scheduler_config.json` of Stable Diffusion 1.5."""

@@ -1,0 +1,37 @@
+"""Reading checkpoint files, with errors that name the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from ebca.errors import ModelError
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file, or ModelError naming the file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot read {path}: {error}", "download it again") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} holds a {type(value).__name__}, not a JSON object", "download it again")
+    return value
+
+
+def check_safetensors(path: Path) -> None:
+    """Raise ModelError if the file's header is broken or the file is cut short. Reads only the header."""
+    try:
+        with safe_open(path, framework="pt"):
+            pass
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"broken safetensors file {path}: {error}", "download it again") from error
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says, in one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

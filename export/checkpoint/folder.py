@@ -1,0 +1,245 @@
+"""Checkpoints in diffusers format: a pipeline folder, or the folder of a UNet alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors import SafetensorError
+from transformers import CLIPTextModel
+from transformers.utils import logging as transformers_logging
+
+from ebca.errors import ModelError
+from ebca.export.checkpoint.files import check_safetensors, first_line, read_json
+from ebca.export.checkpoint.model import Checkpoint
+from ebca.export.checkpoint.supported import check_text_encoder_supported, check_unet_supported, context_width
+from ebca.export.checkpoint.tokenizer import tokenizer_json
+
+# Base names of the weight files, as diffusers and transformers write them.
+_STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+_CLASSES = {
+    "unet": ("UNet2DConditionModel",),
+    "vae": ("AutoencoderKL",),
+    "text_encoder": ("CLIPTextModel",),
+    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+}
+_SMALL_FILES = re.compile(
+    r"model_index\.json|config\.json|scheduler_config\.json"
+    r"|(unet|vae|text_encoder)/config\.json|scheduler/scheduler_config\.json"
+    r"|tokenizer/(tokenizer|vocab|tokenizer_config|special_tokens_map|added_tokens)\.json|tokenizer/merges\.txt"
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths of a checkpoint folder's parts; None for a part that it lacks."""
+
+    unet: Path
+    text_encoder: Path | None = None
+    vae: Path | None = None
+    tokenizer: Path | None = None
+    scheduler: Path | None = None  # the file scheduler_config.json
+
+
+def load_folder(folder: Path, *, name: str, source: dict[str, Any], tokenizer: str | Path | None = None) -> Checkpoint:
+    """Load a folder in diffusers format. `tokenizer` replaces the folder's own."""
+    layout = check_folder(folder)
+    tokenizer_source = tokenizer or layout.tokenizer
+    text, info = tokenizer_json(tokenizer_source) if tokenizer_source else (None, {})
+    text_encoder = _load(CLIPTextModel, layout.text_encoder, "text_encoder") if layout.text_encoder else None
+    return Checkpoint(
+        name=name,
+        unet=_load(UNet2DConditionModel, layout.unet, "unet"),
+        text_encoder=text_encoder,
+        vae=_load(AutoencoderKL, layout.vae, "vae") if layout.vae else None,
+        tokenizer_json=text,
+        tokenizer_info=info,
+        scheduler_config=read_json(layout.scheduler) if layout.scheduler else None,
+        source=source,
+    )
+
+
+def check_folder(folder: Path) -> Layout:
+    """Find the parts and check that each can be exported, reading only configurations."""
+    layout = _find_layout(folder)
+    unet_config = read_json(layout.unet / "config.json")
+    check_unet_supported(unet_config)
+    if layout.text_encoder:
+        config = read_json(layout.text_encoder / "config.json")
+        check_text_encoder_supported(config, context_width(unet_config))
+    if layout.vae:
+        kind = read_json(layout.vae / "config.json").get("_class_name", "AutoencoderKL")
+        if kind != "AutoencoderKL":
+            raise ModelError(f"unsupported VAE: {kind}", "only AutoencoderKL is supported")
+    return layout
+
+
+def choose_files(names: list[str]) -> list[str]:
+    """The files of a hub repository that `load_folder` reads, with one set of weights per network."""
+    chosen = [name for name in names if _SMALL_FILES.fullmatch(name)]
+    parts = list(_STEMS) if "unet/config.json" in names else [""]
+    for part in parts:
+        prefix = f"{part}/" if part else ""
+        inside = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+        found = weight_files(inside, _STEMS[part or "unet"])
+        if found:
+            chosen += [prefix + name for name in (*found.files, *found.index)]
+        elif part and "config.json" in inside:
+            raise ModelError(
+                f"the hub repository has no safetensors weights for the {part}",
+                "pickled weights (.bin) are never loaded: take another revision or repository of the model",
+            )
+    return chosen
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """One complete set of safetensors files."""
+
+    variant: str | None  # None, or "fp16" if there are no others
+    files: tuple[str, ...]
+    index: tuple[str, ...] = ()  # the shard index, if the weights are in shards
+
+
+def weight_files(names: Iterable[str], stem: str) -> WeightFiles | None:
+    """Among file names of one folder, the full-precision weights if they exist, else the fp16 ones."""
+    names = set(names)
+    for variant in (None, "fp16"):
+        base = f"{stem}.{variant}" if variant else stem
+        if f"{base}.safetensors" in names:
+            return WeightFiles(variant, (f"{base}.safetensors",))
+        index = f"{stem}.safetensors.index.{variant}.json" if variant else f"{stem}.safetensors.index.json"
+        shards = sorted(n for n in names if re.fullmatch(re.escape(base) + r"-\d{5}-of-\d{5}\.safetensors", n))
+        if index in names and shards:
+            return WeightFiles(variant, tuple(shards), (index,))
+    return None
+
+
+def _find_layout(folder: Path) -> Layout:
+    if (folder / "model_index.json").is_file():
+        return _pipeline_layout(folder, read_json(folder / "model_index.json"))
+    if (folder / "unet" / "config.json").is_file():
+        return Layout(
+            folder / "unet",
+            *(_part(folder, part) for part in ("text_encoder", "vae", "tokenizer", "scheduler")),
+        )
+    if (folder / "config.json").is_file():
+        scheduler = folder / "scheduler_config.json"
+        return Layout(folder, scheduler=scheduler if scheduler.is_file() else None)
+    hint = next(iter(sorted(folder.glob("*.safetensors"))), None)
+    advice = f"; to load {hint.name}, pass the path of that file" if hint else ""
+    raise ModelError(
+        f"{folder} is not in diffusers format: it has neither model_index.json (a pipeline), "
+        f"unet/config.json nor config.json (a UNet){advice}"
+    )
+
+
+def _pipeline_layout(folder: Path, index: dict[str, Any]) -> Layout:
+    pipeline = index.get("_class_name", "a pipeline")
+    if not _class_of(index, "unet"):
+        network = _class_of(index, "transformer") or _class_of(index, "prior") or "no UNet"
+        raise ModelError(
+            f"unsupported model: {pipeline} is built on {network}", "only UNet2DConditionModel is supported"
+        )
+    if _class_of(index, "text_encoder_2"):
+        raise ModelError(f"unsupported model: {pipeline} has two text encoders (SDXL)", "not supported for now")
+    for part, allowed in _CLASSES.items():
+        kind = _class_of(index, part)
+        if kind and kind not in allowed:
+            raise ModelError(
+                f"unsupported model: the {part} of {pipeline} is {kind}", f"only {allowed[0]} is supported"
+            )
+        if kind and _part(folder, part) is None:
+            file = "config.json" if part in _STEMS else "vocab.json"
+            raise ModelError(f"{folder} is incomplete: model_index.json names {part}, but {part}/{file} is missing")
+    parts = {part: _part(folder, part) for part in (*_CLASSES, "scheduler") if _class_of(index, part)}
+    unet = parts.pop("unet")
+    assert unet is not None
+    return Layout(unet, **parts)
+
+
+def _class_of(index: dict[str, Any], part: str) -> str | None:
+    entry = index.get(part)
+    return entry[1] if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str) else None
+
+
+def _part(folder: Path, part: str) -> Path | None:
+    """The part's folder (for the scheduler, its file), or None."""
+    if part == "scheduler":
+        file = folder / part / "scheduler_config.json"
+        return file if file.is_file() else None
+    signs = ("config.json",) if part in _STEMS else ("vocab.json", "tokenizer.json")
+    return folder / part if any((folder / part / sign).is_file() for sign in signs) else None
+
+
+def _load(model_class: Any, folder: Path, part: str) -> Any:
+    """Load one network from safetensors in float32, refusing weights that do not fill it."""
+    found = _local_weights(folder, _STEMS[part])
+    for name in found.files:
+        check_safetensors(folder / name)
+    # transformers prints a mismatch as a table and raises without naming it, unless told to report it.
+    clip: dict[str, Any] = {"dtype": torch.float32, "ignore_mismatched_sizes": True}
+    options = clip if model_class is CLIPTextModel else {"torch_dtype": torch.float32}
+    try:
+        with _no_progress_bar():
+            model, report = model_class.from_pretrained(
+                str(folder),
+                variant=found.variant,
+                use_safetensors=True,
+                local_files_only=True,
+                low_cpu_mem_usage=True,
+                output_loading_info=True,
+                **options,
+            )
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
+        raise ModelError(f"cannot load the {part} in {folder}: {_without_advice(error)}") from error
+    # Both libraries fill a missing tensor with random numbers and only warn.
+    mismatched = sorted(str(entry[0]) for entry in report.get("mismatched_keys", ()))
+    if mismatched:
+        raise ModelError(f"the {part} in {folder} does not fit its config.json: {mismatched[0]} has another shape")
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"the {part} in {folder} lacks {len(missing)} tensors, first {missing[0]}", "download it again"
+        )
+    return model.eval().requires_grad_(False)
+
+
+def _local_weights(folder: Path, stem: str) -> WeightFiles:
+    names = [path.name for path in folder.iterdir()]
+    found = weight_files(names, stem)
+    if found is None:
+        pickled = any(name.endswith((".bin", ".ckpt", ".pt")) for name in names)
+        why = "; pickled weights (.bin) are there, but they are never loaded" if pickled else ""
+        raise ModelError(f"{folder} has no {stem}.safetensors{why}")
+    for index in found.index:
+        wanted = read_json(folder / index).get("weight_map", {})
+        absent = sorted({str(name) for name in wanted.values()} - set(names))
+        if absent:
+            raise ModelError(
+                f"{folder} is incomplete: {index} names {absent[0]}, which is missing", "download it again"
+            )
+    return found
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """transformers draws a bar per load, which would disturb the caller's progress display."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def _without_advice(error: BaseException) -> str:
+    """The libraries follow the problem with advice for programmers."""
+    return first_line(error).partition(". If you want")[0]

@@ -1,0 +1,25 @@
+"""A loaded model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextModel
+
+
+@dataclass
+class Checkpoint:
+    """A loaded model: float32, eval mode, no gradients. The parts that a UNet-only source lacks are None."""
+
+    name: str
+    unet: UNet2DConditionModel
+    text_encoder: CLIPTextModel | None = None
+    vae: AutoencoderKL | None = None
+    tokenizer_json: str | None = None
+    # model_max_length; bos_token, eos_token, pad_token and the ids of each (bos_token_id, ...)
+    tokenizer_info: dict[str, Any] = field(default_factory=dict)
+    scheduler_config: dict[str, Any] | None = None
+    # kind: hub, folder, single-file or built-in; id: hub id or base name; revision: commit or None
+    source: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,158 @@
+"""The built-in model `tiny`: a complete Stable Diffusion with random weights, small enough for tests.
+
+Its images are noise, but every code path is that of a real model. The same seed gives the same bytes on every machine.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+import zlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from ebca.errors import ParameterError
+from ebca.export.checkpoint.defaults import SCHEDULER_CONFIG
+from ebca.export.checkpoint.model import Checkpoint
+from ebca.export.checkpoint.tokenizer import BOS, CLIP_MAX_LENGTH, EOS, tokenizer_json
+from ebca.export.checkpoint.word_tokenizer import word_vocabulary, write_word_tokenizer
+
+UNET_CONFIG: dict[str, Any] = {
+    "sample_size": 16,  # 128 x 128 pixels
+    "in_channels": 4,
+    "out_channels": 4,
+    "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+    "block_out_channels": [32, 64],
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "cross_attention_dim": 32,
+    "attention_head_dim": 8,
+}
+VAE_CONFIG: dict[str, Any] = {
+    "sample_size": 128,
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "block_out_channels": [16, 32, 32, 32],
+    "layers_per_block": 1,
+    "latent_channels": 4,
+    "norm_num_groups": 8,
+    "scaling_factor": 0.18215,
+}
+TEXT_ENCODER_CONFIG: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": CLIP_MAX_LENGTH,
+    "projection_dim": 32,
+    "hidden_act": "quick_gelu",
+}
+
+# Each of these is one token.
+_WORD_LIST = """
+a an and the of in on at with by from to is are as for over under near behind his her its one two three no
+not man woman girl boy child person face hair eyes hand king queen knight astronaut robot wizard princess
+cat dog lion tiger bear horse bird rabbit fox wolf elephant turtle frog mouse sheep cow fish dragon monkey
+panda crown hat glasses suit dress shirt bow ball bench book clock balloon backpack chair table cup bowl apple
+orange car bus train boat bike castle house bridge tower street city beach forest mountain river lake sea sky
+sun moon snow rain night day sunset flower tree garden grass field room kitchen park road water fire light
+red green blue yellow black white purple pink brown gray golden silver old young big small beautiful
+photo picture painting drawing portrait sketch oil watercolor monet van gogh style art artwork digital anime
+sitting standing running walking riding playing wearing holding eating sleeping looking flying
+high quality detailed realistic blurry low bad ugly cartoon fantasy landscape
+"""
+WORDS: tuple[str, ...] = tuple(_WORD_LIST.split())
+
+
+def build_tiny(seed: int = 0, *, in_channels: int = 4) -> Checkpoint:
+    """Build the model; `in_channels` 9 gives its inpainting form, which differs in the first convolution only."""
+    if not 0 <= seed < 2**32:
+        raise ParameterError(f"seed must be between 0 and {2**32 - 1}, not {seed}")
+    vocabulary, _ = word_vocabulary(WORDS)
+    ids = {"bos_token_id": vocabulary[BOS], "eos_token_id": vocabulary[EOS], "pad_token_id": vocabulary[EOS]}
+    text_config = CLIPTextConfig(vocab_size=len(vocabulary), **TEXT_ENCODER_CONFIG, **ids)
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config({**UNET_CONFIG, "in_channels": in_channels})
+        vae = AutoencoderKL.from_config(VAE_CONFIG)
+    text, info = _tokenizer()
+    return Checkpoint(
+        name="tiny",
+        unet=_fill(unet, "", seed),
+        text_encoder=_fill(CLIPTextModel(text_config), "text_encoder.", seed),
+        vae=_fill(vae, "vae.", seed),
+        tokenizer_json=text,
+        tokenizer_info=dict(info),
+        scheduler_config=dict(SCHEDULER_CONFIG),
+        source={"kind": "built-in", "id": "tiny", "revision": None},
+    )
+
+
+def save_tiny(folder: str | Path, seed: int = 0, *, in_channels: int = 4) -> Path:
+    """Write the model as a pipeline folder in diffusers format; returns the folder."""
+    folder = Path(folder)
+    checkpoint = build_tiny(seed, in_channels=in_channels)
+    assert checkpoint.text_encoder is not None and checkpoint.vae is not None
+    checkpoint.unet.save_pretrained(folder / "unet", safe_serialization=True)
+    checkpoint.vae.save_pretrained(folder / "vae", safe_serialization=True)
+    checkpoint.text_encoder.save_pretrained(folder / "text_encoder")
+    write_word_tokenizer(folder / "tokenizer", WORDS, CLIP_MAX_LENGTH)
+    (folder / "scheduler").mkdir(exist_ok=True)
+    _write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER_CONFIG)
+    pipeline = "StableDiffusionPipeline" if in_channels == 4 else "StableDiffusionInpaintPipeline"
+    index = {
+        "_class_name": pipeline,
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "scheduler": ["diffusers", "PNDMScheduler"],
+        "safety_checker": [None, None],
+        "feature_extractor": [None, None],
+        "requires_safety_checker": False,
+    }
+    _write_json(folder / "model_index.json", index)
+    return folder
+
+
+def _fill(model: nn.Module, prefix: str, seed: int) -> Any:
+    """Give every parameter a random stream of its own, keyed by name, so that their order does not matter."""
+    state = {}
+    for name, value in model.named_parameters():
+        # Some versions of transformers have this level in CLIPTextModel, others do not.
+        key = prefix + name.removeprefix("text_model.")
+        state[name] = _random_parameter(key, tuple(value.shape), seed)
+    model.load_state_dict(state, strict=True, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def _random_parameter(key: str, shape: tuple[int, ...], seed: int) -> Tensor:
+    rng = np.random.Generator(np.random.PCG64(zlib.crc32(key.encode(), seed)))
+    noise = rng.standard_normal(size=shape, dtype=np.float32)
+    if key.endswith(".bias"):
+        noise *= np.float32(0.02)
+    elif len(shape) == 1:
+        noise = np.float32(1) + np.float32(0.02) * noise
+    else:
+        noise /= np.float32(math.sqrt(math.prod(shape[1:])))
+    return torch.from_numpy(noise)
+
+
+@cache
+def _tokenizer() -> tuple[str, dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as folder:
+        write_word_tokenizer(folder, WORDS, CLIP_MAX_LENGTH)
+        return tokenizer_json(folder)
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")

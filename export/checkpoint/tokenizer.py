@@ -1,0 +1,72 @@
+"""A CLIP tokenizer folder as one JSON file of `tokenizers`, which the runtime reads without transformers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+from transformers import CLIPTokenizerFast
+
+from ebca.errors import ModelError
+
+BOS, EOS = "<|startoftext|>", "<|endoftext|>"
+CLIP_MAX_LENGTH = 77
+
+
+def tokenizer_json(folder: str | Path) -> tuple[str, dict[str, Any]]:
+    """The JSON text, and its length limit and special tokens, from a diffusers tokenizer folder.
+
+    Takes a folder with tokenizer.json or with vocab.json and merges.txt, or the path of a JSON file itself.
+    transformers builds the tokenizer, so the ids are its ids.
+    """
+    folder = Path(folder)
+    if folder.is_file():
+        return _from_json_file(folder)
+    _check_files(folder)
+    try:
+        tokenizer = CLIPTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+        text = _without_limits(Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()))
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        raise ModelError(f"cannot read the CLIP tokenizer in {folder}: {error}") from error
+    info: dict[str, Any] = {"model_max_length": _length_limit(tokenizer.model_max_length)}
+    for name in ("bos_token", "eos_token", "pad_token"):
+        info[name] = str(getattr(tokenizer, name))
+        info[f"{name}_id"] = int(getattr(tokenizer, f"{name}_id"))
+    return text, info
+
+
+def _check_files(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ModelError(f"there is no tokenizer folder {folder}", "give a folder with vocab.json and merges.txt")
+    has_pair = all((folder / name).is_file() for name in ("vocab.json", "merges.txt"))
+    if not has_pair and not (folder / "tokenizer.json").is_file():
+        raise ModelError(f"{folder} is no CLIP tokenizer: it has neither tokenizer.json nor vocab.json with merges.txt")
+
+
+def _from_json_file(path: Path) -> tuple[str, dict[str, Any]]:
+    """A JSON file says nothing about padding, so the files beside it decide, else Stable Diffusion 1.x."""
+    if path.name in ("tokenizer.json", "vocab.json") and (path.parent / "tokenizer_config.json").is_file():
+        return tokenizer_json(path.parent)
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:
+        raise ModelError(f"{path} is not `tokenizers` JSON: {error}") from error
+    bos, eos = tokenizer.token_to_id(BOS), tokenizer.token_to_id(EOS)
+    if bos is None or eos is None:
+        raise ModelError(f"{path} is no CLIP tokenizer: {BOS} or {EOS} is not in its vocabulary")
+    info = {"model_max_length": CLIP_MAX_LENGTH, "bos_token": BOS, "eos_token": EOS, "pad_token": EOS}
+    ids = {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": eos}
+    return _without_limits(tokenizer), {**info, **ids}
+
+
+def _without_limits(tokenizer: Tokenizer) -> str:
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False, separators=(",", ":"))
+
+
+def _length_limit(value: Any) -> int:
+    # transformers uses a number around 1e30 if the folder states no limit.
+    return int(value) if value is not None and value <= 10_000 else CLIP_MAX_LENGTH

@@ -1,0 +1,164 @@
+"""The command line of ebca-export."""
+
+import argparse
+from pathlib import Path
+
+from ebca.engines.contract.manifest import GUIDANCE_SCALE
+from ebca.export.options import PRECISIONS
+from ebca.export.plans.shapes import MAX_CONTEXTS
+
+PROGRAM = "ebca-export"
+
+PREPARED = ("onnxruntime", "openvino")
+"""Backends that can be prepared on this machine right after the export."""
+PLANNED = ("tensorrt-rtx", "tensorrt")
+"""Backends whose plans can be built ahead of time."""
+GPU = (*PLANNED, "onnxruntime-cuda")
+"""Backends for which graphs compute in float16."""
+
+FLAGS = {
+    "library": "--backend",
+    "max_contexts": "--max-contexts",
+    "with_full_unet_updates": "--full-unet-plan",
+    "scheduler_steps": "--scheduler-steps",
+    "guidance_scale": "--guidance-scale",
+}
+"""Flags of the options that `ExportOptions.validate` names in its errors."""
+
+_EXAMPLES = """examples:
+  ebca-export --model tiny --output-dir engine-tiny
+  ebca-export --model sd-1.5 --output-dir engine-sd15 --precision fp16
+  ebca-export --model ./my-finetune --output-dir engine-mine
+  ebca-export --model model.safetensors --tokenizer ./clip-tokenizer --output-dir engine-mine
+  ebca-export --model sd-1.5 --output-dir engine-gpu --backend tensorrt-rtx --shape 1x512x768
+  ebca-export --model sd-1.5 --output-dir engine-gpu --backend onnxruntime-cuda --verify
+  ebca-export --model sd-1.5 --dry-run
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, also for documentation."""
+    p = argparse.ArgumentParser(
+        PROGRAM,
+        description="Export a Stable Diffusion checkpoint as an engine directory, its UNet split at each\n"
+        "cross-attention layer. Repeat the command to resume an interrupted export.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_model_and_output(p)
+    _add_contents(p)
+    _add_plans(p.add_argument_group("plans (--backend tensorrt-rtx or tensorrt)"))
+    _add_sources(p.add_argument_group("hub and tokenizer"))
+    return p
+
+
+def _add_model_and_output(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--model",
+        required=True,
+        metavar="MODEL",
+        help="sd-1.4, sd-1.5, sd-1.5-inpainting, tiny (random weights, made in seconds), a hub id owner/name, a folder "
+        "in diffusers format, or a single .safetensors file",
+    )
+    p.add_argument("--output-dir", type=Path, metavar="DIR", help="engine directory to make; required unless --dry-run")
+    p.add_argument(
+        "--backend",
+        choices=(*PREPARED, *GPU),
+        help="onnxruntime, openvino: also prepare the engine for this backend on this machine now, so that its first "
+        "run starts immediately; the directory serves both either way. The others make a directory that computes in "
+        "float16, for GPUs; tensorrt-rtx and tensorrt also build plans, the first without a GPU",
+    )
+    p.add_argument(
+        "--verify",
+        action="store_true",
+        help="after the export, compare every part on --backend with onnxruntime on the CPU; a backend for GPUs needs "
+        "a GPU",
+    )
+    p.add_argument("--overwrite", action="store_true", help="replace an engine that is already in --output-dir")
+    p.add_argument("--dry-run", action="store_true", help="print the split as a table and write nothing")
+
+
+def _add_contents(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="how weights are stored; fp16 halves the directory and computes in float32 on a CPU (default: fp32; "
+        "fp16 with a backend for GPUs)",
+    )
+    p.add_argument("--height", type=int, default=None, help="image height for --dry-run and for plans")
+    p.add_argument("--width", type=int, default=None, help="image width for --dry-run and for plans")
+    p.add_argument("--batch-size", type=int, default=1, help="images at once for --dry-run and for plans (default: 1)")
+    p.add_argument(
+        "--scheduler-steps",
+        type=int,
+        nargs="+",
+        default=(),
+        metavar="N",
+        help="step counts to tabulate beside 1 to 50 and 60, 70, 75, 80, 90, 100",
+    )
+    p.add_argument(
+        "--guidance-scale",
+        type=float,
+        default=GUIDANCE_SCALE,
+        metavar="G",
+        help=f"default guidance scale of this model (default: {GUIDANCE_SCALE})",
+    )
+    p.add_argument(
+        "--with-full-unet",
+        action="store_true",
+        help="also export the full UNet without updates, which runs the steps whose gammas are all zero; doubles the "
+        "UNet's size",
+    )
+    _add_old_spelling(p, "--with-vanilla", "with_full_unet")
+
+
+def _add_plans(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--shape",
+        action="append",
+        default=[],
+        metavar="NxHxW",
+        help="images x height x width to build for, such as 1x512x768; repeat it for more, each as large as the "
+        "weights (default: --batch-size, --height, --width, else the native size)",
+    )
+    group.add_argument(
+        "--dynamic",
+        nargs=3,
+        metavar=("MIN", "BEST", "MAX"),
+        help="build for every shape from MIN to MAX, best at BEST: slower than a plan for one shape",
+    )
+    group.add_argument(
+        "--compute-capability",
+        nargs="+",
+        default=(),
+        metavar="X.Y",
+        help="GPUs that tensorrt-rtx builds for (default: 8.6 8.9 12.0)",
+    )
+    group.add_argument(
+        "--max-contexts",
+        type=int,
+        default=None,
+        metavar="N",
+        help=f"main prompt and edits together that plans take (default: {MAX_CONTEXTS})",
+    )
+    group.add_argument(
+        "--vae-fp32", action="store_true", help="let the VAE compute in float32, if it overflows float16"
+    )
+    group.add_argument(
+        "--full-unet-plan",
+        action="store_true",
+        help="also build the full UNet with its updates as one plan, with energy cross attention as a plugin inside; "
+        "needs --backend tensorrt; adds the UNet's size once more",
+    )
+    _add_old_spelling(group, "--one-piece", "full_unet_plan")
+
+
+def _add_old_spelling(group: "argparse._ActionsContainer", flag: str, name: str) -> None:
+    group.add_argument(flag, dest=name, action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
+def _add_sources(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument("--revision", help="branch, tag or commit on the hub")
+    group.add_argument("--token", help="hub access token; default: HF_TOKEN or the stored login")
+    group.add_argument("--cache-dir", type=Path, help="hub cache; default: HF_HOME")
+    group.add_argument("--tokenizer", type=Path, help="tokenizer folder or JSON for a single-file checkpoint")

@@ -1,0 +1,96 @@
+"""Entry point of ebca-export, and the work that it does."""
+
+import argparse
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+
+from ebca import console
+from ebca.export.cli import checks
+from ebca.export.cli.arguments import PREPARED, PROGRAM, parser
+from ebca.export.cli.progress import ExportProgress
+from ebca.export.plans.shapes import PIXELS_PER_LATENT, ROWS_PER_IMAGE
+
+if TYPE_CHECKING:
+    from ebca.export.checkpoint.model import Checkpoint
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    p = parser()
+    args = p.parse_args(argv)
+    if not args.dry_run and args.output_dir is None:
+        p.error("--output-dir is needed (or --dry-run)")
+    interrupted = "interrupted; run the same command again to resume"
+    with console.CtrlC() as ctrl_c:
+        return console.run(PROGRAM, lambda: _run(args, ctrl_c), interrupted=interrupted)
+
+
+def _run(args: argparse.Namespace, ctrl_c: console.CtrlC) -> int:
+    checks.check_packages()
+    options = checks.checked_options(args)
+    # From here on PyTorch is needed.
+    from ebca.export import api, workspace
+
+    if not args.dry_run:
+        workspace.check_output(args.output_dir, overwrite=args.overwrite)
+    out = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
+    checkpoint = _load(args, out)
+    if args.dry_run:
+        _print_split(args, checkpoint)
+        return 0
+    ctrl_c.check()
+    options = checks.with_native_shape(options, args, int(checkpoint.unet.config.sample_size))
+    with ExportProgress(out, ctrl_c) as progress:
+        path = api.export_checkpoint(
+            checkpoint, args.output_dir, options, overwrite=args.overwrite, on_progress=progress
+        )
+    if args.backend in PREPARED:
+        from ebca.runtime.engine import load
+
+        with console.PrepareProgress() as prepare:
+            load(path, backend=args.backend, on_prepare=prepare).close()
+    print(f"wrote {path}")
+    return _verify(path, args.backend) if args.verify else 0
+
+
+def _load(args: argparse.Namespace, out: Console) -> "Checkpoint":
+    from ebca.export.checkpoint import load
+    from ebca.export.quiet import quiet
+
+    loading = out.status(f"loading {escape(args.model)}") if out.is_terminal else nullcontext()
+    with loading, quiet():
+        return load.load_checkpoint(
+            args.model,
+            revision=args.revision,
+            token=args.token,
+            cache_dir=args.cache_dir,
+            tokenizer=args.tokenizer,
+        )
+
+
+def _print_split(args: argparse.Namespace, checkpoint: "Checkpoint") -> None:
+    from ebca.export.cli.split_table import print_split
+    from ebca.export.graph.split import split_unet
+    from ebca.export.graph.traced_unet import TracedUNet
+
+    split, sizes = split_unet(TracedUNet.of(checkpoint.unet))
+    for name in ("height", "width"):
+        if getattr(args, name) is not None:
+            sizes[name] = getattr(args, name) // PIXELS_PER_LATENT
+    sizes["batch"] = ROWS_PER_IMAGE * args.batch_size
+    print_split(split, sizes, checkpoint.name)
+
+
+def _verify(path: Path, backend: str) -> int:
+    from ebca.runtime.diagnostics.directory import check_verified
+
+    problems = 0
+    for finding in check_verified(path, backend):
+        print(f"{finding.level}: {finding.text}" + (f"; {finding.remedy}" if finding.remedy else ""))
+        problems += finding.level == "problem"
+    return 1 if problems else 0

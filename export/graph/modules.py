@@ -1,0 +1,114 @@
+"""The networks around the UNet as one graph each: CLIP text encoder, VAE decoder, VAE encoder."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+from transformers import CLIPTextModel
+
+from ebca.engines.contract.dims import Dim
+from ebca.export.graph.fold import fold_transposes
+from ebca.export.graph.op_node import OPSET
+from ebca.export.quiet import quiet
+
+
+class TextEncoder(nn.Module):
+    """input_ids [batch,tokens] int64 -> last hidden state [batch,tokens,D], as Stable Diffusion 1.x and 2.x use it."""
+
+    def __init__(self, model: CLIPTextModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.model(input_ids=input_ids).last_hidden_state
+
+
+class VaeDecoder(nn.Module):
+    """Unscaled latents [batch,C,height,width] -> image [batch,3,8*height,8*width] in [-1, 1]."""
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.vae.decode(latents, return_dict=False)[0]
+
+
+class VaeEncoder(nn.Module):
+    """Image [batch,3,8*height,8*width] in [-1, 1] -> mean and standard deviation of the unscaled latents."""
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        distribution = self.vae.encode(image, return_dict=False)[0]
+        return distribution.mean, distribution.std
+
+
+def text_encoder_graph(model: CLIPTextModel, max_length: int) -> ir.Graph:
+    """One graph: input_ids -> hidden_states."""
+    ids = torch.zeros(2, max_length, dtype=torch.int64)
+    ids[:, -1] = model.config.eos_token_id
+    return _trace(
+        TextEncoder(model),
+        ids,
+        {0: torch.export.Dim.DYNAMIC},
+        [("input_ids", ("batch", max_length))],
+        [("hidden_states", ("batch", max_length, model.config.hidden_size))],
+    )
+
+
+def vae_decoder_graph(vae: AutoencoderKL) -> ir.Graph:
+    """One graph: latents -> image."""
+    channels, factor = vae.config.latent_channels, downscale(vae)
+    dynamic = torch.export.Dim.DYNAMIC
+    return _trace(
+        VaeDecoder(vae),
+        torch.zeros(2, channels, 9, 11),
+        {0: dynamic, 2: dynamic, 3: dynamic},
+        [("latents", ("batch", channels, "height", "width"))],
+        [("image", ("batch", vae.config.out_channels, f"{factor}*height", f"{factor}*width"))],
+    )
+
+
+def vae_encoder_graph(vae: AutoencoderKL) -> ir.Graph:
+    """One graph: image -> mean, std."""
+    channels, factor = vae.config.latent_channels, downscale(vae)
+    dynamic = torch.export.Dim.DYNAMIC
+    latents: tuple[Dim, ...] = ("batch", channels, "height", "width")
+    return _trace(
+        VaeEncoder(vae),
+        torch.zeros(2, vae.config.in_channels, 9 * factor, 11 * factor),
+        {0: dynamic, 2: dynamic, 3: dynamic},
+        [("image", ("batch", vae.config.in_channels, f"{factor}*height", f"{factor}*width"))],
+        [("mean", latents), ("std", latents)],
+    )
+
+
+def downscale(vae: AutoencoderKL) -> int:
+    """Pixels per latent, along each side."""
+    return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+Named = Sequence[tuple[str, tuple[Dim, ...]]]
+
+
+def _trace(module: nn.Module, example: Tensor, dynamic: dict[int, Any], inputs: Named, outputs: Named) -> ir.Graph:
+    with torch.no_grad(), quiet():
+        program = torch.export.export(module.eval(), (example,), dynamic_shapes=(dynamic,), strict=False)
+        exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, optimize=True, verbose=False)
+    assert exported is not None
+    model = exported.model
+    fold_transposes(model)
+    graph = model.graph
+    # torch's symbols have no meaning outside the trace; inputs and outputs get our names instead.
+    for node in graph:
+        for value in node.outputs:
+            value.shape = None
+    for value, (name, shape) in zip((*graph.inputs, *graph.outputs), (*inputs, *outputs), strict=True):
+        value.name, value.shape = name, ir.Shape(shape)
+    return graph

@@ -1,0 +1,53 @@
+"""A traced UNet with its dimensions in the names of `ebca.engines.contract.dims`.
+
+It is traced once, which is most of the time of an export. The segments, the full UNet (`ebca.export.graph.full_unet`)
+and the full UNet with updates (`ebca.export.graph.full_unet_updates`) are each made from a copy.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import onnx_ir as ir
+from diffusers import UNet2DConditionModel
+
+from ebca.export.graph.fold import fold_transposes
+from ebca.export.graph.symbols import Symbols
+from ebca.export.graph.trace import Layer, layers_of, trace
+
+
+@dataclass(frozen=True)
+class TracedUNet:
+    """One trace, its symbols, and what the graph does not say about the UNet."""
+
+    model: ir.Model
+    symbols: Symbols
+    layers: list[Layer]
+    sample_size: int
+
+    @classmethod
+    def of(cls, unet: UNet2DConditionModel) -> Self:
+        """`trace`, with transposed weights folded."""
+        model = trace(unet)
+        fold_transposes(model)
+        sample, timestep, contexts = model.graph.inputs
+        symbols = Symbols(
+            [
+                (sample, {0: "batch", 2: "height", 3: "width"}),
+                (timestep, {0: "batch"}),
+                (contexts, {0: "batch", 1: "contexts", 2: "tokens"}),
+            ]
+        )
+        return cls(model, symbols, layers_of(unet), int(unet.config.sample_size))
+
+    def copy(self) -> ir.Model:
+        """A graph that the caller may change; it shares the weights."""
+        return self.model.clone()
+
+    def name_dimensions(self, graph: ir.Graph) -> None:
+        """Give inputs and outputs of a copy shapes in our names. All other values lose theirs: engines infer them."""
+        named = {value: self.symbols.shape(value) for value in (*graph.inputs, *graph.outputs)}
+        for node in graph:
+            for value in node.outputs:
+                value.shape = None
+        for value, shape in named.items():
+            value.shape = ir.Shape(shape)

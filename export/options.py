@@ -1,0 +1,110 @@
+"""What an export is asked for, with every rule about it, and what it reports while it runs."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ebca.engines.contract.manifest import COMPUTES, GUIDANCE_SCALE
+from ebca.errors import ParameterError
+from ebca.export.plans.shapes import PlanOptions
+
+PRECISIONS = ("fp32", "fp16")
+
+# Every Stable Diffusion is trained with this number of timesteps.
+TRAINING_STEPS = 1000
+
+DEFAULT_STEPS: tuple[int, ...] = (*range(1, 51), 60, 70, 75, 80, 90, 100)
+"""Step counts that every engine directory has scheduler tables for."""
+
+
+@dataclass(frozen=True)
+class ExportEvent:
+    """Progress of an export: `done` of `total` bytes of weights are written; `text` names the work that starts."""
+
+    text: str
+    done: int
+    total: int
+
+
+OnProgress = Callable[[ExportEvent], None]
+"""Called before each piece of work. An exception that it raises ends the export."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to write beside the split UNet, and in which types.
+
+    Attributes:
+        precision: "fp32", or "fp16" to store weights as float16.
+        compute: "fp32", or "fp16" for graphs that compute in float16, for GPUs; needs precision fp16.
+        vae_float32: let the VAE compute in float32 although the other graphs compute in float16, for a VAE that
+            overflows float16.
+        plans: also build TensorRT plans ahead of time; needs compute fp16.
+        with_full_unet: also export the full UNet without updates, for steps whose gammas are all zero. It takes the
+            UNet's size a second time.
+        with_full_unet_updates: also export the full UNet with updates, whose ops TensorRT runs as a plugin. It takes
+            the UNet's size once more.
+        scheduler_steps: step counts to tabulate beside 1 to 50 and 60, 70, 75, 80, 90, 100.
+        guidance_scale: the default guidance scale of this model.
+    """
+
+    precision: str = "fp32"
+    compute: str = "fp32"
+    vae_float32: bool = False
+    plans: PlanOptions | None = None
+    with_full_unet: bool = False
+    with_full_unet_updates: bool = False
+    scheduler_steps: Sequence[int] = ()
+    guidance_scale: float = GUIDANCE_SCALE
+
+    @property
+    def stores_half(self) -> bool:
+        """Whether weights are stored as float16."""
+        return self.precision == "fp16"
+
+    @property
+    def computes_half(self) -> bool:
+        """Whether graphs compute in float16."""
+        return self.compute == "fp16"
+
+    @property
+    def bytes_per_weight(self) -> int:
+        return 2 if self.stores_half else 4
+
+    @property
+    def all_steps(self) -> list[int]:
+        """Step counts to tabulate, sorted."""
+        return sorted({*DEFAULT_STEPS, *self.scheduler_steps})
+
+    def validate(self, spell: Callable[[str], str] = str) -> None:
+        """Raise ParameterError if a value is wrong, or if two options exclude each other.
+
+        Args:
+            spell: what the caller calls an option; the command line turns a field's name into its flag.
+        """
+        _check_choice("precision", self.precision, PRECISIONS)
+        _check_choice("compute", self.compute, COMPUTES)
+        if self.computes_half and not self.stores_half:
+            raise ParameterError(f"compute is fp16 and precision is {self.precision}", "give precision fp16")
+        if self.plans is not None:
+            if not self.computes_half:
+                raise ParameterError("plans are built from graphs that compute in float16", "give compute fp16")
+            self.plans.validate(spell)
+            if self.with_full_unet_updates and not self.plans.takes_plugins:
+                raise ParameterError(
+                    f"{self.plans.library} takes no plugins, and {spell('with_full_unet_updates')} needs one",
+                    f"give {spell('library')} tensorrt, or leave it out",
+                )
+        for steps in self.scheduler_steps:
+            if not 1 <= steps <= TRAINING_STEPS:
+                raise ParameterError(
+                    f"{spell('scheduler_steps')} has {steps}", f"a step count lies between 1 and {TRAINING_STEPS}"
+                )
+        if not math.isfinite(self.guidance_scale):
+            raise ParameterError(f"{spell('guidance_scale')} is {self.guidance_scale}", "give a finite number")
+
+
+def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ParameterError(f"{name} '{value}' is unknown", f"choose one of {', '.join(choices)}")

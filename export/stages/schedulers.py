@@ -1,0 +1,69 @@
+"""The scheduler tables, computed by `ebca.export.scheduler_tables`.
+
+File layout
+-----------
+`schedulers/<name>.f64` is raw little-endian float64: one record per step count, one after the other. A record
+with m evaluations starts at `offset` (in float64 values from the start of the file) and holds
+
+    init_noise_sigma      1
+    timesteps             m
+    input_scale           m
+    rows                  m (m + 3) / 2      row i has i + 2 values and starts at i (i + 3) / 2
+
+`schedulers/alphas_cumprod.f64` is the cumulative product of (1 - beta), one value per training timestep;
+image-to-image and inpainting add noise to the clean latents with it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from ebca.errors import ExportError
+from ebca.export.checkpoint.defaults import SCHEDULER_CONFIG
+from ebca.export.scheduler_tables import SchedulerTables, build_tables
+from ebca.export.stages.context import Context, StageResult
+
+ALPHAS_CUMPROD_FILE = "schedulers/alphas_cumprod.f64"
+
+
+def export(context: Context) -> StageResult:
+    """Compute and write the tables; they take a second, so an interrupted export computes them again."""
+    context.report("scheduler tables")
+    # A UNet alone has no scheduler.
+    config = context.checkpoint.scheduler_config or SCHEDULER_CONFIG
+    section = write_tables(build_tables(config, context.options.all_steps), context.folder)
+    files = (section["alphas_cumprod"], *(table["file"] for table in section["tables"].values()))
+    return StageResult(files=files, sections={"schedulers": section})
+
+
+def write_tables(tables: SchedulerTables, folder: Path) -> dict[str, Any]:
+    """Write `schedulers/*.f64` below `folder`; return the manifest's scheduler section (JSON-serialisable).
+
+    Raises ExportError when a file cannot be written.
+    """
+    section: dict[str, Any] = {
+        "default": "pndm" if "pndm" in tables.records else next(iter(tables.records)),
+        "config": dict(tables.config),
+        "alphas_cumprod": ALPHAS_CUMPROD_FILE,
+        "tables": {},
+    }
+    try:
+        (folder / "schedulers").mkdir(parents=True, exist_ok=True)
+        (folder / ALPHAS_CUMPROD_FILE).write_bytes(tables.alphas_cumprod.astype("<f8").tobytes())
+        for name, by_steps in tables.records.items():
+            file = f"schedulers/{name}.f64"
+            index: dict[str, dict[str, int]] = {}
+            offset = 0
+            with (folder / file).open("wb") as stream:
+                for count, record in by_steps.items():
+                    packed = record.packed()
+                    stream.write(packed.tobytes())
+                    index[str(count)] = {"offset": offset, "evaluations": record.evaluations}
+                    offset += packed.size
+            section["tables"][name] = {
+                "file": file,
+                "minimum_steps": tables.minimum_steps[name],
+                "steps": index,
+            }
+    except OSError as error:
+        raise ExportError(f"cannot write the scheduler tables below {folder}: {error}") from error
+    return section

@@ -1,0 +1,67 @@
+"""The VAE: its decoder and its encoder."""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import onnx_ir as ir
+from diffusers import AutoencoderKL
+from torch import nn
+
+from ebca.engines.contract.manifest import VaeSpec
+from ebca.export.graph.modules import VaeDecoder, VaeEncoder, downscale, vae_decoder_graph, vae_encoder_graph
+from ebca.export.stages import component
+from ebca.export.stages.component import ComponentJob, measure_module
+from ebca.export.stages.context import Context, StageResult
+from ebca.export.weights import stored_bytes
+
+DECODER, ENCODER = "vae_decoder", "vae_encoder"
+
+# Of the latents that both are compared at; not square.
+_HEIGHT, _WIDTH = 16, 12
+
+_QUANTISER = {"decoder": "post_quant_conv", "encoder": "quant_conv"}
+
+
+def export(context: Context) -> StageResult:
+    """Write decoder and encoder, if the checkpoint has a VAE."""
+    vae = context.checkpoint.vae
+    if vae is None:
+        return StageResult()
+    factor, config = downscale(vae), vae.config
+    rng = np.random.default_rng(0)
+    latents = rng.standard_normal((1, config.latent_channels, _HEIGHT, _WIDTH), np.float32)
+    if context.options.computes_half:
+        # If float16 overflows, it does so at the size that unscaled latents have.
+        latents /= np.float32(config.scaling_factor)
+    image = rng.uniform(-1, 1, (1, config.in_channels, _HEIGHT * factor, _WIDTH * factor)).astype(np.float32)
+    jobs = [
+        _job(context, "decoder", VaeDecoder(vae), vae_decoder_graph, latents),
+        _job(context, "encoder", VaeEncoder(vae), vae_encoder_graph, image),
+    ]
+    spec = VaeSpec(
+        DECODER,
+        ENCODER,
+        latent_channels=int(config.latent_channels),
+        scaling_factor=float(config.scaling_factor),
+        shift_factor=float(config.get("shift_factor") or 0.0),
+        downscale=factor,
+    )
+    return component.write_all(context, jobs).joined(StageResult(sections={"vae": spec}))
+
+
+def _job(
+    context: Context, side: str, module: nn.Module, graph: Callable[[AutoencoderKL], ir.Graph], example: np.ndarray
+) -> ComponentJob:
+    vae, options = context.checkpoint.vae, context.options
+    assert vae is not None
+    prefixes = (f"{side}.", f"{_QUANTISER[side]}.")
+    return ComponentJob(
+        f"vae_{side}",
+        f"vae_{side}",
+        f"vae {side}",
+        stored_bytes((p for n, p in vae.named_parameters() if n.startswith(prefixes)), options),
+        partial(graph, vae),
+        measure_module(module, example),
+        computes_half=options.computes_half and not options.vae_float32,
+    )

@@ -1,0 +1,180 @@
+"""Folders in diffusers format: what is read, and one clear line for everything that is wrong with one."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.checkpoints import WEIGHTS, edit_json, same_weights
+from safetensors.torch import load_file, save_file
+
+from ebca.errors import ModelError
+from ebca.export.checkpoint.folder import choose_files, weight_files
+from ebca.export.checkpoint.load import load_checkpoint
+from ebca.export.checkpoint.model import Checkpoint
+
+
+def test_a_unet_folder_has_only_a_unet(folder: Path, tmp_path: Path, tiny: Checkpoint) -> None:
+    """Both as the folder of the UNet itself and as a folder with nothing but unet/ in it."""
+    shutil.copytree(folder / "unet", tmp_path / "bare" / "unet")
+    for place in (folder / "unet", tmp_path / "bare"):
+        loaded = load_checkpoint(place)
+        assert same_weights(loaded.unet, tiny.unet)
+        assert loaded.text_encoder is loaded.vae is loaded.tokenizer_json is loaded.scheduler_config is None
+
+
+def test_half_precision_weights_are_read_as_float32(folder: Path) -> None:
+    """Some hub repositories hold only the fp16 variant."""
+    path = folder / "unet" / WEIGHTS
+    half = {name: value.half() for name, value in load_file(path).items()}
+    path.unlink()
+    save_file(half, folder / "unet" / "diffusion_pytorch_model.fp16.safetensors", metadata={"format": "pt"})
+    unet = load_checkpoint(folder).unet
+    assert unet.dtype == torch.float32
+    assert torch.equal(unet.conv_in.weight, half["conv_in.weight"].float())
+
+
+def test_weights_in_shards(folder: Path, tiny: Checkpoint) -> None:
+    shutil.rmtree(folder / "unet")
+    tiny.unet.save_pretrained(folder / "unet", safe_serialization=True, max_shard_size="1MB")
+    shards = sorted((folder / "unet").glob("*-of-*.safetensors"))
+    assert len(shards) > 1
+    assert same_weights(load_checkpoint(folder).unet, tiny.unet)
+    shards[0].unlink()
+    with pytest.raises(ModelError, match=f"names {shards[0].name}, which is missing"):
+        load_checkpoint(folder)
+
+
+def test_another_tokenizer_can_stand_in(folder: Path, tiny: Checkpoint) -> None:
+    shutil.copytree(folder / "tokenizer", folder.parent / "other")
+    edit_json(folder.parent / "other" / "tokenizer_config.json", model_max_length=20)
+    assert load_checkpoint(folder, tokenizer=folder.parent / "other").tokenizer_info["model_max_length"] == 20
+    edit_json(folder.parent / "other" / "tokenizer_config.json", model_max_length=99)
+    assert load_checkpoint(folder, tokenizer=folder.parent / "other").tokenizer_info["model_max_length"] == 77
+
+
+def test_a_tokenizer_with_too_many_tokens_is_refused(folder: Path) -> None:
+    vocabulary = json.loads((folder / "tokenizer" / "vocab.json").read_text(encoding="utf-8"))
+    edit_json(folder / "tokenizer" / "vocab.json", extra=len(vocabulary))
+    with pytest.raises(ModelError, match=r"the tokenizer has \d+ tokens, the text encoder of model only \d+"):
+        load_checkpoint(folder)
+
+
+def test_a_folder_in_no_known_layout(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="neither model_index"):
+        load_checkpoint(tmp_path)
+    (tmp_path / "dream.safetensors").touch()
+    with pytest.raises(ModelError, match=r"to load dream\.safetensors, pass the path of that file"):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "tokenizer"])
+def test_an_incomplete_pipeline_names_what_is_missing(folder: Path, part: str) -> None:
+    shutil.rmtree(folder / part)
+    with pytest.raises(ModelError, match=rf"is incomplete: model_index\.json names {part}, but {part}/"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {
+                "unet": None,
+                "transformer": ["diffusers", "SD3Transformer2DModel"],
+                "_class_name": "SD3Pipeline",
+            },
+            "SD3Pipeline is built on SD3Transformer2DModel",
+        ),
+        ({"unet": [None, None]}, "is built on no UNet"),
+        ({"unet": ["diffusers", "UNet2DModel"]}, "the unet of StableDiffusionPipeline is UNet2DModel"),
+        ({"text_encoder_2": ["transformers", "CLIPTextModelWithProjection"]}, "two text encoders"),
+        ({"text_encoder": ["transformers", "T5EncoderModel"]}, "T5EncoderModel; only CLIPTextModel"),
+        ({"vae": ["diffusers", "AutoencoderTiny"]}, "AutoencoderTiny; only AutoencoderKL"),
+    ],
+)
+def test_other_pipelines_are_refused(folder: Path, changes: dict[str, Any], message: str) -> None:
+    edit_json(folder / "model_index.json", **changes)
+    with pytest.raises(ModelError, match=message):
+        load_checkpoint(folder)
+
+
+def test_a_broken_json_file_is_named(folder: Path) -> None:
+    (folder / "unet" / "config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"cannot read .*config\.json"):
+        load_checkpoint(folder)
+    (folder / "unet" / "config.json").write_text("[]")
+    with pytest.raises(ModelError, match=r"config\.json holds a list"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("size", [0, 5, 1000, -1])
+def test_a_broken_weight_file_is_named(folder: Path, size: int) -> None:
+    path = folder / "unet" / WEIGHTS
+    content = path.read_bytes()
+    path.write_bytes(content[:size])
+    with pytest.raises(ModelError, match=rf"broken safetensors file .*{re.escape(WEIGHTS)}.*download it again"):
+        load_checkpoint(folder)
+
+
+def test_pickled_weights_are_never_loaded(folder: Path) -> None:
+    (folder / "vae" / WEIGHTS).rename(folder / "vae" / "diffusion_pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"pickled weights .* are never loaded"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(("part", "file"), [("unet", WEIGHTS), ("text_encoder", "model.safetensors")])
+def test_missing_tensors_are_not_filled_with_noise(folder: Path, part: str, file: str) -> None:
+    """diffusers and transformers only warn."""
+    tensors = load_file(folder / part / file)
+    name = sorted(tensors)[3]
+    del tensors[name]
+    save_file(tensors, folder / part / file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=rf"the {part} in .* lacks 1 tensors"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(("part", "file"), [("unet", WEIGHTS), ("text_encoder", "model.safetensors")])
+def test_tensors_of_another_shape_are_refused(folder: Path, part: str, file: str) -> None:
+    tensors = load_file(folder / part / file)
+    name = next(name for name, value in tensors.items() if value.ndim == 2)
+    tensors[name] = tensors[name][:-1].contiguous()
+    save_file(tensors, folder / part / file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=rf"the {part} in .*(another shape|expected shape)"):
+        load_checkpoint(folder)
+
+
+def test_files_are_chosen_per_network() -> None:
+    names = [
+        "model_index.json",
+        "unet/config.json",
+        "vae/config.json",
+        "v1-5.ckpt",
+        "v1-5.safetensors",
+        "README.md",
+    ]
+    names += ["unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.bin"]
+    names += [f"vae/{WEIGHTS}", "vae/diffusion_pytorch_model.fp16.safetensors", "tokenizer/merges.txt"]
+    assert set(choose_files(names)) == {
+        "model_index.json",
+        "unet/config.json",
+        "vae/config.json",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        f"vae/{WEIGHTS}",
+        "tokenizer/merges.txt",
+    }
+    with pytest.raises(ModelError, match="no safetensors weights for the unet"):
+        choose_files(["unet/config.json", "unet/diffusion_pytorch_model.bin"])
+
+
+def test_half_shards_need_their_index() -> None:
+    shard = "diffusion_pytorch_model.fp16-00001-of-00001.safetensors"
+    assert weight_files([shard], "diffusion_pytorch_model") is None
+    index = "diffusion_pytorch_model.safetensors.index.fp16.json"
+    found = weight_files([shard, index], "diffusion_pytorch_model")
+    assert found is not None and (found.variant, found.files, found.index) == ("fp16", (shard,), (index,))

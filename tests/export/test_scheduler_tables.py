@@ -1,0 +1,177 @@
+"""The tables against the diffusers schedulers they were taken from, and their file layout."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+
+from ebca.errors import ExportError, ParameterError  # noqa: E402
+from ebca.export.checkpoint.defaults import SCHEDULER_CONFIG  # noqa: E402
+from ebca.export.options import DEFAULT_STEPS  # noqa: E402
+from ebca.export.scheduler_tables import SCHEDULERS, SchedulerTables, TableRecord, build_tables  # noqa: E402
+from ebca.export.stages.schedulers import write_tables  # noqa: E402
+
+
+def relative(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.linalg.norm(np.asarray(a, np.float64) - b) / np.linalg.norm(np.asarray(b, np.float64)))
+
+
+def latents_after(record: TableRecord, i: int, start: np.ndarray, noises: np.ndarray) -> np.ndarray:
+    row = record.coefficients[i * (i + 3) // 2 :][: i + 2]
+    return row[0] * start.astype(np.float64) + np.tensordot(row[1:], noises[: i + 1].astype(np.float64), axes=1)
+
+
+@pytest.fixture(scope="module")
+def tables() -> SchedulerTables:
+    return build_tables(SCHEDULER_CONFIG)
+
+
+def test_default_tables_are_complete(tables: SchedulerTables) -> None:
+    assert set(tables.records) == set(SCHEDULERS)
+    for name, by_steps in tables.records.items():
+        assert list(by_steps) == [n for n in DEFAULT_STEPS if n >= SCHEDULERS[name].minimum_steps]
+        for steps, record in by_steps.items():
+            m = record.evaluations
+            extra = {"pndm": 1 if steps > 1 else 0, "ddim_inverse": -1}.get(name, 0)
+            assert m == steps + extra
+            assert record.coefficients.shape == (m * (m + 3) // 2,)
+            assert record.input_scale.shape == (m,)
+
+
+def test_build_is_quick() -> None:
+    begin = time.perf_counter()
+    build_tables(SCHEDULER_CONFIG)
+    # Under a second on two idle cores; the margin is for a busy machine.
+    assert time.perf_counter() - begin < 5
+
+
+def test_ddim_inverse_is_the_published_formula(tables: SchedulerTables) -> None:
+    """At t, r = 1000 // steps: x0 = (x - sqrt(1 - a_t) e) / sqrt(a_t), then to t + r; not the last t."""
+    rng = np.random.default_rng(0)
+    for steps in (2, 7, 10, 50):
+        record = tables.records["ddim_inverse"][steps]
+        ratio = 1000 // steps
+        assert record.timesteps.tolist() == [1 + ratio * i for i in range(steps - 1)]
+        start = rng.standard_normal((4, 8, 8))
+        noises = rng.standard_normal((record.evaluations, 4, 8, 8))
+        x = start
+        for i, t in enumerate(record.timesteps.astype(int)):
+            a, a_next = tables.alphas_cumprod[[t, t + ratio]]
+            x0 = (x - np.sqrt(1 - a) * noises[i]) / np.sqrt(a)
+            x = np.sqrt(a_next) * x0 + np.sqrt(1 - a_next) * noises[i]
+            assert relative(latents_after(record, i, start, noises), x) < 1e-12
+
+
+def test_pndm_repeats_its_second_timestep(tables: SchedulerTables) -> None:
+    expected = [901, 801, 801, 701, 601, 501, 401, 301, 201, 101, 1]
+    assert tables.records["pndm"][10].timesteps.tolist() == expected
+
+
+def test_euler_scales_its_input(tables: SchedulerTables) -> None:
+    record = tables.records["euler"][10]
+    sigma_max = np.sqrt((1 - tables.alphas_cumprod[-1]) / tables.alphas_cumprod[-1])
+    assert record.init_noise_sigma == pytest.approx(sigma_max, rel=1e-6)
+    assert record.input_scale[0] == pytest.approx(1 / np.sqrt(sigma_max**2 + 1), rel=1e-6)
+    assert (tables.records["ddim"][10].input_scale == 1).all()
+
+
+def test_pndm_with_runge_kutta_start() -> None:
+    tables = build_tables({**SCHEDULER_CONFIG, "skip_prk_steps": False}, steps=[3, 4, 10], names=["pndm"])
+    assert list(tables.records["pndm"]) == [4, 10]
+    assert tables.minimum_steps["pndm"] == 4
+    assert tables.records["pndm"][10].evaluations == 19
+
+
+def test_clip_sample_is_off_for_latents() -> None:
+    on = build_tables({**SCHEDULER_CONFIG, "clip_sample": True}, [5], ["ddim", "ddim_inverse"])
+    off = build_tables(SCHEDULER_CONFIG, [5], ["ddim", "ddim_inverse"])
+    for name in on.records:
+        assert np.array_equal(on.records[name][5].packed(), off.records[name][5].packed())
+
+
+@pytest.mark.parametrize("key", ["thresholding", "use_dynamic_shifting"])
+def test_config_that_is_not_linear_is_refused(key: str) -> None:
+    with pytest.raises(ExportError, match=key):
+        build_tables({**SCHEDULER_CONFIG, key: True}, [5])
+
+
+def test_config_diffusers_refuses_names_the_scheduler() -> None:
+    with pytest.raises(ExportError, match="pndm"):
+        build_tables({**SCHEDULER_CONFIG, "beta_schedule": "cubic"}, [5])
+    with pytest.raises(ExportError, match="'pndm' cannot do 5 steps"):
+        build_tables({**SCHEDULER_CONFIG, "timestep_spacing": "sideways"}, [5])
+
+
+@pytest.mark.parametrize("steps", [[], [0], [-1, 5], [1001]])
+def test_bad_steps_are_refused(steps: list[int]) -> None:
+    with pytest.raises(ParameterError, match="step"):
+        build_tables(SCHEDULER_CONFIG, steps)
+
+
+def test_unknown_name_lists_the_known() -> None:
+    with pytest.raises(ParameterError, match=r"heun.*unipc"):
+        build_tables(SCHEDULER_CONFIG, [5], ["heun"])
+
+
+def test_written_files_follow_the_documented_layout(tmp_path: Path) -> None:
+    tables = build_tables(SCHEDULER_CONFIG, [1, 2, 5])
+    section = json.loads(json.dumps(write_tables(tables, tmp_path)))
+    assert section["default"] == "pndm"
+    assert section["config"]["beta_schedule"] == "scaled_linear"
+    assert section["config"]["prediction_type"] == "epsilon"
+    alphas = np.fromfile(tmp_path / section["alphas_cumprod"], dtype="<f8")
+    assert np.array_equal(alphas, tables.alphas_cumprod)
+    for name, entry in section["tables"].items():
+        values = np.fromfile(tmp_path / entry["file"], dtype="<f8")
+        end = 0
+        for steps, place in entry["steps"].items():
+            record = tables.records[name][int(steps)]
+            m = place["evaluations"]
+            assert place["offset"] == end
+            at = values[end:]
+            assert at[0] == record.init_noise_sigma
+            assert np.array_equal(at[1 : 1 + m], record.timesteps)
+            assert np.array_equal(at[1 + m : 1 + 2 * m], record.input_scale)
+            end += 1 + 2 * m + m * (m + 3) // 2
+            assert np.array_equal(values[end - m * (m + 3) // 2 : end], record.coefficients)
+        assert end == values.size
+
+
+def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    with pytest.raises(ExportError, match="file"):
+        write_tables(build_tables(SCHEDULER_CONFIG, [2], ["ddim"]), blocker)
+
+
+@pytest.mark.parametrize(
+    ("loop", "name"),
+    [
+        ("loop_text2img_pndm10", "pndm"),
+        ("loop_synedit_pndm10", "pndm"),
+        ("loop_realedit_ddim10", "ddim"),
+        ("loop_invert_ddim10", "ddim_inverse"),
+        ("loop_invert_ddim10_reg", "ddim_inverse"),
+    ],
+)
+def test_tables_reproduce_the_original_loops(tables: SchedulerTables, loop: str, name: str) -> None:
+    """The authors' latents at every step, from their start and their recorded noise predictions."""
+    folder = os.environ.get("EBCA_GOLDEN_DIR")
+    if not folder:
+        pytest.skip("EBCA_GOLDEN_DIR is not set: no golden data")
+    path = Path(folder) / "tiny" / f"{loop}.npz"
+    if not path.is_file():
+        pytest.skip(f"no {loop}.npz in the golden data")
+    golden = np.load(path)
+    record = tables.records[name][10]
+    assert record.timesteps.tolist() == golden["timesteps"].tolist()
+    for i, expected in enumerate(golden["latents"]):
+        got = latents_after(record, i, golden["latents_in"][0], golden["noise_guided"])
+        # Ten float32 steps of the original against one float64 sum.
+        assert relative(got, expected) < 2e-6
