@@ -225,7 +225,7 @@ def test_the_ops_are_nodes_that_tensorrt_maps_to_plugins(directory: Path) -> Non
     component = manifest.components["whole"]
     model = onnx.load(directory / component.graph, load_external_data=False)
     registry, kernels = trt.Registry(), KernelSet.load()
-    register(trt, registry, KernelLibrary(FakeLauncher(kernels), kernels))
+    register(trt, registry, EnergyAttention(KernelLibrary(FakeLauncher(kernels), kernels)))
     nodes = [node for node in model.graph.node if node.domain == "ebca"]
     assert len(nodes) == len(manifest.unet.layers) and "ebca" in {o.domain for o in model.opset_import}
     types = {v.name: v.type.tensor_type.elem_type for v in (*model.graph.input, *model.graph.value_info)}
