@@ -1,0 +1,1 @@
+"""What the Python runtime and the C++ library share as data; see schema.toml."""

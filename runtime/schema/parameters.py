@@ -1,0 +1,299 @@
+"""Defaults and rules of parameters, the same in Python and C++.
+
+Written by `python -m ebca.runtime.schema.generate` from schema.toml; edit that file instead.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ebca.errors import CancelledError, EbcaError, EngineError, NumericalError, ParameterError
+
+DEFAULT_STRENGTH = 0.8
+"""Image to image runs this share of the steps where strength is not given."""
+
+DEFAULT_DOWNSCALE = 8
+"""Pixels per latent where the engine directory has no VAE to say it."""
+
+
+@dataclass(frozen=True)
+class SessionDefaults:
+    """What the fields of ebca_session_params are where they are not given."""
+
+    height: int | None = None
+    width: int | None = None
+    batch: int = 1
+
+
+@dataclass(frozen=True)
+class EditDefaults:
+    """What the fields of ebca_edit are where they are not given."""
+
+    direction: int = 1
+    alpha: float = 1.0
+    gamma_attn: float = 0.0
+    gamma_norm: float = 0.0
+
+
+@dataclass(frozen=True)
+class RePaintDefaults:
+    """What the fields of ebca_repaint_params are where they are not given."""
+
+    jump_length: int = 10
+    jump_count: int = 10
+    eta: float = 0.0
+    update_known: bool = False
+
+
+@dataclass(frozen=True)
+class GenerateDefaults:
+    """What the fields of ebca_generate_params are where they are not given."""
+
+    negative_prompt: str = ""
+    steps: int = 50
+    guidance_scale: float | None = None
+    scheduler: str | None = None
+    seed: int | None = None
+    gamma_attn: float = 0.0
+    gamma_norm: float = 0.0
+    norm_factor: float = 1.0
+    reset_edits: bool = False
+    strength: float | None = None
+    composite: bool = True
+
+
+@dataclass(frozen=True)
+class RegularizeDefaults:
+    """What the fields of ebca_regularize_params are where they are not given."""
+
+    rounds: int = 5
+    rolls: int = 5
+    auto_correlation: float = 20.0
+    kl: float = 20.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class InvertDefaults:
+    """What the fields of ebca_invert_params are where they are not given."""
+
+    steps: int = 50
+
+
+SESSION = SessionDefaults()
+EDIT = EditDefaults()
+REPAINT = RePaintDefaults()
+GENERATE = GenerateDefaults()
+REGULARIZE = RegularizeDefaults()
+INVERT = InvertDefaults()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule about parameters: what an error says about it.
+
+    Attributes:
+        kind: the class of the error.
+        problem: template of what is wrong; placeholders in braces are values.
+        remedy: template of what to do about it, or "".
+    """
+
+    kind: type[EbcaError]
+    problem: str
+    remedy: str = ""
+
+    def error(self, **values: Any) -> EbcaError:
+        """The error to raise, with these values in its texts."""
+        shown = {name: _shown(value) for name, value in values.items()}
+        return self.kind(self.problem.format(**shown), self.remedy.format(**shown))
+
+    def text(self, **values: Any) -> str:
+        """Problem and remedy as one line, for a warning."""
+        return str(self.error(**values))
+
+
+def _shown(value: Any) -> str:
+    """Numbers as C++ writes them."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+FINITE_NUMBER = Rule(ParameterError, "{field} is {value}", "give a finite number")
+WHOLE_NUMBER = Rule(ParameterError, "{field} is {value}", "give a whole number")
+AT_LEAST_ONE = Rule(ParameterError, "{field} is {value}", "give 1 or more")
+NUMBER_RANGE = Rule(ParameterError, "{field} is {value}", "give a number from {low} to {high}")
+NORM_FACTOR = Rule(ParameterError, "norm_factor is {value}", "give 1 (authors' code) or 0.5 (paper)")
+SIDE_NOT_MULTIPLE = Rule(ParameterError, "{field} is {value}", "give a multiple of {multiple}, such as {low} or {high}")
+BATCH = Rule(ParameterError, "batch is {value}", "give 1 or more images")
+COUNT_PER_IMAGE = Rule(ParameterError, "{count} {items} were given for {batch} images", "give one, or one each")
+NO_MEMORY = Rule(
+    ParameterError, "no memory for {rows} rows of {height} x {width} latents", "make a smaller image, or fewer at once"
+)
+UNET_CHANNELS = Rule(
+    EngineError,
+    "this engine's UNet takes {in_channels} channels and gives {out_channels}",
+    "images are made with models that take 4 or, for inpainting, 9 channels",
+)
+MASK_WITHOUT_IMAGE = Rule(
+    ParameterError, "a mask was given without an image", "give the image whose masked part is to be regenerated"
+)
+STRENGTH_WITHOUT_IMAGE = Rule(
+    ParameterError,
+    "strength was given without image",
+    "strength says how far image to image departs from the image; leave it out, or give image",
+)
+STRENGTH_WITH_MASK = Rule(
+    ParameterError,
+    "strength and mask do not go together",
+    "inpainting regenerates the masked part completely; leave strength out",
+)
+INPAINTING_MODEL_WITHOUT_MASK = Rule(
+    EngineError, "this engine's UNet takes {in_channels} channels (an inpainting model)", "give image and mask"
+)
+REPAINT_WITH_INPAINTING_MODEL = Rule(
+    ParameterError, "repaint was given, but this model was trained for inpainting", "leave repaint out"
+)
+REPAINT_WITHOUT_MASK = Rule(ParameterError, "repaint was given without mask", "leave repaint out, or give mask")
+REPAINT_TYPE = Rule(ParameterError, "repaint is {value}", "give ebca.RePaint(jump_length=..., jump_count=...)")
+NO_VAE_TO_ENCODE = Rule(
+    EngineError, "this engine directory has no VAE to encode an image with", "export a whole checkpoint"
+)
+NO_VAE_TO_DECODE = Rule(EngineError, "this engine directory has no VAE", "ask for output='latents'")
+NO_VAE_FOR_IMAGE = Rule(EngineError, "'{path}' has no VAE", "pass latents instead of an image")
+LATENTS_CHANNELS = Rule(ParameterError, "latents have {count} channels, the VAE has {expected}")
+OUTPUT = Rule(ParameterError, "output is '{value}'", "choose 'pil', 'np' or 'latents'")
+SESSION_CLOSED = Rule(ParameterError, "this session is closed", "open another with engine.session()")
+STRENGTH_RANGE = Rule(
+    ParameterError, "strength is {value}", "give a number above 0 (keep the image) and up to 1 (regenerate all of it)"
+)
+STRENGTH_LEAVES_NO_STEP = Rule(
+    ParameterError, "strength {value} of {count} steps leaves no step to run", "raise either"
+)
+SCHEDULER_UNKNOWN = Rule(ParameterError, "scheduler '{value}' is not in this engine", "available: {choices}")
+SCHEDULER_WITH_REPAINT = Rule(
+    ParameterError, "scheduler '{value}' does not apply: RePaint has steps of its own", "leave it out"
+)
+SCHEDULER_STARTS_AT_FIRST_STEP = Rule(
+    ParameterError,
+    "scheduler {scheduler} looks back over several steps and cannot start at an intermediate timestep",
+    "use ddim or euler, or strength 1",
+)
+STEPS_BELOW_ONE = Rule(ParameterError, "steps is {value}", "give a whole number of at least 1")
+STEPS_BELOW_MINIMUM = Rule(ParameterError, "steps is {value}", "{scheduler} needs at least {minimum}")
+STEPS_NOT_STORED = Rule(
+    ParameterError,
+    "{scheduler} with {count} steps is not in this engine (the nearest stored count is {nearest})",
+    "use that, or export again with --scheduler-steps {count}",
+)
+NO_STEPS_STORED = Rule(
+    ParameterError,
+    "{scheduler} with {count} steps is not in this engine (no step count is stored)",
+    "export again with --scheduler-steps {count}",
+)
+ETA_RANGE = Rule(ParameterError, "eta is {value}", "give a number from 0 to 1")
+REPAINT_STEPS = Rule(ParameterError, "steps is {value}", "RePaint takes 1 to {limit}")
+NOISE_PREDICTION = Rule(ParameterError, "{what} needs a model that predicts noise, and this one does not")
+INVERSION_WITH_INPAINTING_MODEL = Rule(
+    EngineError, "this engine is an inpainting model", "inversion needs one that takes the latents alone"
+)
+SHIFTS_TOO_FEW = Rule(ParameterError, "NoiseRegularization has {count} shifts, which are too few", "give a seed")
+SEED_COUNT = Rule(ParameterError, "seed has {count} values for {batch} images", "give one, or one each")
+SEED_RANGE = Rule(ParameterError, "seed is {value}", "give a number from -2^63 to 2^64 - 1")
+LATENTS_SHAPE = Rule(ParameterError, "latents have shape {shape}, this session needs {expected}")
+LATENTS_NOT_FINITE = Rule(ParameterError, "latents have values that are not finite")
+MASK_EMPTY = Rule(
+    ParameterError,
+    "{which} is empty: no pixel is white, so nothing would be regenerated",
+    "paint the part to regenerate white",
+)
+MASK_TOO_SMALL = Rule(
+    ParameterError,
+    "the white part of the mask is too small: it covers the top left pixel of no {downscale} x {downscale} block",
+    "enlarge it",
+)
+MASK_STRETCHED = Rule(
+    EbcaError,
+    "the mask has {mask_width} x {mask_height} pixels, the image {image_width} x {image_height}",
+    "the mask is stretched to fit",
+)
+PROMPT_OR_EMBEDS = Rule(
+    ParameterError, "{name} has both texts and embeddings, or neither", "give either a prompt or prompt_embeds"
+)
+PROMPT_TYPE = Rule(ParameterError, "{name} is {value}", "give a text, or one per image")
+PROMPT_COUNT = Rule(ParameterError, "{name} has {count} texts for {batch} images", "give one, or one each")
+PROMPT_TRUNCATED = Rule(EbcaError, "the {name} is longer than {limit} tokens", "dropped: '{dropped}'")
+NOT_NUMBERS = Rule(ParameterError, "{name} is not an array of numbers", "give {expected}")
+EMBEDS_SHAPE = Rule(ParameterError, "{name} has shape {shape}", "give [{batch}, tokens, {width}]")
+EMBEDS_NOT_FINITE = Rule(ParameterError, "{name} has values that are not finite")
+EMBEDS_DIFFER = Rule(ParameterError, "{name} has shape {shape}, prompt_embeds has {expected}", "give the same shape")
+GUIDANCE_NEEDS_NEGATIVE = Rule(
+    ParameterError, "guidance needs negative_prompt_embeds beside prompt_embeds", "give them, or set guidance_scale=1"
+)
+UNET_ONLY = Rule(EngineError, "'{path}' holds a UNet only", "pass prompt_embeds instead of a prompt")
+NO_TEXT_ENCODER = Rule(EngineError, "'{path}' has no text encoder", "pass prompt_embeds instead of a prompt")
+TOKEN_FACTOR = Rule(ParameterError, "the factor of '{key}' in token_weights is {value}", "give a finite number")
+TOKEN_POSITION = Rule(ParameterError, "token_weights names position {position}", "there are positions 0 to {last}")
+TOKEN_WORD_WITHOUT_PROMPT = Rule(
+    ParameterError, "token_weights names the word '{word}'", "beside prompt_embeds, give its position"
+)
+TOKEN_WORD_OF_SEVERAL_PROMPTS = Rule(
+    ParameterError,
+    "token_weights names the word '{word}', which needs one prompt for all images",
+    "give its position instead",
+)
+EDITS_TOO_MANY = Rule(
+    ParameterError,
+    "{count} editing prompts are more than the {limit} that this engine was built for",
+    "use fewer, or export it again for more",
+)
+EDITS_TYPE = Rule(ParameterError, "edits is one Edit", "give a list of them")
+EDIT_TYPE = Rule(ParameterError, "edits holds {value}", "give ebca.Edit(prompt, direction=1, alpha=...)")
+EDIT_DIRECTION = Rule(
+    ParameterError, "{where} has direction {value}", "give 1 (conjunction: add) or 0 (negation: take away)"
+)
+EDIT_ALPHA_NEGATIVE = Rule(
+    ParameterError, "alpha of {where} is negative", "give direction=0 with a positive alpha instead"
+)
+EDIT_ALPHAS_CANCEL = Rule(
+    ParameterError,
+    "the alphas cancel at evaluation {index}: 1 {terms} is about 0, and the output is divided by it",
+    "change an alpha",
+)
+SCHEDULE_NUMBER = Rule(ParameterError, "{name}: {field} is {value}", "it must be a finite number")
+SCHEDULE_TAU = Rule(ParameterError, "{name}: tau is {value}", "it is a share of the steps, from 0 to 1")
+SCHEDULE_TEXT = Rule(
+    ParameterError,
+    "'{value}' is not a schedule",
+    "write constant:VALUE, step:VALUE:TAU, reverse_step:VALUE:TAU, linear:VALUE:RATIO or exponential:VALUE:RATIO",
+)
+SCHEDULE_TYPE = Rule(
+    ParameterError,
+    "{name} is {value}",
+    "give a number, one number per evaluation, or a Schedule such as Schedule.step(0.01, 0.2)",
+)
+SCHEDULE_LENGTH = Rule(
+    ParameterError,
+    "{name} has {count} values, but {scheduler} with {steps} steps makes {evaluations} evaluations",
+    "give one value per evaluation, a single number, or a Schedule",
+)
+SCHEDULE_VALUE = Rule(ParameterError, "{name}: value {value} at evaluation {index} is not a finite float32 number")
+GAMMA_NOT_FINITE = Rule(ParameterError, "{name} has values that are not finite", "give finite numbers")
+CANCELLED = Rule(CancelledError, "cancelled after {count} of {total} evaluations")
+RESULT_NOT_FINITE = Rule(
+    NumericalError,
+    "the result at timestep {timestep} is not finite, first in {culprit}",
+    "lower gamma_attn and gamma_norm, or check the checkpoint",
+)
+RESULT_OF_BAD_INPUT = Rule(
+    NumericalError,
+    "the result at timestep {timestep} is not finite, first in {culprit}",
+    "the {what} given to it had such values already",
+)
+LATENTS_RAN_AWAY = Rule(
+    NumericalError,
+    "the latents after timestep {timestep} are not finite, though the noise prediction is",
+    "lower guidance_scale",
+)
+IMAGE_NOT_FINITE = Rule(
+    NumericalError,
+    "the image is not finite, first in the VAE decoder",
+    "lower gamma_attn and gamma_norm, or check the checkpoint",
+)
