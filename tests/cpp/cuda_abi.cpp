@@ -5,7 +5,7 @@
 #include <initializer_list>
 #include <type_traits>
 
-#include "cuda_api.hpp"
+#include "devices/cuda_api.hpp"
 
 namespace {
 

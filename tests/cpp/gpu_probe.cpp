@@ -15,15 +15,15 @@
 #include <random>
 #include <thread>
 
-#include "cpu_backends.hpp"
-#include "cuda_device.hpp"
-#include "cuda_driver.hpp"
+#include "backends/cpu_backends.hpp"
+#include "backends/onnxruntime_gpu.hpp"
+#include "backends/ort_assignment.hpp"
+#include "contract/sha256.hpp"
+#include "devices/cuda_device.hpp"
+#include "devices/cuda_driver.hpp"
 #include "engine.hpp"
 #include "host_driver.hpp"
-#include "onnxruntime_gpu.hpp"
-#include "ort_assignment.hpp"
 #include "session.hpp"
-#include "sha256.hpp"
 
 using nlohmann::json;
 using namespace ebca;

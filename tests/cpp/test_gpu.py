@@ -226,7 +226,7 @@ def test_the_driver_s_interface_is_cuda_h_s(tmp_path: Path) -> None:
         pytest.skip("there is no cuda.h, or no compiler")
     program = tmp_path / "cuda_abi"
     native.run("c++", "-std=c++17", f"-I{CPP / 'src'}", f"-I{found[0]}", HERE / "cuda_abi.cpp", "-o", program)
-    declared = (CPP / "src" / "cuda_api.hpp").read_text(encoding="utf-8")
+    declared = (CPP / "src" / "devices" / "cuda_api.hpp").read_text(encoding="utf-8")
     for name in native.run(program).split():
         assert f"(*{name})(" in declared, name
 

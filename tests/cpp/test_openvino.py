@@ -17,6 +17,7 @@ from ebca.engines.backend import BackendOptions, create
 from ebca.errors import BackendError, ParameterError
 
 SRC = Path(__file__).parents[2] / "runtime" / "cpp" / "src"
+BACKENDS = SRC / "backends"
 PROMPT = {"shapes": "a red circle", "float16": "a red circle", "tiny": "a cat"}
 PLAIN: dict[str, Any] = {}
 EDITED: dict[str, Any] = {
@@ -227,7 +228,9 @@ def test_what_is_wrong_is_one_line(
 @pytest.mark.parametrize("version", ["2026.2.1-21919-ede283a88e3", "2025.4.1", "", "none"])
 def test_an_openvino_that_is_too_old(library: native.Library, shapes_dir: Path, tmp_path: Path, version: str) -> None:
     """2026.2 opened these graphs and made other pictures; older ones do not open them."""
-    names = set(re.findall(r'"(ov_\w+)"', (SRC / "openvino_library.cpp").read_text())) - {"ov_get_openvino_version"}
+    names = set(re.findall(r'"(ov_\w+)"', (BACKENDS / "openvino_library.cpp").read_text())) - {
+        "ov_get_openvino_version"
+    }
     assert len(names) > 15
     stub = tmp_path / "stub.c"
     stub.write_text(
@@ -260,7 +263,7 @@ def test_a_graph_that_is_none_is_named(
 DECLARATIONS = r"""
 #include <openvino/c/openvino.h>
 #include <type_traits>
-#include "openvino_c.hpp"
+#include "backends/openvino_c.hpp"
 
 using namespace ebca::openvino_c;
 
@@ -290,8 +293,8 @@ constexpr bool same = std::is_same<typename Signature<Ours>::type, typename Sign
 def test_our_declarations_are_openvinos(wheel: Path, tmp_path: Path) -> None:
     if shutil.which("c++") is None or not (wheel / "include" / "openvino" / "c" / "openvino.h").is_file():
         pytest.skip("there is no C++ compiler, or the openvino package has no headers")
-    ours = re.findall(r"\(\*(\w+)\)\(", (SRC / "openvino_c.hpp").read_text())
-    looked_up = re.findall(r'find\(ov\.(\w+), handle, "(\w+)"\);', (SRC / "openvino_library.cpp").read_text())
+    ours = re.findall(r"\(\*(\w+)\)\(", (BACKENDS / "openvino_c.hpp").read_text())
+    looked_up = re.findall(r'find\(ov\.(\w+), handle, "(\w+)"\);', (BACKENDS / "openvino_library.cpp").read_text())
     assert [name for name, _ in looked_up] == ours and len(ours) > 15
     assert all(symbol == f"ov_{name}" for name, symbol in looked_up)
     source = tmp_path / "declarations.cpp"

@@ -88,8 +88,14 @@ def test_sanitizers_find_nothing(
 @pytest.mark.parametrize(
     ("target", "sources"),
     [
-        ("manifest", ["arena", "dims", "json", "manifest", "tensor"]),
-        ("table", ["dims", "directory", "json", "manifest", "schedulers", "sha256", "tensor"]),
+        ("manifest", ["execution/arena", "contract/dims", "contract/json", "contract/manifest", "contract/tensor"]),
+        (
+            "table",
+            [
+                *(f"contract/{name}" for name in ("dims", "directory", "json", "manifest", "sha256", "tensor")),
+                "sampling/schedulers",
+            ],
+        ),
     ],
 )
 def test_fuzz_targets_take_their_seeds(

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "error.hpp"
-#include "prompt_tokenizer.hpp"
-#include "tokenizer.hpp"
+#include "tokenizer/prompt_tokenizer.hpp"
+#include "tokenizer/tokenizer.hpp"
 
 namespace {
 

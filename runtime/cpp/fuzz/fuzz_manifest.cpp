@@ -5,9 +5,9 @@
 #include <cstdint>
 #include <string_view>
 
-#include "arena.hpp"
+#include "contract/manifest.hpp"
 #include "error.hpp"
-#include "manifest.hpp"
+#include "execution/arena.hpp"
 
 namespace {
 

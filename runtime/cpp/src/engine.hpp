@@ -11,15 +11,15 @@
 #include <utility>
 #include <vector>
 
-#include "backend.hpp"
-#include "cpu_backends.hpp"
-#include "device.hpp"
-#include "directory.hpp"
-#include "executor.hpp"
-#include "gpu_device.hpp"
-#include "prepared.hpp"
-#include "prompt_tokenizer.hpp"
-#include "tensor.hpp"
+#include "backends/backend.hpp"
+#include "backends/cpu_backends.hpp"
+#include "cache/prepared.hpp"
+#include "contract/directory.hpp"
+#include "contract/tensor.hpp"
+#include "devices/device.hpp"
+#include "devices/gpu_device.hpp"
+#include "execution/executor.hpp"
+#include "tokenizer/prompt_tokenizer.hpp"
 
 namespace ebca {
 

@@ -6,9 +6,9 @@
 #include <numeric>
 #include <random>
 
+#include "conditioning/timeline.hpp"
 #include "error.hpp"
-#include "repaint.hpp"
-#include "timeline.hpp"
+#include "sampling/repaint.hpp"
 
 namespace ebca {
 namespace {

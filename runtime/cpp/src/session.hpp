@@ -10,14 +10,14 @@
 #include <utility>
 #include <vector>
 
-#include "edits.hpp"
+#include "conditioning/edits.hpp"
+#include "conditioning/prompts.hpp"
+#include "conditioning/schedules.hpp"
 #include "engine.hpp"
-#include "images.hpp"
-#include "inversion.hpp"
-#include "prompts.hpp"
-#include "sampling.hpp"
-#include "schedules.hpp"
-#include "tasks.hpp"
+#include "images/images.hpp"
+#include "request.hpp"
+#include "sampling/inversion.hpp"
+#include "sampling/sampler.hpp"
 
 namespace ebca {
 
