@@ -359,6 +359,6 @@ int main(int count, char** words) {
     try {
         std::cout << answer({words + 1, words + count}) << std::endl;
     } catch (const Error& error) {
-        std::cout << json{{"status", static_cast<int>(error.status)}, {"error", error.what()}} << std::endl;
+        std::cout << json{{"status", static_cast<int>(error.status())}, {"error", error.what()}} << std::endl;
     }
 }

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import native
+from helpers import building
 
 from ebca.errors import BackendError, EbcaError, ParameterError
 from ebca.plugins.energy_attention.binaries import FOLDER, KernelSet, OpShape, pack_key
+from ebca.runtime import native
 
 HERE = Path(__file__).parent
 CPP = HERE.parents[1] / "runtime" / "cpp"
@@ -28,9 +29,9 @@ Probe = Callable[..., Any]
 @pytest.fixture(scope="module")
 def programs(cmake_build: Path, header_options: list[str]) -> Path:
     """A build folder with gpu_probe and fake_cuda/libcuda.so.1."""
-    with native.building(cmake_build):
-        native.run("cmake", "-S", str(CPP), "-B", str(cmake_build), "-DEBCA_BUILD_TESTS=ON", *header_options)
-        native.run("cmake", "--build", str(cmake_build), "--target", "gpu_probe", "fake_cuda")
+    with building.building(cmake_build):
+        building.run("cmake", "-S", str(CPP), "-B", str(cmake_build), "-DEBCA_BUILD_TESTS=ON", *header_options)
+        building.run("cmake", "--build", str(cmake_build), "--target", "gpu_probe", "fake_cuda")
     return cmake_build
 
 
@@ -225,9 +226,9 @@ def test_the_driver_s_interface_is_cuda_h_s(tmp_path: Path) -> None:
     if not found or shutil.which("c++") is None:
         pytest.skip("there is no cuda.h, or no compiler")
     program = tmp_path / "cuda_abi"
-    native.run("c++", "-std=c++17", f"-I{CPP / 'src'}", f"-I{found[0]}", HERE / "cuda_abi.cpp", "-o", program)
+    building.run("c++", "-std=c++17", f"-I{CPP / 'src'}", f"-I{found[0]}", HERE / "cuda_abi.cpp", "-o", program)
     declared = (CPP / "src" / "devices" / "cuda_api.hpp").read_text(encoding="utf-8")
-    for name in native.run(program).split():
+    for name in building.run(program).split():
         assert f"(*{name})(" in declared, name
 
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import derived, native
+from helpers import building, derived
 
 import ebca
 from ebca.engines.backend import BackendOptions, create
 from ebca.errors import BackendError, ParameterError
+from ebca.runtime import native
 
 SRC = Path(__file__).parents[2] / "runtime" / "cpp" / "src"
 BACKENDS = SRC / "backends"
@@ -238,7 +239,7 @@ def test_an_openvino_that_is_too_old(library: native.Library, shapes_dir: Path, 
         f'int ov_get_openvino_version(struct version* v) {{ v->number = "{version}"; return 0; }}\n'
         + "".join(f"void {name}(void) {{}}\n" for name in sorted(names))
     )
-    native.run("cc", "-shared", "-fPIC", stub, "-o", tmp_path / "libopenvino_c.so")
+    building.run("cc", "-shared", "-fPIC", stub, "-o", tmp_path / "libopenvino_c.so")
     with pytest.raises(BackendError, match=f"OpenVINO '{version}' is too old; install OpenVINO 2026.3 or newer"):
         library.open(shapes_dir, backend="openvino", openvino=tmp_path / "libopenvino_c.so")
 
@@ -301,8 +302,8 @@ def test_our_declarations_are_openvinos(wheel: Path, tmp_path: Path) -> None:
     checks = [f'static_assert(same<decltype(Functions::{name}), decltype(&ov_{name})>, "{name}");' for name in ours]
     source.write_text(DECLARATIONS + "\n".join(checks) + "\n")
     include = [f"-I{wheel / 'include'}", f"-I{SRC}"]
-    native.run("c++", "-std=c++17", "-fsyntax-only", *include, source)
+    building.run("c++", "-std=c++17", "-fsyntax-only", *include, source)
     # The comparison sees a difference where there is one.
     source.write_text(source.read_text().replace("decltype(&ov_core_free)", "decltype(&ov_core_create)"))
     with pytest.raises(AssertionError, match="core_free"):
-        native.run("c++", "-std=c++17", "-fsyntax-only", *include, source)
+        building.run("c++", "-std=c++17", "-fsyntax-only", *include, source)

@@ -11,7 +11,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from helpers import native
+from helpers import building
+
+from ebca.runtime import native
 
 ROOT = Path(__file__).parents[2]
 CPP = ROOT / "runtime" / "cpp"
@@ -26,14 +28,14 @@ def stress(library_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     program = tmp_path_factory.mktemp("stress") / "stress"
     options = ["-std=c++17", "-O0", "-Wall", "-Wextra", "-Werror", f"-I{CPP / 'include'}", "-pthread"]
     library = [f"-L{library_file.parent}", "-lebca", f"-Wl,-rpath,{library_file.parent}"]
-    native.run("c++", *options, Path(__file__).with_name("stress.cpp"), *library, "-o", program)
+    building.run("c++", *options, Path(__file__).with_name("stress.cpp"), *library, "-o", program)
     return program
 
 
 def run(program: Path, engine: Path, onnxruntime: Path, *arguments: int) -> tuple[int, int, float, float]:
     """Pictures made, calls cancelled, and MiB after the first picture and at the end."""
     environment = {**os.environ, "EBCA_ORT_LIB": str(onnxruntime)}
-    said = native.run(program, engine, *map(str, arguments), env=environment)
+    said = building.run(program, engine, *map(str, arguments), env=environment)
     found = re.match(r"(\d+) pictures equal, (\d+) cancelled, .*; (\d+) MiB after the first, (\d+) at the end", said)
     assert found, said
     return int(found[1]), int(found[2]), float(found[3]), float(found[4])
@@ -106,8 +108,8 @@ def test_fuzz_targets_take_their_seeds(
     objects = [cmake_build / "CMakeFiles" / "ebca_core.dir" / "src" / f"{name}.cpp.o" for name in sources]
     fuzz, program = CPP / "fuzz", tmp_path / "fuzz"
     mains = [fuzz / f"fuzz_{target}.cpp", fuzz / "standalone.cpp"]
-    native.run("c++", "-std=c++17", "-O0", f"-I{CPP / 'src'}", *includes, *mains, *objects, "-o", program)
+    building.run("c++", "-std=c++17", "-O0", f"-I{CPP / 'src'}", *includes, *mains, *objects, "-o", program)
     seeds = sorted((fuzz / "seeds" / target).iterdir())
     assert seeds
-    said = native.run(program, "-seconds=1", *seeds, cwd=tmp_path)
+    said = building.run(program, "-seconds=1", *seeds, cwd=tmp_path)
     assert int(said.split()[0]) > len(seeds)

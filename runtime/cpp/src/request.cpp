@@ -4,11 +4,10 @@
 #include <cmath>
 
 #include "error.hpp"
+#include "parameters.hpp"
 
 namespace ebca {
 namespace {
-
-constexpr double kDefaultStrength = 0.8;
 
 // [n][3]: mean colour of the pixels that the mask leaves; grey where it leaves none.
 std::vector<float> mean_known(const Array& pixels, const Array& mask) {
@@ -69,69 +68,62 @@ Task infer(const Manifest& manifest, bool image, bool mask, bool strength, bool 
     const UNetSpec& unet = manifest.unet;
     bool for_inpainting = unet.in_channels == 2 * unet.out_channels + 1;
     if (!for_inpainting && unet.in_channels != unet.out_channels) {
-        throw EngineError(text("this engine's UNet takes ", unet.in_channels, " channels and gives ", unet.out_channels,
-                               "; pictures are made with models that take 4 or, for inpainting, 9"));
+        throw rules::unet_channels(unet.in_channels, unet.out_channels);
     }
     if (mask && !image) {
-        throw ParameterError("a mask was given without an image; give the image whose masked part is to be made anew");
+        throw rules::mask_without_image();
     }
     if (strength && !image) {
-        throw ParameterError("strength was given without an image; it says how far image to image departs from one");
+        throw rules::strength_without_image();
     }
     if (strength && mask) {
-        throw ParameterError("strength and mask do not go together; inpainting makes the masked part anew");
+        throw rules::strength_with_mask();
     }
     if (image && !manifest.vae) {
-        throw EngineError("this engine directory has no VAE to encode an image with; export a whole checkpoint");
+        throw rules::no_vae_to_encode();
     }
     if (for_inpainting && !mask) {
-        throw EngineError(text("this engine's UNet takes ", unet.in_channels,
-                               " channels (an inpainting model); give it an image and a mask"));
+        throw rules::inpainting_model_without_mask(unet.in_channels);
     }
-    if (repaint && (!mask || for_inpainting)) {
-        throw ParameterError(text("settings of RePaint were given, but ",
-                                  for_inpainting ? "this model inpaints by itself" : "there is no mask",
-                                  "; leave them out"));
-    }
+    if (repaint && for_inpainting) throw rules::repaint_with_inpainting_model();
+    if (repaint && !mask) throw rules::repaint_without_mask();
     if (mask) return for_inpainting ? Task::inpainting : Task::repaint;
     return image ? Task::image_to_image : Task::text_to_image;
 }
 
 int64_t begin(const std::optional<double>& strength, int64_t steps) {
-    double share = strength.value_or(kDefaultStrength);
+    double share = strength.value_or(defaults::strength);
     if (!(share > 0 && share <= 1)) {
-        throw ParameterError(
-            text("strength is ", share, "; give a number above 0 (the image as it is) up to 1 (all anew)"));
+        throw rules::strength_range(share);
     }
     int64_t run = std::min(static_cast<int64_t>(static_cast<double>(steps) * share), steps);
     if (run < 1) {
-        throw ParameterError(text("strength ", share, " of ", steps, " steps leaves no step to run; raise either"));
+        throw rules::strength_leaves_no_step(share, steps);
     }
     return steps - run;
 }
 
 void require_noise_prediction(const Manifest& manifest, const char* what) {
     if (manifest.schedulers.prediction_type != "epsilon") {
-        throw ParameterError(text(what, " needs a model that predicts noise; this one does not"));
+        throw rules::noise_prediction(what);
     }
 }
 
 std::optional<Source> load_source(const Engine& engine, int64_t batch, int64_t height, int64_t width, int64_t downscale,
                                   const std::vector<Picture>& image, const std::vector<Picture>& mask) {
     if (image.empty()) return std::nullopt;
-    Source source{per_picture("image", load_pictures(image, height, width), batch), std::nullopt, std::nullopt};
+    Source source{per_picture("images", load_pictures(image, height, width), batch), std::nullopt, std::nullopt};
     if (mask.empty()) return source;
     Array masks = load_masks(mask, height, width);
     if (image[0].height != mask[0].height || image[0].width != mask[0].width) {
-        engine.log(LogLevel::warning, text("the mask has ", mask[0].width, " x ", mask[0].height, " pixels, the image ",
-                                           image[0].width, " x ", image[0].height, "; the mask is stretched to fit"));
+        engine.log(LogLevel::warning,
+                   rules::mask_stretched(mask[0].width, mask[0].height, image[0].width, image[0].height));
     }
-    if (masks.size(0) > 1) masks = per_picture("mask", masks, batch);
+    if (masks.size(0) > 1) masks = per_picture("masks", masks, batch);
     Array hole = latent_mask(masks, downscale);
     for (int64_t n = 0; n < hole.size(0); ++n) {
         if (std::none_of(hole.row(n), hole.row(n) + hole.stride(), [](float value) { return value > 0; })) {
-            throw ParameterError(
-                text("the mask's hole is too small: no block of ", downscale, " pixels has its corner in it"));
+            throw rules::mask_too_small(downscale);
         }
     }
     source.mask = std::move(masks);
@@ -173,11 +165,10 @@ std::optional<Array> update_mask(const std::optional<Source>& source, Task task,
     return mask;
 }
 
-Array per_picture(const char* name, const Array& values, int64_t batch) {
+Array per_picture(const char* items, const Array& values, int64_t batch) {
     if (values.size(0) == batch) return values;
     if (values.size(0) != 1) {
-        throw ParameterError(
-            text(values.size(0), " ", name, "s were given for ", batch, " pictures; give one, or one each"));
+        throw rules::count_per_image(values.size(0), items, batch);
     }
     Shape shape = values.shape;
     shape[0] = batch;

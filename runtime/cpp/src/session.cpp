@@ -8,13 +8,11 @@
 
 #include "conditioning/timeline.hpp"
 #include "error.hpp"
+#include "parameters.hpp"
 #include "sampling/repaint.hpp"
 
 namespace ebca {
 namespace {
-
-// Pixels per latent where there is no VAE to ask.
-constexpr int64_t kDownscale = 8;
 
 // Goes from pictures to noise.
 constexpr const char* kInverse = "ddim_inverse";
@@ -35,8 +33,7 @@ int64_t checked_side(const char* name, int64_t given, int64_t native, int64_t do
     int64_t side = given ? given : native;
     if (side < downscale || side % downscale || side > kLargestSide) {
         int64_t low = std::clamp<int64_t>(side / downscale, 1, kLargestSide / downscale - 1) * downscale;
-        throw ParameterError(
-            text(name, " is ", side, "; give a multiple of ", downscale, ", e.g. ", low, " or ", low + downscale));
+        throw rules::side_not_multiple(name, side, downscale, low, low + downscale);
     }
     return side;
 }
@@ -49,8 +46,7 @@ std::vector<NormalStream> streams_of(const std::vector<int64_t>& seeds) {
 std::vector<int64_t> checked_seeds(const std::vector<int64_t>& seeds, int64_t batch) {
     if (seeds.empty()) return {static_cast<int64_t>(std::random_device{}())};
     if (seeds.size() != 1 && static_cast<int64_t>(seeds.size()) != batch) {
-        throw ParameterError(
-            text("seed has ", seeds.size(), " values for ", batch, " pictures; give one number or one each"));
+        throw rules::seed_count(seeds.size(), batch);
     }
     return seeds;
 }
@@ -66,11 +62,11 @@ std::vector<Prompt> prompts_of(const std::vector<Edit>& edits) {
 Session::Session(std::shared_ptr<Engine> engine, int64_t height, int64_t width, int64_t batch)
     : engine_(std::move(engine)), batch_(batch) {
     const Manifest& manifest = engine_->manifest();
-    downscale_ = manifest.vae ? manifest.vae->downscale : kDownscale;
+    downscale_ = manifest.vae ? manifest.vae->downscale : defaults::downscale;
     int64_t native = manifest.unet.sample_size * downscale_;
     height_ = checked_side("height", height, native, downscale_);
     width_ = checked_side("width", width, native, downscale_);
-    if (batch < 1 || batch > kMostPictures) throw ParameterError(text("batch is ", batch, "; give 1 or more pictures"));
+    if (batch < 1 || batch > kMostPictures) throw rules::batch(batch);
 }
 
 Shape Session::latent_shape() const {
@@ -81,17 +77,17 @@ Result Session::generate(const GenerateOptions& options) {
     cancelled_ = false;
     const Manifest& manifest = engine_->manifest();
     if (!options.latents_only && !manifest.vae) {
-        throw EngineError("this engine directory has no VAE; ask for latents alone");
+        throw rules::no_vae_to_decode();
     }
     Task task = infer(manifest, !options.image.empty(), !options.mask.empty(), options.strength.has_value(),
                       options.repaint.has_value());
     RePaint settings = options.repaint.value_or(RePaint{});
     if (!(settings.eta >= 0 && settings.eta <= 1)) {
-        throw ParameterError(text("eta is ", settings.eta, "; give a number from 0 to 1"));
+        throw rules::eta_range(settings.eta);
     }
     double guidance_scale = options.guidance_scale.value_or(manifest.guidance_scale);
     if (!std::isfinite(guidance_scale)) {
-        throw ParameterError(text("guidance_scale is ", guidance_scale, "; give a finite number"));
+        throw rules::finite_number("guidance_scale", guidance_scale);
     }
     bool guided = guidance_scale > 1;
     engine_->verify_tables();
@@ -99,8 +95,7 @@ Result Session::generate(const GenerateOptions& options) {
     std::optional<RePaintPlan> plan;
     if (task == Task::repaint) {
         if (!options.scheduler.empty()) {
-            throw ParameterError(
-                text("scheduler '", options.scheduler, "' does not apply: RePaint has steps of its own; leave it out"));
+            throw rules::scheduler_with_repaint(options.scheduler);
         }
         require_noise_prediction(manifest, "RePaint");
         plan.emplace(options.steps, settings, load_alphas_cumprod(engine_->directory()));
@@ -108,9 +103,7 @@ Result Session::generate(const GenerateOptions& options) {
         table = this->table(task, options.scheduler, options.steps, options.strength);
     }
     if (manifest.unet.max_contexts && static_cast<int64_t>(options.edits.size()) > *manifest.unet.max_contexts - 1) {
-        throw ParameterError(text(options.edits.size(), " editing prompts are more than the ",
-                                  *manifest.unet.max_contexts - 1,
-                                  " that this engine was built for; use fewer, or export it again for more"));
+        throw rules::edits_too_many(options.edits.size(), *manifest.unet.max_contexts - 1);
     }
     const std::string scheduler = plan ? "RePaint" : table->name;
     Timeline timeline =
@@ -177,10 +170,10 @@ Result Session::invert(const InvertOptions& options) {
     cancelled_ = false;
     const UNetSpec& unet = engine_->manifest().unet;
     if (unet.in_channels != unet.out_channels) {
-        throw EngineError("this engine is an inpainting model; inversion needs one that takes the latents alone");
+        throw rules::inversion_with_inpainting_model();
     }
     if (options.image.empty() == !options.latents.has_value()) {
-        throw ParameterError("inversion needs either an image or the latents of one");
+        throw rules::inversion_input();
     }
     engine_->verify_tables();
     SchedulerTable table = load_table(engine_->directory(), kInverse, options.steps);
@@ -194,7 +187,7 @@ Result Session::invert(const InvertOptions& options) {
     Array clean =
         options.latents
             ? *options.latents
-            : engine_->encode_image(per_picture("image", load_pictures(options.image, height_, width_), batch_)).first;
+            : engine_->encode_image(per_picture("images", load_pictures(options.image, height_, width_), batch_)).first;
     check_not_cancelled();
     auto known = Clock::now();
     Prompts prompts = encode_prompts(*engine_, batch_, options.prompt, {}, {}, {}, false);
@@ -233,7 +226,7 @@ SchedulerTable Session::table(Task task, const std::string& scheduler, int64_t s
         for (const auto& [choice, table] : section.tables) {
             if (choice != kInverse) choices += (choices.empty() ? "" : ", ") + choice;
         }
-        throw ParameterError(text("scheduler '", name, "' is not in this engine; available: ", choices));
+        throw rules::scheduler_unknown(name, choices);
     }
     SchedulerTable table = load_table(engine_->directory(), key, steps);
     return task == Task::image_to_image ? table.after(skipped) : table;
@@ -255,7 +248,8 @@ Executor& Session::executor(const Array& contexts) {
     Executor& executor = *executors_.front().second;
     if (executor.contexts().shape != contexts.shape) {
         throw EngineError(text("the text encoder makes contexts ", to_string(contexts.shape), ", the UNet takes ",
-                               to_string(executor.contexts().shape), "; export the engine again"));
+                               to_string(executor.contexts().shape)),
+                          "export the engine again");
     }
     std::copy(contexts.values.begin(), contexts.values.end(), executor.contexts().floats());
     return executor;
@@ -263,16 +257,15 @@ Executor& Session::executor(const Array& contexts) {
 
 void Session::check_latents_given(const Array& latents) const {
     if (latents.shape != latent_shape()) {
-        throw ParameterError(
-            text("latents have shape ", to_string(latents.shape), ", this session needs ", to_string(latent_shape())));
+        throw rules::latents_shape(to_string(latents.shape), to_string(latent_shape()));
     }
     if (!all_finite(latents.values.data(), static_cast<int64_t>(latents.values.size()))) {
-        throw ParameterError("latents have values that are not finite");
+        throw rules::latents_not_finite();
     }
 }
 
 void Session::check_not_cancelled() const {
-    if (cancelled_) throw CancelledError("cancelled before the first evaluation");
+    if (cancelled_) throw rules::cancelled_early();
 }
 
 std::vector<uint8_t> Session::decode(const Array& latents, const Source* source) {
@@ -281,8 +274,7 @@ std::vector<uint8_t> Session::decode(const Array& latents, const Source* source)
     engine_->forget_weights();
     Array images = to_unit_range(engine_->decode(latents));
     if (!all_finite(images.values.data(), static_cast<int64_t>(images.values.size()))) {
-        throw NumericalError(
-            "the picture is not finite, first in the VAE decoder; lower the gammas, or check the checkpoint");
+        throw rules::image_not_finite();
     }
     for (int64_t n = 0; source && n < images.size(0); ++n) {
         const float* hole = source->mask->row(source->mask->size(0) == 1 ? 0 : n);

@@ -144,10 +144,9 @@ void OnnxRuntimeGpu::check_cuda_provider() const {
     bool found = std::any_of(names, names + count, [](const char* name) { return std::strcmp(name, kCuda) == 0; });
     library_.check(library_.api().ReleaseAvailableProviders(names, count), "cannot free its providers");
     if (found) return;
-    throw BackendError(
-        text("onnxruntime ", library_.version(),
-             " is built without CUDA; name the library of an onnxruntime-gpu package in the parameters or "
-             "in EBCA_ORT_LIB, or the provider of TensorRT for RTX in EBCA_TRT_RTX_EP_LIB"));
+    throw BackendError(text("onnxruntime ", library_.version(), " is built without CUDA"),
+                       "name the library of an onnxruntime-gpu package in the parameters or in EBCA_ORT_LIB, or the "
+                       "provider of TensorRT for RTX in EBCA_TRT_RTX_EP_LIB");
 }
 
 std::vector<const OrtEpDevice*> OnnxRuntimeGpu::plugin_devices() const {
@@ -189,9 +188,8 @@ const OrtEpDevice* OnnxRuntimeGpu::plugin_device(const std::string& plugin) cons
         if (memory) library_.check(api.MemoryInfoGetId(memory, &index), "cannot tell a device's number");
         if (index == index_) return device;
     }
-    throw BackendError(
-        text("TensorRT for RTX knows ", devices.size(), " GPUs and not cuda:", index_,
-             "; it needs compute capability 8.6, 8.9, or 12.0 and above; use the CUDA provider instead"));
+    throw BackendError(text("TensorRT for RTX knows ", devices.size(), " GPUs and not cuda:", index_),
+                       "it needs compute capability 8.6, 8.9, or 12.0 and above; use the CUDA provider instead");
 }
 
 OrtPointer<OrtMemoryInfo> OnnxRuntimeGpu::place() const {
@@ -271,9 +269,9 @@ std::shared_ptr<const Backend> create_gpu_backend(const GpuBackendOptions& optio
 #else
 
 std::shared_ptr<const Backend> create_gpu_backend(const GpuBackendOptions&) {
-    throw UnsupportedError(
-        text("this library was built with headers of ONNX Runtime 1.", ORT_API_VERSION,
-             ", which cannot say where a graph runs; build it with those of 1.24 or newer for a GPU"));
+    throw UnsupportedError(text("this library was built with headers of ONNX Runtime 1.", ORT_API_VERSION,
+                                ", which cannot say where a graph runs"),
+                           "build it with those of 1.24 or newer for a GPU");
 }
 
 #endif

@@ -92,7 +92,8 @@ std::unique_ptr<Call> OpenVinoRunner::bind(const Tensors& inputs, const Tensors&
     }
     if (bound != wanted) {
         throw BackendError(text("openvino ", library.version(), " wants ", wanted, " inputs of ", name_, ", of which ",
-                                bound, " are in the manifest; export the engine again"));
+                                bound, " are in the manifest"),
+                           "export the engine again");
     }
     for (const auto& [name, tensor] : outputs) set(raw, name, tensor);
     return std::make_unique<OpenVinoCall>(shared_from_this(), std::move(request));
@@ -147,7 +148,7 @@ OpenVino::OpenVino(const std::string& library, int threads, bool bf16)
     std::string capabilities(raw);
     ov.free(raw);
     if (capabilities.find("BF16") == capabilities.npos) {
-        throw BackendError("precision 'bf16' needs a processor with AVX512-BF16 or AMX; use precision fp32");
+        throw BackendError("precision 'bf16' needs a processor with AVX512-BF16 or AMX", "use precision fp32");
     }
 }
 

@@ -21,16 +21,16 @@ void* open_library(const std::string& path) {
     const std::string chosen = !path.empty() ? path : named && *named ? named : "libopenvino_c.so";
     if (void* handle = dlopen(chosen.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE)) return handle;
     const char* reason = dlerror();
-    throw BackendError(text("OpenVINO cannot be loaded (", reason ? reason : chosen.c_str(),
-                            "); name its C library, libopenvino_c.so, in the parameters or in EBCA_OPENVINO_LIB"));
+    throw BackendError(text("OpenVINO cannot be loaded (", reason ? reason : chosen.c_str(), ")"),
+                       "name its C library, libopenvino_c.so, in the parameters or in EBCA_OPENVINO_LIB");
 }
 
 template <typename Function>
 void find(Function& function, void* handle, const char* name) {
     function = reinterpret_cast<Function>(dlsym(handle, name));
     if (!function) {
-        throw BackendError(text("the library that was loaded as OpenVINO has no ", name,
-                                "; name OpenVINO's C library, libopenvino_c.so"));
+        throw BackendError(text("the library that was loaded as OpenVINO has no ", name),
+                           "name OpenVINO's C library, libopenvino_c.so");
     }
 }
 
@@ -78,8 +78,8 @@ OpenVinoLibrary::OpenVinoLibrary(const std::string& path) : api_(find_all(open_l
     api_.version_free(&version);
     std::pair<int, int> found{};
     if (std::sscanf(version_.c_str(), "%d.%d", &found.first, &found.second) != 2 || found < kOldest) {
-        throw BackendError(text("OpenVINO '", version_, "' is too old; install OpenVINO ", kOldest.first, ".",
-                                kOldest.second, " or newer"));
+        throw BackendError(text("OpenVINO '", version_, "' is too old"),
+                           text("install OpenVINO ", kOldest.first, ".", kOldest.second, " or newer"));
     }
 }
 

@@ -63,10 +63,9 @@ void check_assignment(const OrtLibrary& ort, const OrtSession& session, const st
     if (stray.empty()) return;
     std::string names;
     for (const std::string& name : stray) names += (names.empty() ? "" : ", ") + name;
-    throw BackendError(text("onnxruntime ", ort.version(), " would run ", names, " of '", graph, "' elsewhere than on ",
-                            provider,
-                            "; install the provider's CUDA libraries, and export the engine with --backend "
-                            "onnxruntime-cuda"));
+    throw BackendError(
+        text("onnxruntime ", ort.version(), " would run ", names, " of '", graph, "' elsewhere than on ", provider),
+        "install the provider's CUDA libraries, and export the engine with --backend onnxruntime-cuda");
 }
 
 #endif

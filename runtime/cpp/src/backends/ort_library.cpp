@@ -28,8 +28,8 @@ void* open_library(const std::string& path) {
         const char* reason = dlerror();
         reasons += (reasons.empty() ? "" : "; ") + std::string(reason ? reason : candidate);
     }
-    throw BackendError(text("ONNX Runtime cannot be loaded (", reasons,
-                            "); name its library, libonnxruntime.so, in the parameters or in EBCA_ORT_LIB"));
+    throw BackendError(text("ONNX Runtime cannot be loaded (", reasons, ")"),
+                       "name its library, libonnxruntime.so, in the parameters or in EBCA_ORT_LIB");
 }
 
 }  // namespace
@@ -37,14 +37,15 @@ void* open_library(const std::string& path) {
 OrtLibrary::OrtLibrary(const std::string& path, uint32_t version) {
     void* handle = open_library(path);
     auto* base = reinterpret_cast<const OrtApiBase* (*)()>(dlsym(handle, "OrtGetApiBase"));
-    if (!base) throw BackendError("the library that was loaded as ONNX Runtime has no OrtGetApiBase; name another one");
+    if (!base)
+        throw BackendError("the library that was loaded as ONNX Runtime has no OrtGetApiBase", "name another one");
     const OrtApiBase* versions = base();
-    if (!versions) throw BackendError("the library that was loaded as ONNX Runtime has no API; name another one");
+    if (!versions) throw BackendError("the library that was loaded as ONNX Runtime has no API", "name another one");
     version_ = versions->GetVersionString();
     api_ = versions->GetApi(version);
     if (!api_) {
-        throw BackendError(text("ONNX Runtime ", version_, " has no API of version ", version,
-                                "; install ONNX Runtime 1.", version, " or newer"));
+        throw BackendError(text("ONNX Runtime ", version_, " has no API of version ", version),
+                           text("install ONNX Runtime 1.", version, " or newer"));
     }
 }
 

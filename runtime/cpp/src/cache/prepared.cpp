@@ -125,7 +125,7 @@ fs::path cache_folder() {
     if (const char* chosen = std::getenv("EBCA_CACHE_DIR"); chosen && *chosen) return chosen;
     if (const char* cache = std::getenv("XDG_CACHE_HOME"); cache && *cache) return fs::path(cache) / "ebca";
     if (const char* home = std::getenv("HOME"); home && *home) return fs::path(home) / ".cache" / "ebca";
-    throw EngineError("there is no folder for prepared engines: HOME is not set; set EBCA_CACHE_DIR");
+    throw EngineError("there is no folder for prepared engines: HOME is not set", "set EBCA_CACHE_DIR");
 }
 
 double cache_limit() {
@@ -134,7 +134,7 @@ double cache_limit() {
     char* end = nullptr;
     double value = std::strtod(chosen, &end);
     if (end == chosen || *end || std::isnan(value)) {
-        throw ParameterError(text("EBCA_CACHE_LIMIT_GB is '", chosen, "'; give a number of gigabytes, e.g. 40"));
+        throw ParameterError(text("EBCA_CACHE_LIMIT_GB is '", chosen, "'"), "give a number of gigabytes, e.g. 40");
     }
     return value * 1e9;
 }
@@ -174,8 +174,8 @@ void PreparedEngine::prepare(const std::vector<std::string>& names, const OnPrep
         }
         if (progress) progress(total, total, "");
     } catch (const fs::filesystem_error& error) {
-        throw EngineError(text("cannot write prepared engines to '", folder_.string(), "': ", error.code().message(),
-                               "; set EBCA_CACHE_DIR to a folder with room"));
+        throw EngineError(text("cannot write prepared engines to '", folder_.string(), "': ", error.code().message()),
+                          "set EBCA_CACHE_DIR to a folder with room");
     }
 }
 
@@ -261,8 +261,8 @@ void PreparedEngine::check_room(const std::vector<std::string>& names) const {
     double wanted = needed * 1.1 + static_cast<double>(int64_t{64} << 20);
     if (free < wanted) {
         throw EngineError(text("'", folder_.string(), "' has ", std::round(free / 1e8) / 10,
-                               " GB free, preparing this engine needs ", std::round(wanted / 1e8) / 10,
-                               " GB; free some room or set EBCA_CACHE_DIR"));
+                               " GB free, preparing this engine needs ", std::round(wanted / 1e8) / 10, " GB"),
+                          "free some room or set EBCA_CACHE_DIR");
     }
 }
 

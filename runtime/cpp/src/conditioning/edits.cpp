@@ -5,6 +5,7 @@
 
 #include "error.hpp"
 #include "execution/control.hpp"
+#include "parameters.hpp"
 
 namespace ebca {
 
@@ -14,19 +15,17 @@ EditValues resolve(const std::vector<Edit>& edits, int64_t steps, int64_t evalua
     for (auto* values : {&out.weights, &out.gamma_attn, &out.gamma_norm}) values->resize(count);
     for (size_t index = 0; index < edits.size(); ++index) {
         const Edit& edit = edits[index];
-        const std::string where = text("editing prompt ", index + 1);
+        const std::string where = text("edits[", index, "]");
         if (edit.direction != 0 && edit.direction != 1) {
-            throw ParameterError(text(where, " has direction ", edit.direction,
-                                      "; give 1 (conjunction: add) or 0 (negation: take away)"));
+            throw rules::edit_direction(where, edit.direction);
         }
         auto column = [&](const Schedule& schedule, const char* name) {
-            return resolve(schedule, steps, evaluations, text(name, " of ", where), scheduler);
+            return resolve(schedule, steps, evaluations, text(where, ".", name), scheduler);
         };
         auto alpha = column(edit.alpha, "alpha"), attn = column(edit.gamma_attn, "gamma_attn"),
              norm = column(edit.gamma_norm, "gamma_norm");
         if (std::any_of(alpha.begin(), alpha.end(), [](float value) { return value < 0; })) {
-            throw ParameterError(
-                text("alpha of ", where, " is negative; give direction 0 with a positive alpha instead"));
+            throw rules::edit_alpha_negative(where);
         }
         for (size_t i = 0; i < count; ++i) {
             out.weights[i].push_back(edit.direction == 1 ? alpha[i] : -alpha[i]);
@@ -41,9 +40,10 @@ EditValues resolve(const std::vector<Edit>& edits, int64_t steps, int64_t evalua
             check_weights(row, 0);
         } catch (const ParameterError&) {
             std::string terms;
-            for (float weight : out.weights[i]) terms += text(weight >= 0 ? " + " : " - ", std::abs(weight));
-            throw ParameterError(text("the alphas cancel at evaluation ", i, ": 1", terms,
-                                      " is about 0, and the output is divided by it; change an alpha"));
+            for (float weight : out.weights[i]) {
+                terms += text(terms.empty() ? "" : " ", weight >= 0 ? "+ " : "- ", std::abs(weight));
+            }
+            throw rules::edit_alphas_cancel(i, terms);
         }
     }
     return out;

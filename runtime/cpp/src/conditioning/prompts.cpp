@@ -5,6 +5,7 @@
 #include <set>
 
 #include "error.hpp"
+#include "parameters.hpp"
 
 namespace ebca {
 namespace {
@@ -18,16 +19,13 @@ struct Named {
 
 // What embeddings are called where they are passed in.
 std::string label(const std::string& name) {
-    if (name == "prompt") return "prompt_embeds";
-    if (name == "negative prompt") return "negative_prompt_embeds";
-    return "prompt_embeds of " + name;
+    return name + ".embeds";
 }
 
 std::vector<std::string> per_picture(const std::string& name, const std::vector<std::string>& texts, int64_t batch) {
     if (texts.size() == 1) return std::vector<std::string>(static_cast<size_t>(batch), texts[0]);
     if (static_cast<int64_t>(texts.size()) != batch) {
-        throw ParameterError(
-            text(name, " has ", texts.size(), " texts for ", batch, " pictures; give one, or one each"));
+        throw rules::prompt_count(name, texts.size(), batch);
     }
     return texts;
 }
@@ -35,10 +33,10 @@ std::vector<std::string> per_picture(const std::string& name, const std::vector<
 Array checked_embeds(const std::string& name, const Array& given, int64_t batch, int64_t width) {
     const Shape& shape = given.shape;
     if (shape.size() != 3 || (shape[0] != 1 && shape[0] != batch) || shape[2] != width || shape[1] < 1) {
-        throw ParameterError(text(name, " has shape ", to_string(shape), "; give [", batch, ", tokens, ", width, "]"));
+        throw rules::embeds_shape(name, to_string(shape), batch, width);
     }
     if (!all_finite(given.values.data(), static_cast<int64_t>(given.values.size()))) {
-        throw ParameterError(text(name, " has values that are not finite"));
+        throw rules::embeds_not_finite(name);
     }
     Array out({batch, shape[1], shape[2]});
     for (int64_t n = 0; n < batch; ++n) std::copy_n(given.row(shape[0] == 1 ? 0 : n), out.stride(), out.row(n));
@@ -61,8 +59,7 @@ void encode_texts(Engine& engine, std::vector<Named>& prompts) {
         for (const std::string& one : std::set<std::string>(prompt.texts.begin(), prompt.texts.end())) {
             const std::string& dropped = encoded.truncated[static_cast<size_t>(index(one))];
             if (dropped.empty()) continue;
-            engine.log(LogLevel::warning, text("the ", prompt.name, " is longer than ", tokenizer.max_length() - 2,
-                                               " tokens; dropped: '", dropped, "'"));
+            engine.log(LogLevel::warning, rules::prompt_truncated(prompt.name, tokenizer.max_length() - 2, dropped));
         }
     }
     Array embeddings = engine.encode(encoded.ids, static_cast<int64_t>(unique.size()));
@@ -83,20 +80,17 @@ std::vector<std::vector<int64_t>> positions(Engine& engine, const std::vector<To
     for (const TokenWeight& weight : weights) {
         const std::string key = weight.word ? *weight.word : std::to_string(weight.position);
         if (!std::isfinite(weight.factor)) {
-            throw ParameterError(
-                text("the factor of '", key, "' in token_weights is ", weight.factor, "; give a finite number"));
+            throw rules::token_factor(key, weight.factor);
         }
         if (!weight.word) {
             out.push_back({weight.position});
             continue;
         }
         if (texts.empty()) {
-            throw ParameterError(
-                text("token_weights names the word '", key, "'; beside prompt_embeds, give its position"));
+            throw rules::token_word_without_prompt(key);
         }
         if (std::set<std::string>(texts.begin(), texts.end()).size() != 1) {
-            throw ParameterError(
-                text("token_weights names the word '", key, "', which needs one prompt for all pictures"));
+            throw rules::token_word_of_several_prompts(key);
         }
         auto found = engine.tokenizer().find_words(texts[0], {key})[0];
         out.emplace_back(found.begin(), found.end());
@@ -128,7 +122,7 @@ Prompts encode_prompts(Engine& engine, int64_t batch, const Prompt& prompt, cons
     std::vector<Named> named;
     auto add = [&](const std::string& name, const Prompt& given) {
         if (given.texts.empty() == !given.embeds.has_value()) {
-            throw ParameterError(text(name, ": give either a prompt or prompt_embeds"));
+            throw rules::prompt_or_embeds(name);
         }
         Named one{name, {}, {}};
         if (given.embeds) {
@@ -139,23 +133,22 @@ Prompts encode_prompts(Engine& engine, int64_t batch, const Prompt& prompt, cons
         named.push_back(std::move(one));
     };
     add("prompt", prompt);
-    for (size_t i = 0; i < edits.size(); ++i) add(text("editing prompt ", i + 1), edits[i]);
+    for (size_t i = 0; i < edits.size(); ++i) add(text("edits[", i, "].prompt"), edits[i]);
     if (guided) {
         if (!negative.embeds && prompt.embeds && !engine.manifest().text_encoder) {
-            throw ParameterError("guidance needs negative_prompt_embeds beside prompt_embeds; or guidance_scale 1");
+            throw rules::guidance_needs_negative();
         }
         Prompt unconditional = negative;
         if (negative.embeds) unconditional.texts.clear();
         if (!negative.embeds && negative.texts.empty()) unconditional.texts = {""};
-        add("negative prompt", unconditional);
+        add("negative_prompt", unconditional);
     }
     auto found = positions(engine, token_weights, named[0].texts);
     encode_texts(engine, named);
     Prompts out;
     for (Named& one : named) {
         if (one.embeds.shape != named[0].embeds.shape) {
-            throw ParameterError(text(label(one.name), " have shape ", to_string(one.embeds.shape), ", prompt_embeds ",
-                                      to_string(named[0].embeds.shape), "; give the same"));
+            throw rules::embeds_differ(label(one.name), to_string(one.embeds.shape), to_string(named[0].embeds.shape));
         }
     }
     int64_t tokens = named[0].embeds.size(1);
@@ -163,8 +156,7 @@ Prompts encode_prompts(Engine& engine, int64_t batch, const Prompt& prompt, cons
     for (size_t i = 0; i < found.size(); ++i) {
         for (int64_t position : found[i]) {
             if (position < 0 || position >= tokens) {
-                throw ParameterError(
-                    text("token_weights names position ", position, "; there are positions 0 to ", tokens - 1));
+                throw rules::token_position(position, tokens - 1);
             }
             for (int64_t row = out.token_factors.size(0) - batch; row < out.token_factors.size(0); ++row) {
                 float& factor = out.token_factors.row(row)[position];

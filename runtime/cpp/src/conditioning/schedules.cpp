@@ -1,8 +1,10 @@
 #include "conditioning/schedules.hpp"
 
 #include <cmath>
+#include <utility>
 
 #include "error.hpp"
+#include "parameters.hpp"
 
 namespace ebca {
 namespace {
@@ -31,17 +33,14 @@ double exact(const Schedule& schedule, int64_t i, int64_t on_from) {
 std::vector<float> resolve(const Schedule& schedule, int64_t steps, int64_t evaluations, const std::string& name,
                            const std::string& scheduler) {
     bool has_tau = schedule.kind == Kind::step || schedule.kind == Kind::reverse_step;
-    if (!std::isfinite(schedule.value) || !std::isfinite(schedule.parameter)) {
-        throw ParameterError(
-            text(name, " is a schedule of ", schedule.value, " and ", schedule.parameter, "; give finite numbers"));
+    for (auto [field, value] : {std::pair{"value", schedule.value}, std::pair{"parameter", schedule.parameter}}) {
+        if (!std::isfinite(value)) throw rules::schedule_number(name, field, value);
     }
     if (has_tau && !(schedule.parameter >= 0 && schedule.parameter <= 1)) {
-        throw ParameterError(text(name, ": tau is ", schedule.parameter, "; it is a share of the steps, from 0 to 1"));
+        throw rules::schedule_tau(name, schedule.parameter);
     }
     if (schedule.kind == Kind::values && static_cast<int64_t>(schedule.values.size()) != evaluations) {
-        throw ParameterError(text(name, " has ", schedule.values.size(), " values, but ", scheduler, " with ", steps,
-                                  " steps makes ", evaluations,
-                                  " evaluations: give one value per evaluation, a single number, or a Schedule"));
+        throw rules::schedule_length(name, schedule.values.size(), scheduler, steps, evaluations);
     }
     auto on_from = has_tau ? static_cast<int64_t>(static_cast<double>(steps) * schedule.parameter) : 0;
     std::vector<float> out;
@@ -50,8 +49,7 @@ std::vector<float> resolve(const Schedule& schedule, int64_t steps, int64_t eval
         // A value beyond the range of float32 becomes infinite.
         auto rounded = static_cast<float>(value);
         if (!std::isfinite(rounded)) {
-            throw ParameterError(
-                text(name, ": value ", value, " at evaluation ", i, " is not a finite float32 number"));
+            throw rules::schedule_value(name, value, i);
         }
         out.push_back(rounded);
     }

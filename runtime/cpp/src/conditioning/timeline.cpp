@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "error.hpp"
+#include "parameters.hpp"
 
 namespace ebca {
 
@@ -17,7 +18,7 @@ Timeline Timeline::plan(const Schedule& gamma_attn, const Schedule& gamma_norm, 
 std::vector<Control> Timeline::controls(const Prompts& prompts, double norm_factor,
                                         std::shared_ptr<const LayerMasks> masks) const {
     if (!std::isfinite(static_cast<float>(norm_factor))) {
-        throw ParameterError(text("norm_factor is ", norm_factor, "; give 1 (authors' code) or 0.5 (paper)"));
+        throw rules::norm_factor(norm_factor);
     }
     int64_t rows = prompts.token_factors.size(0), tokens = prompts.token_factors.size(1);
     auto contexts = static_cast<int64_t>(prompts.edits.size()) + 1;
@@ -42,7 +43,7 @@ std::vector<Control> Timeline::controls(const Prompts& prompts, double norm_fact
             }
         }
         if (!all_finite(control.gamma_attn.values.data(), static_cast<int64_t>(control.gamma_attn.values.size()))) {
-            throw ParameterError("gamma_attn has values that are not finite; give finite numbers");
+            throw rules::gamma_not_finite("gamma_attn");
         }
         out.push_back(std::move(control));
     }

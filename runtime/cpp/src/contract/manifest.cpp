@@ -28,8 +28,8 @@ void check_path(const std::string& path) {
         begin = end + 1;
     }
     if (!safe) {
-        throw EngineError(
-            text("the manifest names '", path, "', which is outside the engine directory; refusing to read it"));
+        throw EngineError(text("the manifest names '", path, "', which is outside the engine directory"),
+                          "refusing to read it");
     }
 }
 
@@ -375,23 +375,24 @@ Manifest parse_manifest(std::string_view bytes) {
     try {
         data = json::parse(bytes);
     } catch (const EngineError& error) {
-        throw EngineError(text("the manifest cannot be read: ", error.what(), "; export the engine again"));
+        throw EngineError(text("the manifest cannot be read: ", error.what()), "export the engine again");
     }
     if (json::optional_member(data, "format") != kFormat) {
         throw EngineError(text("this is not an ebca manifest (no format '", kFormat, "')"));
     }
     const Value& version = json::optional_member(data, "version");
     if (!version.is_number_integer() || version < 1 || version > kVersion) {
-        throw EngineError(text("the manifest has version ",
-                               version.dump(-1, ' ', true, Value::error_handler_t::replace),
-                               ", this library reads up to ", kVersion, "; update it or export the engine again"));
+        throw EngineError(
+            text("the manifest has version ", version.dump(-1, ' ', true, Value::error_handler_t::replace),
+                 ", this library reads up to ", kVersion),
+            "update it or export the engine again");
     }
     try {
         Manifest manifest = parse(data);
         validate(manifest);
         return manifest;
     } catch (const EngineError& error) {
-        throw EngineError(text("the manifest is broken: ", error.what(), "; export the engine again"));
+        throw EngineError(text("the manifest is broken: ", error.what()), "export the engine again");
     }
 }
 

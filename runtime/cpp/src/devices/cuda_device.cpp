@@ -90,8 +90,8 @@ Memory CudaDevice::allocate(int64_t bytes) {
     try {
         return Memory({driver_->allocate(bytes), [driver = driver_](void* memory) { driver->free(memory); }}, bytes);
     } catch (const std::bad_alloc&) {
-        throw ParameterError(
-            text("the GPU has no ", (bytes + 999999) / 1000000, " MB left; make a smaller picture or fewer at once"));
+        throw ParameterError(text("the GPU has no ", (bytes + 999999) / 1000000, " MB left"),
+                             "make a smaller picture or fewer at once");
     }
 }
 

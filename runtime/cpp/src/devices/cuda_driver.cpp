@@ -19,14 +19,14 @@ std::shared_ptr<const CudaFunctions> load_driver() {
     // Never closed again: the driver does not survive that.
     void* library = dlopen(kLibrary, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     if (!library) {
-        throw BackendError(
-            text("there is no NVIDIA driver (", kLibrary, " cannot be loaded); install one, or use device 'cpu'"));
+        throw BackendError(text("there is no NVIDIA driver (", kLibrary, " cannot be loaded)"),
+                           "install one, or use device 'cpu'");
     }
     auto api = std::make_shared<CudaFunctions>();
     for_each_function(*api, [&](const char* name, auto& function) {
         function = reinterpret_cast<std::decay_t<decltype(function)>>(dlsym(library, name));
         if (!function)
-            throw BackendError(text("the NVIDIA driver is too old: it has no ", name, "; install a newer one"));
+            throw BackendError(text("the NVIDIA driver is too old: it has no ", name), "install a newer one");
     });
     return api;
 }
@@ -73,12 +73,12 @@ class CudaGraph : public Graph {
 CudaDriver::CudaDriver(int index, void* stream)
     : api_(load_driver()), name_(text("cuda:", index)), index_(index), stream_(stream) {
     int status = api_->cuInit(0), count = 0;
-    if (status == kCudaNoDevice) throw BackendError("there is a driver, but no NVIDIA GPU; use device 'cpu'");
+    if (status == kCudaNoDevice) throw BackendError("there is a driver, but no NVIDIA GPU", "use device 'cpu'");
     check(status, "cuInit");
     check(api_->cuDeviceGetCount(&count), "cuDeviceGetCount");
     if (index >= count) {
-        throw BackendError(
-            text("device '", name_, "' is not there; GPUs on this machine: ", count, ", from cuda:0 on"));
+        throw BackendError(text("device '", name_, "' is not there"),
+                           text("GPUs on this machine: ", count, ", from cuda:0 on"));
     }
     check(api_->cuDeviceGet(&device_, index), "cuDeviceGet");
     check(api_->cuDeviceGetAttribute(&capability_.first, kCapabilityMajor, device_), "cuDeviceGetAttribute");
@@ -109,8 +109,8 @@ void CudaDriver::check(int status, const char* call) const {
     if (status == kCudaSuccess) return;
     const char* reason = nullptr;
     api_->cuGetErrorString(status, &reason);
-    throw BackendError(text(call, " failed: ", reason ? reason : "", " (error ", status,
-                            "); `nvidia-smi` shows whether the GPU and its driver are fine"));
+    throw BackendError(text(call, " failed: ", reason ? reason : "", " (error ", status, ")"),
+                       "`nvidia-smi` shows whether the GPU and its driver are fine");
 }
 
 void CudaDriver::enter() {

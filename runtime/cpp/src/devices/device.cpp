@@ -34,8 +34,8 @@ SharedMemory::SharedMemory(Device& device, const Shape& shape, DType dtype)
     : memory_(device.allocate(byte_size(shape, dtype))), shared_(device.share(memory_.view(0, shape, dtype))) {}
 
 void CpuDevice::read(void*, const void*, int64_t) const {
-    throw ParameterError(
-        "device 'cpu' cannot read the memory of a GPU; pass host memory, or open the engine on 'cuda'");
+    throw ParameterError("device 'cpu' cannot read the memory of a GPU",
+                         "pass host memory, or open the engine on 'cuda'");
 }
 
 std::unique_ptr<Replay> CpuDevice::record(std::vector<Call*> calls, std::vector<Shared>, std::vector<Shared>) {
@@ -48,7 +48,7 @@ std::pair<std::string, int> parse_device(const std::string& name) {
     bool indexed = name.rfind("cuda:", 0) == 0 && name.size() > 5 && name.size() < 9 &&
                    name.find_first_not_of("0123456789", 5) == name.npos;
     if (name != "cuda" && !indexed) {
-        throw ParameterError(text("device '", name, "' is unknown; choose one of cpu, cuda, or cuda:1 and so on"));
+        throw ParameterError(text("device '", name, "' is unknown"), "choose one of cpu, cuda, or cuda:1 and so on");
     }
     return {"cuda", indexed ? std::stoi(name.substr(5)) : 0};
 }

@@ -62,7 +62,7 @@ size_t size_of(Argument::Type type) {
 int64_t constant(const Binary& binary, const char* name) {
     auto found = binary.constants.find(name);
     if (found == binary.constants.end() || found->second < 0) {
-        throw BackendError(text("a GPU kernel ", binary.kernel, " has no constant ", name, "; install ebca again"));
+        throw BackendError(text("a GPU kernel ", binary.kernel, " has no constant ", name), "install ebca again");
     }
     return found->second;
 }
@@ -134,17 +134,18 @@ void OpShape::check() const {
                                                      {"heads", heads},       {"head_dim", head_dim}};
     for (const auto& [name, value] : sizes) {
         if (value < 1 || value >= kMostElements) {
-            throw ParameterError(text(name, " is ", value, "; every size of the operator must be at least 1"));
+            throw ParameterError(text(name, " is ", value), "every size of the operator must be at least 1");
         }
     }
     int64_t row = 0, keys = 0, mask = 0, groups = 0;
     bool large = __builtin_mul_overflow(contexts, tokens, &keys) ||
                  __builtin_mul_overflow(channels(), std::max(positions, keys), &row) || row >= kMostElements ||
                  __builtin_mul_overflow(positions, contexts, &mask) || mask >= kMostElements;
-    if (large) throw ParameterError("one batch row of the operator has 2^31 elements or more; make the image smaller");
+    if (large)
+        throw ParameterError("one batch row of the operator has 2^31 elements or more", "make the image smaller");
     if (__builtin_mul_overflow(batch, contexts, &groups) || std::max(heads, groups) > kMostBlocks) {
-        throw ParameterError(text("heads is ", heads, " and batch * contexts is ", groups, "; both must be at most ",
-                                  kMostBlocks, ", the limit of a grid"));
+        throw ParameterError(text("heads is ", heads, " and batch * contexts is ", groups),
+                             text("both must be at most ", kMostBlocks, ", the limit of a grid"));
     }
 }
 
@@ -164,8 +165,8 @@ std::vector<std::byte> KernelLaunch::pack(const Addresses& addresses) const {
         auto found = addresses.find(*name);
         if (found == addresses.end()) throw ParameterError(text("no device address for tensor '", *name, "'"));
         if (found->second == 0 || found->second % kPointerAlignment) {
-            throw ParameterError(text("tensor '", *name, "' lies at ", found->second,
-                                      "; the kernels need addresses in steps of ", kPointerAlignment));
+            throw ParameterError(text("tensor '", *name, "' lies at ", found->second),
+                                 text("the kernels need addresses in steps of ", kPointerAlignment));
         }
         std::memcpy(at, &found->second, sizeof found->second);
     }
@@ -208,9 +209,8 @@ KernelSet::KernelSet(std::filesystem::path folder) : folder_(std::move(folder)) 
             }
         }
     } catch (const EngineError& error) {
-        throw BackendError(
-            text(path.string(), ": the GPU kernels cannot be read (", error.what(),
-                 "); name their folder in the parameters or in EBCA_KERNELS_DIR, or install ebca again"));
+        throw BackendError(text(path.string(), ": the GPU kernels cannot be read (", error.what(), ")"),
+                           "name their folder in the parameters or in EBCA_KERNELS_DIR, or install ebca again");
     }
 }
 
@@ -224,11 +224,11 @@ const std::string& KernelSet::contents(const std::string& pack) const {
     try {
         bytes = read_file(path);
     } catch (const EngineError& error) {
-        throw BackendError(
-            text(path.string(), ": the GPU kernels cannot be read (", error.what(), "); install ebca again"));
+        throw BackendError(text(path.string(), ": the GPU kernels cannot be read (", error.what(), ")"),
+                           "install ebca again");
     }
     if (sha256(bytes) != wanted.sha256) {
-        throw BackendError(text(path.string(), " is damaged: its SHA-256 is not the manifest's; install ebca again"));
+        throw BackendError(text(path.string(), " is damaged: its SHA-256 is not the manifest's"), "install ebca again");
     }
     return read_.emplace(pack, std::move(bytes)).first->second;
 }
@@ -240,8 +240,9 @@ std::string KernelSet::image(const Binary& binary) const {
         made = inflated(std::string_view(bytes).substr(binary.offset, binary.size));
     }
     if (!made) {
-        throw BackendError(text(folder_.string(), ": the kernel ", binary.kernel, " for ", binary.pack(),
-                                " is damaged; install ebca again"));
+        throw BackendError(
+            text(folder_.string(), ": the kernel ", binary.kernel, " for ", binary.pack(), " is damaged"),
+            "install ebca again");
     }
     return *made;
 }
@@ -260,9 +261,9 @@ std::vector<const Binary*> KernelSet::on(const std::string& kernel, Capability c
     if (!ptx.empty()) return ptx;
     std::string known;
     for (Capability one : with_cubins) known += (known.empty() ? "" : ", ") + shown(one);
-    throw BackendError(text("no GPU kernel for compute capability ", shown(capability), "; there are cubins for ",
-                            known, " and PTX for any GPU from ", with_ptx.empty() ? "none" : shown(*with_ptx.begin()),
-                            " on"));
+    throw BackendError(text("no GPU kernel for compute capability ", shown(capability)),
+                       text("there are cubins for ", known, " and PTX for any GPU from ",
+                            with_ptx.empty() ? "none" : shown(*with_ptx.begin()), " on"));
 }
 
 const Binary& KernelSet::choose(const std::string& kernel, Capability capability, const std::string& dtype,
@@ -285,15 +286,16 @@ const Binary& KernelSet::choose(const std::string& kernel, Capability capability
         if (!same || one->positions_from > shape.positions) continue;
         if (!best || one->positions_from > best->positions_from) best = one;
     }
-    if (!has_dtype) throw ParameterError(text("no GPU kernel for dtype '", dtype, "'; use float16 or bfloat16"));
+    if (!has_dtype) throw ParameterError(text("no GPU kernel for dtype '", dtype, "'"), "use float16 or bfloat16");
     if (!has_head_dim) {
         std::string known;
         for (const auto& [low, high, unit] : ranges) {
             known += text(known.empty() ? "" : ", ", low, " to ", high, " in steps of ", unit);
         }
-        throw ParameterError(text("no GPU kernel for head_dim ", shape.head_dim, "; there are kernels for ", known));
+        throw ParameterError(text("no GPU kernel for head_dim ", shape.head_dim),
+                             text("there are kernels for ", known));
     }
-    if (!best) throw BackendError(text("no GPU kernel ", kernel, " of this form; install ebca again"));
+    if (!best) throw BackendError(text("no GPU kernel ", kernel, " of this form"), "install ebca again");
     return *best;
 }
 
@@ -314,8 +316,8 @@ KernelLaunch KernelSet::launch(const Binary& binary, const std::array<int64_t, 3
                     (argument.type == Argument::Type::int32 ? std::holds_alternative<int32_t>(found->second)
                                                             : std::holds_alternative<float>(found->second));
         if (!fits) {
-            throw BackendError(text("the GPU kernel ", binary.kernel, " has the unknown argument ", argument.name,
-                                    "; install the kernels of this version of ebca"));
+            throw BackendError(text("the GPU kernel ", binary.kernel, " has the unknown argument ", argument.name),
+                               "install the kernels of this version of ebca");
         }
         out.values.push_back(found->second);
     }
@@ -330,7 +332,7 @@ OpPlan KernelSet::plan(Variant variant, Capability capability, const std::string
         choose("ebca_forward", capability, dtype, shape, {{"UPDATE", update ? 1 : 0}, {"SINGLE", single ? 1 : 0}});
     int64_t tiles = blocks(shape.positions, block(forward, "BLOCK_N")), elements = 0;
     if (__builtin_mul_overflow(tiles * shape.tokens, shape.head_dim, &elements) || elements >= kMostElements) {
-        throw ParameterError("the operator needs scratch of 2^31 elements or more per head; make the image smaller");
+        throw ParameterError("the operator needs scratch of 2^31 elements or more per head", "make the image smaller");
     }
     OpPlan plan;
     if (update) {
@@ -388,9 +390,8 @@ std::filesystem::path kernels_folder(const std::string& named) {
             if (std::filesystem::is_regular_file(folder / "manifest.json")) return folder;
         }
     }
-    throw BackendError(
-        "the GPU kernels are not beside the installed library; name their folder in the parameters or in "
-        "EBCA_KERNELS_DIR");
+    throw BackendError("the GPU kernels are not beside the installed library",
+                       "name their folder in the parameters or in EBCA_KERNELS_DIR");
 }
 
 }  // namespace ebca

@@ -52,12 +52,11 @@ void check_weights(const std::vector<double>& row, size_t index) {
         shown += (shown.empty() ? "" : ", ") + text(weight);
     }
     if (!finite)
-        throw ParameterError(text("weights of row ", index, " are not finite: [", shown, "]; pass finite weights"));
+        throw ParameterError(text("weights of row ", index, " are not finite: [", shown, "]"), "pass finite weights");
     if (std::abs(total) <= kMinWeightSum * sum) {
         throw ParameterError(text("weights of row ", index, ", [", shown, "], sum to ", total,
-                                  ", and the composed output is divided by that sum; change an alpha so that |sum| "
-                                  "exceeds ",
-                                  kMinWeightSum, " of sum of |weights|"));
+                                  ", and the composed output is divided by that sum"),
+                             text("change an alpha so that |sum| exceeds ", kMinWeightSum, " of sum of |weights|"));
     }
 }
 

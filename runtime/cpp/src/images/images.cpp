@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "error.hpp"
+#include "parameters.hpp"
 
 namespace ebca {
 namespace {
@@ -89,9 +90,8 @@ Pixels rgb(const Picture& picture, const char* name) {
                 picture.width <= kLargestSide &&
                 (picture.channels == 1 || picture.channels == 3 || picture.channels == 4);
     if (!fits) {
-        throw ParameterError(text(name, " has ", picture.height, " x ", picture.width, " pixels of ", picture.channels,
-                                  " channels", picture.pixels ? "" : " and no data",
-                                  "; give [height, width, 3] bytes (1 and 4 channels work too)"));
+        throw rules::image_layout(name, picture.height, picture.width, picture.channels,
+                                  picture.pixels ? "" : " and no data");
     }
     Pixels out{picture.height, picture.width, {}};
     int64_t count = picture.height * picture.width;
@@ -143,9 +143,7 @@ Array load_masks(const std::vector<Picture>& masks, int64_t height, int64_t widt
             any = any || grey >= 128;
         }
         if (!any) {
-            throw ParameterError(
-                text(masks.size() > 1 ? text("mask ", n) : std::string("the mask"),
-                     " is empty: nothing in it is white, so there is nothing to fill; paint the hole"));
+            throw rules::mask_empty(masks.size() > 1 ? text("mask ", n) : "the mask");
         }
     }
     return out;

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "error.hpp"
+#include "parameters.hpp"
 
 namespace ebca {
 namespace {
@@ -119,10 +120,10 @@ void regularize(const NoiseRegularization& settings, float* noise, const Shape& 
 
 Adjust NoiseRegularization::start(int64_t pictures) const {
     for (auto [name, value] : {std::pair{"rounds", rounds}, std::pair{"rolls", rolls}}) {
-        if (value < 0 || value > kMost) throw ParameterError(text(name, " is ", value, "; give 0 to ", kMost));
+        if (value < 0 || value > kMost) throw rules::number_range(name, value, 0, kMost);
     }
     for (auto [name, value] : {std::pair{"auto_correlation", auto_correlation}, std::pair{"kl", kl}}) {
-        if (!std::isfinite(value)) throw ParameterError(text(name, " is ", value, "; give a finite number"));
+        if (!std::isfinite(value)) throw rules::finite_number(name, value);
     }
     auto shifts = std::make_shared<std::vector<Pcg64>>(static_cast<size_t>(pictures), Pcg64(seed));
     return [settings = *this, shifts](Array& noise) {

@@ -5,6 +5,7 @@
 #include <map>
 
 #include "error.hpp"
+#include "parameters.hpp"
 
 namespace ebca {
 namespace {
@@ -51,18 +52,16 @@ void add_noise(Array& latents, const RePaintPlan& plan, int64_t level, std::vect
 RePaintPlan::RePaintPlan(int64_t steps, const RePaint& settings, std::vector<double> alphas_cumprod)
     : steps_(steps), alphas_cumprod_(std::move(alphas_cumprod)) {
     auto limit = static_cast<int64_t>(alphas_cumprod_.size());
-    if (steps < 1 || steps > limit) throw ParameterError(text("steps is ", steps, "; RePaint takes 1 to ", limit));
-    if (settings.jump_length < 1)
-        throw ParameterError(text("jump_length is ", settings.jump_length, "; give 1 or more"));
-    if (settings.jump_count < 1) throw ParameterError(text("jump_count is ", settings.jump_count, "; give 1 or more"));
+    if (steps < 1 || steps > limit) throw rules::repaint_steps(steps, limit);
+    if (settings.jump_length < 1) throw rules::at_least_one("jump_length", settings.jump_length);
+    if (settings.jump_count < 1) throw rules::at_least_one("jump_count", settings.jump_count);
     std::map<int64_t, int64_t> left;
     for (int64_t level = 0; level < steps - settings.jump_length; level += settings.jump_length) {
         left[level] = settings.jump_count - 1;
     }
     auto visit = [&](int64_t level, bool denoise) {
         if (moves_.size() == kMostMoves) {
-            throw ParameterError(text("jump_count is ", settings.jump_count, ", which makes more than ", kMostMoves,
-                                      " moves; give less"));
+            throw rules::repaint_moves(settings.jump_count, kMostMoves);
         }
         moves_.push_back({level, denoise});
     };

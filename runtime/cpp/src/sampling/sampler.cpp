@@ -5,12 +5,13 @@
 #include <cstring>
 
 #include "error.hpp"
+#include "parameters.hpp"
 
 namespace ebca {
 
 void Watch::report(const StepInfo& info) const {
     bool stop = (on_step && !on_step(info)) || (cancelled && cancelled->load());
-    if (stop) throw CancelledError(text("cancelled after ", info.index + 1, " of ", info.total, " evaluations"));
+    if (stop) throw rules::cancelled(info.index + 1, info.total);
 }
 
 NoisePredictor::NoisePredictor(Executor& executor, std::optional<double> guidance_scale, const Array* known,
@@ -59,9 +60,8 @@ void NoisePredictor::check_finite(Variant variant, double timestep) {
     std::string given;
     if (!all_finite(executor_.sample())) given = "sample";
     if (!all_finite(executor_.contexts())) given += given.empty() ? "contexts" : " and the contexts";
-    std::string remedy = given.empty() ? "lower gamma_attn and gamma_norm, or check the checkpoint"
-                                       : text("the ", given, " given to it had such values already");
-    throw NumericalError(text("the result at timestep ", timestep, " is not finite, first in ", culprit, "; ", remedy));
+    if (given.empty()) throw rules::result_not_finite(timestep, culprit);
+    throw rules::result_of_bad_input(timestep, culprit, given);
 }
 
 // unconditional + scale * (conditional - unconditional), or what there is of one half.
@@ -96,8 +96,7 @@ Array sample(NoisePredictor& predictor, const SchedulerTable& table, const Array
 
 void check_latents(const Array& latents, double timestep) {
     if (all_finite(latents.values.data(), static_cast<int64_t>(latents.values.size()))) return;
-    throw NumericalError(text("the latents after timestep ", timestep,
-                              " are not finite, though the noise prediction is; lower guidance_scale"));
+    throw rules::latents_ran_away(timestep);
 }
 
 }  // namespace ebca

@@ -8,6 +8,7 @@
 #include <map>
 
 #include "error.hpp"
+#include "parameters.hpp"
 
 namespace ebca {
 namespace {
@@ -20,19 +21,21 @@ std::vector<double> read_values(const EngineDirectory& directory, const std::str
     int64_t stored = directory.manifest.files.at(name).size / 8;
     if (offset > stored || count > stored - offset) {
         throw EngineError(text("the scheduler file '", directory.file(name).string(), "' is cut short: ", count,
-                               " values expected at ", offset, " of ", stored, "; copy or export the engine again"));
+                               " values expected at ", offset, " of ", stored),
+                          "copy or export the engine again");
     }
     std::ifstream file(directory.file(name), std::ios::binary);
     std::vector<double> values(static_cast<size_t>(count));
     file.seekg(offset * 8);
     file.read(reinterpret_cast<char*>(values.data()), count * 8);
     if (!file) {
-        throw EngineError(
-            text("cannot read the scheduler file '", directory.file(name).string(), "'; export the engine again"));
+        throw EngineError(text("cannot read the scheduler file '", directory.file(name).string(), "'"),
+                          "export the engine again");
     }
     if (!std::all_of(values.begin(), values.end(), [](double value) { return std::isfinite(value); })) {
-        throw EngineError(text("the scheduler file '", directory.file(name).string(),
-                               "' holds values that are not finite; export the engine again"));
+        throw EngineError(
+            text("the scheduler file '", directory.file(name).string(), "' holds values that are not finite"),
+            "export the engine again");
     }
     return values;
 }
@@ -63,9 +66,7 @@ SchedulerTable SchedulerTable::after(int64_t begin) const {
         for (size_t j = 0; j < before.size(); ++j) {
             // In a one-step scheduler all that lies behind a step is in the latents it starts from.
             if (!(std::abs(row[j] - keep * before[j]) <= 1e-12 + 1e-9 * std::abs(keep * before[j]))) {
-                throw ParameterError(text("scheduler ", name,
-                                          " looks back over several steps and cannot start on the way; use ddim or "
-                                          "euler, or strength 1"));
+                throw rules::scheduler_starts_at_first_step(name);
             }
         }
         for (double& value : last) value *= keep;
@@ -82,8 +83,7 @@ Array SchedulerTable::add_noise(const Array& clean, const Array& noise,
         // Schedulers that scale their input have latents clean + sigma noise, and scale by 1 / sqrt(1 + sigma^2).
         double timestep = timesteps[0];
         if (!(timestep >= 0 && timestep < static_cast<double>(alphas_cumprod.size()))) {
-            throw EngineError(
-                text("the table of ", name, " starts at timestep ", timestep, "; export the engine again"));
+            throw EngineError(text("the table of ", name, " starts at timestep ", timestep), "export the engine again");
         }
         alpha = alphas_cumprod[static_cast<size_t>(timestep)];
     }
@@ -156,23 +156,21 @@ SchedulerTable load_table(const EngineDirectory& directory, const std::string& n
     const std::string key = normalise_name(name);
     auto found = tables.find(key);
     if (found == tables.end()) {
-        throw ParameterError(text("scheduler '", name, "' is not in this engine; available: ", joined(tables)));
+        throw rules::scheduler_unknown(name, joined(tables));
     }
-    if (steps < 1) throw ParameterError(text("steps is ", steps, "; it must be a whole number of at least 1"));
+    if (steps < 1) throw rules::steps_below_one(steps);
     const TableSpec& spec = found->second;
     auto record = spec.steps.find(steps);
     if (record == spec.steps.end()) {
         if (steps < spec.minimum_steps) {
-            throw ParameterError(text("steps is ", steps, "; ", key, " needs at least ", spec.minimum_steps));
+            throw rules::steps_below_minimum(steps, key, spec.minimum_steps);
         }
-        std::string hint = "no step count is stored";
+        if (spec.steps.empty()) throw rules::no_steps_stored(key, steps);
         int64_t nearest = INT64_MAX;
         for (const auto& [count, where] : spec.steps) {
             if (std::abs(count - steps) < std::abs(nearest - steps)) nearest = count;
         }
-        if (!spec.steps.empty()) hint = text("the nearest stored count is ", nearest);
-        throw ParameterError(text(key, " with ", steps, " steps is not in this engine (", hint,
-                                  "); use that, or export again with --scheduler-steps ", steps));
+        throw rules::steps_not_stored(key, steps, nearest);
     }
     int64_t m = record->second.evaluations;
     std::vector<double> values = read_values(directory, spec.file, record->second.offset, 1 + 2 * m + m * (m + 3) / 2);

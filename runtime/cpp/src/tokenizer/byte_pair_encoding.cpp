@@ -51,13 +51,14 @@ BytePairEncoding::BytePairEncoding(BytePairEncodingJson json) {
     };
     auto of_merge = [&](const std::string& entry) {
         if (auto id = find(entry)) return *id;
-        throw EngineError(text("the tokenizer merges '", entry, "', which is not in its vocabulary; export again"));
+        throw EngineError(text("the tokenizer merges '", entry, "', which is not in its vocabulary"), "export again");
     };
     auto of_byte = [&](const std::string& entry) {
         if (auto id = find(entry)) return *id;
         if (auto unknown = json.unk_token ? find(*json.unk_token) : std::nullopt) return *unknown;
-        throw EngineError(text("the tokenizer's vocabulary has no entry '", entry,
-                               "' for a byte, and none for unknown ones; export again"));
+        throw EngineError(
+            text("the tokenizer's vocabulary has no entry '", entry, "' for a byte, and none for unknown ones"),
+            "export again");
     };
 
     for (size_t byte = 0; byte < byte_ids_.size(); ++byte) {

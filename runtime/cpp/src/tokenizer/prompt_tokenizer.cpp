@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "error.hpp"
+#include "parameters.hpp"
 
 namespace ebca {
 namespace {
@@ -49,8 +50,8 @@ std::vector<size_t> occurrences(const Encoding& encoding, const std::vector<int6
 
 PromptTokenizer PromptTokenizer::from_json(std::string_view tokenizer_json, const TokenizerInfo& info) {
     if (info.model_max_length < 3 || info.model_max_length > kLongest) {
-        throw EngineError(text("tokenizer model_max_length is ", info.model_max_length, "; it must lie between 3 and ",
-                               kLongest, "; export again"));
+        throw EngineError(text("tokenizer model_max_length is ", info.model_max_length),
+                          text("it must be between 3 and ", kLongest, "; export again"));
     }
     return PromptTokenizer(Tokenizer::parse(tokenizer_json), info);
 }
@@ -87,7 +88,7 @@ std::vector<size_t> PromptTokenizer::find(std::string_view prompt, const Encodin
                                           std::string_view word) const {
     std::vector<int64_t> needle = tokenizer_.encode(word);
     if (needle.empty()) {
-        throw ParameterError(text("the word ", quoted(word), " has no tokens; give a word or phrase of the prompt"));
+        throw rules::word_without_tokens(quoted(word));
     }
     std::vector<size_t> starts = occurrences(encoding, needle);
     std::set<size_t> positions;
@@ -96,22 +97,20 @@ std::vector<size_t> PromptTokenizer::find(std::string_view prompt, const Encodin
         if (start + needle.size() > room()) continue;
         for (size_t i = 0; i < needle.size(); ++i) positions.insert(start + i + 1);
     }
-    if (positions.empty()) throw ParameterError(not_found(prompt, encoding, word, !starts.empty()));
+    if (positions.empty()) throw not_found(prompt, encoding, word, !starts.empty());
     return {positions.begin(), positions.end()};
 }
 
-std::string PromptTokenizer::not_found(std::string_view prompt, const Encoding& encoding, std::string_view word,
-                                       bool beyond) const {
-    std::string problem =
-        beyond ? text("only beyond the first ", room(), " tokens of the prompt, which are all that is used")
-               : "not in the prompt";
-    std::string listing;
+ParameterError PromptTokenizer::not_found(std::string_view prompt, const Encoding& encoding, std::string_view word,
+                                          bool beyond) const {
+    std::string tokens;
     for (size_t i = 0; i < std::min(encoding.ids.size(), room()); ++i) {
         auto [begin, end] = encoding.offsets[i];
-        listing += text(i ? ", " : "", i + 1, " ", quoted(prompt.substr(begin, end - begin)));
+        tokens += text(i ? ", " : "", i + 1, " ", quoted(prompt.substr(begin, end - begin)));
     }
-    return text("the word ", quoted(word), " is ", problem,
-                "; the prompt's tokens are: ", listing.empty() ? "none" : listing);
+    if (tokens.empty()) tokens = "none";
+    return beyond ? rules::word_beyond_limit(quoted(word), room(), tokens)
+                  : rules::word_not_in_prompt(quoted(word), tokens);
 }
 
 std::string PromptTokenizer::entry(int64_t id) const {

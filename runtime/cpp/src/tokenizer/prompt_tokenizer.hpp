@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "error.hpp"
 #include "tokenizer/tokenizer.hpp"
 
 namespace ebca {
@@ -49,7 +50,8 @@ class PromptTokenizer {
 
     size_t room() const { return max_length() - 2; }
     std::string entry(int64_t id) const;
-    std::string not_found(std::string_view prompt, const Encoding& encoding, std::string_view word, bool beyond) const;
+    ParameterError not_found(std::string_view prompt, const Encoding& encoding, std::string_view word,
+                             bool beyond) const;
     std::vector<size_t> find(std::string_view prompt, const Encoding& encoding, std::string_view word) const;
 
     Tokenizer tokenizer_;

@@ -22,8 +22,8 @@ std::string shown(const Value& value) {
 }
 
 [[noreturn]] void refuse(std::string_view part, const Value& found, std::string_view supported) {
-    throw UnsupportedError(text("the tokenizer's ", part, " is ", shown(found), "; supported is ", supported,
-                                ", as CLIP tokenizers have it"));
+    throw UnsupportedError(text("the tokenizer's ", part, " is ", shown(found)),
+                           text("supported is ", supported, ", as CLIP tokenizers have it"));
 }
 
 // A setting that CLIP tokenizers leave at one of these values.
@@ -88,7 +88,7 @@ std::pair<std::string, std::string> merge_of(const Value& merge) {
     std::string both = json::string(merge, "the tokenizer's merge");
     size_t space = both.find(' ');
     if (space == std::string::npos || both.find(' ', space + 1) != std::string::npos) {
-        throw EngineError(text("the tokenizer's merge ", shown(merge), " is no pair of entries; export again"));
+        throw EngineError(text("the tokenizer's merge ", shown(merge), " is no pair of entries"), "export again");
     }
     return {both.substr(0, space), both.substr(space + 1)};
 }
@@ -140,10 +140,11 @@ std::vector<AddedTokenJson> added_tokens_of(const Value& tokens, const BytePairE
         int64_t id = entry != model.vocabulary.end() ? entry->second : free;
         if (id_of(json::member(token, "id"), content) != id) {
             throw EngineError(text("the tokenizer's ", part, " has id ", shown(json::member(token, "id")),
-                                   ", but by the vocabulary it is ", id, "; export again"));
+                                   ", but by the vocabulary it is ", id),
+                              "export again");
         }
         if (!known.insert(content).second) {
-            throw EngineError(text("the tokenizer has ", part, " twice; export again"));
+            throw EngineError(text("the tokenizer has ", part, " twice"), "export again");
         }
         free = std::max(free, id + 1);
         result.push_back(
@@ -182,7 +183,7 @@ TokenizerJson parse_tokenizer_json(std::string_view bytes) {
         // What follows is a piece of the file, which may be anything.
         std::string_view problem = error.what();
         problem = problem.substr(0, problem.find("; last read"));
-        throw EngineError(text("the tokenizer is not valid `tokenizers` JSON: ", problem, "; export again"));
+        throw EngineError(text("the tokenizer is not valid `tokenizers` JSON: ", problem), "export again");
     }
     return read(root);
 }

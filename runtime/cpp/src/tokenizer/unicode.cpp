@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "contract/utf8.hpp"
 #include "error.hpp"
 #include "tokenizer/unicode_tables.hpp"
 
@@ -116,18 +117,9 @@ Text decode(std::string_view utf8) {
     Text text;
     text.reserve(utf8.size());
     for (size_t begin = 0; begin < utf8.size();) {
-        auto byte = [&](size_t i) { return static_cast<uint8_t>(utf8[begin + i]); };
-        uint8_t lead = byte(0);
-        size_t length = lead < 0x80 ? 1 : lead >> 5 == 6 ? 2 : lead >> 4 == 14 ? 3 : lead >> 3 == 30 ? 4 : 0;
-        bool valid = length != 0 && length <= utf8.size() - begin;
-        char32_t value = length == 1 ? lead : lead & (0x7F >> length);
-        for (size_t i = 1; valid && i < length; ++i) {
-            valid = (byte(i) & 0xC0) == 0x80;
-            value = value << 6 | (byte(i) & 0x3F);
-        }
-        constexpr char32_t kSmallest[] = {0, 0, 0x80, 0x800, 0x10000};
-        if (!valid || value < kSmallest[length] || value > 0x10FFFF || value - 0xD800 < 0x800) {
-            throw ParameterError(ebca::text("the text is not valid UTF-8 at byte ", begin, "; give UTF-8"));
+        auto [value, length] = utf8_at(utf8, begin);
+        if (length == 0) {
+            throw ParameterError(ebca::text("the text is not valid UTF-8 at byte ", begin), "give UTF-8");
         }
         text.push_back({value, {begin, begin + length}});
         begin += length;
