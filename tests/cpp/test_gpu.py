@@ -167,7 +167,7 @@ def test_kernels_are_chosen_and_packed_as_in_python(probe: Probe) -> None:
         for variant, (major, minor), dtype, sizes in every
     )
     kernels, refused = KernelSet.load(), 0
-    for case, made in zip(every, probe("plans", FOLDER, given=lines), strict=True):
+    for case, made in zip(every, probe("launches", FOLDER, given=lines), strict=True):
         expected = planned(kernels, *case)
         if "error" in expected:
             # The same words; Python shows the sizes of a shape as an object.
@@ -197,7 +197,7 @@ def test_damaged_kernels_are_refused(probe: Probe, tmp_path: Path, damage: str) 
         data = bytearray(pack.read_bytes())
         data[1000] ^= 1
         pack.write_bytes(data)
-    answer = probe("plans", folder, given="update 8 9 float16 2 64 1 77 8 40\n")
+    answer = probe("launches", folder, given="update 8 9 float16 2 64 1 77 8 40\n")
     message = answer[0]["error"] if damage == "pack" else answer["error"]
     assert str(folder) in message and "install ebca again" in message
 

@@ -493,7 +493,7 @@ def links_out_of_the_directory(place: Place) -> None:
     manifest.unlink()
     with manifest.open("wb") as file:
         file.truncate(1 << 40)
-    assert "more than any of ours" in fails_to_open(place, folder)
+    assert "more than any that ebca writes" in fails_to_open(place, folder)
 
 
 def fails_to_open(place: Place, folder: Path, statuses: tuple[int, ...] = (ENGINE,), cache: Path | None = None) -> str:
@@ -581,7 +581,7 @@ def files_that_a_manifest_vouches_for(place: Place) -> None:
     # 2 at one size, as a batch with guidance; at another size the host would write beyond its buffer.
     batch[0] = "width_3"
     replace(folder / "manifest.json", json.dumps(manifest).encode())
-    assert "tensor 'sample' of the plan" in fails_to_open(place, folder)
+    assert "tensor 'sample' of the steps" in fails_to_open(place, folder)
     batch[0], vae["latent_channels"] = "batch", 3
     replace(folder / "manifest.json", json.dumps(manifest).encode())
     assert "the VAE has 3 latent channels, the UNet 4" in fails_to_open(place, folder)

@@ -13,24 +13,24 @@
  *     const char* prompt = "a lion with a crown";
  *     make.prompt.texts = &prompt;
  *     make.prompt.count = 1;
- *     ebca_session_generate(session, &make, &result);     result->pixels: [pictures, height, width, 3] bytes
+ *     ebca_session_generate(session, &make, &result);     result->pixels: [n, height, width, 3] bytes
  *     ebca_result_free(result);
  *     ebca_session_free(session);
  *     ebca_engine_free(engine);
  *
  * Rules:
  * - Every call that can fail returns an ebca_status. The text of the error is in ebca_last_error() of the calling
- *   thread, and in ebca_session_last_error() of the session it happened in; both stay valid until the next call there.
- * - Parameter structs begin with their size, and their _init function, which is told it, sets the defaults; so a host
- *   that was compiled against an older header works with a newer library.
- * - What is passed in belongs to the caller and may go when the call returns, unless a field says otherwise. What the
- *   library returns is freed by its _free function, which takes NULL.
+ *   thread and in ebca_session_last_error() of the session; both stay valid until the next call there.
+ * - Parameter structs begin with their size. Their _init function takes the size and sets the defaults, so that a host
+ *   compiled against an older header works with a newer library.
+ * - Arguments belong to the caller and may be freed when the call returns, unless a field says otherwise. What the
+ *   library returns is freed by its _free function, which accepts NULL.
  * - An engine is shared by threads. A session is used by one thread at a time, except for ebca_session_cancel. A
  *   session keeps its engine alive: they may be freed in any order.
- * - Arrays are C-contiguous. Letters: n pictures, T tokens, D width of the contexts, C latent channels, h x w latents,
+ * - Arrays are C-contiguous. Letters: n images, T tokens, D width of the contexts, C latent channels, h x w latents,
  *   m evaluations of the UNet (pndm makes one more than steps).
- * - Callbacks are called from the thread that made the call. They must not throw, and must not use the same session,
- *   but for ebca_session_cancel.
+ * - Callbacks are called from the thread that made the call. They must not throw, and must not use the same session
+ *   except for ebca_session_cancel.
  */
 #ifndef EBCA_H
 #define EBCA_H
@@ -87,7 +87,7 @@ typedef enum ebca_log_level {
 typedef void (*ebca_log_callback)(ebca_log_level level, const char* message, void* user_data);
 
 /* Before component `done` of `total` is prepared, and once with done == total and component "" at the end. Must not
- * open this engine directory: who opens it meanwhile waits until it is prepared. */
+ * open this engine directory: opening it waits until it is prepared. */
 typedef void (*ebca_prepare_callback)(int64_t done, int64_t total, const char* component, void* user_data);
 
 /* from runtime/schema/schema.toml: ebca_engine_params */
@@ -184,7 +184,7 @@ typedef struct ebca_session_params {
 
 EBCA_API void ebca_session_params_init(ebca_session_params* params, size_t struct_size);
 
-/* Owns the buffers of pictures of one size. params: NULL: defaults. */
+/* Owns the buffers for images of one size. params: NULL: defaults. */
 EBCA_API ebca_status ebca_session_create(ebca_engine* engine, const ebca_session_params* params,
                                          ebca_session** session);
 
@@ -197,7 +197,7 @@ EBCA_API const char* ebca_session_last_problem(const ebca_session* session);
 EBCA_API const char* ebca_session_last_remedy(const ebca_session* session);
 
 /* Stop the call that is running in another thread as soon as possible: it returns EBCA_ERROR_CANCELLED. Does nothing
- * where none is running. */
+ * if none is running. */
 EBCA_API ebca_status ebca_session_cancel(ebca_session* session);
 
 /* ---- what a generation takes ------------------------------------------------------------------------------------ */
@@ -414,12 +414,12 @@ typedef struct ebca_result {
 } ebca_result;
 /* end */
 
-/* Make pictures. */
+/* Make images. */
 EBCA_API ebca_status ebca_session_generate(ebca_session* session, const ebca_generate_params* params,
                                            ebca_result** result);
 
-/* Find the noise that pictures come from (DDIM inversion, no guidance, no context update): result->latents. Generating
- * from them with scheduler "ddim", as many steps and the same prompt comes back to the pictures. */
+/* Find the noise that images come from (DDIM inversion, no guidance, no context update): result->latents. Generating
+ * from them with scheduler "ddim", as many steps and the same prompt reproduces the images. */
 EBCA_API ebca_status ebca_session_invert(ebca_session* session, const ebca_invert_params* params, ebca_result** result);
 
 EBCA_API void ebca_result_free(ebca_result* result);

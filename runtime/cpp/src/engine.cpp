@@ -15,7 +15,7 @@ Tensor as_tensor(Array& array) {
     return {array.values.data(), DType::float32, array.shape};
 }
 
-// One picture of an array, as a batch of one.
+// One image of an array, as a batch of one.
 Tensor one(Array& array, int64_t index) {
     Shape shape = array.shape;
     shape[0] = 1;
@@ -66,13 +66,13 @@ void Engine::start(const EngineOptions& options) {
 
 void Engine::prepare(const OnPrepare& on_prepare) {
     std::vector<std::string> names;
-    for (const Step& step : manifest().unet.plan) {
+    for (const Step& step : manifest().unet.steps) {
         if (!step.is_op()) names.push_back(step.segment);
     }
     for (const auto& [op, variants] : manifest().unet.ops) {
         for (const auto& [variant, component] : variants) names.push_back(component);
     }
-    if (!manifest().unet.vanilla.empty()) names.push_back(manifest().unet.vanilla);
+    if (!manifest().unet.full.empty()) names.push_back(manifest().unet.full);
     if (manifest().text_encoder) names.push_back(manifest().text_encoder->component);
     if (manifest().vae) names.push_back(manifest().vae->decoder);
     prepared_->prepare(names, on_prepare);
@@ -99,10 +99,10 @@ void Engine::release(const std::string& component) {
 
 void Engine::forget_weights() {
     std::vector<std::string> names;
-    for (const Step& step : manifest().unet.plan) {
+    for (const Step& step : manifest().unet.steps) {
         if (!step.is_op()) names.push_back(step.segment);
     }
-    if (!manifest().unet.vanilla.empty()) names.push_back(manifest().unet.vanilla);
+    if (!manifest().unet.full.empty()) names.push_back(manifest().unet.full);
     prepared_->forget(names);
 }
 
@@ -191,7 +191,7 @@ std::pair<Array, Array> Engine::encode_image(const Array& pixels) {
                      {{"mean", one(mean, row)}, {"std", one(std, row)}});
         }
     }
-    // Not needed again until the next picture comes in.
+    // Not needed until the next image is passed in.
     release(spec.encoder);
     auto scale = static_cast<float>(spec.scaling_factor), shift = static_cast<float>(spec.shift_factor);
     for (float& value : mean.values) value = (value - shift) * scale;

@@ -417,6 +417,15 @@ inline NumericalError image_not_finite() {
     return NumericalError("the image is not finite, first in the VAE decoder", "lower gamma_attn and gamma_norm, or check the checkpoint");
 }
 
+inline UnsupportedError no_tokenizer() {
+    return UnsupportedError("this library was built without the tokenizer, which texts need", "pass prompt.embeds and negative_prompt.embeds, or build it with EBCA_TOKENIZER=ON");
+}
+
+template <typename FromWidth, typename FromHeight, typename Width, typename Height>
+UnsupportedError no_resizing(const FromWidth& from_width, const FromHeight& from_height, const Width& width, const Height& height) {
+    return UnsupportedError(text("this library was built without resizing, and an image of ", from_width, " x ", from_height, " pixels was given"), text("give ", width, " x ", height, " pixels, or build it with EBCA_RESIZE=ON"));
+}
+
 inline ParameterError engine_null() {
     return ParameterError("the engine is NULL", "open one with ebca_engine_open");
 }

@@ -144,8 +144,8 @@ ebca_status ebca_session_generate(ebca_session* session, const ebca_generate_par
     if (result) *result = nullptr;
     return guarded(session, [&] {
         if (!result) throw rules::target_null("result");
-        ebca::GenerateOptions options = ebca::generate_options(session->engine->device(), params);
-        *result = ebca::handed_over(session->session.generate(options), session->session);
+        ebca::GenerateRequest request = ebca::generate_request(session->engine->device(), params);
+        *result = ebca::handed_over(session->session.generate(request), session->session);
     });
 }
 
@@ -153,8 +153,8 @@ ebca_status ebca_session_invert(ebca_session* session, const ebca_invert_params*
     if (result) *result = nullptr;
     return guarded(session, [&] {
         if (!result) throw rules::target_null("result");
-        ebca::InvertOptions options = ebca::invert_options(session->engine->device(), params);
-        *result = ebca::handed_over(session->session.invert(options), session->session);
+        ebca::InvertRequest request = ebca::invert_request(session->engine->device(), params);
+        *result = ebca::handed_over(session->session.invert(request), session->session);
     });
 }
 

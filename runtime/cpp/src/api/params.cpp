@@ -12,7 +12,7 @@ namespace {
 
 constexpr size_t kMostItems = 1 << 20;
 
-// A pointer with a count: NULL only where there is nothing.
+// A pointer with a count: NULL only with a count of 0.
 void check_list(const void* items, size_t count, const std::string& name) {
     if (count && !items) throw rules::list_null(name, count);
     if (count > kMostItems) throw rules::list_too_long(name, count, kMostItems);
@@ -74,9 +74,9 @@ Schedule schedule(const ebca_schedule& given, const std::string& name) {
     return out;
 }
 
-std::vector<Picture> pictures(const ebca_image* given, size_t count, const char* name) {
+std::vector<ImageView> images(const ebca_image* given, size_t count, const char* name) {
     check_list(given, count, name);
-    std::vector<Picture> out;
+    std::vector<ImageView> out;
     for (size_t i = 0; i < count; ++i) {
         out.push_back({given[i].pixels, given[i].height, given[i].width, given[i].channels});
     }
@@ -102,7 +102,7 @@ OnStep on_step(ebca_step_callback callback, void* data) {
 std::vector<Edit> edits(const Device& device, const ebca_edit* given, size_t count) {
     check_list(given, count, "edits");
     std::vector<Edit> out;
-    // The caller's struct may be smaller than ours.
+    // The caller's struct may be smaller than this library's.
     const auto* at = reinterpret_cast<const std::byte*>(given);
     for (size_t i = 0; i < count; ++i) {
         const auto* entry = reinterpret_cast<const ebca_edit*>(at);
@@ -147,9 +147,9 @@ EngineOptions engine_options(const ebca_engine_params* given) {
     return options;
 }
 
-GenerateOptions generate_options(const Device& device, const ebca_generate_params* given) {
+GenerateRequest generate_request(const Device& device, const ebca_generate_params* given) {
     const ebca_generate_params params = checked(needed(given, "ebca_generate_params"), "ebca_generate_params");
-    GenerateOptions out;
+    GenerateRequest out;
     out.prompt = prompt(device, params.prompt, "prompt");
     out.negative_prompt = prompt(device, params.negative_prompt, "negative_prompt");
     out.steps = params.steps;
@@ -168,8 +168,8 @@ GenerateOptions generate_options(const Device& device, const ebca_generate_param
     out.norm_factor = params.norm_factor;
     out.edits = edits(device, params.edits, params.edit_count);
     out.reset_edits = params.reset_edits != 0;
-    out.image = pictures(params.images, params.image_count, "images");
-    out.mask = pictures(params.masks, params.mask_count, "masks");
+    out.images = images(params.images, params.image_count, "images");
+    out.masks = images(params.masks, params.mask_count, "masks");
     out.strength = given_number(params.strength);
     if (params.repaint) {
         ebca_repaint_params chosen = checked(params.repaint, "ebca_repaint_params");
@@ -182,11 +182,11 @@ GenerateOptions generate_options(const Device& device, const ebca_generate_param
     return out;
 }
 
-InvertOptions invert_options(const Device& device, const ebca_invert_params* given) {
+InvertRequest invert_request(const Device& device, const ebca_invert_params* given) {
     const ebca_invert_params params = checked(needed(given, "ebca_invert_params"), "ebca_invert_params");
-    InvertOptions out;
+    InvertRequest out;
     out.prompt = prompt(device, params.prompt, "prompt");
-    out.image = pictures(params.images, params.image_count, "images");
+    out.images = images(params.images, params.image_count, "images");
     out.latents = array(device, params.latents, "latents");
     out.steps = params.steps;
     if (params.regularize) {

@@ -48,8 +48,8 @@ const Params* needed(const Params* given, const char* name) {
 
 // All of them: ParameterError for values that cannot be. Arrays on a GPU are read through the device.
 EngineOptions engine_options(const ebca_engine_params* given);
-GenerateOptions generate_options(const Device& device, const ebca_generate_params* given);
-InvertOptions invert_options(const Device& device, const ebca_invert_params* given);
+GenerateRequest generate_request(const Device& device, const ebca_generate_params* given);
+InvertRequest invert_request(const Device& device, const ebca_invert_params* given);
 
 // The names of an engine's schedulers, separated by commas.
 std::string scheduler_names(const Manifest& manifest);

@@ -28,7 +28,7 @@ class Runner {
 };
 
 // Opens components. `prepare` writes a form that `open` then loads quickly; where `prepares` is false there is none,
-// and graphs are opened as they lie in the engine directory. Thread-safe.
+// and the graphs of the engine directory are opened unchanged. Thread-safe.
 class Backend {
   public:
     virtual ~Backend() = default;

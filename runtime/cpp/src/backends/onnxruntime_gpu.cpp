@@ -28,7 +28,7 @@ constexpr const char* kCuda = "CUDAExecutionProvider";
 constexpr const char* kTensorRtRtx = "NvTensorRTRTXExecutionProvider";
 // Under which the plugin is registered in ONNX Runtime's environment.
 constexpr const char* kRegistration = "ebca.tensorrt-rtx";
-// What the plugin needs and the loader does not find by itself, in order; they lie beside it.
+// What the plugin needs and the loader does not find, in order; they are in its folder.
 constexpr const char* kBesidePlugin[] = {"libcudart.so", "libtensorrt_rtx.so", "libtensorrt_onnxparser_rtx.so"};
 
 using Options = std::vector<std::pair<std::string, std::string>>;
@@ -165,7 +165,7 @@ std::vector<const OrtEpDevice*> OnnxRuntimeGpu::plugin_devices() const {
 const OrtEpDevice* OnnxRuntimeGpu::plugin_device(const std::string& plugin) const {
     const OrtApi& api = library_.api();
     std::vector<const OrtEpDevice*> devices = plugin_devices();
-    // An engine that is open already has registered it: the environment is one for the whole process.
+    // An engine that is open already has registered it: the process has one environment.
     if (devices.empty()) {
         fs::path folder = fs::absolute(plugin).parent_path();
         std::error_code unreadable;

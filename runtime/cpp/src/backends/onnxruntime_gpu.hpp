@@ -1,7 +1,7 @@
 // ONNX Runtime on an NVIDIA GPU: its CUDA provider, as engines/onnxruntime_cuda.py runs it, or the plugin provider of
 // TensorRT for RTX. Not run on a GPU yet.
 //
-// Everything is enqueued on the caller's stream and nothing waits for it, so that a whole step can be captured in one
+// Everything is enqueued on the caller's stream and nothing waits for it, so that an evaluation can be captured in one
 // CUDA graph from outside; the providers' own graphs stay off. Nothing falls back to the CPU in silence.
 #pragma once
 
@@ -19,7 +19,7 @@ struct GpuBackendOptions {
     void* stream = nullptr;            // cudaStream_t to enqueue on
 };
 
-// Opens graphs as they lie in the engine directory. BackendError: the library is missing, too old, or has no such
+// Opens the graphs of the engine directory unchanged. BackendError: the library is missing, too old, or has no such
 // provider. UnsupportedError: this library was built with headers of ONNX Runtime older than 1.24.
 std::shared_ptr<const Backend> create_gpu_backend(const GpuBackendOptions& options);
 

@@ -1,9 +1,9 @@
 // OpenVINO on CPU, as engines/openvino.py runs it: the second engine, and the one with bfloat16.
 //
-// Graphs are opened as they lie in the engine directory, and their weights are mapped from there. (Python converts them
-// to OpenVINO's own format first, which its C API cannot write; what is computed is the same.) Weights are packed at
-// the first inference, which therefore takes longer; the mapped ones are then only in the way, as large as the packed
-// ones, and are dropped from memory.
+// The graphs of the engine directory are opened unchanged, and their weights are mapped from there. (Python converts
+// them to OpenVINO's own format first, which its C API cannot write; what is computed is the same.) Weights are packed
+// at the first inference, which therefore takes longer; the mapped ones are then only in the way, as large as the
+// packed ones, and are dropped from memory.
 #pragma once
 
 #include <filesystem>

@@ -15,7 +15,7 @@ OrtPointer<OrtSessionOptions> session_options(const OrtLibrary& ort, int threads
 // Names of the inputs that an operator reads; others may be optimised away.
 std::set<std::string> input_names(const OrtLibrary& ort, const OrtSession& session);
 
-// Arrays bound to a session called `name`; they lie in `place`, belong to the caller and must outlive the binding.
+// Arrays bound to a session called `name`; they are in `place`, belong to the caller and must outlive the binding.
 // Inputs that are not `known` are left out.
 OrtPointer<OrtIoBinding> bind_arrays(const OrtLibrary& ort, OrtSession& session, const std::string& name,
                                      const std::set<std::string>& known, const OrtMemoryInfo& place,

@@ -74,7 +74,7 @@ OrtPointer<OrtEnv> OrtLibrary::environment() const {
     check(api_->CreateArenaCfgV2(keys, values, 1, &raw_arena), "cannot set up its arena");
     OrtPointer<OrtArenaCfg> arena(raw_arena, {api_->ReleaseArenaCfg});
     OrtStatus* status = api_->CreateAndRegisterAllocator(env.get(), place.get(), arena.get());
-    // An engine that is open already has registered it: the environment is one for the whole process.
+    // An engine that is open already has registered it: the process has one environment.
     if (status && std::strstr(api_->GetErrorMessage(status), "already")) {
         api_->ReleaseStatus(status);
     } else {

@@ -23,7 +23,7 @@ using OrtPointer = std::unique_ptr<T, OrtRelease<T>>;
 
 class OrtLibrary {
   public:
-    // path: of the library; empty: EBCA_ORT_LIB, then what the system's loader finds. BackendError where there is none,
+    // path: of the library; empty: EBCA_ORT_LIB, then the system's loader. BackendError if there is none,
     // or none that is new enough for that version of the API.
     explicit OrtLibrary(const std::string& path, uint32_t version = kOrtApiVersion);
 

@@ -37,7 +37,7 @@ struct FileStat {
     int64_t mtime_ns = 0;
 };
 
-// Size -1 where there is no such file.
+// Size -1: there is no such file.
 FileStat stat_of(const fs::path& path) {
     struct stat info{};
     if (::stat(path.c_str(), &info) != 0) return {};
@@ -52,7 +52,7 @@ std::string dumped(const Value& value) {
     return value.dump(-1, ' ', true, Value::error_handler_t::replace);
 }
 
-// Whole or not at all.
+// Complete or not at all.
 void write_atomically(const fs::path& path, const std::string& contents) {
     fs::path temporary = path;
     temporary += text(".", getpid(), ".", std::this_thread::get_id(), ".tmp");
@@ -276,7 +276,7 @@ void PreparedEngine::evict() const {
     std::vector<Stored> engines;
     std::error_code failure;
     for (const auto& entry : fs::directory_iterator(root_, failure)) {
-        // The folder may be shared with others: only what carries our marker is ours.
+        // The folder may be shared with others: only folders with the marker of ebca are its own.
         std::error_code gone;
         if (entry.is_symlink(gone) || !fs::is_regular_file(entry.path() / kMarker, gone)) continue;
         Stored engine{entry.path(), 0, stat_of(entry.path()).mtime_ns / 1000000000};

@@ -7,14 +7,15 @@
 
 #include "conditioning/prompts.hpp"
 #include "conditioning/schedules.hpp"
+#include "parameters.hpp"
 
 namespace ebca {
 
 // One editing prompt. Its attention output joins the main prompt's as (main + sum of +-alpha edit) / (1 + sum).
 struct Edit {
     Prompt prompt;
-    int direction = 1;  // 1 adds what the prompt says (conjunction), 0 takes it away (negation)
-    Schedule alpha{Schedule::Kind::constant, 1.0, 0.0, {}};
+    int direction = defaults::edit::direction;  // 1 adds what the prompt says (conjunction), 0 takes it away (negation)
+    Schedule alpha{Schedule::Kind::constant, defaults::edit::alpha, 0.0, {}};
     Schedule gamma_attn;  // of the update of this prompt's own context
     Schedule gamma_norm;
 };

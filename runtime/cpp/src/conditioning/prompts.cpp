@@ -13,7 +13,7 @@ namespace {
 // A prompt with the name that messages call it by; it has texts or embeddings.
 struct Named {
     std::string name;
-    std::vector<std::string> texts;  // one per picture
+    std::vector<std::string> texts;  // one per image
     Array embeds;                    // [n,T,D]
 };
 
@@ -22,7 +22,7 @@ std::string label(const std::string& name) {
     return name + ".embeds";
 }
 
-std::vector<std::string> per_picture(const std::string& name, const std::vector<std::string>& texts, int64_t batch) {
+std::vector<std::string> per_image(const std::string& name, const std::vector<std::string>& texts, int64_t batch) {
     if (texts.size() == 1) return std::vector<std::string>(static_cast<size_t>(batch), texts[0]);
     if (static_cast<int64_t>(texts.size()) != batch) {
         throw rules::prompt_count(name, texts.size(), batch);
@@ -101,14 +101,14 @@ std::vector<std::vector<int64_t>> positions(Engine& engine, const std::vector<To
 }  // namespace
 
 Array Prompts::contexts() const {
-    int64_t pictures = conditional.size(0), width = conditional.stride();
+    int64_t images = conditional.size(0), width = conditional.stride();
     auto count = static_cast<int64_t>(edits.size()) + 1;
-    Array out({unconditional ? 2 * pictures : pictures, count, conditional.size(1), conditional.size(2)});
+    Array out({unconditional ? 2 * images : images, count, conditional.size(1), conditional.size(2)});
     float* to = out.values.data();
-    for (int64_t n = 0; unconditional && n < pictures; ++n) {
+    for (int64_t n = 0; unconditional && n < images; ++n) {
         for (int64_t s = 0; s < count; ++s, to += width) std::copy_n(unconditional->row(n), width, to);
     }
-    for (int64_t n = 0; n < pictures; ++n) {
+    for (int64_t n = 0; n < images; ++n) {
         for (int64_t s = 0; s < count; ++s, to += width) {
             std::copy_n((s == 0 ? conditional : edits[static_cast<size_t>(s - 1)]).row(n), width, to);
         }
@@ -128,7 +128,7 @@ Prompts encode_prompts(Engine& engine, int64_t batch, const Prompt& prompt, cons
         if (given.embeds) {
             one.embeds = checked_embeds(label(name), *given.embeds, batch, width);
         } else {
-            one.texts = per_picture(name, given.texts, batch);
+            one.texts = per_image(name, given.texts, batch);
         }
         named.push_back(std::move(one));
     };

@@ -11,7 +11,7 @@
 
 namespace ebca {
 
-// Either texts, one for all pictures or one each, or embeddings [n or 1,T,D]. Neither: not given.
+// Either texts, one for all images or one each, or embeddings [n or 1,T,D]. Neither: not given.
 struct Prompt {
     std::vector<std::string> texts;
     std::optional<Array> embeds;
@@ -35,7 +35,7 @@ struct Prompts {
     Array contexts() const;
 };
 
-// Encodes what a generation is given, for `batch` pictures. ParameterError, EngineError.
+// Encodes the prompts of a generation for `batch` images. ParameterError, EngineError.
 Prompts encode_prompts(Engine& engine, int64_t batch, const Prompt& prompt, const Prompt& negative,
                        const std::vector<Prompt>& edits, const std::vector<TokenWeight>& token_weights, bool guided);
 

@@ -8,7 +8,7 @@
 
 namespace ebca {
 
-Timeline Timeline::plan(const Schedule& gamma_attn, const Schedule& gamma_norm, const std::vector<Edit>& edits,
+Timeline Timeline::make(const Schedule& gamma_attn, const Schedule& gamma_norm, const std::vector<Edit>& edits,
                         int64_t steps, int64_t evaluations, const std::string& scheduler) {
     return {resolve(gamma_attn, steps, evaluations, "gamma_attn", scheduler),
             resolve(gamma_norm, steps, evaluations, "gamma_norm", scheduler),

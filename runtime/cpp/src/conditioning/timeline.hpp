@@ -20,7 +20,7 @@ struct Timeline {
     EditValues edits;
 
     // Lay out everything that may be a schedule. scheduler: for messages. ParameterError for what does not fit.
-    static Timeline plan(const Schedule& gamma_attn, const Schedule& gamma_norm, const std::vector<Edit>& edits,
+    static Timeline make(const Schedule& gamma_attn, const Schedule& gamma_norm, const std::vector<Edit>& edits,
                          int64_t steps, int64_t evaluations, const std::string& scheduler);
 
     // One control per evaluation. masks: null: none.

@@ -16,7 +16,7 @@ void EngineDirectory::check_size(const std::string& name) const {
     auto size = fs::file_size(file(name), failure);
     if (failure) {
         throw EngineError(text("'", file(name).string(), "' is missing"),
-                          "copy the whole engine directory or export it again");
+                          "copy the engine directory again or export it again");
     }
     if (size != static_cast<uintmax_t>(record.size)) {
         throw EngineError(
@@ -62,7 +62,8 @@ std::string read_file(const fs::path& path, int64_t largest) {
     std::error_code unknown;
     auto size = fs::file_size(path, unknown);
     if (!unknown && size > static_cast<uintmax_t>(largest)) {
-        throw EngineError(text("'", path.string(), "' has ", size, " bytes, more than any of ours"), "export it again");
+        throw EngineError(text("'", path.string(), "' has ", size, " bytes, more than any that ebca writes"),
+                          "export it again");
     }
     std::ifstream file(path, std::ios::binary);
     std::ostringstream bytes;

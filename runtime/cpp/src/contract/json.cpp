@@ -81,7 +81,7 @@ int64_t integer(const Value& value, std::string_view what, int64_t smallest, int
     if (!value.is_number_integer()) refuse(what, "a whole number", value);
     bool huge = value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(INT64_MAX);
     if (huge || value.get<int64_t>() < smallest || value.get<int64_t>() > largest) {
-        throw EngineError(text(what, " is ", value.dump()), text("it must lie between ", smallest, " and ", largest));
+        throw EngineError(text(what, " is ", value.dump()), text("it must be between ", smallest, " and ", largest));
     }
     return value.get<int64_t>();
 }

@@ -10,7 +10,7 @@ namespace ebca::json {
 
 using Value = nlohmann::json;
 
-// EngineError where it is not JSON, or nested deeper than anything of ours.
+// EngineError for text that is not JSON, or is nested deeper than anything that ebca writes.
 Value parse(std::string_view bytes);
 
 // A member of an object.

@@ -101,7 +101,7 @@ Step step(const Value& value) {
     if (!number.is_null()) out.layer = json::integer(number, "layer", 0, kMany);
     out.inputs = strings(json::member(value, "inputs"), "inputs of a step");
     out.outputs = strings(json::member(value, "outputs"), "outputs of a step");
-    if (out.segment.empty() != out.is_op()) throw EngineError("a step of the plan is neither a segment nor an op");
+    if (out.segment.empty() != out.is_op()) throw EngineError("a step is neither a segment nor an op");
     return out;
 }
 
@@ -120,10 +120,10 @@ UNetSpec unet(const Value& value) {
             out.ops[op][variant] = json::string(name, "the component of an op");
         }
     }
-    for (const Value& entry : json::array(json::member(value, "plan"), "plan")) out.plan.push_back(step(entry));
+    for (const Value& entry : json::array(json::member(value, "plan"), "plan")) out.steps.push_back(step(entry));
     const Value& bound = json::optional_member(value, "max_contexts");
     if (!bound.is_null()) out.max_contexts = json::integer(bound, "unet.max_contexts", 1, kMany);
-    out.vanilla = optional_string(value, "vanilla");
+    out.full = optional_string(value, "vanilla");
     return out;
 }
 
@@ -231,7 +231,7 @@ void validate_edges(const UNetSpec& unet) {
         auto found = unet.tensors.find(name);
         if (found == unet.tensors.end() || found->second.dtype != DType::float32 ||
             !std::equal(shape.begin(), shape.end(), found->second.shape.begin(), found->second.shape.end(), is_same)) {
-            throw EngineError(text("tensor '", name, "' of the plan is missing or has another dtype or shape"));
+            throw EngineError(text("tensor '", name, "' of the steps is missing or has another dtype or shape"));
         }
     }
 }
@@ -239,29 +239,29 @@ void validate_edges(const UNetSpec& unet) {
 void validate_plan(const Manifest& manifest) {
     const UNetSpec& unet = manifest.unet;
     std::set<std::string> written(unet.inputs.begin(), unet.inputs.end());
-    for (const Step& step : unet.plan) {
+    for (const Step& step : unet.steps) {
         for (const auto* names : {&step.inputs, &step.outputs}) {
             for (const std::string& name : *names) {
-                if (!unet.tensors.count(name)) throw EngineError(text("the plan uses the unknown tensor '", name, "'"));
+                if (!unet.tensors.count(name)) throw EngineError(text("a step uses the unknown tensor '", name, "'"));
             }
         }
         for (const std::string& name : step.inputs) {
-            if (!written.count(name)) throw EngineError(text("the plan reads '", name, "' before it is written"));
+            if (!written.count(name)) throw EngineError(text("a step reads '", name, "' before it is written"));
         }
         written.insert(step.outputs.begin(), step.outputs.end());
         if (!step.is_op()) {
-            const Component& segment = need_component(manifest, step.segment, "the plan");
+            const Component& segment = need_component(manifest, step.segment, "a step");
             if (!same_names(segment.inputs, step.inputs) || !same_names(segment.outputs, step.outputs)) {
-                throw EngineError(text("the plan and segment '", step.segment, "' name different tensors"));
+                throw EngineError(text("the step and segment '", step.segment, "' name different tensors"));
             }
         } else if (step.layer >= static_cast<int64_t>(unet.layers.size())) {
-            throw EngineError(text("the plan has a step with layer ", step.layer));
+            throw EngineError(text("a step has the layer ", step.layer));
         } else if (step.inputs.size() != 3 || step.outputs.size() != 2) {
-            throw EngineError(text("the plan's step of layer ", step.layer, " is not q, k, v to out, g"));
+            throw EngineError(text("the step of layer ", step.layer, " is not q, k, v to out, g"));
         }
     }
     for (const std::string& name : unet.outputs) {
-        if (!written.count(name)) throw EngineError(text("the plan never writes '", name, "'"));
+        if (!written.count(name)) throw EngineError(text("no step writes '", name, "'"));
     }
 }
 
@@ -292,11 +292,11 @@ void validate(const Manifest& manifest) {
             need_component(manifest, variants->second.at(variant), text("op '", layer.op, "'"));
         }
     }
-    if (!manifest.unet.vanilla.empty()) {
-        const Component& whole = need_component(manifest, manifest.unet.vanilla, "the UNet");
-        if (!same_names(whole.inputs, manifest.unet.inputs) || !same_names(whole.outputs, manifest.unet.outputs)) {
+    if (!manifest.unet.full.empty()) {
+        const Component& full = need_component(manifest, manifest.unet.full, "the UNet");
+        if (!same_names(full.inputs, manifest.unet.inputs) || !same_names(full.outputs, manifest.unet.outputs)) {
             throw EngineError(
-                text("the uncut UNet '", manifest.unet.vanilla, "' has other inputs and outputs than the plan"));
+                text("the full UNet '", manifest.unet.full, "' has other inputs and outputs than the steps"));
         }
     }
     if (manifest.tokenizer) need_file(manifest, manifest.tokenizer->file, "the tokenizer");
@@ -370,7 +370,7 @@ std::vector<std::string> Component::files(const std::string& backend) const {
 }
 
 Manifest parse_manifest(std::string_view bytes) {
-    if (bytes.size() > kLargestManifest) throw EngineError("the manifest is larger than any of ours");
+    if (bytes.size() > kLargestManifest) throw EngineError("the manifest is larger than any that ebca writes");
     Value data;
     try {
         data = json::parse(bytes);

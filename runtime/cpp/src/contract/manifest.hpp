@@ -42,7 +42,7 @@ struct LayerSpec {
     Dim width;
 };
 
-// One entry of the plan: a segment, which binds tensors by their own names, or the op of a layer: q, k, v -> out, g.
+// One step of the UNet: a segment, which binds tensors by their own names, or the op of a layer: q, k, v -> out, g.
 struct Step {
     std::string segment;  // empty for an op
     int64_t layer = -1;   // -1 for a segment
@@ -62,9 +62,9 @@ struct UNetSpec {
     std::map<std::string, TensorSpec> tensors;
     std::vector<LayerSpec> layers;
     std::map<std::string, std::map<std::string, std::string>> ops;  // op, variant -> component
-    std::vector<Step> plan;
+    std::vector<Step> steps;
     std::optional<int64_t> max_contexts;
-    std::string vanilla;  // component of the uncut UNet; empty: none
+    std::string full;  // component of the full UNet; empty: none
 };
 
 struct VaeSpec {
@@ -90,7 +90,7 @@ struct TokenizerSpec {
     int64_t pad_token_id = 0;
 };
 
-// Where the record of one step count lies in a table's file, in float64 values.
+// Position of the record of one step count in a table's file, in float64 values.
 struct TableRecord {
     int64_t offset = 0;
     int64_t evaluations = 0;

@@ -73,7 +73,7 @@ void forget(const std::vector<std::filesystem::path>& files) {
             some_are_private = true;
         }
     }
-    // That looks at every page of the process.
+    // That would read every page of the process.
     if (some_are_private) drop_unchanged(names);
 }
 

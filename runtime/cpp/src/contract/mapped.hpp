@@ -1,4 +1,4 @@
-// Pages of mapped files that nobody needs in memory any more.
+// Dropping the pages of mapped files that are no longer needed in memory.
 #pragma once
 
 #include <filesystem>

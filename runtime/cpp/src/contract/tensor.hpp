@@ -65,7 +65,7 @@ class Memory {
   public:
     // begin: gives the memory back when it goes.
     Memory(std::shared_ptr<void> begin, int64_t bytes) : begin_(std::move(begin)), bytes_(bytes) {}
-    // On the host. std::bad_alloc where there is none.
+    // On the host. std::bad_alloc without memory.
     static Memory host(int64_t bytes);
 
     int64_t bytes() const { return bytes_; }

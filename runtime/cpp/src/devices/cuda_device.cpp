@@ -31,7 +31,7 @@ class RecordedStep : public Replay {
           reads_(std::move(reads)),
           writes_(std::move(writes)) {}
 
-    // Returns why there is no graph, "" where there is one.
+    // Returns why there is no graph, or "".
     std::string record() {
         // Engines allocate and choose algorithms when they run first, which a capture must not see.
         enqueue();
@@ -91,7 +91,7 @@ Memory CudaDevice::allocate(int64_t bytes) {
         return Memory({driver_->allocate(bytes), [driver = driver_](void* memory) { driver->free(memory); }}, bytes);
     } catch (const std::bad_alloc&) {
         throw ParameterError(text("the GPU has no ", (bytes + 999999) / 1000000, " MB left"),
-                             "make a smaller picture or fewer at once");
+                             "make a smaller image, or fewer at once");
     }
 }
 

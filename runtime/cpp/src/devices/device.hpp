@@ -68,7 +68,7 @@ class Device {
     // Hold while engines are opened and bound: nothing else uses the device meanwhile.
     virtual std::unique_lock<std::recursive_mutex> ready() = 0;
 
-    // Run a bound call once, by itself.
+    // Run one bound call, outside of a recorded step.
     virtual void run(Call& call) = 0;
 
     // One replay that uploads `reads`, runs all of `calls` in order, and downloads `writes`. The calls must outlive it.
@@ -76,7 +76,7 @@ class Device {
                                            std::vector<Shared> writes) = 0;
 };
 
-// Memory of its own for one array of which both sides are seen.
+// Memory for one array that the host and the device use.
 class SharedMemory {
   public:
     SharedMemory(Device& device, const Shape& shape, DType dtype);

@@ -34,7 +34,7 @@ class Driver {
     // Make the device's context the one of the calling thread.
     virtual void enter() = 0;
 
-    // Zeroed device memory, aligned to kAlignment. std::bad_alloc where there is none.
+    // Zeroed device memory, aligned to kAlignment. std::bad_alloc without memory.
     virtual void* allocate(int64_t bytes) = 0;
     virtual void free(void* memory) noexcept = 0;
 

@@ -47,19 +47,19 @@ class LayerOp : public OpKernel {
     LayerOp(std::shared_ptr<GpuKernels> kernels, Variant variant, int64_t heads, int64_t head_dim)
         : kernels_(std::move(kernels)), variant_(variant), heads_(heads), head_dim_(head_dim) {}
 
-    int64_t scratch_bytes(const Tensors& inputs) const override { return plan(inputs).scratch_bytes; }
+    int64_t scratch_bytes(const Tensors& inputs) const override { return launches(inputs).scratch_bytes; }
 
     std::unique_ptr<Call> bind(const Tensors& inputs, const Tensors& outputs, void* scratch) const override {
-        OpPlan planned = plan(inputs);
+        OpLaunches made = launches(inputs);
         Addresses addresses;
         for (const Tensors* tensors : {&inputs, &outputs}) {
             for (const auto& [name, tensor] : *tensors) addresses[name] = reinterpret_cast<uint64_t>(tensor.data);
         }
-        for (const auto& [name, offset] : planned.scratch) {
+        for (const auto& [name, offset] : made.scratch) {
             addresses[name] = reinterpret_cast<uint64_t>(static_cast<std::byte*>(scratch) + offset);
         }
         std::vector<BoundLaunch> launches;
-        for (const KernelLaunch& one : planned.launches) {
+        for (const KernelLaunch& one : made.launches) {
             BoundLaunch bound{kernels_->function(*one.binary), one.binary, one.grid, one.pack(addresses), {}};
             for (const Argument& argument : *one.arguments) {
                 bound.parameters.push_back(bound.buffer.data() + argument.offset);
@@ -70,10 +70,10 @@ class LayerOp : public OpKernel {
     }
 
   private:
-    OpPlan plan(const Tensors& inputs) const {
+    OpLaunches launches(const Tensors& inputs) const {
         const Shape &q = named(inputs, "q").shape, &k = named(inputs, "k").shape;
         OpShape shape{q.at(0), q.at(1), k.at(1), k.at(2), heads_, head_dim_};
-        return kernels_->kernels().plan(variant_, kernels_->driver().capability(), kDtype, shape);
+        return kernels_->kernels().launches(variant_, kernels_->driver().capability(), kDtype, shape);
     }
 
     std::shared_ptr<GpuKernels> kernels_;

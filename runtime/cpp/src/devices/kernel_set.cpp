@@ -165,7 +165,7 @@ std::vector<std::byte> KernelLaunch::pack(const Addresses& addresses) const {
         auto found = addresses.find(*name);
         if (found == addresses.end()) throw ParameterError(text("no device address for tensor '", *name, "'"));
         if (found->second == 0 || found->second % kPointerAlignment) {
-            throw ParameterError(text("tensor '", *name, "' lies at ", found->second),
+            throw ParameterError(text("tensor '", *name, "' is at address ", found->second),
                                  text("the kernels need addresses in steps of ", kPointerAlignment));
         }
         std::memcpy(at, &found->second, sizeof found->second);
@@ -324,7 +324,8 @@ KernelLaunch KernelSet::launch(const Binary& binary, const std::array<int64_t, 3
     return out;
 }
 
-OpPlan KernelSet::plan(Variant variant, Capability capability, const std::string& dtype, const OpShape& shape) const {
+OpLaunches KernelSet::launches(Variant variant, Capability capability, const std::string& dtype,
+                               const OpShape& shape) const {
     shape.check();
     bool update = variant != Variant::attention, masked = variant == Variant::update_masked;
     bool single = shape.contexts == 1 && !masked;
@@ -334,15 +335,15 @@ OpPlan KernelSet::plan(Variant variant, Capability capability, const std::string
     if (__builtin_mul_overflow(tiles * shape.tokens, shape.head_dim, &elements) || elements >= kMostElements) {
         throw ParameterError("the operator needs scratch of 2^31 elements or more per head", "make the image smaller");
     }
-    OpPlan plan;
+    OpLaunches out;
     if (update) {
         int64_t groups = shape.batch * shape.contexts * shape.heads;
         const std::pair<const char*, int64_t> sizes[] = {{"partial", groups * elements * 2},
                                                          {"column", groups * tiles * 2 * shape.tokens * 4},
                                                          {"norm2", groups * shape.tokens * 4}};
         for (const auto& [name, bytes] : sizes) {
-            plan.scratch[name] = plan.scratch_bytes;
-            plan.scratch_bytes += blocks(bytes, kScratchAlignment) * kScratchAlignment;
+            out.scratch[name] = out.scratch_bytes;
+            out.scratch_bytes += blocks(bytes, kScratchAlignment) * kScratchAlignment;
         }
     }
     std::map<std::string, KernelLaunch::Value> values;
@@ -365,25 +366,25 @@ OpPlan KernelSet::plan(Variant variant, Capability capability, const std::string
     size("mask_positions", masked ? shape.positions : 0);
     values["scale"] = static_cast<float>(std::log2(std::exp(1.0)) / std::sqrt(static_cast<double>(shape.head_dim)));
     for (const std::string& name : tensors_of(variant)) values[name + "_ptr"] = name;
-    for (const auto& [name, offset] : plan.scratch) values[name + "_ptr"] = name;
-    plan.launches.push_back(launch(forward, {tiles, shape.heads, shape.batch}, values));
-    if (!update) return plan;
+    for (const auto& [name, offset] : out.scratch) values[name + "_ptr"] = name;
+    out.launches.push_back(launch(forward, {tiles, shape.heads, shape.batch}, values));
+    if (!update) return out;
     const Binary& combine = choose("ebca_combine", capability, dtype, shape, {});
     int64_t of_tokens = blocks(shape.tokens, block(combine, "BLOCK_T"));
     int64_t of_channels = blocks(shape.head_dim, block(combine, "BLOCK_D"));
-    plan.launches.push_back(
+    out.launches.push_back(
         launch(combine, {of_tokens * of_channels, shape.heads, shape.batch * shape.contexts}, values));
-    return plan;
+    return out;
 }
 
 std::filesystem::path kernels_folder(const std::string& named) {
     if (!named.empty()) return named;
     if (const char* chosen = std::getenv("EBCA_KERNELS_DIR"); chosen && *chosen) return chosen;
     Dl_info found{};
-    // Whatever lies in this library will do.
+    // Any address in this library will do.
     if (dladdr(reinterpret_cast<void*>(&kernels_folder), &found) && found.dli_fname) {
         std::filesystem::path at = std::filesystem::absolute(found.dli_fname).parent_path();
-        // The library lies in lib, lib64 or lib/x86_64-linux-gnu of the prefix.
+        // The library is in lib, lib64 or lib/x86_64-linux-gnu of the prefix.
         for (int up = 0; up < 2; ++up) {
             at = at.parent_path();
             std::filesystem::path folder = at / "share" / "ebca" / "kernels";

@@ -1,4 +1,4 @@
-// The op's compiled kernels as data: which binary serves a call, and how to launch it, as
+// The compiled kernels as data: which binary serves a call, and how to launch it, as
 // plugins/energy_attention/binaries.py has it. The keys of manifest.json beside the binaries are in that folder's
 // README.md; nothing here knows CUDA.
 #pragma once
@@ -55,7 +55,7 @@ struct Binary {
     size_t offset = 0;          // in its pack
     size_t size = 0;
 
-    // Which pack it lies in: "8.9" for a cubin, "ptx" for PTX.
+    // The pack that contains it: "8.9" for a cubin, "ptx" for PTX.
     std::string pack() const;
     uint32_t threads() const { return 32 * num_warps; }
 };
@@ -80,7 +80,7 @@ struct KernelLaunch {
 
 // The launches of one call, in order on one stream, and the scratch memory they share: scratch tensors and their byte
 // offsets. Nothing in them is kept from call to call.
-struct OpPlan {
+struct OpLaunches {
     std::vector<KernelLaunch> launches;
     std::map<std::string, int64_t> scratch;
     int64_t scratch_bytes = 0;
@@ -95,8 +95,8 @@ class KernelSet {
     KernelSet& operator=(const KernelSet&) = delete;
 
     // The launches of one variant for q, k, v of a dtype, "float16" or "bfloat16". BackendError naming the capability
-    // where there is neither a cubin nor PTX for it, ParameterError for sizes or a dtype that none serves.
-    OpPlan plan(Variant variant, Capability capability, const std::string& dtype, const OpShape& shape) const;
+    // if there is neither a cubin nor PTX for it, ParameterError for sizes or a dtype that none serves.
+    OpLaunches launches(Variant variant, Capability capability, const std::string& dtype, const OpShape& shape) const;
 
     // The cubin or PTX text itself. BackendError for a damaged file.
     std::string image(const Binary& binary) const;

@@ -21,18 +21,18 @@ int64_t aligned(int64_t bytes) {
 
 }  // namespace
 
-std::map<std::string, Lifetime> lifetimes(const std::vector<Step>& plan, const std::map<std::string, int64_t>& sizes,
+std::map<std::string, Lifetime> lifetimes(const std::vector<Step>& steps, const std::map<std::string, int64_t>& sizes,
                                           const std::vector<std::string>& keep) {
     std::map<std::string, Lifetime> out;
-    for (size_t index = 0; index < plan.size(); ++index) {
+    for (size_t index = 0; index < steps.size(); ++index) {
         auto now = static_cast<int64_t>(index);
-        for (const auto* names : {&plan[index].inputs, &plan[index].outputs}) {
+        for (const auto* names : {&steps[index].inputs, &steps[index].outputs}) {
             for (const std::string& name : *names) {
                 out.emplace(name, Lifetime{sizes.at(name), now, now}).first->second.last = now;
             }
         }
     }
-    for (const std::string& name : keep) out[name] = {sizes.at(name), 0, static_cast<int64_t>(plan.size())};
+    for (const std::string& name : keep) out[name] = {sizes.at(name), 0, static_cast<int64_t>(steps.size())};
     return out;
 }
 
@@ -50,7 +50,7 @@ Layout lay_out(const std::map<std::string, Lifetime>& tensors) {
             if (offset + tensor.bytes <= other.offset) break;
             offset = std::max(offset, aligned(other.offset + other.tensor.bytes));
         }
-        if (tensor.bytes > kLargest - offset) throw EngineError("the tensors of the plan are larger than any memory");
+        if (tensor.bytes > kLargest - offset) throw EngineError("the tensors of the steps are larger than any memory");
         layout.offsets[name] = offset;
         auto after = [](int64_t value, const Placed& one) { return value < one.offset; };
         placed.insert(std::upper_bound(placed.begin(), placed.end(), offset, after), {offset, tensor});

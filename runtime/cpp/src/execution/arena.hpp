@@ -1,4 +1,4 @@
-// One arena for all tensors of a plan: two tensors share memory where their lifetimes do not meet.
+// One arena for all tensors of the UNet's steps: two tensors share memory if their lifetimes do not overlap.
 #pragma once
 
 #include <cstdint>
@@ -25,9 +25,9 @@ struct Layout {
     int64_t bytes = 0;
 };
 
-// Lifetime of every tensor of a plan. sizes: bytes per tensor. keep: inputs and outputs of the whole; they stay for the
-// whole step, so that it can be replayed as it is.
-std::map<std::string, Lifetime> lifetimes(const std::vector<Step>& plan, const std::map<std::string, int64_t>& sizes,
+// Lifetime of every tensor of the steps. sizes: bytes per tensor. keep: inputs and outputs of the UNet; they live
+// through the evaluation, so that it can be replayed unchanged.
+std::map<std::string, Lifetime> lifetimes(const std::vector<Step>& steps, const std::map<std::string, int64_t>& sizes,
                                           const std::vector<std::string>& keep);
 
 // Place the largest first, each at the lowest offset that is free during its life. EngineError where the sum overflows.

@@ -28,7 +28,7 @@ Executor::Executor(const UNetSpec& unet, OpenRunner open_runner, const Sizes& si
     }
     std::vector<std::string> keep = unet.inputs;
     keep.insert(keep.end(), unet.outputs.begin(), unet.outputs.end());
-    Layout layout = lay_out(lifetimes(unet.plan, bytes, keep));
+    Layout layout = lay_out(lifetimes(unet.steps, bytes, keep));
     arena_.emplace(device_->allocate(layout.bytes));
     for (const auto& [name, offset] : layout.offsets) {
         tensors_[name] = arena_->view(offset, shapes.at(name), unet.tensors.at(name).dtype);
@@ -107,17 +107,17 @@ std::vector<Shared> Executor::reads(Variant variant) const {
     return out;
 }
 
-// The bound steps, or the uncut UNet where there is one and it computes the same.
+// The bound steps, or the full UNet if the engine has one and it computes the same.
 Executor::Calls& Executor::calls(Variant variant) {
-    if (variant != Variant::attention || unet_.vanilla.empty() || sizes_.at("contexts") > 1) return steps(variant);
-    if (uncut_.empty()) {
+    if (variant != Variant::attention || unet_.full.empty() || sizes_.at("contexts") > 1) return steps(variant);
+    if (full_unet_.empty()) {
         auto held = device_->ready();
         Tensors inputs, outputs;
         for (const std::string& name : unet_.inputs) inputs.emplace_back(name, tensors_.at(name));
         for (const std::string& name : unet_.outputs) outputs.emplace_back(name, tensors_.at(name));
-        uncut_.push_back(open_(unet_.vanilla)->bind(inputs, outputs));
+        full_unet_.push_back(open_(unet_.full)->bind(inputs, outputs));
     }
-    return uncut_;
+    return full_unet_;
 }
 
 Executor::Calls& Executor::steps(Variant variant) {
@@ -126,7 +126,7 @@ Executor::Calls& Executor::steps(Variant variant) {
     auto held = device_->ready();
     std::vector<Operands> plan;
     int64_t need = 0;
-    for (const Step& step : unet_.plan) {
+    for (const Step& step : unet_.steps) {
         const Operands& work = plan.emplace_back(operands(step, variant));
         if (work.kernel) need = std::max(need, work.kernel->scratch_bytes(work.inputs));
     }
@@ -146,7 +146,7 @@ std::string Executor::first_nonfinite(Variant variant) {
     Calls& calls = steps(variant);
     device_->upload(reads(variant));
     for (size_t i = 0; i < calls.size(); ++i) {
-        const Step& step = unet_.plan[i];
+        const Step& step = unet_.steps[i];
         device_->run(*calls[i]);
         if (!step.is_op()) segment = step.segment;
         size_t written = step.is_op() && variant == Variant::attention ? 1 : step.outputs.size();
@@ -188,7 +188,7 @@ Executor::Operands Executor::segment_operands(const Step& step, Variant variant)
     work.runner = open_(step.segment);
     for (const std::string& name : step.inputs) {
         Tensor tensor = tensors_.at(name);
-        bool is_g = std::any_of(unet_.plan.begin(), unet_.plan.end(),
+        bool is_g = std::any_of(unet_.steps.begin(), unet_.steps.end(),
                                 [&](const Step& op) { return op.is_op() && op.outputs[1] == name; });
         if (variant == Variant::attention && is_g) tensor = zero_g_->view(0, tensor.shape, DType::float32);
         work.inputs.emplace_back(name, tensor);

@@ -1,4 +1,4 @@
-// Runs the plan of a split UNet on a device: one arena, everything bound once, each step a replay.
+// Runs the steps of a split UNet on a device: one arena, everything bound once, each evaluation a replay.
 #pragma once
 
 #include <array>
@@ -25,7 +25,7 @@ using OpenRunner = std::function<std::shared_ptr<Runner>(const std::string&)>;
 class Executor {
   public:
     // sizes: batch, contexts, tokens, height, width (latent). `unet` must outlive it. std::bad_alloc or ParameterError
-    // where there is no memory for these sizes.
+    // if there is not enough memory for these sizes.
     Executor(const UNetSpec& unet, OpenRunner open_runner, const Sizes& sizes, std::shared_ptr<Device> device);
 
     // Inputs on the host, kept from step to step: sample [B,C,h,w], timestep [B], contexts [B,S,T,D], float32.
@@ -77,14 +77,14 @@ class Executor {
     std::shared_ptr<Device> device_;
     std::optional<Memory> arena_;
     std::map<std::string, Tensor> tensors_;  // of the device
-    std::map<std::string, Shared> seen_;     // inputs and outputs of the whole
+    std::map<std::string, Shared> seen_;     // inputs and outputs of the UNet
     std::map<std::string, SharedMemory> control_;
     std::vector<std::pair<int64_t, int64_t>> layer_sizes_;
     std::map<std::pair<int64_t, int64_t>, SharedMemory> masks_;
     std::optional<Memory> zero_g_;    // what stands in for g in the variant that computes none
     std::vector<Memory> workspaces_;  // of bound kernels
     std::map<Variant, Calls> bound_;
-    Calls uncut_;
+    Calls full_unet_;
     std::map<Variant, std::unique_ptr<Replay>> recorded_;
 };
 

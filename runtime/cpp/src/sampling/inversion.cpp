@@ -118,14 +118,14 @@ void regularize(const NoiseRegularization& settings, float* noise, const Shape& 
 
 }  // namespace
 
-Adjust NoiseRegularization::start(int64_t pictures) const {
+Adjust NoiseRegularization::start(int64_t images) const {
     for (auto [name, value] : {std::pair{"rounds", rounds}, std::pair{"rolls", rolls}}) {
         if (value < 0 || value > kMost) throw rules::number_range(name, value, 0, kMost);
     }
     for (auto [name, value] : {std::pair{"auto_correlation", auto_correlation}, std::pair{"kl", kl}}) {
         if (!std::isfinite(value)) throw rules::finite_number(name, value);
     }
-    auto shifts = std::make_shared<std::vector<Pcg64>>(static_cast<size_t>(pictures), Pcg64(seed));
+    auto shifts = std::make_shared<std::vector<Pcg64>>(static_cast<size_t>(images), Pcg64(seed));
     return [settings = *this, shifts](Array& noise) {
         for (int64_t n = 0; n < noise.size(0); ++n) {
             regularize(settings, noise.row(n), noise.shape, (*shifts)[static_cast<size_t>(n)]);

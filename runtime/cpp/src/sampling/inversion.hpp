@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "contract/tensor.hpp"
+#include "parameters.hpp"
 #include "sampling/pcg64.hpp"
 #include "sampling/sampler.hpp"
 
@@ -13,15 +14,19 @@ namespace ebca {
 
 // Gradient steps on each noise prediction: off-centre auto-correlation, and divergence from a standard normal.
 struct NoiseRegularization {
-    int64_t rounds = 5;            // how often both are applied
-    int64_t rolls = 5;             // auto-correlation steps per round, each with shifts of its own
-    double auto_correlation = 20;  // step sizes; that of the auto-correlation is divided by `rolls`
-    double kl = 20;
-    uint32_t seed = 0;  // of the shifts
+    // How often both terms are applied.
+    int64_t rounds = defaults::regularize_params::rounds;
+    // Auto-correlation steps per round, each with shifts of its own.
+    int64_t rolls = defaults::regularize_params::rolls;
+    // Step sizes; that of the auto-correlation is divided by `rolls`.
+    double auto_correlation = defaults::regularize_params::auto_correlation;
+    double kl = defaults::regularize_params::kl;
+    // Of the shifts.
+    uint32_t seed = defaults::regularize_params::seed;
 
-    // What to do to the noise predictions [n,C,h,w] of one inversion. Pictures do not touch each other: each uses the
-    // shifts from the start. ParameterError for settings that cannot be.
-    Adjust start(int64_t pictures) const;
+    // What to do to the noise predictions [n,C,h,w] of one inversion. Images are independent: each uses the
+    // shifts from the start. ParameterError for settings out of range.
+    Adjust start(int64_t images) const;
 };
 
 }  // namespace ebca

@@ -43,7 +43,7 @@ void NormalStream::randn(float* out, int64_t count) {
     int64_t whole = count - count % kBlock;
     for (int64_t i = 0; i < whole; i += kBlock) box_muller(out + i);
     if (whole == count) return;
-    // The last 16 values are drawn anew.
+    // The last 16 values are drawn again.
     float* last = out + count - kBlock;
     for (int64_t i = 0; i < kBlock; ++i) last[i] = uniform24();
     box_muller(last);

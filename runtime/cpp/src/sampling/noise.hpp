@@ -30,7 +30,7 @@ class NormalStream {
     std::optional<double> spare_;
 };
 
-// The next values for n pictures [n,...]: from one stream for all of them, or from one each.
+// The next values for n images [n,...]: from one stream for all of them, or from one each.
 Array draw(std::vector<NormalStream>& streams, const Shape& shape);
 
 }  // namespace ebca

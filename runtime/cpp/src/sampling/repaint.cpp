@@ -13,7 +13,7 @@ namespace {
 constexpr size_t kMostMoves = 1000000;
 
 // Equations 8a to 8c of the paper with DDIM's step (arXiv 2010.02502, equation 12) in place of DDPM's.
-void step(Array& latents, const Array& predicted, const Array& known, const Array& hole, const Array& noise,
+void step(Array& latents, const Array& predicted, const Array& kept, const Array& hole, const Array& noise,
           double alpha, double alpha_below, int64_t level, double eta) {
     double deviation = eta * std::sqrt((1 - alpha_below) / (1 - alpha) * (1 - alpha / alpha_below));
     double of_predicted = std::sqrt(1 - alpha_below - deviation * deviation);
@@ -27,18 +27,18 @@ void step(Array& latents, const Array& predicted, const Array& known, const Arra
             double clean = (latents.values[at] - std::sqrt(1 - alpha) * e) / std::sqrt(alpha);
             double made = below * clean + of_predicted * e;
             if (level > 0) made += deviation * z;
-            double given = below * known.values[at] + rest * z;
+            double given = below * kept.values[at] + rest * z;
             latents.values[at] = static_cast<float>(h * made + (1 - h) * given);
         }
     }
 }
 
 // From one level to the next noisier one, training timestep by training timestep.
-void add_noise(Array& latents, const RePaintPlan& plan, int64_t level, std::vector<NormalStream>& streams) {
+void add_noise(Array& latents, const RePaintSchedule& schedule, int64_t level, std::vector<NormalStream>& streams) {
     std::vector<double> result(latents.values.begin(), latents.values.end());
-    for (int64_t timestep = level * plan.stride(); timestep < (level + 1) * plan.stride(); ++timestep) {
-        double last = timestep ? plan.alphas_cumprod()[timestep - 1] : 1.0;
-        double keep = plan.alphas_cumprod()[timestep] / last;
+    for (int64_t timestep = level * schedule.stride(); timestep < (level + 1) * schedule.stride(); ++timestep) {
+        double last = timestep ? schedule.alphas_cumprod()[timestep - 1] : 1.0;
+        double keep = schedule.alphas_cumprod()[timestep] / last;
         double old = std::sqrt(keep), fresh = std::sqrt(1 - keep);
         Array noise = draw(streams, latents.shape);
         for (size_t i = 0; i < result.size(); ++i) result[i] = old * result[i] + fresh * noise.values[i];
@@ -49,7 +49,7 @@ void add_noise(Array& latents, const RePaintPlan& plan, int64_t level, std::vect
 
 }  // namespace
 
-RePaintPlan::RePaintPlan(int64_t steps, const RePaint& settings, std::vector<double> alphas_cumprod)
+RePaintSchedule::RePaintSchedule(int64_t steps, const RePaint& settings, std::vector<double> alphas_cumprod)
     : steps_(steps), alphas_cumprod_(std::move(alphas_cumprod)) {
     auto limit = static_cast<int64_t>(alphas_cumprod_.size());
     if (steps < 1 || steps > limit) throw rules::repaint_steps(steps, limit);
@@ -74,29 +74,29 @@ RePaintPlan::RePaintPlan(int64_t steps, const RePaint& settings, std::vector<dou
     }
 }
 
-int64_t RePaintPlan::evaluations() const {
+int64_t RePaintSchedule::evaluations() const {
     return std::count_if(moves_.begin(), moves_.end(), [](const Move& move) { return move.denoise; });
 }
 
-double RePaintPlan::alpha(int64_t level) const {
+double RePaintSchedule::alpha(int64_t level) const {
     return level >= 0 ? alphas_cumprod_[level * stride()] : 1.0;
 }
 
-Array repaint(NoisePredictor& predictor, const RePaintPlan& plan, const Array& start, const Array& known,
+Array repaint(NoisePredictor& predictor, const RePaintSchedule& schedule, const Array& start, const Array& clean,
               const Array& hole, const std::vector<Control>& controls, std::vector<NormalStream>& streams, double eta,
               const Watch& watch) {
     Array latents = start, predicted(start.shape);
-    int64_t before = plan.steps(), done = 0, total = plan.evaluations();
-    for (auto [level, denoise] : plan.moves()) {
+    int64_t before = schedule.steps(), done = 0, total = schedule.evaluations();
+    for (auto [level, denoise] : schedule.moves()) {
         if (!denoise) {
-            add_noise(latents, plan, before, streams);
+            add_noise(latents, schedule, before, streams);
             before = level;
             continue;
         }
-        auto timestep = static_cast<double>(level * plan.stride());
-        predictor.predict(latents, timestep, controls[static_cast<size_t>(plan.steps() - 1 - level)], predicted);
+        auto timestep = static_cast<double>(level * schedule.stride());
+        predictor.predict(latents, timestep, controls[static_cast<size_t>(schedule.steps() - 1 - level)], predicted);
         Array noise = draw(streams, latents.shape);
-        step(latents, predicted, known, hole, noise, plan.alpha(level), plan.alpha(level - 1), level, eta);
+        step(latents, predicted, clean, hole, noise, schedule.alpha(level), schedule.alpha(level - 1), level, eta);
         check_latents(latents, timestep);
         before = level;
         watch.report({done++, total, timestep, latents, predictor.executor().contexts_out()});

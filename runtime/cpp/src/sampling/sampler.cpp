@@ -14,16 +14,16 @@ void Watch::report(const StepInfo& info) const {
     if (stop) throw rules::cancelled(info.index + 1, info.total);
 }
 
-NoisePredictor::NoisePredictor(Executor& executor, std::optional<double> guidance_scale, const Array* known,
+NoisePredictor::NoisePredictor(Executor& executor, std::optional<double> guidance_scale, const Array* extra_channels,
                                bool reset_edits, const std::atomic<bool>* cancelled)
     : executor_(executor), carry_(executor.sizes().at("contexts") > 1 && !reset_edits), cancelled_(cancelled) {
     if (guidance_scale) guidance_scale_ = static_cast<float>(*guidance_scale);
-    if (!known) return;
+    if (!extra_channels) return;
     const Tensor& sample = executor.sample();
     int64_t plane = sample.shape[2] * sample.shape[3], width = sample.shape[1] * plane;
     int64_t channels = executor.noise().shape[1];
     for (int64_t row = 0; row < sample.shape[0]; ++row) {
-        std::copy_n(known->row(row % known->size(0)), known->stride(),
+        std::copy_n(extra_channels->row(row % extra_channels->size(0)), extra_channels->stride(),
                     sample.floats() + row * width + channels * plane);
     }
 }
@@ -65,9 +65,9 @@ void NoisePredictor::check_finite(Variant variant, double timestep) {
 }
 
 // unconditional + scale * (conditional - unconditional), or what there is of one half.
-void NoisePredictor::guide(int64_t pictures, Array& out) const {
+void NoisePredictor::guide(int64_t images, Array& out) const {
     const float* noise = executor_.noise().floats();
-    int64_t count = out.stride() * pictures;
+    int64_t count = out.stride() * images;
     if (!guidance_scale_) {
         std::copy_n(noise, count, out.values.data());
         return;

@@ -1,4 +1,4 @@
-// The sampling loop: one guided noise prediction after the other, from start latents to the end of a table.
+// The sampling loop: one guided noise prediction after the other, from the initial latents to the end of a table.
 #pragma once
 
 #include <atomic>
@@ -28,26 +28,26 @@ using OnStep = std::function<bool(const StepInfo&)>;
 // Changes a guided noise prediction [n,C,h,w] in place before the scheduler sees it.
 using Adjust = std::function<void(Array&)>;
 
-// How a running generation is watched and stopped.
+// How a running generation is observed and stopped.
 struct Watch {
     OnStep on_step;
     const std::atomic<bool>* cancelled = nullptr;
 
-    // CancelledError where either asks for it.
+    // CancelledError if either asks for it.
     void report(const StepInfo& info) const;
 };
 
-// Guided noise predictions of one generation, with what goes from one evaluation to the next.
+// Guided noise predictions of one generation, with the state that one evaluation hands to the next.
 class NoisePredictor {
   public:
     // executor: its contexts hold the prompts' embeddings; with guidance the unconditional rows come first.
-    // guidance_scale: none: conditional rows only. known: [n,K,h,w] channels that follow the latents into the UNet of
-    // an inpainting model; null for other models. reset_edits: start every evaluation from the embeddings of the
-    // editing prompts instead of what the last evaluation made of them.
-    NoisePredictor(Executor& executor, std::optional<double> guidance_scale, const Array* known, bool reset_edits,
-                   const std::atomic<bool>* cancelled);
+    // guidance_scale: none: conditional rows only. extra_channels: [n,K,h,w] channels that follow the latents into the
+    // UNet of an inpainting model; null for other models. reset_edits: start every evaluation from the embeddings of
+    // the editing prompts instead of what the last evaluation made of them.
+    NoisePredictor(Executor& executor, std::optional<double> guidance_scale, const Array* extra_channels,
+                   bool reset_edits, const std::atomic<bool>* cancelled);
 
-    // One evaluation: latents [n,C,h,w] as the UNet sees them to the guided noise prediction in `out`.
+    // One evaluation: latents [n,C,h,w] as the UNet takes them to the guided noise prediction in `out`.
     // NumericalError: a result is not finite; the message names the segment.
     void predict(const Array& latents, double timestep, const Control& control, Array& out);
 
@@ -57,7 +57,7 @@ class NoisePredictor {
 
   private:
     void check_finite(Variant variant, double timestep);
-    void guide(int64_t pictures, Array& out) const;
+    void guide(int64_t images, Array& out) const;
 
     Executor& executor_;
     std::optional<float> guidance_scale_;
@@ -72,7 +72,7 @@ class NoisePredictor {
 Array sample(NoisePredictor& predictor, const SchedulerTable& table, const Array& start,
              const std::vector<Control>& controls, const Watch& watch, const Adjust& adjust = {});
 
-// NumericalError where latents have run away.
+// NumericalError for latents that are not finite.
 void check_latents(const Array& latents, double timestep);
 
 }  // namespace ebca

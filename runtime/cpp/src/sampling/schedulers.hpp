@@ -2,7 +2,7 @@
 //
 //     x_i = row_i[0] start + sum_{j <= i} row_i[j + 1] e_j
 //
-// with `start` the start latents times `init_noise_sigma` and e_j the guided noise predictions so far.
+// with `start` the initial latents times `init_noise_sigma` and e_j the guided noise predictions so far.
 #pragma once
 
 #include <cstdint>

@@ -38,7 +38,7 @@ class PromptTokenizer {
 
     // Per word or phrase: the positions (bos is 0), ascending, of every token of it, for all its occurrences in the
     // prompt. Whole words only ("cat" is not in "catalogue"); case and spacing do not count. Throws ParameterError for
-    // a word that is not there, or only beyond the first T - 2 tokens.
+    // a word that is missing, or only beyond the first T - 2 tokens.
     std::vector<std::vector<size_t>> find_words(std::string_view prompt, const std::vector<std::string>& words) const;
 
     // T.

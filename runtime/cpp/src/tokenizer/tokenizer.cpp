@@ -114,7 +114,7 @@ Text Tokenizer::normalize(Text text) const {
     return text;
 }
 
-// The added tokens of a text and what lies between them.
+// The added tokens of a text and the text between them.
 std::vector<Tokenizer::Piece> Tokenizer::extract(const Text& text, const AddedTokens& tokens) {
     std::vector<Piece> pieces;
     size_t between = 0;

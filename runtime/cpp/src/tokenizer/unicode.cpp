@@ -14,7 +14,7 @@ constexpr char32_t kSyllables = 0xAC00, kLeads = 0x1100, kVowels = 0x1161, kTail
 constexpr char32_t kLeadCount = 19, kVowelCount = 21, kTailCount = 28;  // tail 0 is none
 constexpr char32_t kSyllableCount = kLeadCount * kVowelCount * kTailCount;
 
-// The row of a table of ranges that a character lies in, or null.
+// The row of a table of ranges that contains a character, or null.
 template <typename Row>
 const Row* find_range(const Table<Row>& table, char32_t c) {
     auto row = std::lower_bound(table.begin(), table.end(), c, [](const Row& r, char32_t v) { return r.last < v; });
