@@ -173,7 +173,7 @@ json threads(const std::string& path, const std::string& ort) {
     auto driver = std::make_shared<HostDriver>();
     auto gpu = open(path, ort, std::make_shared<CudaDevice>(driver, nullptr, nullptr));
     auto cpu = open(path, ort, std::make_shared<CpuDevice>());
-    auto picture = [](const std::shared_ptr<Engine>& engine, int seed) {
+    auto pixels = [](const std::shared_ptr<Engine>& engine, int seed) {
         Session session(engine, 0, 0, 1);
         GenerateRequest request;
         request.prompt.texts = {"a lion"};
@@ -185,11 +185,11 @@ json threads(const std::string& path, const std::string& ort) {
     std::vector<std::vector<uint8_t>> made(count);
     std::vector<std::thread> running;
     for (int seed = 0; seed < count; ++seed) {
-        running.emplace_back([&, seed] { made[seed] = picture(gpu, seed); });
+        running.emplace_back([&, seed] { made[seed] = pixels(gpu, seed); });
     }
     for (std::thread& one : running) one.join();
     bool equal = true;
-    for (int seed = 0; seed < count; ++seed) equal = equal && made[seed] == picture(cpu, seed);
+    for (int seed = 0; seed < count; ++seed) equal = equal && made[seed] == pixels(cpu, seed);
     gpu.reset();
     return {{"equal", equal}, {"launches", driver->count["launch"]}, {"live", driver->live.load()}};
 }

@@ -88,7 +88,7 @@ def test_generations_are_the_cpu_s(probe: Probe, tiny_engine_dir: Path, onnxrunt
     plain, edited, inverted, end = probe("generate", tiny_engine_dir, onnxruntime_file)
     for one in (plain, edited):
         assert one["equal"] and one["pixels"] == 128 * 128 * 3 and one["evaluations"] == 4
-        # The schedule goes from one variant to the other; a second picture records nothing.
+        # The schedule goes from one variant to the other; a second image records nothing.
         assert one["first"]["capture"] == 2 and one["first"]["launch"] == 4
         # Two waits beside those of the steps: for the text encoder, which sees both prompts at once, and for the VAE.
         again = one["again"]
@@ -210,7 +210,7 @@ def test_the_driver_s_code_works_in_order_and_gives_everything_back(
     assert answer["name"] == "cuda:0" and answer["capability"] == [8, 9]
     assert answer["copied"] and answer["replayed"]
     assert answer["refused"] == "the step cannot be captured: not while capturing"
-    assert answer["full"].startswith("the GPU has no 1099512 MB left; make a smaller picture")
+    assert answer["full"].startswith("the GPU has no 1099512 MB left; make a smaller image")
     seen = json.loads(report.read_text(encoding="utf-8"))
     # Nothing outside the context, on another stream or inside a capture.
     assert seen["wrong"] == 0

@@ -71,7 +71,7 @@ def float16_dir(shapes_dir: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("model", "precision"), CALLS, indirect=["precision"])
-def test_pictures_equal_python_bit_by_bit(
+def test_images_equal_python_bit_by_bit(
     library: native.Library, openvino_file: Path, precision: str, model: str, request: pytest.FixtureRequest
 ) -> None:
     fixtures = {"shapes": "shapes_dir", "float16": "float16_dir", "tiny": "tiny_engine_dir"}
@@ -228,7 +228,7 @@ def test_what_is_wrong_is_one_line(
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 @pytest.mark.parametrize("version", ["2026.2.1-21919-ede283a88e3", "2025.4.1", "", "none"])
 def test_an_openvino_that_is_too_old(library: native.Library, shapes_dir: Path, tmp_path: Path, version: str) -> None:
-    """2026.2 opened these graphs and made other pictures; older ones do not open them."""
+    """2026.2 opened these graphs and made other images; older ones do not open them."""
     names = set(re.findall(r'"(ov_\w+)"', (BACKENDS / "openvino_library.cpp").read_text())) - {
         "ov_get_openvino_version"
     }

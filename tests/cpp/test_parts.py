@@ -22,9 +22,9 @@ def bare(
     with building.building(cmake_build):
         building.run("cmake", "-S", CPP, "-B", cmake_build, "-DEBCA_BUILD_TESTS=ON", *header_options)
         building.run("cmake", "--build", cmake_build, "--target", "ebca_bare")
-    with native.Library(cmake_build / "libebca_bare.so", onnxruntime_file).open(shapes_dir) as engine:
-        with engine.session() as session:
-            yield session
+    library = native.Library(cmake_build / "libebca_bare.so", onnxruntime_file)
+    with library.open(shapes_dir) as engine, engine.session() as session:
+        yield session
 
 
 def test_texts_are_refused_without_the_tokenizer(bare: native.Session) -> None:
@@ -49,7 +49,7 @@ def test_only_images_that_fit_are_accepted_without_resizing(bare: native.Session
     given = {"prompt_embeds": embeds, "guidance_scale": 1.0, "steps": 2, "seed": 1, "strength": 1.0}
     assert bare.generate(image=image, **given).task == "image-to-image"
     for wrong in (image[:32], image[:, :63]):
-        with pytest.raises(native.NativeError, match="without resizing.*; give 64 x 64 pixels") as caught:
+        with pytest.raises(native.NativeError, match=r"without resizing.*; give 64 x 64 pixels") as caught:
             bare.generate(image=wrong, **given)
         assert caught.value.status == Status.UNSUPPORTED
     assert bare.generate(image=image, **given).task == "image-to-image"

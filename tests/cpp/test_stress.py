@@ -33,28 +33,28 @@ def stress(library_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def run(program: Path, engine: Path, onnxruntime: Path, *arguments: int) -> tuple[int, int, float, float]:
-    """Pictures made, calls cancelled, and MiB after the first picture and at the end."""
+    """Images made, calls cancelled, and MiB after the first image and at the end."""
     environment = {**os.environ, "EBCA_ORT_LIB": str(onnxruntime)}
     said = building.run(program, engine, *map(str, arguments), env=environment)
-    found = re.match(r"(\d+) pictures equal, (\d+) cancelled, .*; (\d+) MiB after the first, (\d+) at the end", said)
+    found = re.match(r"(\d+) images equal, (\d+) cancelled, .*; (\d+) MiB after the first, (\d+) at the end", said)
     assert found, said
     return int(found[1]), int(found[2]), float(found[3]), float(found[4])
 
 
-def test_threads_make_the_pictures_of_one_thread(stress: Path, shapes_dir: Path, onnxruntime_file: Path) -> None:
+def test_threads_make_the_images_of_one_thread(stress: Path, shapes_dir: Path, onnxruntime_file: Path) -> None:
     made, cancelled, _, _ = run(stress, shapes_dir, onnxruntime_file, 4, 4)
     assert made + cancelled == 16 and made > 0 and cancelled > 0
 
 
 @SLOW
-def test_eight_threads_with_fifty_pictures_each(stress: Path, shapes_dir: Path, onnxruntime_file: Path) -> None:
+def test_eight_threads_with_fifty_images_each(stress: Path, shapes_dir: Path, onnxruntime_file: Path) -> None:
     made, cancelled, _, _ = run(stress, shapes_dir, onnxruntime_file, 8, 50)
     assert made + cancelled == 400 and made > 100 and cancelled > 100
 
 
 @SLOW
 def test_memory_stays_flat(library: native.Library, shapes: native.Engine) -> None:
-    """Over 500 pictures of four kinds on one session."""
+    """Over 500 images of four kinds on one session."""
     session = shapes.session()
 
     def resident() -> float:
@@ -68,7 +68,7 @@ def test_memory_stays_flat(library: native.Library, shapes: native.Engine) -> No
         if index % 100 == 99:
             after.append(resident())
     session.close()
-    print(f"MiB resident after 100, 200, ... pictures: {after}")
+    print(f"MiB resident after 100, 200, ... images: {after}")
     assert after[-1] - after[0] < 4, after
 
 
@@ -84,7 +84,7 @@ def test_sanitizers_find_nothing(
     if done.returncode == NOTHING:
         pytest.skip(done.stderr.strip())
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-8000:]
-    assert "pictures equal" in done.stdout
+    assert "images equal" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,7 @@ def sizes_of_structs(place: Place) -> None:
         regularize.struct_size = size
         params = invert_params(library, regularize=ctypes.pointer(regularize))
         refused(session, invert(session, params), f"ebca_regularize_params has struct_size {size},")
-    # Memory that nobody initialised, but for its size.
+    # Memory that was not initialised, except for its size.
     rng = random.Random(0)
     for _ in range(20):
         params = structures.SessionParams.from_buffer_copy(rng.randbytes(ctypes.sizeof(structures.SessionParams)))
@@ -588,7 +588,7 @@ def files_that_a_manifest_vouches_for(place: Place) -> None:
 
 
 def manifests_that_lie(place: Place) -> None:
-    """A number or a dimension of a whole manifest changed: refused when it opens or when it runs, or harmless."""
+    """A number or a dimension of a valid manifest changed: refused when it opens or when it runs, or harmless."""
     rng = random.Random(1)
     folder = linked(place, "lies")
     text = (place.engine / "manifest.json").read_text()
