@@ -1,4 +1,4 @@
-// A picture from a prompt, with progress; Ctrl-C stops it.
+// An image from a prompt, with progress; Ctrl-C stops it.
 //     paint ENGINE_DIRECTORY PROMPT FILE.png
 #include <png.h>
 

@@ -1,14 +1,14 @@
 #!/bin/sh
 # Builds the library with sanitizers and runs tests/cpp/stress.cpp under them: many threads, sessions and cancellations.
-#   sanitize.sh address|thread ENGINE_DIRECTORY [THREADS PICTURES [FOLDER]]
-# address: addresses, leaks, undefined behaviour. thread: data races. Default: 4 threads with 3 pictures each, and
+#   sanitize.sh address|thread ENGINE_DIRECTORY [THREADS IMAGES [FOLDER]]
+# address: addresses, leaks, undefined behaviour. thread: data races. Default: 4 threads with 3 images each, and
 # build/sanitize-* beside the library. The compiler is CXX (default c++). EBCA_ORT_LIB names ONNX Runtime's library;
 # EBCA_ORT_INCLUDE_DIR and EBCA_JSON_INCLUDE_DIR the headers, where they are not where fetch_headers.sh puts them.
 # Exits with 77 where the compiler has no sanitizers.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
-kind=${1:-} engine=${2:?name an engine directory} threads=${3:-4} pictures=${4:-3}
+kind=${1:-} engine=${2:?name an engine directory} threads=${3:-4} images=${4:-3}
 folder=${5:-$here/build/sanitize-$kind}
 compiler=${CXX:-c++}
 case $kind in
@@ -49,4 +49,4 @@ END
 export ASAN_OPTIONS="detect_leaks=1:check_initialization_order=1:detect_stack_use_after_return=1"
 export UBSAN_OPTIONS="print_stacktrace=1"
 export TSAN_OPTIONS="suppressions=$folder/races:exitcode=66:history_size=4"
-exec "$folder/stress" "$engine" "$threads" "$pictures"
+exec "$folder/stress" "$engine" "$threads" "$images"

@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ebca.runtime.schema import write_python
+from ebca.runtime.schema import write_cpp, write_python
 from ebca.runtime.schema.load import Schema, load
 
 RUNTIME = Path(__file__).parents[1]
@@ -18,6 +18,10 @@ RUNTIME = Path(__file__).parents[1]
 Writer = Callable[[Schema, str], str]
 FILES: dict[Path, Writer] = {
     RUNTIME / "schema" / "parameters.py": lambda schema, _: write_python.parameters(schema),
+    RUNTIME / "native" / "structures.py": lambda schema, _: write_python.structures(schema),
+    RUNTIME / "cpp" / "include" / "ebca.h": write_cpp.header,
+    RUNTIME / "cpp" / "src" / "parameters.hpp": lambda schema, _: write_cpp.parameters(schema),
+    RUNTIME / "cpp" / "src" / "api" / "defaults.hpp": lambda schema, _: write_cpp.struct_defaults(schema),
 }
 
 

@@ -48,6 +48,7 @@ class Field:
 @dataclass(frozen=True)
 class Struct:
     name: str  # ebca_generate_params
+    doc: str
     fields: tuple[Field, ...]
     init: bool  # has an _init function
     defaults: str | None  # name of the table of defaults in Python
@@ -105,7 +106,7 @@ def _enum(name: str, data: Mapping[str, Any]) -> Enum:
 def _struct(name: str, data: Mapping[str, Any]) -> Struct:
     size = (Field("size_t", "struct_size"),) if data.get("sized") else ()
     fields = (*size, *(Field(**field) for field in data["fields"]))
-    return Struct(f"ebca_{name}", fields, data.get("init", False), data.get("defaults"))
+    return Struct(f"ebca_{name}", data["doc"], fields, data.get("init", False), data.get("defaults"))
 
 
 def _text(language: str, id: str, rule: Mapping[str, Any], names: Mapping[str, Mapping[str, str]]) -> Text:

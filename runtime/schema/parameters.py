@@ -123,7 +123,7 @@ NUMBER_RANGE = Rule(ParameterError, "{field} is {value}", "give a number from {l
 NORM_FACTOR = Rule(ParameterError, "norm_factor is {value}", "give 1 (authors' code) or 0.5 (paper)")
 SIDE_NOT_MULTIPLE = Rule(ParameterError, "{field} is {value}", "give a multiple of {multiple}, such as {low} or {high}")
 BATCH = Rule(ParameterError, "batch is {value}", "give 1 or more images")
-COUNT_PER_IMAGE = Rule(ParameterError, "{count} {items} were given for {batch} images", "give one, or one each")
+COUNT_PER_IMAGE = Rule(ParameterError, "{count} {items} were given for a batch of {batch}", "give one, or one each")
 NO_MEMORY = Rule(
     ParameterError, "no memory for {rows} rows of {height} x {width} latents", "make a smaller image, or fewer at once"
 )
@@ -195,7 +195,7 @@ INVERSION_WITH_INPAINTING_MODEL = Rule(
     EngineError, "this engine is an inpainting model", "inversion needs one that takes the latents alone"
 )
 SHIFTS_TOO_FEW = Rule(ParameterError, "NoiseRegularization has {count} shifts, which are too few", "give a seed")
-SEED_COUNT = Rule(ParameterError, "seed has {count} values for {batch} images", "give one, or one each")
+SEED_COUNT = Rule(ParameterError, "seed has {count} values for a batch of {batch}", "give one, or one each")
 SEED_RANGE = Rule(ParameterError, "seed is {value}", "give a number from -2^63 to 2^64 - 1")
 LATENTS_SHAPE = Rule(ParameterError, "latents have shape {shape}, this session needs {expected}")
 LATENTS_NOT_FINITE = Rule(ParameterError, "latents have values that are not finite")
@@ -218,7 +218,7 @@ PROMPT_OR_EMBEDS = Rule(
     ParameterError, "{name} has both texts and embeddings, or neither", "give either a prompt or prompt_embeds"
 )
 PROMPT_TYPE = Rule(ParameterError, "{name} is {value}", "give a text, or one per image")
-PROMPT_COUNT = Rule(ParameterError, "{name} has {count} texts for {batch} images", "give one, or one each")
+PROMPT_COUNT = Rule(ParameterError, "{name} has {count} texts for a batch of {batch}", "give one, or one each")
 PROMPT_TRUNCATED = Rule(EbcaError, "the {name} is longer than {limit} tokens", "dropped: '{dropped}'")
 NOT_NUMBERS = Rule(ParameterError, "{name} is not an array of numbers", "give {expected}")
 EMBEDS_SHAPE = Rule(ParameterError, "{name} has shape {shape}", "give [{batch}, tokens, {width}]")
@@ -238,6 +238,13 @@ TOKEN_WORD_OF_SEVERAL_PROMPTS = Rule(
     ParameterError,
     "token_weights names the word '{word}', which needs one prompt for all images",
     "give its position instead",
+)
+WORD_WITHOUT_TOKENS = Rule(ParameterError, "the word {word} has no tokens", "give a word or phrase of the prompt")
+WORD_NOT_IN_PROMPT = Rule(ParameterError, "the word {word} is not in the prompt", "the prompt's tokens are: {tokens}")
+WORD_BEYOND_LIMIT = Rule(
+    ParameterError,
+    "the word {word} is only beyond the first {limit} tokens of the prompt, which are all that is used",
+    "the prompt's tokens are: {tokens}",
 )
 EDITS_TOO_MANY = Rule(
     ParameterError,

@@ -1,8 +1,5 @@
 """parameters.py and structures.py from the schema."""
 
-import textwrap
-from collections.abc import Iterator
-
 from ebca.runtime.schema.load import Enum, Field, Schema, Struct, Text
 
 _WIDTH = 120
@@ -129,39 +126,50 @@ _CTYPES = {
 }
 
 _CALLBACKS = """
-# int (*)(const ebca_step_info* info, void* user_data)
-StepCallback = ctypes.CFUNCTYPE(ctypes.c_int, c_void_p, c_void_p)
 # void (*)(ebca_log_level level, const char* message, void* user_data)
 LogCallback = ctypes.CFUNCTYPE(None, ctypes.c_int, c_char_p, c_void_p)
 # void (*)(int64_t done, int64_t total, const char* component, void* user_data)
 PrepareCallback = ctypes.CFUNCTYPE(None, c_int64, c_int64, c_char_p, c_void_p)
 """
 
+_STEP_CALLBACK = """
+# int (*)(const ebca_step_info* info, void* user_data)
+StepCallback = ctypes.CFUNCTYPE(ctypes.c_int, POINTER(StepInfo), c_void_p)
+"""
+
 
 def structures(schema: Schema) -> str:
     """The module `ebca.runtime.native.structures`."""
     used = {name for kind in _CTYPES.values() for name in kind.replace("POINTER(", "").rstrip(")").split()}
+    ctypes = sorted(used, key=lambda name: (name.rstrip("0123456789_t"), len(name), name))
+    errors = {member.number: member.python for member in schema.status.members if member.python}
+    table = "".join(f"    {number}: {name},\n" for number, name in errors.items())
     parts = [
         _HEADER.format(title="The enums and structs of ebca.h for ctypes."),
-        f"import ctypes\nfrom ctypes import POINTER, {', '.join(sorted(used))}\n",
-        *(f"{line}\n" for line in _numbers(schema.status, *schema.enums)),
+        f"import ctypes\nfrom ctypes import POINTER, {', '.join(ctypes)}\nfrom enum import IntEnum, IntFlag\n",
+        f"from ebca.errors import {', '.join(sorted(['EbcaError', *errors.values()]))}\n",
+        *(_int_enum(enum) for enum in (schema.status, *schema.enums)),
+        f"\nERRORS: dict[int, type[EbcaError]] = {{\n{table}}}\n"
+        '"""The error of each status that has one in `ebca.errors`."""\n',
         _CALLBACKS,
-        *(_structure(struct) for struct in schema.structs),
     ]
+    for struct in schema.structs:
+        parts.append(_structure(struct))
+        if struct.name == "ebca_step_info":
+            parts.append(_STEP_CALLBACK)
     inits = [struct for struct in schema.structs if struct.init]
-    table = "".join(f'    "{struct.name.removeprefix("ebca_")}": {class_name(struct.name)},\n' for struct in inits)
+    names = "".join(f'    "{struct.name.removeprefix("ebca_")}": {class_name(struct.name)},\n' for struct in inits)
     parts.append(
-        f"\nPARAMS: dict[str, type[ctypes.Structure]] = {{\n{table}}}\n"
+        f"\nPARAMS: dict[str, type[ctypes.Structure]] = {{\n{names}}}\n"
         '"""Structs with an _init function, by the name of that function."""\n'
     )
     return "\n".join(parts)
 
 
-def _numbers(*enums: Enum) -> Iterator[str]:
-    for enum in enums:
-        prefix = enum.prefix.removeprefix("EBCA_") if enum.name != "ebca_status" else "STATUS_"
-        for member in enum.members:
-            yield f"{prefix}{member.name.removeprefix('ERROR_')} = {member.number}"
+def _int_enum(enum: Enum) -> str:
+    lines = ["", f"class {class_name(enum.name)}({'IntFlag' if enum.flags else 'IntEnum'}):"]
+    lines += [f"    {member.name.removeprefix('ERROR_')} = {member.number}" for member in enum.members]
+    return "\n".join([*lines, ""])
 
 
 def class_name(struct: str) -> str:
@@ -171,7 +179,13 @@ def class_name(struct: str) -> str:
 
 
 def _structure(struct: Struct) -> str:
-    lines = ["", f"class {class_name(struct.name)}(ctypes.Structure):", "    _fields_ = ("]
+    lines = [
+        "",
+        f"class {class_name(struct.name)}(ctypes.Structure):",
+        f'    """{struct.name}."""',
+        "",
+        "    _fields_ = (",
+    ]
     for field in struct.fields:
         kind = _ctype(field.type)
         lines.append(f'        ("{field.name}", {kind}{f" * {field.length}" if field.length else ""}),')
@@ -184,11 +198,3 @@ def _ctype(kind: str) -> str:
     if kind.endswith("*"):
         return f"POINTER({_ctype(kind.removeprefix('const ').removesuffix('*'))})"
     return class_name(kind)
-
-
-def comment(text: str, indent: str, width: int = _WIDTH) -> list[str]:
-    """`text` as lines of one comment of C."""
-    lines = textwrap.wrap(text, width - len(indent) - 6)
-    if len(lines) == 1:
-        return [f"{indent}/* {lines[0]} */"]
-    return [f"{indent}/* {lines[0]}", *(f"{indent} * {line}" for line in lines[1:-1]), f"{indent} * {lines[-1]} */"]

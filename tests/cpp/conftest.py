@@ -12,10 +12,11 @@ from pathlib import Path
 
 import onnxruntime
 import pytest
-from helpers import native
+from helpers import building
 
 import ebca
 from ebca.engines.contract.directory import BUNDLED
+from ebca.runtime import native
 
 CPP = Path(__file__).parents[2] / "runtime" / "cpp"
 
@@ -30,7 +31,7 @@ def header_options() -> list[str]:
     ):
         chosen = Path(os.environ.get(name, folder))
         if not (chosen / header).is_file():
-            native.unavailable(f"there is no '{chosen / header}'; run runtime/cpp/fetch_headers.sh, or set {name}")
+            building.unavailable(f"there is no '{chosen / header}'; run runtime/cpp/fetch_headers.sh, or set {name}")
         options.append(f"-D{name}={chosen}")
     return options
 
@@ -40,14 +41,14 @@ def cmake_build(tmp_path_factory: pytest.TempPathFactory, header_options: list[s
     """A build folder of runtime/cpp with the library in it."""
     for tool in ("cmake", "ninja", "c++"):
         if shutil.which(tool) is None:
-            native.unavailable(f"there is no {tool} to build the C++ library with")
-    folder = native.shared_folder(tmp_path_factory) / "cpp"
+            building.unavailable(f"there is no {tool} to build the C++ library with")
+    folder = building.shared_folder(tmp_path_factory) / "cpp"
     # A debug build takes half the time of an optimised one; the time is spent in ONNX Runtime anyway.
     options = ["-DCMAKE_BUILD_TYPE=None", f"-DCMAKE_CXX_FLAGS=-O0 {os.environ.get('EBCA_CXXFLAGS', '')}"]
     # Test processes that run side by side share the build; the first one makes it.
-    with native.building(folder):
-        native.run("cmake", "-G", "Ninja", "-S", str(CPP), "-B", str(folder), *options, *header_options)
-        native.run("cmake", "--build", str(folder))
+    with building.building(folder):
+        building.run("cmake", "-G", "Ninja", "-S", str(CPP), "-B", str(folder), *options, *header_options)
+        building.run("cmake", "--build", str(folder))
     return folder
 
 
@@ -62,7 +63,7 @@ def onnxruntime_file() -> Path:
     """The library in Python's package: the same build, so that results must be the same."""
     found = sorted((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so*"))
     if not found:
-        native.unavailable("this onnxruntime package has no libonnxruntime.so")
+        building.unavailable("this onnxruntime package has no libonnxruntime.so")
     return found[0]
 
 

@@ -5,7 +5,7 @@
 #include <initializer_list>
 #include <type_traits>
 
-#include "cuda_api.hpp"
+#include "devices/cuda_api.hpp"
 
 namespace {
 
@@ -18,7 +18,7 @@ constexpr bool passed_alike() {
     if constexpr (kAddress<Ours> || kAddress<Theirs>) {
         return kAddress<Ours> && kAddress<Theirs>;
     } else {
-        return (std::is_integral_v<Theirs> || std::is_enum_v<Theirs>)&&sizeof(Ours) == sizeof(Theirs);
+        return (std::is_integral_v<Theirs> || std::is_enum_v<Theirs>) && sizeof(Ours) == sizeof(Theirs);
     }
 }
 

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "cuda_api.hpp"
+#include "devices/cuda_api.hpp"
 
 namespace {
 

@@ -4,7 +4,7 @@
 //     gpu_probe generate ENGINE ONNXRUNTIME              whole generations on both
 //     gpu_probe threads ENGINE ONNXRUNTIME               sessions of several threads on one device
 //     gpu_probe kernels ENGINE ONNXRUNTIME KERNELS       every variant with the op's kernels, which do nothing here
-//     gpu_probe plans KERNELS < lines of "variant major minor dtype batch positions contexts tokens heads head_dim"
+//     gpu_probe launches KERNELS < lines of "variant major minor dtype batch positions contexts tokens heads head_dim"
 //     gpu_probe backend ONNXRUNTIME [PLUGIN]             opens ONNX Runtime's GPU side
 //     gpu_probe open ENGINE ONNXRUNTIME                  opens an engine on "cuda"
 //     gpu_probe assignment GRAPH ONNXRUNTIME PROVIDER    opens a graph on the CPU, asks whether it runs on that
@@ -15,15 +15,15 @@
 #include <random>
 #include <thread>
 
-#include "cpu_backends.hpp"
-#include "cuda_device.hpp"
-#include "cuda_driver.hpp"
+#include "backends/cpu_backends.hpp"
+#include "backends/onnxruntime_gpu.hpp"
+#include "backends/ort_assignment.hpp"
+#include "contract/sha256.hpp"
+#include "devices/cuda_device.hpp"
+#include "devices/cuda_driver.hpp"
 #include "engine.hpp"
 #include "host_driver.hpp"
-#include "onnxruntime_gpu.hpp"
-#include "ort_assignment.hpp"
 #include "session.hpp"
-#include "sha256.hpp"
 
 using nlohmann::json;
 using namespace ebca;
@@ -136,29 +136,29 @@ json generations(const std::string& path, const std::string& ort) {
     json out = json::array();
     {
         Session a(gpu, 0, 0, 1), b(cpu, 0, 0, 1);
-        GenerateOptions options;
-        options.prompt.texts = {"a lion with a crown"};
-        options.steps = 4;
-        options.seeds = {3};
-        options.scheduler = "ddim";
-        options.gamma_attn = {Schedule::Kind::step, 0.01, 0.5, {}};
+        GenerateRequest request;
+        request.prompt.texts = {"a lion with a crown"};
+        request.steps = 4;
+        request.seeds = {3};
+        request.scheduler = "ddim";
+        request.gamma_attn = {Schedule::Kind::step, 0.01, 0.5, {}};
         Edit edit;
         edit.prompt.texts = {"a crown"};
         edit.alpha.value = 0.5;
         for (bool edited : {false, true}) {
-            if (edited) options.edits = {edit};
+            if (edited) request.edits = {edit};
             auto before = driver->count;
-            Result made = a.generate(options), expected = b.generate(options);
+            Result made = a.generate(request), expected = b.generate(request);
             auto first = driver->count;
-            a.generate(options);
+            a.generate(request);
             out.push_back({{"equal", made.latents.values == expected.latents.values && made.pixels == expected.pixels},
                            {"pixels", made.pixels.size()},
                            {"evaluations", made.timesteps.size()},
                            {"first", counts(first, before)},
                            {"again", counts(driver->count, first)}});
         }
-        InvertOptions invert;
-        invert.latents = a.generate(options).latents;
+        InvertRequest invert;
+        invert.latents = a.generate(request).latents;
         invert.prompt.texts = {"a lion"};
         invert.steps = 3;
         out.push_back({{"equal", a.invert(invert).latents.values == b.invert(invert).latents.values}});
@@ -173,23 +173,23 @@ json threads(const std::string& path, const std::string& ort) {
     auto driver = std::make_shared<HostDriver>();
     auto gpu = open(path, ort, std::make_shared<CudaDevice>(driver, nullptr, nullptr));
     auto cpu = open(path, ort, std::make_shared<CpuDevice>());
-    auto picture = [](const std::shared_ptr<Engine>& engine, int seed) {
+    auto pixels = [](const std::shared_ptr<Engine>& engine, int seed) {
         Session session(engine, 0, 0, 1);
-        GenerateOptions options;
-        options.prompt.texts = {"a lion"};
-        options.steps = 2;
-        options.seeds = {seed};
-        options.gamma_attn.value = 0.01;
-        return session.generate(options).pixels;
+        GenerateRequest request;
+        request.prompt.texts = {"a lion"};
+        request.steps = 2;
+        request.seeds = {seed};
+        request.gamma_attn.value = 0.01;
+        return session.generate(request).pixels;
     };
     std::vector<std::vector<uint8_t>> made(count);
     std::vector<std::thread> running;
     for (int seed = 0; seed < count; ++seed) {
-        running.emplace_back([&, seed] { made[seed] = picture(gpu, seed); });
+        running.emplace_back([&, seed] { made[seed] = pixels(gpu, seed); });
     }
     for (std::thread& one : running) one.join();
     bool equal = true;
-    for (int seed = 0; seed < count; ++seed) equal = equal && made[seed] == picture(cpu, seed);
+    for (int seed = 0; seed < count; ++seed) equal = equal && made[seed] == pixels(cpu, seed);
     gpu.reset();
     return {{"equal", equal}, {"launches", driver->count["launch"]}, {"live", driver->live.load()}};
 }
@@ -228,7 +228,7 @@ json with_kernels(const std::string& path, const std::string& ort, const std::st
     return out;
 }
 
-json plan(const KernelSet& kernels, const std::string& line) {
+json launches(const KernelSet& kernels, const std::string& line) {
     std::istringstream words(line);
     std::string variant, dtype;
     Capability capability;
@@ -238,7 +238,7 @@ json plan(const KernelSet& kernels, const std::string& line) {
     const std::map<std::string, Variant> variants{
         {"attention", Variant::attention}, {"update", Variant::update}, {"update_masked", Variant::update_masked}};
     try {
-        OpPlan made = kernels.plan(variants.at(variant), capability, dtype, shape);
+        OpLaunches made = kernels.launches(variants.at(variant), capability, dtype, shape);
         json out{{"scratch", made.scratch}, {"scratch_bytes", made.scratch_bytes}, {"launches", json::array()}};
         // Addresses as the test gives them to Python's launcher.
         Addresses addresses;
@@ -269,10 +269,10 @@ json plan(const KernelSet& kernels, const std::string& line) {
     }
 }
 
-json plans(const std::string& folder) {
+json all_launches(const std::string& folder) {
     KernelSet kernels(folder);
     json out = json::array();
-    for (std::string line; std::getline(std::cin, line);) out.push_back(plan(kernels, line));
+    for (std::string line; std::getline(std::cin, line);) out.push_back(launches(kernels, line));
     return out;
 }
 
@@ -345,7 +345,7 @@ json answer(const std::vector<std::string>& words) {
     if (task == "generate") return generations(words.at(1), words.at(2));
     if (task == "threads") return threads(words.at(1), words.at(2));
     if (task == "kernels") return with_kernels(words.at(1), words.at(2), words.at(3));
-    if (task == "plans") return plans(words.at(1));
+    if (task == "launches") return all_launches(words.at(1));
     if (task == "backend") return backend(words.at(1), words.size() > 2 ? words[2] : "");
     if (task == "open") return open_on_cuda(words.at(1), words.at(2));
     if (task == "assignment") return assignment(words.at(1), words.at(2), words.at(3));
@@ -359,6 +359,6 @@ int main(int count, char** words) {
     try {
         std::cout << answer({words + 1, words + count}) << std::endl;
     } catch (const Error& error) {
-        std::cout << json{{"status", static_cast<int>(error.status)}, {"error", error.what()}} << std::endl;
+        std::cout << json{{"status", static_cast<int>(error.status())}, {"error", error.what()}} << std::endl;
     }
 }

@@ -12,9 +12,9 @@
 #include <string>
 #include <vector>
 
-#include "driver.hpp"
+#include "contract/tensor.hpp"
+#include "devices/driver.hpp"
 #include "error.hpp"
-#include "tensor.hpp"
 
 namespace ebca {
 

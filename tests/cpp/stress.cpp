@@ -1,8 +1,8 @@
-// Many threads on one engine: pictures, progress, cancellations at random moments, handles freed in odd orders.
+// Many threads on one engine: images, progress, cancellations at random moments, handles freed in odd orders.
 //
-//     stress ENGINE_DIRECTORY THREADS PICTURES [STEPS]
+//     stress ENGINE_DIRECTORY THREADS IMAGES [STEPS]
 //
-// Every picture that is made must equal, byte for byte, the one that a single thread made of that seed before. Prints
+// Every image that is made must equal, byte for byte, the one that a single thread made of that seed before. Prints
 // what was made and how much memory it left behind; exits with 1 at the first thing that is wrong. sanitize.sh runs it.
 
 #include <atomic>
@@ -45,10 +45,10 @@ double mebibytes(const char* name) {
     return 0;
 }
 
-struct Picture {
+struct Image {
     std::vector<uint8_t> pixels;
     std::vector<float> latents;
-    bool operator==(const Picture& other) const { return pixels == other.pixels && latents == other.latents; }
+    bool operator==(const Image& other) const { return pixels == other.pixels && latents == other.latents; }
 };
 
 struct Progress {
@@ -106,19 +106,19 @@ class Stress {
             ebca_engine* engine = new_engine();
             ebca_session* session = new_session(engine);
             ebca_engine_free(engine);
-            check(make(session, 1, nullptr) != nullptr, "a session of a freed engine makes a picture");
+            check(make(session, 1, nullptr) != nullptr, "a session of a freed engine makes an image");
             ebca_session_free(session);
         }
         free_results();
     }
 
-    // One thread's work: pictures on two sessions, which are replaced now and then while the engine is there.
-    void work(unsigned number, int pictures) {
+    // One thread's work: images on two sessions, which are replaced now and then while the engine is there.
+    void work(unsigned number, int images) {
         std::mt19937 random(number);
         auto chance = [&](unsigned of) { return random() % of == 0; };
         std::vector<ebca_session*> sessions{new_session(), new_session()};
         ready_.fetch_add(1);
-        for (int i = 0; i < pictures; ++i) {
+        for (int i = 0; i < images; ++i) {
             ebca_session*& session = sessions[random() % sessions.size()];
             auto seed = static_cast<int64_t>(random() % kSeeds);
             Progress progress;
@@ -134,11 +134,11 @@ class Stress {
                     check(ebca_session_cancel(session) == EBCA_OK, "a session is cancelled");
                 });
             }
-            std::unique_ptr<Picture> made = make(session, seed, &progress);
+            std::unique_ptr<Image> made = make(session, seed, &progress);
             if (other.joinable()) other.join();
             check(made || cancelling || progress.cancel_at >= 0, "only what was cancelled stops");
             check(!made || progress.cancel_at < 0, "what a callback cancels stops");
-            if (made && !(*made == expected_.at(seed))) fail("a picture", "is not the one that a single thread made");
+            if (made && !(*made == expected_.at(seed))) fail("an image", "is not the one that a single thread made");
             (made ? made_ : cancelled_).fetch_add(1);
             if (chance(5)) refused_call(session);
         }
@@ -192,7 +192,7 @@ class Stress {
     }
 
     // Nothing where it was cancelled. Every third result is kept, for another thread to free.
-    std::unique_ptr<Picture> make(ebca_session* session, int64_t seed, Progress* progress) {
+    std::unique_ptr<Image> make(ebca_session* session, int64_t seed, Progress* progress) {
         ebca_generate_params params;
         ebca_generate_params_init(&params, sizeof params);
         // Longer than the engine takes, so that there is something to log.
@@ -225,8 +225,8 @@ class Stress {
             check(!result, "what is cancelled has no result");
             return nullptr;
         }
-        check(status == EBCA_OK, "a picture is made");
-        auto made = std::make_unique<Picture>();
+        check(status == EBCA_OK, "an image is made");
+        auto made = std::make_unique<Image>();
         size_t pixels = static_cast<size_t>(result->height) * static_cast<size_t>(result->width) * 3;
         size_t values = 1;
         for (int64_t size : result->latents_shape) values *= static_cast<size_t>(size);
@@ -244,7 +244,7 @@ class Stress {
     const char* path_;
     int steps_;
     ebca_engine* engine_ = nullptr;
-    std::map<int64_t, Picture> expected_;
+    std::map<int64_t, Image> expected_;
     std::mutex lock_;
     std::vector<ebca_result*> results_;
     size_t results_seen_ = 0;
@@ -255,15 +255,15 @@ class Stress {
 
 int main(int count, char** arguments) {
     if (count < 4) {
-        std::fprintf(stderr, "usage: stress ENGINE_DIRECTORY THREADS PICTURES [STEPS]\n");
+        std::fprintf(stderr, "usage: stress ENGINE_DIRECTORY THREADS IMAGES [STEPS]\n");
         return 2;
     }
-    int threads = std::atoi(arguments[2]), pictures = std::atoi(arguments[3]);
+    int threads = std::atoi(arguments[2]), images = std::atoi(arguments[3]);
     Stress stress(arguments[1], count > 4 ? std::atoi(arguments[4]) : 3);
     double first = mebibytes("VmRSS:");
     std::vector<std::thread> workers;
     for (int i = 0; i < threads; ++i) {
-        workers.emplace_back([&stress, i, pictures] { stress.work(static_cast<unsigned>(i), pictures); });
+        workers.emplace_back([&stress, i, images] { stress.work(static_cast<unsigned>(i), images); });
     }
     while (stress.ready() < threads) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     stress.free_engine();
@@ -272,7 +272,7 @@ int main(int count, char** arguments) {
     for (std::thread& worker : workers) worker.join();
     done = true;
     other.join();
-    std::printf("%d pictures equal, %d cancelled, %d messages, %d engines; ", stress.made(), stress.cancelled(),
+    std::printf("%d images equal, %d cancelled, %d messages, %d engines; ", stress.made(), stress.cancelled(),
                 stress.logged(), stress.opened());
     std::printf("%.0f MiB after the first, %.0f at the end, %.0f at most\n", first, mebibytes("VmRSS:"),
                 mebibytes("VmHWM:"));

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import bad_calls, native
+from helpers import bad_calls, building
 
 Run = Callable[..., None]
 
@@ -84,7 +84,7 @@ def test_libraries_that_are_no_onnxruntime(run: Run, place: bad_calls.Place, tmp
     for name, source in STUBS.items():
         stubs[name] = tmp_path / f"{name}.so"
         (tmp_path / f"{name}.c").write_text(source)
-        native.run("cc", "-shared", "-fPIC", tmp_path / f"{name}.c", "-o", stubs[name])
+        building.run("cc", "-shared", "-fPIC", tmp_path / f"{name}.c", "-o", stubs[name])
     run(bad_calls.libraries_that_are_no_onnxruntime, place, stubs)
 
 

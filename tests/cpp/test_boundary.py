@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import native
+from helpers import building
 
 import ebca
 from ebca.errors import BackendError, CancelledError, EngineError, NumericalError, ParameterError
+from ebca.runtime import native
+from ebca.runtime.native import structures
 
 ROOT = Path(__file__).parents[2]
 INCLUDE = ROOT / "runtime" / "cpp" / "include"
@@ -54,8 +56,8 @@ def test_what_an_engine_says_of_itself(shapes: native.Engine, python_shapes: ebc
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"prompt": None}, "give either a prompt or prompt_embeds"),
-        ({"prompt": ["a", "b"]}, "2 texts for 1 pictures"),
+        ({"prompt": None}, "give either texts or embeds"),
+        ({"prompt": ["a", "b"]}, "2 texts for a batch of 1"),
         ({"prompt": b"\xff".decode("latin1"), "steps": 0}, "steps is 0"),
         ({"steps": 10**6}, "not in this engine"),
         ({"steps": -3}, "steps is -3"),
@@ -69,23 +71,23 @@ def test_what_an_engine_says_of_itself(shapes: native.Engine, python_shapes: ebc
         ({"token_weights": {99: 2.0}}, "position 99"),
         ({"token_weights": {0: float("nan")}}, "the factor of '0'"),
         ({"edits": [ebca.Edit("b", direction=2)]}, "direction 2"),
-        ({"edits": [ebca.Edit("b", alpha=-1.0)]}, "alpha of editing prompt 1 is negative"),
+        ({"edits": [ebca.Edit("b", alpha=-1.0)]}, r"alpha of edits\[0\] is negative"),
         ({"edits": [ebca.Edit("b", direction=0, alpha=1.0)]}, "the alphas cancel at evaluation 0: 1 - 1"),
-        ({"edits": [ebca.Edit()]}, "editing prompt 1: give either"),
-        ({"prompt": None, "prompt_embeds": zeros(1, 5, 7)}, "prompt_embeds has shape \\[1, 5, 7\\]"),
-        ({"prompt": None, "prompt_embeds": zeros(1, 5, 128)}, "negative_prompt_embeds have shape"),
+        ({"edits": [ebca.Edit()]}, r"edits\[0\].prompt has both texts and embeddings, or neither; give either"),
+        ({"prompt": None, "prompt_embeds": zeros(1, 5, 7)}, "prompt.embeds has shape \\[1, 5, 7\\]"),
+        ({"prompt": None, "prompt_embeds": zeros(1, 5, 128)}, "negative_prompt.embeds has shape"),
         ({"prompt": None, "prompt_embeds": zeros(1, 5, 128) + np.nan}, "not finite"),
         ({"latents": zeros(1, 4, 8, 8)}, "latents have shape \\[1, 4, 8, 8\\], this session needs \\[1, 4, 16, 16\\]"),
         ({"latents": zeros(1, 4, 16, 16) + np.inf}, "latents have values that are not finite"),
-        ({"seed": [1, 2]}, "seed has 2 values for 1 pictures"),
-        ({"strength": 0.5}, "strength was given without an image"),
-        ({"mask": np.full((64, 64), 255, np.uint8)}, "a mask was given without an image"),
-        ({"repaint": ebca.RePaint()}, "there is no mask"),
+        ({"seed": [1, 2]}, "seeds has 2 values for a batch of 1"),
+        ({"strength": 0.5}, "strength was given without images"),
+        ({"mask": np.full((64, 64), 255, np.uint8)}, "masks were given without images"),
+        ({"repaint": ebca.RePaint()}, "repaint was given without masks"),
         ({"image": np.zeros((64, 64, 3), np.uint8), "strength": 0.0}, "strength is 0"),
         ({"image": np.zeros((64, 64, 3), np.uint8), "strength": 0.1}, "leaves no step to run"),
         ({"image": np.zeros((64, 64, 3), np.uint8), "scheduler": "pndm", "strength": 0.5}, "looks back over several"),
         ({"image": np.zeros((64, 64, 2), np.uint8)}, "64 x 64 pixels of 2 channels"),
-        ({"image": [np.zeros((64, 64, 3), np.uint8)] * 2}, "2 images were given for 1 pictures"),
+        ({"image": [np.zeros((64, 64, 3), np.uint8)] * 2}, "2 images were given for a batch of 1"),
         ({"image": np.zeros((64, 64, 3), np.uint8), "mask": np.zeros((64, 64), np.uint8)}, "the mask is empty"),
     ],
 )
@@ -115,7 +117,7 @@ def test_python_refuses_in_the_same_words(session: native.Session, python_shapes
 def test_a_prompt_that_is_not_utf8_is_refused(session: native.Session) -> None:
     params = session.library.init("generate_params")
     text = (ctypes.c_char_p * 1)(b"a \xff\xfe circle")
-    params.prompt = native.Prompt(text, 1)
+    params.prompt = structures.Prompt(text, 1)
     assert session.library.lib.ebca_session_generate(session.handle, byref(params), byref(c_void_p())) == 1
     assert "UTF-8" in session.last_error()
 
@@ -130,10 +132,10 @@ def test_what_runs_away_names_its_segment(session: native.Session, expected: np.
 
 def test_null_pointers_and_wrong_sizes_are_statuses(library: native.Library, shapes: native.Engine) -> None:
     lib, out = library.lib, c_void_p()
-    for name in native.PARAMS:
+    for name in structures.PARAMS:
         getattr(lib, f"ebca_{name}_init")(None, 64)
         # As a host of an older and of a newer header would: what is beyond its struct is not ours.
-        size = ctypes.sizeof(native.PARAMS[name])
+        size = ctypes.sizeof(structures.PARAMS[name])
         for given in (0, 8, size, size + 16):
             buffer = ctypes.create_string_buffer(b"\xaa" * (size + 32), size + 32)
             getattr(lib, f"ebca_{name}_init")(buffer, given)
@@ -146,7 +148,7 @@ def test_null_pointers_and_wrong_sizes_are_statuses(library: native.Library, sha
     assert out.value is None
     assert lib.ebca_session_create(None, None, byref(out)) == 1 and "the engine is NULL" in library.last_error()
     assert lib.ebca_session_create(shapes.handle, None, None) == 1
-    assert b"no place for the session" in lib.ebca_engine_last_error(shapes.handle)
+    assert b"the pointer that receives the session is NULL" in lib.ebca_engine_last_error(shapes.handle)
     assert lib.ebca_session_generate(None, None, byref(out)) == 1 and "the session is NULL" in library.last_error()
     assert lib.ebca_session_cancel(None) == 1
     assert lib.ebca_engine_get_info(shapes.handle, None) == 1
@@ -154,7 +156,13 @@ def test_null_pointers_and_wrong_sizes_are_statuses(library: native.Library, sha
     session = native.Session(library, out, [])
     assert lib.ebca_session_generate(session.handle, None, byref(c_void_p())) == 1
     assert lib.ebca_session_generate(session.handle, byref(library.init("generate_params")), None) == 1
-    for size in (0, 8, ctypes.sizeof(native.GenerateParams) - 8, ctypes.sizeof(native.GenerateParams) + 8, 2**63):
+    for size in (
+        0,
+        8,
+        ctypes.sizeof(structures.GenerateParams) - 8,
+        ctypes.sizeof(structures.GenerateParams) + 8,
+        2**63,
+    ):
         wrong = library.init("generate_params")
         wrong.struct_size = size
         assert lib.ebca_session_generate(session.handle, byref(wrong), byref(c_void_p())) == 1
@@ -172,7 +180,7 @@ def test_null_pointers_and_wrong_sizes_are_statuses(library: native.Library, sha
 
 
 def test_structs_have_the_sizes_of_the_header(library: native.Library) -> None:
-    for name, params in native.PARAMS.items():
+    for name, params in structures.PARAMS.items():
         assert library.init(name).struct_size == ctypes.sizeof(params), name
 
 
@@ -193,7 +201,7 @@ def test_devices(library: native.Library, shapes_dir: Path) -> None:
         library.open(shapes_dir, device="cuda:1234567890")
     session = library.open(shapes_dir).session()
     params = library.init("generate_params")
-    params.latents = native.Tensor((ctypes.c_float * 4)(), (ctypes.c_int64 * 4)(1, 1, 2, 2), 4, 1)
+    params.latents = structures.Tensor((ctypes.c_float * 4)(), (ctypes.c_int64 * 4)(1, 1, 2, 2), 4, 1)
     assert library.lib.ebca_session_generate(session.handle, byref(params), byref(c_void_p())) == 1
     assert "cannot read the memory of a GPU" in library.last_error()
 
@@ -369,9 +377,9 @@ def test_eight_threads_with_a_session_each(shapes: native.Engine, expected: np.n
             made = sessions[index].generate(PROMPT, steps=3, seed=1, output="latents").latents
             if not np.array_equal(made, expected):
                 return False
-            with pytest.raises(ParameterError, match=f"seed has {index + 2} values"):
+            with pytest.raises(ParameterError, match=f"seeds has {index + 2} values"):
                 sessions[index].generate(PROMPT, seed=list(range(index + 2)))
-            assert f"seed has {index + 2} values" in sessions[index].last_error()
+            assert f"seeds has {index + 2} values" in sessions[index].last_error()
         return True
 
     with ThreadPoolExecutor(8) as pool:
@@ -399,7 +407,7 @@ def test_a_long_prompt_is_said_to_be_cut(library: native.Library, shapes_dir: Pa
 def test_only_our_names_are_exported(library_file: Path) -> None:
     if shutil.which("nm") is None:
         pytest.skip("there is no nm to list symbols with")
-    lines = native.run("nm", "--dynamic", "--defined-only", library_file).splitlines()
+    lines = building.run("nm", "--dynamic", "--defined-only", library_file).splitlines()
     names = {line.split()[-1].partition("@")[0] for line in lines if line.split()[1] != "A"}
     header = (INCLUDE / "ebca.h").read_text()
     assert names and all(f" {name}(" in header or f"* {name}(" in header for name in names), names
@@ -416,7 +424,7 @@ def test_the_headers_compile_by_themselves(tmp_path: Path) -> None:
             pytest.skip(f"there is no {compiler}")
         source = tmp_path / "host"
         source.write_text(f'#include "{header}"\nint main(void) {{ return 0; }}\n')
-        native.run(compiler, *options, *strict, source)
+        building.run(compiler, *options, *strict, source)
 
 
 HOST = r"""
@@ -462,7 +470,7 @@ def test_a_cmake_host_finds_the_installed_package(
     cmake_build: Path, onnxruntime_file: Path, shapes_dir: Path, shapes: native.Engine, tmp_path: Path
 ) -> None:
     prefix, host = tmp_path / "prefix", tmp_path / "host"
-    native.run("cmake", "--install", cmake_build, "--prefix", prefix)
+    building.run("cmake", "--install", cmake_build, "--prefix", prefix)
     assert (prefix / "share" / "ebca" / "kernels" / "manifest.json").is_file()
     host.mkdir()
     (host / "main.cpp").write_text(HOST)
@@ -470,8 +478,8 @@ def test_a_cmake_host_finds_the_installed_package(
         "cmake_minimum_required(VERSION 3.20)\nproject(host LANGUAGES CXX)\nset(CMAKE_CXX_STANDARD 17)\n"
         "find_package(ebca 0.1 REQUIRED)\nadd_executable(host main.cpp)\ntarget_link_libraries(host ebca::ebca)\n"
     )
-    native.run("cmake", "-G", "Ninja", "-S", host, "-B", host / "build", f"-DCMAKE_PREFIX_PATH={prefix}")
-    native.run("cmake", "--build", host / "build")
+    building.run("cmake", "-G", "Ninja", "-S", host, "-B", host / "build", f"-DCMAKE_PREFIX_PATH={prefix}")
+    building.run("cmake", "--build", host / "build")
     made = subprocess.run(
         [host / "build" / "host", shapes_dir, onnxruntime_file], capture_output=True, text=True, check=True
     )

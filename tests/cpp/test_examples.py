@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import native
+from helpers import building
 from PIL import Image
 
 import ebca
+from ebca.runtime import native
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "cpp"
 PROMPT = "a red circle and a blue square"
@@ -20,11 +21,11 @@ PROMPT = "a red circle and a blue square"
 @pytest.fixture(scope="module")
 def hosts(cmake_build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("pkg-config") and subprocess.run(["pkg-config", "--exists", "libpng"], check=False).returncode:
-        pytest.skip("there is no libpng to write pictures with; install libpng-dev")
+        pytest.skip("there is no libpng to write images with; install libpng-dev")
     prefix, build = tmp_path_factory.mktemp("prefix"), tmp_path_factory.mktemp("hosts")
-    native.run("cmake", "--install", cmake_build, "--prefix", prefix)
-    native.run("cmake", "-G", "Ninja", "-S", EXAMPLES, "-B", build, f"-DCMAKE_PREFIX_PATH={prefix}")
-    native.run("cmake", "--build", build)
+    building.run("cmake", "--install", cmake_build, "--prefix", prefix)
+    building.run("cmake", "-G", "Ninja", "-S", EXAMPLES, "-B", build, f"-DCMAKE_PREFIX_PATH={prefix}")
+    building.run("cmake", "--build", build)
     return build
 
 
@@ -37,7 +38,7 @@ def environment(onnxruntime_file: Path, shapes: native.Engine) -> dict[str, str]
 def test_the_cpp_host_paints_what_python_paints(
     hosts: Path, environment: dict[str, str], shapes_dir: Path, python_shapes: ebca.Engine, tmp_path: Path
 ) -> None:
-    file = tmp_path / "picture.png"
+    file = tmp_path / "image.png"
     done = subprocess.run(
         [hosts / "paint", shapes_dir, PROMPT, file], env=environment, capture_output=True, text=True, check=True
     )
@@ -50,8 +51,8 @@ def test_the_cpp_host_paints_what_python_paints(
 def test_the_c_host_edits_as_python_does(
     hosts: Path, environment: dict[str, str], shapes_dir: Path, python_shapes: ebca.Engine, tmp_path: Path
 ) -> None:
-    file = tmp_path / "picture.png"
-    native.run(hosts / "edit", shapes_dir, "a red circle", "+a blue square", file, env=environment)
+    file = tmp_path / "image.png"
+    building.run(hosts / "edit", shapes_dir, "a red circle", "+a blue square", file, env=environment)
     with python_shapes.session() as session:
         edit = ebca.Edit("a blue square", direction=1, alpha=0.7)
         (expected,) = session.generate("a red circle", seed=1, edits=[edit]).images
@@ -59,7 +60,7 @@ def test_the_c_host_edits_as_python_does(
 
 
 def test_ctrl_c_stops_the_cpp_host(hosts: Path, environment: dict[str, str], shapes_dir: Path, tmp_path: Path) -> None:
-    words = [hosts / "paint", shapes_dir, PROMPT, tmp_path / "picture.png"]
+    words = [hosts / "paint", shapes_dir, PROMPT, tmp_path / "image.png"]
     with subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         said = ""

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import native
+from helpers import building
 
 from ebca.errors import BackendError, EbcaError, ParameterError
-from ebca.plugins.energy_attention.launches import OpShape
+from ebca.plugins.energy_attention.launches import OpShape, launches
 from ebca.plugins.kernels.binaries import FOLDER, KernelSet, pack_key
+from ebca.runtime import native
 
 HERE = Path(__file__).parent
 CPP = HERE.parents[1] / "runtime" / "cpp"
@@ -29,9 +30,9 @@ Probe = Callable[..., Any]
 @pytest.fixture(scope="module")
 def programs(cmake_build: Path, header_options: list[str]) -> Path:
     """A build folder with gpu_probe and fake_cuda/libcuda.so.1."""
-    with native.building(cmake_build):
-        native.run("cmake", "-S", str(CPP), "-B", str(cmake_build), "-DEBCA_BUILD_TESTS=ON", *header_options)
-        native.run("cmake", "--build", str(cmake_build), "--target", "gpu_probe", "fake_cuda")
+    with building.building(cmake_build):
+        building.run("cmake", "-S", str(CPP), "-B", str(cmake_build), "-DEBCA_BUILD_TESTS=ON", *header_options)
+        building.run("cmake", "--build", str(cmake_build), "--target", "gpu_probe", "fake_cuda")
     return cmake_build
 
 
@@ -88,7 +89,7 @@ def test_generations_are_the_cpu_s(probe: Probe, tiny_engine_dir: Path, onnxrunt
     plain, edited, inverted, end = probe("generate", tiny_engine_dir, onnxruntime_file)
     for one in (plain, edited):
         assert one["equal"] and one["pixels"] == 128 * 128 * 3 and one["evaluations"] == 4
-        # The schedule goes from one variant to the other; a second picture records nothing.
+        # The schedule goes from one variant to the other; a second image records nothing.
         assert one["first"]["capture"] == 2 and one["first"]["launch"] == 4
         # Two waits beside those of the steps: for the text encoder, which sees both prompts at once, and for the VAE.
         again = one["again"]
@@ -138,7 +139,7 @@ def planned(kernels: KernelSet, variant: str, capability: tuple[int, int], dtype
     names = (*tensors, "partial", "column", "norm2")
     addresses = {name: 0x7F0000000000 + 4096 * (index + 1) for index, name in enumerate(names)}
     try:
-        plan = kernels.plan(variant, capability, dtype, OpShape(*sizes))
+        plan = launches(kernels, variant, capability, dtype, OpShape(*sizes))
     except EbcaError as error:
         return {"error": str(error)}
     return {
@@ -167,7 +168,7 @@ def test_kernels_are_chosen_and_packed_as_in_python(probe: Probe) -> None:
         for variant, (major, minor), dtype, sizes in every
     )
     kernels, refused = KernelSet.load(), 0
-    for case, made in zip(every, probe("plans", FOLDER, given=lines), strict=True):
+    for case, made in zip(every, probe("launches", FOLDER, given=lines), strict=True):
         expected = planned(kernels, *case)
         if "error" in expected:
             # The same words; Python shows the sizes of a shape as an object.
@@ -197,7 +198,7 @@ def test_damaged_kernels_are_refused(probe: Probe, tmp_path: Path, damage: str) 
         data = bytearray(pack.read_bytes())
         data[1000] ^= 1
         pack.write_bytes(data)
-    answer = probe("plans", folder, given="update 8 9 float16 2 64 1 77 8 40\n")
+    answer = probe("launches", folder, given="update 8 9 float16 2 64 1 77 8 40\n")
     message = answer[0]["error"] if damage == "pack" else answer["error"]
     assert str(folder) in message and "install ebca again" in message
 
@@ -210,7 +211,7 @@ def test_the_driver_s_code_works_in_order_and_gives_everything_back(
     assert answer["name"] == "cuda:0" and answer["capability"] == [8, 9]
     assert answer["copied"] and answer["replayed"]
     assert answer["refused"] == "the step cannot be captured: not while capturing"
-    assert answer["full"].startswith("the GPU has no 1099512 MB left; make a smaller picture")
+    assert answer["full"].startswith("the GPU has no 1099512 MB left; make a smaller image")
     seen = json.loads(report.read_text(encoding="utf-8"))
     # Nothing outside the context, on another stream or inside a capture.
     assert seen["wrong"] == 0
@@ -226,9 +227,9 @@ def test_the_driver_s_interface_is_cuda_h_s(tmp_path: Path) -> None:
     if not found or shutil.which("c++") is None:
         pytest.skip("there is no cuda.h, or no compiler")
     program = tmp_path / "cuda_abi"
-    native.run("c++", "-std=c++17", f"-I{CPP / 'src'}", f"-I{found[0]}", HERE / "cuda_abi.cpp", "-o", program)
-    declared = (CPP / "src" / "cuda_api.hpp").read_text(encoding="utf-8")
-    for name in native.run(program).split():
+    building.run("c++", "-std=c++17", f"-I{CPP / 'src'}", f"-I{found[0]}", HERE / "cuda_abi.cpp", "-o", program)
+    declared = (CPP / "src" / "devices" / "cuda_api.hpp").read_text(encoding="utf-8")
+    for name in building.run(program).split():
         assert f"(*{name})(" in declared, name
 
 

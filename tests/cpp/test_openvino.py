@@ -10,14 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import derived, native
+from helpers import building, derived
 
 import ebca
 from ebca.engines.backends.protocol import BackendOptions
 from ebca.engines.backends.registry import create
 from ebca.errors import BackendError, ParameterError
+from ebca.runtime import native
 
 SRC = Path(__file__).parents[2] / "runtime" / "cpp" / "src"
+BACKENDS = SRC / "backends"
 PROMPT = {"shapes": "a red circle", "float16": "a red circle", "tiny": "a cat"}
 PLAIN: dict[str, Any] = {}
 EDITED: dict[str, Any] = {
@@ -70,7 +72,7 @@ def float16_dir(shapes_dir: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("model", "precision"), CALLS, indirect=["precision"])
-def test_pictures_equal_python_bit_by_bit(
+def test_images_equal_python_bit_by_bit(
     library: native.Library, openvino_file: Path, precision: str, model: str, request: pytest.FixtureRequest
 ) -> None:
     fixtures = {"shapes": "shapes_dir", "float16": "float16_dir", "tiny": "tiny_engine_dir"}
@@ -227,8 +229,10 @@ def test_what_is_wrong_is_one_line(
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 @pytest.mark.parametrize("version", ["2026.2.1-21919-ede283a88e3", "2025.4.1", "", "none"])
 def test_an_openvino_that_is_too_old(library: native.Library, shapes_dir: Path, tmp_path: Path, version: str) -> None:
-    """2026.2 opened these graphs and made other pictures; older ones do not open them."""
-    names = set(re.findall(r'"(ov_\w+)"', (SRC / "openvino_library.cpp").read_text())) - {"ov_get_openvino_version"}
+    """2026.2 opened these graphs and made other images; older ones do not open them."""
+    names = set(re.findall(r'"(ov_\w+)"', (BACKENDS / "openvino_library.cpp").read_text())) - {
+        "ov_get_openvino_version"
+    }
     assert len(names) > 15
     stub = tmp_path / "stub.c"
     stub.write_text(
@@ -236,7 +240,7 @@ def test_an_openvino_that_is_too_old(library: native.Library, shapes_dir: Path, 
         f'int ov_get_openvino_version(struct version* v) {{ v->number = "{version}"; return 0; }}\n'
         + "".join(f"void {name}(void) {{}}\n" for name in sorted(names))
     )
-    native.run("cc", "-shared", "-fPIC", stub, "-o", tmp_path / "libopenvino_c.so")
+    building.run("cc", "-shared", "-fPIC", stub, "-o", tmp_path / "libopenvino_c.so")
     with pytest.raises(BackendError, match=f"OpenVINO '{version}' is too old; install OpenVINO 2026.3 or newer"):
         library.open(shapes_dir, backend="openvino", openvino=tmp_path / "libopenvino_c.so")
 
@@ -261,7 +265,7 @@ def test_a_graph_that_is_none_is_named(
 DECLARATIONS = r"""
 #include <openvino/c/openvino.h>
 #include <type_traits>
-#include "openvino_c.hpp"
+#include "backends/openvino_c.hpp"
 
 using namespace ebca::openvino_c;
 
@@ -291,16 +295,16 @@ constexpr bool same = std::is_same<typename Signature<Ours>::type, typename Sign
 def test_our_declarations_are_openvinos(wheel: Path, tmp_path: Path) -> None:
     if shutil.which("c++") is None or not (wheel / "include" / "openvino" / "c" / "openvino.h").is_file():
         pytest.skip("there is no C++ compiler, or the openvino package has no headers")
-    ours = re.findall(r"\(\*(\w+)\)\(", (SRC / "openvino_c.hpp").read_text())
-    looked_up = re.findall(r'find\(ov\.(\w+), handle, "(\w+)"\);', (SRC / "openvino_library.cpp").read_text())
+    ours = re.findall(r"\(\*(\w+)\)\(", (BACKENDS / "openvino_c.hpp").read_text())
+    looked_up = re.findall(r'find\(ov\.(\w+), handle, "(\w+)"\);', (BACKENDS / "openvino_library.cpp").read_text())
     assert [name for name, _ in looked_up] == ours and len(ours) > 15
     assert all(symbol == f"ov_{name}" for name, symbol in looked_up)
     source = tmp_path / "declarations.cpp"
     checks = [f'static_assert(same<decltype(Functions::{name}), decltype(&ov_{name})>, "{name}");' for name in ours]
     source.write_text(DECLARATIONS + "\n".join(checks) + "\n")
     include = [f"-I{wheel / 'include'}", f"-I{SRC}"]
-    native.run("c++", "-std=c++17", "-fsyntax-only", *include, source)
+    building.run("c++", "-std=c++17", "-fsyntax-only", *include, source)
     # The comparison sees a difference where there is one.
     source.write_text(source.read_text().replace("decltype(&ov_core_free)", "decltype(&ov_core_create)"))
     with pytest.raises(AssertionError, match="core_free"):
-        native.run("c++", "-std=c++17", "-fsyntax-only", *include, source)
+        building.run("c++", "-std=c++17", "-fsyntax-only", *include, source)

@@ -11,7 +11,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from helpers import native
+from helpers import building
+
+from ebca.runtime import native
 
 ROOT = Path(__file__).parents[2]
 CPP = ROOT / "runtime" / "cpp"
@@ -26,33 +28,33 @@ def stress(library_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     program = tmp_path_factory.mktemp("stress") / "stress"
     options = ["-std=c++17", "-O0", "-Wall", "-Wextra", "-Werror", f"-I{CPP / 'include'}", "-pthread"]
     library = [f"-L{library_file.parent}", "-lebca", f"-Wl,-rpath,{library_file.parent}"]
-    native.run("c++", *options, Path(__file__).with_name("stress.cpp"), *library, "-o", program)
+    building.run("c++", *options, Path(__file__).with_name("stress.cpp"), *library, "-o", program)
     return program
 
 
 def run(program: Path, engine: Path, onnxruntime: Path, *arguments: int) -> tuple[int, int, float, float]:
-    """Pictures made, calls cancelled, and MiB after the first picture and at the end."""
+    """Images made, calls cancelled, and MiB after the first image and at the end."""
     environment = {**os.environ, "EBCA_ORT_LIB": str(onnxruntime)}
-    said = native.run(program, engine, *map(str, arguments), env=environment)
-    found = re.match(r"(\d+) pictures equal, (\d+) cancelled, .*; (\d+) MiB after the first, (\d+) at the end", said)
+    said = building.run(program, engine, *map(str, arguments), env=environment)
+    found = re.match(r"(\d+) images equal, (\d+) cancelled, .*; (\d+) MiB after the first, (\d+) at the end", said)
     assert found, said
     return int(found[1]), int(found[2]), float(found[3]), float(found[4])
 
 
-def test_threads_make_the_pictures_of_one_thread(stress: Path, shapes_dir: Path, onnxruntime_file: Path) -> None:
+def test_threads_make_the_images_of_one_thread(stress: Path, shapes_dir: Path, onnxruntime_file: Path) -> None:
     made, cancelled, _, _ = run(stress, shapes_dir, onnxruntime_file, 4, 4)
     assert made + cancelled == 16 and made > 0 and cancelled > 0
 
 
 @SLOW
-def test_eight_threads_with_fifty_pictures_each(stress: Path, shapes_dir: Path, onnxruntime_file: Path) -> None:
+def test_eight_threads_with_fifty_images_each(stress: Path, shapes_dir: Path, onnxruntime_file: Path) -> None:
     made, cancelled, _, _ = run(stress, shapes_dir, onnxruntime_file, 8, 50)
     assert made + cancelled == 400 and made > 100 and cancelled > 100
 
 
 @SLOW
 def test_memory_stays_flat(library: native.Library, shapes: native.Engine) -> None:
-    """Over 500 pictures of four kinds on one session."""
+    """Over 500 images of four kinds on one session."""
     session = shapes.session()
 
     def resident() -> float:
@@ -66,7 +68,7 @@ def test_memory_stays_flat(library: native.Library, shapes: native.Engine) -> No
         if index % 100 == 99:
             after.append(resident())
     session.close()
-    print(f"MiB resident after 100, 200, ... pictures: {after}")
+    print(f"MiB resident after 100, 200, ... images: {after}")
     assert after[-1] - after[0] < 4, after
 
 
@@ -82,14 +84,20 @@ def test_sanitizers_find_nothing(
     if done.returncode == NOTHING:
         pytest.skip(done.stderr.strip())
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-8000:]
-    assert "pictures equal" in done.stdout
+    assert "images equal" in done.stdout
 
 
 @pytest.mark.parametrize(
     ("target", "sources"),
     [
-        ("manifest", ["arena", "dims", "json", "manifest", "tensor"]),
-        ("table", ["dims", "directory", "json", "manifest", "schedulers", "sha256", "tensor"]),
+        ("manifest", ["execution/arena", "contract/dims", "contract/json", "contract/manifest", "contract/tensor"]),
+        (
+            "table",
+            [
+                *(f"contract/{name}" for name in ("dims", "directory", "json", "manifest", "sha256", "tensor")),
+                "sampling/schedulers",
+            ],
+        ),
     ],
 )
 def test_fuzz_targets_take_their_seeds(
@@ -100,8 +108,8 @@ def test_fuzz_targets_take_their_seeds(
     objects = [cmake_build / "CMakeFiles" / "ebca_core.dir" / "src" / f"{name}.cpp.o" for name in sources]
     fuzz, program = CPP / "fuzz", tmp_path / "fuzz"
     mains = [fuzz / f"fuzz_{target}.cpp", fuzz / "standalone.cpp"]
-    native.run("c++", "-std=c++17", "-O0", f"-I{CPP / 'src'}", *includes, *mains, *objects, "-o", program)
+    building.run("c++", "-std=c++17", "-O0", f"-I{CPP / 'src'}", *includes, *mains, *objects, "-o", program)
     seeds = sorted((fuzz / "seeds" / target).iterdir())
     assert seeds
-    said = native.run(program, "-seconds=1", *seeds, cwd=tmp_path)
+    said = building.run(program, "-seconds=1", *seeds, cwd=tmp_path)
     assert int(said.split()[0]) > len(seeds)

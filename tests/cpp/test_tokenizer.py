@@ -34,7 +34,10 @@ from ebca.runtime.text.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[2]
 CPP = ROOT / "runtime" / "cpp"
-SOURCES = ["unicode", "unicode_tables", "byte_pair_encoding", "json", "tokenizer_json", "tokenizer", "prompt_tokenizer"]
+SOURCES = ["contract/json", "contract/utf8"] + [
+    f"tokenizer/{name}"
+    for name in ("unicode", "unicode_tables", "byte_pair_encoding", "tokenizer_json", "tokenizer", "prompt_tokenizer")
+]
 SLOW = bool(os.environ.get("EBCA_SLOW_TESTS"))
 INFO_KEYS = ("model_max_length", "bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -163,7 +166,7 @@ class Build:
 
     def link(self, *objects: Path) -> Path:
         program = objects[0].with_suffix("")
-        parts = [*(self.folder / f"{name}.o" for name in SOURCES), *objects]
+        parts = [*(self.folder / f"{Path(name).name}.o" for name in SOURCES), *objects]
         self._run(*map(str, parts), "-o", str(program))
         return program
 
@@ -402,7 +405,7 @@ def test_the_unicode_tables_are_what_the_generator_writes() -> None:
     assert spec and spec.loader
     generator = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generator)
-    committed = (CPP / "src" / "unicode_tables.cpp").read_text(encoding="utf-8")
+    committed = (CPP / "src" / "tokenizer" / "unicode_tables.cpp").read_text(encoding="utf-8")
     if f"tokenizers {tokenizers.__version__} knows" not in committed:
         pytest.skip(f"the tables are those of another version than tokenizers {tokenizers.__version__}")
     assert generator.render() == committed

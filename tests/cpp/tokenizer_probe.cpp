@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "error.hpp"
-#include "prompt_tokenizer.hpp"
-#include "tokenizer.hpp"
+#include "tokenizer/prompt_tokenizer.hpp"
+#include "tokenizer/tokenizer.hpp"
 
 namespace {
 
@@ -121,7 +121,7 @@ int main() {
             answer = probe.answer(*question);
             answer.insert(answer.begin(), "ok");
         } catch (const ebca::Error& error) {
-            answer = {"error", std::to_string(static_cast<int>(error.status)), error.what()};
+            answer = {"error", std::to_string(static_cast<int>(error.status())), error.what()};
         }
         write_message(answer);
     }

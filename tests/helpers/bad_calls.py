@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from helpers import native
+
+from ebca.runtime import native
+from ebca.runtime.native import structures
 
 OK, PARAMETER, ENGINE, BACKEND, NUMERICAL, CANCELLED, UNSUPPORTED, OUT_OF_MEMORY = range(8)
 PROMPT = b"a red circle"
@@ -43,7 +45,7 @@ class Place:
 def generate_params(library: native.Library, **given: Any) -> Any:
     """One step to latents from a text, with these fields."""
     params = library.init("generate_params")
-    params.prompt = native.Prompt((c_char_p * 1)(PROMPT), 1)
+    params.prompt = structures.Prompt((c_char_p * 1)(PROMPT), 1)
     params.steps, params.latents_only, params.scheduler = 1, 1, b"ddim"
     for name, value in given.items():
         setattr(params, name, value)
@@ -52,16 +54,16 @@ def generate_params(library: native.Library, **given: Any) -> Any:
 
 def invert_params(library: native.Library, **given: Any) -> Any:
     params = library.init("invert_params")
-    params.prompt = native.Prompt((c_char_p * 1)(PROMPT), 1)
+    params.prompt = structures.Prompt((c_char_p * 1)(PROMPT), 1)
     params.latents, params.steps = tensor((1, 4, 16, 16)), 2
     for name, value in given.items():
         setattr(params, name, value)
     return params
 
 
-def tensor(shape: tuple[int, ...], value: float = 0.5) -> native.Tensor:
+def tensor(shape: tuple[int, ...], value: float = 0.5) -> structures.Tensor:
     count = int(np.prod(shape))
-    made = native.Tensor((c_float * count)(*[value] * count), (c_int64 * 4)(*shape), len(shape), 0)
+    made = structures.Tensor((c_float * count)(*[value] * count), (c_int64 * 4)(*shape), len(shape), 0)
     return made
 
 
@@ -74,7 +76,7 @@ def invert(session: native.Session, params: Any) -> int:
 
 
 def _call(session: native.Session, function: Any, params: Any) -> int:
-    out = POINTER(native.ResultStruct)()
+    out = POINTER(structures.Result)()
     status = int(function(session.handle, byref(params), byref(out)))
     assert bool(out) == (status == OK), status
     assert (status == OK) == (session.last_error() == ""), (status, session.last_error())
@@ -104,7 +106,7 @@ def null_everywhere(place: Place) -> None:
     lib, out = library.lib, c_void_p(1)
     for name in ("engine", "session", "result"):
         getattr(lib, f"ebca_{name}_free")(None)
-    for name in native.PARAMS:
+    for name in structures.PARAMS:
         getattr(lib, f"ebca_{name}_init")(None, 0)
         getattr(lib, f"ebca_{name}_init")(None, 2**63)
     assert b"NULL" in lib.ebca_engine_last_error(None) and b"NULL" in lib.ebca_session_last_error(None)
@@ -116,7 +118,7 @@ def null_everywhere(place: Place) -> None:
         (lib.ebca_engine_open, (None, byref(out))),
         (lib.ebca_engine_open, (byref(library.init("engine_params")), None)),
         (lib.ebca_engine_get_info, (None, None)),
-        (lib.ebca_engine_get_info, (None, byref(native.EngineInfo()))),
+        (lib.ebca_engine_get_info, (None, byref(structures.EngineInfo()))),
         (lib.ebca_engine_get_info, (engine.handle, None)),
         (lib.ebca_session_create, (None, None, None)),
         (lib.ebca_session_create, (None, byref(library.init("session_params")), byref(out))),
@@ -136,22 +138,24 @@ def null_everywhere(place: Place) -> None:
         params = generate_params(library)
         setattr(params, f"{name.removesuffix('s')}_count", 2)
         refused(session, generate(session, params), f"{name} is NULL, but 2 are announced")
-    params = generate_params(library, prompt=native.Prompt(None, 3))
-    refused(session, generate(session, params), "prompt is NULL, but 3 are announced")
-    params = generate_params(library, prompt=native.Prompt((c_char_p * 2)(PROMPT, None), 2))
-    refused(session, generate(session, params), "text 1 of the prompt is NULL")
-    params = generate_params(library, gamma_attn=native.Schedule(5, 0, 0, None, 4))
-    refused(session, generate(session, params), "gamma_attn is NULL, but 4 are announced")
-    params = generate_params(library, gamma_attn=native.Schedule(5, 0, 0, None, 0))
+    params = generate_params(library, prompt=structures.Prompt(None, 3))
+    refused(session, generate(session, params), "prompt.texts is NULL, but 3 are announced")
+    params = generate_params(library, prompt=structures.Prompt((c_char_p * 2)(PROMPT, None), 2))
+    refused(session, generate(session, params), "prompt.texts[1] is NULL")
+    params = generate_params(library, gamma_attn=structures.Schedule(5, 0, 0, None, 4))
+    refused(session, generate(session, params), "gamma_attn.values is NULL, but 4 are announced")
+    params = generate_params(library, gamma_attn=structures.Schedule(5, 0, 0, None, 0))
     refused(session, generate(session, params), "gamma_attn has 0 values")
-    params = generate_params(library, images=(native.Image * 1)(native.Image(None, 8, 8, 3)), image_count=1)
+    params = generate_params(library, images=(structures.Image * 1)(structures.Image(None, 8, 8, 3)), image_count=1)
     params.strength = 1.0
     refused(session, generate(session, params), "no data")
-    for params in (turn, invert_params(library, latents=native.Tensor())):
+    for params in (turn, invert_params(library, latents=structures.Tensor())):
         params.image_count = 1
         refused(session, invert(session, params), "images is NULL")
-    refused(session, invert(session, invert_params(library, latents=native.Tensor())), "either an image or the latents")
-    refused(session, generate(session, library.init("generate_params")), "give either a prompt")
+    refused(
+        session, invert(session, invert_params(library, latents=structures.Tensor())), "either images or the latents"
+    )
+    refused(session, generate(session, library.init("generate_params")), "give either texts or embeds")
     works(session)
 
 
@@ -167,46 +171,46 @@ def sizes_of_structs(place: Place) -> None:
         size = ctypes.sizeof(params)
         return [0, 1, 7, 8, size - 8, size - 1, size + 1, size + 8, 2**31, 2**32 + size, 2**63, 2**64 - 1]
 
-    for size in sizes(native.EngineParams):
+    for size in sizes(structures.EngineParams):
         params = library.init("engine_params")
         params.struct_size = size
         assert lib.ebca_engine_open(byref(params), byref(c_void_p())) == PARAMETER
         assert f"ebca_engine_params has struct_size {size}," in library.last_error()
-    for size in sizes(native.SessionParams):
+    for size in sizes(structures.SessionParams):
         params = library.init("session_params")
         params.struct_size = size
         assert lib.ebca_session_create(engine.handle, byref(params), byref(c_void_p())) == PARAMETER
         assert f"ebca_session_params has struct_size {size}," in library.last_error()
-    for size in sizes(native.EngineInfo):
-        info = native.EngineInfo(struct_size=size)
+    for size in sizes(structures.EngineInfo):
+        info = structures.EngineInfo(struct_size=size)
         assert lib.ebca_engine_get_info(engine.handle, byref(info)) == PARAMETER
         assert f"ebca_engine_info has struct_size {size}," in library.last_error()
         assert info.model is None
-    for size in sizes(native.GenerateParams):
+    for size in sizes(structures.GenerateParams):
         params = generate_params(library, struct_size=size)
         refused(session, generate(session, params), f"ebca_generate_params has struct_size {size},")
-    for size in sizes(native.InvertParams):
+    for size in sizes(structures.InvertParams):
         refused(session, invert(session, invert_params(library, struct_size=size)), f"has struct_size {size},")
-    for size in sizes(native.Edit):
-        edits = (native.Edit * 2)(library.init("edit"), library.init("edit"))
+    for size in sizes(structures.Edit):
+        edits = (structures.Edit * 2)(library.init("edit"), library.init("edit"))
         edits[0].struct_size = size
         params = generate_params(library, edits=edits, edit_count=2)
         refused(session, generate(session, params), f"ebca_edit has struct_size {size},")
-    for size in sizes(native.RePaintParams):
+    for size in sizes(structures.RePaintParams):
         repaint = library.init("repaint_params")
         repaint.struct_size = size
         params = generate_params(library, repaint=ctypes.pointer(repaint))
         refused(session, generate(session, params), f"ebca_repaint_params has struct_size {size},")
-    for size in sizes(native.RegularizeParams):
+    for size in sizes(structures.RegularizeParams):
         regularize = library.init("regularize_params")
         regularize.struct_size = size
         params = invert_params(library, regularize=ctypes.pointer(regularize))
         refused(session, invert(session, params), f"ebca_regularize_params has struct_size {size},")
-    # Memory that nobody initialised, but for its size.
+    # Memory that was not initialised, except for its size.
     rng = random.Random(0)
     for _ in range(20):
-        params = native.SessionParams.from_buffer_copy(rng.randbytes(ctypes.sizeof(native.SessionParams)))
-        params.struct_size = ctypes.sizeof(native.SessionParams)
+        params = structures.SessionParams.from_buffer_copy(rng.randbytes(ctypes.sizeof(structures.SessionParams)))
+        params.struct_size = ctypes.sizeof(structures.SessionParams)
         assert lib.ebca_session_create(engine.handle, byref(params), byref(c_void_p())) in (OK, PARAMETER)
     works(session)
 
@@ -247,7 +251,7 @@ def numbers_in_every_field(place: Place) -> None:
     """Whatever a field holds, there is a status, and a text where it is not 0; and the session goes on."""
     session = place.open().session()
     library, pixels = session.library, (ctypes.c_uint8 * (64 * 64 * 3))(*[255] * (64 * 64 * 3))
-    image = native.Image(pixels, 64, 64, 3)
+    image = structures.Image(pixels, 64, 64, 3)
     tried = 0
 
     def check(status: int, way: tuple[str, ...], value: Any) -> None:
@@ -257,45 +261,47 @@ def numbers_in_every_field(place: Place) -> None:
             refused(session, status)
             assert status in (PARAMETER, NUMERICAL, UNSUPPORTED), (way, value, status, session.last_error())
 
-    for way, kind in fields(native.GenerateParams):
+    for way, kind in fields(structures.GenerateParams):
         for value in strange(kind, way):
             params = generate_params(library)
             put(params, way, value)
             check(generate(session, params), way, value)
-    for way, kind in fields(native.Edit):
+    for way, kind in fields(structures.Edit):
         for value in strange(kind, way):
             edit = library.init("edit")
-            edit.prompt = native.Prompt((c_char_p * 1)(b"a blue square"), 1)
+            edit.prompt = structures.Prompt((c_char_p * 1)(b"a blue square"), 1)
             put(edit, way, value)
-            params = generate_params(library, edits=(native.Edit * 1)(edit), edit_count=1)
+            params = generate_params(library, edits=(structures.Edit * 1)(edit), edit_count=1)
             check(generate(session, params), way, value)
-    for way, kind in fields(native.RePaintParams):
+    for way, kind in fields(structures.RePaintParams):
         for value in strange(kind, way):
             repaint = library.init("repaint_params")
             put(repaint, way, value)
-            params = generate_params(library, images=(native.Image * 1)(image), image_count=1, scheduler=None, steps=2)
+            params = generate_params(
+                library, images=(structures.Image * 1)(image), image_count=1, scheduler=None, steps=2
+            )
             params.masks, params.mask_count, params.repaint = params.images, 1, ctypes.pointer(repaint)
             check(generate(session, params), way, value)
-    for way, kind in fields(native.TokenWeight):
+    for way, kind in fields(structures.TokenWeight):
         for value in strange(kind, way):
-            weight = native.TokenWeight(None, 1, 2.0)
+            weight = structures.TokenWeight(None, 1, 2.0)
             put(weight, way, value)
-            params = generate_params(library, token_weight_count=1, token_weights=(native.TokenWeight * 1)(weight))
+            params = generate_params(library, token_weight_count=1, token_weights=(structures.TokenWeight * 1)(weight))
             params.gamma_attn.value = 0.01
             check(generate(session, params), way, value)
-    for way, _ in fields(native.Image):
+    for way, _ in fields(structures.Image):
         for value in [*INTEGERS[:3], *([2, 5] if way == ("channels",) else []), 2**16 + 1, 2**31 - 1]:
-            wrong = native.Image(pixels, 64, 64, 3)
+            wrong = structures.Image(pixels, 64, 64, 3)
             put(wrong, way, value)
-            params = generate_params(library, images=(native.Image * 1)(wrong), image_count=1, strength=1.0)
+            params = generate_params(library, images=(structures.Image * 1)(wrong), image_count=1, strength=1.0)
             status = generate(session, params)
             assert status == PARAMETER and "channels" in session.last_error(), (way, value)
-    for way, kind in fields(native.InvertParams):
+    for way, kind in fields(structures.InvertParams):
         for value in strange(kind, way):
             params = invert_params(library)
             put(params, way, value)
             check(invert(session, params), way, value)
-    for way, kind in fields(native.RegularizeParams):
+    for way, kind in fields(structures.RegularizeParams):
         for value in [*DOUBLES] if kind is c_double else [-(2**31), -1, 0, 3, 1001, 2**31 - 1]:
             regularize = library.init("regularize_params")
             put(regularize, way, value)
@@ -310,8 +316,8 @@ def tensors_of_wrong_shapes(place: Place) -> None:
     library = session.library
     right, data = (1, 4, 16, 16), (c_float * 1024)()
 
-    def made(shape: tuple[int, ...], rank: int | None = None, memory: int = 0) -> native.Tensor:
-        return native.Tensor(data, (c_int64 * 4)(*shape), len(shape) if rank is None else rank, memory)
+    def made(shape: tuple[int, ...], rank: int | None = None, memory: int = 0) -> structures.Tensor:
+        return structures.Tensor(data, (c_int64 * 4)(*shape), len(shape) if rank is None else rank, memory)
 
     for rank in (-(2**31), -1, 0, 5, 2**31 - 1):
         params = generate_params(library, latents=made(right, rank))
@@ -327,9 +333,9 @@ def tensors_of_wrong_shapes(place: Place) -> None:
         params = generate_params(library, latents=made(right, memory=memory))
         refused(session, generate(session, params), f"unknown memory {memory}")
     for shape in ((1, 1, 128, 1), (1, 8), (128,), (1, 2, 127), (2, 2, 128)):
-        params = generate_params(library, prompt=native.Prompt(None, 0, made(shape)))
+        params = generate_params(library, prompt=structures.Prompt(None, 0, made(shape)))
         refused(session, generate(session, params), "give [1, tokens, 128]")
-    both = native.Prompt((c_char_p * 1)(PROMPT), 1, made((1, 2, 128)))
+    both = structures.Prompt((c_char_p * 1)(PROMPT), 1, made((1, 2, 128)))
     refused(session, generate(session, generate_params(library, prompt=both)), "either")
     for value in (float("nan"), float("inf")):
         for shape in (right, (1, 2, 128)):
@@ -338,7 +344,7 @@ def tensors_of_wrong_shapes(place: Place) -> None:
             if len(shape) == 4:
                 params.latents = wrong
             else:
-                params.prompt = native.Prompt(None, 0, wrong)
+                params.prompt = structures.Prompt(None, 0, wrong)
             refused(session, generate(session, params), "not finite")
     works(session)
 
@@ -360,15 +366,15 @@ def texts_that_are_not_utf8(place: Place) -> None:
     session = place.open().session()
     library = session.library
     for text in NOT_UTF8:
-        wrong = native.Prompt((c_char_p * 1)(text), 1)
+        wrong = structures.Prompt((c_char_p * 1)(text), 1)
         refused(session, generate(session, generate_params(library, prompt=wrong)), "UTF-8")
         refused(session, generate(session, generate_params(library, negative_prompt=wrong)), "UTF-8")
         refused(session, invert(session, invert_params(library, prompt=wrong)), "UTF-8")
         edit = library.init("edit")
         edit.prompt = wrong
-        params = generate_params(library, edits=(native.Edit * 1)(edit), edit_count=1)
+        params = generate_params(library, edits=(structures.Edit * 1)(edit), edit_count=1)
         refused(session, generate(session, params), "UTF-8")
-        weights = (native.TokenWeight * 1)(native.TokenWeight(text, 0, 2.0))
+        weights = (structures.TokenWeight * 1)(structures.TokenWeight(text, 0, 2.0))
         params = generate_params(library, token_weights=weights, token_weight_count=1)
         refused(session, generate(session, params), "UTF-8")
         # Nothing reads a name as UTF-8, but those who read the text of the error do.
@@ -396,11 +402,11 @@ def huge_texts(place: Place) -> None:
     }
     for name, text in texts.items():
         began = time.monotonic()
-        prompt = native.Prompt((c_char_p * 1)(text.encode()), 1)
+        prompt = structures.Prompt((c_char_p * 1)(text.encode()), 1)
         assert generate(session, generate_params(library, prompt=prompt)) == OK, (name, session.last_error())
         seconds = time.monotonic() - began
         assert seconds < 10, f"{name}: {seconds:.1f} s"
-    word = (native.TokenWeight * 1)(native.TokenWeight(b"a" * size, 0, 2.0))
+    word = (structures.TokenWeight * 1)(structures.TokenWeight(b"a" * size, 0, 2.0))
     params = generate_params(library, token_weights=word, token_weight_count=1)
     refused(session, generate(session, params), "is not in the prompt")
     refused(session, generate(session, generate_params(library, scheduler=b"x" * size)), "available: ddim")
@@ -487,7 +493,7 @@ def links_out_of_the_directory(place: Place) -> None:
     manifest.unlink()
     with manifest.open("wb") as file:
         file.truncate(1 << 40)
-    assert "more than any of ours" in fails_to_open(place, folder)
+    assert "more than any that ebca writes" in fails_to_open(place, folder)
 
 
 def fails_to_open(place: Place, folder: Path, statuses: tuple[int, ...] = (ENGINE,), cache: Path | None = None) -> str:
@@ -520,7 +526,7 @@ def truncated_and_flipped_files(place: Place) -> None:
         replace(folder / name, bytes(flipped))
         try:
             session = place.open(folder).session()
-        except native.ERRORS[ENGINE] as error:
+        except structures.ERRORS[ENGINE] as error:
             text = str(error)
         else:
             text = refused(session, generate(session, generate_params(session.library)))
@@ -558,7 +564,7 @@ def files_that_a_manifest_vouches_for(place: Place) -> None:
     }
     forged(folder, changes)
     session = place.open(folder, cache=cache).session()
-    embeds = native.Prompt(None, 0, tensor((1, 2, 128)))
+    embeds = structures.Prompt(None, 0, tensor((1, 2, 128)))
     for scheduler, said in (
         (b"pndm", "tokenizer"),
         (b"ddim", "ddim.f64' holds values that are not finite"),
@@ -575,14 +581,14 @@ def files_that_a_manifest_vouches_for(place: Place) -> None:
     # 2 at one size, as a batch with guidance; at another size the host would write beyond its buffer.
     batch[0] = "width_3"
     replace(folder / "manifest.json", json.dumps(manifest).encode())
-    assert "tensor 'sample' of the plan" in fails_to_open(place, folder)
+    assert "tensor 'sample' of the steps" in fails_to_open(place, folder)
     batch[0], vae["latent_channels"] = "batch", 3
     replace(folder / "manifest.json", json.dumps(manifest).encode())
     assert "the VAE has 3 latent channels, the UNet 4" in fails_to_open(place, folder)
 
 
 def manifests_that_lie(place: Place) -> None:
-    """A number or a dimension of a whole manifest changed: refused when it opens or when it runs, or harmless."""
+    """A number or a dimension of a valid manifest changed: refused when it opens or when it runs, or harmless."""
     rng = random.Random(1)
     folder = linked(place, "lies")
     text = (place.engine / "manifest.json").read_text()
@@ -609,8 +615,8 @@ def manifests_that_lie(place: Place) -> None:
         replace(folder / "manifest.json", json.dumps(manifest).encode())
         try:
             engine = place.open(folder)
-        except (*native.ERRORS.values(), native.NativeError) as error:
-            statuses.append(next((s for s, kind in native.ERRORS.items() if isinstance(error, kind)), UNSUPPORTED))
+        except (*structures.ERRORS.values(), native.NativeError) as error:
+            statuses.append(next((s for s, kind in structures.ERRORS.items() if isinstance(error, kind)), UNSUPPORTED))
             assert getattr(error, "status", 0) in (0, UNSUPPORTED, OUT_OF_MEMORY), (way, error)
             continue
         session = engine.session()
@@ -644,7 +650,7 @@ def libraries_that_are_no_onnxruntime(place: Place, stubs: dict[str, Path]) -> N
     def said(path: Path | str) -> str:
         try:
             library.open(place.engine, onnxruntime=path, cache=place.cache)
-        except native.ERRORS[BACKEND] as error:
+        except structures.ERRORS[BACKEND] as error:
             return str(error)
         raise AssertionError(f"{path} was accepted")
 
@@ -669,7 +675,7 @@ def numbers_of_threads(place: Place) -> None:
     for threads in (-(2**31), -1, 2**31 - 1, 100_000):
         try:
             library.open(place.engine, cache=place.cache, threads=threads)
-        except native.ERRORS[PARAMETER] as error:
+        except structures.ERRORS[PARAMETER] as error:
             assert f"threads is {threads}" in str(error)
         else:
             raise AssertionError(threads)
@@ -687,7 +693,7 @@ def caches_that_fail(place: Place) -> None:
     def said(**given: Any) -> str:
         try:
             library.open(place.engine, **given)
-        except native.ERRORS[ENGINE] as error:
+        except structures.ERRORS[ENGINE] as error:
             return str(error)
         raise AssertionError(given)
 
@@ -738,10 +744,10 @@ def cancelling(place: Place) -> None:
     engine = place.open(log=lambda level, message: said.append(message) or hooks["log"]())
     session, library = engine.session(), engine.library
     hooks: dict[str, Callable[[], Any]] = {"log": lambda: None}
-    long_prompt = native.Prompt((c_char_p * 1)(b"circle " * 100), 1)
+    long_prompt = structures.Prompt((c_char_p * 1)(b"circle " * 100), 1)
 
     def at_step(last: int, action: Callable[[], int]) -> Any:
-        return native.StepCallback(lambda info, _: action() if info.contents.index == last else 1)
+        return structures.StepCallback(lambda info, _: action() if info.contents.index == last else 1)
 
     def cancel() -> int:
         session.cancel()
@@ -751,7 +757,7 @@ def cancelling(place: Place) -> None:
         assert status == CANCELLED and text in session.last_error(), (status, session.last_error())
 
     pixels = (ctypes.c_uint8 * (64 * 64 * 3))(*[255] * (64 * 64 * 3))
-    image = (native.Image * 1)(native.Image(pixels, 64, 64, 3))
+    image = (structures.Image * 1)(structures.Image(pixels, 64, 64, 3))
     for action in (lambda: 0, cancel):
         for last in range(3):
             callback = at_step(last, action)
@@ -810,16 +816,16 @@ def callbacks_that_call_back(place: Place) -> None:
         third = engine.session()
         third.close()
         with_error = c_void_p()
-        assert lib.ebca_session_create(engine.handle, byref(native.SessionParams()), byref(with_error)) == PARAMETER
+        assert lib.ebca_session_create(engine.handle, byref(structures.SessionParams()), byref(with_error)) == PARAMETER
         seen.append(library.last_error())
         return 1
 
-    params = generate_params(library, steps=2, on_step=native.StepCallback(everything))
+    params = generate_params(library, steps=2, on_step=structures.StepCallback(everything))
     # Nothing of what failed in the callback is an error of this session: `generate` checks that it has none.
     assert generate(session, params) == OK
     assert len(seen) == 2
     # The engine may go while its sessions work.
-    gone = native.StepCallback(lambda info, _: engine.close() or 1 if info.contents.index == 0 else 1)
+    gone = structures.StepCallback(lambda info, _: engine.close() or 1 if info.contents.index == 0 else 1)
     assert generate(session, generate_params(library, steps=3, latents_only=0, on_step=gone)) == OK
     works(session)
     works(second)

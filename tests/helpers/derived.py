@@ -1,6 +1,6 @@
-"""Kinds of engine directories, made from a whole one by editing its graphs: in a second, where an export takes minutes.
+"""Kinds of engine directories, made from a complete one by editing its graphs: a second instead of an export's minutes.
 
-Weights that are new are random. What these make is no good picture, but both runtimes must make the same.
+New weights are random, so the images are meaningless, but both runtimes must make the same.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ def unet_alone(source: Path, target: Path) -> Path:
 
 
 def nine_channels(source: Path, target: Path) -> Path:
-    """An inpainting model: the first convolution also takes the mask and the latents of the masked picture."""
+    """An inpainting model: the first convolution also takes the mask and the latents of the masked image."""
 
     def edit(manifest: dict[str, Any]) -> None:
         unet, channels = manifest["unet"], 2 * manifest["unet"]["out_channels"] + 1
@@ -39,18 +39,18 @@ def nine_channels(source: Path, target: Path) -> Path:
     return _edited(source, target, edit)
 
 
-def with_uncut_unet(source: Path, target: Path) -> Path:
-    """With a graph of the whole UNet beside its parts: they are joined in the order of the plan, each op as plain
+def with_full_unet(source: Path, target: Path) -> Path:
+    """With a graph of the full UNet beside its parts: they are joined in the order of the steps, each op as plain
     attention over one context."""
 
     def edit(manifest: dict[str, Any]) -> None:
         unet = manifest["unet"]
-        _join(target, manifest).rename(target / "unet" / "uncut.onnx")
+        _join(target, manifest).rename(target / "unet" / "full.onnx")
         sides = {side: {name: unet["tensors"][name] for name in unet[side]} for side in ("inputs", "outputs")}
         like = manifest["components"][unet["plan"][0]["segment"]]
-        manifest["components"]["uncut"] = {**like, **sides, "graph": "unet/uncut.onnx", "weights": None, "lowered": {}}
-        manifest["files"]["unet/uncut.onnx"] = {}
-        unet["vanilla"] = "uncut"
+        manifest["components"]["full"] = {**like, **sides, "graph": "unet/full.onnx", "weights": None, "lowered": {}}
+        manifest["files"]["unet/full.onnx"] = {}
+        unet["vanilla"] = "full"
 
     return _edited(source, target, edit)
 
@@ -107,7 +107,7 @@ def _widen_input(path: Path, channels: int) -> None:
     conv.input[1] = "wide"
     (sample,) = [one for one in graph.input if one.name == "sample"]
     sample.type.tensor_type.shape.dim[1].dim_value = channels
-    # With all weights in it: its own file is read no more.
+    # With all weights in it, so its own file is no longer read.
     onnx.save(model, path)
 
 
@@ -133,12 +133,12 @@ def _cast_at_the_edges(path: Path, names: set[str]) -> None:
 
 
 def _join(folder: Path, manifest: dict[str, Any]) -> Path:
-    """The plan as one graph."""
+    """The steps as one graph."""
     import onnx
     from onnx import compose, helper
 
     unet, components = manifest["unet"], manifest["components"]
-    joined, opsets = onnx.GraphProto(name="uncut"), {}
+    joined, opsets = onnx.GraphProto(name="full"), {}
     joined.node.append(helper.make_node("Shape", ["contexts"], ["rows_and_contexts"], start=0, end=2))
     joined.node.append(helper.make_node("ConstantOfShape", ["rows_and_contexts"], ["ones"], value=_scalar(1.0)))
     for index, step in enumerate(unet["plan"]):
@@ -151,7 +151,7 @@ def _join(folder: Path, manifest: dict[str, Any]) -> Path:
             q, k, v = step["inputs"]
             out, g = step["outputs"]
             names = {"q": q, "k": k, "v": v, "weights": "ones", "out": out}
-            # The segment after it adds the update, which plain attention has none of.
+            # The segment after it adds the update; plain attention has none.
             shape = f"shape_of_{g}"
             joined.node.append(helper.make_node("Shape", [k], [shape]))
             joined.node.append(helper.make_node("ConstantOfShape", [shape], [g], value=_scalar(0.0)))
@@ -174,8 +174,8 @@ def _join(folder: Path, manifest: dict[str, Any]) -> Path:
                 joined.output.append(value)
     model = helper.make_model(joined, opset_imports=[helper.make_opsetid(*one) for one in opsets.items()])
     model.ir_version = 11
-    onnx.save(model, folder / "uncut.onnx")
-    return folder / "uncut.onnx"
+    onnx.save(model, folder / "full.onnx")
+    return folder / "full.onnx"
 
 
 def _scalar(value: float) -> Any:

@@ -5,9 +5,9 @@
 #include <cstdint>
 #include <string_view>
 
-#include "arena.hpp"
+#include "contract/manifest.hpp"
 #include "error.hpp"
-#include "manifest.hpp"
+#include "execution/arena.hpp"
 
 namespace {
 
@@ -32,7 +32,7 @@ void lay_out_tensors(const ebca::Manifest& manifest, const ebca::Sizes& sizes) {
     }
     std::vector<std::string> keep = unet.inputs;
     keep.insert(keep.end(), unet.outputs.begin(), unet.outputs.end());
-    ebca::lay_out(ebca::lifetimes(unet.plan, bytes, keep));
+    ebca::lay_out(ebca::lifetimes(unet.steps, bytes, keep));
 }
 
 }  // namespace

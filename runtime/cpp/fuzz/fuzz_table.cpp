@@ -13,7 +13,7 @@
 #include <string>
 
 #include "error.hpp"
-#include "schedulers.hpp"
+#include "sampling/schedulers.hpp"
 
 namespace {
 

@@ -8,7 +8,7 @@
 #include <string_view>
 
 #include "error.hpp"
-#include "prompt_tokenizer.hpp"
+#include "tokenizer/prompt_tokenizer.hpp"
 
 namespace {
 

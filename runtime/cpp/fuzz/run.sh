@@ -30,13 +30,12 @@ else
 fi
 options="-std=c++17 -g -O1 $compile -I$source -isystem $json"
 
+sources=$(cd "$source" && ls contract/*.cpp tokenizer/*.cpp execution/arena.cpp sampling/schedulers.cpp)
 objects=
-for name in arena byte_pair_encoding dims directory json manifest prompt_tokenizer schedulers sha256 tensor tokenizer \
-    tokenizer_json unicode unicode_tables; do
-    objects="$objects $name.o"
+for name in $sources; do
+    objects="$objects $(basename "$name" .cpp).o"
 done
-echo $objects | tr ' ' '\n' | sed 's/\.o$//' |
-    xargs -P "${EBCA_JOBS:-2}" -I{} $compiler $options -c "$source/{}.cpp" -o {}.o
+echo "$sources" | xargs -P "${EBCA_JOBS:-2}" -I{} sh -c "$compiler $options -c '$source/{}' -o \$(basename {} .cpp).o"
 
 for target in manifest table tokenizer; do
     $compiler $options $link "$here/fuzz_$target.cpp" $main $objects -o "fuzz_$target"

@@ -20,17 +20,28 @@
 
 namespace ebca {
 
+// what() joins problem and remedy with "; ".
 class Error : public std::runtime_error {
   public:
-    Error(ebca_status status, const char* message) : std::runtime_error(message), status_(status) {}
+    Error(ebca_status status, const std::string& problem, const std::string& remedy)
+        : std::runtime_error(remedy.empty() ? problem : problem + "; " + remedy),
+          status_(status),
+          problem_(problem),
+          remedy_(remedy) {}
     ebca_status status() const { return status_; }
+    // What is wrong: the thing and the value.
+    const std::string& problem() const { return problem_; }
+    // What to do about it; empty if nothing can be done, or if the problem says it.
+    const std::string& remedy() const { return remedy_; }
 
   private:
     ebca_status status_;
+    std::string problem_;
+    std::string remedy_;
 };
 
 inline void check(ebca_status status) {
-    if (status != EBCA_OK) throw Error(status, ebca_last_error());
+    if (status != EBCA_OK) throw Error(status, ebca_last_problem(), ebca_last_remedy());
 }
 
 // The C structs with their defaults.
@@ -56,7 +67,7 @@ struct InvertParams : ebca_invert_params {
     InvertParams() { ebca_invert_params_init(this, sizeof *this); }
 };
 
-// Texts that outlive the calls they are passed to: one for all pictures or one each.
+// Texts that outlive the calls they are passed to: one for all images or one each.
 class Text {
   public:
     explicit Text(std::string text) : Text(std::vector<std::string>{std::move(text)}) {}

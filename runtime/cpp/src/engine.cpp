@@ -6,6 +6,7 @@
 #include <set>
 
 #include "error.hpp"
+#include "parameters.hpp"
 
 namespace ebca {
 namespace {
@@ -14,7 +15,7 @@ Tensor as_tensor(Array& array) {
     return {array.values.data(), DType::float32, array.shape};
 }
 
-// One picture of an array, as a batch of one.
+// One image of an array, as a batch of one.
 Tensor one(Array& array, int64_t index) {
     Shape shape = array.shape;
     shape[0] = 1;
@@ -47,8 +48,8 @@ void Engine::open_device(const EngineOptions& options) {
     }
     const CpuBackendOptions& cpu = options.cpu;
     if (!cpu.backend.empty() || !cpu.precision.empty() || !cpu.openvino_library.empty() || cpu.threads) {
-        throw ParameterError(
-            "backend, precision, threads and openvino_library are for the CPU; on a GPU the engine directory decides");
+        throw ParameterError("backend, precision, threads and openvino_library are for the CPU",
+                             "on a GPU the engine directory decides");
     }
     auto warn = [log = options.log](const std::string& message) {
         if (log) log(LogLevel::warning, message);
@@ -65,13 +66,13 @@ void Engine::start(const EngineOptions& options) {
 
 void Engine::prepare(const OnPrepare& on_prepare) {
     std::vector<std::string> names;
-    for (const Step& step : manifest().unet.plan) {
+    for (const Step& step : manifest().unet.steps) {
         if (!step.is_op()) names.push_back(step.segment);
     }
     for (const auto& [op, variants] : manifest().unet.ops) {
         for (const auto& [variant, component] : variants) names.push_back(component);
     }
-    if (!manifest().unet.vanilla.empty()) names.push_back(manifest().unet.vanilla);
+    if (!manifest().unet.full.empty()) names.push_back(manifest().unet.full);
     if (manifest().text_encoder) names.push_back(manifest().text_encoder->component);
     if (manifest().vae) names.push_back(manifest().vae->decoder);
     prepared_->prepare(names, on_prepare);
@@ -98,10 +99,10 @@ void Engine::release(const std::string& component) {
 
 void Engine::forget_weights() {
     std::vector<std::string> names;
-    for (const Step& step : manifest().unet.plan) {
+    for (const Step& step : manifest().unet.steps) {
         if (!step.is_op()) names.push_back(step.segment);
     }
-    if (!manifest().unet.vanilla.empty()) names.push_back(manifest().unet.vanilla);
+    if (!manifest().unet.full.empty()) names.push_back(manifest().unet.full);
     prepared_->forget(names);
 }
 
@@ -110,16 +111,14 @@ std::unique_ptr<Executor> Engine::executor(const Sizes& sizes) {
         return std::make_unique<Executor>(
             manifest().unet, [this](const std::string& name) { return runner(name); }, sizes, device_);
     } catch (const std::bad_alloc&) {
-        throw ParameterError(text("no memory for ", sizes.at("batch"), " rows of ", sizes.at("height"), " x ",
-                                  sizes.at("width"), " latents; make a smaller picture or fewer at once"));
+        throw rules::no_memory(sizes.at("batch"), sizes.at("height"), sizes.at("width"));
     }
 }
 
 const PromptTokenizer& Engine::tokenizer() {
     std::lock_guard held(lock_);
     if (!manifest().tokenizer) {
-        throw EngineError(
-            text("'", directory_.path.string(), "' holds a UNet only; pass prompt_embeds instead of a prompt"));
+        throw rules::unet_only(directory_.path.string());
     }
     if (!tokenizer_) {
         const TokenizerSpec& spec = *manifest().tokenizer;
@@ -142,8 +141,7 @@ void Engine::verify_tables() {
 
 Array Engine::encode(const std::vector<int64_t>& ids, int64_t rows) {
     if (!manifest().text_encoder) {
-        throw EngineError(
-            text("'", directory_.path.string(), "' has no text encoder; pass prompt_embeds instead of a prompt"));
+        throw rules::no_text_encoder(directory_.path.string());
     }
     const TextEncoderSpec& spec = *manifest().text_encoder;
     Array out({rows, spec.max_length, spec.hidden_size});
@@ -156,10 +154,10 @@ Array Engine::encode(const std::vector<int64_t>& ids, int64_t rows) {
 }
 
 Array Engine::decode(const Array& latents) {
-    if (!manifest().vae) throw EngineError(text("'", directory_.path.string(), "' has no VAE; ask for latents alone"));
+    if (!manifest().vae) throw rules::no_vae_to_decode();
     const VaeSpec& spec = *manifest().vae;
     if (latents.size(1) != spec.latent_channels) {
-        throw ParameterError(text("latents have ", latents.size(1), " channels, the VAE has ", spec.latent_channels));
+        throw rules::latents_channels(latents.size(1), spec.latent_channels);
     }
     Array unscaled(latents.shape);
     auto scale = static_cast<float>(spec.scaling_factor), shift = static_cast<float>(spec.shift_factor);
@@ -174,7 +172,7 @@ Array Engine::decode(const Array& latents) {
 }
 
 std::pair<Array, Array> Engine::encode_image(const Array& pixels) {
-    if (!manifest().vae) throw EngineError(text("'", directory_.path.string(), "' has no VAE; pass latents instead"));
+    if (!manifest().vae) throw rules::no_vae_for_image(directory_.path.string());
     const VaeSpec& spec = *manifest().vae;
     int64_t n = pixels.size(0), height = pixels.size(1), width = pixels.size(2), plane = height * width;
     Shape shape{n, spec.latent_channels, height / spec.downscale, width / spec.downscale};
@@ -193,7 +191,7 @@ std::pair<Array, Array> Engine::encode_image(const Array& pixels) {
                      {{"mean", one(mean, row)}, {"std", one(std, row)}});
         }
     }
-    // Not needed again until the next picture comes in.
+    // Not needed until the next image is passed in.
     release(spec.encoder);
     auto scale = static_cast<float>(spec.scaling_factor), shift = static_cast<float>(spec.shift_factor);
     for (float& value : mean.values) value = (value - shift) * scale;

@@ -11,27 +11,27 @@
 #include <utility>
 #include <vector>
 
-#include "backend.hpp"
-#include "cpu_backends.hpp"
-#include "device.hpp"
-#include "directory.hpp"
-#include "executor.hpp"
-#include "gpu_device.hpp"
-#include "prepared.hpp"
-#include "prompt_tokenizer.hpp"
-#include "tensor.hpp"
+#include "backends/backend.hpp"
+#include "backends/cpu_backends.hpp"
+#include "cache/prepared.hpp"
+#include "contract/directory.hpp"
+#include "contract/tensor.hpp"
+#include "devices/device.hpp"
+#include "devices/gpu_device.hpp"
+#include "execution/executor.hpp"
+#include "tokenizer/prompt_tokenizer.hpp"
 
 namespace ebca {
 
 enum class LogLevel { warning = 0, info = 1 };
 
-// Called from whichever thread has something to say.
+// Called from any thread.
 using Log = std::function<void(LogLevel, const std::string&)>;
 
 struct EngineOptions {
     std::filesystem::path path;
     std::string device = "cpu";
-    CpuBackendOptions cpu;        // for device "cpu"; of these, "cuda" takes ort_library alone
+    CpuBackendOptions cpu;        // for device "cpu"; "cuda" uses only ort_library
     GpuOptions gpu;               // for device "cuda"
     std::filesystem::path cache;  // of prepared engines; empty: EBCA_CACHE_DIR, else the platform's
     OnPrepare on_prepare;
@@ -45,7 +45,7 @@ class Engine {
     // EngineError, BackendError, ParameterError, UnsupportedError.
     explicit Engine(const EngineOptions& options);
 
-    // The same on a device and a backend that are there already; the backend computes in the device's memory.
+    // The same on a given device and backend; the backend computes in the device's memory.
     Engine(const EngineOptions& options, std::shared_ptr<Device> device, std::shared_ptr<const Backend> backend);
 
     const EngineDirectory& directory() const { return directory_; }
@@ -60,16 +60,16 @@ class Engine {
     // Close a component until it is needed again; bindings that exist keep it open.
     void release(const std::string& component);
 
-    // Drop the UNet's mapped weights from memory; they come back from the page cache when they are used.
+    // Drop the UNet's mapped weights from memory. They return from the page cache when used.
     void forget_weights();
 
-    // A new executor with its own buffers. ParameterError where there is no memory for these sizes.
+    // A new executor with its own buffers. ParameterError if there is not enough memory for these sizes.
     std::unique_ptr<Executor> executor(const Sizes& sizes);
 
     // EngineError for a UNet-only directory.
     const PromptTokenizer& tokenizer();
 
-    // Compare the scheduler tables with the manifest, once. EngineError where they differ.
+    // Compare the scheduler tables with the manifest, once. EngineError if they differ.
     void verify_tables();
 
     // Token ids of n rows to embeddings [n,T,D].
@@ -78,7 +78,7 @@ class Engine {
     // Scaled latents [n,C,h,w] to images [n,3,8h,8w] in [-1, 1]; one image at a time to bound memory.
     Array decode(const Array& latents);
 
-    // Pictures [n,H,W,3] in [0, 1] to mean and standard deviation of their scaled latents, [n,C,h,w] each.
+    // Images [n,H,W,3] in [0, 1] to mean and standard deviation of their scaled latents, [n,C,h,w] each.
     std::pair<Array, Array> encode_image(const Array& pixels);
 
   private:

@@ -1,9 +1,10 @@
-// Errors that a caller's input or environment can cause; each message names the thing, the value and the remedy.
+// Errors that a caller's input or environment can cause; each names the thing, the value and the remedy.
 #pragma once
 
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 namespace ebca {
 
@@ -20,40 +21,62 @@ enum class Status {
     internal = 8,
 };
 
-// Base of all of them, as ebca.errors.EbcaError is in Python. Anything else that is thrown is a bug of ours.
-struct Error : std::runtime_error {
-    Error(Status status, const std::string& message) : std::runtime_error(message), status(status) {}
-    Status status;
+// Base of all of them, as ebca.errors.EbcaError is in Python. Anything else that is thrown is a bug of this library.
+// what() joins problem and remedy with "; ".
+class Error : public std::runtime_error {
+  public:
+    Error(Status status, std::string problem, std::string remedy = {})
+        : std::runtime_error(remedy.empty() ? problem : problem + "; " + remedy),
+          status_(status),
+          problem_(std::move(problem)),
+          remedy_(std::move(remedy)) {}
+
+    Status status() const { return status_; }
+    // What is wrong: the thing and the value.
+    const std::string& problem() const { return problem_; }
+    // What to do about it; empty if nothing can be done, or if the problem says it.
+    const std::string& remedy() const { return remedy_; }
+
+  private:
+    Status status_;
+    std::string problem_;
+    std::string remedy_;
 };
 
 // A call parameter with a wrong value, shape or dtype.
 struct ParameterError : Error {
-    explicit ParameterError(const std::string& message) : Error(Status::parameter, message) {}
+    explicit ParameterError(std::string problem, std::string remedy = {})
+        : Error(Status::parameter, std::move(problem), std::move(remedy)) {}
 };
 
 // An engine directory, or a file in it, that cannot be used.
 struct EngineError : Error {
-    explicit EngineError(const std::string& message) : Error(Status::engine, message) {}
+    explicit EngineError(std::string problem, std::string remedy = {})
+        : Error(Status::engine, std::move(problem), std::move(remedy)) {}
 };
 
-// ONNX Runtime or OpenVINO is missing, or cannot run the engine.
+// An inference library is missing, or cannot run the engine.
 struct BackendError : Error {
-    explicit BackendError(const std::string& message) : Error(Status::backend, message) {}
+    explicit BackendError(std::string problem, std::string remedy = {})
+        : Error(Status::backend, std::move(problem), std::move(remedy)) {}
 };
 
-// A result that is not finite; the message names the first segment where it happened.
+// A result that is not finite; the problem names the first segment where it happened.
 struct NumericalError : Error {
-    explicit NumericalError(const std::string& message) : Error(Status::numerical, message) {}
+    explicit NumericalError(std::string problem, std::string remedy = {})
+        : Error(Status::numerical, std::move(problem), std::move(remedy)) {}
 };
 
 // The caller asked to stop. The session stays usable.
 struct CancelledError : Error {
-    explicit CancelledError(const std::string& message) : Error(Status::cancelled, message) {}
+    explicit CancelledError(std::string problem, std::string remedy = {})
+        : Error(Status::cancelled, std::move(problem), std::move(remedy)) {}
 };
 
-// What this library cannot do yet, though the Python runtime may.
+// Something this build of the library cannot do, though the Python runtime may.
 struct UnsupportedError : Error {
-    explicit UnsupportedError(const std::string& message) : Error(Status::unsupported, message) {}
+    explicit UnsupportedError(std::string problem, std::string remedy = {})
+        : Error(Status::unsupported, std::move(problem), std::move(remedy)) {}
 };
 
 // Pieces of a message, written one after the other.

@@ -7,23 +7,20 @@
 #include <random>
 
 #include "error.hpp"
-#include "repaint.hpp"
-#include "timeline.hpp"
+#include "images/outputs.hpp"
+#include "parameters.hpp"
 
 namespace ebca {
 namespace {
 
-// Pixels per latent where there is no VAE to ask.
-constexpr int64_t kDownscale = 8;
-
-// Goes from pictures to noise.
+// Goes from images to noise.
 constexpr const char* kInverse = "ddim_inverse";
 
-// Buffers for more kinds of calls (with and without guidance, numbers of editing prompts) are made anew.
+// Buffers are kept for this many kinds of calls (with and without guidance, numbers of editing prompts).
 constexpr size_t kKeptExecutors = 2;
 
 constexpr int64_t kLargestSide = 1 << 16;
-constexpr int64_t kMostPictures = 1 << 12;
+constexpr int64_t kMostImages = 1 << 12;
 
 using Clock = std::chrono::steady_clock;
 
@@ -35,13 +32,12 @@ int64_t checked_side(const char* name, int64_t given, int64_t native, int64_t do
     int64_t side = given ? given : native;
     if (side < downscale || side % downscale || side > kLargestSide) {
         int64_t low = std::clamp<int64_t>(side / downscale, 1, kLargestSide / downscale - 1) * downscale;
-        throw ParameterError(
-            text(name, " is ", side, "; give a multiple of ", downscale, ", e.g. ", low, " or ", low + downscale));
+        throw rules::side_not_multiple(name, side, downscale, low, low + downscale);
     }
     return side;
 }
 
-// One stream of random numbers for all pictures or one each.
+// One stream of random numbers for all images or one each.
 std::vector<NormalStream> streams_of(const std::vector<int64_t>& seeds) {
     return {seeds.begin(), seeds.end()};
 }
@@ -49,8 +45,7 @@ std::vector<NormalStream> streams_of(const std::vector<int64_t>& seeds) {
 std::vector<int64_t> checked_seeds(const std::vector<int64_t>& seeds, int64_t batch) {
     if (seeds.empty()) return {static_cast<int64_t>(std::random_device{}())};
     if (seeds.size() != 1 && static_cast<int64_t>(seeds.size()) != batch) {
-        throw ParameterError(
-            text("seed has ", seeds.size(), " values for ", batch, " pictures; give one number or one each"));
+        throw rules::seed_count(seeds.size(), batch);
     }
     return seeds;
 }
@@ -66,166 +61,161 @@ std::vector<Prompt> prompts_of(const std::vector<Edit>& edits) {
 Session::Session(std::shared_ptr<Engine> engine, int64_t height, int64_t width, int64_t batch)
     : engine_(std::move(engine)), batch_(batch) {
     const Manifest& manifest = engine_->manifest();
-    downscale_ = manifest.vae ? manifest.vae->downscale : kDownscale;
+    downscale_ = manifest.vae ? manifest.vae->downscale : defaults::downscale;
     int64_t native = manifest.unet.sample_size * downscale_;
     height_ = checked_side("height", height, native, downscale_);
     width_ = checked_side("width", width, native, downscale_);
-    if (batch < 1 || batch > kMostPictures) throw ParameterError(text("batch is ", batch, "; give 1 or more pictures"));
+    if (batch < 1 || batch > kMostImages) throw rules::batch(batch);
 }
 
 Shape Session::latent_shape() const {
     return {batch_, engine_->manifest().unet.out_channels, height_ / downscale_, width_ / downscale_};
 }
 
-Result Session::generate(const GenerateOptions& options) {
+Result Session::generate(const GenerateRequest& request) {
     cancelled_ = false;
     const Manifest& manifest = engine_->manifest();
-    if (!options.latents_only && !manifest.vae) {
-        throw EngineError("this engine directory has no VAE; ask for latents alone");
-    }
-    Task task = infer(manifest, !options.image.empty(), !options.mask.empty(), options.strength.has_value(),
-                      options.repaint.has_value());
-    RePaint settings = options.repaint.value_or(RePaint{});
-    if (!(settings.eta >= 0 && settings.eta <= 1)) {
-        throw ParameterError(text("eta is ", settings.eta, "; give a number from 0 to 1"));
-    }
-    double guidance_scale = options.guidance_scale.value_or(manifest.guidance_scale);
-    if (!std::isfinite(guidance_scale)) {
-        throw ParameterError(text("guidance_scale is ", guidance_scale, "; give a finite number"));
-    }
+    if (!request.latents_only && !manifest.vae) throw rules::no_vae_to_decode();
+    Task task = resolve_task(manifest, request);
+    RePaint settings = request.repaint.value_or(RePaint{});
+    if (!(settings.eta >= 0 && settings.eta <= 1)) throw rules::eta_range(settings.eta);
+    double guidance_scale = request.guidance_scale.value_or(manifest.guidance_scale);
+    if (!std::isfinite(guidance_scale)) throw rules::finite_number("guidance_scale", guidance_scale);
     bool guided = guidance_scale > 1;
-    engine_->verify_tables();
-    std::optional<SchedulerTable> table;
-    std::optional<RePaintPlan> plan;
-    if (task == Task::repaint) {
-        if (!options.scheduler.empty()) {
-            throw ParameterError(
-                text("scheduler '", options.scheduler, "' does not apply: RePaint has steps of its own; leave it out"));
-        }
-        require_noise_prediction(manifest, "RePaint");
-        plan.emplace(options.steps, settings, load_alphas_cumprod(engine_->directory()));
-    } else {
-        table = this->table(task, options.scheduler, options.steps, options.strength);
-    }
-    if (manifest.unet.max_contexts && static_cast<int64_t>(options.edits.size()) > *manifest.unet.max_contexts - 1) {
-        throw ParameterError(text(options.edits.size(), " editing prompts are more than the ",
-                                  *manifest.unet.max_contexts - 1,
-                                  " that this engine was built for; use fewer, or export it again for more"));
-    }
-    const std::string scheduler = plan ? "RePaint" : table->name;
-    Timeline timeline =
-        Timeline::plan(options.gamma_attn, options.gamma_norm, options.edits, plan ? plan->steps() : table->remaining(),
-                       plan ? plan->steps() : table->evaluations(), scheduler);
+    const Steps steps = this->steps(request, task, settings);
     std::optional<Source> source =
-        load_source(*engine_, batch_, height_, width_, downscale_, options.image, options.mask);
-    std::vector<int64_t> seeds = checked_seeds(options.seeds, batch_);
+        load_source(*engine_, batch_, height_, width_, downscale_, request.images, request.masks);
+    std::vector<int64_t> seeds = checked_seeds(request.seeds, batch_);
     std::vector<NormalStream> streams = streams_of(seeds);
-    if (options.latents) check_latents_given(*options.latents);
+    if (request.latents) check_latents_given(*request.latents);
 
     auto began = Clock::now();
-    Prompts prompts = encode_prompts(*engine_, batch_, options.prompt, options.negative_prompt,
-                                     prompts_of(options.edits), options.token_weights, guided);
+    Prompts prompts = encode_prompts(*engine_, batch_, request.prompt, request.negative_prompt,
+                                     prompts_of(request.edits), request.token_weights, guided);
     check_not_cancelled();
-    auto encoded = Clock::now();
-    Seen seen = prepare(*engine_, task, source, streams, latent_shape(), options.latents, table ? &*table : nullptr);
+    auto texts_encoded = Clock::now();
+    SamplerInputs inputs = prepare(*engine_, task, source, streams, latent_shape(), request.latents,
+                                   steps.table ? &*steps.table : nullptr);
     check_not_cancelled();
-    auto known = Clock::now();
+    auto images_encoded = Clock::now();
     Executor& executor = this->executor(prompts.contexts());
-    std::shared_ptr<const LayerMasks> masks;
-    if (std::optional<Array> mask = update_mask(source, task, settings)) {
-        // Both halves of the rows are masked.
-        if (mask->size(0) > 1) {
-            Array both({executor.sizes().at("batch"), 1, mask->size(2), mask->size(3)});
-            for (int64_t row = 0; row < both.size(0); ++row) {
-                std::copy_n(mask->row(row % mask->size(0)), mask->stride(), both.row(row));
-            }
-            mask = std::move(both);
-        }
-        masks = std::make_shared<const LayerMasks>(layer_masks(*mask, manifest.unet.layers, executor.sizes()));
-    }
-    std::vector<Control> controls = timeline.controls(prompts, options.norm_factor, masks);
+    std::vector<Control> controls = steps.timeline.controls(
+        prompts, request.norm_factor, layer_masks_for(executor, update_mask(source, task, settings)));
     for (const Control& control : controls) executor.bind(control.variant());
     auto opened = Clock::now();
     NoisePredictor predictor(executor, guided ? std::optional(guidance_scale) : std::nullopt,
-                             seen.channels ? &*seen.channels : nullptr, options.reset_edits, &cancelled_);
-    Watch watch{options.on_step, &cancelled_};
+                             inputs.extra_channels ? &*inputs.extra_channels : nullptr, request.reset_edits,
+                             &cancelled_);
+    Watch watch{request.on_step, &cancelled_};
     Result result;
-    result.latents =
-        plan ? repaint(predictor, *plan, seen.start, *seen.known, *source->hole, controls, streams, settings.eta, watch)
-             : sample(predictor, *table, seen.start, controls, watch);
+    result.latents = steps.repaint ? repaint(predictor, *steps.repaint, inputs.initial, *inputs.clean, *source->hole,
+                                             controls, streams, settings.eta, watch)
+                                   : sample(predictor, *steps.table, inputs.initial, controls, watch);
     auto sampled = Clock::now();
-    if (!options.latents_only) {
-        result.pixels = decode(result.latents, source && source->mask && options.composite ? &*source : nullptr);
+    if (!request.latents_only) {
+        result.pixels = decode(result.latents, source && source->mask && request.composite ? &*source : nullptr);
     }
     result.task = to_string(task);
-    result.scheduler = scheduler;
+    result.scheduler = steps.scheduler;
     result.timesteps = predictor.timesteps();
     // With latents that were given, a random seed was not used.
-    if (!options.seeds.empty() || !options.latents || source) result.seeds = seeds;
-    const std::vector<double>& steps = predictor.seconds();
-    double in_unet = std::accumulate(steps.begin(), steps.end(), 0.0);
-    result.timings = {seconds(began, encoded),
-                      seconds(encoded, known),
-                      seconds(known, opened),
-                      steps,
-                      seconds(opened, sampled) - in_unet,
+    if (!request.seeds.empty() || !request.latents || source) result.seeds = seeds;
+    const std::vector<double>& in_unet = predictor.seconds();
+    result.timings = {seconds(began, texts_encoded),
+                      seconds(texts_encoded, images_encoded),
+                      seconds(images_encoded, opened),
+                      in_unet,
+                      seconds(opened, sampled) - std::accumulate(in_unet.begin(), in_unet.end(), 0.0),
                       seconds(sampled, Clock::now())};
     return result;
 }
 
-Result Session::invert(const InvertOptions& options) {
+Result Session::invert(const InvertRequest& request) {
     cancelled_ = false;
     const UNetSpec& unet = engine_->manifest().unet;
-    if (unet.in_channels != unet.out_channels) {
-        throw EngineError("this engine is an inpainting model; inversion needs one that takes the latents alone");
-    }
-    if (options.image.empty() == !options.latents.has_value()) {
-        throw ParameterError("inversion needs either an image or the latents of one");
-    }
+    if (unet.in_channels != unet.out_channels) throw rules::inversion_with_inpainting_model();
+    if (request.images.empty() == !request.latents.has_value()) throw rules::inversion_input();
     engine_->verify_tables();
-    SchedulerTable table = load_table(engine_->directory(), kInverse, options.steps);
-    if (options.latents) check_latents_given(*options.latents);
+    SchedulerTable table = load_table(engine_->directory(), kInverse, request.steps);
+    if (request.latents) check_latents_given(*request.latents);
     Adjust adjust;
-    if (options.regularize) {
+    if (request.regularize) {
         require_noise_prediction(engine_->manifest(), "regularize");
-        adjust = options.regularize->start(batch_);
+        adjust = request.regularize->start(batch_);
     }
     auto began = Clock::now();
     Array clean =
-        options.latents
-            ? *options.latents
-            : engine_->encode_image(per_picture("image", load_pictures(options.image, height_, width_), batch_)).first;
+        request.latents
+            ? *request.latents
+            : engine_->encode_image(per_image("images", load_images(request.images, height_, width_), batch_)).first;
     check_not_cancelled();
-    auto known = Clock::now();
-    Prompts prompts = encode_prompts(*engine_, batch_, options.prompt, {}, {}, {}, false);
+    auto images_encoded = Clock::now();
+    Prompts prompts = encode_prompts(*engine_, batch_, request.prompt, {}, {}, {}, false);
     check_not_cancelled();
-    auto encoded = Clock::now();
+    auto texts_encoded = Clock::now();
     Executor& executor = this->executor(prompts.contexts());
-    Timeline timeline = Timeline::plan({}, {}, {}, options.steps, table.evaluations(), table.name);
+    Timeline timeline = Timeline::make({}, {}, {}, request.steps, table.evaluations(), table.name);
     std::vector<Control> controls = timeline.controls(prompts, 1.0, nullptr);
     executor.bind(controls.front().variant());
     auto opened = Clock::now();
     NoisePredictor predictor(executor, std::nullopt, nullptr, false, &cancelled_);
     Result result;
-    result.latents = sample(predictor, table, clean, controls, {options.on_step, &cancelled_}, adjust);
+    result.latents = sample(predictor, table, clean, controls, {request.on_step, &cancelled_}, adjust);
     result.task = "inversion";
     result.scheduler = table.name;
     result.timesteps = predictor.timesteps();
-    const std::vector<double>& steps = predictor.seconds();
-    double in_unet = std::accumulate(steps.begin(), steps.end(), 0.0);
-    result.timings = {seconds(known, encoded),
-                      seconds(began, known),
-                      seconds(encoded, opened),
-                      steps,
-                      seconds(opened, Clock::now()) - in_unet,
+    const std::vector<double>& in_unet = predictor.seconds();
+    result.timings = {seconds(images_encoded, texts_encoded),
+                      seconds(began, images_encoded),
+                      seconds(texts_encoded, opened),
+                      in_unet,
+                      seconds(opened, Clock::now()) - std::accumulate(in_unet.begin(), in_unet.end(), 0.0),
                       0};
     return result;
+}
+
+Session::Steps Session::steps(const GenerateRequest& request, Task task, const RePaint& settings) {
+    const Manifest& manifest = engine_->manifest();
+    engine_->verify_tables();
+    Steps out;
+    if (task == Task::repaint) {
+        if (!request.scheduler.empty()) throw rules::scheduler_with_repaint(request.scheduler);
+        require_noise_prediction(manifest, "RePaint");
+        out.repaint.emplace(request.steps, settings, load_alphas_cumprod(engine_->directory()));
+        out.scheduler = "RePaint";
+    } else {
+        out.table = table(task, request.scheduler, request.steps, request.strength);
+        out.scheduler = out.table->name;
+    }
+    if (manifest.unet.max_contexts && static_cast<int64_t>(request.edits.size()) > *manifest.unet.max_contexts - 1) {
+        throw rules::edits_too_many(request.edits.size(), *manifest.unet.max_contexts - 1);
+    }
+    int64_t steps = out.repaint ? out.repaint->steps() : out.table->remaining();
+    int64_t evaluations = out.repaint ? steps : out.table->evaluations();
+    out.timeline =
+        Timeline::make(request.gamma_attn, request.gamma_norm, request.edits, steps, evaluations, out.scheduler);
+    return out;
+}
+
+// A mask [n or 1,1,h,w] for every layer; null without one.
+std::shared_ptr<const LayerMasks> Session::layer_masks_for(const Executor& executor, std::optional<Array> mask) const {
+    if (!mask) return nullptr;
+    if (mask->size(0) > 1) {
+        // Both halves of the rows are masked.
+        Array both({executor.sizes().at("batch"), 1, mask->size(2), mask->size(3)});
+        for (int64_t row = 0; row < both.size(0); ++row) {
+            std::copy_n(mask->row(row % mask->size(0)), mask->stride(), both.row(row));
+        }
+        mask = std::move(both);
+    }
+    const std::vector<LayerSpec>& layers = engine_->manifest().unet.layers;
+    return std::make_shared<const LayerMasks>(layer_masks(*mask, layers, executor.sizes()));
 }
 
 SchedulerTable Session::table(Task task, const std::string& scheduler, int64_t steps,
                               const std::optional<double>& strength) {
     const SchedulerSection& section = engine_->manifest().schedulers;
-    int64_t skipped = task == Task::image_to_image ? begin(strength, steps) : 0;
+    int64_t skipped = task == Task::image_to_image ? skipped_steps(strength, steps) : 0;
     std::string name = !scheduler.empty() ? scheduler : skipped ? std::string("ddim") : section.standard;
     std::string key = normalise_name(name);
     if (key == kInverse || !section.tables.count(key)) {
@@ -233,7 +223,7 @@ SchedulerTable Session::table(Task task, const std::string& scheduler, int64_t s
         for (const auto& [choice, table] : section.tables) {
             if (choice != kInverse) choices += (choices.empty() ? "" : ", ") + choice;
         }
-        throw ParameterError(text("scheduler '", name, "' is not in this engine; available: ", choices));
+        throw rules::scheduler_unknown(name, choices);
     }
     SchedulerTable table = load_table(engine_->directory(), key, steps);
     return task == Task::image_to_image ? table.after(skipped) : table;
@@ -255,7 +245,8 @@ Executor& Session::executor(const Array& contexts) {
     Executor& executor = *executors_.front().second;
     if (executor.contexts().shape != contexts.shape) {
         throw EngineError(text("the text encoder makes contexts ", to_string(contexts.shape), ", the UNet takes ",
-                               to_string(executor.contexts().shape), "; export the engine again"));
+                               to_string(executor.contexts().shape)),
+                          "export the engine again");
     }
     std::copy(contexts.values.begin(), contexts.values.end(), executor.contexts().floats());
     return executor;
@@ -263,26 +254,24 @@ Executor& Session::executor(const Array& contexts) {
 
 void Session::check_latents_given(const Array& latents) const {
     if (latents.shape != latent_shape()) {
-        throw ParameterError(
-            text("latents have shape ", to_string(latents.shape), ", this session needs ", to_string(latent_shape())));
+        throw rules::latents_shape(to_string(latents.shape), to_string(latent_shape()));
     }
     if (!all_finite(latents.values.data(), static_cast<int64_t>(latents.values.size()))) {
-        throw ParameterError("latents have values that are not finite");
+        throw rules::latents_not_finite();
     }
 }
 
 void Session::check_not_cancelled() const {
-    if (cancelled_) throw CancelledError("cancelled before the first evaluation");
+    if (cancelled_) throw rules::cancelled_early();
 }
 
 std::vector<uint8_t> Session::decode(const Array& latents, const Source* source) {
     check_not_cancelled();
-    // The decoder's activations are the peak of a run; the UNet's weights need not lie beside them.
+    // Memory peaks with the decoder's activations, so the UNet's weights are dropped first.
     engine_->forget_weights();
     Array images = to_unit_range(engine_->decode(latents));
     if (!all_finite(images.values.data(), static_cast<int64_t>(images.values.size()))) {
-        throw NumericalError(
-            "the picture is not finite, first in the VAE decoder; lower the gammas, or check the checkpoint");
+        throw rules::image_not_finite();
     }
     for (int64_t n = 0; source && n < images.size(0); ++n) {
         const float* hole = source->mask->row(source->mask->size(0) == 1 ? 0 : n);

@@ -1,4 +1,4 @@
-// From prompts and pictures to pictures of one size.
+// From prompts and images to images of one size.
 #pragma once
 
 #include <atomic>
@@ -10,51 +10,14 @@
 #include <utility>
 #include <vector>
 
-#include "edits.hpp"
+#include "conditioning/timeline.hpp"
 #include "engine.hpp"
-#include "images.hpp"
-#include "inversion.hpp"
-#include "prompts.hpp"
-#include "sampling.hpp"
-#include "schedules.hpp"
-#include "tasks.hpp"
+#include "images/latents.hpp"
+#include "request.hpp"
+#include "sampling/repaint.hpp"
+#include "sampling/schedulers.hpp"
 
 namespace ebca {
-
-// Without `image`: text to image. With `image`: image to image from a noise level that `strength` sets. With `mask`
-// too: inpainting, by the model itself where it was trained for that, by RePaint otherwise. ebca.h describes each
-// field.
-struct GenerateOptions {
-    Prompt prompt;
-    Prompt negative_prompt;
-    int64_t steps = 50;
-    std::optional<double> guidance_scale;
-    std::string scheduler;
-    std::vector<int64_t> seeds;
-    Schedule gamma_attn;
-    Schedule gamma_norm;
-    std::vector<TokenWeight> token_weights;
-    double norm_factor = 1;
-    std::vector<Edit> edits;
-    bool reset_edits = false;
-    std::vector<Picture> image;
-    std::vector<Picture> mask;
-    std::optional<double> strength;
-    std::optional<RePaint> repaint;
-    bool composite = true;
-    std::optional<Array> latents;
-    bool latents_only = false;
-    OnStep on_step;
-};
-
-struct InvertOptions {
-    Prompt prompt;
-    std::vector<Picture> image;    // or
-    std::optional<Array> latents;  // of the picture
-    int64_t steps = 50;
-    std::optional<NoiseRegularization> regularize;
-    OnStep on_step;
-};
 
 // Seconds per stage.
 struct Timings {
@@ -69,27 +32,27 @@ struct Timings {
 struct Result {
     std::string task;
     std::string scheduler;
-    Array latents;                // [n,C,h,w], scaled as the UNet sees them
-    std::vector<uint8_t> pixels;  // [n,H,W,3], empty where latents alone were asked for
+    Array latents;                // [n,C,h,w], scaled as the UNet takes them
+    std::vector<uint8_t> pixels;  // [n,H,W,3], empty if only latents were asked for
     std::vector<double> timesteps;
-    std::vector<int64_t> seeds;  // one for all pictures or one each; none where nothing was drawn
+    std::vector<int64_t> seeds;  // one for all images or one each; empty if nothing was drawn
     Timings timings;
 };
 
-// Makes pictures of one size. Owns its buffers; use from one thread at a time, except for `cancel`.
+// Makes images of one size. Owns its buffers; use from one thread at a time, except for `cancel`.
 class Session {
   public:
     // height, width: in pixels; 0: the size the model was trained at. ParameterError for a size it cannot make.
     Session(std::shared_ptr<Engine> engine, int64_t height, int64_t width, int64_t batch);
 
     // ParameterError before anything is computed, EngineError, NumericalError, CancelledError.
-    Result generate(const GenerateOptions& options);
+    Result generate(const GenerateRequest& request);
 
-    // The noise a picture comes from: DDIM inversion, without guidance or context update. `generate` with these
-    // latents, the scheduler "ddim", as many steps and the same prompt comes back to the picture.
-    Result invert(const InvertOptions& options);
+    // The noise an image comes from: DDIM inversion, without guidance or context update. `generate` with these
+    // latents, the scheduler "ddim", as many steps and the same prompt comes back to the image.
+    Result invert(const InvertRequest& request);
 
-    // Stop the call that is running now in another thread; without one, nothing happens.
+    // Stop the call that runs in another thread; does nothing if none runs.
     void cancel() { cancelled_ = true; }
 
     int64_t height() const { return height_; }
@@ -102,6 +65,16 @@ class Session {
     // (rows, contexts, tokens), and its buffers.
     using Kept = std::pair<Shape, std::unique_ptr<Executor>>;
 
+    // The steps of one generation: those of a scheduler's table or of RePaint.
+    struct Steps {
+        std::optional<SchedulerTable> table;
+        std::optional<RePaintSchedule> repaint;
+        std::string scheduler;
+        Timeline timeline;
+    };
+
+    Steps steps(const GenerateRequest& request, Task task, const RePaint& settings);
+    std::shared_ptr<const LayerMasks> layer_masks_for(const Executor& executor, std::optional<Array> mask) const;
     Executor& executor(const Array& contexts);
     SchedulerTable table(Task task, const std::string& scheduler, int64_t steps, const std::optional<double>& strength);
     void check_latents_given(const Array& latents) const;

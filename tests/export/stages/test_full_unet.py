@@ -40,6 +40,7 @@ from ebca.export.plans.shapes import PlanOptions, fixed
 from ebca.export.stages import plans
 from ebca.export.workspace import Workspace
 from ebca.plugins.energy_attention import signature
+from ebca.plugins.energy_attention.launches import EnergyAttention
 from ebca.plugins.energy_attention.tensorrt_plugin import register
 from ebca.plugins.kernels.binaries import KernelSet
 from ebca.plugins.kernels.launch import KernelLibrary

@@ -1,0 +1,163 @@
+// The functions of ebca.h.
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "api/guard.hpp"
+#include "api/handles.hpp"
+#include "api/structs.hpp"
+#include "ebca.h"
+
+namespace rules = ebca::rules;
+using ebca::checked;
+using ebca::fill;
+using ebca::guarded;
+using ebca::needed;
+
+// Another thread may write the engine's error, so the caller reads a copy of its own.
+static const char* last_of(const ebca_engine* engine, std::string ebca::LastError::* text) {
+    if (!engine) return text == &ebca::LastError::remedy ? "" : "the engine is NULL";
+    ebca::LastError& own = ebca::thread_error();
+    std::lock_guard held(engine->lock);
+    ebca::assign(own, engine->last_error);
+    return (own.*text).c_str();
+}
+
+const char* ebca_version(void) {
+    return EBCA_VERSION_TEXT;
+}
+
+const char* ebca_last_error(void) {
+    return ebca::thread_error().text.c_str();
+}
+
+const char* ebca_last_problem(void) {
+    return ebca::thread_error().problem.c_str();
+}
+
+const char* ebca_last_remedy(void) {
+    return ebca::thread_error().remedy.c_str();
+}
+
+void ebca_engine_params_init(ebca_engine_params* params, size_t struct_size) {
+    fill(params, struct_size);
+}
+
+ebca_status ebca_engine_open(const ebca_engine_params* params, ebca_engine** engine) {
+    if (engine) *engine = nullptr;
+    return guarded([&] {
+        if (!engine) throw rules::target_null("engine");
+        auto handle = std::make_unique<ebca_engine>();
+        handle->engine = std::make_shared<ebca::Engine>(ebca::engine_options(params));
+        handle->schedulers = ebca::scheduler_names(handle->engine->manifest());
+        *engine = handle.release();
+    });
+}
+
+void ebca_engine_free(ebca_engine* engine) {
+    delete engine;
+}
+
+const char* ebca_engine_last_error(const ebca_engine* engine) {
+    return last_of(engine, &ebca::LastError::text);
+}
+
+const char* ebca_engine_last_problem(const ebca_engine* engine) {
+    return last_of(engine, &ebca::LastError::problem);
+}
+
+const char* ebca_engine_last_remedy(const ebca_engine* engine) {
+    return last_of(engine, &ebca::LastError::remedy);
+}
+
+ebca_status ebca_engine_get_info(ebca_engine* engine, ebca_engine_info* info) {
+    return guarded(engine, [&] {
+        size_t size = checked(needed<ebca_engine_info>(info, "ebca_engine_info"), "ebca_engine_info").struct_size;
+        ebca_engine_info out = ebca::engine_info(*engine->engine, engine->schedulers);
+        out.struct_size = size;
+        std::memcpy(info, &out, size);
+    });
+}
+
+void ebca_session_params_init(ebca_session_params* params, size_t struct_size) {
+    fill(params, struct_size);
+}
+
+ebca_status ebca_session_create(ebca_engine* engine, const ebca_session_params* given, ebca_session** session) {
+    if (session) *session = nullptr;
+    return guarded(engine, [&] {
+        if (!session) throw rules::target_null("session");
+        ebca_session_params params = checked(given, "ebca_session_params");
+        *session =
+            new ebca_session{engine->engine, {engine->engine, params.height, params.width, params.batch}, {}, {false}};
+    });
+}
+
+void ebca_session_free(ebca_session* session) {
+    delete session;
+}
+
+const char* ebca_session_last_error(const ebca_session* session) {
+    return session ? session->last_error.text.c_str() : "the session is NULL";
+}
+
+const char* ebca_session_last_problem(const ebca_session* session) {
+    return session ? session->last_error.problem.c_str() : "the session is NULL";
+}
+
+const char* ebca_session_last_remedy(const ebca_session* session) {
+    return session ? session->last_error.remedy.c_str() : "";
+}
+
+ebca_status ebca_session_cancel(ebca_session* session) {
+    if (!session) {
+        const ebca::ParameterError error = ebca::rules::session_null();
+        ebca::assign(ebca::thread_error(), error.problem().c_str(), error.remedy().c_str());
+        return EBCA_ERROR_PARAMETER;
+    }
+    session->session.cancel();
+    return EBCA_OK;
+}
+
+void ebca_edit_init(ebca_edit* edit, size_t struct_size) {
+    fill(edit, struct_size);
+}
+
+void ebca_repaint_params_init(ebca_repaint_params* params, size_t struct_size) {
+    fill(params, struct_size);
+}
+
+void ebca_regularize_params_init(ebca_regularize_params* params, size_t struct_size) {
+    fill(params, struct_size);
+}
+
+void ebca_generate_params_init(ebca_generate_params* params, size_t struct_size) {
+    fill(params, struct_size);
+}
+
+void ebca_invert_params_init(ebca_invert_params* params, size_t struct_size) {
+    fill(params, struct_size);
+}
+
+ebca_status ebca_session_generate(ebca_session* session, const ebca_generate_params* params, ebca_result** result) {
+    if (result) *result = nullptr;
+    return guarded(session, [&] {
+        if (!result) throw rules::target_null("result");
+        ebca::GenerateRequest request = ebca::generate_request(session->engine->device(), params);
+        *result = ebca::handed_over(session->session.generate(request), session->session);
+    });
+}
+
+ebca_status ebca_session_invert(ebca_session* session, const ebca_invert_params* params, ebca_result** result) {
+    if (result) *result = nullptr;
+    return guarded(session, [&] {
+        if (!result) throw rules::target_null("result");
+        ebca::InvertRequest request = ebca::invert_request(session->engine->device(), params);
+        *result = ebca::handed_over(session->session.invert(request), session->session);
+    });
+}
+
+void ebca_result_free(ebca_result* result) {
+    ebca::free_result(result);
+}

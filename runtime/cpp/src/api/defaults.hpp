@@ -1,0 +1,55 @@
+// What the _init functions of ebca.h set, in structs that are zero.
+// Written by `python -m ebca.runtime.schema.generate` from schema.toml; edit that file instead.
+#pragma once
+
+#include <cmath>
+
+#include "ebca.h"
+
+// clang-format off
+namespace ebca {
+
+inline void set_defaults(ebca_engine_params& params) {
+    params.device = "cpu";
+}
+
+inline void set_defaults(ebca_engine_info&) {}
+
+inline void set_defaults(ebca_session_params& params) {
+    params.batch = 1;
+}
+
+inline void set_defaults(ebca_edit& params) {
+    params.direction = 1;
+    params.alpha.value = 1.0;
+}
+
+inline void set_defaults(ebca_repaint_params& params) {
+    params.jump_length = 10;
+    params.jump_count = 10;
+}
+
+inline void set_defaults(ebca_step_info&) {}
+
+inline void set_defaults(ebca_generate_params& params) {
+    params.steps = 50;
+    params.guidance_scale = std::nan("");
+    params.norm_factor = 1.0;
+    params.strength = std::nan("");
+    params.composite = 1;
+}
+
+inline void set_defaults(ebca_regularize_params& params) {
+    params.rounds = 5;
+    params.rolls = 5;
+    params.auto_correlation = 20.0;
+    params.kl = 20.0;
+}
+
+inline void set_defaults(ebca_invert_params& params) {
+    params.steps = 50;
+}
+
+inline void set_defaults(ebca_result&) {}
+
+}  // namespace ebca

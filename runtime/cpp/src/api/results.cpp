@@ -1,0 +1,93 @@
+// What the library returns, as structs of ebca.h.
+#include <algorithm>
+#include <memory>
+#include <string>
+
+#include "api/structs.hpp"
+
+namespace ebca {
+namespace {
+
+struct OwnedResult : ebca_result {
+    Result own;
+};
+
+uint32_t tasks(const Manifest& manifest) {
+    const UNetSpec& unet = manifest.unet;
+    bool plain = unet.in_channels == unet.out_channels;
+    bool inpaints = unet.in_channels == 2 * unet.out_channels + 1;
+    uint32_t out = plain ? EBCA_TASK_TEXT_TO_IMAGE : 0;
+    if ((plain || inpaints) && unet.max_contexts.value_or(2) > 1) out |= EBCA_TASK_EDITING;
+    if (plain && manifest.vae) out |= EBCA_TASK_IMAGE_TO_IMAGE;
+    if (manifest.vae && (inpaints || (plain && manifest.schedulers.prediction_type == "epsilon"))) {
+        out |= EBCA_TASK_INPAINTING;
+    }
+    if (plain && manifest.schedulers.tables.count("ddim_inverse")) out |= EBCA_TASK_INVERSION;
+    return out;
+}
+
+}  // namespace
+
+std::string scheduler_names(const Manifest& manifest) {
+    std::string out;
+    for (const auto& [name, table] : manifest.schedulers.tables) {
+        if (name != "ddim_inverse") out += (out.empty() ? "" : ",") + name;
+    }
+    return out;
+}
+
+ebca_engine_info engine_info(Engine& engine, const std::string& schedulers) {
+    const Manifest& manifest = engine.manifest();
+    int64_t downscale = manifest.vae ? manifest.vae->downscale : defaults::downscale;
+    ebca_engine_info out{};
+    out.struct_size = sizeof out;
+    out.model = manifest.name.c_str();
+    out.kind = manifest.kind.c_str();
+    out.backend = engine.backend().name().c_str();
+    out.backend_version = engine.backend().version().c_str();
+    out.tasks = tasks(manifest);
+    out.has_text_encoder = manifest.text_encoder.has_value();
+    out.has_vae = manifest.vae.has_value();
+    out.height = out.width = static_cast<int32_t>(manifest.unet.sample_size * downscale);
+    out.downscale = static_cast<int32_t>(downscale);
+    out.latent_channels = static_cast<int32_t>(manifest.unet.out_channels);
+    out.context_width = static_cast<int32_t>(manifest.unet.context_dim);
+    out.max_tokens = manifest.text_encoder ? static_cast<int32_t>(manifest.text_encoder->max_length) : 0;
+    out.threads = engine.backend().threads();
+    out.guidance_scale = manifest.guidance_scale;
+    out.scheduler = manifest.schedulers.standard.c_str();
+    out.schedulers = schedulers.c_str();
+    return out;
+}
+
+ebca_result* handed_over(Result&& made, const Session& session) {
+    auto result = std::make_unique<OwnedResult>();
+    result->own = std::move(made);
+    const Result& own = result->own;
+    result->struct_size = sizeof(ebca_result);
+    result->task = own.task.c_str();
+    result->scheduler = own.scheduler.c_str();
+    result->image_count = static_cast<int32_t>(session.batch());
+    result->height = static_cast<int32_t>(session.height());
+    result->width = static_cast<int32_t>(session.width());
+    result->pixels = own.pixels.empty() ? nullptr : own.pixels.data();
+    result->latents = own.latents.values.data();
+    std::copy_n(own.latents.shape.begin(), 4, result->latents_shape);
+    result->evaluations = own.timesteps.size();
+    result->timesteps = own.timesteps.data();
+    result->unet_seconds = own.timings.unet_steps.data();
+    result->text_encoder_seconds = own.timings.text_encoder;
+    result->vae_encoder_seconds = own.timings.vae_encoder;
+    result->open_seconds = own.timings.open;
+    result->scheduler_seconds = own.timings.scheduler;
+    result->vae_seconds = own.timings.vae;
+    result->seeds = own.seeds.data();
+    result->seed_count = own.seeds.size();
+    return result.release();
+}
+
+void free_result(ebca_result* result) {
+    delete static_cast<OwnedResult*>(result);
+}
+
+}  // namespace ebca

@@ -1,0 +1,63 @@
+// The structs of ebca.h to the library's own, checked, and results back.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <string>
+
+#include "api/defaults.hpp"
+#include "ebca.h"
+#include "engine.hpp"
+#include "parameters.hpp"
+#include "session.hpp"
+
+namespace ebca {
+
+// Defaults into the caller's struct. Only the caller knows its size: it may be compiled against another header.
+template <typename Params>
+void fill(Params* target, size_t size) {
+    if (!target || size < sizeof target->struct_size) return;
+    Params own{};
+    set_defaults(own);
+    own.struct_size = size;
+    std::memset(target, 0, size);
+    std::memcpy(target, &own, std::min(size, sizeof own));
+}
+
+// A copy of the caller's struct, which may come from an older header.
+template <typename Params>
+Params checked(const Params* given, const char* name) {
+    // Of the first version that had it; grows only where a struct is new.
+    constexpr size_t first = sizeof(Params);
+    Params params{};
+    set_defaults(params);
+    if (!given) return params;
+    if (given->struct_size < first || given->struct_size > sizeof(Params)) {
+        throw rules::struct_size(name, given->struct_size, first, sizeof(Params), ebca_version());
+    }
+    std::memcpy(&params, given, given->struct_size);
+    return params;
+}
+
+template <typename Params>
+const Params* needed(const Params* given, const char* name) {
+    if (!given) throw rules::is_null(name);
+    return given;
+}
+
+// All of them: ParameterError for values that cannot be. Arrays on a GPU are read through the device.
+EngineOptions engine_options(const ebca_engine_params* given);
+GenerateRequest generate_request(const Device& device, const ebca_generate_params* given);
+InvertRequest invert_request(const Device& device, const ebca_invert_params* given);
+
+// The names of an engine's schedulers, separated by commas.
+std::string scheduler_names(const Manifest& manifest);
+// `schedulers` must outlive what is returned, as the engine must.
+ebca_engine_info engine_info(Engine& engine, const std::string& schedulers);
+
+// A result that ebca_result_free frees.
+ebca_result* handed_over(Result&& made, const Session& session);
+void free_result(ebca_result* result);
+
+}  // namespace ebca

@@ -1,0 +1,50 @@
+// The one seam between the runtime and whatever runs a graph, as engines/backend.py has it.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "contract/manifest.hpp"
+#include "contract/tensor.hpp"
+
+namespace ebca {
+
+// A graph with fixed addresses. Runs it once per call; used from one thread at a time.
+class Call {
+  public:
+    virtual ~Call() = default;
+    // BackendError where the graph fails.
+    virtual void run() = 0;
+};
+
+// One opened graph. Calls of one runner may run in different threads; they keep it open.
+class Runner {
+  public:
+    virtual ~Runner() = default;
+    // Fix the addresses of all inputs and outputs, which belong to the caller and must outlive the result.
+    virtual std::unique_ptr<Call> bind(const Tensors& inputs, const Tensors& outputs) const = 0;
+};
+
+// Opens components. `prepare` writes a form that `open` then loads quickly; where `prepares` is false there is none,
+// and the graphs of the engine directory are opened unchanged. Thread-safe.
+class Backend {
+  public:
+    virtual ~Backend() = default;
+    virtual const std::string& name() const = 0;
+    virtual const std::string& version() const = 0;  // of the library that was found
+    virtual int threads() const = 0;                 // of every graph
+    virtual bool prepares() const = 0;
+
+    // Everything beside the files that a prepared form depends on: versions, processor, precision.
+    virtual std::map<std::string, std::string> identity() const = 0;
+
+    // Write the prepared form of `graph` as `target` and files named after it. May be slow.
+    virtual void prepare(const std::filesystem::path& graph, const std::filesystem::path& target) const = 0;
+
+    // Open what `prepare` wrote. BackendError where the library refuses it.
+    virtual std::shared_ptr<Runner> open(const std::filesystem::path& prepared, const Component& component) const = 0;
+};
+
+}  // namespace ebca

@@ -1,0 +1,22 @@
+// Which backend runs on the CPU, as engines/backend.py chooses it.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "backends/backend.hpp"
+
+namespace ebca {
+
+struct CpuBackendOptions {
+    std::string backend;           // empty: onnxruntime for fp32, openvino for bf16
+    std::string precision;         // empty: fp32
+    int threads = 0;               // of every graph; 0: one per physical core
+    std::string ort_library;       // see OrtLibrary
+    std::string openvino_library;  // see OpenVinoLibrary
+};
+
+// BackendError: its library is missing, or cannot run at this precision. ParameterError: an unknown name or precision.
+std::shared_ptr<const Backend> create_cpu_backend(const CpuBackendOptions& options);
+
+}  // namespace ebca

@@ -1,0 +1,164 @@
+#include "backends/onnxruntime.hpp"
+
+#include <cstring>
+#include <set>
+#include <shared_mutex>
+
+#include "backends/ort_binding.hpp"
+#include "backends/processor.hpp"
+#include "contract/directory.hpp"
+#include "contract/mapped.hpp"
+#include "error.hpp"
+
+namespace ebca {
+namespace {
+
+// ONNX Runtime writes one weight after the other without padding and maps the file as it is. A small constant of odd
+// size then leaves all that follow off the boundary that vector loads need, and the process dies at the first run. Such
+// constants go into the graph file instead, so thresholds are tried until all packed weights are aligned.
+constexpr size_t kExternalFromBytes[] = {size_t{16} << 10, size_t{1} << 20};
+constexpr size_t kPackedAlignment = 64;
+
+bool is_digit(char c) {
+    return c >= '0' && c <= '9';
+}
+
+}  // namespace
+
+bool packed_weights_are_aligned(const std::string& model) {
+    for (size_t bar = model.find('|'); bar != model.npos; bar = model.find('|', bar + 1)) {
+        size_t at = bar + 1, remainder = 0;
+        auto digits = [&] {
+            size_t begin = at;
+            while (at < model.size() && is_digit(model[at])) ++at;
+            return at > begin;
+        };
+        size_t first = at;
+        if (!digits()) continue;
+        for (size_t i = first; i < at; ++i) remainder = (remainder * 10 + (model[i] - '0')) % kPackedAlignment;
+        auto semicolon = [&] { return at < model.size() && model[at++] == ';'; };
+        if (semicolon() && digits() && semicolon() && digits() && remainder != 0) return false;
+    }
+    return true;
+}
+
+namespace {
+
+class OnnxRuntimeRunner;
+
+class OnnxRuntimeCall : public Call {
+  public:
+    OnnxRuntimeCall(std::shared_ptr<const OnnxRuntimeRunner> runner, OrtPointer<OrtIoBinding> binding)
+        : runner_(std::move(runner)), binding_(std::move(binding)) {}
+    void run() override;
+
+  private:
+    std::shared_ptr<const OnnxRuntimeRunner> runner_;
+    OrtPointer<OrtIoBinding> binding_;
+};
+
+// A session.
+class OnnxRuntimeRunner : public Runner, public std::enable_shared_from_this<OnnxRuntimeRunner> {
+  public:
+    OnnxRuntimeRunner(std::shared_ptr<const OnnxRuntime> runtime, OrtPointer<OrtSession> session, std::string name);
+    ~OnnxRuntimeRunner() override {
+        std::shared_lock held(mappings());
+        session_.reset();
+    }
+    std::unique_ptr<Call> bind(const Tensors& inputs, const Tensors& outputs) const override;
+    void run(const OrtIoBinding& binding) const;
+
+  private:
+    std::shared_ptr<const OnnxRuntime> runtime_;
+    OrtPointer<OrtSession> session_;
+    std::string name_;
+    std::set<std::string> inputs_;  // those that an operator reads
+};
+
+OnnxRuntimeRunner::OnnxRuntimeRunner(std::shared_ptr<const OnnxRuntime> runtime, OrtPointer<OrtSession> session,
+                                     std::string name)
+    : runtime_(std::move(runtime)),
+      session_(std::move(session)),
+      name_(std::move(name)),
+      inputs_(input_names(runtime_->library(), *session_)) {}
+
+std::unique_ptr<Call> OnnxRuntimeRunner::bind(const Tensors& inputs, const Tensors& outputs) const {
+    const OrtLibrary& ort = runtime_->library();
+    OrtMemoryInfo* raw = nullptr;
+    ort.check(ort.api().CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &raw), "cannot name the CPU");
+    OrtPointer<OrtMemoryInfo> place(raw, {ort.api().ReleaseMemoryInfo});
+    return std::make_unique<OnnxRuntimeCall>(shared_from_this(),
+                                             bind_arrays(ort, *session_, name_, inputs_, *place, inputs, outputs));
+}
+
+void OnnxRuntimeRunner::run(const OrtIoBinding& binding) const {
+    const OrtLibrary& ort = runtime_->library();
+    ort.check(ort.api().RunWithBinding(session_.get(), nullptr, &binding), text("cannot run ", name_));
+}
+
+void OnnxRuntimeCall::run() {
+    runner_->run(*binding_);
+}
+
+}  // namespace
+
+OnnxRuntime::OnnxRuntime(const std::string& library, int threads)
+    : library_(library), environment_(library_.environment()), threads_(threads) {}
+
+std::map<std::string, std::string> OnnxRuntime::identity() const {
+    return {{"onnxruntime", library_.version()}, {"build", library_.build()}, {"processor", processor()}};
+}
+
+void OnnxRuntime::prepare(const std::filesystem::path& graph, const std::filesystem::path& target) const {
+    for (size_t threshold : kExternalFromBytes) {
+        optimise(graph, target, threshold, true);
+        if (packed_weights_are_aligned(read_file(target))) return;
+    }
+    optimise(graph, target, kExternalFromBytes[0], false);
+}
+
+void OnnxRuntime::optimise(const std::filesystem::path& graph, const std::filesystem::path& target, size_t threshold,
+                           bool packed) const {
+    std::filesystem::path weights = target;
+    weights += ".data";
+    std::filesystem::remove(weights);
+    auto chosen = options();
+    const OrtApi& api = library_.api();
+    library_.check(api.SetSessionGraphOptimizationLevel(chosen.get(), ORT_ENABLE_ALL), "has no such level");
+    library_.check(api.SetOptimizedModelFilePath(chosen.get(), target.c_str()), "has no such option");
+    set(*chosen, "session.optimized_model_external_initializers_file_name", weights.filename().string());
+    set(*chosen, "session.optimized_model_external_initializers_min_size_in_bytes", std::to_string(threshold));
+    set(*chosen, "session.save_external_prepacked_constant_initializers", packed ? "1" : "0");
+    session(graph, *chosen);
+}
+
+std::shared_ptr<Runner> OnnxRuntime::open(const std::filesystem::path& prepared, const Component&) const {
+    auto chosen = options();
+    library_.check(library_.api().SetSessionGraphOptimizationLevel(chosen.get(), ORT_DISABLE_ALL), "has no such level");
+    set(*chosen, "session.use_env_allocators", "1");
+    std::shared_lock held(mappings());
+    OrtPointer<OrtSession> opened = session(prepared, *chosen);
+    held.unlock();
+    return std::make_shared<OnnxRuntimeRunner>(shared_from_this(), std::move(opened), prepared.stem().string());
+}
+
+OrtPointer<OrtSessionOptions> OnnxRuntime::options() const {
+    OrtPointer<OrtSessionOptions> options = session_options(library_, threads_);
+    // The next segment starts at once: threads of the last one must not spin beside it.
+    set(*options, "session.intra_op.allow_spinning", "0");
+    return options;
+}
+
+void OnnxRuntime::set(OrtSessionOptions& options, const char* key, const std::string& value) const {
+    library_.check(library_.api().AddSessionConfigEntry(&options, key, value.c_str()),
+                   text("refuses the option ", key));
+}
+
+OrtPointer<OrtSession> OnnxRuntime::session(const std::filesystem::path& path, const OrtSessionOptions& options) const {
+    OrtSession* raw = nullptr;
+    library_.check(library_.api().CreateSession(environment_.get(), path.c_str(), &options, &raw),
+                   text("cannot open '", path.string(), "'"));
+    return OrtPointer<OrtSession>(raw, {library_.api().ReleaseSession});
+}
+
+}  // namespace ebca

@@ -1,0 +1,279 @@
+#include "backends/onnxruntime_gpu.hpp"
+
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <set>
+#include <vector>
+
+#include "backends/ort_assignment.hpp"
+#include "backends/ort_binding.hpp"
+#include "backends/ort_library.hpp"
+#include "error.hpp"
+
+namespace ebca {
+
+#if ORT_API_VERSION >= 24
+
+namespace {
+
+// The first that says which provider an operator was given to.
+constexpr uint32_t kGpuApiVersion = 24;
+
+namespace fs = std::filesystem;
+
+constexpr const char* kCuda = "CUDAExecutionProvider";
+constexpr const char* kTensorRtRtx = "NvTensorRTRTXExecutionProvider";
+// Under which the plugin is registered in ONNX Runtime's environment.
+constexpr const char* kRegistration = "ebca.tensorrt-rtx";
+// What the plugin needs and the loader does not find, in order; they are in its folder.
+constexpr const char* kBesidePlugin[] = {"libcudart.so", "libtensorrt_rtx.so", "libtensorrt_onnxparser_rtx.so"};
+
+using Options = std::vector<std::pair<std::string, std::string>>;
+
+struct Pointers {
+    explicit Pointers(const Options& options) {
+        for (const auto& [key, value] : options) {
+            keys.push_back(key.c_str());
+            values.push_back(value.c_str());
+        }
+    }
+    std::vector<const char*> keys, values;
+};
+
+class OnnxRuntimeGpu : public Backend, public std::enable_shared_from_this<OnnxRuntimeGpu> {
+  public:
+    OnnxRuntimeGpu(const GpuBackendOptions& options, const std::string& plugin)
+        : library_(options.ort_library, kGpuApiVersion),
+          environment_(library_.environment()),
+          name_(plugin.empty() ? "onnxruntime-cuda" : "onnxruntime-tensorrt-rtx"),
+          provider_(plugin.empty() ? kCuda : kTensorRtRtx),
+          index_(options.index),
+          stream_(options.stream) {
+        if (plugin.empty()) {
+            check_cuda_provider();
+        } else {
+            device_ = plugin_device(plugin);
+        }
+    }
+
+    const std::string& name() const override { return name_; }
+    const std::string& version() const override { return library_.version(); }
+    int threads() const override { return 1; }
+    bool prepares() const override { return false; }
+    std::map<std::string, std::string> identity() const override { return {{name_, library_.version()}}; }
+    void prepare(const fs::path& graph, const fs::path&) const override {
+        throw BackendError(text(name_, " prepares nothing, and was asked to for '", graph.string(), "'"));
+    }
+    std::shared_ptr<Runner> open(const fs::path& graph, const Component& component) const override;
+
+    const OrtLibrary& library() const { return library_; }
+    // Where its arrays lie.
+    OrtPointer<OrtMemoryInfo> place() const;
+
+  private:
+    void check_cuda_provider() const;
+    const OrtEpDevice* plugin_device(const std::string& plugin) const;
+    std::vector<const OrtEpDevice*> plugin_devices() const;
+    void append_cuda(OrtSessionOptions& options) const;
+    void append_plugin(OrtSessionOptions& options) const;
+
+    OrtLibrary library_;
+    OrtPointer<OrtEnv> environment_;
+    std::string name_;
+    std::string provider_;
+    int index_;
+    void* stream_;
+    const OrtEpDevice* device_ = nullptr;  // the plugin's; belongs to the environment
+};
+
+class GpuRunner : public Runner, public std::enable_shared_from_this<GpuRunner> {
+  public:
+    GpuRunner(std::shared_ptr<const OnnxRuntimeGpu> backend, OrtPointer<OrtSession> session, std::string name);
+    std::unique_ptr<Call> bind(const Tensors& inputs, const Tensors& outputs) const override;
+    void run(const OrtIoBinding& binding) const;
+
+  private:
+    std::shared_ptr<const OnnxRuntimeGpu> backend_;
+    OrtPointer<OrtSession> session_;
+    OrtPointer<OrtRunOptions> asynchronous_;
+    std::string name_;
+    std::set<std::string> inputs_;
+};
+
+class GpuCall : public Call {
+  public:
+    GpuCall(std::shared_ptr<const GpuRunner> runner, OrtPointer<OrtIoBinding> binding)
+        : runner_(std::move(runner)), binding_(std::move(binding)) {}
+    void run() override { runner_->run(*binding_); }
+
+  private:
+    std::shared_ptr<const GpuRunner> runner_;
+    OrtPointer<OrtIoBinding> binding_;
+};
+
+GpuRunner::GpuRunner(std::shared_ptr<const OnnxRuntimeGpu> backend, OrtPointer<OrtSession> session, std::string name)
+    : backend_(std::move(backend)),
+      session_(std::move(session)),
+      name_(std::move(name)),
+      inputs_(input_names(backend_->library(), *session_)) {
+    const OrtLibrary& ort = backend_->library();
+    OrtRunOptions* raw = nullptr;
+    ort.check(ort.api().CreateRunOptions(&raw), "cannot make run options");
+    asynchronous_ = OrtPointer<OrtRunOptions>(raw, {ort.api().ReleaseRunOptions});
+    ort.check(ort.api().AddRunConfigEntry(raw, "disable_synchronize_execution_providers", "1"),
+              "cannot leave a run asynchronous");
+}
+
+std::unique_ptr<Call> GpuRunner::bind(const Tensors& inputs, const Tensors& outputs) const {
+    return std::make_unique<GpuCall>(shared_from_this(), bind_arrays(backend_->library(), *session_, name_, inputs_,
+                                                                     *backend_->place(), inputs, outputs));
+}
+
+void GpuRunner::run(const OrtIoBinding& binding) const {
+    const OrtLibrary& ort = backend_->library();
+    ort.check(ort.api().RunWithBinding(session_.get(), asynchronous_.get(), &binding), text("cannot run ", name_));
+}
+
+void OnnxRuntimeGpu::check_cuda_provider() const {
+    char** names = nullptr;
+    int count = 0;
+    library_.check(library_.api().GetAvailableProviders(&names, &count), "cannot list its providers");
+    bool found = std::any_of(names, names + count, [](const char* name) { return std::strcmp(name, kCuda) == 0; });
+    library_.check(library_.api().ReleaseAvailableProviders(names, count), "cannot free its providers");
+    if (found) return;
+    throw BackendError(text("onnxruntime ", library_.version(), " is built without CUDA"),
+                       "name the library of an onnxruntime-gpu package in the parameters or in EBCA_ORT_LIB, or the "
+                       "provider of TensorRT for RTX in EBCA_TRT_RTX_EP_LIB");
+}
+
+std::vector<const OrtEpDevice*> OnnxRuntimeGpu::plugin_devices() const {
+    const OrtApi& api = library_.api();
+    const OrtEpDevice* const* devices = nullptr;
+    size_t count = 0;
+    library_.check(api.GetEpDevices(environment_.get(), &devices, &count), "cannot list devices");
+    std::vector<const OrtEpDevice*> out;
+    for (size_t i = 0; i < count; ++i) {
+        bool on_gpu = api.HardwareDevice_Type(api.EpDevice_Device(devices[i])) == OrtHardwareDeviceType_GPU;
+        if (on_gpu && provider_ == api.EpDevice_EpName(devices[i])) out.push_back(devices[i]);
+    }
+    return out;
+}
+
+const OrtEpDevice* OnnxRuntimeGpu::plugin_device(const std::string& plugin) const {
+    const OrtApi& api = library_.api();
+    std::vector<const OrtEpDevice*> devices = plugin_devices();
+    // An engine that is open already has registered it: the process has one environment.
+    if (devices.empty()) {
+        fs::path folder = fs::absolute(plugin).parent_path();
+        std::error_code unreadable;
+        for (const char* needed : kBesidePlugin) {
+            for (const auto& entry : fs::directory_iterator(folder, unreadable)) {
+                // Which of them is missing is what the registration below says.
+                if (entry.path().filename().string().rfind(needed, 0) == 0 &&
+                    dlopen(entry.path().c_str(), RTLD_NOW | RTLD_GLOBAL | RTLD_NODELETE)) {
+                    break;
+                }
+            }
+        }
+        library_.check(api.RegisterExecutionProviderLibrary(environment_.get(), kRegistration, plugin.c_str()),
+                       text("cannot load the provider '", plugin, "'"));
+        devices = plugin_devices();
+    }
+    for (const OrtEpDevice* device : devices) {
+        const OrtMemoryInfo* memory = api.EpDevice_MemoryInfo(device, OrtDeviceMemoryType_DEFAULT);
+        int index = -1;
+        if (memory) library_.check(api.MemoryInfoGetId(memory, &index), "cannot tell a device's number");
+        if (index == index_) return device;
+    }
+    throw BackendError(text("TensorRT for RTX knows ", devices.size(), " GPUs and not cuda:", index_),
+                       "it needs compute capability 8.6, 8.9, or 12.0 and above; use the CUDA provider instead");
+}
+
+OrtPointer<OrtMemoryInfo> OnnxRuntimeGpu::place() const {
+    const OrtApi& api = library_.api();
+    OrtMemoryInfo* made = nullptr;
+    const char* name = "Cuda";
+    if (device_) {
+        const OrtMemoryInfo* memory = api.EpDevice_MemoryInfo(device_, OrtDeviceMemoryType_DEFAULT);
+        library_.check(api.MemoryInfoGetName(memory, &name), "cannot name the GPU");
+        library_.check(api.CreateMemoryInfo_V2(name, OrtMemoryInfoDeviceType_GPU, api.MemoryInfoGetVendorId(memory),
+                                               index_, OrtDeviceMemoryType_DEFAULT, 0, OrtDeviceAllocator, &made),
+                       "cannot name the GPU");
+    } else {
+        library_.check(api.CreateMemoryInfo(name, OrtDeviceAllocator, index_, OrtMemTypeDefault, &made),
+                       "cannot name the GPU");
+    }
+    return OrtPointer<OrtMemoryInfo>(made, {api.ReleaseMemoryInfo});
+}
+
+void OnnxRuntimeGpu::append_cuda(OrtSessionOptions& options) const {
+    const OrtApi& api = library_.api();
+    OrtCUDAProviderOptionsV2* raw = nullptr;
+    library_.check(api.CreateCUDAProviderOptions(&raw), "cannot use CUDA");
+    std::unique_ptr<OrtCUDAProviderOptionsV2, decltype(api.ReleaseCUDAProviderOptions)> cuda(
+        raw, api.ReleaseCUDAProviderOptions);
+    const Options chosen{{"device_id", std::to_string(index_)},
+                         // Doubling would reserve gigabytes for the largest layer.
+                         {"arena_extend_strategy", "kSameAsRequested"},
+                         {"cudnn_conv_use_max_workspace", "1"},
+                         {"enable_cuda_graph", "0"}};
+    Pointers pointers(chosen);
+    library_.check(api.UpdateCUDAProviderOptions(raw, pointers.keys.data(), pointers.values.data(), chosen.size()),
+                   "refuses the options of CUDA");
+    library_.check(api.UpdateCUDAProviderOptionsWithValue(raw, "user_compute_stream", stream_),
+                   "refuses the CUDA stream");
+    library_.check(api.SessionOptionsAppendExecutionProvider_CUDA_V2(&options, raw), "cannot use CUDA");
+}
+
+void OnnxRuntimeGpu::append_plugin(OrtSessionOptions& options) const {
+    const OrtApi& api = library_.api();
+    const Options chosen{{"has_user_compute_stream", "1"},
+                         {"user_compute_stream", std::to_string(reinterpret_cast<uintptr_t>(stream_))},
+                         {"enable_cuda_graph", "0"}};
+    Pointers pointers(chosen);
+    library_.check(
+        api.SessionOptionsAppendExecutionProvider_V2(&options, environment_.get(), &device_, 1, pointers.keys.data(),
+                                                     pointers.values.data(), chosen.size()),
+        "cannot use TensorRT for RTX");
+    // With CUDA this cannot be asked for: shapes are computed on the host there.
+    library_.check(api.AddSessionConfigEntry(&options, "session.disable_cpu_ep_fallback", "1"),
+                   "cannot keep graphs off the CPU");
+}
+
+std::shared_ptr<Runner> OnnxRuntimeGpu::open(const fs::path& graph, const Component&) const {
+    const OrtApi& api = library_.api();
+    // The host computes shapes alone.
+    OrtPointer<OrtSessionOptions> options = session_options(library_, threads());
+    record_assignment(library_, *options);
+    device_ ? append_plugin(*options) : append_cuda(*options);
+    OrtSession* made = nullptr;
+    library_.check(api.CreateSession(environment_.get(), graph.c_str(), options.get(), &made),
+                   text("cannot open '", graph.string(), "' on the GPU"));
+    OrtPointer<OrtSession> session(made, {api.ReleaseSession});
+    check_assignment(library_, *session, graph.filename().string(), provider_);
+    return std::make_shared<GpuRunner>(shared_from_this(), std::move(session), graph.stem().string());
+}
+
+}  // namespace
+
+std::shared_ptr<const Backend> create_gpu_backend(const GpuBackendOptions& options) {
+    std::string plugin = options.tensorrt_rtx_library;
+    const char* named = std::getenv("EBCA_TRT_RTX_EP_LIB");
+    if (plugin.empty() && named) plugin = named;
+    return std::make_shared<const OnnxRuntimeGpu>(options, plugin);
+}
+
+#else
+
+std::shared_ptr<const Backend> create_gpu_backend(const GpuBackendOptions&) {
+    throw UnsupportedError(text("this library was built with headers of ONNX Runtime 1.", ORT_API_VERSION,
+                                ", which cannot say where a graph runs"),
+                           "build it with those of 1.24 or newer for a GPU");
+}
+
+#endif
+
+}  // namespace ebca

@@ -1,0 +1,24 @@
+// What every session of ONNX Runtime needs, wherever it runs: its inputs by name, and arrays bound to it.
+#pragma once
+
+#include <set>
+#include <string>
+
+#include "backends/ort_library.hpp"
+#include "contract/tensor.hpp"
+
+namespace ebca {
+
+// Options that every session has: errors alone are logged, no memory patterns, `threads` for each graph.
+OrtPointer<OrtSessionOptions> session_options(const OrtLibrary& ort, int threads);
+
+// Names of the inputs that an operator reads; others may be optimised away.
+std::set<std::string> input_names(const OrtLibrary& ort, const OrtSession& session);
+
+// Arrays bound to a session called `name`; they are in `place`, belong to the caller and must outlive the binding.
+// Inputs that are not `known` are left out.
+OrtPointer<OrtIoBinding> bind_arrays(const OrtLibrary& ort, OrtSession& session, const std::string& name,
+                                     const std::set<std::string>& known, const OrtMemoryInfo& place,
+                                     const Tensors& inputs, const Tensors& outputs);
+
+}  // namespace ebca

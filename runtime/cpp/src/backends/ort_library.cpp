@@ -1,0 +1,86 @@
+#include "backends/ort_library.hpp"
+
+#include <dlfcn.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include "error.hpp"
+
+namespace ebca {
+namespace {
+
+// Never closed again: the library's threads and its environment outlive every engine.
+void* open_library(const std::string& path) {
+    const char* named = std::getenv("EBCA_ORT_LIB");
+    std::vector<std::string> candidates;
+    if (!path.empty()) {
+        candidates = {path};
+    } else if (named && *named) {
+        candidates = {named};
+    } else {
+        candidates = {"libonnxruntime.so.1", "libonnxruntime.so"};
+    }
+    std::string reasons;
+    for (const std::string& candidate : candidates) {
+        if (void* handle = dlopen(candidate.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE)) return handle;
+        const char* reason = dlerror();
+        reasons += (reasons.empty() ? "" : "; ") + std::string(reason ? reason : candidate);
+    }
+    throw BackendError(text("ONNX Runtime cannot be loaded (", reasons, ")"),
+                       "name its library, libonnxruntime.so, in the parameters or in EBCA_ORT_LIB");
+}
+
+}  // namespace
+
+OrtLibrary::OrtLibrary(const std::string& path, uint32_t version) {
+    void* handle = open_library(path);
+    auto* base = reinterpret_cast<const OrtApiBase* (*)()>(dlsym(handle, "OrtGetApiBase"));
+    if (!base)
+        throw BackendError("the library that was loaded as ONNX Runtime has no OrtGetApiBase", "name another one");
+    const OrtApiBase* versions = base();
+    if (!versions) throw BackendError("the library that was loaded as ONNX Runtime has no API", "name another one");
+    version_ = versions->GetVersionString();
+    api_ = versions->GetApi(version);
+    if (!api_) {
+        throw BackendError(text("ONNX Runtime ", version_, " has no API of version ", version),
+                           text("install ONNX Runtime 1.", version, " or newer"));
+    }
+}
+
+std::string OrtLibrary::build() const {
+    return api_->GetBuildInfoString();
+}
+
+void OrtLibrary::check(OrtStatus* status, const std::string& doing) const {
+    if (!status) return;
+    OrtPointer<OrtStatus> owned(status, {api_->ReleaseStatus});
+    std::string message = api_->GetErrorMessage(status);
+    throw BackendError(text("onnxruntime ", version_, " ", doing, ": ", message.substr(0, message.find('\n'))));
+}
+
+OrtPointer<OrtEnv> OrtLibrary::environment() const {
+    OrtEnv* made = nullptr;
+    check(api_->CreateEnv(ORT_LOGGING_LEVEL_ERROR, "ebca", &made), "cannot start");
+    OrtPointer<OrtEnv> env(made, {api_->ReleaseEnv});
+    OrtMemoryInfo* raw_place = nullptr;
+    check(api_->CreateMemoryInfo("Cpu", OrtArenaAllocator, 0, OrtMemTypeDefault, &raw_place), "cannot name the CPU");
+    OrtPointer<OrtMemoryInfo> place(raw_place, {api_->ReleaseMemoryInfo});
+    // Grow only by what is asked for: doubling would reserve gigabytes for the largest layer.
+    const char* keys[] = {"arena_extend_strategy"};
+    const size_t values[] = {1};
+    OrtArenaCfg* raw_arena = nullptr;
+    check(api_->CreateArenaCfgV2(keys, values, 1, &raw_arena), "cannot set up its arena");
+    OrtPointer<OrtArenaCfg> arena(raw_arena, {api_->ReleaseArenaCfg});
+    OrtStatus* status = api_->CreateAndRegisterAllocator(env.get(), place.get(), arena.get());
+    // An engine that is open already has registered it: the process has one environment.
+    if (status && std::strstr(api_->GetErrorMessage(status), "already")) {
+        api_->ReleaseStatus(status);
+    } else {
+        check(status, "cannot register its arena");
+    }
+    return env;
+}
+
+}  // namespace ebca

@@ -1,0 +1,62 @@
+// Prepared forms of components, in the user's cache: rebuildable, verified, bounded. The folder, its key and its stamps
+// are those of engines/cache.py, so that what one of the two prepared the other opens.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backends/backend.hpp"
+#include "contract/directory.hpp"
+
+namespace ebca {
+
+// Called with (done, total, component) for the components that have to be made.
+using OnPrepare = std::function<void(int64_t, int64_t, const std::string&)>;
+
+// `EBCA_CACHE_DIR`, else the platform's cache folder.
+std::filesystem::path cache_folder();
+
+// Bound of the cache in bytes: EBCA_CACHE_LIMIT_GB, else 40 GB. ParameterError when it is not a number.
+double cache_limit();
+
+// The prepared components of one engine directory on this machine. Use from one thread at a time.
+class PreparedEngine {
+  public:
+    // Nothing is made yet. cache: empty: `cache_folder()`.
+    PreparedEngine(const EngineDirectory& directory, std::shared_ptr<const Backend> backend,
+                   const std::filesystem::path& cache);
+
+    const std::filesystem::path& folder() const { return folder_; }
+
+    // Make what is missing or stale. EngineError: a source file is corrupted, or the cache cannot be written.
+    void prepare(const std::vector<std::string>& names, const OnPrepare& progress) const;
+
+    // Open a component, preparing it first where needed.
+    std::shared_ptr<Runner> open(const std::string& name) const;
+
+    // Drop what components keep mapped of their files from memory; it is read again when it is touched.
+    void forget(const std::vector<std::string>& names) const;
+
+    // Delete the prepared engines unused for longest until the cache is within its bound; never this one.
+    void evict() const;
+
+  private:
+    std::filesystem::path target(const std::string& name) const { return folder_ / (name + ".onnx"); }
+    std::filesystem::path stamp(const std::string& name) const { return folder_ / (name + ".json"); }
+    std::vector<std::string> sources(const std::string& name) const;
+    bool is_current(const std::string& name) const;
+    bool all_current(const std::vector<std::string>& names) const;
+    void make(const std::string& name) const;
+    void check_room(const std::vector<std::string>& names) const;
+
+    const EngineDirectory& directory_;
+    std::shared_ptr<const Backend> backend_;
+    std::filesystem::path root_;
+    std::filesystem::path folder_;
+    std::string marker_;  // contents of engine.json
+};
+
+}  // namespace ebca

@@ -1,0 +1,42 @@
+// Prompts: texts or embeddings, checked, encoded, and where their words are.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "contract/tensor.hpp"
+#include "engine.hpp"
+
+namespace ebca {
+
+// Either texts, one for all images or one each, or embeddings [n or 1,T,D]. Neither: not given.
+struct Prompt {
+    std::vector<std::string> texts;
+    std::optional<Array> embeds;
+};
+
+// Factor of gamma_attn on the conditional rows, for a word of the prompt or for one position.
+struct TokenWeight {
+    std::optional<std::string> word;
+    int64_t position = 0;
+    double factor = 1;
+};
+
+// Embeddings [n,T,D] of both halves (unconditional: none without guidance) and of each editing prompt.
+struct Prompts {
+    Array conditional;
+    std::optional<Array> unconditional;
+    std::vector<Array> edits;
+    Array token_factors;  // [B,T] factors of gamma_attn: those of the token weights on the conditional rows, else 1
+
+    // [B,S,T,D]: the unconditional rows first. There, editing contexts start as copies of the main one.
+    Array contexts() const;
+};
+
+// Encodes the prompts of a generation for `batch` images. ParameterError, EngineError.
+Prompts encode_prompts(Engine& engine, int64_t batch, const Prompt& prompt, const Prompt& negative,
+                       const std::vector<Prompt>& edits, const std::vector<TokenWeight>& token_weights, bool guided);
+
+}  // namespace ebca

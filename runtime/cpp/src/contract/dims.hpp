@@ -1,0 +1,37 @@
+// Symbolic tensor dimensions: an integer, or a product of names and integers joined by `*`. Names: batch, contexts,
+// tokens; height and width of the latents; height_K, width_K: the same after K halvings, each rounded up.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "contract/tensor.hpp"
+
+namespace ebca {
+
+// Values of the base names: "batch", "height", ...
+using Sizes = std::map<std::string, int64_t>;
+
+struct Dim {
+    struct Factor {
+        std::string name;
+        int halvings = 0;
+    };
+
+    int64_t constant = 1;
+    std::vector<Factor> factors;
+    std::string text;  // as the manifest spells it
+};
+
+// EngineError for anything that is not of the language.
+Dim parse_dim(std::string_view spelled);
+Dim parse_dim(int64_t value);
+
+// EngineError where a name is not in `sizes`, or the product does not fit 63 bits.
+int64_t evaluate(const Dim& dim, const Sizes& sizes);
+Shape evaluate(const std::vector<Dim>& dims, const Sizes& sizes);
+
+}  // namespace ebca

@@ -1,0 +1,29 @@
+// Reading JSON that may be hostile: every accessor checks the type and throws EngineError with the member's name.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+
+namespace ebca::json {
+
+using Value = nlohmann::json;
+
+// EngineError for text that is not JSON, or is nested deeper than anything that ebca writes.
+Value parse(std::string_view bytes);
+
+// A member of an object.
+const Value& member(const Value& object, const char* name);
+
+// The same; null where it is missing.
+const Value& optional_member(const Value& object, const char* name);
+
+const Value& object(const Value& value, std::string_view what);
+const Value& array(const Value& value, std::string_view what);
+std::string string(const Value& value, std::string_view what);
+bool boolean(const Value& value, std::string_view what);
+double number(const Value& value, std::string_view what);  // finite
+int64_t integer(const Value& value, std::string_view what, int64_t smallest, int64_t largest);
+
+}  // namespace ebca::json

@@ -1,0 +1,399 @@
+#include "contract/manifest.hpp"
+
+#include <algorithm>
+#include <set>
+
+#include "contract/json.hpp"
+#include "error.hpp"
+
+namespace ebca {
+namespace {
+
+constexpr const char* kFormat = "ebca-engine";
+constexpr int64_t kVersion = 1;
+constexpr size_t kLargestManifest = size_t{64} << 20;
+constexpr int64_t kMany = int64_t{1} << 20;  // more channels, tokens, heads or steps than any model has
+constexpr int64_t kHuge = int64_t{1} << 50;  // bytes
+
+using json::Value;
+
+const char* const kVariants[] = {"attention", "update", "update_masked"};
+
+void check_path(const std::string& path) {
+    bool safe = !path.empty() && path.front() != '/' && path.find_first_of(std::string_view("\\:\0", 3)) == path.npos;
+    for (size_t begin = 0; safe && begin <= path.size();) {
+        size_t end = std::min(path.find('/', begin), path.size());
+        std::string_view part = std::string_view(path).substr(begin, end - begin);
+        safe = part != ".." && part != "." && !part.empty();
+        begin = end + 1;
+    }
+    if (!safe) {
+        throw EngineError(text("the manifest names '", path, "', which is outside the engine directory"),
+                          "refusing to read it");
+    }
+}
+
+std::vector<std::string> strings(const Value& value, std::string_view what) {
+    std::vector<std::string> out;
+    for (const Value& item : json::array(value, what)) out.push_back(json::string(item, what));
+    return out;
+}
+
+// A string, or "" where it is null or missing.
+std::string optional_string(const Value& holder, const char* name) {
+    const Value& value = json::optional_member(holder, name);
+    return value.is_null() ? std::string() : json::string(value, name);
+}
+
+DType dtype(const std::string& name, const std::string& tensor) {
+    if (name == "float32") return DType::float32;
+    if (name == "float16") return DType::float16;
+    if (name == "int64") return DType::int64;
+    throw EngineError(text("tensor '", tensor, "' has dtype '", name, "'"));
+}
+
+Dim dimension(const Value& value, const std::string& tensor) {
+    if (value.is_string()) return parse_dim(value.get_ref<const std::string&>());
+    return parse_dim(json::integer(value, text("a dimension of '", tensor, "'"), 1, kHuge));
+}
+
+std::map<std::string, TensorSpec> tensors(const Value& value, std::string_view what) {
+    std::map<std::string, TensorSpec> out;
+    for (const auto& [name, entry] : json::object(value, what).items()) {
+        TensorSpec spec;
+        spec.dtype = dtype(json::string(json::member(entry, "dtype"), "dtype"), name);
+        for (const Value& dim : json::array(json::member(entry, "shape"), "shape")) {
+            spec.shape.push_back(dimension(dim, name));
+        }
+        out.emplace(name, std::move(spec));
+    }
+    return out;
+}
+
+Component component(const Value& value) {
+    Component out;
+    out.graph = json::string(json::member(value, "graph"), "graph");
+    out.inputs = tensors(json::member(value, "inputs"), "inputs");
+    out.outputs = tensors(json::member(value, "outputs"), "outputs");
+    out.weights = optional_string(value, "weights");
+    for (const auto& [backend, graph] : json::object(json::member(value, "lowered"), "lowered").items()) {
+        out.lowered[backend] = json::string(graph, "lowered");
+    }
+    out.float32_only = json::boolean(json::member(value, "float32_only"), "float32_only");
+    return out;
+}
+
+LayerSpec layer(const Value& value) {
+    LayerSpec out;
+    out.name = json::string(json::member(value, "name"), "name of a layer");
+    out.op = json::string(json::member(value, "op"), "op");
+    out.heads = json::integer(json::member(value, "heads"), "heads", 1, kMany);
+    out.head_dim = json::integer(json::member(value, "head_dim"), "head_dim", 1, kMany);
+    out.height = dimension(json::member(value, "height"), out.name);
+    out.width = dimension(json::member(value, "width"), out.name);
+    return out;
+}
+
+Step step(const Value& value) {
+    Step out;
+    out.segment = optional_string(value, "segment");
+    const Value& number = json::member(value, "layer");
+    if (!number.is_null()) out.layer = json::integer(number, "layer", 0, kMany);
+    out.inputs = strings(json::member(value, "inputs"), "inputs of a step");
+    out.outputs = strings(json::member(value, "outputs"), "outputs of a step");
+    if (out.segment.empty() != out.is_op()) throw EngineError("a step is neither a segment nor an op");
+    return out;
+}
+
+UNetSpec unet(const Value& value) {
+    UNetSpec out;
+    out.in_channels = json::integer(json::member(value, "in_channels"), "in_channels", 1, kMany);
+    out.out_channels = json::integer(json::member(value, "out_channels"), "out_channels", 1, kMany);
+    out.context_dim = json::integer(json::member(value, "context_dim"), "context_dim", 1, kMany);
+    out.sample_size = json::integer(json::member(value, "sample_size"), "sample_size", 1, kMany);
+    out.inputs = strings(json::member(value, "inputs"), "inputs");
+    out.outputs = strings(json::member(value, "outputs"), "outputs");
+    out.tensors = tensors(json::member(value, "tensors"), "tensors");
+    for (const Value& entry : json::array(json::member(value, "layers"), "layers")) out.layers.push_back(layer(entry));
+    for (const auto& [op, variants] : json::object(json::member(value, "ops"), "ops").items()) {
+        for (const auto& [variant, name] : json::object(variants, "the variants of an op").items()) {
+            out.ops[op][variant] = json::string(name, "the component of an op");
+        }
+    }
+    for (const Value& entry : json::array(json::member(value, "plan"), "plan")) out.steps.push_back(step(entry));
+    const Value& bound = json::optional_member(value, "max_contexts");
+    if (!bound.is_null()) out.max_contexts = json::integer(bound, "unet.max_contexts", 1, kMany);
+    out.full = optional_string(value, "vanilla");
+    return out;
+}
+
+TextEncoderSpec text_encoder(const Value& value) {
+    return {json::string(json::member(value, "component"), "component"),
+            json::integer(json::member(value, "max_length"), "max_length", 3, kMany),
+            json::integer(json::member(value, "hidden_size"), "hidden_size", 1, kMany)};
+}
+
+VaeSpec vae(const Value& value) {
+    VaeSpec out;
+    out.decoder = json::string(json::member(value, "decoder"), "decoder");
+    out.encoder = json::string(json::member(value, "encoder"), "encoder");
+    out.latent_channels = json::integer(json::member(value, "latent_channels"), "latent_channels", 1, kMany);
+    out.scaling_factor = json::number(json::member(value, "scaling_factor"), "scaling_factor");
+    out.shift_factor = json::number(json::member(value, "shift_factor"), "shift_factor");
+    out.downscale = json::integer(json::member(value, "downscale"), "downscale", 1, 256);
+    return out;
+}
+
+TokenizerSpec tokenizer(const Value& value) {
+    const Value& info = json::member(value, "info");
+    auto id = [&](const char* name) { return json::integer(json::member(info, name), name, 0, INT32_MAX); };
+    return {json::string(json::member(value, "file"), "file"),
+            json::integer(json::member(info, "model_max_length"), "model_max_length", 3, kMany), id("bos_token_id"),
+            id("eos_token_id"), id("pad_token_id")};
+}
+
+TableSpec table(const Value& value, const std::string& name) {
+    TableSpec out;
+    out.file = json::string(json::member(value, "file"), "file");
+    const Value& minimum = json::optional_member(value, "minimum_steps");
+    if (!minimum.is_null()) out.minimum_steps = json::integer(minimum, "minimum_steps", 1, kMany);
+    for (const auto& [count, record] : json::object(json::member(value, "steps"), "steps").items()) {
+        bool digits = !count.empty() && count.size() <= 7 && count.find_first_not_of("0123456789") == count.npos;
+        int64_t steps = digits ? std::stoll(count) : 0;
+        if (steps < 1) throw EngineError(text("the table of ", name, " has a record for '", count, "' steps"));
+        // More evaluations than any scheduler needs; without a bound a damaged manifest could ask for gigabytes.
+        out.steps[steps] = {json::integer(json::member(record, "offset"), "offset", 0, kHuge),
+                            json::integer(json::member(record, "evaluations"), "evaluations", 1, 4 * steps + 16)};
+    }
+    return out;
+}
+
+SchedulerSection schedulers(const Value& value) {
+    SchedulerSection out;
+    out.standard = json::string(json::member(value, "default"), "default");
+    out.alphas_cumprod = json::string(json::member(value, "alphas_cumprod"), "alphas_cumprod");
+    const Value& config = json::member(value, "config");
+    out.train_timesteps = json::integer(json::member(config, "num_train_timesteps"), "num_train_timesteps", 1, kMany);
+    out.prediction_type = optional_string(config, "prediction_type");
+    if (out.prediction_type.empty()) out.prediction_type = "epsilon";
+    for (const auto& [name, entry] : json::object(json::member(value, "tables"), "tables").items()) {
+        out.tables[name] = table(entry, name);
+    }
+    return out;
+}
+
+void need_file(const Manifest& manifest, const std::string& file, const std::string& who) {
+    if (!manifest.files.count(file)) throw EngineError(text(who, " needs '", file, "', which is not among the files"));
+}
+
+const Component& need_component(const Manifest& manifest, const std::string& name, const std::string& who) {
+    auto found = manifest.components.find(name);
+    if (found == manifest.components.end()) throw EngineError(text(who, " needs the unknown component '", name, "'"));
+    return found->second;
+}
+
+bool same_names(const std::map<std::string, TensorSpec>& tensors, const std::vector<std::string>& names) {
+    std::set<std::string> given(names.begin(), names.end());
+    return given.size() == tensors.size() &&
+           std::all_of(given.begin(), given.end(), [&](const auto& name) { return tensors.count(name) > 0; });
+}
+
+void need_tensor(const std::map<std::string, TensorSpec>& tensors, const char* name, const std::string& who) {
+    if (!tensors.count(name)) throw EngineError(text(who, " has no tensor '", name, "'"));
+}
+
+bool is_same(const Dim& a, const Dim& b) {
+    auto same = [](const Dim::Factor& one, const Dim::Factor& other) {
+        return one.name == other.name && one.halvings == other.halvings;
+    };
+    return a.constant == b.constant &&
+           std::equal(a.factors.begin(), a.factors.end(), b.factors.begin(), b.factors.end(), same);
+}
+
+// That the host's own arrays fit what it binds them to, at every size: dimensions are compared as they are spelled,
+// since width_6 is 2 at some sizes, as a batch with guidance is.
+void validate_edges(const UNetSpec& unet) {
+    const std::vector<std::string> inputs{"sample", "timestep", "contexts"}, outputs{"noise", "contexts_out"};
+    if (unet.inputs != inputs || unet.outputs != outputs) {
+        throw EngineError(
+            "the UNet has other inputs than sample, timestep, contexts, or other outputs than noise, "
+            "contexts_out");
+    }
+    const Dim batch = parse_dim("batch"), height = parse_dim("height"), width = parse_dim("width");
+    const std::vector<Dim> contexts{batch, parse_dim("contexts"), parse_dim("tokens"), parse_dim(unet.context_dim)};
+    const std::map<std::string, std::vector<Dim>> shapes{
+        {"sample", {batch, parse_dim(unet.in_channels), height, width}},
+        {"timestep", {batch}},
+        {"contexts", contexts},
+        {"noise", {batch, parse_dim(unet.out_channels), height, width}},
+        {"contexts_out", contexts}};
+    for (const auto& [name, shape] : shapes) {
+        auto found = unet.tensors.find(name);
+        if (found == unet.tensors.end() || found->second.dtype != DType::float32 ||
+            !std::equal(shape.begin(), shape.end(), found->second.shape.begin(), found->second.shape.end(), is_same)) {
+            throw EngineError(text("tensor '", name, "' of the steps is missing or has another dtype or shape"));
+        }
+    }
+}
+
+void validate_plan(const Manifest& manifest) {
+    const UNetSpec& unet = manifest.unet;
+    std::set<std::string> written(unet.inputs.begin(), unet.inputs.end());
+    for (const Step& step : unet.steps) {
+        for (const auto* names : {&step.inputs, &step.outputs}) {
+            for (const std::string& name : *names) {
+                if (!unet.tensors.count(name)) throw EngineError(text("a step uses the unknown tensor '", name, "'"));
+            }
+        }
+        for (const std::string& name : step.inputs) {
+            if (!written.count(name)) throw EngineError(text("a step reads '", name, "' before it is written"));
+        }
+        written.insert(step.outputs.begin(), step.outputs.end());
+        if (!step.is_op()) {
+            const Component& segment = need_component(manifest, step.segment, "a step");
+            if (!same_names(segment.inputs, step.inputs) || !same_names(segment.outputs, step.outputs)) {
+                throw EngineError(text("the step and segment '", step.segment, "' name different tensors"));
+            }
+        } else if (step.layer >= static_cast<int64_t>(unet.layers.size())) {
+            throw EngineError(text("a step has the layer ", step.layer));
+        } else if (step.inputs.size() != 3 || step.outputs.size() != 2) {
+            throw EngineError(text("the step of layer ", step.layer, " is not q, k, v to out, g"));
+        }
+    }
+    for (const std::string& name : unet.outputs) {
+        if (!written.count(name)) throw EngineError(text("no step writes '", name, "'"));
+    }
+}
+
+void validate(const Manifest& manifest) {
+    if (manifest.compute != "fp32" && manifest.compute != "fp16") {
+        throw EngineError(text("compute is '", manifest.compute, "'"));
+    }
+    for (const auto& [path, record] : manifest.files) check_path(path);
+    for (const auto& [name, component] : manifest.components) {
+        // The name becomes a file's in the cache.
+        if (name.empty() || name.front() == '.' || name.find_first_of(std::string_view("/\\\0", 3)) != name.npos) {
+            throw EngineError(text("'", name, "' cannot be a component's name"));
+        }
+        const std::string who = text("component '", name, "'");
+        need_file(manifest, component.graph, who);
+        if (!component.weights.empty()) need_file(manifest, component.weights, who);
+        for (const auto& [backend, graph] : component.lowered) need_file(manifest, graph, who);
+    }
+    validate_edges(manifest.unet);
+    validate_plan(manifest);
+    for (const LayerSpec& layer : manifest.unet.layers) {
+        auto variants = manifest.unet.ops.find(layer.op);
+        for (const char* variant : kVariants) {
+            if (variants == manifest.unet.ops.end() || !variants->second.count(variant)) {
+                throw EngineError(
+                    text("op '", layer.op, "' of layer '", layer.name, "' has no variant '", variant, "'"));
+            }
+            need_component(manifest, variants->second.at(variant), text("op '", layer.op, "'"));
+        }
+    }
+    if (!manifest.unet.full.empty()) {
+        const Component& full = need_component(manifest, manifest.unet.full, "the UNet");
+        if (!same_names(full.inputs, manifest.unet.inputs) || !same_names(full.outputs, manifest.unet.outputs)) {
+            throw EngineError(
+                text("the full UNet '", manifest.unet.full, "' has other inputs and outputs than the steps"));
+        }
+    }
+    if (manifest.tokenizer) need_file(manifest, manifest.tokenizer->file, "the tokenizer");
+    if (manifest.text_encoder) {
+        const Component& encoder = need_component(manifest, manifest.text_encoder->component, "the text encoder");
+        need_tensor(encoder.inputs, "input_ids", "the text encoder");
+        need_tensor(encoder.outputs, "hidden_states", "the text encoder");
+        if (!manifest.tokenizer) throw EngineError("there is a text encoder, but no tokenizer");
+        if (manifest.tokenizer->model_max_length != manifest.text_encoder->max_length) {
+            throw EngineError(text("the tokenizer makes ", manifest.tokenizer->model_max_length,
+                                   " tokens, the text encoder takes ", manifest.text_encoder->max_length));
+        }
+    }
+    if (manifest.vae) {
+        const Component& decoder = need_component(manifest, manifest.vae->decoder, "the VAE");
+        const Component& encoder = need_component(manifest, manifest.vae->encoder, "the VAE");
+        need_tensor(decoder.inputs, "latents", "the VAE's decoder");
+        need_tensor(decoder.outputs, "image", "the VAE's decoder");
+        need_tensor(encoder.inputs, "image", "the VAE's encoder");
+        need_tensor(encoder.outputs, "mean", "the VAE's encoder");
+        need_tensor(encoder.outputs, "std", "the VAE's encoder");
+        if (manifest.vae->latent_channels != manifest.unet.out_channels) {
+            throw EngineError(text("the VAE has ", manifest.vae->latent_channels, " latent channels, the UNet ",
+                                   manifest.unet.out_channels));
+        }
+        if (manifest.vae->scaling_factor == 0) throw EngineError("scaling_factor is 0");
+    }
+    need_file(manifest, manifest.schedulers.alphas_cumprod, "alphas_cumprod");
+    for (const auto& [name, table] : manifest.schedulers.tables) need_file(manifest, table.file, "scheduler " + name);
+}
+
+Manifest parse(const Value& data) {
+    Manifest out;
+    const Value& model = json::member(data, "model");
+    out.name = json::string(json::member(model, "name"), "name");
+    out.kind = json::string(json::member(model, "kind"), "kind");
+    const Value& scale = json::optional_member(model, "guidance_scale");
+    if (!scale.is_null()) out.guidance_scale = json::number(scale, "guidance_scale");
+    out.precision = json::string(json::member(data, "precision"), "precision");
+    const Value& compute = json::optional_member(data, "compute");
+    if (!compute.is_null()) out.compute = json::string(compute, "compute");
+    for (const auto& [name, entry] : json::object(json::member(data, "components"), "components").items()) {
+        out.components[name] = component(entry);
+    }
+    out.unet = unet(json::member(data, "unet"));
+    out.schedulers = schedulers(json::member(data, "schedulers"));
+    for (const auto& [path, record] : json::object(json::member(data, "files"), "files").items()) {
+        out.files[path] = {json::integer(json::member(record, "size"), "size", 0, kHuge),
+                           json::string(json::member(record, "sha256"), "sha256")};
+    }
+    const Value& encoder = json::member(data, "text_encoder");
+    if (!encoder.is_null()) out.text_encoder = text_encoder(encoder);
+    const Value& autoencoder = json::member(data, "vae");
+    if (!autoencoder.is_null()) out.vae = vae(autoencoder);
+    const Value& words = json::member(data, "tokenizer");
+    if (!words.is_null()) out.tokenizer = tokenizer(words);
+    return out;
+}
+
+}  // namespace
+
+const std::string& Component::graph_for(const std::string& backend) const {
+    auto found = lowered.find(backend);
+    return found == lowered.end() ? graph : found->second;
+}
+
+std::vector<std::string> Component::files(const std::string& backend) const {
+    std::vector<std::string> out{graph_for(backend)};
+    if (!weights.empty()) out.push_back(weights);
+    return out;
+}
+
+Manifest parse_manifest(std::string_view bytes) {
+    if (bytes.size() > kLargestManifest) throw EngineError("the manifest is larger than any that ebca writes");
+    Value data;
+    try {
+        data = json::parse(bytes);
+    } catch (const EngineError& error) {
+        throw EngineError(text("the manifest cannot be read: ", error.what()), "export the engine again");
+    }
+    if (json::optional_member(data, "format") != kFormat) {
+        throw EngineError(text("this is not an ebca manifest (no format '", kFormat, "')"));
+    }
+    const Value& version = json::optional_member(data, "version");
+    if (!version.is_number_integer() || version < 1 || version > kVersion) {
+        throw EngineError(
+            text("the manifest has version ", version.dump(-1, ' ', true, Value::error_handler_t::replace),
+                 ", this library reads up to ", kVersion),
+            "update it or export the engine again");
+    }
+    try {
+        Manifest manifest = parse(data);
+        validate(manifest);
+        return manifest;
+    } catch (const EngineError& error) {
+        throw EngineError(text("the manifest is broken: ", error.what()), "export the engine again");
+    }
+}
+
+}  // namespace ebca

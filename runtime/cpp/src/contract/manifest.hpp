@@ -1,0 +1,137 @@
+// `manifest.json`: what a host must know to run an engine directory. docs/engine-directory.md describes it.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "contract/dims.hpp"
+#include "contract/tensor.hpp"
+
+namespace ebca {
+
+struct TensorSpec {
+    DType dtype = DType::float32;
+    std::vector<Dim> shape;
+};
+
+// One graph that an inference engine runs: a segment, a variant of the op, a text encoder, half of a VAE.
+struct Component {
+    std::string graph;
+    std::map<std::string, TensorSpec> inputs;
+    std::map<std::string, TensorSpec> outputs;
+    std::string weights;                         // empty: none
+    std::map<std::string, std::string> lowered;  // backend to graph
+    bool float32_only = false;                   // never run at a lower precision
+
+    const std::string& graph_for(const std::string& backend) const;
+    // The graph and its weights.
+    std::vector<std::string> files(const std::string& backend) const;
+};
+
+// One cross-attention layer: its name in the checkpoint, its op, and the size of its positions.
+struct LayerSpec {
+    std::string name;
+    std::string op;
+    int64_t heads = 0;
+    int64_t head_dim = 0;
+    Dim height;
+    Dim width;
+};
+
+// One step of the UNet: a segment, which binds tensors by their own names, or the op of a layer: q, k, v -> out, g.
+struct Step {
+    std::string segment;  // empty for an op
+    int64_t layer = -1;   // -1 for a segment
+    std::vector<std::string> inputs;
+    std::vector<std::string> outputs;
+
+    bool is_op() const { return layer >= 0; }
+};
+
+struct UNetSpec {
+    int64_t in_channels = 0;
+    int64_t out_channels = 0;
+    int64_t context_dim = 0;
+    int64_t sample_size = 0;
+    std::vector<std::string> inputs;   // sample, timestep, contexts
+    std::vector<std::string> outputs;  // noise, contexts_out
+    std::map<std::string, TensorSpec> tensors;
+    std::vector<LayerSpec> layers;
+    std::map<std::string, std::map<std::string, std::string>> ops;  // op, variant -> component
+    std::vector<Step> steps;
+    std::optional<int64_t> max_contexts;
+    std::string full;  // component of the full UNet; empty: none
+};
+
+struct VaeSpec {
+    std::string decoder;
+    std::string encoder;
+    int64_t latent_channels = 0;
+    double scaling_factor = 1;
+    double shift_factor = 0;
+    int64_t downscale = 8;
+};
+
+struct TextEncoderSpec {
+    std::string component;
+    int64_t max_length = 0;
+    int64_t hidden_size = 0;
+};
+
+struct TokenizerSpec {
+    std::string file;
+    int64_t model_max_length = 0;
+    int64_t bos_token_id = 0;
+    int64_t eos_token_id = 0;
+    int64_t pad_token_id = 0;
+};
+
+// Position of the record of one step count in a table's file, in float64 values.
+struct TableRecord {
+    int64_t offset = 0;
+    int64_t evaluations = 0;
+};
+
+struct TableSpec {
+    std::string file;
+    int64_t minimum_steps = 1;
+    std::map<int64_t, TableRecord> steps;
+};
+
+struct SchedulerSection {
+    std::string standard;  // "default" in the manifest
+    std::string alphas_cumprod;
+    int64_t train_timesteps = 0;
+    std::string prediction_type;
+    std::map<std::string, TableSpec> tables;
+};
+
+struct FileRecord {
+    int64_t size = 0;
+    std::string sha256;
+};
+
+struct Manifest {
+    std::string name;
+    std::string kind;  // "text-to-image", "inpainting", "unet"
+    double guidance_scale = 7.5;
+    std::string precision;
+    std::string compute = "fp32";
+    std::map<std::string, Component> components;
+    UNetSpec unet;
+    SchedulerSection schedulers;
+    std::map<std::string, FileRecord> files;
+    std::optional<TextEncoderSpec> text_encoder;
+    std::optional<VaeSpec> vae;
+    std::optional<TokenizerSpec> tokenizer;
+};
+
+// Reads and validates the bytes of a manifest.json. Any bytes are safe: what comes back is consistent, every file it
+// names is among `files`, and no path leaves the directory. EngineError for everything else.
+Manifest parse_manifest(std::string_view bytes);
+
+}  // namespace ebca

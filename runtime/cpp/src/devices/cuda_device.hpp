@@ -1,0 +1,48 @@
+// CUDA: memory of a GPU, and steps that are replayed as one CUDA graph, as runtime/cuda.py has it.
+//
+// The host works on pinned copies of the arrays it reads and writes. A recorded step holds, in one graph, the copies to
+// the GPU, everything that engines and kernels enqueue, and the copies back; so a value that changes from step to step
+// is never part of the recording, and a step is one launch and one wait.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "devices/device.hpp"
+#include "devices/driver.hpp"
+#include "devices/gpu_kernels.hpp"
+
+namespace ebca {
+
+// Sessions of several threads share the stream, one graph after the other.
+class CudaDevice : public Device {
+  public:
+    // kernels: of the op, on the same driver; null: the engine runs the op's graphs. warn: gets a line where a step
+    // runs without a graph; may be empty.
+    CudaDevice(std::shared_ptr<Driver> driver, std::shared_ptr<GpuKernels> kernels,
+               std::function<void(const std::string&)> warn);
+
+    const std::string& name() const override { return driver_->name(); }
+    Memory allocate(int64_t bytes) override;
+    Shared share(const Tensor& array) override;
+    void upload(const std::vector<Shared>& arrays) override;
+    void download(const std::vector<Shared>& arrays) override;
+    void read(void* host, const void* array, int64_t bytes) const override;
+    std::unique_ptr<OpKernel> op(Variant variant, const LayerSpec& layer, DType dtype) override;
+    std::unique_lock<std::recursive_mutex> ready() override;
+    void run(Call& call) override;
+    std::unique_ptr<Replay> record(std::vector<Call*> calls, std::vector<Shared> reads,
+                                   std::vector<Shared> writes) override;
+
+  private:
+    std::shared_ptr<Driver> driver_;
+    std::shared_ptr<GpuKernels> kernels_;
+    std::function<void(const std::string&)> warn_;
+    // Shared with the recordings, which may outlive the device.
+    std::shared_ptr<std::recursive_mutex> lock_;
+};
+
+}  // namespace ebca

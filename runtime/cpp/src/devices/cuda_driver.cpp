@@ -1,0 +1,214 @@
+#include "devices/cuda_driver.hpp"
+
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <cstring>
+#include <exception>
+#include <new>
+
+#include "devices/cuda_api.hpp"
+#include "error.hpp"
+
+namespace ebca {
+namespace {
+
+constexpr const char* kLibrary = "libcuda.so.1";
+
+std::shared_ptr<const CudaFunctions> load_driver() {
+    // Never closed again: the driver does not survive that.
+    void* library = dlopen(kLibrary, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+    if (!library) {
+        throw BackendError(text("there is no NVIDIA driver (", kLibrary, " cannot be loaded)"),
+                           "install one, or use device 'cpu'");
+    }
+    auto api = std::make_shared<CudaFunctions>();
+    for_each_function(*api, [&](const char* name, auto& function) {
+        function = reinterpret_cast<std::decay_t<decltype(function)>>(dlsym(library, name));
+        if (!function)
+            throw BackendError(text("the NVIDIA driver is too old: it has no ", name), "install a newer one");
+    });
+    return api;
+}
+
+CudaAddress address(const void* memory) {
+    return reinterpret_cast<CudaAddress>(memory);
+}
+
+// For what is called in the middle of whatever its thread is doing.
+class ForNow {
+  public:
+    ForNow(const CudaFunctions& api, void* context) : api_(api) { api_.cuCtxPushCurrent_v2(context); }
+    ~ForNow() {
+        void* ours = nullptr;
+        api_.cuCtxPopCurrent_v2(&ours);
+    }
+    ForNow(const ForNow&) = delete;
+    ForNow& operator=(const ForNow&) = delete;
+
+  private:
+    const CudaFunctions& api_;
+};
+
+class CudaGraph : public Graph {
+  public:
+    CudaGraph(std::shared_ptr<const CudaFunctions> api, void* context, void* executable)
+        : executable(executable), api_(std::move(api)), context_(context) {}
+    ~CudaGraph() override {
+        ForNow held(*api_, context_);
+        api_->cuGraphExecDestroy(executable);
+    }
+    CudaGraph(const CudaGraph&) = delete;
+    CudaGraph& operator=(const CudaGraph&) = delete;
+
+    void* const executable;
+
+  private:
+    std::shared_ptr<const CudaFunctions> api_;
+    void* context_;
+};
+
+}  // namespace
+
+CudaDriver::CudaDriver(int index, void* stream)
+    : api_(load_driver()), name_(text("cuda:", index)), index_(index), stream_(stream) {
+    int status = api_->cuInit(0), count = 0;
+    if (status == kCudaNoDevice) throw BackendError("there is a driver, but no NVIDIA GPU", "use device 'cpu'");
+    check(status, "cuInit");
+    check(api_->cuDeviceGetCount(&count), "cuDeviceGetCount");
+    if (index >= count) {
+        throw BackendError(text("device '", name_, "' is not there"),
+                           text("GPUs on this machine: ", count, ", from cuda:0 on"));
+    }
+    check(api_->cuDeviceGet(&device_, index), "cuDeviceGet");
+    check(api_->cuDeviceGetAttribute(&capability_.first, kCapabilityMajor, device_), "cuDeviceGetAttribute");
+    check(api_->cuDeviceGetAttribute(&capability_.second, kCapabilityMinor, device_), "cuDeviceGetAttribute");
+    check(api_->cuDevicePrimaryCtxRetain(&context_, device_), "cuDevicePrimaryCtxRetain");
+    try {
+        enter();
+        if (!stream_) {
+            check(api_->cuStreamCreate(&stream_, kNonBlockingStream), "cuStreamCreate");
+            own_stream_ = true;
+        }
+    } catch (...) {
+        api_->cuDevicePrimaryCtxRelease_v2(device_);
+        throw;
+    }
+}
+
+CudaDriver::~CudaDriver() {
+    {
+        ForNow held(*api_, context_);
+        for (void* module : modules_) api_->cuModuleUnload(module);
+        if (own_stream_) api_->cuStreamDestroy_v2(stream_);
+    }
+    api_->cuDevicePrimaryCtxRelease_v2(device_);
+}
+
+void CudaDriver::check(int status, const char* call) const {
+    if (status == kCudaSuccess) return;
+    const char* reason = nullptr;
+    api_->cuGetErrorString(status, &reason);
+    throw BackendError(text(call, " failed: ", reason ? reason : "", " (error ", status, ")"),
+                       "`nvidia-smi` shows whether the GPU and its driver are fine");
+}
+
+void CudaDriver::enter() {
+    check(api_->cuCtxSetCurrent(context_), "cuCtxSetCurrent");
+}
+
+void* CudaDriver::allocate(int64_t bytes) {
+    CudaAddress made = 0;
+    auto size = static_cast<size_t>(std::max<int64_t>(bytes, 1));
+    int status = api_->cuMemAlloc_v2(&made, size);
+    if (status == kCudaOutOfMemory) throw std::bad_alloc();
+    check(status, "cuMemAlloc");
+    if (status = api_->cuMemsetD8Async(made, 0, size, stream_); status != kCudaSuccess) {
+        api_->cuMemFree_v2(made);
+        check(status, "cuMemsetD8Async");
+    }
+    return reinterpret_cast<void*>(made);
+}
+
+void CudaDriver::free(void* memory) noexcept {
+    ForNow held(*api_, context_);
+    api_->cuMemFree_v2(address(memory));
+}
+
+void* CudaDriver::allocate_host(int64_t bytes) {
+    void* made = nullptr;
+    auto size = static_cast<size_t>(std::max<int64_t>(bytes, 1));
+    int status = api_->cuMemHostAlloc(&made, size, 0);
+    if (status == kCudaOutOfMemory) throw std::bad_alloc();
+    check(status, "cuMemHostAlloc");
+    std::memset(made, 0, size);
+    return made;
+}
+
+void CudaDriver::free_host(void* memory) noexcept {
+    ForNow held(*api_, context_);
+    api_->cuMemFreeHost(memory);
+}
+
+void CudaDriver::copy_in(void* device, const void* host, int64_t bytes) {
+    check(api_->cuMemcpyHtoDAsync_v2(address(device), host, static_cast<size_t>(bytes), stream_), "cuMemcpyHtoDAsync");
+}
+
+void CudaDriver::copy_out(void* host, const void* device, int64_t bytes) {
+    check(api_->cuMemcpyDtoHAsync_v2(host, address(device), static_cast<size_t>(bytes), stream_), "cuMemcpyDtoHAsync");
+}
+
+void CudaDriver::submit(Call& call) {
+    call.run();
+}
+
+std::unique_ptr<Graph> CudaDriver::capture(const std::function<void()>& enqueue) {
+    check(api_->cuStreamBeginCapture_v2(stream_, kRelaxedCapture), "cuStreamBeginCapture");
+    std::string refused;
+    try {
+        enqueue();
+    } catch (const std::exception& error) {
+        refused = error.what();
+    }
+    // Without its end the stream would stay in capture.
+    void* graph = nullptr;
+    int status = api_->cuStreamEndCapture(stream_, &graph);
+    // The engine may have moved the thread to a context of its own.
+    enter();
+    if (!refused.empty()) {
+        if (graph) api_->cuGraphDestroy(graph);
+        throw BackendError(text("the step cannot be captured: ", refused));
+    }
+    check(status, "cuStreamEndCapture");
+    void* executable = nullptr;
+    status = api_->cuGraphInstantiateWithFlags(&executable, graph, 0);
+    api_->cuGraphDestroy(graph);
+    check(status, "cuGraphInstantiate");
+    return std::make_unique<CudaGraph>(api_, context_, executable);
+}
+
+void CudaDriver::launch(Graph& graph) {
+    check(api_->cuGraphLaunch(static_cast<CudaGraph&>(graph).executable, stream_), "cuGraphLaunch");
+}
+
+void CudaDriver::synchronize() {
+    check(api_->cuStreamSynchronize(stream_), "cuStreamSynchronize");
+}
+
+void* CudaDriver::load(const std::string& image, const std::string& kernel) {
+    void *module = nullptr, *function = nullptr;
+    // A string ends in the zero byte that PTX text needs.
+    check(api_->cuModuleLoadData(&module, image.c_str()), "cuModuleLoadData");
+    modules_.push_back(module);
+    check(api_->cuModuleGetFunction(&function, module, kernel.c_str()), "cuModuleGetFunction");
+    return function;
+}
+
+void CudaDriver::launch_kernel(void* kernel, const std::array<uint32_t, 3>& grid, uint32_t threads,
+                               uint32_t shared_bytes, void** parameters) {
+    check(api_->cuLaunchKernel(kernel, grid[0], grid[1], grid[2], threads, 1, 1, shared_bytes, stream_, parameters,
+                               nullptr),
+          "cuLaunchKernel");
+}
+
+}  // namespace ebca

@@ -1,0 +1,18 @@
+#include "devices/gpu_device.hpp"
+
+#include "backends/onnxruntime_gpu.hpp"
+#include "devices/cuda_device.hpp"
+#include "devices/cuda_driver.hpp"
+#include "devices/gpu_kernels.hpp"
+
+namespace ebca {
+
+Gpu open_gpu(int index, const GpuOptions& options, const std::string& ort_library,
+             std::function<void(const std::string&)> warn) {
+    auto driver = std::make_shared<CudaDriver>(index, options.stream);
+    auto kernels = std::make_shared<GpuKernels>(driver, kernels_folder(options.kernels));
+    auto backend = create_gpu_backend({ort_library, options.tensorrt_rtx_library, index, driver->stream()});
+    return {std::make_shared<CudaDevice>(std::move(driver), std::move(kernels), std::move(warn)), std::move(backend)};
+}
+
+}  // namespace ebca

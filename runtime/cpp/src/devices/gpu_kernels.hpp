@@ -1,0 +1,36 @@
+// The op's compiled kernels on a GPU, bound to its stream, as runtime/kernels.py has them.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "devices/device.hpp"
+#include "devices/driver.hpp"
+#include "devices/kernel_set.hpp"
+
+namespace ebca {
+
+// Binaries are loaded when they are first bound. Use while the device is held (`Device::ready`).
+class GpuKernels : public std::enable_shared_from_this<GpuKernels> {
+  public:
+    // folder: see KernelSet. BackendError.
+    GpuKernels(std::shared_ptr<Driver> driver, const std::filesystem::path& folder);
+
+    // The op for q, k, v of a dtype; null for one that there are no kernels for.
+    std::unique_ptr<OpKernel> op(Variant variant, const LayerSpec& layer, DType dtype);
+
+    const KernelSet& kernels() const { return kernels_; }
+    Driver& driver() const { return *driver_; }
+
+    // A binary's kernel on the device; loaded once.
+    void* function(const Binary& binary);
+
+  private:
+    std::shared_ptr<Driver> driver_;
+    KernelSet kernels_;
+    std::map<const Binary*, void*> functions_;
+};
+
+}  // namespace ebca

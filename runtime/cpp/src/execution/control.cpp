@@ -1,0 +1,114 @@
+#include "execution/control.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "error.hpp"
+
+namespace ebca {
+namespace {
+
+// Smallest |sum of weights| over the sum of |weights|: rounding grows by the inverse of this ratio.
+constexpr double kMinWeightSum = 1e-3;
+
+struct Blend {
+    int64_t low, high;
+    double low_weight, high_weight;
+};
+
+// Linear interpolation with aligned corners, per target position.
+std::vector<Blend> interpolation(int64_t source, int64_t target) {
+    std::vector<Blend> out;
+    double step = target > 1 ? static_cast<double>(source - 1) / static_cast<double>(target - 1) : 0.0;
+    for (int64_t i = 0; i < target; ++i) {
+        double position =
+            i == target - 1 && target > 1 ? static_cast<double>(source - 1) : static_cast<double>(i) * step;
+        int64_t low = std::clamp<int64_t>(static_cast<int64_t>(position), 0, std::max<int64_t>(source - 2, 0));
+        double fraction = position - static_cast<double>(low);
+        out.push_back({low, std::min(low + 1, source - 1), 1 - fraction, fraction});
+    }
+    return out;
+}
+
+bool any(const Array& array) {
+    return std::any_of(array.values.begin(), array.values.end(), [](float value) { return value != 0; });
+}
+
+}  // namespace
+
+Variant Control::variant() const {
+    if (!any(gamma_attn) && !any(gamma_norm)) return Variant::attention;
+    return masks ? Variant::update_masked : Variant::update;
+}
+
+void check_weights(const std::vector<double>& row, size_t index) {
+    double total = 0, sum = 0;
+    std::string shown;
+    bool finite = true;
+    for (double weight : row) {
+        total += weight;
+        sum += std::abs(weight);
+        finite = finite && std::isfinite(weight);
+        shown += (shown.empty() ? "" : ", ") + text(weight);
+    }
+    if (!finite)
+        throw ParameterError(text("weights of row ", index, " are not finite: [", shown, "]"), "pass finite weights");
+    if (std::abs(total) <= kMinWeightSum * sum) {
+        throw ParameterError(text("weights of row ", index, ", [", shown, "], sum to ", total,
+                                  ", and the composed output is divided by that sum"),
+                             text("change an alpha so that |sum| exceeds ", kMinWeightSum, " of sum of |weights|"));
+    }
+}
+
+Array tie_matrix(int64_t rows, int64_t contexts, int64_t tied_rows) {
+    Array tie({rows, contexts, contexts});
+    for (int64_t row = 0; row < rows; ++row) {
+        float* matrix = tie.row(row);
+        for (int64_t s = 0; s < contexts; ++s) matrix[s * contexts + s] = 1;
+        if (row >= tied_rows || contexts < 2) continue;
+        auto share = static_cast<float>(1.0 / static_cast<double>(contexts - 1));
+        for (int64_t s = 1; s < contexts; ++s) std::fill_n(matrix + s * contexts + 1, contexts - 1, share);
+    }
+    return tie;
+}
+
+Array resize_mask(const Array& mask, int64_t height, int64_t width) {
+    int64_t source_width = mask.size(3);
+    auto rows = interpolation(mask.size(2), height), columns = interpolation(source_width, width);
+    Array out({mask.size(0), height, width});
+    for (int64_t n = 0; n < mask.size(0); ++n) {
+        const float* from = mask.row(n);
+        float* to = out.row(n);
+        for (const Blend& y : rows) {
+            for (const Blend& x : columns) {
+                auto at = [&](int64_t row, int64_t column) {
+                    return static_cast<double>(from[row * source_width + column]);
+                };
+                *to++ = static_cast<float>(y.low_weight * at(y.low, x.low) * x.low_weight +
+                                           y.low_weight * at(y.low, x.high) * x.high_weight +
+                                           y.high_weight * at(y.high, x.low) * x.low_weight +
+                                           y.high_weight * at(y.high, x.high) * x.high_weight);
+            }
+        }
+    }
+    return out;
+}
+
+LayerMasks layer_masks(const Array& mask, const std::vector<LayerSpec>& layers, const Sizes& sizes) {
+    int64_t rows = sizes.at("batch"), contexts = sizes.at("contexts");
+    LayerMasks masks;
+    for (const LayerSpec& layer : layers) {
+        std::pair size{evaluate(layer.height, sizes), evaluate(layer.width, sizes)};
+        if (masks.count(size)) continue;
+        int64_t positions = elements({size.first, size.second});
+        Array resized = resize_mask(mask, size.first, size.second);
+        Array full({rows, contexts, positions}, 1.0f);
+        for (int64_t row = 0; row < rows; ++row) {
+            std::copy_n(resized.row(resized.size(0) == 1 ? 0 : row), positions, full.row(row));
+        }
+        masks.emplace(size, std::move(full));
+    }
+    return masks;
+}
+
+}  // namespace ebca

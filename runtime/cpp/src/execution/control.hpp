@@ -1,0 +1,44 @@
+// The knobs of one UNet evaluation (letters as in plugins/energy_attention/README.md), as the op's inputs.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "contract/manifest.hpp"
+#include "contract/tensor.hpp"
+#include "contract/variant.hpp"
+
+namespace ebca {
+
+// One mask [B,S,N] per size (height, width) of a layer's positions.
+using LayerMasks = std::map<std::pair<int64_t, int64_t>, Array>;
+
+// B rows, S contexts, T tokens.
+struct Control {
+    Array gamma_attn;  // [B,S,T]
+    Array gamma_norm;  // [B,S]
+    Array weights;     // [B,S]
+    Array tie;         // [B,S,S]
+    float norm_factor = 1;
+    std::shared_ptr<const LayerMasks> masks;  // null: no mask
+
+    // The cheapest form of the op that does all of this.
+    Variant variant() const;
+};
+
+// ParameterError where composition weights cannot be divided by: not finite, or their sum is about 0.
+void check_weights(const std::vector<double>& row, size_t index);
+
+// The `tie` input [rows, contexts, contexts]: in the first `tied_rows` rows the editorial contexts are one vector, so
+// each receives the mean of their updates; the others get the identity.
+Array tie_matrix(int64_t rows, int64_t contexts, int64_t tied_rows);
+
+// A mask [rows or 1,1,h,w] at latent size to the masks of the layers; contexts other than the main one get ones.
+LayerMasks layer_masks(const Array& mask, const std::vector<LayerSpec>& layers, const Sizes& sizes);
+
+// [n,1,h,w] to [n,height,width] as the authors bring a mask to a layer: bilinear, corners aligned, no threshold.
+Array resize_mask(const Array& mask, int64_t height, int64_t width);
+
+}  // namespace ebca

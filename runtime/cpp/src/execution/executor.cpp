@@ -1,0 +1,200 @@
+#include "execution/executor.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "error.hpp"
+#include "execution/arena.hpp"
+
+namespace ebca {
+namespace {
+
+void copy(const Array& from, const Tensor& to) {
+    if (static_cast<int64_t>(from.values.size()) != to.count()) {
+        throw ParameterError(text("an array of shape ", to_string(from.shape), " does not fit ", to_string(to.shape)));
+    }
+    std::memcpy(to.data, from.values.data(), from.values.size() * sizeof(float));
+}
+
+}  // namespace
+
+Executor::Executor(const UNetSpec& unet, OpenRunner open_runner, const Sizes& sizes, std::shared_ptr<Device> device)
+    : unet_(unet), open_(std::move(open_runner)), sizes_(sizes), device_(std::move(device)) {
+    std::map<std::string, Shape> shapes;
+    std::map<std::string, int64_t> bytes;
+    for (const auto& [name, spec] : unet.tensors) {
+        shapes[name] = evaluate(spec.shape, sizes);
+        bytes[name] = byte_size(shapes[name], spec.dtype);
+    }
+    std::vector<std::string> keep = unet.inputs;
+    keep.insert(keep.end(), unet.outputs.begin(), unet.outputs.end());
+    Layout layout = lay_out(lifetimes(unet.steps, bytes, keep));
+    arena_.emplace(device_->allocate(layout.bytes));
+    for (const auto& [name, offset] : layout.offsets) {
+        tensors_[name] = arena_->view(offset, shapes.at(name), unet.tensors.at(name).dtype);
+    }
+    for (const std::string& name : keep) seen_[name] = device_->share(tensors_.at(name));
+    int64_t batch = sizes.at("batch"), contexts = sizes.at("contexts"), tokens = sizes.at("tokens");
+    control_.emplace("weights", own({batch, contexts}));
+    control_.emplace("gamma_attn", own({batch, contexts, tokens}));
+    control_.emplace("gamma_norm", own({batch, contexts}));
+    control_.emplace("norm_factor", own({}));
+    control_.emplace("tie", own({batch, contexts, contexts}));
+    int64_t widest = 0;
+    for (const LayerSpec& layer : unet.layers) {
+        std::pair size{evaluate(layer.height, sizes), evaluate(layer.width, sizes)};
+        layer_sizes_.push_back(size);
+        if (!masks_.count(size)) {
+            masks_.emplace(size, own({batch, contexts, elements({size.first, size.second})}));
+        }
+        widest = std::max(widest, elements({layer.heads, layer.head_dim}));
+    }
+    zero_g_.emplace(device_->allocate(byte_size({batch, contexts, tokens, widest}, DType::float32)));
+}
+
+void Executor::set_control(const Control& control) {
+    auto set = [&](const char* name, const Array& values) { copy(values, control_.at(name).shared().host); };
+    set("weights", control.weights);
+    set("gamma_attn", control.gamma_attn);
+    set("gamma_norm", control.gamma_norm);
+    set("tie", control.tie);
+    *control_.at("norm_factor").shared().host.floats() = control.norm_factor;
+    for (const auto& [size, memory] : masks_) {
+        const Tensor& mask = memory.shared().host;
+        if (control.masks) {
+            copy(control.masks->at(size), mask);
+        } else {
+            std::fill_n(mask.floats(), mask.count(), 1.0f);
+        }
+    }
+}
+
+void Executor::run(Variant variant, const std::atomic<bool>* cancelled) {
+    recorded(variant).run(cancelled);
+}
+
+Replay& Executor::recorded(Variant variant) {
+    std::unique_ptr<Replay>& found = recorded_[variant];
+    if (!found) {
+        std::vector<Call*> bound;
+        for (const std::unique_ptr<Call>& call : calls(variant)) bound.push_back(call.get());
+        found = device_->record(std::move(bound), reads(variant), outputs());
+    }
+    return *found;
+}
+
+std::vector<Shared> Executor::inputs() const {
+    std::vector<Shared> out;
+    for (const std::string& name : unet_.inputs) out.push_back(seen_.at(name));
+    return out;
+}
+
+std::vector<Shared> Executor::outputs() const {
+    std::vector<Shared> out;
+    for (const std::string& name : unet_.outputs) out.push_back(seen_.at(name));
+    return out;
+}
+
+// What the host wrote and the variant reads.
+std::vector<Shared> Executor::reads(Variant variant) const {
+    std::vector<Shared> out = inputs();
+    for (const auto& [name, memory] : control_) {
+        if (variant != Variant::attention || name == "weights") out.push_back(memory.shared());
+    }
+    for (const auto& [size, memory] : masks_) {
+        if (variant == Variant::update_masked) out.push_back(memory.shared());
+    }
+    return out;
+}
+
+// The bound steps, or the full UNet if the engine has one and it computes the same.
+Executor::Calls& Executor::calls(Variant variant) {
+    if (variant != Variant::attention || unet_.full.empty() || sizes_.at("contexts") > 1) return steps(variant);
+    if (full_unet_.empty()) {
+        auto held = device_->ready();
+        Tensors inputs, outputs;
+        for (const std::string& name : unet_.inputs) inputs.emplace_back(name, tensors_.at(name));
+        for (const std::string& name : unet_.outputs) outputs.emplace_back(name, tensors_.at(name));
+        full_unet_.push_back(open_(unet_.full)->bind(inputs, outputs));
+    }
+    return full_unet_;
+}
+
+Executor::Calls& Executor::steps(Variant variant) {
+    auto found = bound_.find(variant);
+    if (found != bound_.end()) return found->second;
+    auto held = device_->ready();
+    std::vector<Operands> plan;
+    int64_t need = 0;
+    for (const Step& step : unet_.steps) {
+        const Operands& work = plan.emplace_back(operands(step, variant));
+        if (work.kernel) need = std::max(need, work.kernel->scratch_bytes(work.inputs));
+    }
+    // One block for all: they run one after the other.
+    void* scratch = nullptr;
+    if (need) scratch = workspaces_.emplace_back(device_->allocate(need)).view(0, {}, DType::float32).data;
+    Calls calls;
+    for (const Operands& work : plan) {
+        calls.push_back(work.kernel ? work.kernel->bind(work.inputs, work.outputs, scratch)
+                                    : work.runner->bind(work.inputs, work.outputs));
+    }
+    return bound_.emplace(variant, std::move(calls)).first->second;
+}
+
+std::string Executor::first_nonfinite(Variant variant) {
+    std::string segment;
+    Calls& calls = steps(variant);
+    device_->upload(reads(variant));
+    for (size_t i = 0; i < calls.size(); ++i) {
+        const Step& step = unet_.steps[i];
+        device_->run(*calls[i]);
+        if (!step.is_op()) segment = step.segment;
+        size_t written = step.is_op() && variant == Variant::attention ? 1 : step.outputs.size();
+        std::vector<Shared> made;
+        for (size_t n = 0; n < written; ++n) made.push_back(device_->share(tensors_.at(step.outputs[n])));
+        device_->download(made);
+        bool finite = std::all_of(made.begin(), made.end(), [](const Shared& one) { return all_finite(one.host); });
+        if (finite) continue;
+        if (!step.is_op()) return segment;
+        return text("the attention of layer ", step.layer, " (", unet_.layers[step.layer].name, ") after ", segment);
+    }
+    return "";
+}
+
+// What runs a step, its inputs and its outputs.
+Executor::Operands Executor::operands(const Step& step, Variant variant) const {
+    if (!step.is_op()) return segment_operands(step, variant);
+    const LayerSpec& layer = unet_.layers[step.layer];
+    Operands work;
+    work.kernel = device_->op(variant, layer, tensors_.at(step.inputs[0]).dtype);
+    if (!work.kernel) work.runner = open_(unet_.ops.at(layer.op).at(to_string(variant)));
+    const char* const names[] = {"q", "k", "v"};
+    for (size_t i = 0; i < 3; ++i) work.inputs.emplace_back(names[i], tensors_.at(step.inputs[i]));
+    work.inputs.emplace_back("weights", control_.at("weights").shared().array);
+    work.outputs.emplace_back("out", tensors_.at(step.outputs[0]));
+    if (variant == Variant::attention) return work;
+    for (const char* name : {"gamma_attn", "gamma_norm", "norm_factor", "tie"}) {
+        work.inputs.emplace_back(name, control_.at(name).shared().array);
+    }
+    if (variant == Variant::update_masked) {
+        work.inputs.emplace_back("mask", masks_.at(layer_sizes_[step.layer]).shared().array);
+    }
+    work.outputs.emplace_back("g", tensors_.at(step.outputs[1]));
+    return work;
+}
+
+Executor::Operands Executor::segment_operands(const Step& step, Variant variant) const {
+    Operands work;
+    work.runner = open_(step.segment);
+    for (const std::string& name : step.inputs) {
+        Tensor tensor = tensors_.at(name);
+        bool is_g = std::any_of(unet_.steps.begin(), unet_.steps.end(),
+                                [&](const Step& op) { return op.is_op() && op.outputs[1] == name; });
+        if (variant == Variant::attention && is_g) tensor = zero_g_->view(0, tensor.shape, DType::float32);
+        work.inputs.emplace_back(name, tensor);
+    }
+    for (const std::string& name : step.outputs) work.outputs.emplace_back(name, tensors_.at(name));
+    return work;
+}
+
+}  // namespace ebca

@@ -1,0 +1,91 @@
+// Runs the steps of a split UNet on a device: one arena, everything bound once, each evaluation a replay.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "backends/backend.hpp"
+#include "contract/manifest.hpp"
+#include "contract/tensor.hpp"
+#include "devices/device.hpp"
+#include "execution/control.hpp"
+
+namespace ebca {
+
+// Opens a component by name.
+using OpenRunner = std::function<std::shared_ptr<Runner>(const std::string&)>;
+
+// One UNet evaluation at fixed sizes. Owns its buffers; use from one thread at a time.
+class Executor {
+  public:
+    // sizes: batch, contexts, tokens, height, width (latent). `unet` must outlive it. std::bad_alloc or ParameterError
+    // if there is not enough memory for these sizes.
+    Executor(const UNetSpec& unet, OpenRunner open_runner, const Sizes& sizes, std::shared_ptr<Device> device);
+
+    // Inputs on the host, kept from step to step: sample [B,C,h,w], timestep [B], contexts [B,S,T,D], float32.
+    const Tensor& sample() const { return host("sample"); }
+    const Tensor& timestep() const { return host("timestep"); }
+    const Tensor& contexts() const { return host("contexts"); }
+    // Outputs on the host, valid until the next run: noise [B,C,h,w], contexts_out [B,S,T,D], float32.
+    const Tensor& noise() const { return host("noise"); }
+    const Tensor& contexts_out() const { return host("contexts_out"); }
+
+    const Sizes& sizes() const { return sizes_; }
+
+    // Copy a control into the buffers that the bound steps read.
+    void set_control(const Control& control);
+
+    // Bind and record a variant, so that the first run does not have to.
+    void bind(Variant variant) { recorded(variant); }
+
+    // One evaluation. CancelledError as soon as `cancelled` is set; null: never.
+    void run(Variant variant, const std::atomic<bool>* cancelled);
+
+    // Run again step by step; what first writes a value that is not finite, in words, or "".
+    std::string first_nonfinite(Variant variant);
+
+  private:
+    using Calls = std::vector<std::unique_ptr<Call>>;
+
+    // What runs a step: a graph, or the device's own kernel for the op.
+    struct Operands {
+        std::shared_ptr<Runner> runner;
+        std::unique_ptr<OpKernel> kernel;
+        Tensors inputs, outputs;
+    };
+
+    Replay& recorded(Variant variant);
+    Calls& calls(Variant variant);
+    Calls& steps(Variant variant);
+    Operands operands(const Step& step, Variant variant) const;
+    Operands segment_operands(const Step& step, Variant variant) const;
+    std::vector<Shared> inputs() const;
+    std::vector<Shared> outputs() const;
+    std::vector<Shared> reads(Variant variant) const;
+    SharedMemory own(const Shape& shape) { return {*device_, shape, DType::float32}; }
+    const Tensor& host(const char* name) const { return seen_.at(name).host; }
+
+    const UNetSpec& unet_;
+    OpenRunner open_;
+    Sizes sizes_;
+    std::shared_ptr<Device> device_;
+    std::optional<Memory> arena_;
+    std::map<std::string, Tensor> tensors_;  // of the device
+    std::map<std::string, Shared> seen_;     // inputs and outputs of the UNet
+    std::map<std::string, SharedMemory> control_;
+    std::vector<std::pair<int64_t, int64_t>> layer_sizes_;
+    std::map<std::pair<int64_t, int64_t>, SharedMemory> masks_;
+    std::optional<Memory> zero_g_;    // what stands in for g in the variant that computes none
+    std::vector<Memory> workspaces_;  // of bound kernels
+    std::map<Variant, Calls> bound_;
+    Calls full_unet_;
+    std::map<Variant, std::unique_ptr<Replay>> recorded_;
+};
+
+}  // namespace ebca

@@ -1,0 +1,30 @@
+// Images and masks that a caller passes in, as arrays at the size of a session.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "contract/tensor.hpp"
+
+namespace ebca {
+
+// Pixels that the caller owns: [height,width,channels] uint8 without gaps, 1 (grey), 3 (RGB) or 4 channels (alpha is
+// ignored).
+struct ImageView {
+    const uint8_t* pixels = nullptr;
+    int64_t height = 0;
+    int64_t width = 0;
+    int64_t channels = 3;
+};
+
+// Images to [n,height,width,3] in [0, 1]; other sizes are resized. ParameterError for a layout that is not an image.
+Array load_images(const std::vector<ImageView>& images, int64_t height, int64_t width);
+
+// Masks to [n,1,height,width] of 0 and 1; white (1/2 and brighter) is the hole. ParameterError also for a mask without
+// a hole.
+Array load_masks(const std::vector<ImageView>& masks, int64_t height, int64_t width);
+
+// [n,1,H,W] to [n,1,h,w]: the top left pixel of each block, as in the authors' code.
+Array latent_mask(const Array& masks, int64_t downscale);
+
+}  // namespace ebca

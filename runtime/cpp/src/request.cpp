@@ -1,0 +1,66 @@
+#include "request.hpp"
+
+#include <algorithm>
+
+namespace ebca {
+
+const char* to_string(Task task) {
+    switch (task) {
+        case Task::image_to_image:
+            return "image-to-image";
+        case Task::inpainting:
+            return "inpainting";
+        case Task::repaint:
+            return "repaint";
+        default:
+            return "text-to-image";
+    }
+}
+
+Task resolve_task(const Manifest& manifest, const GenerateRequest& request) {
+    bool image = !request.images.empty(), mask = !request.masks.empty();
+    const UNetSpec& unet = manifest.unet;
+    bool for_inpainting = unet.in_channels == 2 * unet.out_channels + 1;
+    if (!for_inpainting && unet.in_channels != unet.out_channels) {
+        throw rules::unet_channels(unet.in_channels, unet.out_channels);
+    }
+    if (mask && !image) {
+        throw rules::mask_without_image();
+    }
+    if (request.strength && !image) {
+        throw rules::strength_without_image();
+    }
+    if (request.strength && mask) {
+        throw rules::strength_with_mask();
+    }
+    if (image && !manifest.vae) {
+        throw rules::no_vae_to_encode();
+    }
+    if (for_inpainting && !mask) {
+        throw rules::inpainting_model_without_mask(unet.in_channels);
+    }
+    if (request.repaint && for_inpainting) throw rules::repaint_with_inpainting_model();
+    if (request.repaint && !mask) throw rules::repaint_without_mask();
+    if (mask) return for_inpainting ? Task::inpainting : Task::repaint;
+    return image ? Task::image_to_image : Task::text_to_image;
+}
+
+int64_t skipped_steps(const std::optional<double>& strength, int64_t steps) {
+    double share = strength.value_or(defaults::strength);
+    if (!(share > 0 && share <= 1)) {
+        throw rules::strength_range(share);
+    }
+    int64_t run = std::min(static_cast<int64_t>(static_cast<double>(steps) * share), steps);
+    if (run < 1) {
+        throw rules::strength_leaves_no_step(share, steps);
+    }
+    return steps - run;
+}
+
+void require_noise_prediction(const Manifest& manifest, const char* what) {
+    if (manifest.schedulers.prediction_type != "epsilon") {
+        throw rules::noise_prediction(what);
+    }
+}
+
+}  // namespace ebca

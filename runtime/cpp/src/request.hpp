@@ -1,0 +1,74 @@
+// What a session is asked to do, and the rules about which parameters go together.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "conditioning/edits.hpp"
+#include "conditioning/prompts.hpp"
+#include "conditioning/schedules.hpp"
+#include "contract/manifest.hpp"
+#include "contract/tensor.hpp"
+#include "images/inputs.hpp"
+#include "parameters.hpp"
+#include "sampling/inversion.hpp"
+#include "sampling/repaint.hpp"
+#include "sampling/sampler.hpp"
+
+namespace ebca {
+
+// What `Session::generate` is asked for. Without images: text to image. With images: image to image from a noise level
+// that `strength` sets. With masks too: inpainting, by the model if it was trained for that, by RePaint otherwise.
+// ebca.h describes each field.
+struct GenerateRequest {
+    Prompt prompt;
+    Prompt negative_prompt;
+    int64_t steps = defaults::generate_params::steps;
+    std::optional<double> guidance_scale;
+    std::string scheduler;
+    std::vector<int64_t> seeds;
+    Schedule gamma_attn;
+    Schedule gamma_norm;
+    std::vector<TokenWeight> token_weights;
+    double norm_factor = defaults::generate_params::norm_factor;
+    std::vector<Edit> edits;
+    bool reset_edits = false;
+    std::vector<ImageView> images;
+    std::vector<ImageView> masks;
+    std::optional<double> strength;
+    std::optional<RePaint> repaint;
+    bool composite = defaults::generate_params::composite != 0;
+    std::optional<Array> latents;
+    bool latents_only = false;
+    OnStep on_step;
+};
+
+// What `Session::invert` is asked for: images, or their latents.
+struct InvertRequest {
+    Prompt prompt;
+    std::vector<ImageView> images;
+    std::optional<Array> latents;
+    int64_t steps = defaults::invert_params::steps;
+    std::optional<NoiseRegularization> regularize;
+    OnStep on_step;
+};
+
+// Follows from what is given and from the UNet.
+enum class Task { text_to_image, image_to_image, inpainting, repaint };
+
+const char* to_string(Task task);
+
+// The task that a request asks for. ParameterError: inputs that do not go together; EngineError: inputs that this model
+// cannot use.
+Task resolve_task(const Manifest& manifest, const GenerateRequest& request);
+
+// How many of the steps image to image skips, as diffusers counts them. ParameterError: out of range, or so small that
+// no step is left.
+int64_t skipped_steps(const std::optional<double>& strength, int64_t steps);
+
+// ParameterError if `what` cannot work because the model predicts something other than noise.
+void require_noise_prediction(const Manifest& manifest, const char* what);
+
+}  // namespace ebca

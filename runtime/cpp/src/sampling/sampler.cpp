@@ -1,0 +1,102 @@
+#include "sampling/sampler.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+
+#include "error.hpp"
+#include "parameters.hpp"
+
+namespace ebca {
+
+void Watch::report(const StepInfo& info) const {
+    bool stop = (on_step && !on_step(info)) || (cancelled && cancelled->load());
+    if (stop) throw rules::cancelled(info.index + 1, info.total);
+}
+
+NoisePredictor::NoisePredictor(Executor& executor, std::optional<double> guidance_scale, const Array* extra_channels,
+                               bool reset_edits, const std::atomic<bool>* cancelled)
+    : executor_(executor), carry_(executor.sizes().at("contexts") > 1 && !reset_edits), cancelled_(cancelled) {
+    if (guidance_scale) guidance_scale_ = static_cast<float>(*guidance_scale);
+    if (!extra_channels) return;
+    const Tensor& sample = executor.sample();
+    int64_t plane = sample.shape[2] * sample.shape[3], width = sample.shape[1] * plane;
+    int64_t channels = executor.noise().shape[1];
+    for (int64_t row = 0; row < sample.shape[0]; ++row) {
+        std::copy_n(extra_channels->row(row % extra_channels->size(0)), extra_channels->stride(),
+                    sample.floats() + row * width + channels * plane);
+    }
+}
+
+void NoisePredictor::predict(const Array& latents, double timestep, const Control& control, Array& out) {
+    const Tensor& sample = executor_.sample();
+    int64_t width = sample.count() / sample.shape[0];
+    // With guidance the same latents go to both halves of the rows.
+    for (int64_t row = 0; row < sample.shape[0]; ++row) {
+        std::copy_n(latents.row(row % latents.size(0)), latents.stride(), sample.floats() + row * width);
+    }
+    std::fill_n(executor_.timestep().floats(), executor_.timestep().count(), static_cast<float>(timestep));
+    executor_.set_control(control);
+    Variant variant = control.variant();
+    auto began = std::chrono::steady_clock::now();
+    executor_.run(variant, cancelled_);
+    seconds_.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count());
+    check_finite(variant, timestep);
+    guide(latents.size(0), out);
+    if (carry_) {
+        const Tensor &from = executor_.contexts_out(), &to = executor_.contexts();
+        int64_t context = to.shape[2] * to.shape[3], row = to.shape[1] * context;
+        for (int64_t b = 0; b < to.shape[0]; ++b) {
+            std::copy_n(from.floats() + b * row + context, row - context, to.floats() + b * row + context);
+        }
+    }
+    timesteps_.push_back(timestep);
+}
+
+void NoisePredictor::check_finite(Variant variant, double timestep) {
+    if (all_finite(executor_.noise()) && all_finite(executor_.contexts_out())) return;
+    std::string culprit = executor_.first_nonfinite(variant);
+    if (culprit.empty()) culprit = "the last segment";
+    std::string given;
+    if (!all_finite(executor_.sample())) given = "sample";
+    if (!all_finite(executor_.contexts())) given += given.empty() ? "contexts" : " and the contexts";
+    if (given.empty()) throw rules::result_not_finite(timestep, culprit);
+    throw rules::result_of_bad_input(timestep, culprit, given);
+}
+
+// unconditional + scale * (conditional - unconditional), or what there is of one half.
+void NoisePredictor::guide(int64_t images, Array& out) const {
+    const float* noise = executor_.noise().floats();
+    int64_t count = out.stride() * images;
+    if (!guidance_scale_) {
+        std::copy_n(noise, count, out.values.data());
+        return;
+    }
+    for (int64_t i = 0; i < count; ++i) {
+        float difference = noise[count + i] - noise[i];
+        out.values[i] = difference * *guidance_scale_ + noise[i];
+    }
+}
+
+Array sample(NoisePredictor& predictor, const SchedulerTable& table, const Array& start,
+             const std::vector<Control>& controls, const Watch& watch, const Adjust& adjust) {
+    Scheduler scheduler(table, start.shape);
+    Array begin = scheduler.start(start), current = begin, input(start.shape);
+    for (int64_t i = 0; i < table.evaluations(); ++i) {
+        double timestep = table.timesteps[static_cast<size_t>(i)];
+        scheduler.model_input(i, current, input);
+        predictor.predict(input, timestep, controls[static_cast<size_t>(i)], scheduler.noise(i));
+        if (adjust) adjust(scheduler.noise(i));
+        scheduler.combine(i, begin, current);
+        check_latents(current, timestep);
+        watch.report({i, table.evaluations(), timestep, current, predictor.executor().contexts_out()});
+    }
+    return current;
+}
+
+void check_latents(const Array& latents, double timestep) {
+    if (all_finite(latents.values.data(), static_cast<int64_t>(latents.values.size()))) return;
+    throw rules::latents_ran_away(timestep);
+}
+
+}  // namespace ebca

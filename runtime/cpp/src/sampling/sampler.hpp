@@ -1,0 +1,78 @@
+// The sampling loop: one guided noise prediction after the other, from the initial latents to the end of a table.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <optional>
+#include <vector>
+
+#include "contract/tensor.hpp"
+#include "execution/control.hpp"
+#include "execution/executor.hpp"
+#include "sampling/schedulers.hpp"
+
+namespace ebca {
+
+// State after one evaluation; the arrays are overwritten by the next one.
+struct StepInfo {
+    int64_t index;  // from 0
+    int64_t total;  // number of evaluations (PNDM makes one more than steps)
+    double timestep;
+    const Array& latents;    // [n,C,h,w]
+    const Tensor& contexts;  // [B,S,T,D] after the last layer
+};
+
+// Called after each evaluation; false cancels.
+using OnStep = std::function<bool(const StepInfo&)>;
+
+// Changes a guided noise prediction [n,C,h,w] in place before the scheduler sees it.
+using Adjust = std::function<void(Array&)>;
+
+// How a running generation is observed and stopped.
+struct Watch {
+    OnStep on_step;
+    const std::atomic<bool>* cancelled = nullptr;
+
+    // CancelledError if either asks for it.
+    void report(const StepInfo& info) const;
+};
+
+// Guided noise predictions of one generation, with the state that one evaluation hands to the next.
+class NoisePredictor {
+  public:
+    // executor: its contexts hold the prompts' embeddings; with guidance the unconditional rows come first.
+    // guidance_scale: none: conditional rows only. extra_channels: [n,K,h,w] channels that follow the latents into the
+    // UNet of an inpainting model; null for other models. reset_edits: start every evaluation from the embeddings of
+    // the editing prompts instead of what the last evaluation made of them.
+    NoisePredictor(Executor& executor, std::optional<double> guidance_scale, const Array* extra_channels,
+                   bool reset_edits, const std::atomic<bool>* cancelled);
+
+    // One evaluation: latents [n,C,h,w] as the UNet takes them to the guided noise prediction in `out`.
+    // NumericalError: a result is not finite; the message names the segment.
+    void predict(const Array& latents, double timestep, const Control& control, Array& out);
+
+    Executor& executor() { return executor_; }
+    const std::vector<double>& seconds() const { return seconds_; }
+    const std::vector<double>& timesteps() const { return timesteps_; }
+
+  private:
+    void check_finite(Variant variant, double timestep);
+    void guide(int64_t images, Array& out) const;
+
+    Executor& executor_;
+    std::optional<float> guidance_scale_;
+    bool carry_;
+    const std::atomic<bool>* cancelled_;
+    std::vector<double> seconds_;
+    std::vector<double> timesteps_;
+};
+
+// Run every evaluation of a scheduler table. Returns the latents [n,C,h,w]. start: noise of unit variance; controls:
+// one per evaluation; adjust: null: nothing. CancelledError, NumericalError.
+Array sample(NoisePredictor& predictor, const SchedulerTable& table, const Array& start,
+             const std::vector<Control>& controls, const Watch& watch, const Adjust& adjust = {});
+
+// NumericalError for latents that are not finite.
+void check_latents(const Array& latents, double timestep);
+
+}  // namespace ebca

@@ -1,0 +1,197 @@
+#include "sampling/schedulers.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <map>
+
+#include "error.hpp"
+#include "parameters.hpp"
+
+namespace ebca {
+namespace {
+
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "tables are little-endian and read as they lie");
+
+// `count` values from value `offset` of a file of the engine directory.
+std::vector<double> read_values(const EngineDirectory& directory, const std::string& name, int64_t offset,
+                                int64_t count) {
+    int64_t stored = directory.manifest.files.at(name).size / 8;
+    if (offset > stored || count > stored - offset) {
+        throw EngineError(text("the scheduler file '", directory.file(name).string(), "' is cut short: ", count,
+                               " values expected at ", offset, " of ", stored),
+                          "copy or export the engine again");
+    }
+    std::ifstream file(directory.file(name), std::ios::binary);
+    std::vector<double> values(static_cast<size_t>(count));
+    file.seekg(offset * 8);
+    file.read(reinterpret_cast<char*>(values.data()), count * 8);
+    if (!file) {
+        throw EngineError(text("cannot read the scheduler file '", directory.file(name).string(), "'"),
+                          "export the engine again");
+    }
+    if (!std::all_of(values.begin(), values.end(), [](double value) { return std::isfinite(value); })) {
+        throw EngineError(
+            text("the scheduler file '", directory.file(name).string(), "' holds values that are not finite"),
+            "export the engine again");
+    }
+    return values;
+}
+
+std::string joined(const std::map<std::string, TableSpec>& tables) {
+    std::string out;
+    for (const auto& [name, table] : tables) out += (out.empty() ? "" : ", ") + name;
+    return out;
+}
+
+}  // namespace
+
+SchedulerTable SchedulerTable::after(int64_t begin) const {
+    if (begin < 0 || begin >= evaluations()) {
+        throw ParameterError(text(name, " with ", steps, " steps cannot start at evaluation ", begin));
+    }
+    SchedulerTable out = *this;
+    out.init_noise_sigma = 1.0;
+    if (begin == 0) return out;
+    out.skipped = begin;
+    out.timesteps.assign(timesteps.begin() + begin, timesteps.end());
+    out.input_scale.assign(input_scale.begin() + begin, input_scale.end());
+    out.rows.clear();
+    std::vector<double> last{1.0};
+    for (int64_t i = begin; i < evaluations(); ++i) {
+        const std::vector<double>&before = rows[i - 1], &row = rows[i];
+        double keep = row[0] / before[0];
+        for (size_t j = 0; j < before.size(); ++j) {
+            // In a one-step scheduler all that lies behind a step is in the latents it starts from.
+            if (!(std::abs(row[j] - keep * before[j]) <= 1e-12 + 1e-9 * std::abs(keep * before[j]))) {
+                throw rules::scheduler_starts_at_first_step(name);
+            }
+        }
+        for (double& value : last) value *= keep;
+        last.push_back(row.back());
+        out.rows.push_back(last);
+    }
+    return out;
+}
+
+Array SchedulerTable::add_noise(const Array& clean, const Array& noise,
+                                const std::vector<double>& alphas_cumprod) const {
+    double scale = input_scale[0], alpha = scale * scale;
+    if (scale == 1.0) {
+        // Schedulers that scale their input have latents clean + sigma noise, and scale by 1 / sqrt(1 + sigma^2).
+        double timestep = timesteps[0];
+        if (!(timestep >= 0 && timestep < static_cast<double>(alphas_cumprod.size()))) {
+            throw EngineError(text("the table of ", name, " starts at timestep ", timestep), "export the engine again");
+        }
+        alpha = alphas_cumprod[static_cast<size_t>(timestep)];
+    }
+    double of_clean = std::sqrt(alpha), of_noise = std::sqrt(1 - alpha);
+    Array out(clean.shape);
+    for (size_t i = 0; i < out.values.size(); ++i) {
+        double mixed =
+            of_clean * static_cast<double>(clean.values[i]) + of_noise * static_cast<double>(noise.values[i]);
+        out.values[i] = static_cast<float>(mixed / scale);
+    }
+    return out;
+}
+
+Scheduler::Scheduler(const SchedulerTable& table, const Shape& shape) : table_(table) {
+    noises_.assign(static_cast<size_t>(table.evaluations()), Array(shape));
+    sum_.resize(static_cast<size_t>(elements(shape)));
+}
+
+Array Scheduler::start(const Array& noise) const {
+    Array out(noise.shape);
+    for (size_t i = 0; i < out.values.size(); ++i) {
+        out.values[i] = static_cast<float>(static_cast<double>(noise.values[i]) * table_.init_noise_sigma);
+    }
+    return out;
+}
+
+void Scheduler::model_input(int64_t i, const Array& latents, Array& out) const {
+    auto scale = static_cast<float>(table_.input_scale[static_cast<size_t>(i)]);
+    for (size_t j = 0; j < latents.values.size(); ++j) out.values[j] = latents.values[j] * scale;
+}
+
+void Scheduler::combine(int64_t i, const Array& start, Array& out) {
+    const std::vector<double>& row = table_.rows[static_cast<size_t>(i)];
+    // Terms of opposite sign cancel in a multistep scheduler; in float64 only the result is rounded.
+    for (size_t k = 0; k < sum_.size(); ++k) sum_[k] = static_cast<double>(start.values[k]) * row[0];
+    for (size_t j = 1; j < row.size(); ++j) {
+        const std::vector<float>& noise = noises_[j - 1].values;
+        for (size_t k = 0; k < sum_.size(); ++k) sum_[k] += static_cast<double>(noise[k]) * row[j];
+    }
+    for (size_t k = 0; k < sum_.size(); ++k) out.values[k] = static_cast<float>(sum_[k]);
+}
+
+std::string normalise_name(const std::string& name) {
+    static const std::map<std::string, std::string> aliases{{"plms", "pndm"},
+                                                            {"dpmpp2m", "dpmpp_2m"},
+                                                            {"dpmsolver++", "dpmpp_2m"},
+                                                            {"ddiminverse", "ddim_inverse"},
+                                                            {"dpmsolvermultistep", "dpmpp_2m"},
+                                                            {"eulerdiscrete", "euler"},
+                                                            {"unipcmultistep", "unipc"}};
+    std::string key;
+    for (char c : name) {
+        if (c == ' ' || c == '_' || c == '-' || c == '\t') continue;
+        key += c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+    }
+    const std::string suffix = "scheduler";
+    if (key.size() > suffix.size() && key.compare(key.size() - suffix.size(), suffix.npos, suffix) == 0) {
+        key.resize(key.size() - suffix.size());
+    }
+    auto found = aliases.find(key);
+    if (found != aliases.end()) return found->second;
+    std::string spelled = key;
+    for (size_t at = spelled.find("++"); at != spelled.npos; at = spelled.find("++")) spelled.replace(at, 2, "pp");
+    found = aliases.find(spelled);
+    return found != aliases.end() ? found->second : key;
+}
+
+SchedulerTable load_table(const EngineDirectory& directory, const std::string& name, int64_t steps) {
+    const auto& tables = directory.manifest.schedulers.tables;
+    const std::string key = normalise_name(name);
+    auto found = tables.find(key);
+    if (found == tables.end()) {
+        throw rules::scheduler_unknown(name, joined(tables));
+    }
+    if (steps < 1) throw rules::steps_below_one(steps);
+    const TableSpec& spec = found->second;
+    auto record = spec.steps.find(steps);
+    if (record == spec.steps.end()) {
+        if (steps < spec.minimum_steps) {
+            throw rules::steps_below_minimum(steps, key, spec.minimum_steps);
+        }
+        if (spec.steps.empty()) throw rules::no_steps_stored(key, steps);
+        int64_t nearest = INT64_MAX;
+        for (const auto& [count, where] : spec.steps) {
+            if (std::abs(count - steps) < std::abs(nearest - steps)) nearest = count;
+        }
+        throw rules::steps_not_stored(key, steps, nearest);
+    }
+    int64_t m = record->second.evaluations;
+    std::vector<double> values = read_values(directory, spec.file, record->second.offset, 1 + 2 * m + m * (m + 3) / 2);
+    SchedulerTable table;
+    table.name = key;
+    table.steps = steps;
+    table.init_noise_sigma = values[0];
+    auto at = values.begin() + 1;
+    table.timesteps.assign(at, at + m);
+    table.input_scale.assign(at + m, at + 2 * m);
+    at += 2 * m;
+    for (int64_t i = 0; i < m; ++i) {
+        table.rows.emplace_back(at, at + i + 2);
+        at += i + 2;
+    }
+    return table;
+}
+
+std::vector<double> load_alphas_cumprod(const EngineDirectory& directory) {
+    const SchedulerSection& section = directory.manifest.schedulers;
+    return read_values(directory, section.alphas_cumprod, 0, section.train_timesteps);
+}
+
+}  // namespace ebca

@@ -1,0 +1,19 @@
+// In place of the other files of this folder in a library that is built without the tokenizer.
+#include "parameters.hpp"
+#include "tokenizer/prompt_tokenizer.hpp"
+
+namespace ebca {
+
+PromptTokenizer PromptTokenizer::from_json(std::string_view, const TokenizerInfo&) {
+    throw rules::no_tokenizer();
+}
+
+Encoded PromptTokenizer::encode(const std::vector<std::string>&) const {
+    throw rules::no_tokenizer();
+}
+
+std::vector<std::vector<size_t>> PromptTokenizer::find_words(std::string_view, const std::vector<std::string>&) const {
+    throw rules::no_tokenizer();
+}
+
+}  // namespace ebca

@@ -1,0 +1,61 @@
+// Prompts to padded rows of token ids, and the positions of their words; runtime/tokenizer.py is the same in Python.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "error.hpp"
+#include "tokenizer/tokenizer.hpp"
+
+namespace ebca {
+
+// The manifest's `tokenizer.info`.
+struct TokenizerInfo {
+    int64_t model_max_length;  // T, tokens of a row with the start and the end token; 3 to 10,000
+    int64_t bos_token_id;
+    int64_t eos_token_id;
+    int64_t pad_token_id;
+};
+
+// Token ids of n prompts, and what did not fit.
+struct Encoded {
+    std::vector<int64_t> ids;                      // [n, T], T = model_max_length
+    std::vector<std::string> truncated;            // per prompt: the text behind the last token that fitted, or ""
+    std::vector<std::vector<std::string>> tokens;  // per prompt: entries from bos to eos, without padding
+};
+
+// CLIP byte-pair encoding with start token, end token and padding. Immutable: safe to share between threads.
+class PromptTokenizer {
+  public:
+    // Throws what Tokenizer::parse throws, and EngineError for an impossible `info`.
+    static PromptTokenizer from_json(std::string_view tokenizer_json, const TokenizerInfo& info);
+
+    // Each prompt as bos, at most T - 2 tokens, eos, padding. Throws ParameterError for a prompt that is not UTF-8.
+    Encoded encode(const std::vector<std::string>& prompts) const;
+
+    // Per word or phrase: the positions (bos is 0), ascending, of every token of it, for all its occurrences in the
+    // prompt. Whole words only ("cat" is not in "catalogue"); case and spacing do not count. Throws ParameterError for
+    // a word that is missing, or only beyond the first T - 2 tokens.
+    std::vector<std::vector<size_t>> find_words(std::string_view prompt, const std::vector<std::string>& words) const;
+
+    // T.
+    size_t max_length() const { return static_cast<size_t>(info_.model_max_length); }
+    const TokenizerInfo& info() const { return info_; }
+
+  private:
+    PromptTokenizer(Tokenizer tokenizer, const TokenizerInfo& info) : tokenizer_(std::move(tokenizer)), info_(info) {}
+
+    size_t room() const { return max_length() - 2; }
+    std::string entry(int64_t id) const;
+    ParameterError not_found(std::string_view prompt, const Encoding& encoding, std::string_view word,
+                             bool beyond) const;
+    std::vector<size_t> find(std::string_view prompt, const Encoding& encoding, std::string_view word) const;
+
+    Tokenizer tokenizer_;
+    TokenizerInfo info_;
+};
+
+}  // namespace ebca

@@ -1,0 +1,85 @@
+"""The functions of a loaded libebca, and their errors."""
+
+import ctypes
+from ctypes import byref, c_char_p, c_size_t, c_void_p, sizeof
+from pathlib import Path
+from typing import Any
+
+from ebca.errors import BackendError, EbcaError
+from ebca.runtime.native.structures import ERRORS, PARAMS, Status
+
+
+class NativeError(EbcaError):
+    """An error of the library that has no class in `ebca.errors`.
+
+    Attributes:
+        status: its Status: UNSUPPORTED, OUT_OF_MEMORY or INTERNAL.
+    """
+
+    def __init__(self, status: int, problem: str, remedy: str = "") -> None:
+        super().__init__(problem, remedy)
+        self.status = Status(status)
+
+
+class Functions:
+    """The functions of ebca.h in one library file.
+
+    Attributes:
+        path: of the library.
+        lib: its functions, with their types.
+
+    Raises:
+        BackendError: the library cannot be loaded.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        try:
+            self.lib = ctypes.CDLL(str(self.path))
+        except OSError as error:
+            raise BackendError(
+                f"the C++ library '{self.path}' cannot be loaded: {error}", "name another one in EBCA_CPP_LIB"
+            ) from None
+        _declare(self.lib)
+
+    @property
+    def version(self) -> str:
+        return str(self.lib.ebca_version().decode())
+
+    def init(self, name: str) -> Any:
+        """A struct of `structures.PARAMS` with its defaults."""
+        params = PARAMS[name]()
+        getattr(self.lib, f"ebca_{name}_init")(byref(params), sizeof(params))
+        return params
+
+    def last_error(self) -> str:
+        """Text of this thread's last error; "" after a success."""
+        return str(self.lib.ebca_last_error().decode())
+
+    def check(self, status: int) -> None:
+        """Raise the error of a status that is not OK, with this thread's problem and remedy."""
+        if status == Status.OK:
+            return
+        problem, remedy = self.lib.ebca_last_problem().decode(), self.lib.ebca_last_remedy().decode()
+        raise ERRORS[status](problem, remedy) if status in ERRORS else NativeError(status, problem, remedy)
+
+
+def _declare(lib: ctypes.CDLL) -> None:
+    """Types of the functions, without which ctypes would cut pointers to 32 bits."""
+    texts = [
+        f"ebca{owner}_last_{what}" for owner in ("", "_engine", "_session") for what in ("error", "problem", "remedy")
+    ]
+    for name in ("ebca_version", *texts):
+        getattr(lib, name).restype = c_char_p
+    for name in texts[3:]:
+        getattr(lib, name).argtypes = [c_void_p]
+    for kind in ("engine", "session", "result"):
+        free = getattr(lib, f"ebca_{kind}_free")
+        free.argtypes, free.restype = [c_void_p], None
+    for params in PARAMS:
+        init = getattr(lib, f"ebca_{params}_init")
+        init.argtypes, init.restype = [c_void_p, c_size_t], None
+    for name in ("session_create", "session_generate", "session_invert"):
+        getattr(lib, f"ebca_{name}").argtypes = [c_void_p, c_void_p, c_void_p]
+    lib.ebca_engine_get_info.argtypes = [c_void_p, c_void_p]
+    lib.ebca_session_cancel.argtypes = [c_void_p]

@@ -1,0 +1,202 @@
+"""Sessions of the C++ library, with the parameters of `ebca.Session`."""
+
+import ctypes
+from collections.abc import Callable, Mapping, Sequence
+from ctypes import POINTER, byref, c_double, c_int64, c_void_p
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from ebca.errors import ParameterError
+from ebca.runtime.native.arguments import Arguments
+from ebca.runtime.native.functions import Functions
+from ebca.runtime.native.structures import Edit, Image, StepInfo
+from ebca.runtime.native.structures import Result as ResultStruct
+
+OnStep = Callable[[StepInfo], bool | None]
+"""Called after each evaluation; its arrays are valid only then. False cancels; what it raises cancels too."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A copy of what a call returned.
+
+    Attributes:
+        task: "text-to-image", "image-to-image", "inpainting", "repaint" or "inversion".
+        scheduler: that was used.
+        pixels: [n,H,W,3] uint8 RGB, or None if no images were made.
+        latents: [n,C,h,w] float32, scaled as the UNet takes them.
+        timesteps: of the m evaluations.
+        unet_seconds: of each evaluation.
+        seeds: that were used; empty if nothing was drawn.
+        seconds: per stage.
+    """
+
+    task: str
+    scheduler: str
+    pixels: np.ndarray | None
+    latents: np.ndarray
+    timesteps: list[float]
+    unet_seconds: list[float]
+    seeds: list[int]
+    seconds: dict[str, float]
+
+
+class Session:
+    """Makes images of one size. Use from one thread at a time, except for `cancel`.
+
+    Attributes:
+        handle: the ebca_session*.
+    """
+
+    def __init__(self, library: Functions, handle: c_void_p, keep: list[Any]) -> None:
+        # A session keeps its engine alive, so the callbacks of the engine must live as long.
+        self.library, self.handle, self._keep = library, handle, keep
+
+    def generate(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        negative_prompt: str | Sequence[str] | None = None,
+        on_step: OnStep | None = None,
+        **given: Any,
+    ) -> Result:
+        """Make images. Takes the parameters of `ebca.Session.generate` in the same forms, with these differences.
+
+        Args:
+            image, mask: uint8 arrays [H,W,C] or [H,W], one for all images or a sequence with one each.
+            edits, repaint and the schedules: objects of `ebca`, or others with the same attributes.
+            output: "np" (the default) or "latents".
+
+        Raises:
+            ParameterError: a value that does not fit, or a parameter that the library does not have.
+            EngineError, CancelledError, NumericalError, NativeError: from the library.
+        """
+        params, arguments = self.library.init("generate_params"), Arguments()
+        params.prompt = arguments.prompt(prompt, given.pop("prompt_embeds", None))
+        params.negative_prompt = arguments.prompt(negative_prompt, given.pop("negative_prompt_embeds", None))
+        for name in ("gamma_attn", "gamma_norm"):
+            if name in given:
+                setattr(params, name, arguments.schedule(given.pop(name)))
+        if (seed := given.pop("seed", None)) is not None:
+            seeds = np.atleast_1d(np.asarray(seed, np.int64))
+            params.seeds, params.seed_count = arguments.pointer(seeds, c_int64), seeds.size
+        if weights := given.pop("token_weights", None):
+            params.token_weights, params.token_weight_count = arguments.token_weights(weights), len(weights)
+        if edits := given.pop("edits", None):
+            made = [arguments.edit(self.library.init("edit"), edit) for edit in edits]
+            params.edits, params.edit_count = arguments.array(Edit, made), len(made)
+        for name in ("image", "mask"):
+            if (value := given.pop(name, None)) is not None:
+                images = arguments.images(value)
+                setattr(params, f"{name}s", arguments.array(Image, images))
+                setattr(params, f"{name}_count", len(images))
+        if (repaint := given.pop("repaint", None)) is not None:
+            params.repaint = ctypes.pointer(arguments.filled(self.library.init("repaint_params"), repaint))
+        if (latents := given.pop("latents", None)) is not None:
+            params.latents = arguments.tensor(latents)
+        if (scheduler := given.pop("scheduler", None)) is not None:
+            params.scheduler = scheduler.encode()
+        params.latents_only = given.pop("output", "np") == "latents"
+        _set_numbers(params, given)
+        params.on_step = arguments.callback(on_step)
+        return self._call(self.library.lib.ebca_session_generate, params, arguments)
+
+    def invert(
+        self,
+        image: np.ndarray | Sequence[np.ndarray] | None = None,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        steps: int = 50,
+        latents: np.ndarray | None = None,
+        prompt_embeds: np.ndarray | None = None,
+        regularize: Any = None,
+        on_step: OnStep | None = None,
+    ) -> Result:
+        """Find the latents that an image comes from (DDIM inversion).
+
+        Args:
+            image: uint8 arrays [H,W,C] or [H,W], one for all images or a sequence with one each; or
+            latents: [n,C,h,w] float32 of the images instead.
+            prompt: what the image shows.
+            steps: of the scheduler; one evaluation less is run.
+            prompt_embeds: [n,T,D] float32 instead of the prompt.
+            regularize: an `ebca.NoiseRegularization`, or an object with the same attributes; None: off.
+            on_step: called after each evaluation; False cancels.
+
+        Raises:
+            ParameterError, EngineError, CancelledError, NumericalError, NativeError: from the library.
+        """
+        params, arguments = self.library.init("invert_params"), Arguments()
+        params.prompt, params.steps = arguments.prompt(prompt, prompt_embeds), steps
+        if image is not None:
+            images = arguments.images(image)
+            params.images, params.image_count = arguments.array(Image, images), len(images)
+        if latents is not None:
+            params.latents = arguments.tensor(latents)
+        if regularize is not None:
+            params.regularize = ctypes.pointer(arguments.filled(self.library.init("regularize_params"), regularize))
+        params.on_step = arguments.callback(on_step)
+        return self._call(self.library.lib.ebca_session_invert, params, arguments)
+
+    def cancel(self) -> None:
+        """Stop the call that runs in another thread: it raises CancelledError. Does nothing if none runs."""
+        self.library.check(self.library.lib.ebca_session_cancel(self.handle))
+
+    def last_error(self) -> str:
+        """Text of the error of this session's last call; "" after a success."""
+        return str(self.library.lib.ebca_session_last_error(self.handle).decode())
+
+    def close(self) -> None:
+        """Free the session; not while a call runs. Closing twice is fine."""
+        self.library.lib.ebca_session_free(self.handle)
+        self.handle = c_void_p()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _call(self, function: Any, params: ctypes.Structure, arguments: Arguments) -> Result:
+        out = POINTER(ResultStruct)()
+        status = function(self.handle, byref(params), byref(out))
+        try:
+            if arguments.raised:
+                raise arguments.raised[0]
+            self.library.check(status)
+            return _copied(out.contents)
+        finally:
+            self.library.lib.ebca_result_free(out)
+
+
+def _set_numbers(params: ctypes.Structure, given: Mapping[str, Any]) -> None:
+    """The fields that are plain numbers; None leaves the default."""
+    numbers = {name for name, kind in params._fields_ if issubclass(kind, ctypes._SimpleCData)}  # type: ignore[misc]
+    for name, value in given.items():
+        if name not in numbers:
+            raise ParameterError(f"'{name}' is not a parameter of the C++ library", "leave it out")
+        if value is not None:
+            setattr(params, name, value)
+
+
+def _copied(result: ResultStruct) -> Result:
+    shape = (result.image_count, result.height, result.width, 3)
+    return Result(
+        result.task.decode(),
+        result.scheduler.decode(),
+        np.ctypeslib.as_array(result.pixels, shape).copy() if result.pixels else None,
+        np.ctypeslib.as_array(result.latents, tuple(result.latents_shape)).copy(),
+        result.timesteps[: result.evaluations],
+        result.unet_seconds[: result.evaluations],
+        result.seeds[: result.seed_count],
+        {
+            name.removesuffix("_seconds"): getattr(result, name)
+            for name, kind in result._fields_
+            if kind is c_double and name.endswith("_seconds")
+        },
+    )
