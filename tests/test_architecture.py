@@ -43,6 +43,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "plugins.compile": _OPERATORS,
     "runtime.schema": ("errors",),
     "runtime.validation": ("errors", "runtime.schema"),
+    "runtime.native": ("errors", "runtime.schema"),
     "runtime.noise": ("errors",),
     "runtime.text": ("errors",),
     "runtime.devices": (*_BACKENDS, *_OPERATORS),
