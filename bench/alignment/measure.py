@@ -1,4 +1,4 @@
-"""Pictures of the same prompts and seeds by several methods, and what the detector reads in them."""
+"""Make images from the same prompts and seeds with several methods, and read them with the detector."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,12 +18,12 @@ from ebca.runtime.images.outputs import to_bytes
 
 BASE = "base"
 
-OnPictures = Callable[[int, int, str], bool | None]
+OnImages = Callable[[int, int, str], bool | None]
 
 
 @dataclass(frozen=True)
 class Method:
-    """What differs between the pictures: arguments of `Session.generate`.
+    """What differs between the images: arguments of `Session.generate`.
 
     thing_weight: factor of gamma_attn on the words for colours and shapes.
     """
@@ -37,7 +37,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Settings:
-    """What all methods share. Picture i of a kind shows its prompt i with seed `seed` + i."""
+    """What all methods share. Image i of a kind has prompt i and seed `seed` + i."""
 
     split: str = "held-out"
     kinds: tuple[str, ...] = KINDS
@@ -59,16 +59,17 @@ class Settings:
 
 
 @dataclass
-class Pictures:
-    """One method on the prompts of one kind. pictures [n,H,W,3] uint8 are kept only where a grid needs them."""
+class Images:
+    """The images of one method for one kind of prompts. Pixels [H,W,3] uint8 are kept only for a grid."""
 
     scenes: list[Scene]
     seeds: list[int]
     readings: list[Reading] = field(default_factory=list)
-    pictures: list[np.ndarray] = field(default_factory=list)
+    images: list[np.ndarray] = field(default_factory=list)
 
     def vector(self, measure: str) -> np.ndarray:
-        """One value per picture: of "all", "exact", "related", or the share of its things with an outcome."""
+        """One value per image: whether "all", "exact" or "related" holds, or the share of its things with an
+        outcome."""
         if measure in OUTCOMES:
             return np.array([reading.outcomes.count(measure) / len(reading.outcomes) for reading in self.readings])
         name = {"all": "all_present", "exact": "exact", "related": "related"}[measure]
@@ -77,14 +78,14 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Alignment:
-    """All pictures, by method and kind."""
+    """All images, by method and kind."""
 
     settings: Settings
     methods: tuple[Method, ...]
-    results: Mapping[str, Mapping[str, Pictures]]
+    results: Mapping[str, Mapping[str, Images]]
 
     def measures(self, kind: str) -> tuple[str, ...]:
-        """Names for `Pictures.vector` that make sense for a kind."""
+        """Names for `Images.vector` that apply to a kind."""
         return ("all", "exact", *(("related",) if kind == "relation" else ()), *OUTCOMES[1:])
 
     def compared(self, method: str, kind: str, measure: str) -> Paired:
@@ -98,21 +99,21 @@ def measure(
     methods: Sequence[Method],
     settings: Settings,
     *,
-    keep_pictures: int = 0,
-    on_pictures: OnPictures | None = None,
+    keep_images: int = 0,
+    on_images: OnImages | None = None,
 ) -> Alignment:
-    """Make and read all pictures.
+    """Make and read all images.
 
     Args:
-        methods: the first is the one that the others are compared with.
-        keep_pictures: how many pictures of each kind and method to keep.
-        on_pictures: called with (done, total, method) after each batch; False cancels.
+        methods: the others are compared with the first.
+        keep_images: how many images of each kind and method to keep.
+        on_images: called with (done, total, method) after each batch; False cancels.
 
     Raises:
-        ParameterError: an engine whose pictures are not of the size that is read.
-        CancelledError: `on_pictures` returned False.
+        ParameterError: the engine makes images of a size that cannot be read, or two methods have the same name.
+        CancelledError: `on_images` returned False.
     """
-    results: dict[str, dict[str, Pictures]] = {method.name: {} for method in methods}
+    results: dict[str, dict[str, Images]] = {method.name: {} for method in methods}
     if len(results) != len(methods):
         raise ParameterError("two methods have the same name")
     check_size(engine)
@@ -122,17 +123,17 @@ def measure(
         for start in range(0, settings.count, settings.batch):
             scenes = wanted[start : start + settings.batch]
             seeds = [settings.seed + start + i for i in range(len(scenes))]
-            # Batch by batch, so that an interruption leaves methods at the same place and heat hits all alike.
+            # Batch by batch, so that a slow machine affects all methods alike.
             for method in methods:
-                made = _pictures(engine, method, scenes, seeds, settings)
-                held = results[method.name].setdefault(kind, Pictures([], []))
+                made = _images(engine, method, scenes, seeds, settings)
+                held = results[method.name].setdefault(kind, Images([], []))
                 held.scenes += scenes
                 held.seeds += seeds
-                held.readings += [read(picture, scene) for picture, scene in zip(made, scenes, strict=True)]
-                held.pictures += list(made[: max(keep_pictures - len(held.pictures), 0)])
+                held.readings += [read(image, scene) for image, scene in zip(made, scenes, strict=True)]
+                held.images += list(made[: max(keep_images - len(held.images), 0)])
                 done += len(scenes)
-                if on_pictures and on_pictures(done, total, method.name) is False:
-                    raise CancelledError(f"cancelled after {done} of {total} pictures")
+                if on_images and on_images(done, total, method.name) is False:
+                    raise CancelledError(f"cancelled after {done} of {total} images")
     return Alignment(settings, tuple(methods), results)
 
 
@@ -166,18 +167,18 @@ def to_json(alignment: Alignment) -> dict[str, Any]:
 
 
 def check_size(engine: Engine) -> None:
-    """Raises ParameterError for an engine whose pictures are not of the size that is read."""
+    """Raises ParameterError for an engine that makes images of a size that cannot be read."""
     with engine.session() as session:
         if (session.height, session.width) != (SIZE, SIZE):
             raise ParameterError(
-                f"'{engine.manifest.model['name']}' makes pictures of {session.height} x {session.width}",
-                f"coloured "
-                f"shapes are read from {SIZE} x {SIZE}: use the engine 'shapes', or one trained with examples/shapes",
+                f"'{engine.manifest.model['name']}' makes images of {session.height} x {session.width}",
+                f"coloured shapes are read from {SIZE} x {SIZE}: use the engine 'shapes', or one trained with "
+                "examples/shapes",
             )
 
 
 def chosen(kind: str, settings: Settings) -> list[Scene]:
-    """The prompts of a kind, from the first again after the last."""
+    """The first `count` prompts of a kind, repeated if there are fewer."""
     available = prompts(kind, settings.split)
     return [available[i % len(available)] for i in range(settings.count)]
 
@@ -185,7 +186,7 @@ def chosen(kind: str, settings: Settings) -> list[Scene]:
 def arguments(
     engine: Engine, method: Method, scenes: Sequence[Scene], seeds: Sequence[int], settings: Settings
 ) -> dict[str, Any]:
-    """What `Session.generate` is called with for these pictures."""
+    """The arguments of `Session.generate` for these images."""
     return {
         "prompt": [scene.caption() for scene in scenes],
         "steps": settings.steps,
@@ -199,7 +200,7 @@ def arguments(
     }
 
 
-def _pictures(
+def _images(
     engine: Engine, method: Method, scenes: Sequence[Scene], seeds: Sequence[int], settings: Settings
 ) -> np.ndarray:
     with engine.session(batch=len(scenes)) as session:
@@ -208,7 +209,7 @@ def _pictures(
 
 
 def _weights(engine: Engine, method: Method, scenes: Sequence[Scene]) -> dict[str | int, float] | None:
-    """Prompts of one kind have one form, so their words for colours and shapes are at the same positions."""
+    """Weights of the words for colours and shapes, which have the same positions in all prompts of a kind."""
     if method.thing_weight == 1:
         return None
     found = set()

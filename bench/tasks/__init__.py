@@ -1,1 +1,1 @@
-"""How well pictures can be edited and filled in, measured on pictures of coloured shapes."""
+"""How well editing and inpainting work, measured with coloured shapes that can be read back exactly."""
