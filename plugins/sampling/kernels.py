@@ -1,7 +1,7 @@
 """The three kernels in Triton, compiled ahead of time with those of the op; what they compute stands in the package's
 text. All are elementwise and small: a step spends a few microseconds here.
 
-Sizes: pictures n, rows R, picture = C h w elements of one picture's latents, in_picture = C_in h w of one row of the
+Sizes: images n, rows R, image = C h w elements of one image's latents, in_image = C_in h w of one row of the
 UNet's input, contexts S, words = T D elements of one context, tokens T.
 """
 
@@ -15,17 +15,17 @@ import triton.language as tl
 def ebca_begin(
     step_ptr, latents_ptr, input_scale_ptr, timesteps_ptr, controls_ptr,
     sample_ptr, timestep_ptr, weights_ptr, gamma_attn_ptr, gamma_norm_ptr,
-    pictures, rows, picture, in_picture, contexts, tokens,
+    images, rows, image, in_image, contexts, tokens,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Grid: enough blocks for the larger of R * picture and R S T."""
+    """Grid: enough blocks for the larger of R * image and R S T."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     i = tl.load(step_ptr)
-    row = at // picture
+    row = at // image
     inside = row < rows
-    source = (row % pictures) * picture + at % picture
+    source = (row % images) * image + at % image
     value = tl.load(latents_ptr + source, mask=inside, other=0.0) * tl.load(input_scale_ptr + i)
-    tl.store(sample_ptr + row * in_picture + at % picture, value, mask=inside)
+    tl.store(sample_ptr + row * in_image + at % image, value, mask=inside)
     tl.store(timestep_ptr + at, tl.load(timesteps_ptr + i + at * 0), mask=at < rows)
     cells = rows * contexts
     first = controls_ptr + i.to(tl.int64) * (cells * (tokens + 2))
@@ -43,7 +43,7 @@ def ebca_end(
     elements, room, guided, rows, contexts, words,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Grid: enough blocks for the larger of elements = n * picture and R S T D. room: rows of the history."""
+    """Grid: enough blocks for the larger of elements = n * image and R S T D. room: rows of the history."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     i = tl.load(step_ptr)
     inside = at < elements

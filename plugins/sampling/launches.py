@@ -36,10 +36,10 @@ def launch(kernel: str, shapes: Mapping[str, tuple[int, ...]], block: int = BLOC
     rows, contexts, tokens, width = shapes["contexts"]
     if kernel == "begin":
         values = {
-            "pictures": images,
+            "images": images,
             "rows": rows,
-            "picture": image,
-            "in_picture": prod(shapes["sample"][1:]),
+            "image": image,
+            "in_image": prod(shapes["sample"][1:]),
             "contexts": contexts,
             "tokens": tokens,
         }
