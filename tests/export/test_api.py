@@ -221,12 +221,14 @@ def test_killed_export_is_never_an_engine(tmp_path: Path, file: str, tiny_engine
         f"export_checkpoint(build_tiny(), {str(output)!r})"
     )
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (output.with_name("engine.partial") / file).exists() and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    try:
+        deadline = time.monotonic() + 120
+        while not (output.with_name("engine.partial") / file).exists() and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
     _assert_no_engine(output)
     if file == "tokenizer.json":  # the latest moment; once is enough
         export_checkpoint(build_tiny(), output)
