@@ -12,6 +12,7 @@ from ebca.engines.backends import registry
 from ebca.engines.backends.protocol import Backend, BackendOptions, Call
 from ebca.engines.contract.directory import EngineDirectory
 from ebca.engines.contract.manifest import LayerSpec
+from ebca.engines.machine import processor
 from ebca.engines.machine.memory import nbytes
 from ebca.runtime.devices.device import ALIGNMENT, MirroredBuffer
 
@@ -34,6 +35,9 @@ class CpuDevice:
 
     name = "cpu"
     graphs = None
+
+    def description(self) -> str:
+        return processor.model_name()
 
     def backend(self, name: str | None, directory: EngineDirectory, options: BackendOptions) -> Backend:
         return registry.create(name, options)

@@ -139,6 +139,9 @@ class CudaDevice:
         self._lock = threading.RLock()
         self._free_at_first = driver.free_bytes()
 
+    def description(self) -> str:
+        return nvidia.find().gpus[self.driver.index].name
+
     @property
     def graphs(self) -> GraphDevice | None:
         return self

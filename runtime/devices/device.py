@@ -84,6 +84,10 @@ class Device(Protocol):
 
     name: str
 
+    def description(self) -> str:
+        """The hardware: model of the processor, or name of the GPU."""
+        ...
+
     @property
     def graphs(self) -> GraphDevice | None:
         """What samples without the host between the steps; None if the host is the device."""
