@@ -1,8 +1,8 @@
-"""ONNX Runtime on CPU: the embedded default.
+"""ONNX Runtime on the CPU: the default backend, always installed.
 
-`prepare` lets ONNX Runtime optimise a graph once and saves the result with weights already packed for this processor;
-`open` then maps that file with optimisations off, which takes tens of milliseconds and no memory of its own. All
-sessions share one memory arena, so seventeen segments need the scratch memory of one.
+`prepare` lets ONNX Runtime optimise a graph once and saves the result with weights packed for this processor. `open`
+maps that file with optimisations off, which takes tens of milliseconds and no memory of its own. All sessions share one
+memory arena, so seventeen segments need the scratch memory of one.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import Any
 
 import onnxruntime as ort
 
-from ebca.engines.backends.protocol import Arrays, BackendOptions, Call
+from ebca.engines.backends.protocol import Arrays, BackendOptions, Call, PreparingBackend
 from ebca.engines.contract.manifest import Component
 from ebca.engines.machine import processor
 from ebca.engines.machine.memory import address
@@ -20,28 +20,32 @@ from ebca.errors import BackendError
 
 _CPU = ["CPUExecutionProvider"]
 
-# ONNX Runtime writes one weight after the other without padding and maps the file as it is. A small constant of odd
-# size then leaves all that follow off the boundary that vector loads need, and the process dies at the first run. Such
-# constants go into the graph file instead, so thresholds are tried until all packed weights are aligned.
+# ONNX Runtime writes weights one after the other without padding and maps the file unchanged. A small constant of odd
+# size then moves all later weights off the boundary that vector loads need, and the process crashes at the first run.
+# Constants below a threshold go into the graph file instead; thresholds are tried until all packed weights are aligned.
 _EXTERNAL_FROM_BYTES = (16 << 10, 1 << 20)
 _ALIGNMENT = 64
 _PACKED = re.compile(rb"\|(\d+);\d+;\d+")
 
 
-# The arena belongs to ONNX Runtime's process-wide environment, where it can be registered once. (A thread pool can be
-# shared there too, but every other session of the host process would then have to use it.)
+# The arena belongs to ONNX Runtime's process-wide environment, where it can be registered only once. (A thread pool can
+# be shared there too, but every other session of the host process would then have to use it.)
 @cache
 def _register_shared_arena() -> None:
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-    # Grow only by what is asked for: doubling would reserve gigabytes for the largest layer.
+    # Grow by the requested size only: doubling would reserve gigabytes for the largest layer.
     ort.create_and_register_allocator(memory, ort.OrtArenaCfg(0, 1, -1, -1))
 
 
-class OnnxRuntimeBackend:
-    """See the module's text."""
+def create(options: BackendOptions) -> "OnnxRuntimeBackend":
+    """Raises BackendError for a precision other than fp32."""
+    return OnnxRuntimeBackend(options)
+
+
+class OnnxRuntimeBackend(PreparingBackend):
+    """See the module docstring. Raises BackendError for a precision other than fp32."""
 
     name = "onnxruntime"
-    prepares = True
 
     def __init__(self, options: BackendOptions) -> None:
         if options.precision != "fp32":
@@ -53,7 +57,7 @@ class OnnxRuntimeBackend:
         _register_shared_arena()
 
     def identity(self) -> dict[str, str]:
-        # The build too: packed weights are its own business, and distributions build the same version differently.
+        # The build too: it decides how weights are packed, and distributions build the same version differently.
         return {"onnxruntime": ort.__version__, "build": ort.get_build_info(), "processor": processor.identity()}
 
     def prepare(self, graph: Path, target: Path) -> None:
@@ -78,9 +82,6 @@ class OnnxRuntimeBackend:
             options.add_session_config_entry(key, value)
         self._session(graph, options)
 
-    def flush_caches(self) -> None:
-        """Nothing to do."""
-
     def open(self, prepared: Path, component: Component) -> "OnnxRuntimeRunner":
         options = self._options()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -90,10 +91,10 @@ class OnnxRuntimeBackend:
     def _options(self) -> Any:
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        # A pattern reserves each session's peak as one block of its own, which the shared arena then keeps for each.
+        # A memory pattern reserves each session's peak as one block, and the shared arena would keep all of them.
         options.enable_mem_pattern = False
         options.intra_op_num_threads = self._threads
-        # The next segment starts at once: threads of the last one must not spin beside it.
+        # The next segment starts at once: threads of the previous one must not spin meanwhile.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return options
 
@@ -107,12 +108,12 @@ class OnnxRuntimeBackend:
 
 
 class OnnxRuntimeRunner:
-    """A session. Each binding has its own I/O binding, so bindings of one runner may run in different threads.
+    """An opened session. Each binding has its own I/O binding, so bindings of one runner may run in different threads.
 
     Args:
-        session: opened.
-        device, index: where its arrays lie, as ONNX Runtime names it.
-        run_options: of every run.
+        session: an `onnxruntime.InferenceSession`.
+        device, index: where its arrays are, in ONNX Runtime's names.
+        run_options: used for every run.
     """
 
     def __init__(self, session: Any, device: str = "cpu", index: int = 0, run_options: Any = None) -> None:
@@ -125,10 +126,10 @@ class OnnxRuntimeRunner:
 
     def bind(self, inputs: Arrays, outputs: Arrays, workspace: int = 0) -> Call:
         binding = self._session.io_binding()
-        known = {i.name for i in self._session.get_inputs()}
+        read = {i.name for i in self._session.get_inputs()}
         for name, array in inputs.items():
-            # An input that no operator reads may be optimised away.
-            if name in known:
+            # An input that no operator reads may have been optimised away.
+            if name in read:
                 binding.bind_input(name, *self._place, array.dtype, array.shape, address(array))
         for name, array in outputs.items():
             binding.bind_output(name, *self._place, array.dtype, array.shape, address(array))
@@ -141,5 +142,5 @@ class OnnxRuntimeRunner:
 
 
 def _packed_weights_are_aligned(model: Path) -> bool:
-    """Whether every packed weight named in an optimised graph ("key|offset;length;flag") may be mapped as it lies."""
+    """Whether all packed weights of an optimised graph ("key|offset;length;flag") can be used where they are mapped."""
     return all(int(offset) % _ALIGNMENT == 0 for offset in _PACKED.findall(model.read_bytes()))

@@ -1,7 +1,7 @@
-"""ONNX Runtime's CUDA provider, for GPUs without TensorRT engines.
+"""ONNX Runtime's CUDA provider, for GPUs without TensorRT plans.
 
-Everything is enqueued on the caller's stream and nothing waits for it, so that a whole step can be captured in one CUDA
-graph from outside; ONNX Runtime's own graphs stay off, since they cannot be launched inside another capture. Written
+Everything is enqueued on the caller's stream and nothing waits for it, so the caller can capture a whole step in one
+CUDA graph. ONNX Runtime's own CUDA graphs stay off, since they cannot be launched inside another capture. Written
 against ONNX Runtime 1.31 and not run on a GPU yet.
 """
 
@@ -10,32 +10,38 @@ from typing import Any
 
 import onnxruntime as ort
 
+from ebca.engines.backends.gpu_target import GpuTarget
 from ebca.engines.backends.onnxruntime import OnnxRuntimeRunner
+from ebca.engines.backends.protocol import Backend
 from ebca.engines.contract.manifest import Component
 from ebca.errors import BackendError
 
 PROVIDER = "CUDAExecutionProvider"
 
-# Shapes are computed on the host. None of these is ever part of that, and on the host each would copy its tensors from
-# the GPU and back.
+# Shape arithmetic runs on the host. None of these operators belongs to it: on the host, each would copy its tensors
+# from the GPU and back.
 _GPU_OPERATORS = frozenset(
     ("Conv", "Gemm", "MatMul", "Attention", "MultiHeadAttention", "LayerNormalization", "InstanceNormalization")
 ) | frozenset(("GroupNormalization", "Softmax", "Sigmoid", "Gelu", "Erf", "Resize", "ReduceMean", "Sqrt", "Sin", "Cos"))
 
 
-class OnnxRuntimeCudaBackend:
-    """See the module's text.
+def create(target: GpuTarget) -> "OnnxRuntimeCudaBackend":
+    """Raises BackendError if this ONNX Runtime has no CUDA provider."""
+    return OnnxRuntimeCudaBackend(target.stream, target.index)
+
+
+class OnnxRuntimeCudaBackend(Backend):
+    """See the module docstring. Nothing is prepared: ONNX Runtime optimises for a GPU in seconds, and only on one.
 
     Args:
         stream: handle of the CUDA stream to enqueue on.
-        index: of the GPU.
+        index: number of the GPU.
 
     Raises:
         BackendError: this ONNX Runtime has no CUDA provider.
     """
 
     name = "onnxruntime-cuda"
-    prepares = False
 
     def __init__(self, stream: int, index: int = 0) -> None:
         if PROVIDER not in ort.get_available_providers():
@@ -43,7 +49,7 @@ class OnnxRuntimeCudaBackend:
                 f"onnxruntime {ort.__version__} is built without CUDA",
                 "run `pip uninstall onnxruntime` and `pip install onnxruntime-gpu`",
             )
-        # Where CUDA and cuDNN come as Python packages, the system's loader does not find them by itself.
+        # The system's loader does not find CUDA and cuDNN installed as Python packages.
         preload = getattr(ort, "preload_dlls", None)
         if preload is not None:
             preload()
@@ -51,7 +57,7 @@ class OnnxRuntimeCudaBackend:
         self._provider = {
             "device_id": str(index),
             "user_compute_stream": str(stream),
-            # Doubling would reserve gigabytes for the largest layer.
+            # Grow by the requested size only: doubling would reserve gigabytes for the largest layer.
             "arena_extend_strategy": "kSameAsRequested",
             "cudnn_conv_use_max_workspace": "1",
             "enable_cuda_graph": "0",
@@ -60,22 +66,15 @@ class OnnxRuntimeCudaBackend:
     def identity(self) -> dict[str, str]:
         return {"onnxruntime-cuda": ort.__version__}
 
-    def prepare(self, graph: Path, target: Path) -> None:
-        """Never called: ONNX Runtime optimises for a GPU only where there is one, and in seconds."""
-        raise AssertionError(graph, target)
-
-    def flush_caches(self) -> None:
-        """Nothing to do."""
-
     def open(self, graph: Path, component: Component) -> OnnxRuntimeRunner:
         """Open a graph of the engine directory.
 
         Raises:
-            BackendError: it cannot be opened, or some of it would run on the CPU.
+            BackendError: it cannot be opened, or parts of it would run on the CPU.
         """
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        # A pattern is allocated at the second run of a shape, which may be inside a capture.
+        # A memory pattern is allocated at the second run of a shape, which may be inside a capture.
         options.enable_mem_pattern = False
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         try:
@@ -103,9 +102,9 @@ class OnnxRuntimeCudaBackend:
 
 
 def host_operators(assignment: Any) -> list[str]:
-    """Operators, sorted, that would run on the CPU though they belong on the GPU.
+    """Operators that would run on the CPU but belong on the GPU, sorted.
 
-    assignment: of `InferenceSession.get_provider_graph_assignment_info`.
+    assignment: the result of `InferenceSession.get_provider_graph_assignment_info`.
     """
     return sorted(
         {

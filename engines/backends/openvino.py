@@ -1,8 +1,8 @@
-"""OpenVINO on CPU: the faster engine on most processors, and the one with bfloat16.
+"""OpenVINO on the CPU: the backend with bfloat16.
 
 `prepare` converts a graph to OpenVINO's own format, which opens several times faster than ONNX and maps its weights
-from the file. Shapes stay symbolic. Weights are packed at the first inference, which therefore takes longer; the
-mapped ones are then only in the way, as large as the packed ones, and are dropped from memory.
+from the file. Shapes stay symbolic. Weights are packed at the first inference, which therefore takes longer; the mapped
+weights, as large as the packed ones, are then no longer needed and are dropped from memory.
 """
 
 import re
@@ -12,22 +12,30 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-from ebca.engines.backends.protocol import Arrays, BackendOptions, Call
+from ebca.engines.backends.protocol import Arrays, BackendOptions, Call, PreparingBackend
 from ebca.engines.contract.manifest import Component
 from ebca.engines.machine import mapped_files, processor
 from ebca.errors import BackendError
 
-# Older ones have no Attention operator, or (2026.2) open the graphs and compute something else, without a word.
+# Older versions have no Attention operator, or (2026.2) open the graphs and silently produce wrong results.
 _OLDEST = (2026, 3)
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 
-class OpenVINOBackend:
-    """See the module's text."""
+def create(options: BackendOptions) -> "OpenVINOBackend":
+    """Raises BackendError for an OpenVINO that is too old, or bf16 on a processor that lacks it."""
+    return OpenVINOBackend(options)
+
+
+class OpenVINOBackend(PreparingBackend):
+    """See the module docstring.
+
+    Raises:
+        BackendError: this OpenVINO is too old, or the processor has no bfloat16.
+    """
 
     name = "openvino"
-    prepares = True
 
     def __init__(self, options: BackendOptions) -> None:
         if tuple(int(n) for n in re.findall(r"\d+", ov.__version__)[:2]) < _OLDEST:
@@ -42,7 +50,7 @@ class OpenVINOBackend:
         self._threads = options.threads or processor.physical_cores()
 
     def identity(self) -> dict[str, str]:
-        # The prepared form is portable; precision and threads are chosen when it is opened.
+        # The prepared form is portable; precision and threads apply when it is opened.
         return {"openvino": ov.__version__}
 
     def prepare(self, graph: Path, target: Path) -> None:
@@ -51,9 +59,6 @@ class OpenVINOBackend:
         except RuntimeError as error:
             raise _unreadable(graph, error) from None
         ov.save_model(model, target.with_suffix(".xml"), compress_to_fp16=False)
-
-    def flush_caches(self) -> None:
-        """Nothing to do."""
 
     def open(self, prepared: Path, component: Component) -> "OpenVINORunner":
         precision = "fp32" if component.float32_only else self._precision
@@ -83,9 +88,9 @@ class OpenVINORunner:
 
     def bind(self, inputs: Arrays, outputs: Arrays, workspace: int = 0) -> Call:
         request = self._model.create_infer_request()
-        known = {name for port in self._model.inputs for name in port.get_names()}
+        read = {name for port in self._model.inputs for name in port.get_names()}
         for name, array in inputs.items():
-            if name in known:
+            if name in read:
                 request.set_tensor(name, _shared(array))
         for name, array in outputs.items():
             request.set_tensor(name, _shared(array))
@@ -94,7 +99,7 @@ class OpenVINORunner:
 
         def call(_keep: object = keep) -> None:
             nonlocal packed
-            # infer() would look at every output again; this only runs.
+            # infer() would also inspect every output.
             request.start_async()
             request.wait()
             if not packed:

@@ -1,5 +1,6 @@
-"""The one seam between the runtime and whatever runs a graph."""
+"""The seam between the runtime and the inference libraries: a backend opens graphs, a runner runs one."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,56 +10,68 @@ from ebca.engines.contract.manifest import Component
 
 Call = Callable[[], None]
 Arrays = Mapping[str, Any]
-"""By tensor name: numpy's on the CPU, `ebca.engines.machine.memory.DeviceArray` elsewhere."""
+"""Tensor name -> array: numpy arrays on the CPU, `ebca.engines.machine.memory.DeviceArray` on a GPU."""
 Register = Callable[[Any, Any], object]
-"""Registers plugins: called with the library's module and a plugin registry of it. The result lives as long as the
-registry."""
+"""Registers plugins. Called with the library's module and one of its plugin registries; the result must live as long as
+the registry."""
 
 
 @dataclass(frozen=True)
 class BackendOptions:
-    """How to run: `threads` None means one per physical core; `precision` "bf16" only where a backend has it."""
+    """How to run.
+
+    threads: None for one per physical core.
+    precision: "fp32", or "bf16" if the backend supports it.
+    """
 
     threads: int | None = None
     precision: str = "fp32"
 
 
 class Runner(Protocol):
-    """One opened graph. Not safe for use from two threads at once through the same binding."""
+    """One opened graph. Bindings of one runner may run in different threads; one binding must not."""
 
     def workspace_bytes(self, inputs: Arrays, outputs: Arrays) -> int:
-        """Scratch memory that a call needs beside its arrays; calls that never overlap may share it. 0 where the engine
-        looks after its own."""
+        """Scratch memory that a call needs besides its arrays; calls that never overlap may share it. 0 if the library
+        manages its own."""
         ...
 
     def bind(self, inputs: Arrays, outputs: Arrays, workspace: int = 0) -> Call:
-        """Fix the addresses of all inputs and outputs; the result runs the graph once per call.
+        """Fix the addresses of all inputs and outputs; each call of the result runs the graph once.
 
-        The arrays are C-contiguous, lie where the backend computes, belong to the caller and must outlive the result.
-        workspace: address of the scratch memory that `workspace_bytes` asks for.
+        Args:
+            inputs, outputs: C-contiguous arrays in the memory that the backend computes in. They belong to the caller
+                and must outlive the result.
+            workspace: address of the scratch memory that `workspace_bytes` asks for.
         """
         ...
 
 
-class Backend(Protocol):
-    """Opens components. `prepare` writes a form into a folder that `open` then loads quickly; where `prepares` is false
-    there is no such form, and graphs are opened as they lie in the engine directory."""
+class Backend(ABC):
+    """Opens components as they are in the engine directory.
+
+    Attributes:
+        name: as in `ebca.engines.backends.registry`.
+    """
 
     name: str
-    prepares: bool
 
+    @abstractmethod
     def identity(self) -> dict[str, str]:
-        """Everything beside the files that a prepared form depends on: versions, processor, precision."""
-        ...
+        """Everything besides the files of the engine directory that a prepared or cached form depends on: versions,
+        processor or GPU, precision."""
 
+    @abstractmethod
+    def open(self, graph: Path, component: Component) -> Runner:
+        """Open a component: its graph in the engine directory, or what `PreparingBackend.prepare` wrote."""
+
+    def flush_caches(self) -> None:  # noqa: B027 - most backends keep no cache
+        """Persist compilation results for later processes. Called after every component in use has run once."""
+
+
+class PreparingBackend(Backend):
+    """A backend that converts graphs once per machine, into a form that it opens quickly."""
+
+    @abstractmethod
     def prepare(self, graph: Path, target: Path) -> None:
-        """Write the prepared form of `graph` as `target` and files named after it. May be slow."""
-        ...
-
-    def open(self, prepared: Path, component: Component) -> Runner:
-        """Open what `prepare` wrote."""
-        ...
-
-    def flush_caches(self) -> None:
-        """Called when all that is used has run once: keep for the next process what that took to find out."""
-        ...
+        """Write the prepared form of `graph` as `target` and files named after it. May take long."""

@@ -1,54 +1,82 @@
-"""The backends by name, and which one to take."""
+"""The backends by name.
 
+A new backend is one entry of the table and one module in this folder with a function `create`:
+
+    on the CPU    create(options: BackendOptions) -> Backend
+    on a GPU      create(target: GpuTarget) -> Backend
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
+from typing import Final
 
+from ebca.engines.backends.gpu_target import GpuTarget
 from ebca.engines.backends.protocol import Backend, BackendOptions, Register
 from ebca.engines.contract.directory import EngineDirectory
 from ebca.engines.machine.nvidia import Gpu
 from ebca.errors import BackendError, ParameterError
 
-BACKENDS = ("onnxruntime", "openvino")
-GPU_BACKENDS = ("tensorrt-rtx", "tensorrt", "onnxruntime-cuda")
+
+@dataclass(frozen=True)
+class _Entry:
+    """One backend.
+
+    module: its module in this folder, imported when the backend is created.
+    on_gpu: runs on an NVIDIA GPU, else on the CPU.
+    needs: the Python package that must be installed; None if the module checks that itself.
+    install: what to give to `pip install`.
+    """
+
+    module: str
+    on_gpu: bool
+    needs: str | None = None
+    install: str | None = None
+
+
+_TABLE: Final[Mapping[str, _Entry]] = {
+    "onnxruntime": _Entry("onnxruntime", on_gpu=False, needs="onnxruntime", install="onnxruntime"),
+    "openvino": _Entry("openvino", on_gpu=False, needs="openvino", install="openvino"),
+    "tensorrt-rtx": _Entry("tensorrt", on_gpu=True),
+    "tensorrt": _Entry("tensorrt", on_gpu=True),
+    "onnxruntime-cuda": _Entry("onnxruntime_cuda", on_gpu=True, needs="onnxruntime", install="onnxruntime-gpu"),
+}
+
+CPU_BACKENDS = tuple(name for name, entry in _TABLE.items() if not entry.on_gpu)
+GPU_BACKENDS = tuple(name for name, entry in _TABLE.items() if entry.on_gpu)
 PRECISIONS = ("fp32", "bf16")
+
+# On the processors measured, openvino is the faster default for bfloat16. In float32 both are as fast, and onnxruntime
+# needs 3 GB less at Stable Diffusion 1.5 size.
+_PREFERENCE = {"fp32": ("onnxruntime", "openvino"), "bf16": ("openvino", "onnxruntime")}
 
 
 def available() -> list[str]:
-    """Names of the backends whose library is installed."""
-    return [name for name in BACKENDS if find_spec(name) is not None]
+    """Names of the CPU backends whose library is installed."""
+    return [name for name in CPU_BACKENDS if _is_installed(name)]
 
 
 def create(name: str | None, options: BackendOptions) -> Backend:
-    """The named backend, or the one that gains: openvino for bfloat16, onnxruntime for float32, where it was as fast on
-    the processors at hand and needs 3 GB less at Stable Diffusion 1.5 size.
+    """A backend on the CPU.
+
+    Args:
+        name: one of CPU_BACKENDS; None for the faster default among those installed.
 
     Raises:
-        BackendError: it is not installed, or cannot run at the precision asked for.
-        ParameterError: unknown name or precision.
+        BackendError: it is not installed, or does not support the precision.
+        ParameterError: unknown name or precision, or no thread at all.
     """
     if options.precision not in PRECISIONS:
         raise ParameterError(f"precision '{options.precision}' is unknown", f"choose one of {', '.join(PRECISIONS)}")
     if options.threads is not None and options.threads < 1:
         raise ParameterError(f"threads is {options.threads}", "give 1 or more, or nothing for one per physical core")
-    present = available()
     if name is None:
-        order = ("onnxruntime", "openvino") if options.precision == "fp32" else ("openvino", "onnxruntime")
-        name = next((one for one in order if one in present), "onnxruntime")
-    if name in GPU_BACKENDS:
-        raise ParameterError(
-            f"backend '{name}' runs on an NVIDIA GPU",
-            f"choose device 'cuda', or one of {', '.join(BACKENDS)} for the CPU",
-        )
-    if name not in BACKENDS:
-        raise ParameterError(f"backend '{name}' is unknown", f"choose one of {', '.join(BACKENDS)}")
-    if name not in present:
-        raise BackendError(f"backend '{name}' is not installed", f"run `pip install {name}`")
-    if name == "openvino":
-        from ebca.engines.backends.openvino import OpenVINOBackend
-
-        return OpenVINOBackend(options)
-    from ebca.engines.backends.onnxruntime import OnnxRuntimeBackend
-
-    return OnnxRuntimeBackend(options)
+        present = available()
+        name = next((one for one in _PREFERENCE[options.precision] if one in present), "onnxruntime")
+    entry = _entry(name, on_gpu=False)
+    backend: Backend = import_module(f"ebca.engines.backends.{entry.module}").create(options)
+    return backend
 
 
 def create_on_gpu(
@@ -60,36 +88,50 @@ def create_on_gpu(
     stream: int,
     register: Register | None = None,
 ) -> Backend:
-    """The named backend on a GPU, or the one that the engine directory was made for: the library it has plans of, else
-    onnxruntime-cuda.
+    """A backend on a GPU.
 
     Args:
-        index: of the GPU.
+        name: one of GPU_BACKENDS; None for the library that the engine directory has plans for, else onnxruntime-cuda.
+        directory: what the backend will open.
+        options: the defaults; on a GPU the engine directory decides.
+        gpu, index: the GPU, and its number on this machine.
         stream: handle of the CUDA stream to enqueue on.
-        register: called where plans of the directory need plugins.
+        register: called if plans of the directory need plugins.
 
     Raises:
         BackendError: it is not installed, or the directory's plans do not fit this GPU; the message says what does.
-        ParameterError: a backend that does not run on a GPU, or an option that it has not.
+        ParameterError: a backend that does not run on a GPU, or an option that is not available there.
     """
     if options.precision != "fp32" or options.threads is not None:
         raise ParameterError("precision and threads are for the CPU", "on a GPU the engine directory decides")
     if name is None:
         name = next(iter(directory.manifest.plans), "onnxruntime-cuda")
-    if name in BACKENDS:
+    entry = _entry(name, on_gpu=True)
+    target = GpuTarget(name, directory, gpu, index, stream, register)
+    backend: Backend = import_module(f"ebca.engines.backends.{entry.module}").create(target)
+    return backend
+
+
+def _entry(name: str, *, on_gpu: bool) -> _Entry:
+    """The entry of an installed backend that runs there; raises as `create` does."""
+    choices = GPU_BACKENDS if on_gpu else CPU_BACKENDS
+    entry = _TABLE.get(name)
+    if entry is None:
+        raise ParameterError(f"backend '{name}' is unknown", f"choose one of {', '.join(choices)}")
+    if entry.on_gpu and not on_gpu:
         raise ParameterError(
-            f"backend '{name}' runs on the CPU", f"choose one of {', '.join(GPU_BACKENDS)}, or device 'cpu'"
+            f"backend '{name}' runs on an NVIDIA GPU",
+            f"choose device 'cuda', or one of {', '.join(choices)} for the CPU",
         )
-    if name == "onnxruntime-cuda":
-        if find_spec("onnxruntime") is None:
-            raise BackendError("backend 'onnxruntime-cuda' is not installed", "run `pip install onnxruntime-gpu`")
-        from ebca.engines.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend
+    if on_gpu and not entry.on_gpu:
+        raise ParameterError(
+            f"backend '{name}' runs on the CPU", f"choose one of {', '.join(choices)}, or device 'cpu'"
+        )
+    if not _is_installed(name):
+        raise BackendError(f"backend '{name}' is not installed", f"run `pip install {entry.install}`")
+    return entry
 
-        return OnnxRuntimeCudaBackend(stream, index)
-    if name not in GPU_BACKENDS:
-        raise ParameterError(f"backend '{name}' is unknown", f"choose one of {', '.join(GPU_BACKENDS)}")
-    from ebca.engines.backends.tensorrt import TensorRTBackend
 
-    plans, whole = directory.manifest.plans.get(name), directory.manifest.unet.full_unet_with_updates
-    needs_plugin = plans is not None and whole in plans.components
-    return TensorRTBackend(directory, gpu, stream, name, register=register if needs_plugin else None)
+def _is_installed(name: str) -> bool:
+    needs = _TABLE[name].needs
+    return needs is None or find_spec(needs) is not None

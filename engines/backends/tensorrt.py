@@ -1,8 +1,9 @@
-"""TensorRT: plans built ahead of time, opened on a GPU. One module for TensorRT for RTX and for TensorRT.
+"""TensorRT and TensorRT for RTX: open plans that were built ahead of time.
 
-Addresses are the caller's, scratch memory is the caller's, and nothing is allocated while a run is enqueued, so that a
-whole step can be captured in one CUDA graph. What TensorRT for RTX compiles for a GPU when a plan first runs there is
-kept in a runtime cache. Written against TensorRT for RTX 1.7 and not run on a GPU yet; `ebca.export.tensorrt` builds.
+The caller owns all addresses and all scratch memory, and nothing is allocated while a run is enqueued, so a whole step
+can be captured in one CUDA graph. The kernels that TensorRT for RTX compiles when a plan first runs on a GPU are kept
+in a runtime cache. Written against TensorRT for RTX 1.7 and not run on a GPU yet. `ebca.export.tensorrt` builds the
+plans.
 """
 
 import json
@@ -13,48 +14,38 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ebca.engines.backends.protocol import Arrays, Call, Register
+from ebca.engines.backends.gpu_target import GpuTarget
+from ebca.engines.backends.protocol import Arrays, Backend, Call
 from ebca.engines.backends.tensorrt_library import RTX, check_target, identity, load_library, logger, runtime_cache
-from ebca.engines.contract.directory import EngineDirectory
 from ebca.engines.contract.manifest import Component
 from ebca.engines.contract.plans import Plan
-from ebca.engines.machine import nvidia
 from ebca.engines.machine.memory import address
 from ebca.errors import BackendError
 
 log = logging.getLogger(__name__)
 
 
-class TensorRTBackend:
-    """Opens the plans of an engine directory on one GPU, whose CUDA context is current in the calling thread.
+def create(target: GpuTarget) -> "TensorRTBackend":
+    """Raises as `TensorRTBackend` does."""
+    return TensorRTBackend(target)
+
+
+class TensorRTBackend(Backend):
+    """Opens the plans of an engine directory on one GPU. Nothing is prepared: the export has built the plans.
 
     Args:
-        directory: one with plans for the library.
-        gpu: what they run on.
-        stream: handle of the CUDA stream to enqueue on.
-        library: see LIBRARIES.
-        module: stands in for the library in tests.
-        register: registers the plugins that the plans need.
+        target: an engine directory with plans for the library `target.backend`, see LIBRARIES.
+        module: replaces the library's Python module in tests.
 
     Raises:
-        BackendError: the library is missing, or there are no plans for it, this GPU, platform and version.
+        BackendError: the library is missing, or the directory has no plans for it, this GPU, platform and version.
     """
 
-    prepares = False
-
-    def __init__(
-        self,
-        directory: EngineDirectory,
-        gpu: nvidia.Gpu,
-        stream: int,
-        library: str = RTX,
-        module: Any = None,
-        register: Register | None = None,
-    ) -> None:
-        self.name = library
-        self._directory = directory
-        self._stream = stream
-        self._gpu = gpu
+    def __init__(self, target: GpuTarget, module: Any = None) -> None:
+        self.name = library = target.backend
+        self._directory = directory = target.directory
+        self._stream = target.stream
+        self._gpu = target.gpu
         if library not in directory.manifest.plans:
             raise BackendError(
                 f"'{directory.path}' has no plans for {library}",
@@ -62,23 +53,22 @@ class TensorRTBackend:
             )
         self._plans = directory.manifest.plans[library]
         self._trt = module or load_library(library)
-        check_target(self._plans, library, gpu, str(self._trt.__version__))
+        check_target(self._plans, library, self._gpu, str(self._trt.__version__))
         self._log = logger(self._trt)
         self._runtime = self._trt.Runtime(self._log)
-        self._plugins = register(self._trt, self._runtime.get_plugin_registry()) if register else None
+        self._plugins: object = None
+        # Only the plan of the full UNet with updates holds plugins.
+        if target.register and directory.manifest.unet.full_unet_with_updates in self._plans.components:
+            self._plugins = target.register(self._trt, self._runtime.get_plugin_registry())
         self._opened: list[_Opened] = []
         self._lock = threading.Lock()
 
     def identity(self) -> dict[str, str]:
-        """What a runtime cache depends on beside its plan."""
+        """Everything besides its plan that a runtime cache depends on."""
         return identity(self.name, str(self._trt.__version__), self._gpu)
 
-    def prepare(self, graph: Path, target: Path) -> None:
-        """Never called: plans are what is prepared, and the export made them."""
-        raise AssertionError(graph, target)
-
     def open(self, graph: Path, component: Component) -> "TensorRTRunner":
-        """A component, whose plan is loaded when its shapes are known.
+        """Open a component; its plan is loaded when the shapes of its inputs are known.
 
         Raises:
             BackendError: it has no plan.
@@ -90,17 +80,17 @@ class TensorRTBackend:
         return TensorRTRunner(self, name)
 
     def flush_caches(self) -> None:
-        """Keep what was compiled for this GPU, so that the next process need not."""
+        """Persist what was compiled for this GPU for later processes."""
         for opened in self._opened:
             if opened.file is not None:
                 opened.file.save(opened.cache)
 
     def load(self, name: str, shapes: Mapping[str, tuple[int, ...]]) -> "_Opened":
-        """The opened plan of a component for the shapes of its inputs; opened once.
+        """The plan of a component for the shapes of its inputs, opened on first use.
 
         Raises:
-            BackendError: the library refuses it; the message says why.
-            EngineError: none was built for these shapes, or its file is damaged.
+            BackendError: the library refuses the plan; the message says why.
+            EngineError: no plan was built for these shapes, or its file is damaged.
         """
         plan = self._plans.find(name, shapes)
         with self._lock:
@@ -121,7 +111,7 @@ class TensorRTBackend:
         return _Opened(self._trt, plan, engine, self._cache_file(plan) if self.name == RTX else None)
 
     def enqueue(self, context: Any, file: str) -> Call:
-        """One run on the backend's stream per call; nothing waits for it."""
+        """A call that enqueues one run on the backend's stream and does not wait for it."""
         stream = self._stream
 
         def call() -> None:
@@ -131,7 +121,7 @@ class TensorRTBackend:
         return call
 
     def check_capturable(self, context: Any, file: str) -> None:
-        """Say where a run cannot be captured into a CUDA graph: steps with it then run call by call."""
+        """Warn if a run cannot be captured in a CUDA graph: its steps are then enqueued call by call."""
         check = getattr(context, "is_stream_capturable", None)
         if check is not None and not check(self._stream):
             log.warning("'%s' cannot be recorded as a CUDA graph; export the engine again for full speed", file)
@@ -139,12 +129,12 @@ class TensorRTBackend:
     def _cache_file(self, plan: Plan) -> "RuntimeCache":
         folder = runtime_cache(self.name, str(self._trt.__version__), self._gpu)
         folder.mkdir(parents=True, exist_ok=True)
-        # What bounds and clears the cache of prepared engines takes a folder with this file for one.
+        # Marks the folder as part of our cache, so that it is counted, evicted and cleared like a prepared engine.
         (folder / "engine.json").write_text(json.dumps(self.identity()), encoding="utf-8")
         return RuntimeCache(folder / f"{self._directory.manifest.files[plan.file].sha256[:24]}.cache")
 
     def _check(self, plan: Plan, data: bytes) -> None:
-        """Ask the library about the plan's header, which takes no time, before it loads the whole."""
+        """Let the library check the plan's header, which takes no time, before it loads the whole plan."""
         check = getattr(self._runtime, "get_engine_validity", None)
         if check is None:
             return
@@ -166,7 +156,7 @@ _REASONS = {
 
 
 def reasons(trt: Any, diagnostics: int) -> tuple[str, str]:
-    """The bits of EngineInvalidityDiagnostics in words, and what to do about the first."""
+    """The bits of EngineInvalidityDiagnostics in words, and the remedy for the first."""
     found = [
         words
         for name, words in _REASONS.items()
@@ -178,15 +168,15 @@ def reasons(trt: Any, diagnostics: int) -> tuple[str, str]:
 
 
 class RuntimeCache:
-    """The file that holds what a plan's kernels were compiled to on this GPU."""
+    """The file that holds a plan's kernels as compiled for this GPU."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._stored = b""
 
     def load(self, cache: Any) -> bool:
-        """Fill the library's cache from the file. False where there is none or the library does not take it: then it
-        compiles again, and `save` replaces the file."""
+        """Fill the library's cache from the file. False if the file is missing or the library rejects it: then the
+        library compiles again, and `save` replaces the file."""
         try:
             self._stored = self._path.read_bytes()
         except OSError:
@@ -196,7 +186,7 @@ class RuntimeCache:
         return bool(self._stored)
 
     def save(self, cache: Any) -> None:
-        """Write the file where its contents have changed."""
+        """Write the file if its contents have changed."""
         data = bytes(memoryview(cache.serialize()))
         if data == self._stored:
             return
@@ -207,7 +197,7 @@ class RuntimeCache:
 
 
 class _Opened:
-    """A plan that the library has loaded, and what it was compiled to on this GPU."""
+    """A loaded plan, and its runtime cache."""
 
     def __init__(self, trt: Any, plan: Plan, engine: Any, file: RuntimeCache | None) -> None:
         self.plan = plan
@@ -219,9 +209,9 @@ class _Opened:
         if file is not None:
             config = engine.create_runtime_config()
             config.set_execution_context_allocation_strategy(strategy)
-            # Lazy specialisation would compile in the background and switch kernels under a recorded step.
+            # Lazy specialisation would compile in the background and replace kernels of a recorded step.
             config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
-            # The whole step is one graph already, and one cannot be launched inside another's capture.
+            # The whole step is one graph already, and a graph cannot be launched inside another's capture.
             config.cuda_graph_strategy = trt.CudaGraphStrategy.DISABLED
             self.cache = config.create_runtime_cache()
             file.load(self.cache)
@@ -229,7 +219,7 @@ class _Opened:
             self._context_from = config
 
     def context(self) -> Any:
-        """A new execution context; it gets its scratch memory from the caller."""
+        """A new execution context, which gets its scratch memory from the caller."""
         return self.engine.create_execution_context(self._context_from)
 
 
@@ -245,7 +235,7 @@ class TensorRTRunner:
         return int(self._load(inputs).engine.device_memory_size_v2)
 
     def bind(self, inputs: Arrays, outputs: Arrays, workspace: int = 0) -> Call:
-        """See `ebca.engines.backends.protocol.Runner`. Raises BackendError or EngineError where no plan fits."""
+        """See `ebca.engines.backends.protocol.Runner`. Raises BackendError or EngineError if no plan fits."""
         opened = self._load(inputs)
         context, file = opened.context(), opened.plan.file
         for name, array in inputs.items():

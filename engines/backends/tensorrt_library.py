@@ -1,4 +1,4 @@
-"""The TensorRT libraries: which are installed, and what their plans run on."""
+"""The TensorRT libraries: which one is installed, and where its plans run."""
 
 import hashlib
 import importlib
@@ -23,7 +23,7 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
     RTX: ("tensorrt_rtx", "tensorrt_rtx_bindings"),
     "tensorrt": ("tensorrt", "tensorrt_bindings"),
 }
-"""Library -> modules it may be installed as."""
+"""Library -> the Python modules that may provide it."""
 
 _DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = {
     RTX: ("tensorrt-rtx", "tensorrt-rtx-cu13-bindings"),
@@ -34,7 +34,7 @@ _MINIMUM_RTX = (1, 7)
 
 
 def installed_version(library: str) -> str | None:
-    """Its version, without loading it; None where it is not installed."""
+    """The library's version, without loading it; None if it is not installed."""
     for name in _DISTRIBUTIONS[library]:
         with suppress(PackageNotFoundError):
             return version(name)
@@ -45,7 +45,7 @@ def load_library(library: str) -> ModuleType:
     """The Python module of a library.
 
     Raises:
-        BackendError: it is not installed, too old, or cannot be loaded.
+        BackendError: the library is not installed, is too old, or cannot be loaded.
         ParameterError: unknown library.
     """
     if library not in LIBRARIES:
@@ -65,12 +65,12 @@ def load_library(library: str) -> ModuleType:
 
 
 def platform_name() -> str:
-    """Operating system and processor, as plans record them."""
+    """Operating system and processor as plans record them, such as "linux-x86_64"."""
     return f"{host.system().lower()}-{host.machine().lower()}"
 
 
 def supported_capabilities(library: str) -> tuple[str, ...]:
-    """What plans can be built for; empty for TensorRT, which builds for the GPU at hand."""
+    """Compute capabilities that plans can be built for; empty for TensorRT, which builds for the installed GPU."""
     if library != RTX:
         return ()
     names = (name for name in dir(load_library(library).ComputeCapability) if re.fullmatch(r"SM\d+", name))
@@ -82,10 +82,10 @@ def version_key(text: str) -> tuple[int, ...]:
 
 
 def logger(trt: ModuleType) -> Any:
-    """A log for everything that takes one; `first` is the first error since `forget()`."""
+    """A logger for the library; `first` is the first error since `forget()`."""
 
     class Log(trt.ILogger):  # type: ignore[name-defined]
-        """Keeps the first error; says nothing itself."""
+        """Keeps the first error and prints nothing."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -102,7 +102,7 @@ def logger(trt: ModuleType) -> Any:
 
 
 def check_target(plans: LibraryPlans, library: str, gpu: nvidia.Gpu, installed: str) -> None:
-    """Whether plans may run here, as far as their manifest tells.
+    """Check that plans are for this platform, GPU and version, by their entry in the manifest.
 
     Raises:
         BackendError: another GPU, platform or version; the message says what to do.
@@ -130,11 +130,11 @@ def _remedy(library: str, capability: str) -> str:
 
 
 def runtime_cache(library: str, installed: str, gpu: nvidia.Gpu) -> Path:
-    """Folder of the runtime caches, in the user's cache: one per library, version and GPU."""
+    """Folder of the runtime caches in the user's cache; one per library, version and GPU."""
     key = json.dumps(identity(library, installed, gpu), sort_keys=True)
     return cache_folder() / f"{library}-{hashlib.sha256(key.encode()).hexdigest()[:24]}"
 
 
 def identity(library: str, installed: str, gpu: nvidia.Gpu) -> dict[str, str]:
-    """What a runtime cache depends on beside its plan."""
+    """Everything besides its plan that a runtime cache depends on."""
     return {library: installed, "gpu": gpu.name, "capability": gpu.compute_capability}

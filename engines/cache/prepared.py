@@ -3,11 +3,11 @@
     <cache>/<key>/engine.json              what the key was made of
     <cache>/<key>/<component>.onnx, ...    written by a backend's `prepare`
     <cache>/<key>/<component>.json         stamp: size, time and SHA-256 of the prepared files; size and time of the
-                                           source files when their SHA-256 was last found right
+                                           source files when their SHA-256 was last verified
 
-The key holds everything that changes a prepared form: the contents of the component files, the backend, its version
-and precision, and the processor. A component is opened without reading its files when sizes and times agree with the
-stamp; else contents are compared, and a prepared form that fails is made again.
+The key covers everything that changes a prepared form: the contents of the component files, the backend, its version
+and precision, and the processor. A component is opened without reading its files if sizes and times match the stamp.
+Otherwise contents are compared, and a prepared form that fails is made again.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ebca.engines.backends.protocol import Backend, Runner
+from ebca.engines.backends.protocol import Backend, PreparingBackend, Runner
 from ebca.engines.cache.storage import MARKER
 from ebca.engines.contract.directory import EngineDirectory, sha256
 from ebca.engines.machine import mapped_files
@@ -29,14 +29,17 @@ from ebca.errors import EngineError
 
 Progress = Callable[[int, int, str], None]
 
-# Raised whenever a backend's `prepare` changes what it writes. runtime/cpp/src/prepared.cpp writes the same folders,
-# keys and stamps, so that C++ hosts and Python open what either has prepared; change both together.
+# Increase this whenever a backend's `prepare` changes what it writes. The C++ library writes the same folders, keys and
+# stamps, so C++ hosts and Python open what either has prepared: change both together.
 PREPARED_VERSION = 1
 
 
 @dataclass(frozen=True)
 class PreparedEngine:
-    """The prepared components of one engine directory for one backend on this machine."""
+    """The components of one engine directory, prepared for one backend on this machine.
+
+    With a backend that prepares nothing, components are only verified, and opened as they are in the directory.
+    """
 
     directory: EngineDirectory
     backend: Backend
@@ -44,11 +47,11 @@ class PreparedEngine:
     identity: Mapping[str, Any]
 
     def prepare(self, names: Iterable[str], progress: Progress | None = None) -> None:
-        """Make what is missing or stale.
+        """Prepare the components that are missing or stale.
 
         Args:
             names: components.
-            progress: called with (done, total, component) for the components that have to be made.
+            progress: called with (done, total, component) for those that have to be prepared.
 
         Raises:
             EngineError: a source file is corrupted, or the cache cannot be written.
@@ -59,7 +62,7 @@ class PreparedEngine:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             _write_atomically(self.folder / MARKER, json.dumps({**self.identity, "engine": str(self.directory.path)}))
-            if self.backend.prepares:
+            if isinstance(self.backend, PreparingBackend):
                 _check_room(self.folder, sum(self._source_bytes(name) for name in missing))
             for index, name in enumerate(missing):
                 if progress:
@@ -73,15 +76,15 @@ class PreparedEngine:
             ) from None
 
     def open(self, name: str) -> Runner:
-        """Open a prepared component. Making it first where needed is the caller's `prepare`."""
+        """Open a component, preparing it first if needed."""
         if not self._is_current(name):
             self.prepare([name])
         component = self.directory.manifest.components[name]
-        opened = self._target(name) if self.backend.prepares else self._graph(name)
-        return self.backend.open(opened, component)
+        prepares = isinstance(self.backend, PreparingBackend)
+        return self.backend.open(self._target(name) if prepares else self._graph(name), component)
 
     def forget(self, names: Iterable[str]) -> None:
-        """Drop what components keep mapped of their files from memory; it is read again when it is touched."""
+        """Drop the mapped files of components from memory; pages are read again when they are used."""
         files = [file for name in names for file in self.folder.glob(f"{name}.*")]
         mapped_files.forget(*files)
 
@@ -125,7 +128,7 @@ class PreparedEngine:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         try:
-            if self.backend.prepares:
+            if isinstance(self.backend, PreparingBackend):
                 self.backend.prepare(self._graph(name), work / self._target(name).name)
             made = sorted(p for p in work.iterdir())
             for path in made:
@@ -138,10 +141,10 @@ class PreparedEngine:
 
 
 def prepared_engine(directory: EngineDirectory, backend: Backend) -> PreparedEngine:
-    """The place of one engine's prepared forms. Nothing is made yet."""
+    """The prepared components of an engine directory; nothing is prepared yet."""
     files = {name: record.sha256 for name, record in sorted(directory.manifest.files.items())}
     identity = {"version": PREPARED_VERSION, "backend": backend.name, **backend.identity(), "files": files}
-    # Compact: the spelling every JSON library can write.
+    # Compact JSON, which every library writes the same way.
     spelled = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     key = hashlib.sha256(spelled.encode()).hexdigest()[:24]
     folder = cache_folder() / f"{backend.name}-{key}"

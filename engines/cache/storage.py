@@ -1,4 +1,4 @@
-"""What the cache holds, and keeping it within its bound."""
+"""What the cache holds, and eviction of what exceeds its bound."""
 
 import shutil
 import time
@@ -9,13 +9,18 @@ from pathlib import Path
 from ebca.engines.machine.cache_folder import cache_folder, cache_limit
 
 MARKER = "engine.json"
-"""The file that says that a folder of the cache is a prepared engine."""
+"""The file that marks a folder of the cache as a prepared engine."""
 
 
 def evict(keep: Path, limit_bytes: float | None = None) -> list[Path]:
-    """Delete the prepared engines unused for longest until the cache is within its bound; never `keep`.
+    """Delete the least recently used prepared engines until the cache is within its bound; never `keep`.
 
-    The bound is `cache_limit` unless given.
+    Args:
+        keep: folder of the engine in use.
+        limit_bytes: the bound; None for `cache_limit()`.
+
+    Returns:
+        The deleted folders.
     """
     if limit_bytes is None:
         limit_bytes = cache_limit()
@@ -23,7 +28,7 @@ def evict(keep: Path, limit_bytes: float | None = None) -> list[Path]:
     total = sum(engine.size for engine in engines)
     removed = []
     for engine in engines:
-        # A minute's grace: another process may be preparing it right now.
+        # Another process may be preparing an engine that was used less than a minute ago.
         if total <= limit_bytes or engine.folder == keep or time.time() - engine.used < 60:
             continue
         shutil.rmtree(engine.folder, ignore_errors=True)
@@ -42,10 +47,10 @@ class StoredEngine:
 
 
 def stored_engines() -> list[StoredEngine]:
-    """What the cache holds, by name. The folder may be shared with others: only what carries our marker is ours."""
+    """The prepared engines in the cache, by name. The folder may be shared: only folders with our marker count."""
     root, found = cache_folder(), []
     for path in sorted(root.iterdir()) if root.is_dir() else ():
-        # One that is deleted meanwhile is no longer there.
+        # Another process may delete it meanwhile.
         with suppress(OSError):
             if not path.is_symlink() and (path / MARKER).is_file():
                 size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())

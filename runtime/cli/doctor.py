@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ebca import console
-from ebca.engines.backends.registry import BACKENDS, GPU_BACKENDS
+from ebca.engines.backends.registry import CPU_BACKENDS, GPU_BACKENDS
 from ebca.engines.machine.cache_folder import cache_folder
 from ebca.errors import ParameterError
 from ebca.runtime.diagnostics import verify as verification
@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--engine", metavar="DIR", help="engine directory made by ebca-export, or a bundled name")
     p.add_argument(
         "--backend",
-        choices=(*BACKENDS, *GPU_BACKENDS),
+        choices=(*CPU_BACKENDS, *GPU_BACKENDS),
         help="backend to try the engine with (default: the best installed)",
     )
     p.add_argument(

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import TypeVar
 
-from ebca.engines.backends.registry import BACKENDS, GPU_BACKENDS, PRECISIONS
+from ebca.engines.backends.registry import CPU_BACKENDS, GPU_BACKENDS, PRECISIONS
 from ebca.errors import ParameterError
 from ebca.runtime.components import OnPrepare
 from ebca.runtime.conditioning.edits import Edit
@@ -111,7 +111,7 @@ def add_machine(p: argparse.ArgumentParser, threads: str = "default: one per phy
     machine = p.add_argument_group("machine")
     machine.add_argument("--device", type=device, default="cpu", help="cpu, cuda, or cuda:1 and so on (default: cpu)")
     machine.add_argument(
-        "--backend", choices=(*BACKENDS, *GPU_BACKENDS),
+        "--backend", choices=(*CPU_BACKENDS, *GPU_BACKENDS),
         help="default: onnxruntime, openvino for bf16; with --device cuda what the engine has plans for, else "
         "onnxruntime-cuda",
     )  # fmt: skip

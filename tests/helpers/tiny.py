@@ -1,4 +1,4 @@
-"""What the runtime tests share: how far two results are apart, and inputs for the tiny net."""
+"""Inputs for the tiny model, and copies of its engine directory."""
 
 import json
 import shutil
@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from ebca.engines.contract.accuracy import relative_l2 as relative
+
+__all__ = ["TOKENS", "WIDTH", "call_inputs", "changed_copy", "relative"]
+
 TOKENS, WIDTH = 77, 32
-
-
-def relative(a: np.ndarray, b: np.ndarray) -> float:
-    """Relative L2 distance of `a` from `b`."""
-    expected = np.asarray(b, np.float64)
-    return float(np.linalg.norm(np.asarray(a, np.float64) - expected) / np.linalg.norm(expected))
 
 
 def call_inputs(
@@ -27,7 +25,7 @@ def call_inputs(
 
 
 def changed_copy(engine: Path, folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
-    """A copy of an engine directory whose manifest went through `change`."""
+    """A copy of an engine directory with a manifest modified by `change`."""
     shutil.copytree(engine, folder)
     path = folder / "manifest.json"
     data = json.loads(path.read_text(encoding="utf-8"))

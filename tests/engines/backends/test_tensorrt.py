@@ -1,4 +1,4 @@
-"""Opening plans, with a stand-in for the library: everything around it, and none of what only a GPU can tell."""
+"""Opening plans with a stand-in for TensorRT: everything that needs no GPU."""
 
 import enum
 import gc
@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ebca.engines.backends import tensorrt
+from ebca.engines.backends import tensorrt_library
+from ebca.engines.backends.gpu_target import GpuTarget
 from ebca.engines.backends.protocol import BackendOptions
 from ebca.engines.backends.registry import create_on_gpu
 from ebca.engines.backends.tensorrt import RuntimeCache, TensorRTBackend
-from ebca.engines.backends.tensorrt_library import RTX, check_target, load_library
+from ebca.engines.backends.tensorrt_library import RTX, check_target, load_library, runtime_cache
 from ebca.engines.contract.manifest import Component
 from ebca.engines.contract.plans import LibraryPlans, Plan, Range, resolve
 from ebca.engines.contract.tensors import TensorSpec
@@ -30,7 +31,7 @@ STREAM = 77
 
 
 class Library:
-    """What `TensorRTBackend` uses of tensorrt_rtx 1.7."""
+    """The parts of tensorrt_rtx 1.7 that `TensorRTBackend` uses."""
 
     __version__ = VERSION
 
@@ -78,7 +79,7 @@ class Library:
 
 
 class Cache:
-    """A runtime cache that takes what begins with "good"."""
+    """A runtime cache that accepts data beginning with "good"."""
 
     def __init__(self) -> None:
         self.content = b""
@@ -147,7 +148,7 @@ def plans(**changes: Any) -> LibraryPlans:
         return Plan(file, {"batch": batch}, resolve(X, {"batch": batch}), resolve({"y": X["x"]}, {"batch": batch}))
 
     entries = (one("two.plan", (2, 2, 2)), one("more.plan", (4, 4, 8)))
-    facts = {"version": VERSION, "compute_capabilities": ("8.6", "8.9"), "platform": tensorrt.platform_name()}
+    facts = {"version": VERSION, "compute_capabilities": ("8.6", "8.9"), "platform": tensorrt_library.platform_name()}
     return LibraryPlans(**{**facts, **changes}, shapes=(), components={"segment_00": entries})
 
 
@@ -171,8 +172,12 @@ def array(pointer: int, rows: int = 2) -> DeviceArray:
     return DeviceArray(pointer, (rows, 8), np.dtype(np.float16))
 
 
+def target(directory: Any, library: str = RTX) -> GpuTarget:
+    return GpuTarget(library, directory, ADA, 0, STREAM)
+
+
 def opened(directory: Any, library: Library) -> Any:
-    backend = TensorRTBackend(directory, ADA, STREAM, module=library)
+    backend = TensorRTBackend(target(directory), module=library)
     return backend, backend.open(directory.path / "s.onnx", directory.manifest.components["segment_00"])
 
 
@@ -213,7 +218,7 @@ def test_shapes_choose_the_plan_and_each_is_loaded_once(directory: Any) -> None:
         runner.bind({"x": array(1, 3)}, {"y": array(2, 3)})
 
 
-def test_what_cannot_be_captured_is_said_when_it_is_bound(directory: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_that_cannot_be_captured_warns_when_bound(directory: Any, caplog: pytest.LogCaptureFixture) -> None:
     library = Library()
     library.capturable = False
     _, runner = opened(directory, library)
@@ -221,14 +226,14 @@ def test_what_cannot_be_captured_is_said_when_it_is_bound(directory: Any, caplog
     assert "'two.plan' cannot be recorded as a CUDA graph" in caplog.text
 
 
-def test_an_address_the_library_refuses_is_an_error(directory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_address_is_an_error(directory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     _, runner = opened(directory, Library())
     monkeypatch.setattr(Context, "set_tensor_address", lambda self, name, address: name != "y")
     with pytest.raises(BackendError, match=r"'two\.plan' does not take 'y' at address 0x2"):
         runner.bind({"x": array(1)}, {"y": array(2)})
 
 
-def test_what_was_compiled_is_kept_for_the_next_process(directory: Any, tmp_path: Path) -> None:
+def test_compiled_kernels_are_persisted_for_later_processes(directory: Any, tmp_path: Path) -> None:
     def bound() -> tuple[Any, Cache]:
         library = Library()
         backend, runner = opened(directory, library)
@@ -239,7 +244,7 @@ def test_what_was_compiled_is_kept_for_the_next_process(directory: Any, tmp_path
     assert cache.content == b""
     backend.flush_caches()
     (folder,) = (tmp_path / "cache").iterdir()
-    assert folder == tensorrt.runtime_cache(RTX, VERSION, ADA) != tensorrt.runtime_cache(RTX, VERSION, HOPPER)
+    assert folder == runtime_cache(RTX, VERSION, ADA) != runtime_cache(RTX, VERSION, HOPPER)
     (file,) = folder.glob("*.cache")
     assert (folder / "engine.json").is_file() and file.read_bytes() == b"good, compiled"
     _, cache = bound()
@@ -251,7 +256,7 @@ def test_what_was_compiled_is_kept_for_the_next_process(directory: Any, tmp_path
     assert file.read_bytes() == b"good, compiled"
 
 
-def test_a_runtime_cache_is_only_written_where_it_changed(tmp_path: Path) -> None:
+def test_a_runtime_cache_is_written_only_if_it_changed(tmp_path: Path) -> None:
     file, cache = RuntimeCache(tmp_path / "x.cache"), Cache()
     assert not file.load(cache)
     file.save(cache)
@@ -261,14 +266,14 @@ def test_a_runtime_cache_is_only_written_where_it_changed(tmp_path: Path) -> Non
     assert [p.name for p in tmp_path.iterdir()] == ["x.cache"]
 
 
-@pytest.mark.parametrize("whole", [None, "whole", "segment_00"])
-def test_plugins_are_registered_in_the_runtime_that_opens_plans_with_them(
-    directory: Any, monkeypatch: pytest.MonkeyPatch, whole: str | None
+@pytest.mark.parametrize("full_unet_with_updates", [None, "whole", "segment_00"])
+def test_plugins_are_registered_with_the_runtime_if_a_plan_needs_them(
+    directory: Any, monkeypatch: pytest.MonkeyPatch, full_unet_with_updates: str | None
 ) -> None:
     library, registered = Library(), []
 
     class Creator:
-        """Lives as long as somebody holds it."""
+        """Lives as long as it is referenced."""
 
     def register(trt: Any, registry: Any) -> object:
         assert trt is library and registry is library.registry and not library.engines
@@ -276,11 +281,11 @@ def test_plugins_are_registered_in_the_runtime_that_opens_plans_with_them(
         registered.append(weakref.ref(creator))
         return creator
 
-    monkeypatch.setattr(tensorrt, "load_library", lambda name: library)
-    directory.manifest.unet = SimpleNamespace(whole=whole)
+    monkeypatch.setattr("ebca.engines.backends.tensorrt.load_library", lambda name: library)
+    directory.manifest.unet = SimpleNamespace(full_unet_with_updates=full_unet_with_updates)
     backend = create_on_gpu(None, directory, BackendOptions(), ADA, 0, STREAM, register)
-    # Only a plan of the uncut UNet holds one.
-    assert len(registered) == (whole == "segment_00")
+    # Only the plan of the full UNet with updates holds plugins.
+    assert len(registered) == (full_unet_with_updates == "segment_00")
     runner = backend.open(directory.path / "s.onnx", directory.manifest.components["segment_00"])
     runner.bind({"x": array(1)}, {"y": array(2)})
     gc.collect()
@@ -299,7 +304,7 @@ def test_plugins_are_registered_in_the_runtime_that_opens_plans_with_them(
         (1 << 20, r"gives no reason \(diagnostics 1048576\); check the driver"),
     ],
 )
-def test_the_librarys_diagnosis_in_words(directory: Any, diagnostics: int, message: str) -> None:
+def test_diagnostics_of_the_library_are_explained(directory: Any, diagnostics: int, message: str) -> None:
     library = Library()
     library.diagnostics = diagnostics
     _, runner = opened(directory, library)
@@ -307,7 +312,7 @@ def test_the_librarys_diagnosis_in_words(directory: Any, diagnostics: int, messa
         runner.workspace_bytes({"x": array(1)}, {"y": array(2)})
 
 
-def test_a_plan_that_does_not_open_gives_the_librarys_first_line(directory: Any) -> None:
+def test_a_plan_that_does_not_open_reports_the_first_line_of_the_library(directory: Any) -> None:
     library = Library()
     library.refuses = "Error Code 1: no\nmore"
     _, runner = opened(directory, library)
@@ -316,14 +321,14 @@ def test_a_plan_that_does_not_open_gives_the_librarys_first_line(directory: Any)
 
 
 def test_a_component_without_a_plan_and_a_directory_without_plans(directory: Any) -> None:
-    backend = TensorRTBackend(directory, ADA, STREAM, module=Library())
+    backend = TensorRTBackend(target(directory), module=Library())
     with pytest.raises(BackendError, match="'op' has no plan for tensorrt-rtx"):
         backend.open(directory.path / "op.onnx", directory.manifest.components["op"])
     with pytest.raises(BackendError, match="has no plans for tensorrt; export again with --backend tensorrt,"):
-        TensorRTBackend(directory, ADA, STREAM, "tensorrt", module=Library())
+        TensorRTBackend(target(directory, "tensorrt"), module=Library())
 
 
-def test_another_gpu_version_or_platform() -> None:
+def test_plans_for_another_gpu_version_or_platform_are_refused() -> None:
     check_target(plans(), RTX, ADA, VERSION)
     with pytest.raises(
         BackendError, match=r"targets compute capability 8\.6 and 8\.9, H100 is 9\.0; .*onnxruntime-cuda"
@@ -337,21 +342,21 @@ def test_another_gpu_version_or_platform() -> None:
         check_target(plans(platform="windows-amd64"), RTX, ADA, VERSION)
 
 
-def test_a_missing_an_old_and_a_broken_library(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_old_and_broken_libraries_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ParameterError, match="library 'tensorrt-cpu' is unknown"):
         load_library("tensorrt-cpu")
-    monkeypatch.setattr(tensorrt, "find_spec", lambda name: None)
+    monkeypatch.setattr(tensorrt_library, "find_spec", lambda name: None)
     with pytest.raises(BackendError, match=r'tensorrt-rtx is not installed; run `pip install "ebca\[tensorrt-rtx\]"`'):
         load_library(RTX)
-    monkeypatch.setattr(tensorrt, "find_spec", lambda name: name)
+    monkeypatch.setattr(tensorrt_library, "find_spec", lambda name: name)
     old = SimpleNamespace(__version__="1.6.2")
-    monkeypatch.setattr(tensorrt.importlib, "import_module", lambda name: old)
+    monkeypatch.setattr(tensorrt_library.importlib, "import_module", lambda name: old)
     with pytest.raises(BackendError, match=r"is version 1\.6\.2, 1\.7 or newer is needed"):
         load_library(RTX)
 
     def broken(name: str) -> Any:
         raise OSError("libtensorrt_rtx.so.1: cannot open\nmore")
 
-    monkeypatch.setattr(tensorrt.importlib, "import_module", broken)
+    monkeypatch.setattr(tensorrt_library.importlib, "import_module", broken)
     with pytest.raises(BackendError, match=r"cannot be loaded \(libtensorrt_rtx\.so\.1: cannot open\); run"):
         load_library(RTX)

@@ -1,4 +1,4 @@
-"""Prepared forms: made once, verified, rebuilt, bounded."""
+"""Prepared components: made once, verified, rebuilt if damaged, evicted beyond a bound."""
 
 import os
 import shutil
@@ -10,9 +10,10 @@ import pytest
 
 from ebca.engines.backends.protocol import BackendOptions
 from ebca.engines.backends.registry import create
-from ebca.engines.cache import prepared as cache
 from ebca.engines.cache.prepared import PreparedEngine, prepared_engine
+from ebca.engines.cache.storage import evict
 from ebca.engines.contract.directory import EngineDirectory, open_directory
+from ebca.engines.machine.cache_folder import cache_folder
 from ebca.errors import EngineError, ParameterError
 
 NAME = "text_encoder"
@@ -20,7 +21,7 @@ NAME = "text_encoder"
 
 @pytest.fixture
 def engine(tiny_engine_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EngineDirectory:
-    """A copy of tiny and a cache of its own."""
+    """A copy of the tiny engine, with its own cache."""
     monkeypatch.setenv("EBCA_CACHE_DIR", str(tmp_path / "cache"))
     shutil.copytree(tiny_engine_dir, tmp_path / "engine")
     return open_directory(tmp_path / "engine")
@@ -36,7 +37,7 @@ def _run(prepared: PreparedEngine) -> np.ndarray:
     return out
 
 
-def test_prepared_once(engine: EngineDirectory) -> None:
+def test_components_are_prepared_once(engine: EngineDirectory) -> None:
     made: list[str] = []
     prepared = _prepared(engine)
     prepared.prepare([NAME], lambda done, total, name: made.append(name))
@@ -46,7 +47,7 @@ def test_prepared_once(engine: EngineDirectory) -> None:
     assert made == []
 
 
-def test_damaged_prepared_form_is_made_again(engine: EngineDirectory) -> None:
+def test_a_damaged_prepared_form_is_made_again(engine: EngineDirectory) -> None:
     prepared = _prepared(engine)
     prepared.prepare([NAME])
     expected = _run(prepared)
@@ -60,7 +61,7 @@ def test_damaged_prepared_form_is_made_again(engine: EngineDirectory) -> None:
     np.testing.assert_array_equal(_run(_prepared(engine)), expected)
 
 
-def test_damaged_source_is_found_before_and_after_preparation(engine: EngineDirectory) -> None:
+def test_a_damaged_source_is_found_before_and_after_preparation(engine: EngineDirectory) -> None:
     source = engine.file("text_encoder.onnx.data")
     good = source.read_bytes()
     damaged = bytearray(good)
@@ -73,12 +74,12 @@ def test_damaged_source_is_found_before_and_after_preparation(engine: EngineDire
     source.write_bytes(damaged)
     with pytest.raises(EngineError, match="is corrupted"):
         _prepared(engine).prepare([NAME])
-    # The same contents with another time are fine.
+    # The same contents with another modification time are accepted.
     source.write_bytes(good)
     _prepared(engine).prepare([NAME])
 
 
-def test_touched_source_is_not_prepared_again(engine: EngineDirectory) -> None:
+def test_a_touched_source_is_not_prepared_again(engine: EngineDirectory) -> None:
     _prepared(engine).prepare([NAME])
     os.utime(engine.file("text_encoder.onnx.data"))
     made: list[str] = []
@@ -86,7 +87,7 @@ def test_touched_source_is_not_prepared_again(engine: EngineDirectory) -> None:
     assert made == []
 
 
-def test_missing_and_truncated_files(engine: EngineDirectory) -> None:
+def test_missing_and_truncated_files_are_found(engine: EngineDirectory) -> None:
     file = engine.file("unet/segment_03.onnx.data")
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(EngineError, match=r"segment_03\.onnx\.data' has \d+ bytes instead of \d+"):
@@ -96,40 +97,42 @@ def test_missing_and_truncated_files(engine: EngineDirectory) -> None:
         open_directory(engine.path)
 
 
-def test_whole_directory_is_verified(engine: EngineDirectory) -> None:
+def test_the_full_directory_is_verified(engine: EngineDirectory) -> None:
     read: list[str] = []
     engine.verify(progress=read.append)
     assert sorted(read) == sorted(engine.manifest.files)
 
 
-def test_eviction_keeps_what_is_in_use_and_what_is_not_ours(
+def test_eviction_keeps_the_engine_in_use_and_foreign_folders(
     engine: EngineDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keep = _prepared(engine)
     keep.prepare([NAME])
-    root = cache.cache_folder()
+    root = cache_folder()
     old = shutil.copytree(keep.folder, root / "onnxruntime-old")
-    foreign = root / "holiday-pictures"
+    foreign = root / "holiday-photos"
     foreign.mkdir()
     (foreign / "a.jpg").write_bytes(b"x" * 1000)
     for folder in (old, foreign, keep.folder):
         os.utime(folder, (1, 1))
-    assert cache.evict(keep.folder, limit_bytes=1e12) == []
-    assert cache.evict(keep.folder, limit_bytes=0) == [old]
+    assert evict(keep.folder, limit_bytes=1e12) == []
+    assert evict(keep.folder, limit_bytes=0) == [old]
     assert keep.folder.is_dir() and foreign.is_dir() and not old.exists()
     monkeypatch.setenv("EBCA_CACHE_LIMIT_GB", "plenty")
     with pytest.raises(ParameterError, match="EBCA_CACHE_LIMIT_GB is 'plenty'"):
-        cache.evict(keep.folder)
+        evict(keep.folder)
 
 
-def test_cache_that_cannot_be_written(engine: EngineDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_is_an_error(
+    engine: EngineDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("EBCA_CACHE_DIR", str(tmp_path / "file" / "cache"))
     with pytest.raises(EngineError, match="set EBCA_CACHE_DIR"):
         _prepared(engine).prepare([NAME])
 
 
-def test_no_room(engine: EngineDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_an_error(engine: EngineDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(engine.path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(EngineError, match="free some room or set EBCA_CACHE_DIR"):

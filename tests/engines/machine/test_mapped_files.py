@@ -1,4 +1,4 @@
-"""Mapped pages that are given back."""
+"""Dropping the resident pages of mapped files."""
 
 import mmap
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ebca.engines.backends.protocol import BackendOptions
+from ebca.engines.backends.protocol import BackendOptions, PreparingBackend
 from ebca.engines.backends.registry import create
 from ebca.engines.contract.directory import open_directory
 from ebca.engines.machine import mapped_files as mapped
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc/self/maps
 
 
 def _resident(path: Path) -> int:
-    """Bytes of the file's mappings that are in this process's memory."""
+    """Bytes of the file's mappings that are resident in this process."""
     total, ours = 0, False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         fields = line.split()
@@ -27,7 +27,7 @@ def _resident(path: Path) -> int:
     return total
 
 
-def test_forgotten_pages_leave_memory_and_keep_their_values(tmp_path: Path) -> None:
+def test_dropped_pages_keep_their_values(tmp_path: Path) -> None:
     path = (tmp_path / "weights.bin").resolve()
     values = np.arange(1 << 18, dtype=np.float32)
     values.tofile(path)
@@ -41,17 +41,18 @@ def test_forgotten_pages_leave_memory_and_keep_their_values(tmp_path: Path) -> N
         del view
 
 
-def test_a_file_that_is_not_mapped(tmp_path: Path) -> None:
+def test_a_file_that_is_not_mapped_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "other").write_bytes(b"x")
     assert mapped.forget(tmp_path / "other") == 0
 
 
-def test_openvino_drops_the_mapped_weights_it_has_packed(tiny_engine_dir: Path, tmp_path: Path) -> None:
+def test_openvino_drops_mapped_weights_after_packing(tiny_engine_dir: Path, tmp_path: Path) -> None:
     """Both copies of the weights stayed in memory: 9.8 GB instead of 6.3 at SD 1.5 size."""
     pytest.importorskip("openvino")
     directory = open_directory(tiny_engine_dir)
     component = directory.manifest.components["text_encoder"]
     backend = create("openvino", BackendOptions(threads=1))
+    assert isinstance(backend, PreparingBackend)
     backend.prepare(directory.file(component.graph_for("openvino")), tmp_path / "text_encoder.onnx")
     out = np.empty((1, 77, 32), np.float32)
     call = backend.open(tmp_path / "text_encoder.onnx", component).bind(
@@ -62,11 +63,11 @@ def test_openvino_drops_the_mapped_weights_it_has_packed(tiny_engine_dir: Path, 
     first, left = out.copy(), _resident(weights)
     call()
     np.testing.assert_array_equal(out, first)
-    # Tables that are looked up stay mapped; they come back page by page.
+    # Lookup tables stay mapped and are read again page by page.
     assert left == 0
 
 
-def test_what_was_written_to_a_private_mapping_is_kept(tmp_path: Path) -> None:
+def test_pages_written_to_in_a_private_mapping_are_kept(tmp_path: Path) -> None:
     path = (tmp_path / "weights.bin").resolve()
     np.zeros(1 << 18, np.float32).tofile(path)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as mapping:

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from ebca.engines.contract.accuracy import ENERGY_LIMIT, KERNEL_LIMITS
 from ebca.plugins.energy_attention import VARIANTS, energy_attention, signature, tie_matrix
 
 pytest.importorskip("triton", reason="the interpreter is Triton's; pip install ebca[kernels]")
@@ -22,13 +23,10 @@ Array = NDArray[Any]
 Case = dict[str, Array]
 Run = Callable[..., dict[str, Array]]
 
-# Unit roundoff of the storage types.
-ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
-
 
 @pytest.fixture(scope="module")
 def run() -> Iterator[Run]:
-    """`interpreted_kernels.run` in a child process, where alone TRITON_INTERPRET is set."""
+    """`interpreted_kernels.run` in a child process; TRITON_INTERPRET is set only there."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn, initializer=interpreted_kernels.interpret) as pool:
 
@@ -70,20 +68,20 @@ def make_case(
 
 
 def assert_equal_to_reference(run: Run, variant: str, dtype: str, heads: int, case: Case, **where: Any) -> None:
-    """Errors relative to the L2 norm, in units of the storage type's roundoff u.
+    """Errors relative to the L2 norm of the expected tensor, against KERNEL_LIMITS: twice the roundoff u.
 
-    Rounded to storage inside: the softmax weights and the result in `out`; the column weights and the tile's result
-    in g, whose norm term has no such rounding. Each rounding is off by u / sqrt(3) at most on average: about u in all,
-    and twice that is allowed. Weights that cancel magnify the error of `out` by sum |w| / |sum w|; g is held to the
-    size of its attention term, which g itself may cancel. The energies never leave float32. (The interpreter cuts
-    bfloat16 off instead of rounding it, which uses up most of the limit.)
+    Rounded to the storage type: the softmax weights and the result in `out`; the column weights and the tile's result
+    in g, whose norm term has no such rounding. Each rounding is off by u / sqrt(3) at most on average, about u in all.
+    Weights that cancel magnify the error of `out` by sum |w| / |sum w|. The error of g is relative to its attention
+    term, which the norm term may cancel. The energies never leave float32. (The interpreter truncates to bfloat16
+    instead of rounding, which uses up most of the limit.)
     """
-    u = ROUNDOFF[dtype]
+    limit = KERNEL_LIMITS[dtype]
     options = {name: case[name] for name in signature(variant, heads, 1).inputs if name not in ("q", "k", "v")}
     expected = energy_attention(case["q"], case["k"], case["v"], heads=heads, **options)
     actual = run(variant, dtype, heads, case, **where)
     weights = (np.abs(case["weights"]).sum(axis=1) / np.abs(case["weights"].sum(axis=1))).max()
-    limits = {"out": 2 * u * weights, "g": 2 * u, "energy_attn": 1e-6, "energy_norm": 1e-6}
+    limits = {"out": limit * weights, "g": limit, "energy_attn": ENERGY_LIMIT, "energy_norm": ENERGY_LIMIT}
     sizes = {name: float(np.linalg.norm(getattr(expected, name))) for name in actual}
     if "g" in actual:
         attention = energy_attention(case["q"], case["k"], case["v"], heads=heads, **{**options, "gamma_norm": 0.0})
@@ -104,23 +102,23 @@ BUNDLED = [(8, 4, 256), (8, 8, 64), (2, 48, 256), (2, 56, 64)]
 
 
 @pytest.mark.parametrize("heads, head_dim", sorted({(h, d) for h, d, _ in SD15 + SD2 + SDXL + BUNDLED}))
-def test_update_at_every_layers_heads(run: Run, heads: int, head_dim: int) -> None:
+def test_update_with_the_heads_of_every_layer(run: Run, heads: int, head_dim: int) -> None:
     case = make_case(heads + head_dim, B=1, N=70 if head_dim <= 80 else 40, H=heads, d=head_dim, T=20)
     assert_equal_to_reference(run, "update", "float16", heads, case)
 
 
-@pytest.mark.parametrize("dtype", ROUNDOFF)
+@pytest.mark.parametrize("dtype", KERNEL_LIMITS)
 @pytest.mark.parametrize("contexts", [1, 2, 3])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_at_every_number_of_contexts(run: Run, variant: str, contexts: int, dtype: str) -> None:
+def test_every_variant_with_one_to_three_contexts(run: Run, variant: str, contexts: int, dtype: str) -> None:
     head_dim = {1: 40, 2: 80, 3: 160}[contexts]
     case = make_case(contexts, B=2, N=40, H=1, d=head_dim, S=contexts, T=17, dtype=dtype)
     assert_equal_to_reference(run, variant, dtype, 1, case)
 
 
 @pytest.mark.parametrize("tokens", [1, 16, 77, 154])
-@pytest.mark.parametrize("dtype", ROUNDOFF)
-def test_prompts_of_every_length(run: Run, tokens: int, dtype: str) -> None:
+@pytest.mark.parametrize("dtype", KERNEL_LIMITS)
+def test_prompts_of_any_length(run: Run, tokens: int, dtype: str) -> None:
     case = make_case(tokens, B=1, N=70, H=1, d=40, S=2, T=tokens, dtype=dtype)
     assert_equal_to_reference(run, "energies", dtype, 1, case)
 
@@ -138,7 +136,7 @@ def test_contexts_that_almost_cancel(run: Run) -> None:
 
 
 def test_small_steps_do_not_become_subnormal(run: Run) -> None:
-    """A step of 1e-6 is below what float16 holds, so g is float32."""
+    """A step of 1e-6 would be subnormal in float16, so g is float32."""
     case = make_case(4, B=1, N=64, H=2, d=40, S=2, T=17)
     case["gamma_attn"] *= 1e-7
     case["gamma_norm"] *= 1e-7
@@ -170,7 +168,7 @@ def test_a_mask_of_zeros_leaves_the_norm_term(run: Run) -> None:
     H=st.integers(1, 2),
     d=st.sampled_from([4, 12, 32, 72, 96]),
     variant=st.sampled_from(VARIANTS),
-    dtype=st.sampled_from(sorted(ROUNDOFF)),
+    dtype=st.sampled_from(sorted(KERNEL_LIMITS)),
 )
 def test_any_sizes(
     run: Run, seed: int, B: int, N: int, S: int, T: int, H: int, d: int, variant: str, dtype: str
@@ -182,6 +180,6 @@ def test_any_sizes(
 @pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get("EBCA_SLOW_TESTS"), reason="takes minutes: set EBCA_SLOW_TESTS=1")
 @pytest.mark.parametrize("heads, head_dim, positions", SD15 + SD2 + SDXL + BUNDLED)
-def test_whole_layers(run: Run, heads: int, head_dim: int, positions: int) -> None:
+def test_layers_at_full_size(run: Run, heads: int, head_dim: int, positions: int) -> None:
     case = make_case(7, B=1, N=positions, H=heads, d=head_dim)
     assert_equal_to_reference(run, "update", "float16", heads, case)
