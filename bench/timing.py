@@ -1,4 +1,4 @@
-"""Interleaved timing: contenders take turns, so that a machine that slows down slows all of them alike."""
+"""Interleaved timing: contenders take turns, so a machine that slows down slows all of them alike."""
 
 import statistics
 import time
@@ -9,16 +9,15 @@ from dataclasses import dataclass
 Call = Callable[[], object]
 OnRound = Callable[[int, int], None]
 
-# Worker threads of one library spin for tens of milliseconds after its call. A short call of the next
-# contender would pay for that (measured: twice its time), so it first works for a while untimed; a long one
-# does not notice.
+# Worker threads of a library spin for tens of milliseconds after a call. A short call of the next contender would pay
+# for that (it took twice as long), so it first runs untimed for a while. A long call is not affected.
 _SETTLE_SECONDS = 0.1
 _LONG_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One thing to time. `arranged` is entered before each call, untimed: it puts shared parts in place."""
+    """One thing to time. `arranged` is entered before each call, untimed, to set up what contenders share."""
 
     name: str
     call: Call
@@ -37,7 +36,7 @@ class Samples:
 
     @property
     def p90(self) -> float:
-        """By linear interpolation; the largest of few samples weighs in."""
+        """By linear interpolation, so the largest of a few samples counts."""
         ordered = sorted(self.seconds)
         position = 0.9 * (len(ordered) - 1)
         low = int(position)
@@ -62,12 +61,12 @@ class Ratio:
 def interleave(
     contenders: Sequence[Contender], *, warmup: int, repeats: int, on_round: OnRound | None = None
 ) -> Mapping[str, Samples]:
-    """Time A B C, A B C, ...
+    """Time contenders in turns: A B C, A B C, ...
 
     Args:
         contenders: in the order of a round; names are unique.
-        warmup: rounds that do not count.
-        repeats: rounds that do.
+        warmup: rounds before measuring.
+        repeats: rounds that are measured.
         on_round: called with (done, total) before each round and after the last.
     """
     seconds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
@@ -92,5 +91,5 @@ def interleave(
 
 
 def time_call(call: Call, *, warmup: int, repeats: int) -> Samples:
-    """Time one call alone."""
+    """Time a single call."""
     return interleave([Contender("", call)], warmup=warmup, repeats=repeats)[""]

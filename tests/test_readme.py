@@ -45,7 +45,7 @@ def commands() -> list[list[str]]:
 
 def parsers() -> dict[str, Callable[[], argparse.ArgumentParser]]:
     from ebca.bench.alignment.cli import parser as alignment_parser
-    from ebca.bench.cli import parser as bench_parser
+    from ebca.bench.latency.cli import parser as bench_parser
     from ebca.bench.tasks.cli import parser as tasks_parser
     from ebca.export.cli.arguments import parser as export_parser
 

@@ -1,1 +1,1 @@
-"""How well pictures follow their prompts, measured on pictures of coloured shapes."""
+"""How well images follow their prompts, measured on images of coloured shapes."""

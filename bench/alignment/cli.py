@@ -1,85 +1,78 @@
-"""ebca-bench alignment: do pictures show what the prompt says, with and without the context update."""
+"""ebca-bench alignment: do images show what the prompt asks for, with and without the context update."""
 
 import argparse
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-
-from rich.console import Console
 
 from ebca import console
+from ebca.bench import options
 from ebca.bench.alignment.effects import effects
 from ebca.bench.alignment.measure import BASE, Method, Settings, measure, to_json
 from ebca.bench.alignment.prompts import KINDS, SPLITS
 from ebca.bench.alignment.report import effects_json, print_effects, print_report, save_grid
-from ebca.runtime.cli import options
+from ebca.runtime.cli.options import add_energy, add_machine, gammas
 
 PROGRAM = "ebca-bench alignment"
+
+_DESCRIPTION = """\
+Make images of coloured shapes from the same prompts and seeds, with gammas of 0 (base) and with the given ones (ebcu).
+Read the shapes back from the images by classical image processing, and compare.
+"""
 
 _EXAMPLES = """examples:
   ebca-bench alignment --engine shapes
   ebca-bench alignment --engine shapes --split development --kinds two three --gamma-attn 0.02 --count 200
   ebca-bench alignment --engine shapes --count 500 --json alignment.json --grid alignment.png
 
-Choose settings on the development prompts; use the held-out ones once.
+Choose settings on the development prompts, and use the held-out prompts once.
 """
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line, also for documentation."""
-    p = argparse.ArgumentParser(
-        PROGRAM,
-        description="Make pictures of coloured shapes with gammas 0 (base) and with the given ones (ebcu), from the\n"
-        "same prompts and seeds; read the shapes back from the pictures by image processing; compare.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    p = options.command_line(PROGRAM, _DESCRIPTION, _EXAMPLES)
+    options.add_engine(p, default="shapes")
+    options.add_cases(p, SPLITS, "image", "images of each kind and method")
     p.add_argument(
-        "--engine", default="shapes", metavar="DIR", help="engine directory or bundled name (default: shapes)"
-    )
-    p.add_argument("--split", choices=SPLITS, default="held-out", help="which half of the prompts (default: held-out)")
-    p.add_argument(
-        "--kinds", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND",
-        help=f"of prompts: {', '.join(KINDS)} (default: all). 'unseen' has a pair of colour and shape that training "
-        "never showed together",
-    )  # fmt: skip
-    p.add_argument("--count", type=int, default=100, metavar="N", help="pictures a kind and method (default: 100)")
-    p.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of the first picture; the next has N + 1 (default: 0)"
+        "--kinds",
+        nargs="+",
+        choices=KINDS,
+        default=list(KINDS),
+        metavar="KIND",
+        help=f"kinds of prompts: {', '.join(KINDS)} (default: all). 'unseen' has a pair of colour and shape that never "
+        "occurred together in training",
     )
     p.add_argument("--steps", type=int, default=25, help="scheduler steps (default: 25)")
     p.add_argument("--guidance-scale", type=float, metavar="G", help="default: the engine's")
     p.add_argument("--scheduler", default="ddim", help="default: ddim")
-    p.add_argument("--batch-size", type=int, default=16, metavar="N", help="pictures at once (default: 16)")
+    options.add_batch_size(p, 16)
     p.add_argument(
-        "--effects", action="store_true",
-        help="also show how far the update moves the contexts, and the energies by layer, over one batch of each kind",
-    )  # fmt: skip
-    p.add_argument("--json", metavar="FILE", help="also write shares, differences and every reading there")
-    p.add_argument(
-        "--grid", type=Path, metavar="FILE.png", help="also write a sheet of pictures, base and ebcu side by side"
+        "--effects",
+        action="store_true",
+        help="also show how far the update moves the contexts, and the energies of each layer, for one batch per kind",
     )
-    p.add_argument(
-        "--grid-rows", type=int, default=4, metavar="N", help="prompts of each kind in the sheet (default: 4)"
-    )
-    energy = options.add_energy(p)
+    options.add_json(p, "rates, differences and every reading")
+    options.add_grid(p, "base and ebcu side by side", "prompts")
+    energy = add_energy(p)
     energy.set_defaults(gamma_norm=[0.003])
     energy.add_argument(
-        "--thing-upweight", type=float, default=1.0, metavar="W",
+        "--thing-upweight",
+        type=float,
+        default=1.0,
+        metavar="W",
         help="factor of the attention step on the words for colours and shapes (default: 1)",
-    )  # fmt: skip
-    options.add_machine(p)
+    )
+    add_machine(p)
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     args = parser().parse_args(argv)
-    return console.run(PROGRAM, lambda: _run(args), interrupted="interrupted; nothing was written")
+    return console.run(PROGRAM, lambda: _run(args), interrupted=options.INTERRUPTED)
 
 
 def _run(args: argparse.Namespace) -> int:
-    gamma_attn, gamma_norm = options.gammas(args)
+    gamma_attn, gamma_norm = gammas(args)
     methods = (Method(BASE), Method("ebcu", gamma_attn, gamma_norm, args.norm_factor, args.thing_upweight))
     settings = Settings(
         split=args.split,
@@ -91,21 +84,16 @@ def _run(args: argparse.Namespace) -> int:
         scheduler=args.scheduler,
         batch=args.batch_size,
     )
-    console.check_folders(args.json, args.grid)
-    with (
-        console.PrepareProgress() as prepare,
-        console.ProgressLine() as line,
-        options.open_engine(args, prepare) as engine,
-    ):
+    with options.opened_engine(args) as (engine, line):
         alignment = measure(
             engine,
             methods,
             settings,
-            keep_pictures=args.grid_rows if args.grid else 0,
-            on_pictures=lambda done, total, name: line.update(f"{name}: {done} of {total} pictures", done, total),
+            keep_images=args.grid_rows if args.grid else 0,
+            on_images=lambda done, total, name: line.update(f"{name}: {done} of {total} images", done, total),
         )
         inside = effects(engine, methods, settings) if args.effects else None
-    out = Console(width=None if sys.stdout.isatty() else 140)
+    out = options.output(140)
     print_report(alignment, out)
     if inside:
         print_effects(inside, out)

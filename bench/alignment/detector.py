@@ -1,7 +1,7 @@
-"""Which coloured shapes a picture holds, by classical image processing.
+"""Which coloured shapes an image holds, by classical image processing.
 
 A pixel that stands out from the background belongs to the nearest of the eight colours; a connected patch of one colour
-is a thing, and its outline, compared with the outline of each shape, says which. Nothing is learned, so a picture
+is a thing, and its outline, compared with the outline of each shape, says which. Nothing is learned, so an image
 cannot please it in any other way than by showing the shapes.
 """
 
@@ -50,7 +50,7 @@ is, on such a shape; or neither."""
 
 @dataclass(frozen=True)
 class Reading:
-    """What a picture shows of a scene.
+    """What an image shows of a scene.
 
     outcomes: one of OUTCOMES per thing of the scene.
     found: number of patches, the shapeless ones included.
@@ -72,9 +72,9 @@ class Reading:
         return self.all_present and self.found == len(self.outcomes)
 
 
-def detect(picture: np.ndarray) -> list[Found]:
-    """Find the things in a picture [H,W,3], uint8 or float in [0, 1]; largest first."""
-    pixels, background = _pixels(picture), background_of(picture)
+def detect(image: np.ndarray) -> list[Found]:
+    """Find the things in an image [H,W,3], uint8 or float in [0, 1]; largest first."""
+    pixels, background = _pixels(image), background_of(image)
     smooth = ndimage.median_filter(pixels, size=(3, 3, 1))
     palette = np.array([*COLORS.values()], np.float32)
     nearest = np.linalg.norm(smooth[:, :, None] - palette, axis=-1).argmin(-1)
@@ -91,16 +91,16 @@ def detect(picture: np.ndarray) -> list[Found]:
     return sorted((f for f in found if f.area >= _MIN_AREA), key=lambda f: -f.area)
 
 
-def background_of(picture: np.ndarray) -> np.ndarray:
-    """The colour [3] (RGB of 255) of most of a picture's edge."""
-    pixels = _pixels(picture)
+def background_of(image: np.ndarray) -> np.ndarray:
+    """The colour [3] (RGB of 255) of most of an image's edge."""
+    pixels = _pixels(image)
     edges = (pixels[:2], pixels[-2:], pixels[:, :2], pixels[:, -2:])
     return np.median(np.concatenate([edge.reshape(-1, 3) for edge in edges]), axis=0)
 
 
-def read(picture: np.ndarray, scene: Scene) -> Reading:
-    """Compare a picture with the scene it should show."""
-    found = detect(picture)
+def read(image: np.ndarray, scene: Scene) -> Reading:
+    """Compare an image with the scene it should show."""
+    found = detect(image)
     outcomes = tuple(_outcome(thing, scene, found) for thing in scene.things)
     related = None
     if scene.relation:
@@ -110,8 +110,8 @@ def read(picture: np.ndarray, scene: Scene) -> Reading:
     return Reading(outcomes, len(found), related)
 
 
-def _pixels(picture: np.ndarray) -> np.ndarray:
-    return np.asarray(picture, np.float32) * (1.0 if np.asarray(picture).dtype == np.uint8 else 255.0)
+def _pixels(image: np.ndarray) -> np.ndarray:
+    return np.asarray(image, np.float32) * (1.0 if np.asarray(image).dtype == np.uint8 else 255.0)
 
 
 def _outcome(thing: Thing, scene: Scene, found: list[Found]) -> str:

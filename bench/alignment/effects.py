@@ -13,7 +13,7 @@ from ebca.runtime.sampling.host import StepInfo
 
 @dataclass(frozen=True)
 class Effects:
-    """Means over pictures and steps, conditional rows only.
+    """Means over images and steps, conditional rows only.
 
     context_change: relative L2 distance of the contexts after the last layer from those before the first.
     attention, norm: the energy's two terms, one number per layer, in the order of the cascade.

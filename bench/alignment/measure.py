@@ -1,4 +1,4 @@
-"""Pictures of the same prompts and seeds by several methods, and what the detector reads in them."""
+"""Images of the same prompts and seeds by several methods, and what the detector reads in them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,12 +18,12 @@ from ebca.runtime.images.outputs import to_bytes
 
 BASE = "base"
 
-OnPictures = Callable[[int, int, str], bool | None]
+OnImages = Callable[[int, int, str], bool | None]
 
 
 @dataclass(frozen=True)
 class Method:
-    """What differs between the pictures: arguments of `Session.generate`.
+    """What differs between the images: arguments of `Session.generate`.
 
     thing_weight: factor of gamma_attn on the words for colours and shapes.
     """
@@ -37,7 +37,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Settings:
-    """What all methods share. Picture i of a kind shows its prompt i with seed `seed` + i."""
+    """What all methods share. Image i of a kind shows its prompt i with seed `seed` + i."""
 
     split: str = "held-out"
     kinds: tuple[str, ...] = KINDS
@@ -59,16 +59,16 @@ class Settings:
 
 
 @dataclass
-class Pictures:
-    """One method on the prompts of one kind. pictures [n,H,W,3] uint8 are kept only where a grid needs them."""
+class Images:
+    """One method on the prompts of one kind. images [n,H,W,3] uint8 are kept only where a grid needs them."""
 
     scenes: list[Scene]
     seeds: list[int]
     readings: list[Reading] = field(default_factory=list)
-    pictures: list[np.ndarray] = field(default_factory=list)
+    images: list[np.ndarray] = field(default_factory=list)
 
     def vector(self, measure: str) -> np.ndarray:
-        """One value per picture: of "all", "exact", "related", or the share of its things with an outcome."""
+        """One value per image: of "all", "exact", "related", or the share of its things with an outcome."""
         if measure in OUTCOMES:
             return np.array([reading.outcomes.count(measure) / len(reading.outcomes) for reading in self.readings])
         name = {"all": "all_present", "exact": "exact", "related": "related"}[measure]
@@ -77,14 +77,14 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Alignment:
-    """All pictures, by method and kind."""
+    """All images, by method and kind."""
 
     settings: Settings
     methods: tuple[Method, ...]
-    results: Mapping[str, Mapping[str, Pictures]]
+    results: Mapping[str, Mapping[str, Images]]
 
     def measures(self, kind: str) -> tuple[str, ...]:
-        """Names for `Pictures.vector` that make sense for a kind."""
+        """Names for `Images.vector` that make sense for a kind."""
         return ("all", "exact", *(("related",) if kind == "relation" else ()), *OUTCOMES[1:])
 
     def compared(self, method: str, kind: str, measure: str) -> Paired:
@@ -98,21 +98,21 @@ def measure(
     methods: Sequence[Method],
     settings: Settings,
     *,
-    keep_pictures: int = 0,
-    on_pictures: OnPictures | None = None,
+    keep_images: int = 0,
+    on_images: OnImages | None = None,
 ) -> Alignment:
-    """Make and read all pictures.
+    """Make and read all images.
 
     Args:
         methods: the first is the one that the others are compared with.
-        keep_pictures: how many pictures of each kind and method to keep.
-        on_pictures: called with (done, total, method) after each batch; False cancels.
+        keep_images: how many images of each kind and method to keep.
+        on_images: called with (done, total, method) after each batch; False cancels.
 
     Raises:
-        ParameterError: an engine whose pictures are not of the size that is read.
-        CancelledError: `on_pictures` returned False.
+        ParameterError: an engine whose images are not of the size that is read.
+        CancelledError: `on_images` returned False.
     """
-    results: dict[str, dict[str, Pictures]] = {method.name: {} for method in methods}
+    results: dict[str, dict[str, Images]] = {method.name: {} for method in methods}
     if len(results) != len(methods):
         raise ParameterError("two methods have the same name")
     check_size(engine)
@@ -124,15 +124,15 @@ def measure(
             seeds = [settings.seed + start + i for i in range(len(scenes))]
             # Batch by batch, so that an interruption leaves methods at the same place and heat hits all alike.
             for method in methods:
-                made = _pictures(engine, method, scenes, seeds, settings)
-                held = results[method.name].setdefault(kind, Pictures([], []))
+                made = _images(engine, method, scenes, seeds, settings)
+                held = results[method.name].setdefault(kind, Images([], []))
                 held.scenes += scenes
                 held.seeds += seeds
-                held.readings += [read(picture, scene) for picture, scene in zip(made, scenes, strict=True)]
-                held.pictures += list(made[: max(keep_pictures - len(held.pictures), 0)])
+                held.readings += [read(image, scene) for image, scene in zip(made, scenes, strict=True)]
+                held.images += list(made[: max(keep_images - len(held.images), 0)])
                 done += len(scenes)
-                if on_pictures and on_pictures(done, total, method.name) is False:
-                    raise CancelledError(f"cancelled after {done} of {total} pictures")
+                if on_images and on_images(done, total, method.name) is False:
+                    raise CancelledError(f"cancelled after {done} of {total} images")
     return Alignment(settings, tuple(methods), results)
 
 
@@ -166,11 +166,11 @@ def to_json(alignment: Alignment) -> dict[str, Any]:
 
 
 def check_size(engine: Engine) -> None:
-    """Raises ParameterError for an engine whose pictures are not of the size that is read."""
+    """Raises ParameterError for an engine whose images are not of the size that is read."""
     with engine.session() as session:
         if (session.height, session.width) != (SIZE, SIZE):
             raise ParameterError(
-                f"'{engine.manifest.model['name']}' makes pictures of {session.height} x {session.width}",
+                f"'{engine.manifest.model['name']}' makes images of {session.height} x {session.width}",
                 f"coloured "
                 f"shapes are read from {SIZE} x {SIZE}: use the engine 'shapes', or one trained with examples/shapes",
             )
@@ -185,7 +185,7 @@ def chosen(kind: str, settings: Settings) -> list[Scene]:
 def arguments(
     engine: Engine, method: Method, scenes: Sequence[Scene], seeds: Sequence[int], settings: Settings
 ) -> dict[str, Any]:
-    """What `Session.generate` is called with for these pictures."""
+    """What `Session.generate` is called with for these images."""
     return {
         "prompt": [scene.caption() for scene in scenes],
         "steps": settings.steps,
@@ -199,7 +199,7 @@ def arguments(
     }
 
 
-def _pictures(
+def _images(
     engine: Engine, method: Method, scenes: Sequence[Scene], seeds: Sequence[int], settings: Settings
 ) -> np.ndarray:
     with engine.session(batch=len(scenes)) as session:

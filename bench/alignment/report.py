@@ -1,4 +1,4 @@
-"""The alignment of several methods as text and as a picture."""
+"""The alignment of several methods as text and as an image."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -32,7 +32,7 @@ _TEXT = 14
 def print_report(alignment: Alignment, console: Console) -> None:
     """A table per measure: shares with intervals, and paired differences from the first method."""
     base, *others = alignment.methods
-    table = Table(title=f"{alignment.settings.split} prompts, {alignment.settings.count} pictures a kind and method")
+    table = Table(title=f"{alignment.settings.split} prompts, {alignment.settings.count} images a kind and method")
     for column in ("prompts", "measure", base.name):
         table.add_column(column)
     for other in others:
@@ -70,7 +70,7 @@ def effects_json(effects: Mapping[str, Mapping[str, Effects]]) -> dict[str, Any]
 
 
 def save_grid(alignment: Alignment, file: Path) -> None:
-    """One row per kept picture, one column per method, the prompt above.
+    """One row per kept image, one column per method, the prompt above.
 
     Raises:
         ParameterError: the file cannot be written.
@@ -82,8 +82,8 @@ def save_grid(alignment: Alignment, file: Path) -> None:
         for index, scene in enumerate(alignment.results[first][kind].scenes[: _kept(alignment, kind)])
     ]
     if not rows:
-        raise ParameterError("no pictures were kept for the grid")
-    height, width = (side * _SCALE for side in _picture(alignment, first, *rows[0][:2]).shape[:2])
+        raise ParameterError("no images were kept for the grid")
+    height, width = (side * _SCALE for side in _image(alignment, first, *rows[0][:2]).shape[:2])
     cell = (max(len(alignment.methods) * (width + _MARGIN), 300), height + _TEXT + 2 * _MARGIN)
     columns = 1 if len(rows) < 4 else 2
     per_column = -(-len(rows) // columns)
@@ -94,19 +94,19 @@ def save_grid(alignment: Alignment, file: Path) -> None:
         pen.text((x, y), caption, fill="black", font=font)
         for place, method in enumerate(alignment.methods):
             at = (x + place * (width + _MARGIN), y + _TEXT + 2)
-            picture = Image.fromarray(_picture(alignment, method.name, kind, index))
-            sheet.paste(picture.resize((width, height), Image.Resampling.NEAREST), at)
+            image = Image.fromarray(_image(alignment, method.name, kind, index))
+            sheet.paste(image.resize((width, height), Image.Resampling.NEAREST), at)
             if number % per_column == 0:
                 pen.text((at[0], 1), method.name, fill="gray", font=font)
     write_sheet(sheet, file)
 
 
-def _picture(alignment: Alignment, method: str, kind: str, index: int) -> np.ndarray:
-    return alignment.results[method][kind].pictures[index]
+def _image(alignment: Alignment, method: str, kind: str, index: int) -> np.ndarray:
+    return alignment.results[method][kind].images[index]
 
 
 def _kept(alignment: Alignment, kind: str) -> int:
-    return len(alignment.results[alignment.methods[0].name][kind].pictures)
+    return len(alignment.results[alignment.methods[0].name][kind].images)
 
 
 def rate_cell(successes: np.ndarray) -> str:
@@ -125,7 +125,7 @@ def difference_cells(paired: Paired) -> tuple[str, str, str]:
 
 
 def write_sheet(sheet: Image.Image, file: Path) -> None:
-    """Save a sheet of pictures. Raises ParameterError where the file cannot be written."""
+    """Save a sheet of images. Raises ParameterError where the file cannot be written."""
     try:
         sheet.save(file)
     except (OSError, ValueError) as error:

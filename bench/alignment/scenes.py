@@ -1,6 +1,6 @@
 """The world of coloured shapes: its words, its outlines, and what a caption says.
 
-Training draws these scenes, the detector reads them back from pictures, and the benchmark asks for them. A scene has
+Training draws these scenes, the detector reads them back from images, and the benchmark asks for them. A scene has
 one to three things of different colours and different shapes; two things may stand in a relation.
 """
 
@@ -17,7 +17,7 @@ from ebca.errors import ParameterError
 
 _SUPERSAMPLE = 8
 SIZE = 64
-"""Height and width of a picture in pixels."""
+"""Height and width of an image in pixels."""
 
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (220, 40, 40),
@@ -131,8 +131,8 @@ def coverage(shape: str, radius: float) -> np.ndarray:
     return np.asarray(image.reduce(_SUPERSAMPLE), np.float32) / 255
 
 
-def paint(picture: np.ndarray, thing: Thing, x: int, y: int, radius: float, color: Sequence[float]) -> None:
-    """Put a thing, with antialiased edges, on a float32 picture [H,W,3] in place; what lies outside is cut off.
+def paint(image: np.ndarray, thing: Thing, x: int, y: int, radius: float, color: Sequence[float]) -> None:
+    """Put a thing, with antialiased edges, on a float32 image [H,W,3] in place; what lies outside is cut off.
 
     x, y, radius: in pixels; the radius is a multiple of 0.5.
     color: RGB of 255.
@@ -140,6 +140,6 @@ def paint(picture: np.ndarray, thing: Thing, x: int, y: int, radius: float, colo
     mask = coverage(thing.shape, radius)
     half = mask.shape[0] // 2
     top, left = y - half, x - half
-    y0, x0, y1, x1 = max(top, 0), max(left, 0), min(top + 2 * half, len(picture)), min(left + 2 * half, len(picture[0]))
-    patch = picture[y0:y1, x0:x1]
+    y0, x0, y1, x1 = max(top, 0), max(left, 0), min(top + 2 * half, len(image)), min(left + 2 * half, len(image[0]))
+    patch = image[y0:y1, x0:x1]
     patch += mask[y0 - top : y1 - top, x0 - left : x1 - left, None] * (np.asarray(color, np.float32) - patch)

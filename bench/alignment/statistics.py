@@ -11,10 +11,10 @@ _RESAMPLES = 10_000
 
 @dataclass(frozen=True)
 class Paired:
-    """Shares of success of two methods on the same n pictures.
+    """Shares of success of two methods on the same n images.
 
-    difference: other minus base, with its 95 % bootstrap interval [low, high] over pictures.
-    gained, lost: pictures that only the other, or only the base, has right.
+    difference: other minus base, with its 95 % bootstrap interval [low, high] over images.
+    gained, lost: images that only the other, or only the base, has right.
     p_value: McNemar's exact test, two-sided.
     """
 
@@ -30,7 +30,7 @@ class Paired:
 
 
 def compare(base: np.ndarray, other: np.ndarray) -> Paired:
-    """Compare two vectors [n] of successes (or shares in [0, 1]) of the same pictures."""
+    """Compare two vectors [n] of successes (or shares in [0, 1]) of the same images."""
     a, b = np.asarray(base, float), np.asarray(other, float)
     difference = b - a
     gained, lost = int((difference > 0).sum()), int((difference < 0).sum())

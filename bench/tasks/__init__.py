@@ -1,1 +1,1 @@
-"""How well pictures can be edited and filled in, measured on pictures of coloured shapes."""
+"""How well images can be edited and filled in, measured on images of coloured shapes."""

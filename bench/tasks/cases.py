@@ -1,4 +1,4 @@
-"""What is asked for: pictures of coloured shapes, and what shall become of them."""
+"""What is asked for: images of coloured shapes, and what shall become of them."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,8 +16,8 @@ EDIT_SHAPE, EDIT_COLOR, INPAINT, REAL_SHAPE, REAL_COLOR = KINDS = (
     "real shape",
     "real color",
 )
-"""Task and kind: one thing of a generated or of a drawn (real) picture gets another shape or colour; a hole in a drawn
-picture, half of them over a thing, is filled with a new thing."""
+"""Task and kind: one thing of a generated or of a drawn (real) image gets another shape or colour; a hole in a drawn
+image, half of them over a thing, is filled with a new thing."""
 
 TASKS = ("edit", "inpaint", "real")
 
@@ -30,7 +30,7 @@ _TRIES = 1000
 
 @dataclass(frozen=True)
 class Wish:
-    """What a picture shows and what it shall show.
+    """What an image shows and what it shall show.
 
     source: one or two things; target: two things.
     changed: position of the thing that is new in the target (in the source, of the one it takes the place of).
@@ -56,7 +56,7 @@ class Wish:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A wish for a picture. before: [H,W,3] uint8; mask: [H,W] uint8, 255 in the hole, or None."""
+    """A wish for an image. before: [H,W,3] uint8; mask: [H,W] uint8, 255 in the hole, or None."""
 
     wish: Wish
     seed: int
@@ -120,17 +120,17 @@ def draw(wish: Wish, seed: int, hole: int | None = None) -> Case:
         ParameterError: a hole that leaves no room beside it, or none for a thing.
     """
     rng = np.random.default_rng([seed, 2])
-    picture = np.empty((SIZE, SIZE, 3), np.float32)
-    picture[:] = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
+    image = np.empty((SIZE, SIZE, 3), np.float32)
+    image[:] = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
     places = _pair(rng) if hole is None else _beside(rng, hole)
     for thing, (x, y, radius) in zip(wish.source.things, places, strict=False):
-        paint(picture, thing, x, y, radius, COLORS[thing.color])
+        paint(image, thing, x, y, radius, COLORS[thing.color])
     mask = None
     if hole is not None:
         (x, y, _), half = places[1], hole // 2
         mask = np.zeros((SIZE, SIZE), np.uint8)
         mask[y - half : y + half, x - half : x + half] = 255
-    return Case(wish, seed, np.rint(picture).astype(np.uint8), mask)
+    return Case(wish, seed, np.rint(image).astype(np.uint8), mask)
 
 
 _Place = tuple[int, int, float]

@@ -1,4 +1,4 @@
-"""Edits and fillings of the same pictures by several variants, and whether they came out right."""
+"""Edits and fillings of the same images by several variants, and whether they came out right."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ebca.bench.alignment.detector import read
-from ebca.bench.alignment.measure import OnPictures, check_size
+from ebca.bench.alignment.measure import OnImages, check_size
 from ebca.bench.alignment.prompts import SPLITS
 from ebca.bench.alignment.statistics import Paired, compare, share_interval
 from ebca.bench.tasks.cases import KINDS, Case, Wish, draw, task_of, wishes
@@ -21,7 +21,7 @@ from ebca.runtime.images.outputs import to_bytes
 from ebca.runtime.sampling.repaint import RePaint
 from ebca.runtime.session import Session
 
-# A model that paints fewer of its pictures right than one in five is not worth editing.
+# A model that paints fewer of its images right than one in five is not worth editing.
 _PATIENCE = 5
 
 
@@ -54,11 +54,11 @@ class Settings:
 
 @dataclass
 class Attempts:
-    """One variant on the cases of one kind. seconds: in all; pictures: those that a grid needs."""
+    """One variant on the cases of one kind. seconds: in all; images: those that a grid needs."""
 
     scores: list[Score] = field(default_factory=list)
     seconds: float = 0.0
-    pictures: list[np.ndarray] = field(default_factory=list)
+    images: list[np.ndarray] = field(default_factory=list)
 
     def vector(self, measure: str) -> np.ndarray:
         """One bool per case: "success", or a check or a note of its score."""
@@ -74,9 +74,9 @@ class Attempts:
 class KindResult:
     """All attempts at the cases of one kind, by the variants' names; the first is what the others are compared with.
 
-    reconstruction: PSNR in dB of each picture that was inverted and sampled again without an edit, with the recipe of
+    reconstruction: PSNR in dB of each image that was inverted and sampled again without an edit, with the recipe of
         the first variant; empty where nothing is inverted.
-    tried: how many pictures it took to find the cases.
+    tried: how many images it took to find the cases.
     """
 
     variants: tuple[Variant, ...]
@@ -104,20 +104,20 @@ def measure(
     variants: Callable[[str], Sequence[Variant]],
     settings: Settings,
     *,
-    keep_pictures: int = 0,
-    on_pictures: OnPictures | None = None,
+    keep_images: int = 0,
+    on_images: OnImages | None = None,
 ) -> Tasks:
-    """Make, change and read all pictures.
+    """Make, change and read all images.
 
     Args:
         variants: of a kind; the first is the one that the others are compared with. Its steps and guidance make the
-            picture before an edit, where that is generated.
-        keep_pictures: how many pictures of each kind and variant to keep.
-        on_pictures: called with (done, total, kind and variant) after each batch; False cancels.
+            image before an edit, where that is generated.
+        keep_images: how many images of each kind and variant to keep.
+        on_images: called with (done, total, kind and variant) after each batch; False cancels.
 
     Raises:
-        ParameterError: an engine whose pictures are not of the size that is read, or do not show what they should.
-        CancelledError: `on_pictures` returned False.
+        ParameterError: an engine whose images are not of the size that is read, or do not show what they should.
+        CancelledError: `on_images` returned False.
     """
     check_size(engine)
     total, done = sum(len(variants(kind)) for kind in settings.kinds) * settings.count, 0
@@ -140,10 +140,10 @@ def measure(
                 held = attempts[way.name]
                 held.seconds += seconds
                 held.scores += [score(case, after) for case, after in zip(some, made, strict=True)]
-                held.pictures += list(made[: max(keep_pictures - len(held.pictures), 0)])
+                held.images += list(made[: max(keep_images - len(held.images), 0)])
                 done += len(some)
-                if on_pictures and on_pictures(done, total, f"{kind}, {way.name}") is False:
-                    raise CancelledError(f"cancelled after {done} of {total} pictures")
+                if on_images and on_images(done, total, f"{kind}, {way.name}") is False:
+                    raise CancelledError(f"cancelled after {done} of {total} images")
         results[kind] = KindResult(ways, cases, attempts, reconstruction, tried)
     return Tasks(settings, results)
 
@@ -184,14 +184,14 @@ def _plain(result: KindResult) -> dict[str, Any]:
 
 
 def _find(engine: Engine, kind: str, recipe: Recipe, settings: Settings) -> tuple[list[Case], int]:
-    """The first `count` cases whose picture reads exactly as its caption, and how many pictures that took."""
+    """The first `count` cases whose image reads exactly as its caption, and how many images that took."""
     asked, limit = wishes(kind, settings.split, settings.seed), _PATIENCE * settings.count + settings.batch
     found: list[Case] = []
     tried = 0
     while len(found) < settings.count:
         if tried >= limit:
             raise ParameterError(
-                f"only {len(found)} of {tried} pictures of '{kind}' show their caption, so there is nothing to edit",
+                f"only {len(found)} of {tried} images of '{kind}' show their caption, so there is nothing to edit",
                 "use the engine 'shapes', or one that is trained to the end",
             )
         some = list(islice(asked, settings.batch))
@@ -218,14 +218,14 @@ def _before(
             seed=[seed for _, seed in some],
             output="np",
         )
-    for (wish, seed), picture in zip(some, to_bytes(made.images), strict=True):
-        yield Case(wish, seed, picture)
+    for (wish, seed), image in zip(some, to_bytes(made.images), strict=True):
+        yield Case(wish, seed, image)
 
 
 def _change(
     engine: Engine, kind: str, way: Variant, cases: Sequence[Case], *, edited: bool = True
 ) -> tuple[np.ndarray, float]:
-    """The pictures [n,H,W,3] uint8 after the change (or as they come back without one), and the seconds it took."""
+    """The images [n,H,W,3] uint8 after the change (or as they come back without one), and the seconds it took."""
     recipe = way.recipe
     began = time.perf_counter()
     with engine.session(batch=len(cases)) as session:
@@ -253,11 +253,11 @@ def _change(
 
 
 def _editing(session: Session, kind: str, recipe: Editing, cases: Sequence[Case]) -> dict[str, Any]:
-    """Where an edit starts from: the noise of the generated picture, or that which a drawn one is inverted to."""
+    """Where an edit starts from: the noise of the generated image, or that which a drawn one is inverted to."""
     captions = [case.wish.source.caption() for case in cases]
     if task_of(kind) == "edit":
         return {"prompt": captions, "scheduler": "ddim", "seed": [case.seed for case in cases]}
-    pictures = [case.before for case in cases]
-    inverted = session.invert(pictures, captions, steps=recipe.steps, regularize=recipe.regularize)
+    images = [case.before for case in cases]
+    inverted = session.invert(images, captions, steps=recipe.steps, regularize=recipe.regularize)
     # The negative prompt of the authors: guidance acts only where the edit differs from the caption.
     return {"prompt": captions, "negative_prompt": captions, "scheduler": "ddim", "latents": inverted.latents}

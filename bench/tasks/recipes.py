@@ -10,7 +10,7 @@ from ebca.runtime.conditioning.edits import Edit
 from ebca.runtime.conditioning.schedules import Gamma, Schedule, to_json
 
 CAPTION, THING, SWAP, CAPTIONS = FORMS = ("caption", "thing", "swap", "captions")
-"""What the editing prompts say beside the main prompt, which is the caption of the picture as it is: the new caption;
+"""What the editing prompts say beside the main prompt, which is the caption of the image as it is: the new caption;
 the new thing; the new thing, less the old one; the new caption, less the old one."""
 
 BASE, EBCU = "base", "ebcu"
@@ -44,7 +44,7 @@ class Editing:
 
     form: one of FORMS.
     alpha: of the editing prompts, from the share `tau` of the steps on.
-    regularize: keep the predicted noise like noise while a picture is inverted.
+    regularize: keep the predicted noise like noise while an image is inverted.
     """
 
     form: str = CAPTION
@@ -59,7 +59,7 @@ class Editing:
             raise ParameterError(f"form is '{self.form}'", f"choose from {', '.join(FORMS)}")
 
     def edits(self, wishes: Sequence[Wish], update: Update) -> tuple[Edit, ...]:
-        """The editing prompts for these pictures."""
+        """The editing prompts for these images."""
         new, old = [str(wish.new) for wish in wishes], [str(wish.old) for wish in wishes]
         after, before = [wish.target.caption() for wish in wishes], [wish.source.caption() for wish in wishes]
         texts = {CAPTION: (after,), THING: (new,), SWAP: (new, old), CAPTIONS: (after, before)}[self.form]
@@ -90,7 +90,7 @@ Recipe = Editing | Inpainting
 
 @dataclass(frozen=True)
 class Variant:
-    """What differs between pictures that are compared."""
+    """What differs between images that are compared."""
 
     name: str
     recipe: Recipe
@@ -136,7 +136,7 @@ _OF_INPAINTING = (
 def candidates(kind: str, chosen: Recipe, what: Sequence[str] = SWEEPS) -> tuple[Variant, ...]:
     """What a sweep tries on the development prompts: the recipe in use first, then what departs from it.
 
-    Recipes of edits of generated pictures share steps and guidance, which decide what the picture is before.
+    Recipes of edits of generated images share steps and guidance, which decide what the image is before.
     """
     changes: list[dict[str, Any]]
     updates: Sequence[Update]

@@ -1,4 +1,4 @@
-"""The tasks as text and as a picture."""
+"""The tasks as text and as an image."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def print_report(tasks: Tasks, console: Console) -> None:
         measures = result.attempts[first.name].measures
         title = f"{kind}: {tasks.settings.split}, {len(result.cases)} cases"
         if result.tried > len(result.cases):
-            title += f" (of {result.tried} pictures; the others did not show their caption)"
+            title += f" (of {result.tried} images; the others did not show their caption)"
         title += f"\n{first.name}: {describe_recipe(first.recipe)}"
         table = Table(title=title)
         table.add_column("variant")
@@ -35,7 +35,7 @@ def print_report(tasks: Tasks, console: Console) -> None:
         table.add_column("difference (95 %)", no_wrap=True)
         table.add_column("gained / lost")
         table.add_column("p (McNemar)")
-        table.add_column("s a picture")
+        table.add_column("s an image")
         for variant in result.variants:
             held = result.attempts[variant.name]
             row = [variant.name, rate_cell(held.vector("success"))]
@@ -52,7 +52,7 @@ def print_report(tasks: Tasks, console: Console) -> None:
 
 
 def save_grid(tasks: Tasks, file: Path) -> None:
-    """One row per kept case: the picture before, the mask where there is one, and what each variant made of it.
+    """One row per kept case: the image before, the mask where there is one, and what each variant made of it.
 
     Raises:
         ParameterError: the file cannot be written.
@@ -60,10 +60,10 @@ def save_grid(tasks: Tasks, file: Path) -> None:
     rows = [
         (kind, result, index)
         for kind, result in tasks.results.items()
-        for index in range(len(result.attempts[result.variants[0].name].pictures))
+        for index in range(len(result.attempts[result.variants[0].name].images))
     ]
     if not rows:
-        raise ParameterError("no pictures were kept for the grid")
+        raise ParameterError("no images were kept for the grid")
     strips = [_strip(result, index) for _, result, index in rows]
     height, width = strips[0].shape[0], max([_WIDEST, *(strip.shape[1] for strip in strips)])
     columns = 1 if len(rows) < 4 else 2
@@ -80,11 +80,11 @@ def save_grid(tasks: Tasks, file: Path) -> None:
 
 
 def _strip(result: KindResult, index: int) -> np.ndarray:
-    """The pictures of a row side by side [H,W,3] uint8, enlarged, with a white margin behind each."""
+    """The images of a row side by side [H,W,3] uint8, enlarged, with a white margin behind each."""
     case = result.cases[index]
-    pictures = [case.before]
+    images = [case.before]
     if case.mask is not None:
-        pictures.append(np.repeat(case.mask[..., None], 3, -1))
-    pictures += [result.attempts[variant.name].pictures[index] for variant in result.variants]
-    large = [np.repeat(np.repeat(picture, _SCALE, 0), _SCALE, 1) for picture in pictures]
+        images.append(np.repeat(case.mask[..., None], 3, -1))
+    images += [result.attempts[variant.name].images[index] for variant in result.variants]
+    large = [np.repeat(np.repeat(image, _SCALE, 0), _SCALE, 1) for image in images]
     return np.concatenate([np.pad(one, ((0, 0), (0, _MARGIN), (0, 0)), constant_values=255) for one in large], 1)

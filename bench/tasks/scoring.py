@@ -1,4 +1,4 @@
-"""Whether a picture became what it should, read from the pictures before and after."""
+"""Whether an image became what it should, read from the images before and after."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Score:
 
 
 def score(case: Case, after: np.ndarray) -> Score:
-    """Compare the picture [H,W,3] uint8 that came of a case with the one before.
+    """Compare the image [H,W,3] uint8 that came of a case with the one before.
 
     Checks of an edit: "new" (the new thing is there), "gone" (the old one is not), "kept" (the other thing is where
     it was), "background" (has its colour still). Of inpainting: "new" (in the hole), "gone" (what was in the hole),
@@ -61,13 +61,13 @@ def score(case: Case, after: np.ndarray) -> Score:
 
 
 def psnr(before: np.ndarray, after: np.ndarray) -> float:
-    """Of two uint8 pictures, in dB; 99 where they are equal."""
+    """Of two uint8 images, in dB; 99 where they are equal."""
     error = float(np.square(before.astype(float) - after).mean())
     return min(10 * float(np.log10(255**2 / error)), 99.0) if error else 99.0
 
 
 def _only(found: list[Found], thing: Thing) -> Found:
-    """The thing in a picture that is known to hold it."""
+    """The thing in an image that is known to hold it."""
     return next(f for f in found if f.thing == thing)
 
 

@@ -1,7 +1,7 @@
-"""Pictures of coloured shapes with captions, drawn on the fly.
+"""Images of coloured shapes with captions, drawn on the fly.
 
 A scene is drawn with antialiased edges, small shifts of its colours, and without overlaps. Everything comes from the
-generator that is passed in, so a seed gives the same pictures.
+generator that is passed in, so a seed gives the same images.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ _ALONG, _ACROSS = 20, 10
 
 @dataclass(frozen=True)
 class Placed:
-    """A thing in a picture: centre and radius in pixels."""
+    """A thing in an image: centre and radius in pixels."""
 
     thing: Thing
     x: int
@@ -75,14 +75,14 @@ def place(rng: np.random.Generator, scene: Scene) -> list[Placed]:
 
 
 def draw(rng: np.random.Generator, scene: Scene) -> tuple[np.ndarray, list[Placed]]:
-    """A picture [SIZE,SIZE,3] uint8 of the scene, and where its things are."""
+    """An image [SIZE,SIZE,3] uint8 of the scene, and where its things are."""
     background = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
-    picture = np.empty((SIZE, SIZE, 3), np.float32)
-    picture[:] = background
+    image = np.empty((SIZE, SIZE, 3), np.float32)
+    image[:] = background
     placed = place(rng, scene)
     for item in placed:
-        paint(picture, item.thing, item.x, item.y, item.radius, _shaded(rng, COLORS[item.thing.color]))
-    return np.rint(picture).astype(np.uint8), placed
+        paint(image, item.thing, item.x, item.y, item.radius, _shaded(rng, COLORS[item.thing.color]))
+    return np.rint(image).astype(np.uint8), placed
 
 
 def _shaded(rng: np.random.Generator, color: tuple[int, int, int]) -> np.ndarray:

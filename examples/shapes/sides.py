@@ -1,6 +1,6 @@
 """How the model comes to know left from right.
 
-Noise prediction alone does not teach a model of this size what "left of" means, however many such pictures it sees:
+Noise prediction alone does not teach a model of this size what "left of" means, however many such images it sees:
 until the text model marks the things with their sides the UNet has nothing to read, and until the UNet reads marks
 there is nothing to gain by writing them. So at first the marks are put into the embeddings of both things' words, so
 loudly that the UNet learns to read them; then those of the first thing fade, which a text model that looks back could
@@ -25,7 +25,7 @@ class Sides:
     """Marks for the words of things in a relation.
 
     Args:
-        scenes: of all pictures; each thing's words are its color and its shape.
+        scenes: of all images; each thing's words are its color and its shape.
         length: tokens of a caption.
         width: of an embedding.
         seed: of the two directions in the embedding, right and down, that the marks lie along.

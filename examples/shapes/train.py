@@ -57,13 +57,13 @@ class Recipe:
     vae_steps: int = 4400
     vae_lr: float = 1.5e-3
     kl_weight: float = 1e-6
-    pictures: int = 60_000
+    images: int = 60_000
     unet_steps: int = 11_000
     unet_lr: float = 1e-3
     ema: float = 0.999
     caption_dropout: float = 0.1
     snr_gamma: float = 5.0
-    relation_pictures: int = 30_000
+    relation_images: int = 30_000
     relation_steps: int = 4500
     relation_lr: float = 5e-4
     snr_floor: float = 0.2
@@ -76,18 +76,18 @@ class Course:
     """One course of training for the UNet and the text model.
 
     Attributes:
-        seeds: of its batches and of its pictures.
-        shares: of pictures with one, two and three things at a progress in [0, 1].
-        related: share of the pictures of two things whose caption says where they are.
-        noisy: share of the timesteps that are drawn from the noisier part alone, where a picture's layout is decided.
-        snr_floor: least weight of a timestep's squared error of the clean picture; noise prediction gives the noisiest
+        seeds: of its batches and of its images.
+        shares: of images with one, two and three things at a progress in [0, 1].
+        related: share of the images of two things whose caption says where they are.
+        noisy: share of the timesteps that are drawn from the noisier part alone, where an image's layout is decided.
+        snr_floor: least weight of a timestep's squared error of the clean image; noise prediction gives the noisiest
             timesteps next to none.
         mark_weight: of the marks in the loss, see `Sides`; 0: there are none.
     """
 
     name: str
     seeds: tuple[int, int]
-    pictures: int
+    images: int
     steps: int
     lr: float
     shares: Callable[[float], np.ndarray]
@@ -100,11 +100,11 @@ class Course:
 def courses(recipe: Recipe) -> tuple[Course, Course]:
     """First everything, then mostly relations."""
     return (
-        Course("unet", (3, 4), recipe.pictures, recipe.unet_steps, recipe.unet_lr, _shares),
+        Course("unet", (3, 4), recipe.images, recipe.unet_steps, recipe.unet_lr, _shares),
         Course(
             "relations",
             (5, 6),
-            recipe.relation_pictures,
+            recipe.relation_images,
             recipe.relation_steps,
             recipe.relation_lr,
             lambda progress: np.array([0.12, 0.55, 0.33]),
@@ -154,8 +154,8 @@ def train_vae(recipe: Recipe, networks: Networks, folder: Path, device: torch.de
 
     def loss_of(step: int) -> Tensor:
         rng = _generator(recipe.seed, 1, step)
-        pictures = [draw(rng, _scene(rng, _shares(1.0)))[0] for _ in range(recipe.vae_batch)]
-        pixels = torch.stack([_pixels(picture) for picture in pictures]).to(device)
+        images = [draw(rng, _scene(rng, _shares(1.0)))[0] for _ in range(recipe.vae_batch)]
+        pixels = torch.stack([_pixels(image) for image in images]).to(device)
         posterior = vae.encode(pixels).latent_dist
         noise = torch.from_numpy(rng.standard_normal(posterior.mean.shape, np.float32)).to(device)
         decoded = vae.decode(posterior.mean + posterior.std * noise).sample
@@ -165,17 +165,17 @@ def train_vae(recipe: Recipe, networks: Networks, folder: Path, device: torch.de
     vae.eval().requires_grad_(False)
     rng = _generator(recipe.seed, 2, 0)
     scenes = [_scene(rng, _shares(1.0)) for _ in range(200)]
-    pictures = np.stack([draw(rng, scene)[0] for scene in scenes])
+    images = np.stack([draw(rng, scene)[0] for scene in scenes])
     with torch.inference_mode():
-        pixels = torch.stack([_pixels(picture) for picture in pictures]).to(device)
+        pixels = torch.stack([_pixels(image) for image in images]).to(device)
         latents = vae.encode(pixels).latent_dist.mean
         decoded = vae.decode(latents).sample.cpu()
     vae.register_to_config(scaling_factor=float(1 / latents.std()))
     mse = F.mse_loss(decoded.clamp(-1, 1), pixels.cpu()).item()
-    restored = _pictures(decoded)
-    exact = np.mean([read(picture, scene).exact for picture, scene in zip(restored, scenes, strict=True)])
+    restored = _images(decoded)
+    exact = np.mean([read(image, scene).exact for image, scene in zip(restored, scenes, strict=True)])
     print(f"vae: PSNR {10 * math.log10(4 / mse):.1f} dB, {exact:.1%} of reconstructions read back exactly")
-    both = [picture for pair in zip(pictures[:16], restored[:16], strict=True) for picture in pair]
+    both = [image for pair in zip(images[:16], restored[:16], strict=True) for image in pair]
     _save_grid(folder / "vae.png", both, columns=8)
 
 
@@ -188,7 +188,7 @@ def train_unet(recipe: Recipe, course: Course, networks: Networks, folder: Path,
     weights = snr.clamp(course.snr_floor, recipe.snr_gamma) / snr
     unet, text = (module.train().requires_grad_(True) for module in (networks.unet, networks.text_encoder))
 
-    # Made on first use: a course that is finished needs no pictures.
+    # Made on first use: a course that is finished needs no images.
     @cache
     def material() -> tuple[Tensor, Tensor, list[np.ndarray], Sides]:
         latents, scenes, counts = _encoded(recipe, course, networks, device)
@@ -303,13 +303,13 @@ class _Swapped:
 def _encoded(
     recipe: Recipe, course: Course, networks: Networks, device: torch.device
 ) -> tuple[Tensor, list[Scene], np.ndarray]:
-    """Latents [n,4,16,16] of freshly drawn pictures, their scenes, and how many things each has."""
+    """Latents [n,4,16,16] of freshly drawn images, their scenes, and how many things each has."""
     latents, scenes = [], []
     scale = networks.vae.config["scaling_factor"]
     share = course.shares(1.0)
-    for start in _progress("latents", 0, course.pictures, None, 64):
+    for start in _progress("latents", 0, course.images, None, 64):
         rng = _generator(recipe.seed, course.seeds[1], start)
-        batch = [_scene(rng, share, course.related) for _ in range(min(64, course.pictures - start))]
+        batch = [_scene(rng, share, course.related) for _ in range(min(64, course.images - start))]
         pixels = torch.stack([_pixels(draw(rng, scene)[0]) for scene in batch]).to(device)
         with torch.inference_mode():
             latents.append((networks.vae.encode(pixels).latent_dist.mean * scale).cpu())
@@ -318,7 +318,7 @@ def _encoded(
 
 
 def _shares(progress: float) -> np.ndarray:
-    """Shares of pictures with one, two and three things: simple ones first, from the middle of the run as it is."""
+    """Shares of images with one, two and three things: simple ones first, from the middle of the run as it is."""
     early, late = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.42, 0.38])
     return early + min(2 * progress, 1.0) * (late - early)
 
@@ -336,12 +336,12 @@ def _generator(*seed: int) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def _pixels(picture: np.ndarray) -> Tensor:
+def _pixels(image: np.ndarray) -> Tensor:
     """[H,W,3] uint8 to [3,H,W] in [-1, 1]."""
-    return torch.from_numpy(picture).permute(2, 0, 1).float() / 127.5 - 1
+    return torch.from_numpy(image).permute(2, 0, 1).float() / 127.5 - 1
 
 
-def _pictures(pixels: Tensor) -> np.ndarray:
+def _images(pixels: Tensor) -> np.ndarray:
     return ((pixels.permute(0, 2, 3, 1).numpy() + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
 
 
@@ -359,11 +359,11 @@ def _sample_grid(networks: Networks, file: Path) -> None:
     _save_grid(file, to_bytes(made.images), columns=4)
 
 
-def _save_grid(file: Path, pictures: Any, columns: int) -> None:
-    rows = math.ceil(len(pictures) / columns)
+def _save_grid(file: Path, images: Any, columns: int) -> None:
+    rows = math.ceil(len(images) / columns)
     grid = Image.new("RGB", (columns * 68, rows * 68), "white")
-    for i, picture in enumerate(pictures):
-        grid.paste(Image.fromarray(picture), (i % columns * 68 + 2, i // columns * 68 + 2))
+    for i, image in enumerate(images):
+        grid.paste(Image.fromarray(image), (i % columns * 68 + 2, i // columns * 68 + 2))
     grid.resize((grid.width * 2, grid.height * 2), Image.Resampling.NEAREST).save(file)
 
 

@@ -1,4 +1,4 @@
-"""The bundled model, opened once per file."""
+"""The bundled engine, opened once per file."""
 
 from collections.abc import Iterator
 

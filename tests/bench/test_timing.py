@@ -1,4 +1,4 @@
-"""Turns, warm-up, percentiles and ratios."""
+"""Interleaving, warm-up, percentiles and ratios."""
 
 from contextlib import contextmanager
 
@@ -15,7 +15,7 @@ def test_percentiles() -> None:
     assert Samples((2.0,)).p50 == Samples((2.0,)).p90 == 2.0
 
 
-def test_a_ratio_pairs_the_rounds() -> None:
+def test_a_ratio_compares_within_rounds() -> None:
     # The machine is three times slower in the second round: no ratio changes.
     ratio = Ratio.of(Samples((2.0, 6.0, 2.0)), Samples((1.0, 3.0, 1.0)))
     assert (ratio.median, ratio.low, ratio.high) == (2.0, 2.0, 2.0)
@@ -53,7 +53,7 @@ def test_a_short_call_settles_first(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(count > 2 for count in counts.values())
 
 
-def test_alone_there_is_nobody_to_wait_for() -> None:
+def test_a_single_contender_does_not_settle() -> None:
     calls: list[int] = []
     assert len(time_call(lambda: calls.append(1), warmup=2, repeats=3).seconds) == 3
     assert len(calls) == 5

@@ -26,9 +26,9 @@ SMOKE = trainer.Recipe(
     batch=8,
     vae_batch=8,
     vae_steps=120,
-    pictures=256,
+    images=256,
     unet_steps=80,
-    relation_pictures=128,
+    relation_images=128,
     relation_steps=20,
     checkpoint_every=40,
 )
@@ -156,8 +156,8 @@ def test_drawing_never_shows_unseen_pairs_in_training() -> None:
 
 
 def test_a_seed_gives_the_same_picture() -> None:
-    pictures = []
+    images = []
     for _ in range(2):
         rng = np.random.default_rng(9)
-        pictures.append(draw(rng, random_scene(rng, 3))[0])
-    np.testing.assert_array_equal(*pictures)
+        images.append(draw(rng, random_scene(rng, 3))[0])
+    np.testing.assert_array_equal(*images)

@@ -1,4 +1,4 @@
-"""The detector against pictures whose content is known."""
+"""The detector against images whose content is known."""
 
 import sys
 from collections.abc import Callable
@@ -16,23 +16,23 @@ from draw import draw, place, random_scene
 
 
 def _noisy(sigma: float) -> Callable[[np.ndarray], np.ndarray]:
-    def add(picture: np.ndarray) -> np.ndarray:
-        noise = np.random.default_rng(int(picture.sum())).normal(0, sigma, picture.shape)
-        return np.clip(picture + noise, 0, 255).astype(np.uint8)
+    def add(image: np.ndarray) -> np.ndarray:
+        noise = np.random.default_rng(int(image.sum())).normal(0, sigma, image.shape)
+        return np.clip(image + noise, 0, 255).astype(np.uint8)
 
     return add
 
 
-def _blurred(picture: np.ndarray) -> np.ndarray:
-    return ndimage.gaussian_filter(picture, (0.6, 0.6, 0))
+def _blurred(image: np.ndarray) -> np.ndarray:
+    return ndimage.gaussian_filter(image, (0.6, 0.6, 0))
 
 
-def _as_float(picture: np.ndarray) -> np.ndarray:
-    return picture / np.float32(255)
+def _as_float(image: np.ndarray) -> np.ndarray:
+    return image / np.float32(255)
 
 
 @pytest.mark.parametrize("change", [_as_float, _noisy(8), _noisy(16), _blurred], ids=["clean", "noise", "more", "blur"])
-def test_it_reads_drawn_pictures(change: Callable[[np.ndarray], np.ndarray]) -> None:
+def test_it_reads_drawn_images(change: Callable[[np.ndarray], np.ndarray]) -> None:
     """99.5 % is what the benchmark needs: an error of its own well below the differences it is to show."""
     rng = np.random.default_rng(11)
     wrong = []
@@ -48,23 +48,23 @@ def test_it_reads_drawn_pictures(change: Callable[[np.ndarray], np.ndarray]) -> 
 def test_it_finds_the_place() -> None:
     rng = np.random.default_rng(5)
     for _ in range(50):
-        picture, placed = draw(rng, random_scene(rng, 1))
-        (found,) = detect(picture)
+        image, placed = draw(rng, random_scene(rng, 1))
+        (found,) = detect(image)
         assert np.hypot(found.x - placed[0].x, found.y - placed[0].y) <= 0.25 * placed[0].radius
 
 
 def test_wrong_pictures_are_not_read_as_right() -> None:
-    """Every picture is read against a scene that differs in one word."""
+    """Every image is read against a scene that differs in one word."""
     rng = np.random.default_rng(3)
     for index in range(100):
         scene = random_scene(rng, 1 + index % 3)
-        picture, _ = draw(rng, scene)
+        image, _ = draw(rng, scene)
         first = scene.things[0]
         colors = [c for c in COLORS if c not in {t.color for t in scene.things}]
         shapes = [s for s in SHAPES if s not in {t.shape for t in scene.things}]
         recolored, reshaped = Thing(str(rng.choice(colors)), first.shape), Thing(first.color, str(rng.choice(shapes)))
         for other, outcome in ((recolored, "miscolored"), (reshaped, "misshapen")):
-            reading = read(picture, Scene((other, *scene.things[1:])))
+            reading = read(image, Scene((other, *scene.things[1:])))
             assert not reading.all_present and not reading.exact
             assert reading.outcomes == (outcome, *["present"] * (len(scene.things) - 1))
 
@@ -78,36 +78,36 @@ def test_something_more_is_present_but_not_exact() -> None:
 
 def test_swapped_colors_are_both_wrong() -> None:
     rng = np.random.default_rng(4)
-    picture, _ = draw(rng, parse("a red circle and a blue square"))
-    assert read(picture, parse("a blue circle and a red square")).outcomes == ("miscolored", "miscolored")
+    image, _ = draw(rng, parse("a red circle and a blue square"))
+    assert read(image, parse("a blue circle and a red square")).outcomes == ("miscolored", "miscolored")
 
 
 def test_a_thing_that_is_not_there_is_neglected() -> None:
     rng = np.random.default_rng(4)
-    picture, _ = draw(rng, parse("a red circle and a blue square"))
-    reading = read(picture, parse("a red circle, a blue square and a green star"))
+    image, _ = draw(rng, parse("a red circle and a blue square"))
+    reading = read(image, parse("a red circle, a blue square and a green star"))
     assert reading.outcomes == ("present", "present", "neglected")
 
 
 def test_the_other_relation_does_not_hold() -> None:
     rng = np.random.default_rng(4)
-    picture, _ = draw(rng, parse("a red circle left of a blue square"))
-    assert read(picture, parse("a red circle left of a blue square")).related is True
+    image, _ = draw(rng, parse("a red circle left of a blue square"))
+    assert read(image, parse("a red circle left of a blue square")).related is True
     for other in ("right of", "above"):
         placed = parse(f"a red circle {other} a blue square")
-        reading = read(picture, placed)
+        reading = read(image, placed)
         assert reading.all_present
         if other == "right of":
             assert reading.related is False
-    assert read(picture, parse("a red circle and a blue square")).related is None
+    assert read(image, parse("a red circle and a blue square")).related is None
 
 
 def test_blobs_and_specks_are_no_shapes() -> None:
-    picture = np.full((64, 64, 3), 250, np.uint8)
-    assert detect(picture) == []
-    picture[10:14, 10:14] = COLORS["red"]  # a speck
-    picture[30:34, 4:60] = COLORS["blue"]  # a bar
-    (bar,) = detect(picture)
+    image = np.full((64, 64, 3), 250, np.uint8)
+    assert detect(image) == []
+    image[10:14, 10:14] = COLORS["red"]  # a speck
+    image[30:34, 4:60] = COLORS["blue"]  # a bar
+    (bar,) = detect(image)
     assert bar.color == "blue" and bar.shape == ""
 
 

@@ -17,31 +17,31 @@ from ebca.runtime.engine import Engine
 QUICK = Settings(kinds=("two",), count=4, steps=4, batch=3)
 
 
-def test_equal_methods_make_equal_pictures(engine: Engine) -> None:
-    alignment = measure(engine, (Method("base"), Method("same")), QUICK, keep_pictures=4)
+def test_equal_methods_make_equal_images(engine: Engine) -> None:
+    alignment = measure(engine, (Method("base"), Method("same")), QUICK, keep_images=4)
     base, same = (alignment.results[name]["two"] for name in ("base", "same"))
     assert base.seeds == [0, 1, 2, 3] and base.scenes == same.scenes
-    np.testing.assert_array_equal(base.pictures, same.pictures)
+    np.testing.assert_array_equal(base.images, same.images)
     for name in alignment.measures("two"):
         paired = alignment.compared("same", "two", name)
         assert (paired.gained, paired.lost, paired.difference, paired.p_value) == (0, 0, 0, 1)
 
 
 def test_pictures_do_not_depend_on_the_batch(engine: Engine) -> None:
-    one = measure(engine, (Method("base"),), Settings(kinds=("one",), count=3, steps=4, batch=1), keep_pictures=3)
-    all_ = measure(engine, (Method("base"),), Settings(kinds=("one",), count=3, steps=4, batch=3), keep_pictures=3)
-    a, b = (np.array(found.results["base"]["one"].pictures, int) for found in (one, all_))
+    one = measure(engine, (Method("base"),), Settings(kinds=("one",), count=3, steps=4, batch=1), keep_images=3)
+    all_ = measure(engine, (Method("base"),), Settings(kinds=("one",), count=3, steps=4, batch=3), keep_images=3)
+    a, b = (np.array(found.results["base"]["one"].images, int) for found in (one, all_))
     # Sums of other lengths round differently; a pixel may move by one step of 255.
     assert abs(a - b).max() <= 1
 
 
-def test_gammas_and_word_weights_change_pictures(engine: Engine) -> None:
+def test_gammas_and_word_weights_change_images(engine: Engine) -> None:
     methods = (Method("base"), Method("a", 0.05), Method("b", 0.05, thing_weight=0.5), Method("c", 0.0, 0.05))
-    alignment = measure(engine, methods, QUICK, keep_pictures=4)
-    pictures = [np.array(alignment.results[m.name]["two"].pictures, int) for m in methods]
+    alignment = measure(engine, methods, QUICK, keep_images=4)
+    images = [np.array(alignment.results[m.name]["two"].images, int) for m in methods]
     for i in range(4):
         for j in range(i):
-            assert abs(pictures[i] - pictures[j]).max() > 0
+            assert abs(images[i] - images[j]).max() > 0
 
 
 def test_effects(engine: Engine) -> None:
@@ -54,7 +54,7 @@ def test_effects(engine: Engine) -> None:
 
 def test_cancel(engine: Engine) -> None:
     with pytest.raises(CancelledError, match="after 3 of 8"):
-        measure(engine, (Method("a"), Method("b")), QUICK, on_pictures=lambda *_: False)
+        measure(engine, (Method("a"), Method("b")), QUICK, on_images=lambda *_: False)
 
 
 @pytest.mark.parametrize(
@@ -76,8 +76,8 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert set(data["kinds"]) == {"one", "relation"} == set(data["effects"])
     relation = data["kinds"]["relation"]
     assert len(relation["pictures"]) == 3
-    for picture in relation["pictures"]:
-        assert all(outcome in OUTCOMES for name in ("base", "ebcu") for outcome in picture[name]["outcomes"])
+    for image in relation["pictures"]:
+        assert all(outcome in OUTCOMES for name in ("base", "ebcu") for outcome in image[name]["outcomes"])
     paired = relation["compared"]["ebcu"]["all"]
     assert paired["n"] == 3 and paired["low"] <= paired["difference"] <= paired["high"]
     assert Image.open(tmp_path / "a.png").size[0] >= 2 * 128
@@ -85,14 +85,14 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_another_model_is_refused(tiny_engine_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["alignment", "--engine", str(tiny_engine_dir), "--count", "1"]) == 1
-    assert "makes pictures of 128 x 128" in capsys.readouterr().err
+    assert "makes images of 128 x 128" in capsys.readouterr().err
 
 
 def test_without_scipy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """It ended in a traceback after a plain `pip install ebca`."""
     monkeypatch.setattr(cli, "find_spec", lambda name: None)
     assert cli.main(["alignment"]) == 1
-    assert capsys.readouterr().err.startswith("ebca-bench: error: reading pictures needs scipy")
+    assert capsys.readouterr().err.startswith("ebca-bench: error: reading images needs scipy")
 
 
 def test_wrong_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,9 +20,9 @@ QUICK_FILL = Inpainting(steps=6, jump_length=2, jump_count=1)
 
 def test_an_edit_of_no_weight_gives_the_picture_back(engine: Engine) -> None:
     variants = (Variant("nothing", Editing(alpha=0.0)), Variant("update", Editing(alpha=0.0), Update(gamma_attn=0.02)))
-    result = measure(engine, lambda kind: variants, Settings(kinds=(EDIT_SHAPE,), count=2, batch=3), keep_pictures=2)
+    result = measure(engine, lambda kind: variants, Settings(kinds=(EDIT_SHAPE,), count=2, batch=3), keep_images=2)
     found = result.results[EDIT_SHAPE]
-    for case, after, updated in zip(found.cases, *(found.attempts[v.name].pictures for v in variants), strict=True):
+    for case, after, updated in zip(found.cases, *(found.attempts[v.name].images for v in variants), strict=True):
         assert read(case.before, case.wish.source).exact
         # Sums of other lengths round differently; a pixel may move by one step of 255.
         assert abs(after.astype(int) - case.before).max() <= 1
@@ -31,22 +31,22 @@ def test_an_edit_of_no_weight_gives_the_picture_back(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_edits_the_same_pictures(engine: Engine, form: str) -> None:
+def test_every_form_edits_the_same_images(engine: Engine, form: str) -> None:
     quick = Editing(form=form, alpha=0.5, tau=0.0, steps=4, guidance_scale=2.0)
     variants = (Variant("a", quick), Variant("b", Editing(alpha=0.0, steps=4, guidance_scale=2.0)))
-    result = measure(engine, lambda kind: variants, Settings(kinds=(REAL_COLOR,), count=2), keep_pictures=2)
-    a, b = (result.results[REAL_COLOR].attempts[name].pictures for name in "ab")
+    result = measure(engine, lambda kind: variants, Settings(kinds=(REAL_COLOR,), count=2), keep_images=2)
+    a, b = (result.results[REAL_COLOR].attempts[name].images for name in "ab")
     assert abs(np.array(a, int) - np.array(b, int)).max() > 1
     assert len(result.results[REAL_COLOR].reconstruction) == 2
 
 
 def test_fillings_leave_the_rest_alone(engine: Engine) -> None:
     variants = (Variant("a", QUICK_FILL), Variant("b", QUICK_FILL, Update(gamma_attn=0.02)))
-    result = measure(engine, lambda kind: variants, Settings(kinds=(INPAINT,), count=3, batch=2), keep_pictures=3)
+    result = measure(engine, lambda kind: variants, Settings(kinds=(INPAINT,), count=3, batch=2), keep_images=3)
     found = result.results[INPAINT]
     for name in "ab":
         assert found.attempts[name].vector("outside").all() and found.attempts[name].vector("kept").all()
-    assert abs(np.array(found.attempts["a"].pictures, int) - np.array(found.attempts["b"].pictures, int)).max() > 0
+    assert abs(np.array(found.attempts["a"].images, int) - np.array(found.attempts["b"].images, int)).max() > 0
 
 
 def test_a_sweep_begins_with_what_is_in_use() -> None:
@@ -73,7 +73,7 @@ def test_cancel(engine: Engine) -> None:
             engine,
             lambda kind: (Variant("a", QUICK_FILL),),
             Settings(kinds=(INPAINT,), count=2),
-            on_pictures=lambda *_: False,
+            on_images=lambda *_: False,
         )
 
 
@@ -142,7 +142,7 @@ def test_sweep(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_another_model_is_refused(tiny_engine_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["tasks", "--engine", str(tiny_engine_dir), "--count", "1"]) == 1
-    assert "makes pictures of 128 x 128" in capsys.readouterr().err
+    assert "makes images of 128 x 128" in capsys.readouterr().err
 
 
 def test_wrong_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Drawn pictures of every way to succeed and to fail, each recognised as what it is."""
+"""Drawn images of every way to succeed and to fail, each recognised as what it is."""
 
 from collections.abc import Callable
 
@@ -17,22 +17,22 @@ EDIT = Wish(SOURCE, parse("a red star and a blue square"), 0)
 FILL = Wish(Scene(SOURCE.things[:1]), SOURCE, 1)
 
 
-def _picture(*things: tuple[str, int, int], background: tuple[int, ...] = GREY) -> np.ndarray:
+def _image(*things: tuple[str, int, int], background: tuple[int, ...] = GREY) -> np.ndarray:
     """Things, such as ("red circle", x, y), of radius 11."""
-    picture = np.empty((64, 64, 3), np.float32)
-    picture[:] = background
+    image = np.empty((64, 64, 3), np.float32)
+    image[:] = background
     for words, x, y in things:
         color, shape = words.split()
-        paint(picture, Thing(color, shape), x, y, 11.0, COLORS[color])
-    return np.rint(picture).astype(np.uint8)
+        paint(image, Thing(color, shape), x, y, 11.0, COLORS[color])
+    return np.rint(image).astype(np.uint8)
 
 
-BEFORE = _picture(("red circle", 15, 15), ("blue square", 46, 46))
+BEFORE = _image(("red circle", 15, 15), ("blue square", 46, 46))
 EDITED = Case(EDIT, 0, BEFORE)
 
 
 def test_a_right_edit() -> None:
-    scored = score(EDITED, _picture(("red star", 16, 14), ("blue square", 46, 47)))
+    scored = score(EDITED, _image(("red star", 16, 14), ("blue square", 46, 47)))
     assert scored.success and all(scored.checks.values()) and all(scored.notes.values())
 
 
@@ -40,15 +40,15 @@ def test_a_right_edit() -> None:
     ("after", "fails"),
     [
         (BEFORE, {"new", "gone"}),
-        (_picture(("red heart", 15, 15), ("blue square", 46, 46)), {"new"}),
-        (_picture(("green star", 15, 15), ("blue square", 46, 46)), {"new"}),
-        (_picture(("blue square", 46, 46)), {"new"}),
-        (_picture(("red star", 15, 15), ("blue square", 46, 46), ("red circle", 48, 14)), {"gone"}),
-        (_picture(("red star", 15, 15)), {"kept"}),
-        (_picture(("red star", 15, 15), ("purple square", 46, 46)), {"kept"}),
-        (_picture(("red star", 15, 15), ("blue square", 46, 40)), {"kept"}),
-        (_picture(("red star", 46, 46), ("blue square", 15, 15)), {"kept"}),
-        (_picture(("red star", 15, 15), ("blue square", 46, 46), background=(250, 250, 250)), {"background"}),
+        (_image(("red heart", 15, 15), ("blue square", 46, 46)), {"new"}),
+        (_image(("green star", 15, 15), ("blue square", 46, 46)), {"new"}),
+        (_image(("blue square", 46, 46)), {"new"}),
+        (_image(("red star", 15, 15), ("blue square", 46, 46), ("red circle", 48, 14)), {"gone"}),
+        (_image(("red star", 15, 15)), {"kept"}),
+        (_image(("red star", 15, 15), ("purple square", 46, 46)), {"kept"}),
+        (_image(("red star", 15, 15), ("blue square", 46, 40)), {"kept"}),
+        (_image(("red star", 46, 46), ("blue square", 15, 15)), {"kept"}),
+        (_image(("red star", 15, 15), ("blue square", 46, 46), background=(250, 250, 250)), {"background"}),
     ],
     ids=[
         "unchanged",
@@ -70,28 +70,28 @@ def test_wrong_edits(after: np.ndarray, fails: set[str]) -> None:
 
 
 def test_notes_are_not_asked_for() -> None:
-    elsewhere = score(EDITED, _picture(("red star", 46, 14), ("blue square", 46, 46)))
+    elsewhere = score(EDITED, _image(("red star", 46, 14), ("blue square", 46, 46)))
     assert elsewhere.success and not elsewhere.notes["in place"] and elsewhere.notes["exact"]
-    more = score(EDITED, _picture(("red star", 15, 15), ("blue square", 46, 46), ("green heart", 46, 15)))
+    more = score(EDITED, _image(("red star", 15, 15), ("blue square", 46, 46), ("green heart", 46, 15)))
     assert more.success and more.notes["in place"] and not more.notes["exact"]
 
 
 def _hole(*before: tuple[str, int, int], wish: Wish = FILL) -> Case:
     mask = np.zeros((64, 64), np.uint8)
     mask[28:64, 28:64] = 255
-    return Case(wish, 0, _picture(("red circle", 15, 15), *before), mask)
+    return Case(wish, 0, _image(("red circle", 15, 15), *before), mask)
 
 
 def test_a_right_filling() -> None:
-    scored = score(_hole(), _picture(("red circle", 15, 15), ("blue square", 46, 46)))
+    scored = score(_hole(), _image(("red circle", 15, 15), ("blue square", 46, 46)))
     assert scored.success and all(scored.notes.values())
     over = Wish(parse("a red circle and a green star"), SOURCE, 1)
-    scored = score(_hole(("green star", 46, 46), wish=over), _picture(("red circle", 15, 15), ("blue square", 45, 47)))
+    scored = score(_hole(("green star", 46, 46), wish=over), _image(("red circle", 15, 15), ("blue square", 45, 47)))
     assert scored.success and scored.checks["gone"]
 
 
-def _with_pixel(picture: np.ndarray) -> np.ndarray:
-    changed = picture.copy()
+def _with_pixel(image: np.ndarray) -> np.ndarray:
+    changed = image.copy()
     changed[2, 60, 1] += 1
     return changed
 
@@ -100,10 +100,10 @@ def _with_pixel(picture: np.ndarray) -> np.ndarray:
     ("change", "fails"),
     [
         (lambda before: before, {"new"}),
-        (lambda before: _picture(("red circle", 15, 15), ("blue heart", 46, 46)), {"new"}),
-        (lambda before: _picture(("red circle", 15, 15), ("blue square", 46, 14)), {"new", "outside"}),
-        (lambda before: _picture(("blue square", 46, 46)), {"kept", "outside"}),
-        (lambda before: _with_pixel(_picture(("red circle", 15, 15), ("blue square", 46, 46))), {"outside"}),
+        (lambda before: _image(("red circle", 15, 15), ("blue heart", 46, 46)), {"new"}),
+        (lambda before: _image(("red circle", 15, 15), ("blue square", 46, 14)), {"new", "outside"}),
+        (lambda before: _image(("blue square", 46, 46)), {"kept", "outside"}),
+        (lambda before: _with_pixel(_image(("red circle", 15, 15), ("blue square", 46, 46))), {"outside"}),
     ],
     ids=["empty", "shape", "beside the hole", "other lost", "one pixel"],
 )
@@ -120,8 +120,8 @@ def test_what_was_in_the_hole_must_go() -> None:
 
 
 def test_a_hole_with_a_background_of_its_own_is_noted() -> None:
-    after = _picture(("red circle", 15, 15))
-    after[28:64, 28:64] = _picture(("blue square", 46, 46), background=BLACK)[28:64, 28:64]
+    after = _image(("red circle", 15, 15))
+    after[28:64, 28:64] = _image(("blue square", 46, 46), background=BLACK)[28:64, 28:64]
     scored = score(_hole(), after)
     assert scored.success and not scored.notes["background"]
 

@@ -1,7 +1,7 @@
 """The PyTorch side of a comparison: one diffusers UNet, plain or with the energy update.
 
-On a CPU in float32; on a GPU, where the engine computes in float16, in that. Its inputs lie
-there already; times include bringing the result back.
+It computes in float32 on a CPU, and in float16 on a GPU if the engine does. Its inputs are on the device already; times
+include copying the result to the host.
 """
 
 import copy
@@ -16,7 +16,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor2_0
 from torch._dynamo.exc import BackendCompilerFailed
 
-from ebca.bench.subject import Subject
+from ebca.bench.latency.subject import Subject
 from ebca.bench.timing import Contender
 from ebca.errors import ParameterError
 from ebca.export.graph.torch_op import TorchEnergyAttention
@@ -24,10 +24,10 @@ from ebca.export.graph.trace import EnergyUNet, energy_unet, layers_of
 
 
 class PyTorchUNet:
-    """A UNet on the subject's inputs and threads. A context manager: PyTorch's own thread count comes back.
+    """A UNet on the subject's inputs and threads. A context manager that restores PyTorch's own thread count.
 
     Args:
-        unet: float32; its attention processors are replaced, and its weights rounded where the engine stores
+        unet: float32; its attention processors are replaced, and its weights rounded if the engine stores
             float16. It moves to the engine's device.
         subject: whose inputs and control to use.
     """
@@ -65,7 +65,7 @@ class PyTorchUNet:
 
     @contextmanager
     def energy(self) -> Iterator[None]:
-        """Inside the block the UNet's cross-attention is the energy update's, and `ebca` may be called."""
+        """A block in which the UNet's cross-attention includes the energy update, so that `ebca` may be called."""
         assert self.unet is not None
         with energy_unet(self.unet, self._op) as module:
             self._module = module
@@ -80,7 +80,7 @@ class PyTorchUNet:
         return self._noise(self._module)
 
     def ebca_once(self) -> np.ndarray:
-        """The same outside of `energy`."""
+        """The same as `ebca`, outside of an `energy` block."""
         with self.energy():
             return self.ebca()
 
@@ -89,15 +89,15 @@ class PyTorchUNet:
 
     @contextmanager
     def compiled(self) -> Iterator[Callable[[], np.ndarray]]:
-        """Inside the block the result is `ebca` after torch.compile, on a copy of the UNet: processors that come and go
-        would compile anew.
+        """A block with `ebca` after torch.compile, on a copy of the UNet: swapping attention processors would trigger
+        recompilation.
 
         Raises:
             ParameterError: torch.compile does not work on this machine.
         """
         assert self.unet is not None
         with energy_unet(copy.deepcopy(self.unet), self._op) as module:
-            # On a GPU its own CUDA graphs: the launches of a UNet cost as much as the work there.
+            # On a GPU with CUDA graphs: launching the kernels of a UNet takes as long as running them.
             fast = torch.compile(module, mode="reduce-overhead" if self._inputs[0].is_cuda else None)
             try:
                 self._noise(fast)
@@ -113,7 +113,7 @@ class PyTorchUNet:
             return module(*self._inputs)[0].float().cpu().numpy()
 
     def close(self) -> None:
-        """Let go of the UNet. Closing twice is fine."""
+        """Release the UNet. May be called twice."""
         self.unet = None
         torch.set_num_threads(self._threads)
 

@@ -1,4 +1,4 @@
-"""ebca-bench on the tiny model: what it writes, what it refuses, what it compares."""
+"""ebca-bench latency on the tiny model: what it measures, compares and refuses."""
 
 import json
 import subprocess
@@ -11,11 +11,14 @@ import pytest
 from helpers.driver import host_engine
 from rich.console import Console
 
-from ebca.bench import cli, compare, latency, timing
-from ebca.bench.compare import USUAL
-from ebca.bench.latency import Settings, measure
-from ebca.bench.report import print_report, to_json
-from ebca.bench.subject import Subject
+from ebca.bench import cli, timing
+from ebca.bench.latency import compare
+from ebca.bench.latency import measure as measuring
+from ebca.bench.latency.compare import USUAL, parse_rows
+from ebca.bench.latency.measure import Settings, measure
+from ebca.bench.latency.report import print_report, to_json
+from ebca.bench.latency.subject import Subject
+from ebca.runtime.devices.cuda import CudaDevice
 from ebca.runtime.engine import load
 
 QUICK = ["--warmup", "1", "--repeats", "2", "--steps", "5"]
@@ -41,7 +44,7 @@ def _bench(tmp_path: Path, *argv: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_stages_of_a_whole_model(
+def test_the_stages_of_a_complete_model(
     backend: str, tiny_engine_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip(backend)
@@ -63,7 +66,7 @@ def test_stages_of_a_whole_model(
     assert "extrapolated: 5 steps of pndm, 6 evaluations" in text and "peak RSS" in text and "arena" in text
 
 
-def test_a_unet_alone_has_no_text_encoder_and_no_vae(
+def test_a_unet_only_directory_has_no_text_encoder_and_no_vae(
     tiny_unet_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["latency", "--engine", str(tiny_unet_dir), "--height", "64", "--width", "96", "--batch-size", "2"]
@@ -73,7 +76,7 @@ def test_a_unet_alone_has_no_text_encoder_and_no_vae(
     assert "UNet only: no text_encoder and no vae" in capsys.readouterr().out
 
 
-def test_opening_is_measured_with_the_prepared_form_present(
+def test_opening_is_measured_after_preparation(
     tiny_unet_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("EBCA_CACHE_DIR", str(tmp_path / "cache"))
@@ -85,13 +88,15 @@ def test_opening_is_measured_with_the_prepared_form_present(
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_compare(backend: str, tiny_engine_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compare_with_pytorch_and_the_full_unet(
+    backend: str, tiny_engine_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip(backend)
     pytest.importorskip("torch")
-    from ebca.bench import one_piece
+    from ebca.bench.latency import full_unet
 
     graphs = []
-    make = one_piece.full_unet_graph
+    make = full_unet.full_unet_graph
 
     def keep(unet: Any) -> Any:
         graph = make(unet)
@@ -99,13 +104,13 @@ def test_compare(backend: str, tiny_engine_dir: Path, tmp_path: Path, monkeypatc
         assert [v.name for v in graph.outputs] == ["noise", "contexts_out"]
         copy = graph.outputs[1].producer()
         assert copy.op_type == "Identity" and copy.inputs[0] is graph.inputs[2]
-        # No energy step: standard operators, one self-attention and one cross-attention per layer.
+        # No energy update: standard operators, one self-attention and one cross-attention per layer.
         assert not [n for n in graph if n.domain]
         assert sum(n.op_type == "Attention" for n in graph) == 14
         graphs.append(graph)
         return graph
 
-    monkeypatch.setattr(one_piece, "full_unet_graph", keep)
+    monkeypatch.setattr(full_unet, "full_unet_graph", keep)
     argv = ["--engine", str(tiny_engine_dir), "--backend", backend, "--compare", "--model", "tiny"]
     data = _bench(tmp_path, *argv)
     assert len(graphs) == 1
@@ -123,10 +128,16 @@ def test_compare_with_some_rows(tiny_unet_dir: Path, tmp_path: Path) -> None:
     assert list(_bench(tmp_path, *argv)["compare"]) == ["pytorch_sdpa", "pytorch_ebca"]
 
 
+def test_the_full_unet_has_two_names() -> None:
+    assert (
+        parse_rows("full_unet, pytorch_sdpa") == parse_rows("one_piece,pytorch_sdpa") == ("one_piece", "pytorch_sdpa")
+    )
+
+
 def test_compare_with_compiled_pytorch(tiny_unet_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     compile_ = torch.compile
-    # The compiler behind it takes a minute; what is to be shown is that the UNet goes through whole.
+    # Real compilation takes a minute; this only shows that the UNet is captured as one graph.
     monkeypatch.setattr(torch, "compile", lambda module, mode: compile_(module, backend="eager", fullgraph=True))
     argv = ["--engine", str(tiny_unet_dir), "--compare-with", "pytorch_ebca_compiled", "--model", "tiny"]
     data = _bench(tmp_path, *argv)
@@ -134,7 +145,7 @@ def test_compare_with_compiled_pytorch(tiny_unet_dir: Path, tmp_path: Path, monk
     assert data["errors"]["pytorch_ebca_compiled/pytorch_ebca"] < 1e-5
 
 
-def test_compiling_that_fails_is_a_clear_line(
+def test_a_failed_compilation_is_one_clear_line(
     tiny_unet_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch = pytest.importorskip("torch")
@@ -149,12 +160,12 @@ def test_compiling_that_fails_is_a_clear_line(
     assert "torch.compile does not work here" in capsys.readouterr().err
 
 
-def test_segments_each_by_itself(tiny_unet_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_segments_are_timed_one_by_one(tiny_unet_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = _bench(tmp_path, "--engine", str(tiny_unet_dir), "--segments")
     names = list(data["segments"])
     assert names[:3] == ["time_embedding", "segment_00", "attention_00"] and names[-1] == "segment_07"
     assert len(names) == 9 + 7
-    # They are the step, but for the time between them.
+    # Together they are the step, except for the time between them.
     total = sum(times["p50_ms"] for times in data["segments"].values())
     assert 0.2 < total / data["stages"]["unet_step"]["p50_ms"] < 5
     assert "all attention" in capsys.readouterr().out
@@ -162,8 +173,8 @@ def test_segments_each_by_itself(tiny_unet_dir: Path, tmp_path: Path, capsys: py
 
 def test_the_memory_and_the_launches_of_a_gpu(tiny_engine_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, _ = host_engine(tiny_engine_dir)
-    monkeypatch.setattr(latency, "load", lambda *args, **kwargs: made)
-    monkeypatch.setattr(latency, "processor_name", lambda engine: "a GPU")
+    monkeypatch.setattr(measuring, "load", lambda *args, **kwargs: made)
+    monkeypatch.setattr(CudaDevice, "description", lambda self: "a GPU")
     report = measure(Settings(tiny_engine_dir, device="cuda", warmup=0, repeats=2, segments=True))
     assert set(report.device_memory) == {"engines", "arena", "scratch", "control"}
     assert sum(report.device_memory.values()) == pytest.approx(made.device.used_bytes(), rel=0.5)
@@ -173,12 +184,12 @@ def test_the_memory_and_the_launches_of_a_gpu(tiny_engine_dir: Path, monkeypatch
     print_report(report, Console(width=140))
 
 
-def test_compare_rounds_pytorch_where_the_engine_stores_float16(tiny_engine_fp16_dir: Path, tmp_path: Path) -> None:
+def test_pytorch_weights_are_rounded_if_the_engine_stores_float16(tiny_engine_fp16_dir: Path, tmp_path: Path) -> None:
     argv = ["--engine", str(tiny_engine_fp16_dir), "--compare-with", "pytorch_ebca", "--model", "tiny"]
     assert _bench(tmp_path, *argv)["errors"]["unet_step/pytorch_ebca"] < 1e-5
 
 
-def test_pytorch_gets_its_threads_and_processors_back(tiny_unet_dir: Path) -> None:
+def test_the_thread_count_of_pytorch_is_restored(tiny_unet_dir: Path) -> None:
     torch = pytest.importorskip("torch")
     before = torch.get_num_threads()
     settings = Settings(tiny_unet_dir, threads=1, warmup=0, repeats=1, compare=["pytorch_sdpa"], model="tiny")
@@ -216,7 +227,7 @@ def test_a_result_that_is_not_finite_is_not_timed(
     assert "unet_step is not finite" in capsys.readouterr().err
 
 
-def test_both_steps_wrong_alike_is_found_by_comparing(
+def test_both_steps_wrong_alike_is_found_by_comparison(
     tiny_unet_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for method in ("step", "vanilla"):
@@ -226,7 +237,7 @@ def test_both_steps_wrong_alike_is_found_by_comparing(
     assert "unet_step differs from pytorch_ebca by 1.0e-03" in capsys.readouterr().err
 
 
-def test_other_weights_are_found(tiny_unet_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_checkpoint_is_found(tiny_unet_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch")
     from ebca.export.checkpoint.tiny import save_tiny
 
@@ -239,7 +250,7 @@ def test_other_weights_are_found(tiny_unet_dir: Path, tmp_path: Path, capsys: py
     assert "another UNet than the engine, which was exported from" in capsys.readouterr().err
 
 
-def test_bf16_is_checked_with_its_own_limit(tiny_unet_dir: Path) -> None:
+def test_bf16_has_its_own_limit(tiny_unet_dir: Path) -> None:
     with load(tiny_unet_dir, backend="onnxruntime") as engine:
         subject = Subject(
             engine, height=None, width=None, batch_size=1, gamma_attn=0.01, gamma_norm=0.02,
@@ -262,7 +273,7 @@ def test_bf16_is_checked_with_its_own_limit(tiny_unet_dir: Path) -> None:
         (["--backend", "onnxruntime", "--precision", "bf16"], "precision 'bf16'"),
     ],
 )
-def test_what_means_nothing_is_refused(
+def test_senseless_options_are_refused(
     argv: list[str], text: str, tiny_unet_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["--engine", str(tiny_unet_dir), *argv]) == 1
@@ -270,7 +281,7 @@ def test_what_means_nothing_is_refused(
     assert text in err and err.splitlines()[-1].startswith("ebca-bench: error: ")
 
 
-def test_compare_without_pytorch_says_how_to_get_it(
+def test_compare_without_pytorch_says_how_to_install_it(
     tiny_unet_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(compare, "find_spec", lambda name: None if name == "torch" else object())
@@ -279,7 +290,7 @@ def test_compare_without_pytorch_says_how_to_get_it(
     assert capsys.readouterr().err == expected
 
 
-def test_without_compare_pytorch_is_not_loaded(tiny_unet_dir: Path) -> None:
+def test_pytorch_is_not_loaded_without_compare(tiny_unet_dir: Path) -> None:
     program = (
         "import sys\nfrom ebca.bench.cli import main\n"
         f"assert main(['--engine', {str(tiny_unet_dir)!r}, '--repeats', '1']) == 0\n"

@@ -1,6 +1,6 @@
-"""The plain UNet as one graph, by the same path as the segments: trace, write, lower, prepare, open.
+"""The full UNet as one graph, made the same way as the segments: trace, write, lower, prepare, open.
 
-The yardstick of every backend: what the cuts and the energy update cost is the difference to this.
+The yardstick of every backend: the difference to it is what splitting the UNet and the energy update cost.
 """
 
 import os
@@ -13,7 +13,8 @@ from typing import Self
 import numpy as np
 from diffusers import UNet2DConditionModel
 
-from ebca.bench.subject import Subject
+from ebca.bench.latency.subject import FULL_UNET, Subject
+from ebca.engines.backends.protocol import PreparingBackend
 from ebca.engines.backends.tensorrt_library import LIBRARIES
 from ebca.errors import ExportError, ParameterError
 from ebca.export.graph.component import write_component
@@ -26,7 +27,7 @@ from ebca.export.quiet import quiet
 _NAME = "unet"
 
 
-class OnePiece:
+class FullUNet:
     """The opened graph, bound to the subject's inputs. Owns a temporary folder; a context manager.
 
     Args:
@@ -35,7 +36,7 @@ class OnePiece:
 
     Raises:
         ExportError: no room for the graph (twice the weights, in the folder for temporary files).
-        ParameterError: TensorRT, and the engine directory has no uncut UNet.
+        ParameterError: the backend is TensorRT, and the engine directory has no full UNet.
     """
 
     def __init__(self, unet: UNet2DConditionModel, subject: Subject) -> None:
@@ -45,7 +46,7 @@ class OnePiece:
         if backend.name in LIBRARIES:
             if stored is None:
                 raise ParameterError(
-                    f"{backend.name} builds no engine here for one_piece", "export with --with-vanilla, or leave it out"
+                    f"{backend.name} cannot build {FULL_UNET} here", "export with --with-vanilla, or leave it out"
                 )
             self._folder: Path | None = None
             self._call = executor.record_full_unet(subject.engine.runner(stored))
@@ -54,19 +55,19 @@ class OnePiece:
         try:
             _check_room(self._folder, 4 * sum(p.numel() for p in unet.parameters()))
             with quiet():
-                whole = full_unet_graph(TracedUNet.of(unet))
+                full = full_unet_graph(TracedUNet.of(unet))
                 if subject.engine.manifest.compute == "fp16":
-                    to_half(whole, float32_outputs=OUTPUTS)
-                component = write_component(whole, self._folder, _NAME, half=False)
+                    to_half(full, float32_outputs=OUTPUTS)
+                component = write_component(full, self._folder, _NAME, half=False)
             graph = self._folder / component.graph_for(backend.name)
-            if backend.prepares:
+            if isinstance(backend, PreparingBackend):
                 target = self._folder / "prepared" / f"{_NAME}.onnx"
                 target.parent.mkdir()
                 backend.prepare(graph, target)
                 graph = target
             self._call = executor.record_full_unet(backend.open(graph, component))
             if os.name == "posix":
-                # Mapped files stay; a process that is killed then leaves nothing behind.
+                # Mapped files stay usable, and a process that is killed leaves nothing behind.
                 self.close()
         except BaseException:
             self.close()
@@ -78,7 +79,7 @@ class OnePiece:
         return self.noise
 
     def close(self) -> None:
-        """Delete the folder. Deleting twice is fine."""
+        """Delete the folder. May be called twice."""
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -95,6 +96,6 @@ def _check_room(folder: Path, weights: int) -> None:
     free, wanted = shutil.disk_usage(folder).free, int(2.2 * weights) + (64 << 20)
     if free < wanted:
         raise ExportError(
-            f"'{folder.parent}' has {free / 1e9:.1f} GB free, one_piece needs {wanted / 1e9:.1f} GB",
-            "set TMPDIR to a folder with room, or leave one_piece out of --compare-with",
+            f"'{folder.parent}' has {free / 1e9:.1f} GB free, {FULL_UNET} needs {wanted / 1e9:.1f} GB",
+            f"set TMPDIR to a folder with room, or leave {FULL_UNET} out of --compare-with",
         )

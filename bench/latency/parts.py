@@ -1,9 +1,9 @@
-"""Where the time of a step goes, and the memory of a GPU."""
+"""Where the time of a step goes, and what the memory of a GPU is used for."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ebca.bench.subject import Subject
+from ebca.bench.latency.subject import Subject
 from ebca.bench.timing import Contender, Samples, interleave
 from ebca.runtime.devices.device import GraphDevice
 from ebca.runtime.execution.inspection import clock
@@ -12,7 +12,7 @@ _VARIANT = "update"
 
 
 def part_samples(subject: Subject, *, warmup: int, repeats: int) -> dict[str, Samples]:
-    """Seconds of each segment, and of the op after it, of an EBCU step; measured by the device itself."""
+    """Seconds of each segment, and of the op after it, in an EBCU step; measured by the device."""
     run = clock(subject.executor, _VARIANT)
     for _ in range(warmup):
         run()
@@ -21,7 +21,7 @@ def part_samples(subject: Subject, *, warmup: int, repeats: int) -> dict[str, Sa
 
 
 def launch_samples(subject: Subject, device: GraphDevice, *, warmup: int, repeats: int) -> Samples:
-    """Seconds of the host for launching a recorded step, which it does not wait for."""
+    """Seconds that the host needs to launch a recorded step, without waiting for it."""
     calls = subject.executor.calls(_VARIANT)
     recording = device.graph(calls, warm=calls)
 
@@ -34,6 +34,6 @@ def launch_samples(subject: Subject, device: GraphDevice, *, warmup: int, repeat
 
 
 def device_memory(subject: Subject, device: GraphDevice) -> dict[str, int]:
-    """Bytes by what they are for: ours by name, and "engines": weights, and what libraries took for themselves."""
+    """Bytes by purpose: the executor's buffers by name, and "engines": weights and whatever libraries allocated."""
     ours = subject.executor.buffers.memory
     return {"engines": device.used_bytes() - sum(ours.values()), **ours}

@@ -11,7 +11,7 @@ _CLEAR = Path("/proc/self/clear_refs")
 
 
 def reset_peak() -> bool:
-    """Forget the peak so far, where the system can (Linux). False where it cannot."""
+    """Reset the peak. Returns False if the system cannot (only Linux can)."""
     with suppress(OSError):
         _CLEAR.write_text("5", encoding="ascii")
         return True

@@ -1,20 +1,15 @@
-"""The engine under test: its UNet bound at one size, with inputs and a control in place."""
+"""The engine under test: its UNet bound at one size, with inputs and controls set."""
 
 import numpy as np
 
 from ebca.bench.timing import Contender
-from ebca.engines.contract.accuracy import relative_l2
+from ebca.engines.contract.accuracy import FULL_UNET_LIMITS, UNET_LIMITS, relative_l2
 from ebca.errors import NumericalError
 from ebca.runtime.engine import Engine
 from ebca.runtime.execution.control import EnergyControl, resolve
 
-# Relative L2 against the reference. float32 on two engines differs by 1e-7 to 1e-5 (the norm term's softmax
-# is peaked). bfloat16 keeps 8 bits: a UNet with its hundreds of roundings is off by about 1e-2.
-# float16 keeps 11 bits: tenths of a percent.
-LIMITS = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 5e-2}
-# One graph in bfloat16 computes the sinusoids of the timestep in it too, which costs 7e-2 at timestep 500; a wrong
-# graph is off by its own size.
-ONE_PIECE_LIMITS = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 3e-1}
+FULL_UNET = "one_piece"
+"""The row of the full UNet as one graph, under the name that stored results and `--compare-with` have for it."""
 
 _TOKENS = 77
 _TIMESTEP = 500.0
@@ -25,12 +20,13 @@ class Subject:
 
     Args:
         engine: must outlive this object.
-        height, width: pixels, None for the model's own size; batch_size: pictures (two UNet rows each).
+        height, width: pixels, None for the model's own size.
+        batch_size: images; the UNet has two rows for each.
         gamma_attn, gamma_norm: of `step`.
         precision, threads: what the engine was opened with.
 
     Raises:
-        ParameterError: a size or a gamma that does not fit.
+        ParameterError: a size that the model does not support, or a gamma that is not finite.
     """
 
     def __init__(
@@ -47,7 +43,7 @@ class Subject:
     ) -> None:
         manifest = engine.manifest
         self.engine, self.precision, self.threads = engine, precision, threads
-        # Checks the size and knows the default.
+        # A session checks the size and knows the default.
         with engine.session(height, width, batch_size) as session:
             self.height, self.width = session.height, session.width
         downscale = manifest.vae.downscale if manifest.vae else 8
@@ -70,16 +66,16 @@ class Subject:
 
     @property
     def limit(self) -> float:
-        """Largest relative L2 error that counts as right."""
-        return LIMITS[self.precision]
+        """Largest relative L2 error that passes."""
+        return UNET_LIMITS[self.precision]
 
     def step(self) -> np.ndarray:
-        """An EBCU step: the noise prediction, a view that the next step overwrites."""
+        """An EBCU step. Returns the noise prediction, a view that the next step overwrites."""
         self.executor.run("update")
         return self.executor.noise
 
     def vanilla(self) -> np.ndarray:
-        """The same UNet with gammas of 0, which computes no energy step."""
+        """A step of the same UNet with gammas of 0, which computes no energy update."""
         self.executor.run("attention")
         return self.executor.noise
 
@@ -87,7 +83,7 @@ class Subject:
         return [Contender("unet_step", self.step), Contender("unet_step_vanilla", self.vanilla)]
 
     def check(self) -> dict[str, float]:
-        """Without another implementation: results are finite, and a step with gammas of 0 is the plain UNet.
+        """Check without another implementation: results are finite, and a step with gammas of 0 is the plain UNet.
 
         Raises:
             NumericalError: they are not.
@@ -108,7 +104,7 @@ class Subject:
             NumericalError: above the limit.
         """
         error = relative_l2(actual, expected)
-        limit = ONE_PIECE_LIMITS[self.precision] if name == "one_piece" else self.limit
+        limit = FULL_UNET_LIMITS[self.precision] if name == FULL_UNET else self.limit
         if not error <= limit:
             raise NumericalError(
                 f"{name} differs from {reference} by {error:.1e} (relative L2, limit {limit:.0e}), so "

@@ -5,15 +5,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ebca.bench.latency import Report
+from ebca.bench.latency.measure import Report
+from ebca.bench.latency.subject import FULL_UNET
 from ebca.bench.timing import Samples
 
 _STAGE_NOTES = {
-    "text_encoder": "prompt and negative prompt, once per picture",
-    "unet_first_step": "once per session: the backend settles in",
+    "text_encoder": "prompt and negative prompt, once per image",
+    "unet_first_step": "once per session: the backend warms up",
     "unet_step": "EBCU step, both rows of guidance",
     "unet_step_vanilla": "gammas 0",
-    "scheduler": "guidance and new latents, per step",
+    "scheduler": "guidance and new latents, per evaluation",
     "graph_launch": "the host's part of a step on a GPU",
     "vae": "decoder, once per call",
 }
@@ -21,12 +22,13 @@ _ROW_NOTES = {
     "pytorch_sdpa": "plain UNet in PyTorch",
     "pytorch_ebca": "EBCU in PyTorch",
     "pytorch_ebca_compiled": "EBCU in PyTorch, torch.compile",
-    "one_piece": "plain UNet as one graph, same backend",
+    FULL_UNET: "full UNet as one graph, same backend",
 }
 
 
 def to_json(report: Report) -> dict[str, Any]:
-    """The content of `--json FILE`: milliseconds, seconds (`_s`), megabytes of 10^6 bytes, relative L2."""
+    """The contents of `--json FILE`: milliseconds (`_ms`), seconds (`_s`), megabytes of 10^6 bytes (`_mb`), relative
+    L2."""
     settings, subject = report.settings, report.subject
     p50, p90 = report.total
     data: dict[str, Any] = {
@@ -71,7 +73,7 @@ def to_json(report: Report) -> dict[str, Any]:
 
 
 def print_report(report: Report, out: Console) -> None:
-    """Tables of stages and of contenders, and the facts around them."""
+    """Print tables of stages and contenders, and the conditions they were measured under."""
     settings, subject = report.settings, report.subject
     backend = report.engine.backend.name
     title = (
@@ -94,10 +96,10 @@ def print_report(report: Report, out: Console) -> None:
     _print_comparison(report, out)
     if report.segments:
         _print_segments(report, out)
-    out.print(f"open        {report.open_seconds:.2f} s (load and open the UNet, prepared before)", highlight=False)
+    out.print(f"open        {report.open_seconds:.2f} s (load and open the UNet, already prepared)", highlight=False)
     if report.prepare_seconds is not None:
         out.print(f"prepare     {report.prepare_seconds:.1f} s (first use of this engine here)", highlight=False)
-    remark = "" if report.peak_rss_comparable else " (not comparable: more than the engine is in this process)"
+    remark = "" if report.peak_rss_comparable else " (not comparable: this process holds more than the engine)"
     out.print(f"peak RSS    {report.peak_rss_bytes / 1e6:.0f} MB{remark}", highlight=False)
     out.print(f"arena       {subject.executor.buffers.memory['arena'] / 1e6:.1f} MB between segments", highlight=False)
     if report.device_memory:
@@ -124,7 +126,7 @@ def _print_comparison(report: Report, out: Console) -> None:
 
 
 def _print_segments(report: Report, out: Console) -> None:
-    table = _table("each by itself", "p50 ms", "p90 ms", "share", "")
+    table = _table("on its own", "p50 ms", "p90 ms", "share", "")
     layers = {f"attention_{i:02}": layer.name for i, layer in enumerate(report.engine.manifest.unet.layers)}
     total = sum(samples.p50 for samples in report.segments.values())
     for name, samples in report.segments.items():

@@ -1,0 +1,1 @@
+"""The GPU kernels of energy attention against PyTorch, layer by layer."""

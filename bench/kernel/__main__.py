@@ -1,0 +1,5 @@
+import sys
+
+from ebca.bench.kernel.cli import main
+
+sys.exit(main())
