@@ -1,9 +1,9 @@
-"""What the package imports when it runs, and its public names."""
+"""What the package imports when it runs, its public names, and what its wheel holds."""
 
 import os
 import subprocess
 import sys
-import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -23,12 +23,6 @@ def python(*argv: str, timeout: float = 60) -> "subprocess.CompletedProcess[str]
 def test_importing_ebca_leaves_the_export_libraries_alone() -> None:
     out = python("-c", "import sys, ebca; print(*sys.modules)").stdout
     assert not HEAVY & set(out.split())
-
-
-def test_importing_ebca_takes_three_tenths_of_a_second_at_most() -> None:
-    program = "import time; t = time.perf_counter(); import ebca; print(time.perf_counter() - t)"
-    # The best of several: what else the machine does must not count.
-    assert min(float(python("-c", program).stdout) for _ in range(5)) <= 0.3
 
 
 def test_every_public_name_is_there_and_documented() -> None:
@@ -58,17 +52,24 @@ def prepared_engine(request: pytest.FixtureRequest) -> Path:
     return folder
 
 
-def test_ebca_run_takes_three_seconds_and_no_export_library(prepared_engine: Path, tmp_path: Path) -> None:
+def test_ebca_run_imports_no_export_library(prepared_engine: Path, tmp_path: Path) -> None:
     program = (
         "import sys; from ebca.runtime.cli.run import main; code = main(sys.argv[1:]); "
         "print(*sys.modules, file=sys.stderr); sys.exit(code)"
     )
     argv = ["--engine", str(prepared_engine), "--prompt", "a cat", "--seed", "1", "--output", str(tmp_path / "x.png")]
-    took = []
-    for _ in range(3):
-        began = time.perf_counter()
-        done = python("-c", program, *argv)
-        took.append(time.perf_counter() - began)
-        assert not HEAVY & set(done.stderr.split())
+    assert not HEAVY & set(python("-c", program, *argv).stderr.split())
     assert (tmp_path / "x.png").is_file()
-    assert min(took) <= 3.0
+
+
+def test_the_wheel_holds_the_package_without_results_and_without_what_needs_the_source_tree(tmp_path: Path) -> None:
+    pytest.importorskip("scikit_build_core")
+    # The build reads pyproject.toml and the folders of the package, so it needs no isolation and no network.
+    python("-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", str(tmp_path), str(ROOT), timeout=300)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    for needed in ("__init__.py", "bench/latency/cli.py", "engines/bundled/shapes/manifest.json", "runtime/session.py"):
+        assert f"ebca/{needed}" in names
+    unwanted = ("ebca/bench/results", "ebca/bench/gpu_check", "ebca/runtime/cpp", "ebca/tests", "ebca/examples")
+    assert not [name for name in names if name.startswith(unwanted) or "__pycache__" in name]
