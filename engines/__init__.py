@@ -1,1 +1,1 @@
-"""The engine directory and the inference backends that run it."""
+"""The engine directory: its contract, the backends that run it, and the cache of prepared components."""

@@ -1,1 +1,1 @@
-"""Operators that run between the segments, and their compiled GPU kernels."""
+"""The operators that run between segments, and their compiled GPU kernels."""

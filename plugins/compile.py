@@ -3,8 +3,8 @@
     python -m ebca.plugins.compile                    the whole set, into the package
     python -m ebca.plugins.compile --output DIR --capabilities 8.9,9.0
 
-Writes manifest.json and one pack of zlib-compressed binaries per compute capability. A binary that spills or takes more
-shared memory than every GPU gives without being asked is refused.
+Writes manifest.json and one pack of zlib-compressed binaries per compute capability. A binary is refused if it spills,
+or needs more shared memory than every GPU offers by default.
 """
 
 import argparse
@@ -30,18 +30,18 @@ from ebca.plugins.sampling import launches
 CAPABILITIES: Final[tuple[Capability, ...]] = ((8, 0), (8, 6), (8, 9), (9, 0), (12, 0), (12, 1))
 PTX_CAPABILITY: Final[Capability] = (8, 0)
 PTX_ISA: Final = 80
-"""PTX ISA 8.0, which drivers from CUDA 12.0 on read."""
+"""PTX ISA 8.0, which drivers since CUDA 12.0 accept."""
 
 MAX_STACK_BYTES: Final = 64
 MAX_SHARED_BYTES: Final = 48 * 1024
-"""What every GPU gives a block without being asked by a function attribute."""
+"""Shared memory that every GPU gives a block without a function attribute."""
 
 TUNING: Final = Path(__file__).parent / "energy_attention" / "tuning.json"
 
 
 @dataclass(frozen=True)
 class Width:
-    """A class of head sizes that one binary serves: two blocks of channels D1 + D2, powers of two, wide enough."""
+    """A class of head sizes that one binary serves, in two blocks of channels D1 + D2 (powers of two, wide enough)."""
 
     smallest: int
     largest: int
@@ -50,13 +50,13 @@ class Width:
     D2: int
 
 
-# 40 runs faster in 64 channels than in 32 + 16, where warps repeat each other's work (counted in matrix instructions).
+# Head size 40 is faster in 64 channels than in 32 + 16, where warps repeat work (counted in matrix instructions).
 WIDTHS: Final = (Width(4, 16, 4, 16, 0), Width(24, 64, 8, 64, 0), Width(72, 80, 8, 64, 16), Width(88, 160, 8, 128, 32))
 
 
 @dataclass(frozen=True)
 class Spec:
-    """One binary to make. `unit` is promised to divide head_dim and strides, 16 bytes to divide every address."""
+    """One binary to compile. `unit` must divide head_dim and all strides, and 16 bytes every address."""
 
     kernel: str
     capability: Capability
@@ -72,7 +72,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A binary and what the compiler says of it."""
+    """A binary and the compiler's report on it."""
 
     spec: Spec
     image: bytes = field(repr=False)
@@ -82,7 +82,7 @@ class Compiled:
     stack_bytes: int
 
     def binary(self, offset: int = 0, size: int = 0) -> Binary:
-        """As it stands in the manifest."""
+        """The entry for the manifest."""
         spec = self.spec
         return Binary(
             kernel=spec.kernel,
@@ -144,7 +144,7 @@ def specs(capability: Capability, tuning: Mapping[str, Any]) -> Iterator[Spec]:
             yield Spec("ebca_combine", capability, dtype, head_dims, unit, {**common, "BLOCK_D": channels})
     every = (WIDTHS[0].smallest, WIDTHS[-1].largest)
     yield Spec("ebca_energies", capability, None, every, WIDTHS[0].unit, {"BLOCK_T": 128, "BLOCK_I": 16, "BLOCK_H": 8})
-    # Between two evaluations: nothing there depends on heads.
+    # The kernels between two evaluations do not depend on heads.
     yield Spec("ebca_begin", capability, None, every, 1, {"BLOCK": launches.BLOCK})
     yield Spec("ebca_end", capability, None, every, 1, {"BLOCK": launches.BLOCK})
     yield Spec("ebca_advance", capability, None, every, 1, {}, num_warps=1)
@@ -166,8 +166,8 @@ _MANIFEST_TYPES: Final = {"i32": ("int32", 4), "fp32": ("float32", 4)}
 def compile_spec(spec: Spec) -> Compiled:
     """Compile one binary.
 
-    Raises BackendError if Triton is missing, wants scratch memory of its own, or the result breaks MAX_STACK_BYTES or
-    MAX_SHARED_BYTES.
+    Raises BackendError if Triton is missing or needs scratch memory of its own, or if the result exceeds
+    MAX_STACK_BYTES or MAX_SHARED_BYTES.
     """
     if find_spec("triton") is None:
         raise BackendError("compiling the GPU kernels needs Triton", 'run `pip install "ebca[kernels]"`')
@@ -190,7 +190,7 @@ def compile_spec(spec: Spec) -> Compiled:
         constexprs=dict(spec.constants),
         attrs={(function.arg_names.index(n),): [["tt.divisibility", by]] for n, by in promises.items()},
     )
-    # Contraction to fused multiply-adds is asked for by name: Triton's default for it changes between versions.
+    # Set contraction to fused multiply-adds explicitly: Triton's default changes between versions.
     options = {"num_warps": spec.num_warps, "num_stages": spec.num_stages, "enable_fp_fusion": True}
     if spec.format == "ptx":
         options["ptx_version"] = PTX_ISA
@@ -200,14 +200,14 @@ def compile_spec(spec: Spec) -> Compiled:
         knobs.cache.dir = cache
         # Line tables make a binary three times as large.
         knobs.compilation.disable_line_info = True
-        # One assembler for all: that of CUDA 12, whose binaries drivers of CUDA 12 and 13 load.
+        # One assembler for all: the one of CUDA 12, whose binaries load with drivers of CUDA 12 and 13.
         knobs.nvidia.ptxas_blackwell = knobs.nvidia.ptxas.path
         try:
             made = triton.compile(source, target=GPUTarget("cuda", 10 * major + minor, 32), options=options)
         except PTXASError as error:
             said = re.search(r"ptxas (?:fatal|error)\s*: (.+)", str(error))
             reason = (
-                f"{said[1] if said else error}; Triton {triton.__version__} is at work, 3.8 or newer makes them all"
+                f"{said[1] if said else error}; this is Triton {triton.__version__}, 3.8 or newer compiles them all"
             )
             raise BackendError(f"{_where(spec)}: {reason}") from None
         registers, stack_bytes = _usage(made.asm["cubin"], knobs.nvidia.cuobjdump.path)
@@ -238,7 +238,7 @@ def _triton_type(name: str, storage: str) -> str:
 
 
 def _arguments(types: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Parameters in order with their offsets; Triton appends two scratch pointers, which are null here."""
+    """Parameters in order, with their offsets. Triton appends two scratch pointers, which are null here."""
     result, end = [], 0
     for name, kind in {**types, "global_scratch": "*i8", "profile_scratch": "*i8"}.items():
         manifest_type, size = ("pointer", 8) if kind.startswith("*") else _MANIFEST_TYPES[kind]
@@ -261,7 +261,7 @@ def _usage(cubin: bytes, cuobjdump: str) -> tuple[int, int]:
 
 
 def _portable(ptx: str) -> bytes:
-    """PTX text for the driver, which wants it to end in a zero byte; comments name files of this machine."""
+    """PTX text for the driver: ends in a zero byte, without comments, which name files of this machine."""
     return re.sub(r"^\s*//.*\n", "", ptx, flags=re.MULTILINE).encode() + b"\0"
 
 
@@ -273,9 +273,9 @@ def _where(spec: Spec) -> str:
 def _check(result: Compiled, metadata: Any) -> None:
     where = _where(result.spec)
     if metadata.global_scratch_size or metadata.profile_scratch_size:
-        raise BackendError(f"{where}: this Triton wants scratch memory of its own", "use another version")
+        raise BackendError(f"{where}: this Triton needs scratch memory of its own", "use another version")
     if metadata.num_ctas != 1 or metadata.launch_cooperative_grid or metadata.launch_pdl:
-        raise BackendError(f"{where}: this Triton wants a launch attribute", "use another version")
+        raise BackendError(f"{where}: this Triton needs a launch attribute", "use another version")
     if result.stack_bytes > MAX_STACK_BYTES:
         raise BackendError(f"{where}: spills {result.stack_bytes} bytes", "make BLOCK_N smaller in tuning.json")
     if result.shared_bytes > MAX_SHARED_BYTES:
@@ -288,7 +288,7 @@ def _check(result: Compiled, metadata: Any) -> None:
 
 
 def source_digest() -> str:
-    """SHA-256 of what the binaries are made of: the kernels without their comments, and the block sizes."""
+    """SHA-256 of the sources of the binaries: the kernels without their comments, and the block sizes."""
     sources = [
         ast.unparse(ast.parse((resources.files(package) / "kernels.py").read_text(encoding="utf-8")))
         for package in ("ebca.plugins.energy_attention", "ebca.plugins.sampling")
@@ -298,7 +298,7 @@ def source_digest() -> str:
 
 
 def compile_set(folder: Path, capabilities: Sequence[Capability] = CAPABILITIES, *, quiet: bool = False) -> None:
-    """Compile the set for these capabilities and the portable PTX into a folder, and write its manifest last."""
+    """Compile the set for these capabilities, and the portable PTX, into a folder. The manifest is written last."""
     tuning = json.loads(TUNING.read_text(encoding="utf-8"))
     wanted = [spec for capability in capabilities for spec in specs(capability, tuning)]
     wanted += [Spec(**{**vars(spec), "format": "ptx"}) for spec in specs(PTX_CAPABILITY, tuning)]
@@ -313,7 +313,7 @@ def compile_set(folder: Path, capabilities: Sequence[Capability] = CAPABILITIES,
 
 
 def write_set(folder: Path, compiled: Sequence[Compiled]) -> None:
-    """Write binaries as a folder that KernelSet.load reads, the manifest last."""
+    """Write binaries as a folder that KernelSet.load can read. The manifest is written last."""
     folder.mkdir(parents=True, exist_ok=True)
     packs: dict[str, bytearray] = {}
     records = []
@@ -350,7 +350,7 @@ def _record(binary: Binary) -> dict[str, Any]:
 
 
 def compiler_versions() -> dict[str, str]:
-    """Versions of Triton and of its assembler: the same ones make the same bytes."""
+    """Versions of Triton and of its assembler. The same versions produce the same bytes."""
     import triton
 
     report = subprocess.run([triton.knobs.nvidia.ptxas.path, "--version"], capture_output=True, text=True, check=True)
@@ -359,7 +359,7 @@ def compiler_versions() -> dict[str, str]:
 
 
 def _dumps(manifest: Mapping[str, Any]) -> str:
-    """JSON with one line per argument and per binary, so that a change shows as the lines it touches."""
+    """JSON with one line per argument and per binary, for readable diffs."""
     head = json.dumps({k: v for k, v in manifest.items() if k not in ("arguments", "binaries")}, indent=2)
     arguments = ",\n".join(
         f'    "{kernel}": [\n' + ",\n".join(f"      {json.dumps(a)}" for a in entries) + "\n    ]"

@@ -1,1 +1,1 @@
-"""Inference libraries behind one protocol, one module each."""
+"""Inference libraries behind one interface, one module each."""

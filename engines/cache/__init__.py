@@ -1,1 +1,1 @@
-"""Prepared forms of components in the user's cache."""
+"""Prepared components in the user's cache."""

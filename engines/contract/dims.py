@@ -1,4 +1,4 @@
-"""Symbolic tensor dimensions, in a language small enough for any host to evaluate.
+"""Symbolic tensor dimensions, in a language that is easy to evaluate in any host.
 
 A dimension is an integer or a product of names and integers joined by `*`. The names:
 

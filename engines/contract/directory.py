@@ -1,4 +1,4 @@
-"""An engine directory on disk: its manifest, and whether its files are the ones that were written."""
+"""An engine directory on disk: its manifest, and whether its files are unchanged since the export."""
 
 import hashlib
 from collections.abc import Callable, Iterable
@@ -16,9 +16,9 @@ _CHUNK = 1 << 22
 
 @dataclass(frozen=True)
 class EngineDirectory:
-    """A directory whose manifest is valid and whose files all exist with the right size.
+    """A directory with a valid manifest, whose files all exist with the right size.
 
-    `verify` checks contents, once per file before it is used for the first time (see `ebca.engines.cache.prepared`).
+    `verify` checks contents. It is called for each file before its first use, see `ebca.engines.cache.prepared`.
     """
 
     path: Path
@@ -48,7 +48,7 @@ class EngineDirectory:
                 )
 
     def check_size(self, name: str) -> None:
-        """Raise EngineError when the file is missing or has another size than the manifest says."""
+        """Raise EngineError if a file is missing or differs in size from the manifest."""
         record: FileRecord = self.manifest.files[name]
         path = self.file(name)
         try:
@@ -65,7 +65,7 @@ def open_directory(engine: str | Path) -> EngineDirectory:
     """Open a directory, or a bundled engine by name.
 
     Raises:
-        EngineError: it does not exist, or is not a complete engine directory.
+        EngineError: the directory does not exist or is not a complete engine directory.
     """
     path = Path(engine)
     if not path.exists():
@@ -82,7 +82,7 @@ def open_directory(engine: str | Path) -> EngineDirectory:
 
 
 def bundled() -> list[str]:
-    """Names of the engines that come with this package."""
+    """Names of the engine directories that come with this package."""
     return sorted(path.parent.name for path in BUNDLED.glob(f"*/{manifests.FILE_NAME}"))
 
 

@@ -1,4 +1,4 @@
-"""`manifest.json`: everything a host must know to run an engine directory, in any language.
+"""`manifest.json`: everything a host in any language must know to run an engine directory.
 
 Version 1. Paths are relative to the directory, with `/`. Tensor shapes: see `ebca.engines.contract.dims`.
 
@@ -6,13 +6,13 @@ Version 1. Paths are relative to the directory, with `/`. Tensor shapes: see `eb
     created_by           versions of the software that wrote it
     model                name, kind ("text-to-image", "inpainting", "unet"), source, guidance_scale (the default)
     precision            "fp32", or "fp16" (weights stored as float16)
-    compute              "fp32" (the default; stored float16 is widened when an engine is prepared), or "fp16"
+    compute              "fp32" (the default; stored float16 is widened during preparation), or "fp16"
     components           name -> graph, lowered graphs per backend, weights file, inputs, outputs
-    unet                 channels, sizes, inputs, outputs, tensors, layers, plan
+    unet                 channels, sizes, inputs, outputs, tensors, layers, steps ("plan")
     text_encoder, vae, tokenizer    null in a UNet-only directory
     schedulers           coefficient tables, see `ebca.runtime.sampling.tables`
-    parity               measured at export against PyTorch
-    plans                per library: engines built ahead of time, see `ebca.engines.contract.plans`
+    parity               errors measured against PyTorch at export
+    plans                per library: TensorRT plans built ahead of time, see `ebca.engines.contract.plans`
     files                path -> size, sha256
 """
 
@@ -36,15 +36,15 @@ DTYPES = ("float32", "float16", "int64")
 COMPUTES = ("fp32", "fp16")
 _JSON_NAMES = {"steps": "plan", "full_unet": "vanilla", "full_unet_with_updates": "whole"}
 GUIDANCE_SCALE = 7.5
-"""Where a manifest names none: what Stable Diffusion is used with."""
+"""The default of a manifest without one: the usual value for Stable Diffusion."""
 
 
 @dataclass(frozen=True)
 class Component:
-    """One graph that an inference engine runs: a segment, a variant of the op, a text encoder, half of a VAE.
+    """One graph that a backend runs: a segment, a variant of the op, the text encoder, or one half of the VAE.
 
-    `graph` holds standard ONNX operators; `lowered` names the same graph in operators that one backend runs faster.
-    All of them read the same `weights` file. `float32_only` components are never run at a lower precision.
+    `graph` holds standard ONNX operators. `lowered` maps a backend to the same graph in operators that it runs faster.
+    All of them read the same `weights` file. `float32_only` components never run at a lower precision.
     """
 
     graph: str
@@ -80,7 +80,7 @@ class LayerSpec:
 
 @dataclass(frozen=True)
 class Step:
-    """One entry of the plan. A segment binds tensors by their own names; an op has q, k, v -> out, g."""
+    """One step of the UNet. A segment binds tensors by their own names; an op maps q, k, v to out, g."""
 
     segment: str | None = None
     layer: int | None = None
@@ -92,11 +92,11 @@ class Step:
 class UNetSpec:
     """The split UNet.
 
-    `ops` maps an op name to its variants' component names; `max_contexts` bounds the main prompt and the editing
-    prompts together (None: any number). `full_unet` is the component of the unsplit UNet: it has the same inputs and
-    outputs, reads the first context only, and returns the contexts unchanged (None: not exported).
-    `full_unet_with_updates` is the unsplit UNet with the op's variant "update" inside; it takes that variant's controls
-    too. In the JSON `steps` is "plan", and the last two are "vanilla" and "whole".
+    `ops` maps the name of an op to the component of each of its variants. `max_contexts` bounds the number of main and
+    editing prompts together (None: unlimited). `full_unet` is the component of the unsplit UNet: it has the same inputs
+    and outputs, reads only the first context, and returns the contexts unchanged (None: not exported).
+    `full_unet_with_updates` is the unsplit UNet with the op's variant "update" inside; it also takes the controls of
+    that variant. In the JSON, `steps` is "plan", and the last two are "vanilla" and "whole".
     """
 
     in_channels: int
@@ -120,7 +120,7 @@ class UNetSpec:
 
 @dataclass(frozen=True)
 class VaeSpec:
-    """Latents are `scaling_factor * (encoded - shift_factor)`; the graphs take and give unscaled ones."""
+    """Latents are `scaling_factor * (encoded - shift_factor)`; the graphs take and return unscaled latents."""
 
     decoder: str
     encoder: str
@@ -151,7 +151,7 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The whole of `manifest.json`, see the module's text."""
+    """The contents of `manifest.json`, see the module docstring."""
 
     model: Mapping[str, Any]
     precision: str
@@ -173,7 +173,7 @@ class Manifest:
 
     @property
     def guidance_scale(self) -> float:
-        """What pictures of this model are made with unless the caller says otherwise."""
+        """The default guidance scale of this model."""
         return float(self.model.get("guidance_scale", GUIDANCE_SCALE))
 
     def to_json(self) -> str:
@@ -280,29 +280,29 @@ def _validate(manifest: Manifest) -> None:
         raise ValueError(f"unet.max_contexts is {unet.max_contexts!r}")
     for tensor_name, tensor in unet.tensors.items():
         if tensor.dtype not in DTYPES:
-            raise ValueError(f"tensor '{tensor_name}' of the plan has dtype '{tensor.dtype}'")
+            raise ValueError(f"tensor '{tensor_name}' of the UNet has dtype '{tensor.dtype}'")
     controls = {n for op in unet.ops.values() for n in manifest.components[op["update"]].inputs} - {"q", "k", "v"}
-    for uncut, more in ((unet.full_unet, set()), (unet.full_unet_with_updates, controls)):
-        if uncut is not None:
-            component = manifest.components[uncut]
+    for full, more in ((unet.full_unet, set()), (unet.full_unet_with_updates, controls)):
+        if full is not None:
+            component = manifest.components[full]
             if set(component.inputs) != {*unet.inputs, *more} or set(component.outputs) != set(unet.outputs):
-                raise ValueError(f"the uncut UNet '{uncut}' has other inputs and outputs than the plan")
+                raise ValueError(f"the full UNet '{full}' has other inputs and outputs than the steps")
     written = set(unet.inputs)
     for step in unet.steps:
         for tensor_name in (*step.inputs, *step.outputs):
             if tensor_name not in unet.tensors:
-                raise ValueError(f"the plan uses the unknown tensor '{tensor_name}'")
+                raise ValueError(f"a step uses the unknown tensor '{tensor_name}'")
         if missing := set(step.inputs) - written:
-            raise ValueError(f"the plan reads {sorted(missing)} before they are written")
+            raise ValueError(f"a step reads {sorted(missing)} before they are written")
         written |= set(step.outputs)
         if step.segment is not None:
             component = manifest.components[step.segment]
             if set(component.inputs) != set(step.inputs) or set(component.outputs) != set(step.outputs):
-                raise ValueError(f"the plan and segment '{step.segment}' name different tensors")
+                raise ValueError(f"segment '{step.segment}' and its step name different tensors")
         elif step.layer is None or not 0 <= step.layer < len(unet.layers):
-            raise ValueError(f"the plan has a step with layer {step.layer!r}")
+            raise ValueError(f"a step has layer {step.layer!r}")
     if missing := set(unet.outputs) - written:
-        raise ValueError(f"the plan never writes {sorted(missing)}")
+        raise ValueError(f"no step writes {sorted(missing)}")
     for library, entry in manifest.plans.items():
         plans.validate(library, entry, manifest.components, manifest.files)
     for layer in unet.layers:

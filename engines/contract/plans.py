@@ -1,17 +1,17 @@
-"""The `plans` section of `manifest.json`: engines built ahead of time, per library.
+"""The `plans` section of `manifest.json`: TensorRT plans built ahead of time, per library.
 
-    version                  of the library that built them; it runs no others
+    version                  version of the library that built the plans; they run on no other
     compute_capabilities     GPUs they run on, as "8.9"
     platform                 operating system and processor they run on, as "linux-x86_64"
-    shapes                   sizes of the UNet call that were asked for, see below
+    shapes                   requested sizes of the UNet call, see below
     components               component -> its plans, one per range of sizes:
         file                 the plan, one of `files`
-        sizes                name -> [smallest, best, largest]; the names that the component's shapes use
-        inputs, outputs      the component's tensors; what is the same at all sizes of the plan is an integer
-        scratch_bytes        device memory it needs while it runs; null where only a GPU can tell
+        sizes                name -> [smallest, best, largest], for the names in the component's shapes
+        inputs, outputs      the component's tensors; a dimension that is the same for all sizes is an integer
+        scratch_bytes        device memory that a run needs; null if only a GPU can tell
 
-Sizes are those of `ebca.engines.contract.dims`: batch counts the rows of the component's own call (two per image in
-the UNet with guidance), height and width are latent.
+Sizes are those of `ebca.engines.contract.dims`. batch counts the rows of the component's own call (two per image in the
+UNet with guidance); height and width are latent sizes.
 """
 
 import re
@@ -32,7 +32,7 @@ _CAPABILITY = re.compile(r"\d+\.\d+")
 
 @dataclass(frozen=True)
 class Plan:
-    """One component, built for one range of sizes."""
+    """One component, built for one range of sizes; see the module docstring."""
 
     file: str
     sizes: Mapping[str, Range]
@@ -41,7 +41,7 @@ class Plan:
     scratch_bytes: int | None = None
 
     def serves(self, shapes: Mapping[str, Sequence[int]]) -> bool:
-        """Whether it takes inputs of these shapes."""
+        """Whether the plan accepts inputs of these shapes."""
         low, high = ({name: r[end] for name, r in self.sizes.items()} for end in (0, 2))
         return shapes.keys() == self.inputs.keys() and all(
             len(shapes[name]) == len(spec.shape)
@@ -55,7 +55,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class LibraryPlans:
-    """Everything built with one library, see the module's text."""
+    """Everything built with one library, see the module docstring."""
 
     version: str
     compute_capabilities: tuple[str, ...]
@@ -64,10 +64,10 @@ class LibraryPlans:
     components: Mapping[str, tuple[Plan, ...]]
 
     def find(self, component: str, shapes: Mapping[str, Sequence[int]]) -> Plan:
-        """The plan of a component for given shapes of its inputs; a fixed one goes before one with a range.
+        """The plan with the narrowest range that accepts these shapes of the component's inputs.
 
         Raises:
-            EngineError: there is none.
+            EngineError: no plan does.
         """
         entries = self.components.get(component, ())
         serving = [plan for plan in entries if plan.serves(shapes)]
@@ -77,14 +77,14 @@ class LibraryPlans:
             raise EngineError(
                 f"'{component}' was built for {built}, and is given {asked}",
                 "export again with --shape for that size. "
-                "Plans of the UNet have two rows per picture, for guidance: inversion and guidance_scale 1 need twice "
-                "the pictures, or --backend onnxruntime-cuda",
+                "Plans of the UNet have two rows per image, for guidance: inversion and guidance_scale 1 need twice "
+                "as many images, or --backend onnxruntime-cuda",
             )
         return min(serving, key=lambda plan: sum(high - low for low, _, high in plan.sizes.values()))
 
 
 class HasTensors(Protocol):
-    """A component, as far as plans care."""
+    """The part of a component that plans refer to."""
 
     @property
     def inputs(self) -> Mapping[str, TensorSpec]: ...
@@ -101,13 +101,13 @@ def describe(sizes: Mapping[str, Range]) -> str:
 
 
 def used_sizes(tensors: Iterable[TensorSpec], sizes: Mapping[str, Range]) -> dict[str, Range]:
-    """The part of `sizes` that the shapes of some tensors use."""
+    """The part of `sizes` that the shapes of these tensors use."""
     names = set().union(*(_names(dim) for tensor in tensors for dim in tensor.shape))
     return {name: size for name, size in sizes.items() if name in names}
 
 
 def resolve(tensors: Mapping[str, TensorSpec], sizes: Mapping[str, Range]) -> dict[str, TensorSpec]:
-    """Tensors with every dimension that is the same at all `sizes` as an integer."""
+    """Tensors in which every dimension that is the same for all `sizes` is an integer."""
     fixed = {name: low for name, (low, _, high) in sizes.items() if low == high}
 
     def dimension(dim: Dim) -> Dim:
@@ -124,7 +124,7 @@ def _names(dim: Dim) -> set[str]:
 
 
 def from_json(data: Mapping[str, Any]) -> LibraryPlans:
-    """One library's entry of the section."""
+    """The plans of one library, from its entry in `manifest.json`."""
     return LibraryPlans(
         version=data["version"],
         compute_capabilities=tuple(data["compute_capabilities"]),
@@ -151,7 +151,7 @@ def _sizes(data: Mapping[str, Any]) -> dict[str, Range]:
 
 
 def validate(library: str, plans: LibraryPlans, components: Mapping[str, HasTensors], files: Collection[str]) -> None:
-    """Raise ValueError where the section contradicts itself or the components."""
+    """Raise ValueError if the section contradicts itself or the components."""
     if not isinstance(plans.version, str) or not isinstance(plans.platform, str):
         raise ValueError(f"plans of '{library}' have version {plans.version!r} and platform {plans.platform!r}")
     for capability in plans.compute_capabilities:

@@ -1,4 +1,4 @@
-"""What a tensor is: its dtype and its symbolic shape."""
+"""The description of a tensor: dtype and symbolic shape."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

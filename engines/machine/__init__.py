@@ -1,1 +1,1 @@
-"""This machine: its processor and GPUs, where the user's cache lies, addresses and mapped memory."""
+"""This machine: its processor and GPUs, the location of the user's cache, addresses and mapped memory."""

@@ -1,4 +1,4 @@
-"""Where the user's cache lies, and how large it may grow."""
+"""The location of the user's cache, and how large it may grow."""
 
 import os
 from pathlib import Path
@@ -16,7 +16,7 @@ def cache_folder() -> Path:
 
 
 def cache_limit() -> float:
-    """Bound of the cache in bytes: EBCA_CACHE_LIMIT_GB, else 40 GB. Raises ParameterError when it is not a number."""
+    """Bound of the cache in bytes: EBCA_CACHE_LIMIT_GB, else 40 GB. Raises ParameterError if it is not a number."""
     text = os.environ.get("EBCA_CACHE_LIMIT_GB", str(DEFAULT_LIMIT_GB))
     try:
         return float(text) * 1e9

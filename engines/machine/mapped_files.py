@@ -1,4 +1,4 @@
-"""Pages of mapped files that nobody needs in memory any more."""
+"""Drop the resident pages of mapped files that are no longer needed."""
 
 import ctypes
 import re
@@ -13,8 +13,8 @@ _MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \d+ +(.*)")
 def forget(*paths: Path) -> int:
     """Drop the resident pages of every unchanged mapping of these files; returns the bytes mapped.
 
-    The kernel reads a page from the file again when it is touched, so this changes memory and time, never a value.
-    Linux only; elsewhere it does nothing and returns 0.
+    The kernel reads a page from the file again when it is accessed, so this affects memory and time, never a value.
+    Linux only; on other systems it does nothing and returns 0.
     """
     smaps = Path("/proc/self/smaps")
     if not smaps.exists():
@@ -23,7 +23,7 @@ def forget(*paths: Path) -> int:
     madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     names, mapped = {str(path.resolve()) for path in paths}, 0
     for start, end, name, written in _mappings(smaps.read_text(errors="surrogateescape")):
-        # A page that was written to is no longer the file's: dropping it would lose what was written.
+        # A page that was written to no longer matches the file: dropping it would lose the change.
         if name in names and not written and madvise(start, end - start, _MADV_DONTNEED) == 0:
             mapped += end - start
     return mapped

@@ -1,4 +1,4 @@
-"""Arrays outside the host's memory, as an address with a shape."""
+"""Arrays in device memory, as an address with a shape."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ class DeviceArray:
 
     Attributes:
         pointer: device address in bytes.
-        shape, dtype: as of a numpy array.
+        shape, dtype: as in numpy.
         owner: keeps the memory alive.
     """
 
@@ -28,7 +28,7 @@ class DeviceArray:
 
 
 def address(array: "np.ndarray | DeviceArray") -> int:
-    """Where the array begins, whatever memory it lies in."""
+    """The address of an array in host or device memory."""
     return array.pointer if isinstance(array, DeviceArray) else int(array.ctypes.data)
 
 

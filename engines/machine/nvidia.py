@@ -1,4 +1,4 @@
-"""The NVIDIA driver and GPUs of this machine, asked through the driver's own library and no package."""
+"""The NVIDIA driver and GPUs of this machine, queried through the driver's own library; no package is needed."""
 
 import ctypes
 import sys
@@ -23,17 +23,19 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Nvidia:
-    """`cuda`: the newest CUDA version that the driver serves, as "13.0"."""
+    """`cuda`: the newest CUDA version that the driver supports, as "13.0"."""
 
     cuda: str
     gpus: tuple[Gpu, ...]
 
 
 def find(driver: Any = None) -> Nvidia:
-    """What there is. `driver`: stands in for the library in tests.
+    """The driver and GPUs of this machine.
+
+    driver: replaces the driver's library in tests.
 
     Raises:
-        BackendError: no driver, or one that does not work.
+        BackendError: there is no driver, or it does not work.
     """
     if driver is None:
         try:

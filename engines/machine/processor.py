@@ -23,17 +23,17 @@ def identity() -> str:
 
 
 def physical_cores() -> int:
-    """Their number; the default number of threads of every backend."""
+    """Number of physical cores: the default number of threads of every backend."""
     return psutil.cpu_count(logical=False) or 1
 
 
 def usable_cores() -> int:
-    """How many of them this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else physical_cores()
 
 
 def _cpuinfo() -> Mapping[str, str]:
-    """What Linux says of the first processor; empty elsewhere."""
+    """The entry of the first processor in /proc/cpuinfo; empty on other systems than Linux."""
     facts: dict[str, str] = {}
     with suppress(OSError):
         for line in _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines():

@@ -1,6 +1,6 @@
-"""The one operator between segments: cross attention with its energy update (maths in README.md).
+"""The operator between segments: cross attention with the energy update. README.md has the maths.
 
-Only numpy is imported here. `ebca.plugins.energy_attention.onnx_model` needs onnx and is for export only.
+This package imports only numpy. `ebca.plugins.energy_attention.onnx_model` needs onnx, and is for export only.
 """
 
 from ebca.plugins.energy_attention.contract import (

@@ -1,4 +1,4 @@
-"""The operator's contract as data: variants, tensors, and the two rules a caller must keep (weights, tie).
+"""The operator's contract as data: variants, tensors, and the two rules for callers (weights, tie).
 
 Letters as in README.md: B batch rows, S contexts (0 is the main prompt), T tokens, N image positions,
 H heads of size d.
@@ -12,16 +12,16 @@ from numpy.typing import ArrayLike, NDArray
 from ebca.errors import ParameterError
 
 VARIANTS: Final = ("attention", "update", "update_masked", "energies")
-"""Each variant computes what the one before computes and more; nothing a variant lacks costs it time.
+"""Each variant computes more than the previous one, and no variant spends time on results that it does not return.
 
 attention      plain composition, for steps whose gammas are all zero
-update         and the energy step g
-update_masked  and an inpainting mask inside g
-energies       and the two energies per row and context
+update         also the energy step g
+update_masked  also an inpainting mask inside g
+energies       also the two energies per row and context
 """
 
 MIN_WEIGHT_SUM: Final = 1e-3
-"""Smallest |sum_s w_s| / sum_s |w_s|. Rounding in `out` grows by the inverse of this ratio."""
+"""Smallest allowed |sum_s w_s| / sum_s |w_s|. Rounding errors in `out` grow by the inverse of this ratio."""
 
 
 class TensorSpec(NamedTuple):
@@ -106,10 +106,9 @@ def signature(variant: str, heads: int, head_dim: int) -> Signature:
 
 
 def check_weights(weights: ArrayLike) -> None:
-    """Refuse composition weights [B, S] whose sum cannot be divided by.
+    """Refuse composition weights [B, S] whose sum is too small to divide by.
 
-    Raises ParameterError, naming the row, when a weight is not finite or
-    |sum_s w| <= MIN_WEIGHT_SUM * sum_s |w|.
+    Raises ParameterError, naming the row, if a weight is not finite or |sum_s w| <= MIN_WEIGHT_SUM * sum_s |w|.
     """
     array: NDArray[Any] = np.asarray(weights, dtype=np.float64)
     if array.ndim != 2 or array.shape[1] == 0:
@@ -127,11 +126,11 @@ def check_weights(weights: ArrayLike) -> None:
 
 
 def tie_matrix(rows: int, contexts: int, tied_rows: int) -> NDArray[np.float32]:
-    """The `tie` input, float32 [rows, contexts, contexts]: the first `tied_rows` rows tied, the others free.
+    """The `tie` input, float32 [rows, contexts, contexts], with the first `tied_rows` rows tied and the others free.
 
-    A free row gets the identity. In a tied row all editorial contexts (s >= 1) are one shared vector, so each
-    receives the mean of their updates; its main context stays on its own.
-    Raises ParameterError for rows or contexts below 1, or tied_rows outside 0..rows.
+    A free row has the identity. In a tied row all editorial contexts (s >= 1) are one shared vector, so each receives
+    the mean of their updates; the main context is not affected. Raises ParameterError for rows or contexts below 1, or
+    tied_rows outside 0..rows.
     """
     if rows < 1 or contexts < 1:
         raise ParameterError(f"rows={rows} and contexts={contexts} must both be at least 1")

@@ -1,4 +1,4 @@
-"""The operator as launches of its compiled kernels: which binary, its grid and arguments, and the scratch memory."""
+"""The operator as launches of compiled kernels: binaries, grids, arguments, and scratch memory."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ _ALIGNMENT = 256
 
 @dataclass(frozen=True)
 class OpShape:
-    """Sizes of one call. All tensors are contiguous, in the shapes of contract.py."""
+    """Sizes of one call. All tensors are contiguous, with the shapes of contract.py."""
 
     batch: int
     positions: int
@@ -42,7 +42,7 @@ class OpShape:
 class OpLaunches:
     """The launches of one call of the operator, in order on one stream, and the scratch memory they share.
 
-    `scratch` maps the scratch tensors to byte offsets; nothing in them is kept from call to call.
+    `scratch` maps the scratch tensors to byte offsets. They hold nothing between calls.
     """
 
     launches: tuple[KernelLaunch, ...]
@@ -62,7 +62,7 @@ class EnergyAttention:
         return launches(self._library.kernels, variant, self._library.capability, dtype, shape)
 
     def scratch_bytes(self, variant: str, dtype: str, largest: OpShape) -> int:
-        """Scratch memory for calls of these sizes and of all smaller ones. Raises as the function `launches`."""
+        """Scratch memory that is enough for calls up to these sizes. Raises as the function `launches`."""
         return scratch_bytes(self._library.kernels, variant, self._library.capability, dtype, largest)
 
     def bind(
@@ -74,19 +74,21 @@ class EnergyAttention:
             variant: as in contract.py.
             dtype: storage type of q, k, v and out, "float16" or "bfloat16"; all other tensors are float32.
             shape: sizes; tensors are contiguous.
-            addresses: name to device address, in steps of 16 bytes, for all tensors of the variant.
-            scratch: device address of `launches(...).scratch_bytes` bytes, in steps of 16. Calls in order on one stream
-                may share it.
+            addresses: name to device address, a multiple of 16 bytes, for all tensors of the variant.
+            scratch: device address of `launches(...).scratch_bytes` bytes, a multiple of 16. Calls on one stream may
+                share it.
 
-        Raises ParameterError for sizes, dtypes or addresses that the kernels do not serve, BackendError for a device
-        that they do not serve or a driver that refuses them. Composition weights are device memory, so the caller
-        holds them to contract.check_weights.
+        Raises ParameterError for sizes, dtypes or addresses that the kernels do not support, BackendError for a device
+        that they do not support or a driver that refuses them. Composition weights are in device memory, so the caller
+        must check them with contract.check_weights.
         """
         call = self.launches(variant, dtype, shape)
         if missing := [name for name in call.tensors if name not in addresses]:
             raise ParameterError(f"no device address for {', '.join(missing)}, which variant {variant!r} needs")
         if call.scratch_bytes and scratch <= 0:
-            raise ParameterError(f"scratch lies at {scratch:#x}", f"pass {call.scratch_bytes} bytes of device memory")
+            raise ParameterError(
+                f"scratch is at address {scratch:#x}", f"pass {call.scratch_bytes} bytes of device memory"
+            )
         in_scratch = {name: scratch + offset for name, offset in call.scratch.items()}
         return self._library.bind(call.launches, {**addresses, **in_scratch})
 
@@ -149,10 +151,9 @@ def launches(kernels: KernelSet, variant: str, capability: Capability, dtype: st
 
 
 def scratch_bytes(kernels: KernelSet, variant: str, capability: Capability, dtype: str, largest: OpShape) -> int:
-    """Scratch memory that is enough for a call of these sizes and of all smaller ones. Raises as `launches`.
+    """Scratch memory that is enough for calls up to these sizes. Raises as `launches`.
 
-    A smaller call may need more: one position below `positions_from` the tiles are smaller, and so there are more
-    of them.
+    A smaller call may need more memory: just below `positions_from` the tiles are smaller, so there are more of them.
     """
     below = {b.positions_from - 1 for b in kernels.on("ebca_forward", capability)}
     positions = {largest.positions, *(n for n in below if 1 <= n < largest.positions)}
@@ -173,7 +174,7 @@ def _layout(sizes: Mapping[str, int]) -> tuple[dict[str, int], int]:
 
 
 def _value(argument: Argument, values: Mapping[str, int | float | str], names: tuple[str, ...]) -> int | float | str:
-    """A size, the name of a tensor, or the null pointer for what the variant does not read."""
+    """A size, the name of a tensor, or a null pointer for a tensor that the variant does not read."""
     if argument.type != "pointer":
         return values[argument.name]
     name = argument.name.removesuffix("_ptr")

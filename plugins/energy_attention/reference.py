@@ -1,4 +1,4 @@
-"""Float64 numpy reference: the equations of README.md, one line each, never optimised."""
+"""The reference in float64 numpy: the equations of README.md, one line each, never optimised."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -41,8 +41,8 @@ def energy_attention(
     weights [B, S] (default 1), gamma_attn [B, S, T], gamma_norm [B, S], mask [B, S, N] (default 1),
     tie [B, S, S] (default identity).
 
-    Raises ParameterError for shapes that do not fit, heads that do not divide the channels, or weights
-    refused by check_weights.
+    Raises ParameterError for shapes that do not match, heads that do not divide the channels, or weights that
+    check_weights refuses.
     """
     q, k, v = (np.asarray(x, dtype=np.float64) for x in (q, k, v))
     if q.ndim != 3 or k.ndim != 4:

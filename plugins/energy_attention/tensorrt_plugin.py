@@ -1,12 +1,13 @@
-"""The op inside a TensorRT engine: a plugin (IPluginV3) that launches the compiled kernels.
+"""The op inside a TensorRT plan: a plugin (IPluginV3) that launches the compiled kernels.
 
     creator = register(tensorrt, builder.get_plugin_registry(), EnergyAttention(KernelLibrary(CudaLauncher(0))))
 
-TensorRT's ONNX parser makes the plugin of a node `EnergyCrossAttention` in domain `ebca` with `Settings.attributes`; a
-plan holds its settings, and the runtime that opens the plan needs it registered too. TensorRT for RTX takes no plugins.
+TensorRT's ONNX parser creates the plugin from a node `EnergyCrossAttention` in domain `ebca` with
+`Settings.attributes`. A plan stores its settings, and the runtime that opens the plan needs the plugin registered too.
+TensorRT for RTX supports no plugins.
 
-Tensors in the order of `signature(variant, ...)`: q, k, v and out float16, all others float32, in C order. Nothing is
-allocated and nothing waits, so a run can be captured in a CUDA graph.
+Tensors are in the order of `signature(variant, ...)` and in C order: q, k, v and out in float16, all others in float32.
+Nothing is allocated and nothing waits, so a run can be captured in a CUDA graph.
 
 Written against the Python bindings of TensorRT 11.4 and not run on a GPU yet.
 """
@@ -31,7 +32,7 @@ _STORED: Final = ("q", "k", "v", "out")
 
 @dataclass(frozen=True)
 class Settings:
-    """What tells one plugin from another: attributes of its ONNX node, fields in a plan."""
+    """The settings of a plugin: attributes of its ONNX node, fields in a plan."""
 
     num_heads: int
     head_dim: int
@@ -39,7 +40,7 @@ class Settings:
 
     @classmethod
     def from_fields(cls, fields: Iterable[Any]) -> Self:
-        """Of a PluginFieldCollection, whose data are numpy arrays.
+        """The settings in a PluginFieldCollection, whose data are numpy arrays.
 
         Raises:
             ParameterError: a field is missing, or the op has no such variant or sizes.
@@ -49,7 +50,7 @@ class Settings:
             raise ParameterError(
                 f"a node {NAMESPACE}::{NAME} lacks the attribute {' and '.join(missing)}", "export the engine again"
             )
-        # TensorRT's ONNX parser ends a text with a zero byte, a plan does not.
+        # A string from TensorRT's ONNX parser ends in a zero byte, one from a plan does not.
         variant = given["variant"].tobytes().rstrip(b"\0").decode("ascii", "replace")
         settings = cls(int(given["num_heads"].item()), int(given["head_dim"].item()), variant)
         signature(settings.variant, settings.num_heads, settings.head_dim)
@@ -57,21 +58,21 @@ class Settings:
 
     @property
     def attributes(self) -> dict[str, int | str]:
-        """Of the ONNX node that TensorRT's parser takes for this plugin."""
+        """Attributes of the ONNX node that TensorRT's parser turns into this plugin."""
         return {**asdict(self), "plugin_namespace": NAMESPACE, "plugin_version": VERSION}
 
     @property
     def inputs(self) -> dict[str, TensorSpec]:
-        """By name, in order, with the dtypes that the kernels take."""
+        """Inputs by name, in order, with the dtypes that the kernels expect."""
         return _stored(signature(self.variant, self.num_heads, self.head_dim).inputs)
 
     @property
     def outputs(self) -> dict[str, TensorSpec]:
-        """Likewise, with the dtypes that they give."""
+        """Outputs by name, in order, with the dtypes that the kernels write."""
         return _stored(signature(self.variant, self.num_heads, self.head_dim).outputs)
 
     def sizes(self, inputs: Iterable[Sequence[int]]) -> OpShape:
-        """Of the shapes of all inputs. Raises ParameterError where they contradict each other."""
+        """Sizes from the shapes of all inputs. Raises ParameterError if they contradict each other."""
         channels = self.num_heads * self.head_dim
         found: dict[str | int, int] = {channels: channels}
         for (name, spec), shape in zip(self.inputs.items(), inputs, strict=True):
@@ -80,7 +81,7 @@ class Settings:
             if len(given) == len(taken):
                 taken = [found.setdefault(dim, n) for dim, n in zip(spec.shape, given, strict=True)]
             if given != taken:
-                raise ParameterError(f"{NAME} is given '{name}' of shape {given}, and takes {taken}", "export again")
+                raise ParameterError(f"{NAME} is given '{name}' of shape {given}, and expects {taken}", "export again")
         return OpShape(
             **{name: found[name] for name in ("batch", "positions", "contexts", "tokens")},
             heads=self.num_heads,
@@ -89,18 +90,18 @@ class Settings:
 
 
 def register(trt: Any, registry: Any, library: EnergyAttention) -> Any:
-    """Let TensorRT find the plugin.
+    """Register the plugin with TensorRT.
 
     Args:
         trt: the module `tensorrt`.
-        registry: of a builder or a runtime (`get_plugin_registry()`).
-        library: kernels of the GPU that the builder or runtime is for.
+        registry: the plugin registry of a builder or a runtime (`get_plugin_registry()`).
+        library: the kernels of the GPU that the builder or runtime is for.
 
     Returns:
         The creator, which must live as long as the registry.
 
     Raises:
-        BackendError: the library takes no such plugins, or has one of this name.
+        BackendError: the library supports no such plugins, or already has one of this name.
     """
     if not hasattr(trt, "IPluginV3"):
         raise BackendError(
@@ -110,7 +111,7 @@ def register(trt: Any, registry: Any, library: EnergyAttention) -> Any:
     creator = _creator_class(trt, _plugin_class(trt, library))()
     if not registry.register_creator(creator, NAMESPACE):
         raise BackendError(
-            f"TensorRT has a plugin {NAMESPACE}::{NAME}, version {VERSION}, already", "deregister the other one"
+            f"TensorRT already has a plugin {NAMESPACE}::{NAME}, version {VERSION}", "deregister the other one"
         )
     return creator
 
@@ -120,11 +121,11 @@ def _stored(specs: dict[str, TensorSpec]) -> dict[str, TensorSpec]:
 
 
 class _Fields:
-    """Settings as TensorRT reads them: by address, as long as it likes, so everything is kept.
+    """Settings as TensorRT reads them: by address and at any time, so everything is kept alive.
 
     Attributes:
         collection: the library's own type. A PluginFieldCollection would have to be converted each time TensorRT asks,
-            which the bindings can only do while a call from Python is under way.
+            which the bindings can only do during a call from Python.
     """
 
     def __init__(self, trt: Any, settings: Settings) -> None:
@@ -143,8 +144,8 @@ def _plugin_class(trt: Any, library: EnergyAttention) -> Any:
     bases = (trt.IPluginV3, trt.IPluginV3OneCore, trt.IPluginV3OneBuild, trt.IPluginV3OneRuntime)
 
     class Plugin(*bases):  # type: ignore[misc]
-        """All three capabilities: what the op is, how it is built in, how it runs. It keeps nothing from run to run, so
-        a clone is a new one of the same settings."""
+        """All three capabilities: core, build and runtime. It keeps no state between runs, so a clone is a new plugin
+        with the same settings."""
 
         def __init__(self, settings: Settings) -> None:
             for base in bases:
@@ -168,7 +169,7 @@ def _plugin_class(trt: Any, library: EnergyAttention) -> Any:
             return [dtypes[spec.dtype] for spec in self._settings.outputs.values()]
 
         def get_output_shapes(self, inputs: Sequence[Any], shape_inputs: Sequence[Any], expr_builder: Any) -> list[Any]:
-            # Every output has the shape of an input: out of q, g of k, an energy of the weights.
+            # Every output has the shape of an input: out that of q, g that of k, an energy that of the weights.
             shapes = [spec.shape for spec in self._settings.inputs.values()]
             like = [inputs[shapes.index(spec.shape)] for spec in self._settings.outputs.values()]
             return [trt.DimsExprs([shape[axis] for axis in range(len(shape))]) for shape in like]
@@ -178,7 +179,7 @@ def _plugin_class(trt: Any, library: EnergyAttention) -> Any:
             return bool(desc.format == trt.TensorFormat.LINEAR and desc.type == dtypes[specs[pos].dtype])
 
         def configure_plugin(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
-            """Nothing is chosen before a run."""
+            """Nothing depends on the configuration."""
 
         def get_workspace_size(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
             largest = self._settings.sizes(tensor.max for tensor in inputs)
@@ -193,7 +194,7 @@ def _plugin_class(trt: Any, library: EnergyAttention) -> Any:
             return self.clone()
 
         def on_shape_change(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
-            """A run is told its shapes."""
+            """`enqueue` gets the shapes."""
 
         def enqueue(
             self,
@@ -214,12 +215,12 @@ def _plugin_class(trt: Any, library: EnergyAttention) -> Any:
 
 def _creator_class(trt: Any, plugin: Any) -> Any:
     class Creator(trt.IPluginCreatorV3One):
-        """Makes the plugin from a node's attributes, and from the fields in a plan."""
+        """Creates the plugin from the attributes of a node, and from the fields in a plan."""
 
         def __init__(self) -> None:
             trt.IPluginCreatorV3One.__init__(self)
             self.name, self.plugin_namespace, self.plugin_version = NAME, NAMESPACE, VERSION
-            # Only their names are read: the parser looks for attributes of these names.
+            # Only the names are read: the parser looks for attributes with these names.
             self._fields = _Fields(trt, Settings(1, 1, VARIANTS[0]))
             self.field_names = self._fields.collection
 

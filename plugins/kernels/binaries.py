@@ -1,6 +1,7 @@
-"""The compiled kernels as data: which binary serves a call, and how to launch it. Standard library and numpy only.
+"""The compiled kernels as data: which binary serves a call, and how to launch it. Needs only numpy.
 
-`manifest.json` beside the binaries (its keys are in README.md) is all that is read; nothing here knows Triton or CUDA.
+Everything comes from `manifest.json` beside the binaries; energy_attention/README.md describes its keys. Nothing here
+depends on Triton or CUDA.
 """
 
 import hashlib
@@ -39,7 +40,8 @@ class Argument(NamedTuple):
 
 @dataclass(frozen=True)
 class Binary:
-    """One compiled kernel for one compute capability (format "cubin"), or from it upwards (format "ptx")."""
+    """One compiled kernel, for one compute capability (format "cubin"), or for it and all higher ones (format
+    "ptx")."""
 
     kernel: str
     format: str
@@ -63,15 +65,15 @@ class Binary:
 
 @dataclass(frozen=True)
 class KernelLaunch:
-    """One launch of a plan: the binary, its grid, and every argument; pointers by name until `pack`."""
+    """One launch: the binary, its grid, and every argument. Pointers are names of tensors until `pack`."""
 
     binary: Binary
     arguments: tuple[Argument, ...]
     grid: tuple[int, int, int]
-    values: Mapping[str, int | float | str]  # a text is the name of a tensor
+    values: Mapping[str, int | float | str]  # a string is the name of a tensor
 
     def pack(self, pointers: Mapping[str, int]) -> bytes:
-        """The parameter buffer: each argument, little-endian, at its offset. Raises as `scalars`."""
+        """The parameter buffer: each argument in little-endian order at its offset. Raises as `scalars`."""
         end = self.arguments[-1]
         packed = bytearray(end.offset + struct.calcsize(_CODES[end.type]))
         for argument, value in zip(self.arguments, self._resolve(pointers), strict=True):
@@ -81,7 +83,7 @@ class KernelLaunch:
     def scalars(self, pointers: Mapping[str, int]) -> tuple[Any, ...]:
         """The arguments as numpy scalars, for launchers that take typed values one by one (cuda-core).
 
-        Raises ParameterError for a tensor that is missing in `pointers` (device addresses) or not aligned to 16 bytes.
+        Raises ParameterError for a tensor without a device address in `pointers`, or not aligned to 16 bytes.
         """
         values = self._resolve(pointers)
         return tuple(_SCALARS[a.type](value) for a, value in zip(self.arguments, values, strict=True))
@@ -101,7 +103,7 @@ class KernelSet:
 
     @classmethod
     def load(cls, folder: Path = FOLDER) -> Self:
-        """Read manifest.json. Raises BackendError if it is missing or of another version."""
+        """Read manifest.json. Raises BackendError if it is missing or has another version."""
         path = folder / "manifest.json"
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
@@ -121,7 +123,7 @@ class KernelSet:
         )
 
     def image(self, binary: Binary) -> bytes:
-        """The cubin or PTX text itself. Raises BackendError for a damaged file."""
+        """The cubin or PTX text. Raises BackendError for a damaged file."""
         return zlib.decompress(self._pack(pack_key(binary))[binary.offset : binary.offset + binary.size])
 
     def _pack(self, key: str) -> bytes:
@@ -144,11 +146,11 @@ class KernelSet:
     def choose(
         self, kernel: str, capability: Capability, dtype: str, head_dim: int, positions: int = 1, **constants: int
     ) -> Binary:
-        """The binary of a kernel of attention heads for a device, sizes and constants (UPDATE, SINGLE).
+        """The binary of a kernel for a device, head size, number of positions, and constants (UPDATE, SINGLE).
 
-        A cubin of exactly this compute capability, else the PTX that the driver compiles for it.
-        Raises BackendError naming the capability where there is neither, ParameterError for a head size or dtype that
-        none serves.
+        A cubin for exactly this compute capability, else PTX that the driver compiles for it.
+        Raises BackendError, naming the capability, if there is neither, and ParameterError for a head size or dtype
+        that no binary supports.
         """
         same = [b for b in self.on(kernel, capability) if b.dtype in (dtype, None)]
         if not same:
@@ -168,14 +170,14 @@ class KernelSet:
         grid: tuple[int, int, int],
         values: Mapping[str, int | float],
     ) -> KernelLaunch:
-        """A launch of a kernel that has one form; pointers have the names of its tensors. Raises as `choose`."""
+        """A launch of a kernel that has a single form; pointers have the names of its tensors. Raises as `choose`."""
         (binary,) = self.on(kernel, capability)
         arguments = self.arguments[kernel]
         every = {a.name: a.name.removesuffix("_ptr") if a.name.endswith("_ptr") else 0 for a in arguments}
         return KernelLaunch(binary, arguments, grid, {**every, **values})
 
     def on(self, kernel: str, capability: Capability) -> list[Binary]:
-        """All forms of a kernel for a device. Raises BackendError where there is none."""
+        """All forms of a kernel for a device. Raises BackendError if there is none."""
         mine = [b for b in self.binaries if b.kernel == kernel]
         same = [b for b in mine if b.format == "cubin" and b.capability == capability]
         same = same or [b for b in mine if b.format == "ptx" and b.capability <= capability]
@@ -188,7 +190,7 @@ class KernelSet:
         return same
 
     def capabilities(self) -> list[str]:
-        """Compute capabilities with cubins of their own, as text, lowest first."""
+        """Compute capabilities that have cubins, as text, lowest first."""
         return [_text(c) for c in sorted({b.capability for b in self.binaries if b.format == "cubin"})]
 
     def _lowest(self) -> Capability:
@@ -196,7 +198,7 @@ class KernelSet:
 
 
 def pack_key(binary: Binary) -> str:
-    """Which pack a binary lies in: "8.9" for a cubin, "ptx" for PTX."""
+    """The pack that holds a binary: "8.9" for a cubin, "ptx" for PTX."""
     return "ptx" if binary.format == "ptx" else _text(binary.capability)
 
 
@@ -215,7 +217,5 @@ def _address(name: str, pointers: Mapping[str, int]) -> int:
     if name not in pointers:
         raise ParameterError(f"no device address for tensor {name!r}", f"there are {', '.join(sorted(pointers))}")
     if pointers[name] <= 0 or pointers[name] % 16:
-        raise ParameterError(
-            f"tensor {name!r} lies at {pointers[name]:#x}", "the kernels need addresses in steps of 16"
-        )
+        raise ParameterError(f"tensor {name!r} is at address {pointers[name]:#x}", "the kernels need multiples of 16")
     return pointers[name]

@@ -1,10 +1,10 @@
-"""Launch the compiled kernels from Python: the CUDA driver through cuda-bindings, no PyTorch and no Triton.
+"""Launch the compiled kernels from Python, with the CUDA driver through cuda-bindings and without PyTorch or Triton.
 
     library = KernelLibrary(CudaLauncher(0))
     call = EnergyAttention(library).bind("update", "float16", shape, {"q": address, ...}, scratch=address)
-    call(stream)                  as often as wanted, also while the stream is being captured into a CUDA graph
+    call(stream)                  any number of times, also while the stream is captured into a CUDA graph
 
-Whoever binds owns all memory: device addresses must stay valid as long as the bound call, or a graph that recorded it.
+The caller owns all memory: device addresses must stay valid as long as the bound call, or a graph that recorded it.
 """
 
 import ctypes
@@ -20,13 +20,13 @@ Stream = Any
 
 
 class Driver(Protocol):
-    """What a launch needs of a GPU."""
+    """The operations that a launch needs from a GPU."""
 
     @property
     def capability(self) -> Capability: ...
 
     def load(self, image: bytes, name: str) -> Any:
-        """A function handle of a cubin, or of PTX text that ends in a zero byte."""
+        """A function handle from a cubin, or from PTX text that ends in a zero byte."""
 
     def launch(
         self,
@@ -37,11 +37,12 @@ class Driver(Protocol):
         stream: int,
         parameters: int,
     ) -> None:
-        """Enqueue; `parameters` is the address of an array of addresses, one per argument, read before returning."""
+        """Enqueue a kernel. `parameters` is the address of an array of addresses, one per argument, read before
+        returning."""
 
 
 class KernelLibrary:
-    """The kernels on one device. Thread-safe; each binary is loaded once, when first bound."""
+    """The kernels on one device. Thread-safe; each binary is loaded when it is first bound."""
 
     def __init__(self, driver: Driver, kernels: KernelSet | None = None) -> None:
         self._driver = driver
@@ -51,22 +52,22 @@ class KernelLibrary:
 
     @property
     def kernels(self) -> KernelSet:
-        """The set that is loaded from."""
+        """The set that binaries are loaded from."""
         return self._kernels
 
     @property
     def capability(self) -> Capability:
-        """Of the device."""
+        """Compute capability of the device."""
         return self._driver.capability
 
     def bind(self, launches: Sequence[KernelLaunch], addresses: Mapping[str, int]) -> Callable[[Stream], None]:
         """A call that enqueues launches on a stream, in order.
 
         Args:
-            addresses: name to device address, in steps of 16 bytes, for every tensor of the launches.
+            addresses: name to device address, a multiple of 16 bytes, for every tensor of the launches.
 
-        Raises ParameterError for an address that is missing or cannot be, BackendError for a device that the kernels do
-        not serve or a driver that refuses them.
+        Raises ParameterError for an address that is missing or invalid, BackendError for a device that the kernels do
+        not support or a driver that refuses them.
         """
         calls = [_BoundLaunch(self._driver, self._function(one.binary), one, addresses) for one in launches]
 
@@ -80,7 +81,7 @@ class KernelLibrary:
     def bind_kernel(
         self, kernel: str, blocks: int, values: Mapping[str, int | float], addresses: Mapping[str, int]
     ) -> Callable[[Stream], None]:
-        """The same for one launch of a kernel that has a single form, by its name, number of blocks, sizes, tensors."""
+        """Bind one launch of a kernel that has a single form, by its name, number of blocks, sizes, and tensors."""
         return self.bind([self._kernels.launch(kernel, self.capability, (blocks, 1, 1), values)], addresses)
 
     def _function(self, binary: Binary) -> Any:
@@ -92,7 +93,7 @@ class KernelLibrary:
 
 
 class _BoundLaunch:
-    """One launch with its parameter buffer, which the driver reads at each call."""
+    """One launch with the parameter buffer that the driver reads at each call."""
 
     def __init__(self, driver: Driver, function: Any, launch: KernelLaunch, addresses: Mapping[str, int]) -> None:
         packed = launch.pack(addresses)
@@ -114,11 +115,11 @@ class _BoundLaunch:
 
 
 class CudaLauncher:
-    """The CUDA driver on the primary context of one device, the one that PyTorch and the CUDA runtime use too.
+    """The CUDA driver on the primary context of one device, which PyTorch and the CUDA runtime use too.
 
-    A context manager: the context is kept, and what was loaded stays loaded, until `close`.
+    A context manager: the context is retained, and kernels stay loaded, until `close`.
 
-    Raises BackendError, with the remedy, where cuda-bindings, the driver or the device is missing.
+    Raises BackendError if cuda-bindings, the driver or the device is missing.
     """
 
     def __init__(self, device: int = 0) -> None:
@@ -129,7 +130,7 @@ class CudaLauncher:
         self._api: Any = driver
         try:
             self._call("cuInit", 0)
-        except RuntimeError as error:  # cuda-bindings' own, where there is no libcuda
+        except RuntimeError as error:  # raised by cuda-bindings if there is no libcuda
             raise BackendError(
                 f"no NVIDIA driver on this machine ({error})", "install one, or run on the CPU"
             ) from None
@@ -143,13 +144,13 @@ class CudaLauncher:
         self._libraries: list[Any] = []
 
     def load(self, image: bytes, name: str) -> Any:
-        """Load a library and return its kernel, which launches in the context of whatever stream it is given."""
+        """Load a library and return its kernel, which launches in the context of the given stream."""
         self._call("cuCtxPushCurrent", self._context)
         try:
             (library,) = self._call("cuLibraryLoadData", image, None, None, 0, None, None, 0)
             self._libraries.append(library)
             (kernel,) = self._call("cuLibraryGetKernel", library, name.encode())
-            # Loads it now: the driver would else wait for the first launch, which may be inside a capture.
+            # Load it now: otherwise the driver loads it at the first launch, which may be inside a capture.
             self._call("cuKernelGetFunction", kernel)
         finally:
             self._call("cuCtxPopCurrent")
@@ -168,7 +169,7 @@ class CudaLauncher:
         self._call("cuLaunchKernel", function, *grid, *block, shared_bytes, stream, parameters, 0)
 
     def close(self) -> None:
-        """Unload everything and let go of the context: nothing bound may be called any more. Closing twice is fine."""
+        """Unload everything and release the context. Bound calls are invalid afterwards. May be called twice."""
         libraries, self._libraries = self._libraries, []
         for library in libraries:
             self._call("cuLibraryUnload", library)

@@ -1,4 +1,4 @@
-"""How the kernels are launched: their tensors in order, sizes, and grid. No Triton and no CUDA here."""
+"""How the kernels are launched: tensors in order, sizes, and grid. Needs neither Triton nor CUDA."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _TENSORS: Final = {
 
 @dataclass(frozen=True)
 class SamplingLaunch:
-    """tensors in the order of the kernel's pointers, then its whole numbers in order, and the number of blocks."""
+    """One launch: tensors in the order of the kernel's pointers, its integers in order, and the number of blocks."""
 
     tensors: tuple[str, ...]
     values: Mapping[str, int]
@@ -31,29 +31,29 @@ class SamplingLaunch:
 
 def launch(kernel: str, shapes: Mapping[str, tuple[int, ...]], block: int = BLOCK) -> SamplingLaunch:
     """The launch of one kernel for arrays of these shapes (see STATE and UNET)."""
-    pictures = shapes["latents"][0]
-    picture = prod(shapes["latents"][1:])
+    images = shapes["latents"][0]
+    image = prod(shapes["latents"][1:])
     rows, contexts, tokens, width = shapes["contexts"]
     if kernel == "begin":
         values = {
-            "pictures": pictures,
+            "pictures": images,
             "rows": rows,
-            "picture": picture,
+            "picture": image,
             "in_picture": prod(shapes["sample"][1:]),
             "contexts": contexts,
             "tokens": tokens,
         }
-        work = max(rows * picture, rows * contexts * tokens)
+        work = max(rows * image, rows * contexts * tokens)
     elif kernel == "end":
         values = {
-            "elements": pictures * picture,
+            "elements": images * image,
             "room": shapes["history"][0],
-            "guided": int(rows > pictures),
+            "guided": int(rows > images),
             "rows": rows,
             "contexts": contexts,
             "words": tokens * width,
         }
-        work = max(pictures * picture, prod(shapes["contexts"]))
+        work = max(images * image, prod(shapes["contexts"]))
     else:
         values, work = {}, 1
     return SamplingLaunch(_TENSORS[kernel], values, -(-work // block))

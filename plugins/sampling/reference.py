@@ -1,4 +1,4 @@
-"""The three kernels in numpy, on arrays that are changed in place; see the package's text."""
+"""The three kernels in numpy, on arrays that are modified in place; see the package docstring."""
 
 from collections.abc import Mapping
 
@@ -12,8 +12,8 @@ Arrays = Mapping[str, np.ndarray]
 def begin(a: Arrays) -> None:
     """Prepare the inputs of evaluation step[0]."""
     i = int(a["step"][0])
-    pictures, channels = a["latents"].shape[:2]
-    sample = a["sample"].reshape(-1, pictures, *a["sample"].shape[1:])
+    images, channels = a["latents"].shape[:2]
+    sample = a["sample"].reshape(-1, images, *a["sample"].shape[1:])
     sample[:, :, :channels] = a["latents"] * a["input_scale"][i]
     a["timestep"][...] = a["timesteps"][i]
     first = 0
@@ -24,7 +24,7 @@ def begin(a: Arrays) -> None:
 
 
 def end(a: Arrays) -> None:
-    """Guide the noise of evaluation step[0] and take the scheduler's step."""
+    """Apply guidance to the noise of evaluation step[0], and take the scheduler's step."""
     i = int(a["step"][0])
     noise = a["noise"].reshape(-1, *a["latents"].shape)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -42,5 +42,5 @@ def end(a: Arrays) -> None:
 
 
 def advance(a: Arrays) -> None:
-    """Go on to the next evaluation."""
+    """Advance to the next evaluation."""
     a["step"][0] += 1

@@ -1,4 +1,4 @@
-"""What a hostile or damaged manifest.json does: a clear EngineError, never anything else."""
+"""A hostile or damaged manifest.json raises a clear EngineError, and nothing else."""
 
 import copy
 import json
@@ -42,12 +42,12 @@ def test_round_trip(tiny_engine_dir: Path, tmp_path: Path) -> None:
         ({"components": None}, "is broken"),
     ],
 )
-def test_wrong_fields(data: dict[str, Any], change: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_wrong_fields_are_refused(data: dict[str, Any], change: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=message):
         manifests.read(_write(tmp_path, {**data, **change}))
 
 
-def test_guidance_scale(data: dict[str, Any], tmp_path: Path) -> None:
+def test_the_guidance_scale_has_a_default_and_must_be_finite(data: dict[str, Any], tmp_path: Path) -> None:
     model = {k: v for k, v in data["model"].items() if k != "guidance_scale"}
     assert data["model"]["guidance_scale"] == 7.5
     assert manifests.read(_write(tmp_path, {**data, "model": model})).guidance_scale == 7.5
@@ -57,7 +57,7 @@ def test_guidance_scale(data: dict[str, Any], tmp_path: Path) -> None:
             manifests.read(_write(tmp_path, {**data, "model": {**model, "guidance_scale": wrong}}))
 
 
-def test_no_folder_no_manifest_no_json(tmp_path: Path) -> None:
+def test_missing_folders_manifests_and_broken_json_are_refused(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="does not exist"):
         manifests.read(tmp_path / "absent")
     with pytest.raises(EngineError, match="did not finish"):
@@ -70,7 +70,7 @@ def test_no_folder_no_manifest_no_json(tmp_path: Path) -> None:
         manifests.read(tmp_path)
 
 
-def test_bound_of_contexts(data: dict[str, Any], tmp_path: Path) -> None:
+def test_the_bound_of_contexts_is_a_positive_integer(data: dict[str, Any], tmp_path: Path) -> None:
     assert manifests.read(_write(tmp_path, data)).unet.max_contexts is None
     bounded = manifests.read(_write(tmp_path, {**data, "unet": {**data["unet"], "max_contexts": 3}}))
     assert bounded.unet.max_contexts == 3
@@ -80,14 +80,14 @@ def test_bound_of_contexts(data: dict[str, Any], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["../secret", "/etc/passwd", "a/../../b", "..\\b", "C:/b", ""])
-def test_paths_that_leave_the_directory(data: dict[str, Any], path: str, tmp_path: Path) -> None:
+def test_paths_that_leave_the_directory_are_refused(data: dict[str, Any], path: str, tmp_path: Path) -> None:
     changed = copy.deepcopy(data)
     changed["files"][path] = {"size": 1, "sha256": "0"}
     with pytest.raises(EngineError, match="outside the engine directory"):
         manifests.read(_write(tmp_path, changed))
 
 
-def test_plan_that_reads_before_writing(data: dict[str, Any], tmp_path: Path) -> None:
+def test_steps_that_read_before_writing_are_refused(data: dict[str, Any], tmp_path: Path) -> None:
     changed = copy.deepcopy(data)
     changed["unet"]["plan"].reverse()
     with pytest.raises(EngineError, match="before they are written"):
@@ -107,7 +107,7 @@ _JUNK = st.sampled_from([None, True, -1, 1.5, "", "x", [], {}, [1], {"a": 1}, ".
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(choice=st.data())
-def test_fuzz(data: dict[str, Any], choice: st.DataObject, tmp_path: Path) -> None:
+def test_any_change_is_valid_or_refused(data: dict[str, Any], choice: st.DataObject, tmp_path: Path) -> None:
     changed = copy.deepcopy(data)
     for _ in range(choice.draw(st.integers(1, 3))):
         place = choice.draw(st.sampled_from(_places(changed)))
@@ -129,7 +129,7 @@ def test_fuzz(data: dict[str, Any], choice: st.DataObject, tmp_path: Path) -> No
         shutil.rmtree(tmp_path / "x", ignore_errors=True)
 
 
-def test_a_tensor_of_the_plan_has_a_known_dtype(data: dict[str, Any], tmp_path: Path) -> None:
+def test_unknown_dtypes_are_refused(data: dict[str, Any], tmp_path: Path) -> None:
     for dtype, known in (("float16", True), ("float8", False)):
         changed = copy.deepcopy(data)
         name = changed["unet"]["plan"][0]["outputs"][0]
@@ -138,5 +138,5 @@ def test_a_tensor_of_the_plan_has_a_known_dtype(data: dict[str, Any], tmp_path: 
         if known:
             assert manifests.read(folder).unet.tensors[name].dtype == dtype
         else:
-            with pytest.raises(EngineError, match=f"'{name}' of the plan has dtype 'float8'"):
+            with pytest.raises(EngineError, match=f"'{name}' of the UNet has dtype 'float8'"):
                 manifests.read(folder)

@@ -1,4 +1,4 @@
-"""The plans section of a manifest: which plan serves which shapes, and what contradicts itself."""
+"""The plans section of a manifest: which plan accepts which shapes, and which contradictions are refused."""
 
 import copy
 import json
@@ -24,7 +24,7 @@ def library(*entries: Plan) -> LibraryPlans:
     return LibraryPlans("1.7", ("8.9",), "linux-x86_64", (), {"segment": entries})
 
 
-def test_what_is_the_same_at_all_sizes_is_a_number() -> None:
+def test_dimensions_that_are_the_same_for_all_sizes_are_integers() -> None:
     fixed = resolve(INPUTS, {"batch": (2, 2, 2), "height": (9, 9, 9), "width": (4, 6, 8)})
     assert fixed["t"].shape == (2,) and fixed["x"].shape == (2, "height_1*width_1", 8)
     assert resolve(INPUTS, {"batch": (1, 2, 2), "height": (9, 9, 9), "width": (8, 8, 8)})["x"].shape == ("batch", 20, 8)
@@ -33,7 +33,7 @@ def test_what_is_the_same_at_all_sizes_is_a_number() -> None:
     assert used_sizes([TensorSpec("float32", (3, "8*height"))], {"height": (1, 1, 1)}) == {"height": (1, 1, 1)}
 
 
-def test_the_narrowest_plan_that_takes_the_shapes_is_chosen() -> None:
+def test_the_narrowest_plan_that_accepts_the_shapes_is_chosen() -> None:
     ranged, square, large = (
         plan("r", (2, 2, 4), (8, 8, 16)),
         plan("s", (2, 2, 2), (8, 8, 8)),
@@ -86,7 +86,9 @@ def test_round_trip(data: dict[str, Any], tmp_path: Path) -> None:
         (["plans", "tensorrt-rtx", "components", "other"], [], "is broken"),
     ],
 )
-def test_contradictions(data: dict[str, Any], place: list[Any], value: Any, message: str, tmp_path: Path) -> None:
+def test_contradictions_are_refused(
+    data: dict[str, Any], place: list[Any], value: Any, message: str, tmp_path: Path
+) -> None:
     changed = copy.deepcopy(data)
     node = changed
     for key in place[:-1]:

@@ -115,7 +115,7 @@ def test_a_manifest_that_names_another_component_as_full_unet_is_refused(
     data = json.loads((directory / manifests.FILE_NAME).read_text())
     data["unet"][name] = other
     (tmp_path / manifests.FILE_NAME).write_text(json.dumps(data))
-    with pytest.raises(EngineError, match=f"'{other}' has other inputs and outputs than the plan"):
+    with pytest.raises(EngineError, match=f"'{other}' has other inputs and outputs than the steps"):
         manifests.read(tmp_path)
 
 

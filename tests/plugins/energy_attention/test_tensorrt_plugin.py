@@ -141,11 +141,11 @@ def test_a_clone_has_its_settings_and_lives_alone(registry: trt.Registry, driver
 @pytest.mark.parametrize(
     ("tensor", "shape", "message"),
     [
-        (0, (2, 1000, 640), r"'q' of shape \[2, 1000, 640\], and takes \[2, 1000, 320\]"),
-        (2, (2, 3, 76, 320), r"'v' of shape \[2, 3, 76, 320\], and takes \[2, 3, 77, 320\]"),
-        (3, (1, 3), r"'weights' of shape \[1, 3\], and takes \[2, 3\]"),
-        (7, (2, 3, 2), r"'tie' of shape \[2, 3, 2\], and takes \[2, 3, 3\]"),
-        (6, (1,), r"'norm_factor' of shape \[1\], and takes \[\]"),
+        (0, (2, 1000, 640), r"'q' of shape \[2, 1000, 640\], and expects \[2, 1000, 320\]"),
+        (2, (2, 3, 76, 320), r"'v' of shape \[2, 3, 76, 320\], and expects \[2, 3, 77, 320\]"),
+        (3, (1, 3), r"'weights' of shape \[1, 3\], and expects \[2, 3\]"),
+        (7, (2, 3, 2), r"'tie' of shape \[2, 3, 2\], and expects \[2, 3, 3\]"),
+        (6, (1,), r"'norm_factor' of shape \[1\], and expects \[\]"),
     ],
 )
 def test_tensors_that_do_not_fit_together_are_refused(
@@ -198,5 +198,5 @@ def test_a_library_that_takes_no_plugins_or_has_this_one(driver: FakeLauncher, r
 
     with pytest.raises(BackendError, match=r"tensorrt_rtx 1\.7\.1 takes no plugins like ebca::EnergyCrossAttention"):
         register(Rtx(), registry, library)
-    with pytest.raises(BackendError, match=f"has a plugin {NAMESPACE}::{NAME}, version 1, already"):
+    with pytest.raises(BackendError, match=f"already has a plugin {NAMESPACE}::{NAME}, version 1"):
         register(trt, registry, library)

@@ -372,9 +372,9 @@ def test_streams_of_other_libraries_are_taken(kernels: KernelSet) -> None:
     ("change", "message"),
     [
         ({"k": None}, "no device address for k"),
-        ({"q": 0x1008}, "'q' lies at 0x1008"),
-        ({"tie": 0}, "'tie' lies at 0x0"),
-        ({"scratch": 0}, "scratch lies at 0x0"),
+        ({"q": 0x1008}, "'q' is at address 0x1008"),
+        ({"tie": 0}, "'tie' is at address 0x0"),
+        ({"scratch": 0}, "scratch is at address 0x0"),
         ({"scratch": 8}, "in steps of 16"),
     ],
 )
