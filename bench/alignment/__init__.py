@@ -1,1 +1,1 @@
-"""How well images follow their prompts, measured on images of coloured shapes."""
+"""How well images follow their prompts, measured with coloured shapes that can be read back exactly."""

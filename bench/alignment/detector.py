@@ -1,8 +1,8 @@
-"""Which coloured shapes an image holds, by classical image processing.
+"""Detect coloured shapes in an image by classical image processing.
 
-A pixel that stands out from the background belongs to the nearest of the eight colours; a connected patch of one colour
-is a thing, and its outline, compared with the outline of each shape, says which. Nothing is learned, so an image
-cannot please it in any other way than by showing the shapes.
+A pixel that differs from the background belongs to the nearest of the eight colours. A connected patch of one colour is
+a thing, and the shape whose outline it overlaps most is its shape. Nothing is learned, so only an image that shows the
+shapes scores.
 """
 
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from scipy import ndimage
 
 from ebca.bench.alignment.scenes import COLORS, RELATIONS, SHAPES, Scene, Thing, coverage
 
-# In pixels: smaller patches are specks. The smallest thing that is drawn covers about 80.
+# Smaller patches, in pixels, are specks. The smallest thing that is drawn covers about 80.
 _MIN_AREA = 30
-# Overlap with the best shape below which a patch is no shape at all.
+# A patch with a smaller overlap with its best shape has no shape.
 _MIN_OVERLAP = 0.62
 _GRID = 32
-# Radii in pixels of the templates.
+# Radii of the templates in pixels.
 _RADII = (8, 10, 12)
-# Centres this many pixels apart, at least, stand in a relation.
+# Least distance in pixels of two centres that are in a relation.
 _APART = 4.0
 
 FOREGROUND = 42.0
@@ -29,7 +29,7 @@ FOREGROUND = 42.0
 
 @dataclass(frozen=True)
 class Found:
-    """A patch: its colour and shape ("" where it resembles none), centre in pixels, area, overlap with the shape."""
+    """A patch: its colour and shape ("" if it resembles none), centre in pixels, area, and overlap with the shape."""
 
     color: str
     shape: str
@@ -44,17 +44,17 @@ class Found:
 
 
 PRESENT, MISCOLORED, MISSHAPEN, NEGLECTED = OUTCOMES = ("present", "miscolored", "misshapen", "neglected")
-"""What became of a thing that was asked for: it is there; its shape is, in a color nobody asked for on it; its color
-is, on such a shape; or neither."""
+"""The outcome for a thing of the prompt: it is present; its shape has another colour; its colour is on another shape;
+or neither its shape nor its colour is there."""
 
 
 @dataclass(frozen=True)
 class Reading:
     """What an image shows of a scene.
 
-    outcomes: one of OUTCOMES per thing of the scene.
-    found: number of patches, the shapeless ones included.
-    related: all things are present and the relation holds; None for a scene without one.
+    outcomes: one of OUTCOMES for each thing of the scene.
+    found: number of patches, including those without a shape.
+    related: all things are present and the relation holds; None for a scene without a relation.
     """
 
     outcomes: tuple[str, ...]
@@ -63,12 +63,12 @@ class Reading:
 
     @property
     def all_present(self) -> bool:
-        """Every thing is there, whatever else is."""
+        """Every thing is present; there may be more."""
         return all(outcome == PRESENT for outcome in self.outcomes)
 
     @property
     def exact(self) -> bool:
-        """Every thing is there, and nothing else."""
+        """Every thing is present, and nothing else."""
         return self.all_present and self.found == len(self.outcomes)
 
 
@@ -82,7 +82,7 @@ def detect(image: np.ndarray) -> list[Found]:
     found = []
     for index, color in enumerate(COLORS):
         mask = foreground & (nearest == index)
-        # Opening removes the one-pixel rims where an edge happens to blend into another colour.
+        # Opening removes one-pixel rims where an edge blends into another colour.
         cores, count = ndimage.label(ndimage.binary_opening(mask, np.ones((2, 2))))
         for core in range(1, count + 1):
             patch = cores == core
@@ -92,7 +92,7 @@ def detect(image: np.ndarray) -> list[Found]:
 
 
 def background_of(image: np.ndarray) -> np.ndarray:
-    """The colour [3] (RGB of 255) of most of an image's edge."""
+    """The median colour [3] (RGB of 255) at the edges of an image."""
     pixels = _pixels(image)
     edges = (pixels[:2], pixels[-2:], pixels[:, :2], pixels[:, -2:])
     return np.median(np.concatenate([edge.reshape(-1, 3) for edge in edges]), axis=0)
@@ -146,7 +146,7 @@ def _describe(color: str, mask: np.ndarray) -> Found:
 
 
 def _normalised(mask: np.ndarray) -> np.ndarray:
-    """The mask around its centroid at a size that makes its area one: a stray pixel moves neither much."""
+    """The mask around its centroid, scaled to unit area; stray pixels change neither much."""
     area = float(mask.sum())
     y, x = np.nonzero(mask)
     grid = np.linspace(-1.1, 1.1, _GRID) * np.sqrt(area)
@@ -160,5 +160,5 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> float:
 
 @cache
 def _templates() -> dict[str, np.ndarray]:
-    """Each shape as its silhouette looks at the sizes that occur, on average."""
+    """The mean silhouette of each shape over the sizes that occur."""
     return {shape: np.mean([_normalised(coverage(shape, r) > 0.5) for r in _RADII], axis=0) for shape in SHAPES}

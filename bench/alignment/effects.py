@@ -1,4 +1,4 @@
-"""What the context update does inside: how far it moves the contexts, and what becomes of the energies."""
+"""Effects of the context update inside the UNet: how far it moves the contexts, and the energies."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Images of the same prompts and seeds by several methods, and what the detector reads in them."""
+"""Make images from the same prompts and seeds with several methods, and read them with the detector."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -37,7 +37,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Settings:
-    """What all methods share. Image i of a kind shows its prompt i with seed `seed` + i."""
+    """What all methods share. Image i of a kind has prompt i and seed `seed` + i."""
 
     split: str = "held-out"
     kinds: tuple[str, ...] = KINDS
@@ -60,7 +60,7 @@ class Settings:
 
 @dataclass
 class Images:
-    """One method on the prompts of one kind. images [n,H,W,3] uint8 are kept only where a grid needs them."""
+    """The images of one method for one kind of prompts. Pixels [H,W,3] uint8 are kept only for a grid."""
 
     scenes: list[Scene]
     seeds: list[int]
@@ -68,7 +68,8 @@ class Images:
     images: list[np.ndarray] = field(default_factory=list)
 
     def vector(self, measure: str) -> np.ndarray:
-        """One value per image: of "all", "exact", "related", or the share of its things with an outcome."""
+        """One value per image: whether "all", "exact" or "related" holds, or the share of its things with an
+        outcome."""
         if measure in OUTCOMES:
             return np.array([reading.outcomes.count(measure) / len(reading.outcomes) for reading in self.readings])
         name = {"all": "all_present", "exact": "exact", "related": "related"}[measure]
@@ -84,7 +85,7 @@ class Alignment:
     results: Mapping[str, Mapping[str, Images]]
 
     def measures(self, kind: str) -> tuple[str, ...]:
-        """Names for `Images.vector` that make sense for a kind."""
+        """Names for `Images.vector` that apply to a kind."""
         return ("all", "exact", *(("related",) if kind == "relation" else ()), *OUTCOMES[1:])
 
     def compared(self, method: str, kind: str, measure: str) -> Paired:
@@ -104,12 +105,12 @@ def measure(
     """Make and read all images.
 
     Args:
-        methods: the first is the one that the others are compared with.
+        methods: the others are compared with the first.
         keep_images: how many images of each kind and method to keep.
         on_images: called with (done, total, method) after each batch; False cancels.
 
     Raises:
-        ParameterError: an engine whose images are not of the size that is read.
+        ParameterError: the engine makes images of a size that cannot be read, or two methods have the same name.
         CancelledError: `on_images` returned False.
     """
     results: dict[str, dict[str, Images]] = {method.name: {} for method in methods}
@@ -122,7 +123,7 @@ def measure(
         for start in range(0, settings.count, settings.batch):
             scenes = wanted[start : start + settings.batch]
             seeds = [settings.seed + start + i for i in range(len(scenes))]
-            # Batch by batch, so that an interruption leaves methods at the same place and heat hits all alike.
+            # Batch by batch, so that a slow machine affects all methods alike.
             for method in methods:
                 made = _images(engine, method, scenes, seeds, settings)
                 held = results[method.name].setdefault(kind, Images([], []))
@@ -166,18 +167,18 @@ def to_json(alignment: Alignment) -> dict[str, Any]:
 
 
 def check_size(engine: Engine) -> None:
-    """Raises ParameterError for an engine whose images are not of the size that is read."""
+    """Raises ParameterError for an engine that makes images of a size that cannot be read."""
     with engine.session() as session:
         if (session.height, session.width) != (SIZE, SIZE):
             raise ParameterError(
                 f"'{engine.manifest.model['name']}' makes images of {session.height} x {session.width}",
-                f"coloured "
-                f"shapes are read from {SIZE} x {SIZE}: use the engine 'shapes', or one trained with examples/shapes",
+                f"coloured shapes are read from {SIZE} x {SIZE}: use the engine 'shapes', or one trained with "
+                "examples/shapes",
             )
 
 
 def chosen(kind: str, settings: Settings) -> list[Scene]:
-    """The prompts of a kind, from the first again after the last."""
+    """The first `count` prompts of a kind, repeated if there are fewer."""
     available = prompts(kind, settings.split)
     return [available[i % len(available)] for i in range(settings.count)]
 
@@ -185,7 +186,7 @@ def chosen(kind: str, settings: Settings) -> list[Scene]:
 def arguments(
     engine: Engine, method: Method, scenes: Sequence[Scene], seeds: Sequence[int], settings: Settings
 ) -> dict[str, Any]:
-    """What `Session.generate` is called with for these images."""
+    """The arguments of `Session.generate` for these images."""
     return {
         "prompt": [scene.caption() for scene in scenes],
         "steps": settings.steps,
@@ -208,7 +209,7 @@ def _images(
 
 
 def _weights(engine: Engine, method: Method, scenes: Sequence[Scene]) -> dict[str | int, float] | None:
-    """Prompts of one kind have one form, so their words for colours and shapes are at the same positions."""
+    """Weights of the words for colours and shapes, which have the same positions in all prompts of a kind."""
     if method.thing_weight == 1:
         return None
     found = set()

@@ -1,6 +1,6 @@
-"""The fixed prompts of the benchmark, by kind, split into development and held-out ones.
+"""The fixed prompts of the benchmark, by kind, split into a development and a held-out half.
 
-A prompt's own text decides which half it is in, so the split can neither leak nor drift. Settings are chosen on the
+The text of a prompt decides which half it is in, so the split can neither leak nor drift. Settings are chosen on the
 development half only.
 """
 
@@ -11,14 +11,15 @@ from itertools import permutations
 from ebca.bench.alignment.scenes import COLORS, RELATIONS, SHAPES, UNSEEN, Scene, Thing
 
 KINDS = ("one", "two", "three", "relation", "unseen")
-"""One, two or three things; two in a relation; two of which one is a pair of colour and shape not seen in training."""
+"""One, two or three things; two things in a relation; two things, one with a pair of colour and shape that did not
+occur in training."""
 
 SPLITS = ("development", "held-out")
 
 
 @cache
 def prompts(kind: str, split: str) -> tuple[Scene, ...]:
-    """All prompts of a kind and a split, in a fixed order that is random to the eye."""
+    """All prompts of a kind and a split, in a fixed pseudorandom order."""
     ranked = sorted((_digest(scene), scene) for scene in _all(kind))
     return tuple(scene for digest, scene in ranked if SPLITS[digest[0] & 1] == split)
 

@@ -1,4 +1,4 @@
-"""The alignment of several methods as text and as an image."""
+"""The alignment of several methods as tables and as a sheet of images."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -30,9 +30,11 @@ _TEXT = 14
 
 
 def print_report(alignment: Alignment, console: Console) -> None:
-    """A table per measure: shares with intervals, and paired differences from the first method."""
+    """Print shares with intervals, and paired differences from the first method."""
     base, *others = alignment.methods
-    table = Table(title=f"{alignment.settings.split} prompts, {alignment.settings.count} images a kind and method")
+    table = Table(
+        title=f"{alignment.settings.split} prompts, {alignment.settings.count} images of each kind and method"
+    )
     for column in ("prompts", "measure", base.name):
         table.add_column(column)
     for other in others:
@@ -53,9 +55,9 @@ def print_report(alignment: Alignment, console: Console) -> None:
 
 
 def print_effects(effects: Mapping[str, Mapping[str, Effects]], console: Console) -> None:
-    """How far each method moves the contexts, and each layer's energies."""
-    table = Table(title="inside: means over one batch and all steps, conditional rows")
-    for column in ("prompts", "method", "contexts moved", "attention energy, layer by layer", "norm energy"):
+    """Print how far each method moves the contexts, and the energies of each layer."""
+    table = Table(title="context update: means over one batch and all steps, conditional rows")
+    for column in ("prompts", "method", "contexts moved", "attention energy by layer", "norm energy"):
         table.add_column(column, no_wrap=True)
     for kind, by_method in effects.items():
         for method, found in by_method.items():
@@ -65,12 +67,12 @@ def print_effects(effects: Mapping[str, Mapping[str, Effects]], console: Console
 
 
 def effects_json(effects: Mapping[str, Mapping[str, Effects]]) -> dict[str, Any]:
-    """By kind and method: context_change, and per layer attention and norm."""
+    """By kind and method: context_change, and attention and norm per layer."""
     return {kind: {name: asdict(found) for name, found in methods.items()} for kind, methods in effects.items()}
 
 
 def save_grid(alignment: Alignment, file: Path) -> None:
-    """One row per kept image, one column per method, the prompt above.
+    """Write a sheet with one row per kept image and one column per method, below its prompt.
 
     Raises:
         ParameterError: the file cannot be written.
@@ -125,7 +127,7 @@ def difference_cells(paired: Paired) -> tuple[str, str, str]:
 
 
 def write_sheet(sheet: Image.Image, file: Path) -> None:
-    """Save a sheet of images. Raises ParameterError where the file cannot be written."""
+    """Save a sheet of images. Raises ParameterError if the file cannot be written."""
     try:
         sheet.save(file)
     except (OSError, ValueError) as error:

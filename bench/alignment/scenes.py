@@ -1,7 +1,7 @@
-"""The world of coloured shapes: its words, its outlines, and what a caption says.
+"""Scenes of coloured shapes: vocabulary, outlines, and captions.
 
-Training draws these scenes, the detector reads them back from images, and the benchmark asks for them. A scene has
-one to three things of different colours and different shapes; two things may stand in a relation.
+Training draws these scenes, the benchmark asks for them, and the detector reads them back from images. A scene has one
+to three things of different colours and shapes; two things may be in a relation.
 """
 
 import math
@@ -58,12 +58,12 @@ UNSEEN = frozenset(
         ("cyan", "cross"),
     )
 )
-"""Pairs of colour and shape that are never together in training; each colour and each shape is, with others."""
+"""Pairs of colour and shape that never occur together in training; each colour and each shape occurs with others."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Things in the order of the caption; `relation` is where the first of two lies, seen from the second."""
+    """Things in the order of the caption. `relation`: where the first of two things lies, seen from the second."""
 
     things: tuple[Thing, ...]
     relation: str | None = None
@@ -80,18 +80,18 @@ def parse(caption: str) -> Scene:
     """The scene that a caption describes.
 
     Raises:
-        ParameterError: the caption is not of the form `Scene.caption` writes.
+        ParameterError: the caption does not have the form that `Scene.caption` writes.
     """
     names = [Thing(*found) for found in re.findall(rf"({'|'.join(COLORS)}) ({'|'.join(SHAPES)})", caption)]
     relation = next((name for name in RELATIONS if f" {name} " in caption), None)
     scene = Scene(tuple(names), relation)
     if not names or scene.caption() != caption:
-        raise ParameterError(f"'{caption}' is no caption of coloured shapes, such as 'a red circle and a blue star'")
+        raise ParameterError(f"'{caption}' is not a caption of coloured shapes, such as 'a red circle and a blue star'")
     return scene
 
 
 def outline(shape: str) -> np.ndarray:
-    """The shape as a polygon [n,2] (x, y) within the unit circle, about; y grows downwards."""
+    """The shape as a polygon [n,2] (x, y), approximately within the unit circle; y grows downwards."""
     turn = np.linspace(0, 2 * math.pi, 96, endpoint=False)
     if shape == "circle":
         return 0.92 * np.stack([np.cos(turn), np.sin(turn)], 1)
@@ -120,7 +120,7 @@ def outline(shape: str) -> np.ndarray:
 
 @cache
 def coverage(shape: str, radius: float) -> np.ndarray:
-    """How much of each pixel [2n,2n] in [0, 1] a shape of that radius covers, its centre between the middle pixels.
+    """The share [2n,2n] in [0, 1] of each pixel that a shape of that radius covers, centred between the middle pixels.
 
     radius: in pixels, a multiple of 0.5.
     """
@@ -132,7 +132,7 @@ def coverage(shape: str, radius: float) -> np.ndarray:
 
 
 def paint(image: np.ndarray, thing: Thing, x: int, y: int, radius: float, color: Sequence[float]) -> None:
-    """Put a thing, with antialiased edges, on a float32 image [H,W,3] in place; what lies outside is cut off.
+    """Draw a thing with antialiased edges on a float32 image [H,W,3], in place; parts outside the image are cut off.
 
     x, y, radius: in pixels; the radius is a multiple of 0.5.
     color: RGB of 255.

@@ -1,4 +1,4 @@
-"""What a difference between two methods on the same prompts and seeds is worth."""
+"""Significance of the difference between two methods on the same prompts and seeds."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ class Paired:
     """Shares of success of two methods on the same n images.
 
     difference: other minus base, with its 95 % bootstrap interval [low, high] over images.
-    gained, lost: images that only the other, or only the base, has right.
+    gained, lost: images that only the other method, or only the base, gets right.
     p_value: McNemar's exact test, two-sided.
     """
 
@@ -30,7 +30,7 @@ class Paired:
 
 
 def compare(base: np.ndarray, other: np.ndarray) -> Paired:
-    """Compare two vectors [n] of successes (or shares in [0, 1]) of the same images."""
+    """Compare two vectors [n] of successes (or shares in [0, 1]) for the same images."""
     a, b = np.asarray(base, float), np.asarray(other, float)
     difference = b - a
     gained, lost = int((difference > 0).sum()), int((difference < 0).sum())

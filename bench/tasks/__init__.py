@@ -1,1 +1,1 @@
-"""How well images can be edited and filled in, measured on images of coloured shapes."""
+"""How well editing and inpainting work, measured with coloured shapes that can be read back exactly."""

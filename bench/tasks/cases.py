@@ -1,4 +1,4 @@
-"""What is asked for: images of coloured shapes, and what shall become of them."""
+"""The cases: images of coloured shapes, and the changes that are asked for."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,12 +16,12 @@ EDIT_SHAPE, EDIT_COLOR, INPAINT, REAL_SHAPE, REAL_COLOR = KINDS = (
     "real shape",
     "real color",
 )
-"""Task and kind: one thing of a generated or of a drawn (real) image gets another shape or colour; a hole in a drawn
-image, half of them over a thing, is filled with a new thing."""
+"""Kinds of cases, each beginning with its task. edit, real: one thing of a generated or drawn image gets another shape
+or colour. inpaint: a hole in a drawn image, over a thing in half of the cases, is filled with a new thing."""
 
 TASKS = ("edit", "inpaint", "real")
 
-# As in training: 9.5 to 13.5 pixels, in halves. Beside a hole, the larger ones have no room.
+# As in training: 9.5 to 13.5 pixels, in half pixels. There is no room for larger things beside a hole.
 _RADII = (19, 27)
 _RADII_BESIDE_A_HOLE = (19, 23)
 _GAP = 2.0
@@ -30,10 +30,10 @@ _TRIES = 1000
 
 @dataclass(frozen=True)
 class Wish:
-    """What an image shows and what it shall show.
+    """What an image shows, and what it should show.
 
-    source: one or two things; target: two things.
-    changed: position of the thing that is new in the target (in the source, of the one it takes the place of).
+    source: one or two things. target: two things.
+    changed: index of the new thing in the target, and of the thing it replaces in the source.
     """
 
     source: Scene
@@ -46,7 +46,7 @@ class Wish:
 
     @property
     def old(self) -> Thing | None:
-        """What must go; None where nothing must."""
+        """The thing that must disappear, or None."""
         return self.source.things[self.changed] if len(self.source.things) > 1 else None
 
     @property
@@ -56,7 +56,7 @@ class Wish:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A wish for an image. before: [H,W,3] uint8; mask: [H,W] uint8, 255 in the hole, or None."""
+    """An image and a wish for it. before: [H,W,3] uint8. mask: [H,W] uint8, 255 in the hole, or None."""
 
     wish: Wish
     seed: int
@@ -65,20 +65,20 @@ class Case:
 
 
 def task_of(kind: str) -> str:
-    """The first word of a kind."""
+    """The task of a kind: its first word."""
     return kind.split()[0]
 
 
 def wishes(kind: str, split: str, seed: int) -> Iterator[tuple[Wish, int]]:
-    """Wishes and their seeds, without end: the prompts of two things in their order, each with the next seed.
+    """An endless sequence of wishes and their seeds: the prompts with two things in order, each with the next seed.
 
-    The prompt and what it is changed into are both of the split.
+    The prompt before and after the change are both in the split.
     """
     if kind not in KINDS or split not in SPLITS:
         raise ParameterError(f"there are no cases '{kind}' of '{split}'", f"kinds: {', '.join(KINDS)}")
     available = prompts("two", split)
     among = frozenset(available)
-    # Not the seeds themselves: what is asked for shall not hang together with the start noise.
+    # Not the seeds themselves: the wish must not be correlated with the initial noise.
     rng = np.random.default_rng([seed, 1])
     number = 0
     while True:
@@ -103,7 +103,7 @@ def _changes(kind: str, scene: Scene, changed: int) -> Iterator[Scene]:
 
 
 def _inpainting(scene: Scene, rng: np.random.Generator) -> Wish:
-    """The first thing is there, the second shall come: where nothing is, or where a third one is."""
+    """The first thing is there, and the second one is wanted: in an empty place, or instead of a third thing."""
     kept, new = scene.things
     color = rng.choice([c for c in COLORS if c not in (kept.color, new.color)])
     shape = rng.choice([s for s in SHAPES if s not in (kept.shape, new.shape)])
@@ -112,12 +112,13 @@ def _inpainting(scene: Scene, rng: np.random.Generator) -> Wish:
 
 
 def draw(wish: Wish, seed: int, hole: int | None = None) -> Case:
-    """Draw what the wish is about, on one of the backgrounds of training.
+    """Draw the source of a wish on one of the backgrounds of training.
 
-    hole: its side in pixels, for inpainting: the thing that is kept lies outside, the other one in the middle.
+    hole: side of the hole in pixels, for inpainting. The kept thing is outside, the other one in the middle of the
+    hole.
 
     Raises:
-        ParameterError: a hole that leaves no room beside it, or none for a thing.
+        ParameterError: a hole that leaves no room beside it, or is too small for a thing.
     """
     rng = np.random.default_rng([seed, 2])
     image = np.empty((SIZE, SIZE, 3), np.float32)
@@ -147,13 +148,13 @@ def _pair(rng: np.random.Generator) -> tuple[_Place, _Place]:
 
 
 def _beside(rng: np.random.Generator, hole: int) -> tuple[_Place, _Place]:
-    """A thing, and the middle of a hole that does not touch it (with the radius of a thing in there)."""
+    """A thing, and the centre of a hole that does not touch it, with the radius of a thing inside the hole."""
     if hole % 4 or not 2 * (_RADII_BESIDE_A_HOLE[1] // 2 + 2) <= hole <= SIZE - _RADII_BESIDE_A_HOLE[0]:
-        raise ParameterError(f"a hole of {hole} pixels does not do", "give 28, 32, 36, or 40")
+        raise ParameterError(f"a hole of {hole} pixels does not fit", "give 28, 32, 36, or 40")
 
     def draw_two() -> tuple[_Place, _Place] | None:
         x, y, radius = _anywhere(rng, _RADII_BESIDE_A_HOLE)
-        # The model's latents stand for blocks of four pixels.
+        # One latent of the model covers four pixels.
         left, top = (4 * int(v) for v in rng.integers(0, (SIZE - hole) // 4 + 1, 2))
         away = max(left - x, x - (left + hole), top - y, y - (top + hole))
         inside = (left + hole // 2, top + hole // 2, float(rng.integers(*_RADII_BESIDE_A_HOLE)) / 2)

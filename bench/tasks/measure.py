@@ -1,4 +1,4 @@
-"""Edits and fillings of the same images by several variants, and whether they came out right."""
+"""Edit and inpaint the same images with several variants, and score the results."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ from ebca.runtime.images.outputs import to_bytes
 from ebca.runtime.sampling.repaint import RePaint
 from ebca.runtime.session import Session
 
-# A model that paints fewer of its images right than one in five is not worth editing.
+# Images of a model that gets fewer than one in five right are not worth editing.
 _PATIENCE = 5
 
 
@@ -29,7 +29,8 @@ _PATIENCE = 5
 class Settings:
     """What all variants share.
 
-    count: cases of each kind. seed: of the first; those after it have the next ones.
+    count: cases of each kind.
+    seed: seed of the first case; later cases have the next ones.
     hole: side of the hole in pixels.
     """
 
@@ -54,14 +55,14 @@ class Settings:
 
 @dataclass
 class Attempts:
-    """One variant on the cases of one kind. seconds: in all; images: those that a grid needs."""
+    """One variant on the cases of one kind. seconds: in total. images: those that a grid needs."""
 
     scores: list[Score] = field(default_factory=list)
     seconds: float = 0.0
     images: list[np.ndarray] = field(default_factory=list)
 
     def vector(self, measure: str) -> np.ndarray:
-        """One bool per case: "success", or a check or a note of its score."""
+        """One bool per case: "success", or the name of a check or a note of its score."""
         return np.array([s.success if measure == "success" else {**s.checks, **s.notes}[measure] for s in self.scores])
 
     @property
@@ -72,11 +73,11 @@ class Attempts:
 
 @dataclass(frozen=True)
 class KindResult:
-    """All attempts at the cases of one kind, by the variants' names; the first is what the others are compared with.
+    """All attempts at the cases of one kind, by the name of the variant. The others are compared with the first.
 
     reconstruction: PSNR in dB of each image that was inverted and sampled again without an edit, with the recipe of
-        the first variant; empty where nothing is inverted.
-    tried: how many images it took to find the cases.
+        the first variant; empty for kinds without inversion.
+    tried: number of images that were made to find the cases.
     """
 
     variants: tuple[Variant, ...]
@@ -110,13 +111,13 @@ def measure(
     """Make, change and read all images.
 
     Args:
-        variants: of a kind; the first is the one that the others are compared with. Its steps and guidance make the
-            image before an edit, where that is generated.
+        variants: the variants of a kind. The others are compared with the first, whose steps and guidance also make the
+            generated images that are edited.
         keep_images: how many images of each kind and variant to keep.
         on_images: called with (done, total, kind and variant) after each batch; False cancels.
 
     Raises:
-        ParameterError: an engine whose images are not of the size that is read, or do not show what they should.
+        ParameterError: the engine makes images of a size that cannot be read, or that do not show their captions.
         CancelledError: `on_images` returned False.
     """
     check_size(engine)
@@ -134,7 +135,7 @@ def measure(
             if task_of(kind) == "real":
                 plain, _ = _change(engine, kind, ways[0], some, edited=False)
                 reconstruction += [psnr(case.before, after) for case, after in zip(some, plain, strict=True)]
-            # Batch by batch, so that an interruption leaves variants at the same place and heat hits all alike.
+            # Batch by batch, so that a slow machine affects all variants alike.
             for way in ways:
                 made, seconds = _change(engine, kind, way, some)
                 held = attempts[way.name]
@@ -184,7 +185,7 @@ def _plain(result: KindResult) -> dict[str, Any]:
 
 
 def _find(engine: Engine, kind: str, recipe: Recipe, settings: Settings) -> tuple[list[Case], int]:
-    """The first `count` cases whose image reads exactly as its caption, and how many images that took."""
+    """The first `count` cases whose image shows exactly its caption, and how many images were made to find them."""
     asked, limit = wishes(kind, settings.split, settings.seed), _PATIENCE * settings.count + settings.batch
     found: list[Case] = []
     tried = 0
@@ -192,7 +193,7 @@ def _find(engine: Engine, kind: str, recipe: Recipe, settings: Settings) -> tupl
         if tried >= limit:
             raise ParameterError(
                 f"only {len(found)} of {tried} images of '{kind}' show their caption, so there is nothing to edit",
-                "use the engine 'shapes', or one that is trained to the end",
+                "use the engine 'shapes', or one that is fully trained",
             )
         some = list(islice(asked, settings.batch))
         for case in _before(engine, kind, recipe, some, settings):
@@ -225,7 +226,8 @@ def _before(
 def _change(
     engine: Engine, kind: str, way: Variant, cases: Sequence[Case], *, edited: bool = True
 ) -> tuple[np.ndarray, float]:
-    """The images [n,H,W,3] uint8 after the change (or as they come back without one), and the seconds it took."""
+    """The images [n,H,W,3] uint8 after the change (sampled again without one if not `edited`), and the seconds it
+    took."""
     recipe = way.recipe
     began = time.perf_counter()
     with engine.session(batch=len(cases)) as session:
@@ -253,11 +255,11 @@ def _change(
 
 
 def _editing(session: Session, kind: str, recipe: Editing, cases: Sequence[Case]) -> dict[str, Any]:
-    """Where an edit starts from: the noise of the generated image, or that which a drawn one is inverted to."""
+    """The start of an edit: the noise of the generated image, or the noise that a drawn image is inverted to."""
     captions = [case.wish.source.caption() for case in cases]
     if task_of(kind) == "edit":
         return {"prompt": captions, "scheduler": "ddim", "seed": [case.seed for case in cases]}
     images = [case.before for case in cases]
     inverted = session.invert(images, captions, steps=recipe.steps, regularize=recipe.regularize)
-    # The negative prompt of the authors: guidance acts only where the edit differs from the caption.
+    # As in the authors' code: guidance acts only on the difference between the edit and the caption.
     return {"prompt": captions, "negative_prompt": captions, "scheduler": "ddim", "latents": inverted.latents}

@@ -1,4 +1,4 @@
-"""How the tasks are done: formulations of an edit and their numbers, settings of inpainting, context updates."""
+"""How the tasks are done: forms and numbers of edits, settings of inpainting, context updates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,8 +10,8 @@ from ebca.runtime.conditioning.edits import Edit
 from ebca.runtime.conditioning.schedules import Gamma, Schedule, to_json
 
 CAPTION, THING, SWAP, CAPTIONS = FORMS = ("caption", "thing", "swap", "captions")
-"""What the editing prompts say beside the main prompt, which is the caption of the image as it is: the new caption;
-the new thing; the new thing, less the old one; the new caption, less the old one."""
+"""What the editing prompts say; the main prompt is the caption of the original image. The new caption; the new thing;
+the new thing minus the old one; the new caption minus the old one."""
 
 BASE, EBCU = "base", "ebcu"
 
@@ -21,9 +21,9 @@ RECIPES_SWEEP, UPDATES_SWEEP = SWEEPS = ("recipes", "updates")
 
 @dataclass(frozen=True)
 class Update:
-    """Step sizes of the context update: of the main prompt, and of every editing prompt.
+    """Step sizes of the context update, for the main prompt and for every editing prompt.
 
-    reset_edits: start every step from the embeddings of the editing prompts; else their updates add up over the steps.
+    reset_edits: start every step from the embeddings of the editing prompts; otherwise their updates accumulate.
     """
 
     gamma_attn: Gamma = 0.0
@@ -33,7 +33,7 @@ class Update:
     reset_edits: bool = False
 
     def describe(self) -> dict[str, object]:
-        """The same as numbers, lists and objects of JSON."""
+        """The update as JSON values."""
         gammas = {name: to_json(value) for name, value in self.__dict__.items() if name != "reset_edits"}
         return gammas | {"reset_edits": self.reset_edits}
 
@@ -43,8 +43,8 @@ class Editing:
     """One way to edit.
 
     form: one of FORMS.
-    alpha: of the editing prompts, from the share `tau` of the steps on.
-    regularize: keep the predicted noise like noise while an image is inverted.
+    alpha: weight of the editing prompts, from the share `tau` of the steps on.
+    regularize: regularize the predicted noise during inversion.
     """
 
     form: str = CAPTION
@@ -104,7 +104,7 @@ RECIPES: dict[str, Recipe] = {
     REAL_SHAPE: Editing(steps=50, guidance_scale=2.0, regularize=True),
     REAL_COLOR: Editing(steps=50, guidance_scale=1.5, regularize=True),
 }
-"""The best that was found on development prompts."""
+"""The best recipes found on development cases."""
 
 UPDATES: dict[str, Update] = {
     EDIT_SHAPE: Update(gamma_norm=0.0003, edit_gamma_norm=0.0003),
@@ -113,7 +113,7 @@ UPDATES: dict[str, Update] = {
     REAL_SHAPE: Update(gamma_norm=0.0003, edit_gamma_norm=0.0003),
     REAL_COLOR: Update(gamma_norm=0.0003, edit_gamma_norm=0.0003),
 }
-"""The context update that does most (or least harm) on development prompts."""
+"""The context updates that help most, or harm least, on development cases."""
 
 _OF_EDITS = (
     Update(gamma_norm=0.003),
@@ -134,9 +134,9 @@ _OF_INPAINTING = (
 
 
 def candidates(kind: str, chosen: Recipe, what: Sequence[str] = SWEEPS) -> tuple[Variant, ...]:
-    """What a sweep tries on the development prompts: the recipe in use first, then what departs from it.
+    """The variants of a sweep on development cases: the recipe in use first, then changes to it.
 
-    Recipes of edits of generated images share steps and guidance, which decide what the image is before.
+    Edits of generated images share steps and guidance, which determine the image before the edit.
     """
     changes: list[dict[str, Any]]
     updates: Sequence[Update]
@@ -153,7 +153,7 @@ def candidates(kind: str, chosen: Recipe, what: Sequence[str] = SWEEPS) -> tuple
             changes += [{"steps": steps} for steps in (25, 50, 100)]
             changes += [{"regularize": not chosen.regularize}]
         updates = _OF_EDITS
-    # By name, so that what is in use stays where it is when it comes again.
+    # By name, so that the recipe in use keeps its place if it occurs again.
     variants = {BASE: Variant(BASE, chosen)}
     for change in changes if RECIPES_SWEEP in what else ():
         recipe = replace(chosen, **change)

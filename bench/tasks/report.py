@@ -1,4 +1,4 @@
-"""The tasks as text and as an image."""
+"""The results of the tasks as tables and as a sheet of images."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ _WIDEST = 340
 
 
 def print_report(tasks: Tasks, console: Console) -> None:
-    """A table per kind: the success of every variant with its interval, what it failed at, and paired differences."""
+    """Print a table per kind: success of every variant with its interval, failed checks, and paired differences."""
     for kind, result in tasks.results.items():
         first = result.variants[0]
         measures = result.attempts[first.name].measures
@@ -35,7 +35,7 @@ def print_report(tasks: Tasks, console: Console) -> None:
         table.add_column("difference (95 %)", no_wrap=True)
         table.add_column("gained / lost")
         table.add_column("p (McNemar)")
-        table.add_column("s an image")
+        table.add_column("s per image")
         for variant in result.variants:
             held = result.attempts[variant.name]
             row = [variant.name, rate_cell(held.vector("success"))]
@@ -52,7 +52,7 @@ def print_report(tasks: Tasks, console: Console) -> None:
 
 
 def save_grid(tasks: Tasks, file: Path) -> None:
-    """One row per kept case: the image before, the mask where there is one, and what each variant made of it.
+    """Write a sheet with one row per kept case: the image before, the mask if any, and the result of each variant.
 
     Raises:
         ParameterError: the file cannot be written.
@@ -80,7 +80,7 @@ def save_grid(tasks: Tasks, file: Path) -> None:
 
 
 def _strip(result: KindResult, index: int) -> np.ndarray:
-    """The images of a row side by side [H,W,3] uint8, enlarged, with a white margin behind each."""
+    """The images of a row side by side [H,W,3] uint8, enlarged, with a white margin after each."""
     case = result.cases[index]
     images = [case.before]
     if case.mask is not None:

@@ -1,4 +1,4 @@
-"""Whether an image became what it should, read from the images before and after."""
+"""Score a change by reading the images before and after it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ from ebca.bench.alignment.detector import FOREGROUND, Found, background_of, dete
 from ebca.bench.alignment.scenes import Thing
 from ebca.bench.tasks.cases import Case
 
-# Pixels that a thing which stays may seem to move: a tenth of its size is more than the detector errs.
+# Pixels that an unchanged thing may appear to move: a tenth of its size, more than the error of the detector.
 _STILL = 4.0
-# Pixels from the old thing's centre where the new one is in its place. Outlines have their centres elsewhere.
+# Largest distance in pixels to the old centre at which a thing is in place. Outlines differ in their centres.
 _IN_PLACE = 6.0
 
 
 @dataclass(frozen=True)
 class Score:
-    """checks: all of them make a success. notes: worth knowing, but not asked for."""
+    """checks: a success needs all of them. notes: further facts, which do not count."""
 
     checks: Mapping[str, bool]
     notes: Mapping[str, bool]
@@ -28,13 +28,13 @@ class Score:
 
 
 def score(case: Case, after: np.ndarray) -> Score:
-    """Compare the image [H,W,3] uint8 that came of a case with the one before.
+    """Compare the resulting image [H,W,3] uint8 of a case with the one before.
 
-    Checks of an edit: "new" (the new thing is there), "gone" (the old one is not), "kept" (the other thing is where
-    it was), "background" (has its colour still). Of inpainting: "new" (in the hole), "gone" (what was in the hole),
-    "kept", "outside" (every pixel outside the hole is as it was).
-    Notes: "exact" (nothing but the two things); for an edit "in place" (the new thing is where the old one was), for
-    inpainting "background" (the hole's rim has the colour of the background).
+    Checks of an edit: "new" (the new thing is there), "gone" (the old one is not), "kept" (the other thing has not
+    moved), "background" (its colour has not changed). Checks of inpainting: "new" (the new thing is in the hole),
+    "gone" (what was in the hole), "kept", "outside" (no pixel outside the hole has changed). Notes: "exact" (nothing
+    but the two things); for an edit "in place" (the new thing is where the old one was), for inpainting "background"
+    (the rim of the hole has the colour of the background).
     """
     wish, before, found = case.wish, detect(case.before), detect(after)
     news = [f for f in found if f.thing == wish.new]
@@ -61,18 +61,18 @@ def score(case: Case, after: np.ndarray) -> Score:
 
 
 def psnr(before: np.ndarray, after: np.ndarray) -> float:
-    """Of two uint8 images, in dB; 99 where they are equal."""
+    """PSNR of two uint8 images in dB; 99 if they are equal."""
     error = float(np.square(before.astype(float) - after).mean())
     return min(10 * float(np.log10(255**2 / error)), 99.0) if error else 99.0
 
 
 def _only(found: list[Found], thing: Thing) -> Found:
-    """The thing in an image that is known to hold it."""
+    """A thing of an image that is known to contain it."""
     return next(f for f in found if f.thing == thing)
 
 
 def _alike(a: np.ndarray, b: np.ndarray) -> bool:
-    """Colours that the detector would not tell apart."""
+    """Whether the detector would not distinguish two colours."""
     return bool(np.linalg.norm(a - b) <= FOREGROUND)
 
 

@@ -150,7 +150,7 @@ def test_wrong_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         (["--count", "0"], "count is 0"),
         (["--json", str(tmp_path / "no" / "a.json")], "folder"),
         (["--engine", "shapez"], "bundled one: shapes"),
-        (["--task", "inpaint", "--hole", "63", "--count", "1"], "hole of 63 pixels does not do"),
+        (["--task", "inpaint", "--hole", "63", "--count", "1"], "hole of 63 pixels does not fit"),
         (["--task", "edit", "--alpha", "-1", "--count", "1"], "alpha of editing prompt 1 is negative"),
         (["--task", "edit", "--tau", "2", "--count", "1"], "tau is 2"),
     ):
