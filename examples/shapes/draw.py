@@ -1,6 +1,6 @@
 """Images of coloured shapes with captions, drawn on the fly.
 
-A scene is drawn with antialiased edges, small shifts of its colours, and without overlaps. Everything comes from the
+A scene is drawn with antialiased edges, slightly varied colours, and without overlaps. All randomness comes from the
 generator that is passed in, so a seed gives the same images.
 """
 
@@ -20,12 +20,12 @@ from ebca.bench.alignment.scenes import (
     paint,
 )
 
-# Half pixels: radii of 9.5 to 13.5 pixels, and a little less where three things must fit.
+# In half pixels: radii of 9.5 to 13.5 pixels, and slightly less if three things must fit.
 _RADII = (19, 27)
 _RADII_OF_THREE = (18, 22)
 _GAP = 2.0
 _SHADE = 8
-# How far apart (pixels) a relation puts two centres along its axis at least, and across it at most.
+# Distance in pixels of two centres in a relation: at least this along its axis, and at most this across it.
 _ALONG, _ACROSS = 20, 10
 
 
@@ -56,7 +56,7 @@ def random_scene(rng: np.random.Generator, count: int, *, related: bool = False,
 
 
 def place(rng: np.random.Generator, scene: Scene) -> list[Placed]:
-    """Find positions without overlaps, in agreement with the relation."""
+    """Choose positions without overlaps that satisfy the relation."""
     low, high = _RADII_OF_THREE if len(scene.things) > 2 else _RADII
     while True:
         radii = rng.integers(low, high + 1, len(scene.things)) / 2

@@ -31,7 +31,7 @@ SCHEDULER: dict[str, Any] = {
 
 @dataclass
 class Networks:
-    """Everything that has weights, and the tokenizer."""
+    """The networks and the tokenizer."""
 
     vae: AutoencoderKL
     text_encoder: CLIPTextModel
@@ -40,7 +40,8 @@ class Networks:
 
 
 def build(tokenizer_folder: Path, seed: int) -> Networks:
-    """Fresh networks: a VAE to a quarter of the size, a text model of two layers, a UNet with 7 cross-attentions."""
+    """Untrained networks: a VAE to a quarter of the size, a text model with two layers, a UNet with 7
+    cross-attentions."""
     torch.manual_seed(seed)
     write_word_tokenizer(tokenizer_folder, WORDS, MAX_LENGTH)
     tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder)
@@ -77,13 +78,13 @@ def build(tokenizer_folder: Path, seed: int) -> Networks:
         cross_attention_dim=128,
         attention_head_dim=2,  # diffusers' name for the number of heads here
     )
-    # At sequences of 16 and 64 the plain form trains a third faster on a CPU than fused attention.
+    # At sequence lengths of 16 and 64, plain attention trains a third faster on a CPU than fused attention.
     unet.set_attn_processor(AttnProcessor())
     return Networks(vae, text_encoder, unet, tokenizer)
 
 
 def save(networks: Networks, folder: Path) -> None:
-    """Write a StableDiffusionPipeline folder with float16 weights; the networks are rounded to float16 thereby."""
+    """Write a StableDiffusionPipeline folder with float16 weights; this rounds the networks to float16."""
     for module in (networks.vae, networks.text_encoder, networks.unet):
         module.half()
     pipeline(networks, PNDMScheduler(skip_prk_steps=True, **SCHEDULER)).save_pretrained(folder)
@@ -92,7 +93,7 @@ def save(networks: Networks, folder: Path) -> None:
 
 
 def sampler(networks: Networks) -> StableDiffusionPipeline:
-    """A pipeline that samples with DDIM, for a look during training."""
+    """A pipeline that samples with DDIM, to inspect the model during training."""
     made = pipeline(networks, DDIMScheduler(clip_sample=False, **SCHEDULER))
     made.set_progress_bar_config(disable=True)
     return made

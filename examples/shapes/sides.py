@@ -1,11 +1,11 @@
-"""How the model comes to know left from right.
+"""How the model learns left from right.
 
-Noise prediction alone does not teach a model of this size what "left of" means, however many such images it sees:
-until the text model marks the things with their sides the UNet has nothing to read, and until the UNet reads marks
-there is nothing to gain by writing them. So at first the marks are put into the embeddings of both things' words, so
-loudly that the UNet learns to read them; then those of the first thing fade, which a text model that looks back could
-never write, as the relation comes after its words; then those of the second, which the text model has learned to write
-meanwhile.
+Noise prediction alone does not teach a model of this size what "left of" means, no matter how many such images it sees:
+until the text model marks the things with their sides, the UNet has nothing to read, and until the UNet reads marks,
+the text model gains nothing by writing them. So at first we add the marks to the embeddings of both things' words,
+large enough that the UNet learns to read them. Then the marks of the first thing fade: a causal text model could never
+write them, since the relation comes after the words of that thing. Then those of the second thing fade, which the text
+model has learned to write by then.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,8 @@ from torch import Tensor
 from ebca.bench.alignment.scenes import RELATIONS, Scene
 
 _LOUD, _QUIET = 11.0, 6.0
-# Shares of the course: until here both things are marked; the first one's marks have faded; the second one's have.
+# Progress at which the marks of the first thing begin to fade, at which they are gone, and at which the second's are
+# gone.
 _BOTH, _SECOND, _NONE = 0.1, 0.25, 0.35
 
 
@@ -25,10 +26,10 @@ class Sides:
     """Marks for the words of things in a relation.
 
     Args:
-        scenes: of all images; each thing's words are its color and its shape.
+        scenes: the scenes of all images; the words of a thing are its colour and its shape.
         length: tokens of a caption.
-        width: of an embedding.
-        seed: of the two directions in the embedding, right and down, that the marks lie along.
+        width: size of an embedding.
+        seed: determines the two directions of the marks in the embedding, for right and down.
     """
 
     def __init__(self, scenes: Sequence[Scene], length: int, width: int, seed: int, device: torch.device) -> None:
@@ -44,16 +45,17 @@ class Sides:
         self._marks = torch.from_numpy(marks)
 
     def mark(self, hidden: Tensor, chosen: Tensor, captioned: Tensor, progress: float) -> tuple[Tensor, Tensor]:
-        """Embeddings with the marks of this moment, and how far the text model is from writing the second thing's.
+        """Embeddings with the marks for this progress, and the error of the text model in writing those of the second
+        thing.
 
         Args:
-            hidden: [n,T,D] what the text model made.
-            chosen: [n] which of the scenes.
+            hidden: [n,T,D], the output of the text model.
+            chosen: [n], indices of the scenes.
             captioned: [n] bool; a dropped caption has no marks.
-            progress: of the course, 0 to 1.
+            progress: progress of the stage, 0 to 1.
 
         Returns:
-            [n,T,D], and the mean squared error, a number.
+            The embeddings [n,T,D], and the mean squared error, a scalar.
         """
         fading = _fall(progress, _BOTH, _SECOND)
         loudness = _QUIET + (_LOUD - _QUIET) * fading

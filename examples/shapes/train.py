@@ -1,9 +1,9 @@
-"""Train the model `shapes`: a VAE, then a UNet together with its text model, then both on where things are.
+"""Train the model `shapes`: first a VAE, then a UNet together with its text model, then both on relations.
 
     python examples/shapes/train.py --output-dir run
 
-Every batch comes from a generator seeded with the number of its step, so a run that was interrupted goes on from its
-last checkpoint with the numbers it would have had.
+Every batch comes from a generator seeded with its step, so an interrupted run continues from its last checkpoint with
+the same numbers as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ GRID_PROMPTS = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """Numbers of one training run. Steps, not minutes, so that a seed says everything."""
+    """The parameters of a training run. Lengths are in steps, not minutes, so that the seed determines everything."""
 
     seed: int = 0
     batch: int = 32
@@ -73,16 +73,16 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Course:
-    """One course of training for the UNet and the text model.
+    """One stage of training for the UNet and the text model.
 
     Attributes:
-        seeds: of its batches and of its images.
-        shares: of images with one, two and three things at a progress in [0, 1].
-        related: share of the images of two things whose caption says where they are.
-        noisy: share of the timesteps that are drawn from the noisier part alone, where an image's layout is decided.
-        snr_floor: least weight of a timestep's squared error of the clean image; noise prediction gives the noisiest
-            timesteps next to none.
-        mark_weight: of the marks in the loss, see `Sides`; 0: there are none.
+        seeds: seeds of its batches and of its images.
+        shares: shares of images with one, two and three things at a progress in [0, 1].
+        related: share of the images with two things whose caption has a relation.
+        noisy: share of the timesteps that are drawn from the noisier part only, which decides the layout of an image.
+        snr_floor: least weight of a timestep's squared error of the clean image; noise prediction gives almost none to
+            the noisiest timesteps.
+        mark_weight: weight of the marks in the loss, see `Sides`; 0 for no marks.
     """
 
     name: str
@@ -98,7 +98,7 @@ class Course:
 
 
 def courses(recipe: Recipe) -> tuple[Course, Course]:
-    """First everything, then mostly relations."""
+    """First all kinds of scenes, then mostly relations."""
     return (
         Course("unet", (3, 4), recipe.images, recipe.unet_steps, recipe.unet_lr, _shares),
         Course(
@@ -118,7 +118,7 @@ def courses(recipe: Recipe) -> tuple[Course, Course]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output-dir", type=Path, required=True, help="gets the model, curves, grids, checkpoints")
+    parser.add_argument("--output-dir", type=Path, required=True, help="folder for model, curves, grids, checkpoints")
     parser.add_argument("--threads", type=int, help="default: all cores")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     for name, value in Recipe().__dict__.items():
@@ -132,11 +132,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def train(recipe: Recipe, folder: Path, device: torch.device) -> Networks:
-    """Train, or go on, and write the pipeline folder `folder/shapes`."""
+    """Train, or continue training, and write the pipeline folder `folder/shapes`."""
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     written = folder / "recipe.json"
     if written.exists() and json.loads(written.read_text()) != recipe.__dict__:
-        raise SystemExit(f"{folder} holds a run of another recipe (recipe.json); choose another --output-dir")
+        raise SystemExit(f"{folder} holds a run with another recipe (recipe.json); choose another --output-dir")
     write_json(written, recipe.__dict__)
     networks = build(folder / "tokenizer", recipe.seed)
     for module in (networks.vae, networks.text_encoder, networks.unet):
@@ -149,7 +149,7 @@ def train(recipe: Recipe, folder: Path, device: torch.device) -> Networks:
 
 
 def train_vae(recipe: Recipe, networks: Networks, folder: Path, device: torch.device) -> None:
-    """Reconstruction (absolute and squared error) with a trace of KL; then set the scale of the latents."""
+    """Train on reconstruction (absolute and squared error) with a small KL term; then set the scale of the latents."""
     vae = networks.vae.train()
 
     def loss_of(step: int) -> Tensor:
@@ -161,7 +161,7 @@ def train_vae(recipe: Recipe, networks: Networks, folder: Path, device: torch.de
         decoded = vae.decode(posterior.mean + posterior.std * noise).sample
         return F.l1_loss(decoded, pixels) + F.mse_loss(decoded, pixels) + recipe.kl_weight * posterior.kl().mean()
 
-    _loop("vae", recipe, folder, recipe.vae_steps, recipe.vae_lr, {"vae": vae}, loss_of, device)
+    _loop(_Stage("vae", recipe.vae_steps, recipe.vae_lr, {"vae": vae}), recipe, folder, loss_of, device)
     vae.eval().requires_grad_(False)
     rng = _generator(recipe.seed, 2, 0)
     scenes = [_scene(rng, _shares(1.0)) for _ in range(200)]
@@ -180,7 +180,7 @@ def train_vae(recipe: Recipe, networks: Networks, folder: Path, device: torch.de
 
 
 def train_unet(recipe: Recipe, course: Course, networks: Networks, folder: Path, device: torch.device) -> None:
-    """Noise prediction with min-SNR weights; the text model learns along. Ends with the averaged weights."""
+    """Train noise prediction with min-SNR weights, together with the text model. Ends with the averaged weights."""
     (empty,) = _tokenised(networks, [""]).to(device)
     noises = DDPMScheduler(**{k: v for k, v in SCHEDULER.items() if k not in ("steps_offset", "set_alpha_to_one")})
     alphas = noises.alphas_cumprod.to(device)
@@ -188,7 +188,7 @@ def train_unet(recipe: Recipe, course: Course, networks: Networks, folder: Path,
     weights = snr.clamp(course.snr_floor, recipe.snr_gamma) / snr
     unet, text = (module.train().requires_grad_(True) for module in (networks.unet, networks.text_encoder))
 
-    # Made on first use: a course that is finished needs no images.
+    # Made on first use: a finished stage needs no images.
     @cache
     def material() -> tuple[Tensor, Tensor, list[np.ndarray], Sides]:
         latents, scenes, counts = _encoded(recipe, course, networks, device)
@@ -222,25 +222,33 @@ def train_unet(recipe: Recipe, course: Course, networks: Networks, folder: Path,
     def look(step: int) -> None:
         _sample_grid(networks, folder / f"samples_{course.name}_{step:05d}.png")
 
-    modules = {"unet": unet, "text_encoder": text}
-    _loop(course.name, recipe, folder, course.steps, course.lr, modules, loss_of, device, look)
+    stage = _Stage(course.name, course.steps, course.lr, {"unet": unet, "text_encoder": text})
+    _loop(stage, recipe, folder, loss_of, device, look)
     unet.eval().requires_grad_(False)
     text.eval().requires_grad_(False)
 
 
+@dataclass(frozen=True)
+class _Stage:
+    """What a training loop optimises, for how many steps, and at which rate."""
+
+    name: str
+    steps: int
+    lr: float
+    modules: dict[str, nn.Module]
+
+
 def _loop(
-    name: str,
+    stage: _Stage,
     recipe: Recipe,
     folder: Path,
-    steps: int,
-    lr: float,
-    modules: dict[str, nn.Module],
     loss_of: Callable[[int], Tensor],
     device: torch.device,
     look: Callable[[int], None] | None = None,
 ) -> None:
     """AdamW with warm-up and cosine decay; the modules end with the running average of their weights."""
-    parameters = [p for module in modules.values() for p in module.parameters()]
+    name, steps, lr = stage.name, stage.steps, stage.lr
+    parameters = [p for module in stage.modules.values() for p in module.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=0.01)
     average = [p.detach().clone() for p in parameters]
     losses: list[float] = []
@@ -281,7 +289,7 @@ def _loop(
 
 
 class _Swapped:
-    """The averaged weights in place of the others, for a while."""
+    """A block in which the averaged weights replace the trained ones."""
 
     def __init__(self, parameters: list[nn.Parameter], average: list[Tensor]) -> None:
         self._pairs = list(zip(parameters, average, strict=True))
@@ -303,7 +311,7 @@ class _Swapped:
 def _encoded(
     recipe: Recipe, course: Course, networks: Networks, device: torch.device
 ) -> tuple[Tensor, list[Scene], np.ndarray]:
-    """Latents [n,4,16,16] of freshly drawn images, their scenes, and how many things each has."""
+    """Latents [n,4,16,16] of new images, their scenes, and the number of things in each."""
     latents, scenes = [], []
     scale = networks.vae.config["scaling_factor"]
     share = course.shares(1.0)
@@ -318,7 +326,7 @@ def _encoded(
 
 
 def _shares(progress: float) -> np.ndarray:
-    """Shares of images with one, two and three things: simple ones first, from the middle of the run as it is."""
+    """Shares of images with one, two and three things: simple scenes first, the final shares from the middle on."""
     early, late = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.42, 0.38])
     return early + min(2 * progress, 1.0) * (late - early)
 
