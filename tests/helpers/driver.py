@@ -1,5 +1,5 @@
-"""A CUDA driver without a GPU: its device memory is host memory that nobody else touches, its stream runs at once, a
-graph is the list of what was enqueued. It counts what a step does."""
+"""A CUDA driver without a GPU. Device memory is separate host memory, the stream runs calls at once, and a graph is the
+list of enqueued calls. It counts operations."""
 
 import ctypes
 import time
@@ -23,7 +23,7 @@ from ebca.runtime.engine import Engine
 
 
 class HostKernels:
-    """The sampling kernels in numpy; the op is the engine's."""
+    """The sampling kernels in numpy; the op runs as the engine's graph."""
 
     def operator(self, variant: str, layer: LayerSpec, dtype: np.dtype[Any]) -> None:
         return None
@@ -33,7 +33,7 @@ class HostKernels:
         return lambda: run(bound)
 
     def register(self, trt: Any, registry: Any) -> object:
-        raise AssertionError("no engine of the tests runs on this device and takes plugins")
+        raise AssertionError("no engine in the tests needs plugins on this device")
 
 
 def host_device(**settings: Any) -> tuple[CudaDevice, "HostDriver"]:
@@ -50,7 +50,7 @@ def host_engine(directory: Path, **settings: Any) -> tuple[Engine, "HostDriver"]
 
 @dataclass
 class HostDriver:
-    """See `ebca.runtime.devices.cuda.Driver`. `count` counts calls by name; what runs inside a graph is not counted."""
+    """See `ebca.runtime.devices.cuda.Driver`. `count` counts calls by name, except those inside a graph."""
 
     name: str = "cuda:0"
     index: int = 0
@@ -79,7 +79,7 @@ class HostDriver:
     def view(self, pointer: int, shape: Sequence[int], dtype: Any, owner: object) -> np.ndarray:
         size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
         buffer = (ctypes.c_uint8 * size).from_address(pointer)
-        # The array keeps what it was made from, and so its memory, alive.
+        # The array keeps the buffer, and so its memory, alive.
         buffer.owner = owner
         return np.frombuffer(buffer, dtype).reshape(shape)
 
@@ -96,12 +96,12 @@ class HostDriver:
         if self._recording is None:
             self._enqueue("submit", call)
             return
-        # A graph does not keep alive what it was captured from.
+        # A graph does not keep the captured calls alive.
         alive = weakref.ref(call)
 
         def run() -> None:
             bound = alive()
-            assert bound is not None, "a graph runs on memory that was given back"
+            assert bound is not None, "a graph runs on memory that was freed"
             bound()
 
         self._enqueue("submit", run)

@@ -1,4 +1,4 @@
-"""The GPU kernels run by Triton's interpreter, on the plan that a GPU would launch. For a process of its own."""
+"""The GPU kernels in Triton's interpreter, with the launches of a GPU. Runs in a separate process."""
 
 import os
 from typing import Any
@@ -10,7 +10,7 @@ Array = NDArray[Any]
 
 
 def interpret() -> None:
-    """Make this process one that interprets; before it imports Triton."""
+    """Select the interpreter for this process, before Triton is imported."""
     os.environ["TRITON_INTERPRET"] = "1"
 
 
@@ -30,7 +30,7 @@ def run(variant: str, dtype: str, heads: int, case: dict[str, Array], capability
     _multiply_bfloat16_as_float32()
     B, N, channels = case["q"].shape
     _, S, T, _ = case["k"].shape
-    plan = launches(KernelSet.load(), variant, capability, dtype, OpShape(B, N, S, T, heads, channels // heads))
+    planned = launches(KernelSet.load(), variant, capability, dtype, OpShape(B, N, S, T, heads, channels // heads))
     storage = getattr(torch, dtype)
     sizes = {"batch": B, "positions": N, "contexts": S, "tokens": T}
     tensors: dict[str, Any] = {}
@@ -40,13 +40,13 @@ def run(variant: str, dtype: str, heads: int, case: dict[str, Array], capability
     for name, spec in signature(variant, heads, channels // heads).outputs.items():
         shape = [sizes.get(str(dim), dim) for dim in spec.shape]
         tensors[name] = torch.full(shape, torch.nan, dtype=storage if name == "out" else torch.float32)
-    scratch = torch.full((plan.scratch_bytes + 1,), -1, dtype=torch.uint8)  # all bits one is NaN in every format
-    for name, offset in plan.scratch.items():
+    scratch = torch.full((planned.scratch_bytes + 1,), -1, dtype=torch.uint8)  # all bits one is NaN in every format
+    for name, offset in planned.scratch.items():
         kind = storage if name == "partial" else torch.float32
-        ends = [*sorted(plan.scratch.values()), plan.scratch_bytes]
+        ends = [*sorted(planned.scratch.values()), planned.scratch_bytes]
         tensors[name] = scratch[offset : ends[ends.index(offset) + 1]].view(kind)
     nothing = torch.zeros(1)
-    for launch in plan.launches:
+    for launch in planned.launches:
         function = getattr(kernels, launch.binary.kernel)
         arguments = {
             name: tensors[value] if isinstance(value, str) else nothing if name.endswith("_ptr") else value

@@ -1,4 +1,4 @@
-"""The sampling kernels run by Triton's interpreter, launched as on a GPU. For a process of its own."""
+"""The sampling kernels in Triton's interpreter, launched as on a GPU. Runs in a separate process."""
 
 import os
 from pathlib import Path

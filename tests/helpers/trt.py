@@ -1,7 +1,7 @@
-"""What a plugin uses of the module `tensorrt`, and what TensorRT does with a plugin, without the library.
+"""A stand-in for the module `tensorrt`, as far as plugins use it, and for what TensorRT does with a plugin.
 
-As strict as the bindings: a base class whose constructor was not called is noticed, a field is readable only as long as
-the Python object that made it lives, and a text that comes from an ONNX node ends in a zero byte.
+As strict as the bindings: it detects a base class whose constructor was not called, a field is readable only as long as
+the Python object that created it lives, and a string from an ONNX node ends in a zero byte.
 """
 
 import enum
@@ -35,7 +35,7 @@ TensorRTPhase = enum.Enum("TensorRTPhase", "BUILD RUNTIME")
 
 
 class PluginField:
-    """Its data come back as a numpy array, whatever they were made from."""
+    """Its data are always returned as a numpy array."""
 
     def __init__(self, name: str, data: Any, type: Any) -> None:
         assert (type, bytes if type is PluginFieldType.CHAR else np.ndarray) == (type, data.__class__)
@@ -58,7 +58,7 @@ class PluginFieldCollection:
 
 
 class PluginFieldCollection_:
-    """What the library itself reads: the address of a collection."""
+    """The type that the library itself reads: the address of a collection."""
 
     def __init__(self, fields: PluginFieldCollection) -> None:
         self._fields = weakref.ref(fields)
@@ -74,7 +74,7 @@ class DimsExprs(list[Any]):
 
 
 class Registry:
-    """Of one builder or runtime."""
+    """The plugin registry of one builder or runtime."""
 
     def __init__(self) -> None:
         self.creators: dict[tuple[str, str, str], Any] = {}
@@ -86,7 +86,7 @@ class Registry:
         return self.creators.setdefault(key, creator) is creator
 
     def parse(self, op_type: str, attributes: Mapping[str, int | str]) -> Any:
-        """The plugin that the ONNX parser makes of a node: a field per attribute that the creator names."""
+        """The plugin that the ONNX parser creates from a node, with a field per attribute that the creator names."""
         key = op_type, attributes.get("plugin_version", "1"), attributes.get("plugin_namespace", "")
         creator = self.creators[key]  # type: ignore[index]
         fields = [
@@ -100,7 +100,7 @@ class Registry:
         return checked(creator.create_plugin("layer", PluginFieldCollection_(collection), TensorRTPhase.BUILD))
 
     def from_plan(self, plugin: Any) -> Any:
-        """The plugin that a runtime makes of what the builder kept of one."""
+        """The plugin that a runtime creates from the fields that the builder stored."""
         creator = self.creators[plugin.plugin_name, plugin.plugin_version, plugin.plugin_namespace]
         fields = plugin.get_fields_to_serialize()
         assert type(fields) is PluginFieldCollection_
@@ -108,7 +108,7 @@ class Registry:
 
 
 def checked(plugin: Any) -> Any:
-    """A plugin, if the bindings would take it for one."""
+    """The plugin, after checking that the bindings would accept it."""
     assert plugin.constructed == {"IPluginV3", "IPluginV3OneCore", "IPluginV3OneBuild", "IPluginV3OneRuntime"}
     assert plugin.num_outputs >= 1 and isinstance(plugin.timing_cache_id, str)
     assert all(plugin.get_capability_interface(kind) is plugin for kind in ("core", "build", "runtime"))

@@ -32,8 +32,8 @@ def _as_float(image: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("change", [_as_float, _noisy(8), _noisy(16), _blurred], ids=["clean", "noise", "more", "blur"])
-def test_it_reads_drawn_images(change: Callable[[np.ndarray], np.ndarray]) -> None:
-    """99.5 % is what the benchmark needs: an error of its own well below the differences it is to show."""
+def test_drawn_images_are_read_correctly(change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """The benchmark needs an error well below the differences it should detect."""
     rng = np.random.default_rng(11)
     wrong = []
     for index in range(600):
@@ -45,7 +45,7 @@ def test_it_reads_drawn_images(change: Callable[[np.ndarray], np.ndarray]) -> No
     assert len(wrong) <= 3, wrong
 
 
-def test_it_finds_the_place() -> None:
+def test_it_finds_positions() -> None:
     rng = np.random.default_rng(5)
     for _ in range(50):
         image, placed = draw(rng, random_scene(rng, 1))
@@ -53,7 +53,7 @@ def test_it_finds_the_place() -> None:
         assert np.hypot(found.x - placed[0].x, found.y - placed[0].y) <= 0.25 * placed[0].radius
 
 
-def test_wrong_pictures_are_not_read_as_right() -> None:
+def test_wrong_images_are_not_read_as_right() -> None:
     """Every image is read against a scene that differs in one word."""
     rng = np.random.default_rng(3)
     for index in range(100):
@@ -69,7 +69,7 @@ def test_wrong_pictures_are_not_read_as_right() -> None:
             assert reading.outcomes == (outcome, *["present"] * (len(scene.things) - 1))
 
 
-def test_something_more_is_present_but_not_exact() -> None:
+def test_an_additional_thing_is_not_exact() -> None:
     rng = np.random.default_rng(4)
     scene = random_scene(rng, 2)
     reading = read(draw(rng, scene)[0], Scene(scene.things[:1]))
@@ -82,14 +82,14 @@ def test_swapped_colors_are_both_wrong() -> None:
     assert read(image, parse("a blue circle and a red square")).outcomes == ("miscolored", "miscolored")
 
 
-def test_a_thing_that_is_not_there_is_neglected() -> None:
+def test_a_missing_thing_is_neglected() -> None:
     rng = np.random.default_rng(4)
     image, _ = draw(rng, parse("a red circle and a blue square"))
     reading = read(image, parse("a red circle, a blue square and a green star"))
     assert reading.outcomes == ("present", "present", "neglected")
 
 
-def test_the_other_relation_does_not_hold() -> None:
+def test_the_opposite_relation_does_not_hold() -> None:
     rng = np.random.default_rng(4)
     image, _ = draw(rng, parse("a red circle left of a blue square"))
     assert read(image, parse("a red circle left of a blue square")).related is True
@@ -102,7 +102,7 @@ def test_the_other_relation_does_not_hold() -> None:
     assert read(image, parse("a red circle and a blue square")).related is None
 
 
-def test_blobs_and_specks_are_no_shapes() -> None:
+def test_blobs_and_specks_are_not_shapes() -> None:
     image = np.full((64, 64, 3), 250, np.uint8)
     assert detect(image) == []
     image[10:14, 10:14] = COLORS["red"]  # a speck

@@ -1,4 +1,4 @@
-"""The whole benchmark on the bundled model: what it makes, compares, writes and refuses."""
+"""The complete benchmark on the bundled model: images, comparison, output and refusals."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def test_equal_methods_make_equal_images(engine: Engine) -> None:
         assert (paired.gained, paired.lost, paired.difference, paired.p_value) == (0, 0, 0, 1)
 
 
-def test_pictures_do_not_depend_on_the_batch(engine: Engine) -> None:
+def test_images_do_not_depend_on_the_batch(engine: Engine) -> None:
     one = measure(engine, (Method("base"),), Settings(kinds=("one",), count=3, steps=4, batch=1), keep_images=3)
     all_ = measure(engine, (Method("base"),), Settings(kinds=("one",), count=3, steps=4, batch=3), keep_images=3)
     a, b = (np.array(found.results["base"]["one"].images, int) for found in (one, all_))
@@ -44,7 +44,7 @@ def test_gammas_and_word_weights_change_images(engine: Engine) -> None:
             assert abs(images[i] - images[j]).max() > 0
 
 
-def test_effects(engine: Engine) -> None:
+def test_effects_show_how_far_contexts_move(engine: Engine) -> None:
     found = effects(engine, (Method("base"), Method("ebcu", 0.02), Method("strong", 0.04)), QUICK)["two"]
     assert found["base"].context_change == 0
     # The first order of small steps.
@@ -52,7 +52,7 @@ def test_effects(engine: Engine) -> None:
     assert len(found["base"].attention) == len(engine.manifest.unet.layers) == len(found["base"].norm)
 
 
-def test_cancel(engine: Engine) -> None:
+def test_the_callback_can_cancel(engine: Engine) -> None:
     with pytest.raises(CancelledError, match="after 3 of 8"):
         measure(engine, (Method("a"), Method("b")), QUICK, on_images=lambda *_: False)
 
@@ -61,12 +61,12 @@ def test_cancel(engine: Engine) -> None:
     ("change", "message"),
     [({"split": "all"}, "split"), ({"kinds": ("four",)}, "kind 'four'"), ({"count": 0}, "count is 0")],
 )
-def test_wrong_settings(change: dict[str, object], message: str) -> None:
+def test_wrong_settings_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ParameterError, match=message):
         Settings(**change)  # type: ignore[arg-type]
 
 
-def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_json_and_a_grid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["alignment", "--engine", "shapes", "--backend", "onnxruntime", "--kinds", "one", "relation"]
     argv += ["--count", "3", "--steps", "4", "--gamma-attn", "0.02", "--effects", "--grid-rows", "2"]
     assert cli.main([*argv, "--json", str(tmp_path / "a.json"), "--grid", str(tmp_path / "a.png")]) == 0
@@ -88,14 +88,16 @@ def test_another_model_is_refused(tiny_engine_dir: Path, capsys: pytest.CaptureF
     assert "makes images of 128 x 128" in capsys.readouterr().err
 
 
-def test_without_scipy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """It ended in a traceback after a plain `pip install ebca`."""
+def test_without_scipy_the_error_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A plain `pip install ebca` used to end in a traceback here."""
     monkeypatch.setattr(cli, "find_spec", lambda name: None)
     assert cli.main(["alignment"]) == 1
     assert capsys.readouterr().err.startswith("ebca-bench: error: reading images needs scipy")
 
 
-def test_wrong_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_commands_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["alignment", "--count", "0"]) == 1
     assert "count is 0" in capsys.readouterr().err
     assert cli.main(["alignment", "--json", str(tmp_path / "no" / "a.json")]) == 1

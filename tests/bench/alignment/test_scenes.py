@@ -1,4 +1,4 @@
-"""Captions say what a scene holds, and the prompts are split for good."""
+"""Captions describe scenes, and the split of the prompts is permanent."""
 
 import numpy as np
 import pytest
@@ -28,11 +28,11 @@ def scenes(draw: st.DrawFn) -> Scene:
 
 
 @given(scenes())
-def test_a_caption_says_its_scene(scene: Scene) -> None:
+def test_captions_are_parsed_back(scene: Scene) -> None:
     assert parse(scene.caption()) == scene
 
 
-def test_captions_read_well() -> None:
+def test_captions_are_plain_english() -> None:
     two = (Thing("orange", "star"), Thing("blue", "cross"))
     assert Scene(two[:1]).caption() == "an orange star"
     assert Scene(two).caption() == "an orange star and a blue cross"
@@ -71,5 +71,5 @@ def test_the_splits_share_no_prompt_and_miss_none(kind: str) -> None:
 
 
 def test_the_prompts_never_change() -> None:
-    """Results of different days are comparable only so."""
+    """Otherwise results of different versions could not be compared."""
     assert {kind: prompts(kind, "held-out")[0].caption() for kind in KINDS} == FIRST_HELD_OUT

@@ -1,4 +1,4 @@
-"""Paired comparisons against cases worked out by hand."""
+"""Paired comparisons against cases computed by hand."""
 
 import numpy as np
 import pytest
@@ -7,13 +7,13 @@ from scipy import stats
 from ebca.bench.alignment.statistics import compare, share_interval
 
 
-def test_equal_vectors_show_nothing() -> None:
+def test_equal_vectors_have_no_difference() -> None:
     same = np.array([True, False, True])
     paired = compare(same, same)
     assert (paired.difference, paired.low, paired.high, paired.p_value) == (0, 0, 0, 1)
 
 
-def test_mcnemar_is_the_exact_test_of_the_changed_ones() -> None:
+def test_mcnemar_is_the_exact_test_of_the_discordant_pairs() -> None:
     base = np.array([True] * 70 + [False] * 30)
     other = np.array([True] * 65 + [False] * 5 + [True] * 15 + [False] * 15)
     paired = compare(base, other)
@@ -26,8 +26,8 @@ def test_mcnemar_is_the_exact_test_of_the_changed_ones() -> None:
     assert paired.low == pytest.approx(0.10 - half, abs=0.015) and paired.high == pytest.approx(0.10 + half, abs=0.015)
 
 
-def test_the_interval_is_honest() -> None:
-    """About 95 of 100 intervals hold the truth; 88 leaves three standard errors."""
+def test_the_interval_has_its_coverage() -> None:
+    """About 95 of 100 intervals contain the true value; 88 leaves three standard errors."""
     rng = np.random.default_rng(0)
     held = 0
     for _ in range(100):

@@ -1,4 +1,4 @@
-"""The whole benchmark on the bundled model: what it makes, compares, writes and refuses."""
+"""The complete benchmark on the bundled model: images, comparison, output and refusals."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ from ebca.runtime.engine import Engine
 QUICK_FILL = Inpainting(steps=6, jump_length=2, jump_count=1)
 
 
-def test_an_edit_of_no_weight_gives_the_picture_back(engine: Engine) -> None:
+def test_an_edit_with_weight_zero_changes_nothing(engine: Engine) -> None:
     variants = (Variant("nothing", Editing(alpha=0.0)), Variant("update", Editing(alpha=0.0), Update(gamma_attn=0.02)))
     result = measure(engine, lambda kind: variants, Settings(kinds=(EDIT_SHAPE,), count=2, batch=3), keep_images=2)
     found = result.results[EDIT_SHAPE]
@@ -40,7 +40,7 @@ def test_every_form_edits_the_same_images(engine: Engine, form: str) -> None:
     assert len(result.results[REAL_COLOR].reconstruction) == 2
 
 
-def test_fillings_leave_the_rest_alone(engine: Engine) -> None:
+def test_inpainting_changes_only_the_hole(engine: Engine) -> None:
     variants = (Variant("a", QUICK_FILL), Variant("b", QUICK_FILL, Update(gamma_attn=0.02)))
     result = measure(engine, lambda kind: variants, Settings(kinds=(INPAINT,), count=3, batch=2), keep_images=3)
     found = result.results[INPAINT]
@@ -49,7 +49,7 @@ def test_fillings_leave_the_rest_alone(engine: Engine) -> None:
     assert abs(np.array(found.attempts["a"].images, int) - np.array(found.attempts["b"].images, int)).max() > 0
 
 
-def test_a_sweep_begins_with_what_is_in_use() -> None:
+def test_a_sweep_begins_with_the_recipe_in_use() -> None:
     for kind in KINDS:
         tried = candidates(kind, RECIPES[kind])
         assert tried[0].recipe == RECIPES[kind]
@@ -58,7 +58,7 @@ def test_a_sweep_begins_with_what_is_in_use() -> None:
             assert len({(v.recipe.steps, v.recipe.guidance_scale) for v in tried}) == 1
 
 
-def test_a_model_that_paints_nothing_is_refused(engine: Engine) -> None:
+def test_a_model_that_draws_nothing_is_refused(engine: Engine) -> None:
     with pytest.raises(ParameterError, match=r"only 0 of .* show their caption"):
         measure(
             engine,
@@ -67,7 +67,7 @@ def test_a_model_that_paints_nothing_is_refused(engine: Engine) -> None:
         )
 
 
-def test_cancel(engine: Engine) -> None:
+def test_the_callback_can_cancel(engine: Engine) -> None:
     with pytest.raises(CancelledError, match="after 2 of 2"):
         measure(
             engine,
@@ -77,7 +77,7 @@ def test_cancel(engine: Engine) -> None:
         )
 
 
-def test_two_of_a_name(engine: Engine) -> None:
+def test_two_variants_of_the_same_name_are_refused(engine: Engine) -> None:
     with pytest.raises(ParameterError, match="same name"):
         measure(engine, lambda kind: (Variant("a", QUICK_FILL),) * 2, Settings(kinds=(INPAINT,), count=1))
 
@@ -92,12 +92,12 @@ def test_two_of_a_name(engine: Engine) -> None:
         ({"seed": -1}, "seed is -1"),
     ],
 )
-def test_wrong_settings(change: dict[str, object], message: str) -> None:
+def test_wrong_settings_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ParameterError, match=message):
         Settings(**change)  # type: ignore[arg-type]
 
 
-def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_json_and_a_grid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["tasks", "--engine", "shapes", "--backend", "onnxruntime", "--count", "2", "--grid-rows", "1"]
     argv += ["--steps", "12", "--batch-size", "3", "--jump-count", "1", "--gamma-attn", "0.003"]
     assert cli.main([*argv, "--json", str(tmp_path / "t.json"), "--grid", str(tmp_path / "t.png")]) == 0
@@ -118,7 +118,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert Image.open(tmp_path / "t.png").size[0] >= 2 * 4 * 128
 
 
-def test_sweep(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_prints_every_variant(capsys: pytest.CaptureFixture[str]) -> None:
     argv = [
         "tasks",
         "--backend",
@@ -145,7 +145,7 @@ def test_another_model_is_refused(tiny_engine_dir: Path, capsys: pytest.CaptureF
     assert "makes images of 128 x 128" in capsys.readouterr().err
 
 
-def test_wrong_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_commands_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, message in (
         (["--count", "0"], "count is 0"),
         (["--json", str(tmp_path / "no" / "a.json")], "folder"),

@@ -1,4 +1,4 @@
-"""Drawn images of every way to succeed and to fail, each recognised as what it is."""
+"""Every way to succeed and to fail, as drawn images that must be scored correctly."""
 
 from collections.abc import Callable
 
@@ -31,7 +31,7 @@ BEFORE = _image(("red circle", 15, 15), ("blue square", 46, 46))
 EDITED = Case(EDIT, 0, BEFORE)
 
 
-def test_a_right_edit() -> None:
+def test_a_right_edit_is_a_success() -> None:
     scored = score(EDITED, _image(("red star", 16, 14), ("blue square", 46, 47)))
     assert scored.success and all(scored.checks.values()) and all(scored.notes.values())
 
@@ -63,13 +63,13 @@ def test_a_right_edit() -> None:
         "background",
     ],
 )
-def test_wrong_edits(after: np.ndarray, fails: set[str]) -> None:
+def test_wrong_edits_fail_their_check(after: np.ndarray, fails: set[str]) -> None:
     scored = score(EDITED, after)
     assert {name for name, right in scored.checks.items() if not right} == fails
     assert not scored.success
 
 
-def test_notes_are_not_asked_for() -> None:
+def test_notes_do_not_count() -> None:
     elsewhere = score(EDITED, _image(("red star", 46, 14), ("blue square", 46, 46)))
     assert elsewhere.success and not elsewhere.notes["in place"] and elsewhere.notes["exact"]
     more = score(EDITED, _image(("red star", 15, 15), ("blue square", 46, 46), ("green heart", 46, 15)))
@@ -82,7 +82,7 @@ def _hole(*before: tuple[str, int, int], wish: Wish = FILL) -> Case:
     return Case(wish, 0, _image(("red circle", 15, 15), *before), mask)
 
 
-def test_a_right_filling() -> None:
+def test_right_inpainting_is_a_success() -> None:
     scored = score(_hole(), _image(("red circle", 15, 15), ("blue square", 46, 46)))
     assert scored.success and all(scored.notes.values())
     over = Wish(parse("a red circle and a green star"), SOURCE, 1)
@@ -107,19 +107,19 @@ def _with_pixel(image: np.ndarray) -> np.ndarray:
     ],
     ids=["empty", "shape", "beside the hole", "other lost", "one pixel"],
 )
-def test_wrong_fillings(change: Callable[[np.ndarray], np.ndarray], fails: set[str]) -> None:
+def test_wrong_inpainting_fails_its_check(change: Callable[[np.ndarray], np.ndarray], fails: set[str]) -> None:
     case = _hole()
     scored = score(case, change(case.before))
     assert {name for name, right in scored.checks.items() if not right} == fails
 
 
-def test_what_was_in_the_hole_must_go() -> None:
+def test_the_thing_in_the_hole_must_disappear() -> None:
     case = _hole(("green star", 46, 46), wish=Wish(parse("a red circle and a green star"), SOURCE, 1))
     scored = score(case, case.before)
     assert {name for name, right in scored.checks.items() if not right} == {"new", "gone"}
 
 
-def test_a_hole_with_a_background_of_its_own_is_noted() -> None:
+def test_another_background_in_the_hole_is_noted() -> None:
     after = _image(("red circle", 15, 15))
     after[28:64, 28:64] = _image(("blue square", 46, 46), background=BLACK)[28:64, 28:64]
     scored = score(_hole(), after)
@@ -133,7 +133,7 @@ def test_psnr() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_wishes(kind: str) -> None:
+def test_wishes_change_one_thing(kind: str) -> None:
     asked = wishes(kind, "development", 7)
     first = [next(asked) for _ in range(60)]
     assert [seed for _, seed in first] == sorted({seed for _, seed in first})
@@ -154,7 +154,7 @@ def test_wishes(kind: str) -> None:
 
 
 @pytest.mark.parametrize("hole", [None, 28, 32, 36, 40])
-def test_drawn_pictures_show_the_source(hole: int | None) -> None:
+def test_drawn_images_show_the_source(hole: int | None) -> None:
     asked = wishes("real shape" if hole is None else "inpaint", "development", 0)
     wrong = 0
     for _ in range(60):
@@ -174,12 +174,12 @@ def test_drawn_pictures_show_the_source(hole: int | None) -> None:
 
 
 @pytest.mark.parametrize("hole", [0, 4, 35, 48, 64, -4])
-def test_holes_that_do_not_do(hole: int) -> None:
+def test_holes_that_do_not_fit_are_refused(hole: int) -> None:
     wish, seed = next(wishes("inpaint", "development", 0))
     with pytest.raises(ParameterError, match="hole of"):
         draw(wish, seed, hole)
 
 
-def test_unknown_kinds() -> None:
+def test_unknown_kinds_are_refused() -> None:
     with pytest.raises(ParameterError, match="no cases 'edit size'"):
         next(wishes("edit size", "development", 0))

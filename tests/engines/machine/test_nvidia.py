@@ -57,7 +57,7 @@ def test_every_gpu_is_found() -> None:
     assert nvidia.find(Driver(ADA, TESLA, cuda=12080)) == Nvidia("12.8", (ADA, TESLA))
 
 
-def test_a_driver_without_a_gpu() -> None:
+def test_a_driver_without_a_gpu_finds_none() -> None:
     assert nvidia.find(Driver()) == Nvidia("13.0", ())
 
 
@@ -67,7 +67,7 @@ def test_a_broken_driver_is_one_line(call: str) -> None:
         nvidia.find(Driver(ADA, broken=call))
 
 
-def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_driver_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvidia, "_DRIVER", "libcuda-of-nowhere.so.1")
     with pytest.raises(BackendError, match="there is no NVIDIA driver; install"):
         nvidia.find()

@@ -1,4 +1,4 @@
-"""Energy cross attention: the float64 reference against its maths, the ONNX graphs against the reference."""
+"""Energy cross attention: the float64 reference against its maths, and the ONNX graphs against the reference."""
 
 import subprocess
 import sys
@@ -97,7 +97,7 @@ def test_permuting_editorial_contexts_permutes_their_steps(case: Feed, data: st.
 
 @properties
 @given(case=cases, seed=st.integers(0, 2**32 - 1))
-def test_weight_zero_equals_context_absent(case: Feed, seed: int) -> None:
+def test_weight_zero_equals_an_absent_context(case: Feed, seed: int) -> None:
     B, S, T, _ = case["k"].shape
     extra = make_case(seed, B=B, S=1, T=T, N=case["q"].shape[1], d=case["q"].shape[2] // 2)
     per_context = ("k", "v", "gamma_attn", "gamma_norm", "mask")
@@ -215,7 +215,7 @@ def test_norm_term_descends_the_norm_energy_at_the_papers_factor() -> None:
     assert_allclose(g, -gradient, rtol=1e-6, atol=1e-8)
 
 
-def test_norm_energy_is_the_monitors_whatever_the_norm_factor() -> None:
+def test_norm_energy_does_not_depend_on_the_norm_factor() -> None:
     case = make_case(5)
     assert_array_equal(reference(case, norm_factor=1.0).energy_norm, reference(case, norm_factor=0.5).energy_norm)
 
@@ -233,7 +233,7 @@ def test_norm_energy_is_the_monitors_whatever_the_norm_factor() -> None:
         [[1.0], [np.inf]],
     ],
 )
-def test_weights_that_cannot_be_divided_by_are_refused_by_row(weights: list[list[float]]) -> None:
+def test_weights_that_cancel_are_refused_with_their_row(weights: list[list[float]]) -> None:
     with pytest.raises(ParameterError, match="row 1"):
         check_weights(weights)
     case = make_case(0, S=len(weights[0]))
@@ -267,7 +267,7 @@ def test_weights_of_a_wrong_shape_are_refused(weights: Any) -> None:
         ({"heads": 3}, "heads=3"),
     ],
 )
-def test_shapes_that_do_not_fit_are_named(changes: dict[str, Any], message: str) -> None:
+def test_shapes_that_do_not_match_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ParameterError, match=message):
         reference(make_case(0), **changes)
 
@@ -436,7 +436,7 @@ def test_model_matches_the_contract_and_has_standard_operators_only(variant: str
 
 
 def test_variants_compute_only_what_they_return() -> None:
-    """A node whose result nobody reads would cost time on engines that do not prune."""
+    """A node with an unused result would cost time on backends that do not prune."""
     onnx_model = pytest.importorskip("ebca.plugins.energy_attention.onnx_model", exc_type=ImportError)
     for variant in VARIANTS:
         graph = onnx_model.op_model(2, 8, variant).graph

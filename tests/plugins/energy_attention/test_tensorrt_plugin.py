@@ -1,4 +1,4 @@
-"""The op as a TensorRT plugin, on a stand-in for the library and a driver that remembers what it is told."""
+"""The op as a TensorRT plugin, with stand-ins for the library and for the driver."""
 
 import gc
 from typing import Any
@@ -40,7 +40,7 @@ def parsed(registry: trt.Registry, variant: str = "update", **changes: Any) -> A
 
 
 def shapes(variant: str, **sizes: int) -> list[tuple[int, ...]]:
-    """Of inputs, then outputs."""
+    """Shapes of inputs, then of outputs."""
     known = {**SIZES, **sizes}
     tensors = signature(variant, 8, 40)
     specs = (*tensors.inputs.values(), *tensors.outputs.values())
@@ -79,7 +79,7 @@ def test_outputs_have_the_shapes_and_dtypes_of_the_op(registry: trt.Registry, va
     assert dtypes == [trt.DataType.HALF, *[trt.DataType.FLOAT] * (len(tensors.outputs) - 1)]
 
 
-def test_only_rows_of_numbers_in_the_kernels_dtypes_are_taken(registry: trt.Registry) -> None:
+def test_only_linear_tensors_of_the_kernels_dtypes_are_accepted(registry: trt.Registry) -> None:
     plugin, (inputs, outputs) = parsed(registry), split(shapes("update"), "update")
     every = [*inputs, *outputs]
     halves = {"q", "k", "v", "out"}
@@ -127,7 +127,7 @@ def test_a_run_of_a_plan_reaches_the_kernels(registry: trt.Registry, driver: Fak
     assert (mine[0]["N"], mine[0]["S"], mine[0]["T"], mine[0]["d"]) == (1000, 3, 77, 40)
 
 
-def test_a_clone_has_its_settings_and_lives_alone(registry: trt.Registry, driver: FakeLauncher) -> None:
+def test_a_clone_has_the_same_settings_and_is_independent(registry: trt.Registry, driver: FakeLauncher) -> None:
     first = parsed(registry)
     clone = trt.checked(first.clone())
     assert clone is not first
@@ -148,7 +148,7 @@ def test_a_clone_has_its_settings_and_lives_alone(registry: trt.Registry, driver
         (6, (1,), r"'norm_factor' of shape \[1\], and expects \[\]"),
     ],
 )
-def test_tensors_that_do_not_fit_together_are_refused(
+def test_tensors_with_contradictory_shapes_are_refused(
     registry: trt.Registry, driver: FakeLauncher, tensor: int, shape: tuple[int, ...], message: str
 ) -> None:
     given = shapes("update")
@@ -159,7 +159,7 @@ def test_tensors_that_do_not_fit_together_are_refused(
     assert driver.launched == []
 
 
-def test_a_head_size_without_kernel_is_found_when_it_is_built(registry: trt.Registry) -> None:
+def test_a_head_size_without_a_kernel_is_refused_at_build_time(registry: trt.Registry) -> None:
     plugin = parsed(registry, head_dim=41)
     descs = split([trt.ranged((*shape[:-1], 328) if 320 in shape else shape) for shape in shapes("update")], "update")
     with pytest.raises(ParameterError, match="no GPU kernel for head_dim 41"):
@@ -169,7 +169,7 @@ def test_a_head_size_without_kernel_is_found_when_it_is_built(registry: trt.Regi
 # --- nodes and registries
 
 
-def test_nodes_that_are_none_of_ours_are_refused(registry: trt.Registry) -> None:
+def test_foreign_nodes_are_refused(registry: trt.Registry) -> None:
     attributes = Settings(8, 40, "update").attributes
     with pytest.raises(ParameterError, match="lacks the attribute head_dim and variant; export the engine again"):
         registry.parse(NAME, {n: v for n, v in attributes.items() if n not in ("head_dim", "variant")})
@@ -179,7 +179,7 @@ def test_nodes_that_are_none_of_ours_are_refused(registry: trt.Registry) -> None
         parsed(registry, num_heads=0)
 
 
-def test_each_builder_and_runtime_has_a_registry_of_its_own(kernels: KernelSet) -> None:
+def test_each_builder_and_runtime_has_its_own_registry(kernels: KernelSet) -> None:
     registries = trt.Registry(), trt.Registry()
     drivers = FakeLauncher(kernels, (8, 9)), FakeLauncher(kernels, (12, 0))
     creators = [
@@ -190,7 +190,7 @@ def test_each_builder_and_runtime_has_a_registry_of_its_own(kernels: KernelSet) 
     assert drivers[1].launched and not drivers[0].launched
 
 
-def test_a_library_that_takes_no_plugins_or_has_this_one(driver: FakeLauncher, registry: trt.Registry) -> None:
+def test_a_library_without_plugins_or_with_this_one_is_refused(driver: FakeLauncher, registry: trt.Registry) -> None:
     library = EnergyAttention(KernelLibrary(driver, driver.kernels))
 
     class Rtx:

@@ -1,4 +1,5 @@
-"""The compiled GPU kernels: the committed set, the choice among it, packed arguments, and launches; no GPU."""
+"""The compiled GPU kernels: the committed set, the choice of a binary, packed arguments, and launches, without a
+GPU."""
 
 import ctypes
 import hashlib
@@ -68,7 +69,7 @@ def parameter_offsets(cubin: bytes, kernel: str) -> list[tuple[int, int]]:
     return [found[i] for i in range(len(found))]
 
 
-def test_every_cubin_has_the_manifests_parameters(kernels: KernelSet) -> None:
+def test_every_cubin_has_the_parameters_of_the_manifest(kernels: KernelSet) -> None:
     sizes = {"pointer": 8, "int32": 4, "float32": 4}
     checked = 0
     for binary in kernels.binaries:
@@ -79,7 +80,7 @@ def test_every_cubin_has_the_manifests_parameters(kernels: KernelSet) -> None:
     assert checked > 200
 
 
-def test_every_ptx_has_the_manifests_parameters_and_a_low_version(kernels: KernelSet) -> None:
+def test_every_ptx_has_the_parameters_of_the_manifest_and_a_low_version(kernels: KernelSet) -> None:
     types = {"u64": "pointer", "u32": "int32", "f32": "float32"}
     checked = 0
     for binary in kernels.binaries:
@@ -109,7 +110,7 @@ def test_the_committed_set_is_made_from_this_source() -> None:
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 4e6
 
 
-def test_the_committed_set_keeps_the_limits(kernels: KernelSet) -> None:
+def test_the_committed_set_is_within_the_limits(kernels: KernelSet) -> None:
     assert kernels.capabilities() == ["8.0", "8.6", "8.9", "9.0", "12.0", "12.1"]
     for binary in kernels.binaries:
         assert binary.stack_bytes <= ahead.MAX_STACK_BYTES == 64, binary
@@ -119,7 +120,7 @@ def test_the_committed_set_keeps_the_limits(kernels: KernelSet) -> None:
 
 @pytest.mark.parametrize("capability", [(8, 0), (8, 6), (8, 9), (9, 0), (12, 0), (12, 1), (10, 0), (8, 7)])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_layer_of_every_model_has_a_plan(kernels: KernelSet, variant: str, capability: tuple[int, int]) -> None:
+def test_every_layer_of_every_model_has_kernels(kernels: KernelSet, variant: str, capability: tuple[int, int]) -> None:
     own = capability not in ((10, 0), (8, 7))
     for heads, head_dim, positions in LAYERS:
         for dtype in ("float16", "bfloat16"):
@@ -149,10 +150,10 @@ SAMPLE = [
 
 
 @pytest.mark.parametrize("kernel, capability, dtype, format", SAMPLE)
-def test_compiling_again_gives_the_committed_binary(
+def test_compiling_again_reproduces_the_committed_binary(
     kernels: KernelSet, kernel: str, capability: tuple[int, int], dtype: str | None, format: str
 ) -> None:
-    """The largest of its kind, on this machine's compiler; byte for byte where that is the same version."""
+    """The largest binary of each kind; byte for byte if this machine has the same compiler."""
     pytest.importorskip("triton", reason="compiling needs Triton; pip install ebca[kernels]")
     tuning = json.loads(ahead.TUNING.read_text(encoding="utf-8"))
     *_, spec = (s for s in ahead.specs(capability, tuning) if (s.kernel, s.dtype) == (kernel, dtype))
@@ -182,8 +183,8 @@ def test_a_binary_that_spills_is_refused() -> None:
         ahead.compile_spec(spec)
 
 
-def test_an_assembler_that_does_not_know_the_gpu_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So those of Triton 3.5 to 3.7 are with 12.1."""
+def test_an_assembler_too_old_for_the_gpu_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The assemblers of Triton 3.5 to 3.7 do not know 12.1."""
     pytest.importorskip("triton", reason="compiling needs Triton; pip install ebca[kernels]")
     assembler = tmp_path / "ptxas"
     assembler.write_text(
@@ -199,7 +200,7 @@ def test_an_assembler_that_does_not_know_the_gpu_is_named(tmp_path: Path, monkey
         ahead.compile_spec(spec)
 
 
-def test_compiling_names_a_capability_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_compute_capability_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert ahead.main(["--capabilities", "7.5"]) == 1
     assert "'7.5'; choose among 8.0, 8.6" in capsys.readouterr().err
 
@@ -232,7 +233,7 @@ def test_impossible_sizes_are_refused(sizes: tuple[int, ...], message: str) -> N
         OpShape(*sizes)
 
 
-def test_large_images_take_the_large_tile(kernels: KernelSet) -> None:
+def test_large_images_use_the_large_tile(kernels: KernelSet) -> None:
     def block(positions: int) -> int:
         plan = launches(kernels, "update", (8, 9), "float16", OpShape(2, positions, 1, 77, 8, 40))
         return plan.launches[0].binary.constants["BLOCK_N"]
@@ -340,7 +341,7 @@ def test_the_attention_variant_is_one_launch_without_scratch(kernels: KernelSet)
     assert forward["partial_ptr"] == forward["mask_ptr"] == forward["mask_positions"] == 0
 
 
-def test_one_context_takes_the_form_without_weights_and_mask(kernels: KernelSet) -> None:
+def test_one_context_uses_the_form_without_weights_and_mask(kernels: KernelSet) -> None:
     one = replace(SHAPE, contexts=1)
     for variant, single in (("attention", 1), ("update", 1), ("update_masked", 0), ("energies", 0)):
         assert launches(kernels, variant, (8, 9), "float16", one).launches[0].binary.constants["SINGLE"] == single
@@ -360,7 +361,7 @@ class StreamObject:
         return (0, 77)
 
 
-def test_streams_of_other_libraries_are_taken(kernels: KernelSet) -> None:
+def test_streams_of_other_libraries_are_accepted(kernels: KernelSet) -> None:
     driver = FakeLauncher(kernels)
     EnergyAttention(KernelLibrary(driver, kernels)).bind("attention", "float16", SHAPE, addresses_of("attention"))(
         StreamObject()
@@ -378,7 +379,7 @@ def test_streams_of_other_libraries_are_taken(kernels: KernelSet) -> None:
         ({"scratch": 8}, "in steps of 16"),
     ],
 )
-def test_addresses_that_cannot_be_are_refused(kernels: KernelSet, change: Mapping[str, Any], message: str) -> None:
+def test_invalid_addresses_are_refused(kernels: KernelSet, change: Mapping[str, Any], message: str) -> None:
     values = {**addresses_of("update"), "scratch": 16, **change}
     scratch = values.pop("scratch")
     pointers = {name: value for name, value in values.items() if value is not None}
@@ -402,7 +403,7 @@ def test_scalars_and_packed_bytes_agree(kernels: KernelSet, sizes: tuple[int, ..
             assert packed[argument.offset : argument.offset + scalar.nbytes] == scalar.tobytes(), argument
 
 
-def test_cuda_core_passes_the_scalars_as_they_are(kernels: KernelSet) -> None:
+def test_cuda_core_passes_the_scalars_unchanged(kernels: KernelSet) -> None:
     handler = pytest.importorskip("cuda.core._kernel_arg_handler", reason="needs cuda-core; pip install ebca[gpu]")
     launch = launches(kernels, "attention", (8, 9), "float16", SHAPE).launches[0]
     pointers = addresses_of("attention")
@@ -470,7 +471,7 @@ assert not {"torch", "triton"} & set(sys.modules)
 """
 
 
-def test_the_driver_is_called_as_its_interface_says(tmp_path: Path, kernels: KernelSet) -> None:
+def test_the_driver_is_called_according_to_its_interface(tmp_path: Path, kernels: KernelSet) -> None:
     pytest.importorskip("cuda.bindings", reason="needs cuda-bindings; pip install ebca[gpu]")
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None or not sys.platform.startswith("linux"):
@@ -494,7 +495,7 @@ def test_the_driver_is_called_as_its_interface_says(tmp_path: Path, kernels: Ker
     assert [line for line in printed if line != refusal] == expected
 
 
-def test_a_machine_without_driver_gets_one_clear_line() -> None:
+def test_without_a_driver_there_is_one_clear_line() -> None:
     pytest.importorskip("cuda.bindings", reason="needs cuda-bindings; pip install ebca[gpu]")
     if shutil.which("nvidia-smi"):
         pytest.skip("this machine has an NVIDIA driver")

@@ -1,4 +1,4 @@
-"""The kernels between two evaluations, in Triton's interpreter, against numpy: whole runs of several steps."""
+"""The kernels between two evaluations in Triton's interpreter, against numpy: runs of several steps."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ CASES = {
 
 
 def state(n: int, halves: int, S: int, carry: int = 0, channels_in: int = 4, m: int = 4) -> dict[str, np.ndarray]:
-    """Random state of a run at its start."""
+    """Random initial state of a run."""
     rng = np.random.default_rng(0)
     rows, T, D, h, w = n * halves, 5, 6, 3, 7
     sizes = {"m": m, "m+1": m + 1, "n": n, "C": 4, "h": h, "w": w, "R*K": rows * S * (T + 2)}
@@ -38,7 +38,7 @@ def state(n: int, halves: int, S: int, carry: int = 0, channels_in: int = 4, m: 
 
 
 def steps(arrays: dict[str, np.ndarray], run: object, count: int = 3, broken: int = -1) -> None:
-    """A run, with a stand-in for the UNet that depends on everything it is given."""
+    """A run with a stand-in for the UNet whose outputs depend on all inputs."""
     for i in range(count):
         run("begin", arrays)  # type: ignore[operator]
         rows = len(arrays["noise"])
@@ -57,7 +57,7 @@ def in_numpy(kernel: str, arrays: dict[str, np.ndarray]) -> None:
 
 @pytest.fixture(scope="module")
 def interpreted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the interpreter makes of every case; it must be chosen before Triton is imported."""
+    """The result of every case in a separate process: the interpreter must be selected before Triton is imported."""
     pytest.importorskip("triton")
     folder = tmp_path_factory.mktemp("sampling")
     code = "import sys; sys.path[:0] = sys.argv[2:]; from helpers.interpreted_sampling import main; main(sys.argv[1])"
@@ -80,14 +80,14 @@ def test_several_steps_equal_numpy(interpreted: Path, name: str) -> None:
     assert made["step"] == 3 and made["bad"] == 0
 
 
-def test_the_first_step_that_is_not_finite_is_kept(interpreted: Path) -> None:
+def test_the_first_nonfinite_step_is_recorded(interpreted: Path) -> None:
     assert np.load(interpreted / "broken.npz")["bad"] == 2
     arrays = state(**CASES["guided"])
     steps(arrays, in_numpy, broken=1)
     assert arrays["bad"] == 2
 
 
-def test_latents_that_run_away_are_noticed_though_the_noise_is_finite(interpreted: Path) -> None:
+def test_nonfinite_latents_are_detected_with_finite_noise(interpreted: Path) -> None:
     assert np.load(interpreted / "away.npz")["bad"] == 1
     arrays = state(**CASES["guided"])
     arrays["coefficients"][:] = 1e300
@@ -95,13 +95,13 @@ def test_latents_that_run_away_are_noticed_though_the_noise_is_finite(interprete
     assert arrays["bad"] == 1 and np.isfinite(arrays["history"][0]).all()
 
 
-def test_the_channels_behind_the_latents_stay(interpreted: Path) -> None:
+def test_extra_unet_channels_do_not_change(interpreted: Path) -> None:
     before, made = state(**CASES["inpainting"]), np.load(interpreted / "inpainting.npz")
     assert np.array_equal(made["sample"][:, 4:], before["sample"][:, 4:])
     assert not np.array_equal(made["sample"][:, :4], before["sample"][:, :4])
 
 
-def test_contexts_stay_unless_they_are_carried(interpreted: Path) -> None:
+def test_contexts_change_only_if_they_are_carried(interpreted: Path) -> None:
     before, made = state(**CASES["edits anew"]), np.load(interpreted / "edits anew.npz")
     assert np.array_equal(made["contexts"], before["contexts"])
     before, made = state(**CASES["edits carried"]), np.load(interpreted / "edits carried.npz")
