@@ -25,6 +25,7 @@ test:
 bench:
 	$(BIN)/ebca-export --model tiny --output-dir build/engine-tiny --overwrite
 	$(BIN)/ebca-bench --engine build/engine-tiny --model tiny --compare
+	$(BIN)/ebca-bench startup
 
 # The GPU kernels for every compute capability, on any machine; needs ebca[kernels], takes a few minutes.
 kernels:

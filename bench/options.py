@@ -1,4 +1,4 @@
-"""Command-line options that several benchmarks share, beside those of `ebca.runtime.cli.options`."""
+"""Command-line options that several benchmarks share, in addition to those of `ebca.runtime.cli.options`."""
 
 import argparse
 import sys

@@ -374,7 +374,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m ebca.plugins.compile", description="Compile the GPU kernels ahead of time."
     )
-    parser.add_argument("--output", type=Path, default=FOLDER, metavar="DIR", help="default: beside the kernels")
+    parser.add_argument("--output", type=Path, default=FOLDER, metavar="DIR", help="default: in the package")
     parser.add_argument("--capabilities", default=",".join(map(text, CAPABILITIES)), help="default: %(default)s")
     args = parser.parse_args(argv)
     try:

@@ -50,7 +50,7 @@ def fifty_steps(engine: Path, backend: str) -> dict[str, Any]:
         made = {
             name: {
                 "first_s": rounds[0][0],
-                "picture_s": statistics.median(image for image, _ in rounds[1:]),
+                "image_s": statistics.median(image for image, _ in rounds[1:]),
                 "denoising_s": statistics.median(denoising for _, denoising in rounds[1:]),
             }
             for name, rounds in taken.items()

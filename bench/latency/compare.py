@@ -75,7 +75,7 @@ def contenders_of(
                 "unet_step", subject.step(), "pytorch_ebca", reference.ebca_once()
             ),
             "unet_step_vanilla/pytorch_sdpa": subject.compare(
-                "unet_step_vanilla", subject.vanilla(), "pytorch_sdpa", plain
+                "unet_step_vanilla", subject.plain_step(), "pytorch_sdpa", plain
             ),
         }
         found = {c.name: c for c in reference.contenders()}

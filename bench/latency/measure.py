@@ -251,8 +251,8 @@ def _release_encoders(engine: Engine) -> None:
 
 
 def _ratios(samples: Mapping[str, Samples], own: Sequence[str]) -> dict[str, Ratio]:
-    step, vanilla = own
-    ratios = {f"{step}/{vanilla}": Ratio.of(samples[step], samples[vanilla])}
+    step, plain = own
+    ratios = {f"{step}/{plain}": Ratio.of(samples[step], samples[plain])}
     for name in (n for n in samples if n not in own):
         for mine in own:
             ratios[f"{mine}/{name}"] = Ratio.of(samples[mine], samples[name])

@@ -50,7 +50,7 @@ def per_image_stages(subject: Subject, *, warmup: int, repeats: int) -> dict[str
 
 
 def scheduler_samples(table: SchedulerTable, subject: Subject, repeats: int) -> Samples:
-    """Seconds per evaluation for scaling the input, guidance and the new latents, over whole generations."""
+    """Seconds per evaluation for scaling the input, guidance and the new latents, over complete generations."""
     noise = subject.executor.noise.reshape(2, -1, *subject.executor.noise.shape[1:])
     stepper = TableStepper(table, noise.shape[1:])
     latents = np.random.default_rng(2).standard_normal(stepper.shape, np.float32)

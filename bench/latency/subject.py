@@ -74,13 +74,13 @@ class Subject:
         self.executor.run("update")
         return self.executor.noise
 
-    def vanilla(self) -> np.ndarray:
+    def plain_step(self) -> np.ndarray:
         """A step of the same UNet with gammas of 0, which computes no energy update."""
         self.executor.run("attention")
         return self.executor.noise
 
     def contenders(self) -> list[Contender]:
-        return [Contender("unet_step", self.step), Contender("unet_step_vanilla", self.vanilla)]
+        return [Contender("unet_step", self.step), Contender("unet_step_vanilla", self.plain_step)]
 
     def check(self) -> dict[str, float]:
         """Check without another implementation: results are finite, and a step with gammas of 0 is the plain UNet.
@@ -88,10 +88,10 @@ class Subject:
         Raises:
             NumericalError: they are not.
         """
-        for name, call in (("unet_step", self.step), ("unet_step_vanilla", self.vanilla)):
+        for name, call in (("unet_step", self.step), ("unet_step_vanilla", self.plain_step)):
             if not np.isfinite(call()).all():
                 raise NumericalError(f"the result of {name} is not finite", "nothing was timed")
-        plain = self.vanilla().copy()
+        plain = self.plain_step().copy()
         self.executor.set_control(self._zero)
         zero = self.step().copy()
         self.executor.set_control(self.control)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ebca.bench.alignment.prompts import KINDS, SPLITS, prompts
@@ -27,6 +27,8 @@ def scenes(draw: st.DrawFn) -> Scene:
     return Scene(tuple(map(Thing, colors, shapes)), relation)
 
 
+# A busy machine draws slowly; that is no error.
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(scenes())
 def test_captions_are_parsed_back(scene: Scene) -> None:
     assert parse(scene.caption()) == scene
@@ -42,7 +44,7 @@ def test_captions_are_plain_english() -> None:
 
 @pytest.mark.parametrize("text", ["", "a dog", "a red circle and a dog", "red circle", "a orange star"])
 def test_other_texts_are_refused(text: str) -> None:
-    with pytest.raises(ParameterError, match="no caption"):
+    with pytest.raises(ParameterError, match="is not a caption"):
         parse(text)
 
 

@@ -71,7 +71,7 @@ def test_fifty_steps_as_one_launch_and_step_by_step(tiny_engine_dir: Path, monke
     made = images.fifty_steps(tiny_engine_dir, "onnxruntime-cuda")
     for way in ("one_launch", "step_by_step"):
         taken = made[way]
-        assert taken["first_s"] > 0 and taken["picture_s"] > taken["denoising_s"] > 0
+        assert taken["first_s"] > 0 and taken["image_s"] > taken["denoising_s"] > 0
     # PNDM makes 51 evaluations; two runs are one launch each.
     assert driver.count["launch"] == 2 + 2 * 51
 

@@ -202,7 +202,7 @@ def _wrong(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     monkeypatch.setattr(Subject, method, lambda self: right(self) * np.float32(1.001))
 
 
-@pytest.mark.parametrize("method", ["step", "vanilla"])
+@pytest.mark.parametrize("method", ["step", "plain_step"])
 def test_a_wrong_result_is_not_timed(
     method: str,
     tiny_unet_dir: Path,
@@ -230,7 +230,7 @@ def test_a_result_that_is_not_finite_is_not_timed(
 def test_both_steps_wrong_alike_is_found_by_comparison(
     tiny_unet_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for method in ("step", "vanilla"):
+    for method in ("step", "plain_step"):
         _wrong(monkeypatch, method)
     argv = ["--engine", str(tiny_unet_dir), "--compare-with", "pytorch_sdpa", "--model", "tiny"]
     assert cli.main(argv) == 1
