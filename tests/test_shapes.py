@@ -1,4 +1,4 @@
-"""The bundled model, end to end: its pictures are those of PyTorch, and they show what the prompt says."""
+"""The bundled model, end to end: its images are those of PyTorch, and they show what the prompt says."""
 
 import subprocess
 import sys
@@ -40,7 +40,7 @@ def test_the_first_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_pictures_are_those_of_pytorch(backend: str) -> None:
+def test_images_are_those_of_pytorch(backend: str) -> None:
     """PSNR of 50 dB: a mean error below a step of 255; the promise covers every step of the loop."""
     pytest.importorskip(backend)
     torch = pytest.importorskip("torch")
@@ -56,8 +56,8 @@ def test_pictures_are_those_of_pytorch(backend: str) -> None:
     assert 10 * np.log10(1 / error) >= 50
 
 
-def test_pictures_show_what_the_prompt_says() -> None:
-    """Ten points below the shares measured on hundreds of prompts (docs/alignment.md), for 24 pictures."""
+def test_images_show_what_the_prompt_says() -> None:
+    """Ten points below the shares measured on hundreds of prompts (docs/alignment.md), for 24 images."""
     settings = Settings(kinds=("one", "two"), count=24, batch=12)
     with ebca.load("shapes", backend="onnxruntime") as engine:
         found = measure(engine, (Method("base"),), settings).results["base"]

@@ -1,4 +1,4 @@
-"""The built-in model in diffusers' own pipelines, and pictures for it."""
+"""The built-in model in diffusers' own pipelines, and images for it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -50,18 +50,18 @@ def diffusers_scheduler(name: str) -> Any:
 
 
 def generators(seed: int | list[int]) -> Any:
-    """What a diffusers pipeline takes: one generator for all pictures or one each."""
+    """What a diffusers pipeline takes: one generator for all images or one each."""
     made = [torch.Generator("cpu").manual_seed(s) for s in ([seed] if isinstance(seed, int) else seed)]
     return made[0] if isinstance(seed, int) else made
 
 
-def picture(seed: int = 0, size: tuple[int, int] = (64, 64)) -> Image.Image:
-    """A smooth picture of random colours; size is (height, width)."""
+def sample_image(seed: int = 0, size: tuple[int, int] = (64, 64)) -> Image.Image:
+    """A smooth image of random colours; size is (height, width)."""
     pixels = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
     return Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BICUBIC)
 
 
-def mask_picture(box: tuple[int, int, int, int] = (16, 8, 50, 42), size: tuple[int, int] = (64, 64)) -> Image.Image:
+def mask_image(box: tuple[int, int, int, int] = (16, 8, 50, 42), size: tuple[int, int] = (64, 64)) -> Image.Image:
     """Black, white in a box (left, top, right, bottom); size is (height, width)."""
     mask = Image.new("L", size[::-1])
     mask.paste(255, box)

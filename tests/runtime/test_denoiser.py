@@ -112,7 +112,7 @@ def test_editorial_contexts_in_another_order_give_the_same_in_that_order(denoise
     assert relative(second.contexts, first.contexts[:, order]) <= SAME
 
 
-def test_a_context_of_weight_zero_does_not_touch_the_picture(denoiser: ebca.Denoiser) -> None:
+def test_a_context_of_weight_zero_does_not_touch_the_image(denoiser: ebca.Denoiser) -> None:
     sample, contexts = call_inputs(rows=2, contexts=2)
     with_zero = denoiser(sample, 300, contexts, ebca.EnergyControl(0.05, 0.4, [1.0, 0.0]))
     without = denoiser(sample, 300, contexts[:, :1], ebca.EnergyControl(0.05, 0.4))

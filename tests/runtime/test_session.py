@@ -1,4 +1,4 @@
-"""From prompts to pictures: against diffusers' own pipeline, every knob, every refusal."""
+"""From prompts to images: against diffusers' own pipeline, every knob, every refusal."""
 
 import functools
 import json
@@ -83,14 +83,12 @@ def test_any_multiple_of_eight(
     assert result.images.shape == (1, height, width, 3)
 
 
-def test_pictures_equal_the_diffusers_pipeline(session: ebca.Session, pipeline: Callable[..., np.ndarray]) -> None:
+def test_images_equal_the_diffusers_pipeline(session: ebca.Session, pipeline: Callable[..., np.ndarray]) -> None:
     result = session.generate(PROMPT, steps=5, seed=1, output="np")
     assert relative(result.images, pipeline(PROMPT, output_type="np")) <= LIMIT
 
 
-def test_several_pictures_equal_the_diffusers_pipeline(
-    engine: ebca.Engine, pipeline: Callable[..., np.ndarray]
-) -> None:
+def test_several_images_equal_the_diffusers_pipeline(engine: ebca.Engine, pipeline: Callable[..., np.ndarray]) -> None:
     prompts = ["a lion with a crown", "a red car in the snow"]
     with engine.session(64, 64, batch=2) as session:
         one_seed = latents(session, prompts, steps=5, seed=3)
@@ -118,7 +116,7 @@ def test_defaults(engine: ebca.Engine) -> None:
     assert {"text_encoder", "open", "scheduler", "vae"} <= result.timings.keys()
 
 
-def test_a_random_seed_is_reported_and_makes_the_same_picture(session: ebca.Session) -> None:
+def test_a_random_seed_is_reported_and_makes_the_same_image(session: ebca.Session) -> None:
     first = session.generate(PROMPT, steps=2, output="latents")
     other = session.generate(PROMPT, steps=2, output="latents")
     again = session.generate(PROMPT, steps=2, output="latents", seed=first.parameters["seed"])
@@ -126,7 +124,7 @@ def test_a_random_seed_is_reported_and_makes_the_same_picture(session: ebca.Sess
     assert not np.array_equal(first.latents, other.latents)
 
 
-def test_one_prompt_serves_all_pictures_and_seeds_are_independent(engine: ebca.Engine, session: ebca.Session) -> None:
+def test_one_prompt_serves_all_images_and_seeds_are_independent(engine: ebca.Engine, session: ebca.Session) -> None:
     with engine.session(64, 64, batch=3) as batch:
         together = latents(batch, seed=[5, 6, 7], gamma_attn=0.05, gamma_norm=0.4)
     for index, seed in enumerate([5, 6, 7]):
@@ -212,7 +210,7 @@ def test_the_update_lowers_the_norm_energy(session: ebca.Session) -> None:
 # --- gammas and token weights
 
 
-def test_gammas_change_the_picture_and_zero_gammas_do_not(session: ebca.Session) -> None:
+def test_gammas_change_the_image_and_zero_gammas_do_not(session: ebca.Session) -> None:
     plain = latents(session)
     assert np.array_equal(latents(session, gamma_attn=[0.0] * 4, gamma_norm=ebca.Schedule.constant(0)), plain)
     for gammas in ({"gamma_attn": 0.05}, {"gamma_norm": 0.4}):
@@ -292,7 +290,7 @@ def test_a_prompt_over_the_limit_warns_and_names_what_was_dropped(session: ebca.
     assert np.array_equal(made, exact)
 
 
-def test_parameters_make_the_same_picture_again(session: ebca.Session) -> None:
+def test_parameters_make_the_same_image_again(session: ebca.Session) -> None:
     result = session.generate(
         PROMPT, steps=3, seed=[11], gamma_attn=0.05, gamma_norm=[0.1, 0.2, 0.3, 0.4], token_weights={"lion": 2.0},
         guidance_scale=5, scheduler="PNDM", negative_prompt="blurry", norm_factor=0.5, output="latents",
@@ -393,16 +391,16 @@ def test_sizes_are_refused(engine: ebca.Engine, kwargs: dict[str, Any], named: s
         ({"gamma_attn": "strong"}, "gamma_attn is 'strong'"),
         ({"guidance_scale": float("inf")}, "guidance_scale is inf"),
         ({"output": "jpeg"}, "output is 'jpeg'; choose 'pil', 'np' or 'latents'"),
-        ({"seed": [1, 2]}, "seed has 2 values for 1 pictures"),
+        ({"seed": [1, 2]}, "seed has 2 values for 1 images"),
         ({"seed": 1.5}, "seed is 1.5; give a whole number"),
         ({"seed": [1.5]}, "seed is 1.5; give a whole number"),
         ({"seed": "lucky"}, "seed is 'lucky'; give a whole number"),
         ({"seed": 2**64}, f"seed is {2**64}; it must lie between"),
         ({"prompt": None}, "give either a prompt or prompt_embeds"),
         ({"prompt_embeds": np.zeros((1, 77, 32))}, "give either a prompt or prompt_embeds"),
-        ({"prompt": ["a cat", "a dog"]}, "prompt has 2 texts for 1 pictures"),
+        ({"prompt": ["a cat", "a dog"]}, "prompt has 2 texts for 1 images"),
         ({"prompt": [None]}, "a prompt must be a string, not NoneType"),
-        ({"negative_prompt": ["a", "b"]}, "negative_prompt has 2 texts for 1 pictures"),
+        ({"negative_prompt": ["a", "b"]}, "negative_prompt has 2 texts for 1 images"),
         ({"negative_prompt_embeds": np.zeros((1, 77, 768))}, "negative_prompt_embeds has shape [1, 77, 768]"),
         ({"negative_prompt_embeds": np.zeros((1, 20, 32))}, "negative_prompt_embeds have shape [1, 20, 32]"),
         ({"prompt": None, "prompt_embeds": np.full((1, 77, 32), np.nan)}, "prompt_embeds has values that are not"),
@@ -415,7 +413,7 @@ def test_sizes_are_refused(engine: ebca.Engine, kwargs: dict[str, Any], named: s
         ({"token_weights": {2: float("nan")}}, "the factor of '2' in token_weights is nan"),
         ({"token_weights": {"lion": "much"}}, "the factor of 'lion' in token_weights is much"),
         ({"guidance_scale": "high"}, "guidance_scale is high; give a finite number"),
-        ({"prompt": 5}, "prompt is 5; give a text, or one per picture"),
+        ({"prompt": 5}, "prompt is 5; give a text, or one per image"),
         ({"latents": "noise"}, "latents is not an array of numbers; give an array [1, 4, 8, 8]"),
         ({"token_weights": {2.5: 2.0}}, "token_weights is 2.5; give a whole number"),
         (
@@ -437,9 +435,9 @@ def test_calls_are_refused_before_any_work(
     assert named in str(caught.value)
 
 
-def test_a_word_needs_one_prompt_for_all_pictures(engine: ebca.Engine) -> None:
+def test_a_word_needs_one_prompt_for_all_images(engine: ebca.Engine) -> None:
     with engine.session(64, 64, batch=2) as session:
-        with pytest.raises(ebca.ParameterError, match="word 'cat', which needs one prompt for all pictures"):
+        with pytest.raises(ebca.ParameterError, match="word 'cat', which needs one prompt for all images"):
             latents(session, ["a cat", "a dog"], token_weights={"cat": 2.0})
         assert np.isfinite(latents(session, ["a cat", "a cat"], token_weights={"cat": 2.0})).all()
 

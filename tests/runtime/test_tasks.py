@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from helpers.pipelines import mask_picture, picture, runner, tiny_pipeline  # noqa: E402
+from helpers.pipelines import mask_image, sample_image, runner, tiny_pipeline  # noqa: E402
 from helpers.tiny import changed_copy, relative  # noqa: E402
 from PIL import Image  # noqa: E402
 
@@ -63,13 +63,13 @@ def inpaint(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 
 def drawn(session: ebca.Session, prompt: Any = PROMPT, **kwargs: Any) -> np.ndarray:
     """Image to image."""
-    given: dict[str, Any] = {"image": picture(), "steps": 5, "seed": 1, "output": "latents"} | kwargs
+    given: dict[str, Any] = {"image": sample_image(), "steps": 5, "seed": 1, "output": "latents"} | kwargs
     return session.generate(prompt, **given).latents
 
 
 def filled(session: ebca.Session, prompt: Any = PROMPT, **kwargs: Any) -> np.ndarray:
     """Inpainting."""
-    return drawn(session, prompt, **{"mask": mask_picture()} | kwargs)
+    return drawn(session, prompt, **{"mask": mask_image()} | kwargs)
 
 
 # --- image to image
@@ -81,7 +81,9 @@ def test_image_to_image_equals_the_diffusers_pipeline(
     session: ebca.Session, image_to_image: Pipeline, scheduler: str, strength: float
 ) -> None:
     made = drawn(session, scheduler=scheduler, strength=strength, negative_prompt="blurry")
-    expected = image_to_image(PROMPT, image=picture(), scheduler=scheduler, strength=strength, negative_prompt="blurry")
+    expected = image_to_image(
+        PROMPT, image=sample_image(), scheduler=scheduler, strength=strength, negative_prompt="blurry"
+    )
     assert relative(made, expected) <= LIMIT
 
 
@@ -90,29 +92,29 @@ def test_a_multistep_scheduler_does_strength_one_only(
     session: ebca.Session, image_to_image: Pipeline, scheduler: str
 ) -> None:
     made = drawn(session, scheduler=scheduler, strength=1)
-    assert relative(made, image_to_image(PROMPT, image=picture(), scheduler=scheduler, strength=1.0)) <= LIMIT
+    assert relative(made, image_to_image(PROMPT, image=sample_image(), scheduler=scheduler, strength=1.0)) <= LIMIT
     with pytest.raises(ebca.ParameterError) as caught:
         drawn(session, scheduler=scheduler, strength=0.8)
     expected = "looks back over several steps and cannot start on the way; use ddim or euler, or strength 1"
     assert str(caught.value) == f"scheduler {scheduler} {expected}"
 
 
-def test_pictures_equal_the_diffusers_pipeline(session: ebca.Session, image_to_image: Pipeline) -> None:
-    made = session.generate(PROMPT, image=picture(), steps=5, seed=1, scheduler="ddim", strength=0.6, output="np")
-    expected = image_to_image(PROMPT, image=picture(), scheduler="ddim", strength=0.6, output_type="np")
+def test_images_equal_the_diffusers_pipeline(session: ebca.Session, image_to_image: Pipeline) -> None:
+    made = session.generate(PROMPT, image=sample_image(), steps=5, seed=1, scheduler="ddim", strength=0.6, output="np")
+    expected = image_to_image(PROMPT, image=sample_image(), scheduler="ddim", strength=0.6, output_type="np")
     assert relative(made.images, expected) <= LIMIT
 
 
-def test_several_pictures_equal_the_diffusers_pipeline(engine: ebca.Engine, image_to_image: Pipeline) -> None:
-    ask: dict[str, Any] = {"image": [picture(1), picture(2)], "scheduler": "ddim", "strength": 0.6}
+def test_several_images_equal_the_diffusers_pipeline(engine: ebca.Engine, image_to_image: Pipeline) -> None:
+    ask: dict[str, Any] = {"image": [sample_image(1), sample_image(2)], "scheduler": "ddim", "strength": 0.6}
     with engine.session(64, 64, batch=2) as session:
         for seed in (3, [3, 2**40 + 5]):
             expected = image_to_image([PROMPT, OTHER], seed=seed, **ask)
             assert relative(drawn(session, [PROMPT, OTHER], seed=seed, **ask), expected) <= LIMIT
 
 
-def test_a_picture_that_is_not_square_without_guidance(engine: ebca.Engine, image_to_image: Pipeline) -> None:
-    image = picture(3, (40, 72))
+def test_an_image_that_is_not_square_without_guidance(engine: ebca.Engine, image_to_image: Pipeline) -> None:
+    image = sample_image(3, (40, 72))
     with engine.session(40, 72) as session:
         made = drawn(session, image=image, scheduler="euler", strength=0.6, guidance_scale=1)
     expected = image_to_image(PROMPT, image=image, scheduler="euler", strength=0.6, guidance_scale=1)
@@ -120,7 +122,7 @@ def test_a_picture_that_is_not_square_without_guidance(engine: ebca.Engine, imag
 
 
 def test_the_default_is_ddim_at_strength_08(session: ebca.Session) -> None:
-    result = session.generate(PROMPT, image=picture(), steps=5, seed=1, output="latents")
+    result = session.generate(PROMPT, image=sample_image(), steps=5, seed=1, output="latents")
     expected = {"task": "image-to-image", "strength": 0.8, "scheduler": "ddim", "steps": 5}
     assert {key: result.parameters[key] for key in expected} == expected
     assert len(result.timesteps) == 4
@@ -137,24 +139,24 @@ def test_schedules_count_the_steps_that_are_run(session: ebca.Session) -> None:
 
 
 def test_given_latents_are_the_noise(session: ebca.Session) -> None:
-    """The picture's own sample comes first in the stream, as in diffusers; the noise after it."""
+    """The image's own sample comes first in the stream, as in diffusers; the noise after it."""
     noise = torch.randn((2, 4, 8, 8), generator=torch.Generator("cpu").manual_seed(1)).numpy()[1:]
     assert relative(drawn(session, latents=noise), drawn(session)) <= SAME
-    # The seed still draws the picture's sample, so a random one is reported.
-    ask: dict[str, Any] = {"image": picture(), "latents": noise, "steps": 5, "output": "latents"}
+    # The seed still draws the image's sample, so a random one is reported.
+    ask: dict[str, Any] = {"image": sample_image(), "latents": noise, "steps": 5, "output": "latents"}
     first = session.generate(PROMPT, **ask)
     again = session.generate(PROMPT, **ask, seed=first.parameters["seed"])
     assert np.array_equal(again.latents, first.latents)
 
 
-def test_a_little_strength_stays_close_to_the_picture(session: ebca.Session) -> None:
-    vae_only = session.engine.encode_image(np.asarray(picture(), np.float32)[None] / 255)[0]
+def test_a_little_strength_stays_close_to_the_image(session: ebca.Session) -> None:
+    vae_only = session.engine.encode_image(np.asarray(sample_image(), np.float32)[None] / 255)[0]
     errors = [relative(drawn(session, steps=50, strength=s, guidance_scale=1), vae_only) for s in (0.02, 0.3, 1.0)]
     assert errors[0] < errors[1] < errors[2]
 
 
-def test_pictures_with_seeds_equal_single_runs(engine: ebca.Engine, session: ebca.Session) -> None:
-    prompts, seeds, images = [PROMPT, OTHER], [5, 6], [picture(1), picture(2)]
+def test_images_with_seeds_equal_single_runs(engine: ebca.Engine, session: ebca.Session) -> None:
+    prompts, seeds, images = [PROMPT, OTHER], [5, 6], [sample_image(1), sample_image(2)]
     ask: dict[str, Any] = {"gamma_attn": 0.03, "gamma_norm": 0.2, "edits": [ebca.Edit("oil painting", alpha=0.5)]}
     with engine.session(64, 64, batch=2) as batch:
         together = drawn(batch, prompts, image=images, seed=seeds, **ask)
@@ -169,31 +171,31 @@ def test_pictures_with_seeds_equal_single_runs(engine: ebca.Engine, session: ebc
 
 @pytest.mark.parametrize("scheduler", ["pndm", "ddim", "euler"])
 def test_inpainting_equals_the_diffusers_pipeline(inpainting: ebca.Session, inpaint: Pipeline, scheduler: str) -> None:
-    # The soft edge: a grey of 127 belongs to the picture, 128 to the hole.
-    mask = np.array(mask_picture((10, 5, 51, 40)))
+    # The soft edge: a grey of 127 belongs to the image, 128 to the hole.
+    mask = np.array(mask_image((10, 5, 51, 40)))
     mask[5:20, 45:51], mask[5:20, 40:45] = 127, 128
-    ask: dict[str, Any] = {"image": picture(), "scheduler": scheduler, "negative_prompt": "blurry"}
+    ask: dict[str, Any] = {"image": sample_image(), "scheduler": scheduler, "negative_prompt": "blurry"}
     made = filled(inpainting, mask=mask, **ask)
     expected = inpaint(PROMPT, mask_image=Image.fromarray(mask), height=64, width=64, strength=1.0, **ask)
     assert relative(made, expected) <= LIMIT
 
 
-def test_inpainted_pictures_equal_the_diffusers_pipeline(inpainting: ebca.Session, inpaint: Pipeline) -> None:
+def test_inpainted_images_equal_the_diffusers_pipeline(inpainting: ebca.Session, inpaint: Pipeline) -> None:
     """diffusers leaves the known pixels as the VAE makes them; so do we, on request."""
     made = inpainting.generate(
-        PROMPT, image=picture(), mask=mask_picture(), steps=5, seed=1, scheduler="ddim", composite=False, output="np"
+        PROMPT, image=sample_image(), mask=mask_image(), steps=5, seed=1, scheduler="ddim", composite=False, output="np"
     )
     expected = inpaint(
-        PROMPT, image=picture(), mask_image=mask_picture(), height=64, width=64, strength=1.0, scheduler="ddim",
+        PROMPT, image=sample_image(), mask_image=mask_image(), height=64, width=64, strength=1.0, scheduler="ddim",
         output_type="np",
     )  # fmt: skip
     assert relative(made.images, expected) <= LIMIT
 
 
-def test_several_inpainted_pictures_equal_the_diffusers_pipeline(
+def test_several_inpainted_images_equal_the_diffusers_pipeline(
     inpainting_engine: ebca.Engine, inpaint: Pipeline
 ) -> None:
-    images, masks = [picture(1), picture(2)], [mask_picture(), mask_picture((0, 0, 30, 64))]
+    images, masks = [sample_image(1), sample_image(2)], [mask_image(), mask_image((0, 0, 30, 64))]
     with inpainting_engine.session(64, 64, batch=2) as session:
         for seed in (3, [3, 4]):
             made = filled(session, [PROMPT, OTHER], image=images, mask=masks, seed=seed, scheduler="ddim")
@@ -204,11 +206,11 @@ def test_several_inpainted_pictures_equal_the_diffusers_pipeline(
             assert relative(made, expected) <= LIMIT
 
 
-def test_inpainting_pictures_with_seeds_equal_single_runs(
+def test_inpainting_images_with_seeds_equal_single_runs(
     inpainting_engine: ebca.Engine, inpainting: ebca.Session
 ) -> None:
-    prompts, seeds, images = [PROMPT, OTHER], [5, 6], [picture(1), picture(2)]
-    masks = [mask_picture(), mask_picture((0, 0, 30, 64))]
+    prompts, seeds, images = [PROMPT, OTHER], [5, 6], [sample_image(1), sample_image(2)]
+    masks = [mask_image(), mask_image((0, 0, 30, 64))]
     ask: dict[str, Any] = {"gamma_attn": 0.03, "gamma_norm": 0.2, "edits": [ebca.Edit("oil painting", alpha=0.5)]}
     with inpainting_engine.session(64, 64, batch=2) as batch:
         together = filled(batch, prompts, image=images, mask=masks, seed=seeds, **ask)
@@ -221,8 +223,8 @@ def test_inpainting_pictures_with_seeds_equal_single_runs(
 
 
 def nine_channels(session: ebca.Session, mask: np.ndarray) -> np.ndarray:
-    """What the UNet sees at the first evaluation of seed 1: noise, mask, and latents of the picture without hole."""
-    pixels = np.where(mask[0, 0][..., None] > 0, np.float32(0.5), np.asarray(picture(), np.float32) / 255)
+    """What the UNet sees at the first evaluation of seed 1: noise, mask, and latents of the image without hole."""
+    pixels = np.where(mask[0, 0][..., None] > 0, np.float32(0.5), np.asarray(sample_image(), np.float32) / 255)
     mean, std = session.engine.encode_image(pixels[None])
     draws = torch.randn((2, 4, 8, 8), generator=torch.Generator("cpu").manual_seed(1)).numpy()
     return np.concatenate([draws[:1], latent_mask(mask, 8), mean + std * draws[1:]], 1)
@@ -234,7 +236,7 @@ def test_the_update_of_an_inpainting_model_looks_at_the_hole(
     inpainting: ebca.Session, gamma_attn: float, gamma_norm: float, everywhere: bool, guided: bool
 ) -> None:
     """One evaluation; and a mask of ones is no mask."""
-    mask = np.ones((1, 1, 64, 64), np.float32) if everywhere else load_masks(mask_picture(), 64, 64)
+    mask = np.ones((1, 1, 64, 64), np.float32) if everywhere else load_masks(mask_image(), 64, 64)
     seen: list[np.ndarray] = []
     filled(
         inpainting, mask=mask[0, 0], steps=1, scheduler="ddim", gamma_attn=gamma_attn, gamma_norm=gamma_norm,
@@ -250,9 +252,9 @@ def test_the_update_of_an_inpainting_model_looks_at_the_hole(
 
 @pytest.mark.parametrize("output", ["pil", "np"])
 def test_pixels_outside_the_mask_stay_as_they_are(inpainting: ebca.Session, output: str) -> None:
-    given: dict[str, Any] = {"image": picture(), "mask": mask_picture((5, 3, 50, 42)), "steps": 2, "seed": 1}
+    given: dict[str, Any] = {"image": sample_image(), "mask": mask_image((5, 3, 50, 42)), "steps": 2, "seed": 1}
     hole = np.asarray(given["mask"]) > 0
-    source = np.asarray(picture()) if output == "pil" else np.asarray(picture(), np.float32) / 255
+    source = np.asarray(sample_image()) if output == "pil" else np.asarray(sample_image(), np.float32) / 255
     pasted = np.asarray(inpainting.generate(PROMPT, **given, output=output).images[0])
     whole = np.asarray(inpainting.generate(PROMPT, **given, output=output, composite=False).images[0])
     assert np.array_equal(pasted[~hole], source[~hole])
@@ -260,8 +262,8 @@ def test_pixels_outside_the_mask_stay_as_they_are(inpainting: ebca.Session, outp
     assert not np.array_equal(whole[~hole], source[~hole])
 
 
-def test_only_the_known_part_of_the_picture_counts(inpainting: ebca.Session) -> None:
-    image, hole = np.array(picture()), np.asarray(mask_picture()) > 0
+def test_only_the_known_part_of_the_image_counts(inpainting: ebca.Session) -> None:
+    image, hole = np.array(sample_image()), np.asarray(mask_image()) > 0
     image[hole] = 255 - image[hole]
     assert np.array_equal(filled(inpainting, image=image), filled(inpainting))
     image[~hole] = 255 - image[~hole]
@@ -269,7 +271,7 @@ def test_only_the_known_part_of_the_picture_counts(inpainting: ebca.Session) -> 
 
 
 def test_parameters_of_inpainting(inpainting: ebca.Session) -> None:
-    result = inpainting.generate(PROMPT, image=picture(), mask=mask_picture(), steps=2, seed=1, output="latents")
+    result = inpainting.generate(PROMPT, image=sample_image(), mask=mask_image(), steps=2, seed=1, output="latents")
     expected = {"task": "inpainting", "scheduler": "pndm", "steps": 2}
     assert {key: result.parameters[key] for key in expected} == expected
     assert not {"strength", "repaint"} & result.parameters.keys()
@@ -285,7 +287,7 @@ def test_a_session_goes_from_task_to_task(engine: ebca.Engine, session: ebca.Ses
     with engine.session(64, 64) as fresh:
         expected = text(fresh)
     session.generate(
-        PROMPT, image=picture(), mask=mask_picture(), steps=2, seed=1, gamma_attn=0.05, output="latents",
+        PROMPT, image=sample_image(), mask=mask_image(), steps=2, seed=1, gamma_attn=0.05, output="latents",
         edits=[ebca.Edit("snow")],
     )  # fmt: skip
     drawn(session, gamma_attn=0.05)
@@ -293,11 +295,11 @@ def test_a_session_goes_from_task_to_task(engine: ebca.Engine, session: ebca.Ses
     assert np.array_equal(text(session), expected)
 
 
-# --- pictures of other sizes
+# --- images of other sizes
 
 
-def test_pictures_and_masks_are_resized_alike(inpainting: ebca.Session) -> None:
-    image, mask = picture(0, (128, 128)), mask_picture((32, 16, 100, 84), (128, 128))
+def test_images_and_masks_are_resized_alike(inpainting: ebca.Session) -> None:
+    image, mask = sample_image(0, (128, 128)), mask_image((32, 16, 100, 84), (128, 128))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         made = filled(inpainting, image=image, mask=mask, steps=1)
@@ -309,7 +311,7 @@ def test_a_mask_of_another_size_warns_where_it_was_passed(inpainting: ebca.Sessi
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         inpainting.generate(
-            PROMPT, image=picture(), mask=mask_picture((8, 4, 25, 21), (32, 32)), steps=1, seed=1, output="latents"
+            PROMPT, image=sample_image(), mask=mask_image((8, 4, 25, 21), (32, 32)), steps=1, seed=1, output="latents"
         )
     (warning,) = caught
     assert str(warning.message) == "the mask has 32 x 32 pixels, the image 64 x 64; the mask is stretched to fit"
@@ -320,15 +322,15 @@ def test_a_mask_of_another_size_warns_where_it_was_passed(inpainting: ebca.Sessi
 # --- refusals
 
 
-TOO_SMALL = mask_picture((1, 1, 8, 8))
+TOO_SMALL = mask_image((1, 1, 8, 8))
 
 
 @pytest.mark.parametrize(
     ("kwargs", "named"),
     [
-        ({"image": None, "mask": mask_picture()}, "a mask was given without an image; give the image whose masked"),
+        ({"image": None, "mask": mask_image()}, "a mask was given without an image; give the image whose masked"),
         ({"image": None, "strength": 0.5}, "strength was given without an image; it says how far image to image"),
-        ({"mask": mask_picture(), "strength": 0.5}, "strength and mask do not go together; inpainting makes"),
+        ({"mask": mask_image(), "strength": 0.5}, "strength and mask do not go together; inpainting makes"),
         ({"strength": 0}, "strength is 0; give a number above 0 (the image as it is) up to 1 (all anew)"),
         ({"strength": 1.01}, "strength is 1.01; give a number above 0"),
         ({"strength": -0.5}, "strength is -0.5; give a number above 0"),
@@ -341,11 +343,11 @@ TOO_SMALL = mask_picture((1, 1, 8, 8))
         ({"mask": np.zeros((64, 64))}, "the mask is empty: nothing in it is white"),
         ({"mask": TOO_SMALL}, "the mask's hole is too small: no block of 8 pixels has its corner in it"),
         ({"mask": np.ones((1, 1, 64, 64))}, "mask is an array of shape [1, 64, 64]; give [height, width] pixels"),
-        ({"mask": [mask_picture()] * 2}, "2 masks were given for 1 pictures; give one, or one each"),
-        ({"image": [picture()] * 2}, "2 images were given for 1 pictures; give one, or one each"),
+        ({"mask": [mask_image()] * 2}, "2 masks were given for 1 images; give one, or one each"),
+        ({"image": [sample_image()] * 2}, "2 images were given for 1 images; give one, or one each"),
         ({"image": []}, "image is an empty list"),
         ({"image": "missing.png"}, "image 'missing.png' does not exist"),
-        ({"image": __file__}, "test_tasks.py' is not a picture that can be read"),
+        ({"image": __file__}, "test_tasks.py' is not an image that can be read"),
         ({"image": np.zeros((3, 64, 64))}, "image is an array of shape [3, 64, 64]; give [height, width, 3] pixels"),
         ({"image": np.full((64, 64, 3), 200.0)}, "image is a float array with values outside [0, 1]; divide by 255?"),
         ({"image": 7}, "image is of type int"),
@@ -388,12 +390,14 @@ def test_an_inpainting_model_refuses_what_it_cannot_do(
     assert np.isfinite(filled(inpainting, steps=1)).all()
 
 
-def test_a_unet_alone_has_nothing_to_encode_a_picture_with(tiny_unet_dir: Path) -> None:
+def test_a_unet_alone_has_nothing_to_encode_an_image_with(tiny_unet_dir: Path) -> None:
     embeds = np.zeros((1, 77, 32), np.float32)
     with ebca.load(tiny_unet_dir, backend="onnxruntime") as engine, engine.session(64, 64) as session:
-        for mask in (None, mask_picture()):
+        for mask in (None, mask_image()):
             with pytest.raises(ebca.EngineError, match="no VAE to encode an image with; export a whole checkpoint"):
-                session.generate(prompt_embeds=embeds, guidance_scale=1, image=picture(), mask=mask, output="latents")
+                session.generate(
+                    prompt_embeds=embeds, guidance_scale=1, image=sample_image(), mask=mask, output="latents"
+                )
         made = session.generate(prompt_embeds=embeds, guidance_scale=1, steps=1, seed=1, output="latents")
     assert np.isfinite(made.latents).all()
 

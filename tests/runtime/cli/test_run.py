@@ -1,4 +1,4 @@
-"""ebca-run: the picture, its parameters, and one clear line for everything a user can get wrong."""
+"""ebca-run: the image, its parameters, and one clear line for everything a user can get wrong."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def arguments(engine: Path, *more: str) -> list[str]:
     return ["--engine", str(engine), "--prompt", PROMPT, *BACKEND, *size, *more]
 
 
-def picture(path: Path) -> np.ndarray:
+def pixels(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         assert image.format == "PNG"
         return np.asarray(image).copy()
@@ -57,13 +57,13 @@ def refused(capsys: pytest.CaptureFixture[str], folder: Path, argv: list[str]) -
     return err.removeprefix("ebca-run: error: ").strip()
 
 
-# --- pictures
+# --- images
 
 
-def test_a_picture_carries_its_parameters(engine_dir: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_image_carries_its_parameters(engine_dir: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments(engine_dir, "--seed", "7", "--gamma-attn", "0.05", "--gamma-tau", "0.7")) == 0
     assert capsys.readouterr() == ("wrote ebca.png\n", "")
-    assert picture(here / "ebca.png").shape == (64, 64, 3)
+    assert pixels(here / "ebca.png").shape == (64, 64, 3)
     stored = read_parameters(here / "ebca.png")
     assert stored["prompt"] == PROMPT
     assert (stored["seed"], stored["steps"], stored["height"], stored["width"]) == (7, 3, 64, 64)
@@ -72,7 +72,7 @@ def test_a_picture_carries_its_parameters(engine_dir: Path, here: Path, capsys: 
 
 
 def argv_of(stored: dict[str, Any], engine: Path) -> list[str]:
-    """A command line from the parameters in a picture."""
+    """A command line from the parameters in an image."""
     argv = ["--engine", str(engine)]
     for name in ("prompt", "negative_prompt", "steps", "guidance_scale", "scheduler", "height", "width", "norm_factor"):
         argv += ["--" + name.replace("_", "-"), str(stored[name])]
@@ -109,27 +109,27 @@ def argv_of(stored: dict[str, Any], engine: Path) -> list[str]:
     ],
     ids=["defaults", "exponential", "lists", "tokens"],
 )  # fmt: skip
-def test_the_parameters_make_the_same_picture_again(engine_dir: Path, here: Path, more: tuple[str, ...]) -> None:
+def test_the_parameters_make_the_same_image_again(engine_dir: Path, here: Path, more: tuple[str, ...]) -> None:
     assert cli.main(arguments(engine_dir, *more, "--output", "first.png")) == 0
     stored = read_parameters(here / "first.png")
     assert cli.main([*argv_of(stored, engine_dir), "--output", "second.png"]) == 0
-    assert np.array_equal(picture(here / "first.png"), picture(here / "second.png"))
+    assert np.array_equal(pixels(here / "first.png"), pixels(here / "second.png"))
     assert read_parameters(here / "second.png") == stored
 
 
-def test_one_picture_per_seed(engine_dir: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_image_per_seed(engine_dir: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments(engine_dir, "--seed", "1", "2", "1", "--output", "many.png")) == 0
     assert capsys.readouterr().out == "wrote many-0.png\nwrote many-1.png\nwrote many-2.png\n"
-    first, second, third = (picture(here / f"many-{i}.png") for i in range(3))
+    first, second, third = (pixels(here / f"many-{i}.png") for i in range(3))
     assert np.array_equal(first, third) and not np.array_equal(first, second)
     stored = read_parameters(here / "many-1.png")
     assert (stored["seed"], stored["image"]) == ([1, 2, 1], 1)
     assert sorted(p.name for p in here.iterdir()) == ["many-0.png", "many-1.png", "many-2.png"]
 
 
-def test_one_seed_draws_several_pictures(engine_dir: Path, here: Path) -> None:
+def test_one_seed_draws_several_images(engine_dir: Path, here: Path) -> None:
     assert cli.main(arguments(engine_dir, "--seed", "1", "--num-images", "2")) == 0
-    assert not np.array_equal(picture(here / "ebca-0.png"), picture(here / "ebca-1.png"))
+    assert not np.array_equal(pixels(here / "ebca-0.png"), pixels(here / "ebca-1.png"))
 
 
 def test_the_authors_spellings(engine_dir: Path, here: Path) -> None:
@@ -142,14 +142,14 @@ def test_the_authors_spellings(engine_dir: Path, here: Path) -> None:
     assert cli.main(theirs) == 0
     ours = [a.replace("num_steps", "steps").replace("theirs", "ours") for a in theirs]
     assert cli.main([a.replace("_", "-") if a.startswith("--") else a for a in ours]) == 0
-    assert np.array_equal(picture(here / "theirs.png"), picture(here / "ours.png"))
+    assert np.array_equal(pixels(here / "theirs.png"), pixels(here / "ours.png"))
 
 
 def test_tokens_named_twice_multiply(engine_dir: Path, here: Path) -> None:
     both = arguments(engine_dir, "--seed", "1", "--gamma-attn", "0.05", "--output", "a.png")
     assert cli.main([*both, "--token-indices", "5", "5", "--token-upweight", "2", "1.5"]) == 0
     assert cli.main([*both[:-1], "b.png", "--token-indices", "5", "--token-upweight", "3"]) == 0
-    assert np.array_equal(picture(here / "a.png"), picture(here / "b.png"))
+    assert np.array_equal(pixels(here / "a.png"), pixels(here / "b.png"))
 
 
 def test_json_says_everything(engine_dir: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,7 +179,7 @@ def test_a_long_prompt_is_one_warning(engine_dir: Path, here: Path, capsys: pyte
     assert err == "ebca-run: warning: the negative prompt is longer than 75 tokens; dropped: 'cartoon'\n"
 
 
-def test_an_existing_picture_is_replaced(engine_dir: Path, here: Path) -> None:
+def test_an_existing_image_is_replaced(engine_dir: Path, here: Path) -> None:
     (here / "ebca.png").write_bytes(b"old")
     assert cli.main(arguments(engine_dir)) == 0
     assert read_parameters(here / "ebca.png")["prompt"] == PROMPT
@@ -215,7 +215,7 @@ def test_an_existing_picture_is_replaced(engine_dir: Path, here: Path) -> None:
         (("--steps", "0"), "steps is 0"),
         (("--steps", "-1"), "steps is -1"),
         (("--steps", "73"), "(the nearest stored count is 7"),
-        (("--seed", "1", "2", "--num-images", "3"), "--seed has 2 values for 3 pictures; give one, or one each"),
+        (("--seed", "1", "2", "--num-images", "3"), "--seed has 2 values for 3 images; give one, or one each"),
         (("--seed", str(2**64)), "it must lie between -2^63 and 2^64 - 1"),
         (("--num-images", "0"), "--num-images is 0; give 1 or more"),
         (("--num-images", "-2"), "--num-images is -2; give 1 or more"),
@@ -225,8 +225,8 @@ def test_an_existing_picture_is_replaced(engine_dir: Path, here: Path) -> None:
         (("--norm-factor", "inf"), "norm_factor is inf"),
         (("--threads", "0"), "threads is 0"),
         (("--precision", "bf16"), "precision 'bf16' is not available with onnxruntime"),
-        (("--output", "picture.jpg"), "--output is 'picture.jpg'; name a .png file"),
-        (("--output", "picture"), "--output is 'picture'; name a .png file"),
+        (("--output", "image.jpg"), "--output is 'image.jpg'; name a .png file"),
+        (("--output", "image"), "--output is 'image'; name a .png file"),
         (("--output", "nowhere/x.png"), "nowhere' does not exist; make it first"),
         (("--output", "x" * 260 + ".png"), "cannot be written: File name too long"),
         (("--prompt", "broken \udce4"), "is not valid Unicode text"),
@@ -362,16 +362,14 @@ def test_a_damaged_segment_is_named(
     assert {"missing": "is missing", "truncated": "bytes instead of", "corrupted": "is corrupted"}[damage] in message
 
 
-def test_an_inpainting_engine_does_not_make_pictures_from_text(
+def test_an_inpainting_engine_does_not_make_images_from_text(
     tiny_inpainting_dir: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     message = refused(capsys, here, [*arguments(tiny_inpainting_dir), "--quiet"])
     assert "takes 9 channels (an inpainting model)" in message
 
 
-def test_a_unet_alone_does_not_make_pictures(
-    tiny_unet_dir: Path, here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_unet_alone_does_not_make_images(tiny_unet_dir: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no VAE" in refused(capsys, here, [*arguments(tiny_unet_dir), "--quiet"])
 
 
@@ -418,5 +416,5 @@ def test_ctrl_c_is_one_line_and_leaves_no_file(engine_dir: Path, here: Path, wai
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (1, "")
-    assert err == "ebca-run: interrupted; no picture was written\n"
+    assert err == "ebca-run: interrupted; no image was written\n"
     assert not list(here.iterdir())

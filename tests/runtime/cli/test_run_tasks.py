@@ -1,4 +1,4 @@
-"""ebca-run with pictures, masks and editing prompts: the task follows from what is given."""
+"""ebca-run with images, masks and editing prompts: the task follows from what is given."""
 
 import json
 import sys
@@ -128,13 +128,13 @@ def test_the_inpainting_model_is_used_by_itself(tiny_inpainting_dir: Path, here:
     assert run(tiny_inpainting_dir, *given, "--seed", "1")["task"] == "inpainting"
 
 
-def test_several_images_are_several_pictures(engine_dir: Path, here: Path) -> None:
+def test_several_images_are_several_images(engine_dir: Path, here: Path) -> None:
     given = ("--image", "image.png", "mask.png", "--prompt", "a cat", "--seed", "1")
     assert cli.main(["--engine", str(engine_dir), *COMMON, *given]) == 0
     assert not np.array_equal(pixels("ebca-0.png"), pixels("ebca-1.png"))
 
 
-def test_the_picture_has_the_proportions_of_the_image(engine_dir: Path, here: Path) -> None:
+def test_the_image_has_the_proportions_of_the_image(engine_dir: Path, here: Path) -> None:
     Image.new("RGB", (200, 100), "red").save("wide.png")
     argv = ["--engine", str(engine_dir), "--backend", "onnxruntime", "--steps", "2", "--image", "wide.png"]
     assert cli.main([*argv, "--prompt", "a cat", "--seed", "1", "--output", "out.png"]) == 0
@@ -174,7 +174,7 @@ def test_a_plot_without_matplotlib_is_refused_before_any_work(
     ("more", "named"),
     [
         ("--prompt x --image nowhere.png", "image 'nowhere.png' does not exist"),
-        ("--prompt x --image text.txt", "image 'text.txt' is not a picture that can be read"),
+        ("--prompt x --image text.txt", "image 'text.txt' is not an image that can be read"),
         ("--prompt x --mask mask.png", "a mask was given without an image"),
         ("--prompt x --strength 0.5", "strength was given without an image"),
         ("--prompt x --image image.png --strength 1.5", "strength is 1.5; give a number above 0"),
@@ -207,7 +207,7 @@ def test_a_plot_without_matplotlib_is_refused_before_any_work(
 def test_bad_input_is_one_line(
     engine_dir: Path, here: Path, capsys: pytest.CaptureFixture[str], more: str, named: str
 ) -> None:
-    Path("text.txt").write_text("no picture")
+    Path("text.txt").write_text("no image")
     Image.new("L", (64, 64)).save("black.png")
     assert named in refused(engine_dir, capsys, *more.split())
 

@@ -110,7 +110,7 @@ def reference_loop(
     steps: int,
     reset: bool,
 ) -> Iterator[tuple[np.ndarray, Image]]:
-    """DDIM in float64 with the float64 UNet, one picture: latents and contexts after every evaluation.
+    """DDIM in float64 with the float64 UNet, one image: latents and contexts after every evaluation.
 
     main [T,D] serves both rows; edits [n,T,D]; values(i): gammas and editings of evaluation i.
     """
@@ -216,7 +216,7 @@ def test_without_guidance_the_edits_are_rows_of_their_own(session: ebca.Session)
 
 @settings(max_examples=4, deadline=None)
 @given(st.permutations(range(3)), st.lists(st.floats(0.1, 0.6), min_size=3, max_size=3), st.integers(0, 3))
-def test_permuting_edits_permutes_their_contexts_and_leaves_the_picture(
+def test_permuting_edits_permutes_their_contexts_and_leaves_the_image(
     session: ebca.Session, order: list[int], alphas: list[float], directions: int
 ) -> None:
     texts = ("oil painting", "snow", "a blue hat")
@@ -254,7 +254,7 @@ def test_an_edit_that_is_off_until_late_changes_nothing_before(session: ebca.Ses
     assert max(errors[:2]) <= SAME and min(errors[2:]) > 1e-3
 
 
-def test_the_same_prompt_as_an_edit_without_an_update_changes_the_picture_by_no_more_than_rounding(
+def test_the_same_prompt_as_an_edit_without_an_update_changes_the_image_by_no_more_than_rounding(
     session: ebca.Session,
 ) -> None:
     """(main + alpha main) / (1 + alpha) is main."""
@@ -291,7 +291,7 @@ def test_weights_of_all_tokens_are_a_factor_of_gamma_on_the_conditional_rows(
 
 
 @pytest.mark.parametrize("scale", [7.5, 1.0])
-def test_pictures_with_seeds_equal_single_runs(engine: ebca.Engine, session: ebca.Session, scale: float) -> None:
+def test_images_with_seeds_equal_single_runs(engine: ebca.Engine, session: ebca.Session, scale: float) -> None:
     prompts, seeds = [PROMPT, "a red car in the snow"], [5, 6]
     texts = ["oil painting", "a blue hat"]
     shared = ebca.Edit("snow", direction=0, alpha=0.3, gamma_norm=0.2)
@@ -338,7 +338,7 @@ def test_schedules_equal_their_values(session: ebca.Session) -> None:
     assert np.array_equal(latents(session, steps=4, edits=[listed]), latents(session, steps=4, edits=[scheduled]))
 
 
-def test_parameters_make_the_same_picture_again(session: ebca.Session) -> None:
+def test_parameters_make_the_same_image_again(session: ebca.Session) -> None:
     edits = [ebca.Edit("snow", 0, ebca.Schedule.step(0.4, 0.3), np.float32(0.02), [0.1] * 4), EDIT]  # type: ignore[arg-type]
     ask = {"steps": 3, "seed": 1, "output": "latents", "reset_edits": True}
     result = session.generate(PROMPT, edits=edits, **ask)  # type: ignore[arg-type]
@@ -393,8 +393,8 @@ def test_an_edit_over_the_limit_of_tokens_warns_where_it_was_asked_for(session: 
         ([ebca.Edit("snow", direction=-1)], "editing prompt 1 has direction -1"),
         ([EDIT, ebca.Edit()], "editing prompt 2: give either a prompt or prompt_embeds"),
         ([ebca.Edit("snow", prompt_embeds=np.zeros((1, 77, 32)))], "editing prompt 1: give either a prompt or"),
-        ([ebca.Edit(["snow", "hat"])], "editing prompt 1 has 2 texts for 1 pictures; give one, or one each"),
-        ([ebca.Edit(5)], "editing prompt 1 is 5; give a text, or one per picture"),  # type: ignore[arg-type]
+        ([ebca.Edit(["snow", "hat"])], "editing prompt 1 has 2 texts for 1 images; give one, or one each"),
+        ([ebca.Edit(5)], "editing prompt 1 is 5; give a text, or one per image"),  # type: ignore[arg-type]
         (["snow"], "edits holds 'snow'; give ebca.Edit(prompt, direction=1, alpha=...)"),
         ("snow", "edits holds 's'; give ebca.Edit("),
         (EDIT, "edits is one Edit; give a list of them"),

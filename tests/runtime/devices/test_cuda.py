@@ -171,11 +171,11 @@ def test_the_loop_on_the_device_makes_what_the_cpu_makes(
 
 
 def test_inversion_on_the_device(on_host: tuple[ebca.Engine, HostDriver], tiny_engine_dir: Path) -> None:
-    picture = np.full((32, 32, 3), 0.4, np.float32)
+    image = np.full((32, 32, 3), 0.4, np.float32)
     with ebca.load(tiny_engine_dir, backend="onnxruntime") as engine, engine.session(height=32, width=32) as session:
-        expected = session.invert(picture, "a cat", steps=3).latents
+        expected = session.invert(image, "a cat", steps=3).latents
     with on_host[0].session(height=32, width=32) as session:
-        assert np.array_equal(session.invert(picture, "a cat", steps=3).latents, expected)
+        assert np.array_equal(session.invert(image, "a cat", steps=3).latents, expected)
 
 
 def test_a_loop_is_one_launch_and_no_knob_records_anew(on_host: tuple[ebca.Engine, HostDriver]) -> None:

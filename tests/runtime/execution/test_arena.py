@@ -31,7 +31,7 @@ def test_tensors_alive_at_once_do_not_overlap(tensors: dict[str, Lifetime]) -> N
     layout = lay_out(tensors)
     assert layout.offsets.keys() == tensors.keys()
     for a, b in combinations(tensors, 2):
-        if tensors[a].meets(tensors[b]):
+        if tensors[a].overlaps(tensors[b]):
             first, second = sorted((a, b), key=lambda n: (layout.offsets[n], tensors[n].nbytes))
             assert layout.offsets[first] + tensors[first].nbytes <= layout.offsets[second]
 

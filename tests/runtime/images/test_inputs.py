@@ -1,4 +1,4 @@
-"""Pictures and masks: every form a caller may pass, resized and thresholded by stated rules, or refused."""
+"""Images and masks: every form a caller may pass, resized and thresholded by stated rules, or refused."""
 
 import warnings
 from pathlib import Path
@@ -28,15 +28,15 @@ def pixels() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
 
 
-# --- pictures
+# --- images
 
 
-def test_every_form_of_a_picture_gives_the_same_numbers(pixels: np.ndarray, tmp_path: Path) -> None:
+def test_every_form_of_an_image_gives_the_same_numbers(pixels: np.ndarray, tmp_path: Path) -> None:
     image = Image.fromarray(pixels)
-    image.save(tmp_path / "picture.png")
+    image.save(tmp_path / "image.png")
     expected = pixels[None].astype(np.float32) / 255
-    forms = (image, pixels, pixels / 255, pixels.astype(np.float32) / 255, tmp_path / "picture.png", [image], (pixels,))
-    for form in (*forms, str(tmp_path / "picture.png"), pixels[None], image.convert("RGBA")):
+    forms = (image, pixels, pixels / 255, pixels.astype(np.float32) / 255, tmp_path / "image.png", [image], (pixels,))
+    for form in (*forms, str(tmp_path / "image.png"), pixels[None], image.convert("RGBA")):
         loaded = load_images(form, *SIZE)
         assert loaded.dtype == np.float32
         assert np.array_equal(loaded, expected)
@@ -58,7 +58,7 @@ def test_other_sizes_are_resized_as_pillow_does_it(pixels: np.ndarray) -> None:
         assert np.array_equal(load_images(pixels / 255, *size)[0], expected)
 
 
-def test_several_pictures_may_differ_in_form_and_size(pixels: np.ndarray) -> None:
+def test_several_images_may_differ_in_form_and_size(pixels: np.ndarray) -> None:
     loaded = load_images([pixels, Image.new("RGB", (5, 7), "red"), np.ones((3, 3))], *SIZE)
     assert loaded.shape == (3, *SIZE, 3)
     assert np.array_equal(loaded[1], np.broadcast_to(np.array([1, 0, 0]), (*SIZE, 3)))
@@ -143,13 +143,13 @@ def test_latents_see_the_nearest_pixel_as_in_torch(height: int, width: int, down
 # --- sizes
 
 
-def test_the_size_of_the_first_picture_counts(pixels: np.ndarray, tmp_path: Path) -> None:
-    Image.fromarray(pixels).save(tmp_path / "picture.png")
-    for form in (pixels, Image.fromarray(pixels), tmp_path / "picture.png", [pixels, pixels[:3]], pixels[None]):
+def test_the_size_of_the_first_image_counts(pixels: np.ndarray, tmp_path: Path) -> None:
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    for form in (pixels, Image.fromarray(pixels), tmp_path / "image.png", [pixels, pixels[:3]], pixels[None]):
         assert image_size(form) == SIZE
 
 
-def test_a_mask_of_another_size_than_the_picture_is_pointed_out(pixels: np.ndarray) -> None:
+def test_a_mask_of_another_size_than_the_image_is_pointed_out(pixels: np.ndarray) -> None:
     with pytest.warns(UserWarning) as caught:
         warn_if_resized(pixels, np.ones((8, 9)))
     (warning,) = caught
@@ -176,7 +176,7 @@ def test_fitted_sizes_keep_the_proportions(size: tuple[int, int], native: int, e
 # --- refusals
 
 SHAPE = "give [height, width, 3] pixels"
-KINDS = "give a picture, its file, or an array of pixels"
+KINDS = "give an image, its file, or an array of pixels"
 
 
 @pytest.mark.parametrize(
@@ -185,12 +185,12 @@ KINDS = "give a picture, its file, or an array of pixels"
         (None, f"image is of type NoneType; {KINDS}"),
         (5, f"image is of type int; {KINDS}"),
         ([3.5], f"image is of type float; {KINDS}"),
-        ([], "image is an empty list; give at least one picture"),
+        ([], "image is an empty list; give at least one image"),
         (np.zeros((0, 3)), f"image is an array of shape [0, 3]; {SHAPE}"),
         (np.zeros((8, 0, 3)), f"image is an array of shape [8, 0, 3]; {SHAPE}"),
         (np.zeros((0, 8, 8, 3)), f"image is an array of shape [0, 8, 8, 3]; {SHAPE}"),
         (np.zeros(4), f"image is an array of shape [4]; {SHAPE}"),
-        # Channels first: not three grey pictures.
+        # Channels first: not three grey images.
         (np.zeros((3, *SIZE)), f"image is an array of shape [3, 16, 24]; {SHAPE}"),
         (np.zeros((2, 3, *SIZE)), f"image is an array of shape [3, 16, 24]; {SHAPE}"),
         (np.zeros((*SIZE, 2)), f"image is an array of shape [16, 24, 2]; {SHAPE}"),
@@ -203,7 +203,7 @@ KINDS = "give a picture, its file, or an array of pixels"
         (np.zeros((*SIZE, 3), np.uint16), "image is an array of uint16; give uint8"),
     ],
 )
-def test_what_is_no_picture_is_refused_in_one_line(value: Any, named: str) -> None:
+def test_what_is_no_image_is_refused_in_one_line(value: Any, named: str) -> None:
     with pytest.raises(ebca.ParameterError) as caught:
         load_images(value, *SIZE)
     assert named in str(caught.value) and "\n" not in str(caught.value)
@@ -211,7 +211,7 @@ def test_what_is_no_picture_is_refused_in_one_line(value: Any, named: str) -> No
 
 def test_a_tensor_is_refused_without_its_numbers() -> None:
     torch = pytest.importorskip("torch")
-    with pytest.raises(ebca.ParameterError, match=r"^image is of type Tensor; give a picture[a-z ,]*$"):
+    with pytest.raises(ebca.ParameterError, match=r"^image is of type Tensor; give an image[a-z ,]*$"):
         load_images(torch.zeros(3, *SIZE), *SIZE)
 
 
@@ -234,7 +234,7 @@ def test_what_is_no_mask_is_refused(value: Any, named: str) -> None:
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    (tmp_path / "text.png").write_text("no picture", encoding="utf-8")
+    (tmp_path / "text.png").write_text("no image", encoding="utf-8")
     Image.new("RGB", (64, 64), "red").save(tmp_path / "whole.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:-40])
     missing = tmp_path / "missing.png"
@@ -242,12 +242,12 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         with pytest.raises(ebca.ParameterError, match=rf"^{name} '.*missing.png' does not exist$"):
             load(missing, *SIZE)
         for bad in ("text.png", "cut.png", ""):
-            with pytest.raises(ebca.ParameterError, match=rf"^{name} '.*{bad}' is not a picture that can be read: "):
+            with pytest.raises(ebca.ParameterError, match=rf"^{name} '.*{bad}' is not an image that can be read: "):
                 load(str(tmp_path / bad), *SIZE)
 
 
-def test_a_picture_too_large_for_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Image.new("RGB", (64, 64)).save(tmp_path / "picture.png")
+def test_an_image_too_large_for_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "image.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(ebca.ParameterError, match="exceeds limit"):
-        load_images(tmp_path / "picture.png", *SIZE)
+        load_images(tmp_path / "image.png", *SIZE)

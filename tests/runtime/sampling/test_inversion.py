@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from helpers.pipelines import diffusers_scheduler, picture  # noqa: E402
+from helpers.pipelines import diffusers_scheduler, sample_image  # noqa: E402
 from helpers.tiny import TOKENS, WIDTH, relative  # noqa: E402
 
 import ebca  # noqa: E402
@@ -25,8 +25,8 @@ PROMPT = "a lion with a crown"
 GOLDEN = Path(__file__).parents[2] / "golden" / "tiny" / "loop_invert_ddim10.npz"
 
 
-def clean(seed: int = 0, size: tuple[int, int] = (8, 8), pictures: int = 1) -> np.ndarray:
-    return randn((pictures, 4, *size), seed)
+def clean(seed: int = 0, size: tuple[int, int] = (8, 8), images: int = 1) -> np.ndarray:
+    return randn((images, 4, *size), seed)
 
 
 # --- the loop
@@ -50,19 +50,19 @@ def test_the_loop_equals_the_authors_at_every_step(engine: ebca.Engine) -> None:
     assert np.array_equal(found.latents, seen[-1][1])
 
 
-def test_a_picture_is_inverted_from_the_mean_of_its_latents(engine: ebca.Engine, session: ebca.Session) -> None:
-    image = picture(1)
+def test_an_image_is_inverted_from_the_mean_of_its_latents(engine: ebca.Engine, session: ebca.Session) -> None:
+    image = sample_image(1)
     pixels = torch.from_numpy(np.asarray(image, np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
     vae = build_tiny().vae
     assert vae is not None
     with torch.no_grad():
         mean = (vae.encode(pixels).latent_dist.mean * vae.config.scaling_factor).numpy()
-    from_picture = session.invert(image, PROMPT, steps=5)
-    assert relative(from_picture.latents, session.invert(mean, PROMPT, steps=5).latents) <= LOOP_LIMIT
-    assert {"vae_encoder", "text_encoder", "unet_steps"} <= from_picture.timings.keys()
-    assert len(from_picture.timings["unet_steps"]) == 4
+    from_image = session.invert(image, PROMPT, steps=5)
+    assert relative(from_image.latents, session.invert(mean, PROMPT, steps=5).latents) <= LOOP_LIMIT
+    assert {"vae_encoder", "text_encoder", "unet_steps"} <= from_image.timings.keys()
+    assert len(from_image.timings["unet_steps"]) == 4
     for same in (np.asarray(image), np.asarray(image)[None], [image]):
-        assert np.array_equal(session.invert(same, PROMPT, steps=5).latents, from_picture.latents)
+        assert np.array_equal(session.invert(same, PROMPT, steps=5).latents, from_image.latents)
 
 
 def test_what_was_passed_in_stays_as_it_is(session: ebca.Session) -> None:
@@ -226,8 +226,8 @@ def test_the_regularised_loop_equals_a_reference_in_pytorch(engine: ebca.Engine)
             noise = unet(latents, timestep, torch.from_numpy(embeds).double()).sample
         noise = regularized(noise, used)
         here, there = alphas[timestep], alphas[timestep + 250]
-        picture = (latents - (1 - here).sqrt() * noise) / here.sqrt()
-        latents = there.sqrt() * picture + (1 - there).sqrt() * noise
+        image = (latents - (1 - here).sqrt() * noise) / here.sqrt()
+        latents = there.sqrt() * image + (1 - there).sqrt() * noise
         assert relative(seen[step], latents.numpy()) <= LOOP_LIMIT, step
     assert len(seen) == 3
     assert next(used, None) is None
@@ -248,11 +248,11 @@ def test_seeds_repeat_and_differ(session: ebca.Session) -> None:
 
 
 @pytest.mark.parametrize("shifts", [None, tuple(draw_shifts(50, 8, 8))], ids=["seed", "shifts"])
-def test_pictures_do_not_touch_each_other(
+def test_images_do_not_touch_each_other(
     engine: ebca.Engine, session: ebca.Session, shifts: Sequence[int] | None
 ) -> None:
     regularization = ebca.NoiseRegularization(shifts=None if shifts is None else tuple(shifts))
-    start = clean(7, pictures=2)
+    start = clean(7, images=2)
     start[1] *= 3
     prompts = [PROMPT, "a red car in the snow"]
     for regularize in (False, regularization):
@@ -263,13 +263,13 @@ def test_pictures_do_not_touch_each_other(
             assert relative(together[index], alone[0]) <= SAME
 
 
-def test_one_picture_serves_all(engine: ebca.Engine, session: ebca.Session) -> None:
+def test_one_image_serves_all(engine: ebca.Engine, session: ebca.Session) -> None:
     with engine.session(64, 64, batch=2) as batch:
-        found = batch.invert(picture(), [PROMPT, "a cat"], steps=3).latents
-        with pytest.raises(ebca.ParameterError, match="3 images were given for 2 pictures; give one, or one each"):
-            batch.invert([picture()] * 3, PROMPT, steps=3)
-    assert relative(found[0], session.invert(picture(), PROMPT, steps=3).latents[0]) <= SAME
-    assert relative(found[1], session.invert(picture(), "a cat", steps=3).latents[0]) <= SAME
+        found = batch.invert(sample_image(), [PROMPT, "a cat"], steps=3).latents
+        with pytest.raises(ebca.ParameterError, match="3 images were given for 2 images; give one, or one each"):
+            batch.invert([sample_image()] * 3, PROMPT, steps=3)
+    assert relative(found[0], session.invert(sample_image(), PROMPT, steps=3).latents[0]) <= SAME
+    assert relative(found[1], session.invert(sample_image(), "a cat", steps=3).latents[0]) <= SAME
 
 
 # --- cancelling, refusals
@@ -292,7 +292,7 @@ def test_cancelled_inversions_leave_the_session_usable(session: ebca.Session) ->
         ({"image": "missing.png"}, "image 'missing.png' does not exist"),
         ({"image": None}, "image is of type NoneType"),
         ({"prompt": None}, "give either a prompt or prompt_embeds"),
-        ({"prompt": ["a cat", "a dog"]}, "prompt has 2 texts for 1 pictures"),
+        ({"prompt": ["a cat", "a dog"]}, "prompt has 2 texts for 1 images"),
         ({"steps": 1}, "ddim_inverse needs at least 2"),
         ({"steps": 0}, "steps is 0"),
         ({"steps": 73}, "ddim_inverse with 73 steps is not in this engine"),
@@ -319,10 +319,10 @@ def test_an_inpainting_model_is_refused(tiny_inpainting_dir: Path) -> None:
         session.invert(clean(), PROMPT, steps=3)
 
 
-def test_a_unet_alone_inverts_latents_but_no_pictures(tiny_unet_dir: Path, session: ebca.Session) -> None:
+def test_a_unet_alone_inverts_latents_but_no_images(tiny_unet_dir: Path, session: ebca.Session) -> None:
     embeds = session.engine.encode(session.engine.tokenizer.encode([PROMPT]).ids)
     with ebca.load(tiny_unet_dir, backend="onnxruntime") as engine, engine.session(64, 64) as alone:
         found = alone.invert(clean(), prompt_embeds=embeds, steps=3)
         with pytest.raises(ebca.EngineError, match="no VAE; pass latents instead of an image"):
-            alone.invert(picture(), prompt_embeds=embeds, steps=3)
+            alone.invert(sample_image(), prompt_embeds=embeds, steps=3)
     assert np.array_equal(found.latents, session.invert(clean(), PROMPT, steps=3).latents)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from diffusers import RePaintScheduler  # noqa: E402
-from helpers.pipelines import mask_picture, picture  # noqa: E402
+from helpers.pipelines import mask_image, sample_image  # noqa: E402
 from helpers.tiny import relative  # noqa: E402
 
 import ebca  # noqa: E402
@@ -155,7 +155,7 @@ def test_steps_and_jumps_equal_those_of_diffusers(steps: tuple[int, int, int], e
     assert all(np.array_equal(a, b) for a, b in zip((start, known, hole), before, strict=True))
 
 
-def test_pictures_with_streams_of_their_own_do_not_touch_each_other() -> None:
+def test_images_with_streams_of_their_own_do_not_touch_each_other() -> None:
     shape = (1, 4, 8, 6)
     starts, knowns = ([randn(shape, seed) for seed in seeds] for seeds in ((1, 2), (3, 4)))
     holes = [(np.random.default_rng(s).random((1, 1, 8, 6)) < 0.5).astype(np.float32) for s in (5, 6)]
@@ -176,25 +176,25 @@ ASK: dict[str, Any] = {"steps": 6, "seed": 1, "output": "latents", "repaint": eb
 
 
 def painted(session: ebca.Session, prompt: Any = PROMPT, **kwargs: Any) -> np.ndarray:
-    given: dict[str, Any] = {"image": picture(), "mask": mask_picture()} | ASK | kwargs
+    given: dict[str, Any] = {"image": sample_image(), "mask": mask_image()} | ASK | kwargs
     return session.generate(prompt, **given).latents
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_a_whole_generation_equals_the_loop_of_diffusers(session: ebca.Session, eta: float) -> None:
-    """The start noise, the picture's latents and the noise of every step come from one generator, in this order."""
+    """The start noise, the image's latents and the noise of every step come from one generator, in this order."""
     steps, guidance = (6, 2, 2), 3.0
     made: list[np.ndarray] = []
     result = session.generate(
-        PROMPT, image=picture(), mask=mask_picture(), steps=6, seed=1, guidance_scale=guidance,
+        PROMPT, image=sample_image(), mask=mask_image(), steps=6, seed=1, guidance_scale=guidance,
         repaint=ebca.RePaint(2, 2, eta), output="latents", on_step=lambda info: made.append(info.latents.copy()),
     )  # fmt: skip
 
     tiny = build_tiny()
     assert tiny.vae is not None
     generator = torch.Generator("cpu").manual_seed(1)
-    pixels = torch.from_numpy(np.asarray(picture(), np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
-    mask = (torch.from_numpy(np.asarray(mask_picture(), np.float32) / 255) >= 0.5).float()[None, None]
+    pixels = torch.from_numpy(np.asarray(sample_image(), np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
+    mask = (torch.from_numpy(np.asarray(mask_image(), np.float32) / 255) >= 0.5).float()[None, None]
     hole = torch.nn.functional.interpolate(mask, (8, 8))
     texts = torch.from_numpy(session.engine.encode(session.engine.tokenizer.encode(["", PROMPT]).ids))
 
@@ -231,7 +231,7 @@ def test_any_number_of_steps_and_no_scheduler_table(session: ebca.Session) -> No
 
 def test_the_update_looks_at_the_hole_or_at_the_known_part(session: ebca.Session) -> None:
     """The first evaluation, seen through its contexts: the mask of the update, or its inverse."""
-    hole = latent_mask(load_masks(mask_picture(), 64, 64), 8)
+    hole = latent_mask(load_masks(mask_image(), 64, 64), 8)
     texts = session.engine.encode(session.engine.tokenizer.encode(["", PROMPT]).ids)[:, None]
     start = np.repeat(randn((1, 4, 8, 8), 1), 2, 0)
     contexts = {}
@@ -266,9 +266,9 @@ def test_gammas_belong_to_levels(session: ebca.Session) -> None:
     assert np.array_equal(painted(session, gamma_norm=half), painted(session, gamma_norm=[0.3] * 3 + [0] * 3))
 
 
-def test_pictures_with_seeds_equal_single_runs(engine: ebca.Engine, session: ebca.Session) -> None:
+def test_images_with_seeds_equal_single_runs(engine: ebca.Engine, session: ebca.Session) -> None:
     prompts, seeds = [PROMPT, "a red car in the snow"], [5, 6]
-    images, masks = [picture(1), picture(2)], [mask_picture(), mask_picture((0, 0, 30, 64))]
+    images, masks = [sample_image(1), sample_image(2)], [mask_image(), mask_image((0, 0, 30, 64))]
     ask: dict[str, Any] = {"repaint": ebca.RePaint(2, 2, 1.0), "gamma_attn": 0.02, "gamma_norm": 0.1}
     edits = [ebca.Edit("oil painting", alpha=0.5)]
     with engine.session(64, 64, batch=2) as batch:
@@ -283,9 +283,9 @@ def test_pictures_with_seeds_equal_single_runs(engine: ebca.Engine, session: ebc
 
 @pytest.mark.parametrize("output", ["pil", "np"])
 def test_pixels_outside_the_mask_stay_as_they_are(session: ebca.Session, output: str) -> None:
-    given: dict[str, Any] = {"image": picture(), "mask": mask_picture(), **ASK, "output": output}
-    hole = np.asarray(mask_picture()) > 0
-    source = np.asarray(picture()) if output == "pil" else load_images(picture(), 64, 64)[0]
+    given: dict[str, Any] = {"image": sample_image(), "mask": mask_image(), **ASK, "output": output}
+    hole = np.asarray(mask_image()) > 0
+    source = np.asarray(sample_image()) if output == "pil" else load_images(sample_image(), 64, 64)[0]
     pasted = np.asarray(session.generate(PROMPT, **given).images[0])
     whole = np.asarray(session.generate(PROMPT, **given, composite=False).images[0])
     assert np.array_equal(pasted[~hole], source[~hole])
@@ -294,7 +294,7 @@ def test_pixels_outside_the_mask_stay_as_they_are(session: ebca.Session, output:
 
 
 def test_parameters_say_how(session: ebca.Session) -> None:
-    given: dict[str, Any] = {"image": picture(), "mask": mask_picture(), "steps": 2, "seed": 1, "output": "latents"}
+    given: dict[str, Any] = {"image": sample_image(), "mask": mask_image(), "steps": 2, "seed": 1, "output": "latents"}
     default = session.generate(PROMPT, **given)
     expected = {"jump_length": 10, "jump_count": 10, "eta": 0.0, "update_known": False}
     assert default.parameters["repaint"] == expected

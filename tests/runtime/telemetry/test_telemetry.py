@@ -12,7 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from helpers.pipelines import mask_picture, picture  # noqa: E402
+from helpers.pipelines import mask_image, sample_image  # noqa: E402
 from helpers.tiny import TOKENS, relative  # noqa: E402
 from PIL import Image  # noqa: E402
 
@@ -56,13 +56,13 @@ def test_one_layer_equals_a_reference_in_float64(engine: ebca.Engine) -> None:
         channels = spec.heads * spec.head_dim
         q = rng.standard_normal((4, height * width, channels), np.float32)
         k = rng.standard_normal((4, 3, 11, channels), np.float32)
-        maps = AttentionMaps(unet, sizes, pictures=2)
+        maps = AttentionMaps(unet, sizes, images=2)
         maps(layer, q, k)
         assert maps.maps.shape == (2, 11, 6, 10) and maps.maps.dtype == np.float32
-        for picture_, row in enumerate((2, 3)):
+        for image_, row in enumerate((2, 3)):
             expected = probabilities(q[row], k[row, 0], spec.heads).reshape(11, height, width)
             # Its values are at most 1.
-            assert np.abs(maps.maps[picture_] - enlarged(expected, (6, 10))).max() <= 1e-6
+            assert np.abs(maps.maps[image_] - enlarged(expected, (6, 10))).max() <= 1e-6
         # The probabilities are those that make the op's output: with v = one token's indicator, out is its map.
         v = np.zeros_like(k)
         v[:, 0, 4] = 1
@@ -73,7 +73,7 @@ def test_one_layer_equals_a_reference_in_float64(engine: ebca.Engine) -> None:
 
 def test_large_scores_do_not_overflow(engine: ebca.Engine) -> None:
     unet = engine.manifest.unet
-    maps = AttentionMaps(unet, {"batch": 1, "contexts": 1, "tokens": 3, "height": 2, "width": 2}, pictures=1)
+    maps = AttentionMaps(unet, {"batch": 1, "contexts": 1, "tokens": 3, "height": 2, "width": 2}, images=1)
     channels = unet.layers[0].heads * unet.layers[0].head_dim
     k = np.zeros((1, 1, 3, channels), np.float32)
     k[0, 0, 1] = 100
@@ -146,7 +146,7 @@ def test_the_tokens_sum_to_one_at_each_position(engine: ebca.Engine, size: tuple
     assert np.abs(result.attention_maps.sum(1) - 1).max() <= 1e-5
 
 
-def test_each_picture_has_its_own_maps(engine: ebca.Engine, session: ebca.Session) -> None:
+def test_each_image_has_its_own_maps(engine: ebca.Engine, session: ebca.Session) -> None:
     prompts = [PROMPT, "a red car in the snow"]
     with engine.session(64, 64, batch=2) as batch:
         together = batch.generate(prompts, **ASK | {"seed": [1, 2]}, attention_maps=True).attention_maps
@@ -162,8 +162,8 @@ def test_each_picture_has_its_own_maps(engine: ebca.Engine, session: ebca.Sessio
     [
         {},
         {"edits": [ebca.Edit("snow", alpha=0.5, gamma_attn=0.02)], "guidance_scale": 1.0},
-        {"image": picture(), "strength": 0.8},
-        {"image": picture(), "mask": mask_picture(), "repaint": ebca.RePaint(2, 2)},
+        {"image": sample_image(), "strength": 0.8},
+        {"image": sample_image(), "mask": mask_image(), "repaint": ebca.RePaint(2, 2)},
         {"gamma_attn": 0.0, "gamma_norm": 0.0},
     ],
     ids=["text", "edits", "image", "repaint", "no-update"],
@@ -201,7 +201,7 @@ def test_maps_survive_the_next_call(session: ebca.Session) -> None:
     assert np.array_equal(first, kept)
 
 
-# --- pictures of them
+# --- images of them
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_a_strip_of_tiles(size: tuple[int, int], tokens: int, tile: tuple[int, i
     sheet = draw_attention(image, maps, [f"word{i}</w>" for i in range(tokens)])
     assert sheet.mode == "RGB"
     assert sheet.size == (columns * (tile[0] + 4) + 4, rows * (tile[1] + 18) + 4)
-    # First the picture itself.
+    # First the image itself.
     assert sheet.getpixel((4 + tile[0] // 2, 18 + tile[1] // 2)) == (0, 0, 128)
 
 
