@@ -9,9 +9,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from helpers.tiny import call_inputs, relative  # noqa: E402
+from helpers.tiny import call_inputs  # noqa: E402
 
 import ebca  # noqa: E402
+from ebca.engines.contract.accuracy import relative_l2  # noqa: E402
 from ebca.export.tiny import build_tiny  # noqa: E402
 
 # Float32 on both sides, on different libraries: measured up to 3e-6.
@@ -59,7 +60,7 @@ def test_without_gammas_it_is_the_plain_unet(
 ) -> None:
     sample, contexts = call_inputs(rows=2, size=size)
     result = denoiser(sample, 741, contexts)
-    assert relative(result.noise, plain_unet(sample, 741, contexts)) <= LIMIT
+    assert relative_l2(result.noise, plain_unet(sample, 741, contexts)) <= LIMIT
     assert np.array_equal(result.contexts, contexts)
     assert result.energies is None
 
@@ -68,14 +69,14 @@ def test_without_gammas_it_is_the_plain_unet(
 def test_any_number_of_tokens(denoiser: ebca.Denoiser, plain_unet: Callable[..., np.ndarray], tokens: int) -> None:
     sample, _ = call_inputs()
     contexts = np.random.default_rng(1).standard_normal((2, 1, tokens, 32), np.float32)
-    assert relative(denoiser(sample, 5, contexts).noise, plain_unet(sample, 5, contexts)) <= LIMIT
+    assert relative_l2(denoiser(sample, 5, contexts).noise, plain_unet(sample, 5, contexts)) <= LIMIT
 
 
 def test_one_timestep_per_row(denoiser: ebca.Denoiser, plain_unet: Callable[..., np.ndarray]) -> None:
     sample, contexts = call_inputs(rows=3)
     times = np.array([1.0, 500.0, 999.0], np.float32)
     result = denoiser(sample, times, contexts)
-    assert relative(result.noise, plain_unet(sample, times, contexts)) <= LIMIT
+    assert relative_l2(result.noise, plain_unet(sample, times, contexts)) <= LIMIT
 
 
 def test_a_batch_equals_its_rows_one_by_one(denoiser: ebca.Denoiser) -> None:
@@ -84,8 +85,8 @@ def test_a_batch_equals_its_rows_one_by_one(denoiser: ebca.Denoiser) -> None:
     whole = denoiser(sample, 300, contexts, control)
     for row in range(4):
         single = denoiser(sample[row : row + 1], 300, contexts[row : row + 1], control)
-        assert relative(single.noise[0], whole.noise[row]) <= SAME
-        assert relative(single.contexts[0], whole.contexts[row]) <= SAME
+        assert relative_l2(single.noise[0], whole.noise[row]) <= SAME
+        assert relative_l2(single.contexts[0], whole.contexts[row]) <= SAME
 
 
 def test_images_of_a_guided_batch_do_not_see_each_other(denoiser: ebca.Denoiser) -> None:
@@ -94,8 +95,8 @@ def test_images_of_a_guided_batch_do_not_see_each_other(denoiser: ebca.Denoiser)
     for image in range(3):
         rows = [image, 3 + image]
         single = denoiser(sample[rows], 300, contexts[rows], EDITING)
-        assert relative(single.noise, whole.noise[rows]) <= SAME
-        assert relative(single.contexts, whole.contexts[rows]) <= SAME
+        assert relative_l2(single.noise, whole.noise[rows]) <= SAME
+        assert relative_l2(single.contexts, whole.contexts[rows]) <= SAME
 
 
 def test_editorial_contexts_in_another_order_give_the_same_in_that_order(denoiser: ebca.Denoiser) -> None:
@@ -108,16 +109,16 @@ def test_editorial_contexts_in_another_order_give_the_same_in_that_order(denoise
     first = denoiser(sample, 300, contexts, ebca.EnergyControl(gamma_attn, gamma_norm, weights))
     permuted = ebca.EnergyControl(gamma_attn[:, order], gamma_norm[:, order], weights[:, order])
     second = denoiser(sample, 300, contexts[:, order], permuted)
-    assert relative(second.noise, first.noise) <= SAME
-    assert relative(second.contexts, first.contexts[:, order]) <= SAME
+    assert relative_l2(second.noise, first.noise) <= SAME
+    assert relative_l2(second.contexts, first.contexts[:, order]) <= SAME
 
 
 def test_a_context_of_weight_zero_does_not_touch_the_image(denoiser: ebca.Denoiser) -> None:
     sample, contexts = call_inputs(rows=2, contexts=2)
     with_zero = denoiser(sample, 300, contexts, ebca.EnergyControl(0.05, 0.4, [1.0, 0.0]))
     without = denoiser(sample, 300, contexts[:, :1], ebca.EnergyControl(0.05, 0.4))
-    assert relative(with_zero.noise, without.noise) <= SAME
-    assert relative(with_zero.contexts[:, 0], without.contexts[:, 0]) <= SAME
+    assert relative_l2(with_zero.noise, without.noise) <= SAME
+    assert relative_l2(with_zero.contexts[:, 0], without.contexts[:, 0]) <= SAME
     assert not np.array_equal(with_zero.contexts[:, 1], contexts[:, 1])
 
 
@@ -126,10 +127,10 @@ def test_a_mask_of_ones_is_no_mask_and_one_of_zeros_leaves_the_norm_term(denoise
     ones, zeros = np.ones((1, 1, 8, 8), np.float32), np.zeros((2, 1, 8, 8), np.float32)
     plain = denoiser(sample, 300, contexts, ebca.EnergyControl(0.05, 0.4))
     masked = denoiser(sample, 300, contexts, ebca.EnergyControl(0.05, 0.4, mask=ones))
-    assert relative(masked.contexts, plain.contexts) <= SAME
+    assert relative_l2(masked.contexts, plain.contexts) <= SAME
     norm_only = denoiser(sample, 300, contexts, ebca.EnergyControl(0.0, 0.4))
     hidden = denoiser(sample, 300, contexts, ebca.EnergyControl(0.05, 0.4, mask=zeros))
-    assert relative(hidden.contexts, norm_only.contexts) <= SAME
+    assert relative_l2(hidden.contexts, norm_only.contexts) <= SAME
 
 
 def test_tied_rows_share_one_editorial_context(denoiser: ebca.Denoiser) -> None:
@@ -149,8 +150,8 @@ def test_the_norm_factor_changes_the_norm_term_only(denoiser: ebca.Denoiser) -> 
         control = ebca.EnergyControl(gamma_attn, gamma_norm, norm_factor=factor)
         return denoiser(sample, 300, contexts, control).contexts
 
-    assert relative(update(0.05, 0.0, 0.5), update(0.05, 0.0, 1.0)) <= SAME
-    assert relative(update(0.0, 0.4, 0.5), update(0.0, 0.4, 1.0)) > 1e-3
+    assert relative_l2(update(0.05, 0.0, 0.5), update(0.05, 0.0, 1.0)) <= SAME
+    assert relative_l2(update(0.0, 0.4, 0.5), update(0.0, 0.4, 1.0)) > 1e-3
 
 
 def test_energies_come_with_the_same_result(denoiser: ebca.Denoiser) -> None:
@@ -160,8 +161,8 @@ def test_energies_come_with_the_same_result(denoiser: ebca.Denoiser) -> None:
     assert measured.energies is not None
     assert measured.energies.shape == (7, 2, 2, 3)
     assert np.isfinite(measured.energies).all()
-    assert relative(measured.noise, plain.noise) <= SAME
-    assert relative(measured.contexts, plain.contexts) <= SAME
+    assert relative_l2(measured.noise, plain.noise) <= SAME
+    assert relative_l2(measured.contexts, plain.contexts) <= SAME
 
 
 def test_results_belong_to_the_caller(denoiser: ebca.Denoiser) -> None:
@@ -197,7 +198,7 @@ def test_float16_weights_stay_close_to_float32_ones(
     sample, contexts = call_inputs()
     half = ebca.Denoiser(tiny_engine_fp16_dir, backend=backend)(sample, 300, contexts).noise
     # Each weight is off by up to 2^-11, independently; a dozen layers in a row add up to a few times that.
-    assert 0 < relative(half, denoiser(sample, 300, contexts).noise) < 5e-3
+    assert 0 < relative_l2(half, denoiser(sample, 300, contexts).noise) < 5e-3
 
 
 def refusal(denoiser: ebca.Denoiser, **changes: Any) -> str:
@@ -297,7 +298,7 @@ def test_a_denoiser_opens_a_folder_by_itself(tiny_unet_dir: Path, denoiser: ebca
     sample, contexts = call_inputs()
     for folder in (tiny_unet_dir, str(tiny_unet_dir)):
         own = ebca.Denoiser(folder, "cpu", backend, threads=1)
-        assert relative(own(sample, 300, contexts).noise, denoiser(sample, 300, contexts).noise) <= SAME
+        assert relative_l2(own(sample, 300, contexts).noise, denoiser(sample, 300, contexts).noise) <= SAME
 
 
 def test_nine_channels_take_nine(tiny_inpainting_dir: Path) -> None:
@@ -308,5 +309,5 @@ def test_nine_channels_take_nine(tiny_inpainting_dir: Path) -> None:
         expected = unet(torch.from_numpy(sample), 300, torch.from_numpy(contexts[:, 0])).sample.numpy()
     result = denoiser(sample, 300, contexts)
     assert result.noise.shape == (2, 4, 8, 8)
-    assert relative(result.noise, expected) <= LIMIT
+    assert relative_l2(result.noise, expected) <= LIMIT
     assert "4 channels" in refusal(denoiser)

@@ -11,11 +11,12 @@ from helpers.driver import host_engine
 
 import ebca
 from ebca.engines.backends.protocol import Runner
+from ebca.engines.contract.accuracy import relative_l2
 from ebca.engines.machine import nvidia
 from ebca.errors import ParameterError
 from ebca.export import cli as export_cli
 from ebca.runtime.cli import doctor
-from ebca.runtime.diagnostics.verify import Difference, relative_l2, verify
+from ebca.runtime.diagnostics.verify import Difference, verify
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Arrays to images and files."""
+"""From arrays to images and PNG files."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def test_images_are_rounded_to_bytes() -> None:
     assert np.asarray(image).reshape(-1).tolist() == [0, 255, 128, 0, 1, 255]
 
 
-def test_parameters_come_back_from_the_file(tmp_path: Path) -> None:
+def test_parameters_can_be_read_from_the_file(tmp_path: Path) -> None:
     path = tmp_path / "an image.png"
     save_png(sample_image(), path, PARAMETERS)
     assert read_parameters(path) == PARAMETERS
@@ -42,14 +42,14 @@ def test_parameters_come_back_from_the_file(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
-def test_an_existing_image_is_replaced_whole(tmp_path: Path) -> None:
+def test_an_existing_file_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(b"old")
     save_png(sample_image(), path, {"seed": 1})
     assert read_parameters(path) == {"seed": 1}
 
 
-def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.png"
 
     def full(self: Path, target: Path) -> None:
@@ -61,13 +61,13 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert not list(tmp_path.iterdir())
 
 
-def test_a_missing_folder_is_an_error_of_the_caller(tmp_path: Path) -> None:
+def test_a_missing_folder_is_a_parameter_error(tmp_path: Path) -> None:
     with pytest.raises(ebca.ParameterError, match="No such file"):
         save_png(sample_image(), tmp_path / "nowhere" / "x.png", {})
 
 
 @pytest.mark.parametrize("content", ["nothing", "text", "png", "other_json"])
-def test_reading_what_ebca_did_not_make_is_refused(tmp_path: Path, content: str) -> None:
+def test_other_files_hold_no_parameters(tmp_path: Path, content: str) -> None:
     path = tmp_path / "x.png"
     if content == "text":
         path.write_text("not an image")
@@ -79,5 +79,5 @@ def test_reading_what_ebca_did_not_make_is_refused(tmp_path: Path, content: str)
         info = PngInfo()
         info.add_itxt("ebca", json.dumps(3))
         sample_image().save(path, pnginfo=info)
-    with pytest.raises(ebca.ParameterError, match="is not a PNG that ebca made"):
+    with pytest.raises(ebca.ParameterError, match="is not a PNG file written by ebca"):
         read_parameters(path)

@@ -13,9 +13,9 @@ torch = pytest.importorskip("torch")
 
 from diffusers import RePaintScheduler  # noqa: E402
 from helpers.pipelines import mask_image, sample_image  # noqa: E402
-from helpers.tiny import relative  # noqa: E402
 
 import ebca  # noqa: E402
+from ebca.engines.contract.accuracy import relative_l2  # noqa: E402
 from ebca.export.tiny import build_tiny  # noqa: E402
 from ebca.runtime.images.inputs import latent_mask, load_images, load_masks  # noqa: E402
 from ebca.runtime.noise import NormalStream, randn  # noqa: E402
@@ -144,7 +144,7 @@ def test_steps_and_jumps_equal_those_of_diffusers(steps: tuple[int, int, int], e
     )
     assert len(latents) == len(expected)
     for index, (ours, theirs) in enumerate(zip(latents, expected, strict=True)):
-        assert relative(ours, theirs) <= LIMIT, index
+        assert relative_l2(ours, theirs) <= LIMIT, index
     made = latents[-1]
     # At the end the kept part is the image itself.
     assert np.array_equal(np.where(hole > 0, 0, made), np.where(hole > 0, 0, known))
@@ -213,7 +213,7 @@ def test_a_whole_generation_equals_the_loop_of_diffusers(session: ebca.Session, 
     assert result.parameters["task"] == "repaint" and result.parameters["scheduler"] == "RePaint"
     assert len(made) == len(expected) == len(result.timesteps)
     for index, (ours, theirs) in enumerate(zip(made, expected, strict=True)):
-        assert relative(ours, theirs) <= LIMIT, index
+        assert relative_l2(ours, theirs) <= LIMIT, index
 
 
 def test_any_number_of_steps_and_no_scheduler_table(session: ebca.Session) -> None:
@@ -243,9 +243,9 @@ def test_the_update_looks_at_the_hole_or_at_the_known_part(session: ebca.Session
         )  # fmt: skip
         control = ebca.EnergyControl(0.05, 0.2, mask=1 - hole if known else hole)
         expected = ebca.Denoiser(session.engine)(start, 666, texts, control).contexts
-        assert relative(seen[0], expected) <= 1e-6
+        assert relative_l2(seen[0], expected) <= 1e-6
         contexts[known] = seen[0]
-    assert relative(contexts[True], contexts[False]) > 1e-3
+    assert relative_l2(contexts[True], contexts[False]) > 1e-3
 
 
 def test_gammas_belong_to_levels(session: ebca.Session) -> None:
@@ -276,9 +276,9 @@ def test_images_with_seeds_equal_single_runs(engine: ebca.Engine, session: ebca.
         one_for_all = painted(batch, PROMPT, image=images[0], mask=masks[1], seed=seeds, **ask)
     for i in range(2):
         alone = painted(session, prompts[i], image=images[i], mask=masks[i], seed=seeds[i], edits=edits, **ask)
-        assert relative(together[i], alone[0]) <= SAME
+        assert relative_l2(together[i], alone[0]) <= SAME
         alone = painted(session, image=images[0], mask=masks[1], seed=seeds[i], **ask)
-        assert relative(one_for_all[i], alone[0]) <= SAME
+        assert relative_l2(one_for_all[i], alone[0]) <= SAME
 
 
 @pytest.mark.parametrize("output", ["pil", "np"])

@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
+from ebca.engines.contract.accuracy import relative_l2  # noqa: E402
 from ebca.errors import EngineError, ParameterError  # noqa: E402
 from ebca.export.schedulers import DEFAULT_CONFIG, SCHEDULERS, build_tables, write_tables  # noqa: E402
 from ebca.runtime.sampling.table_stepper import TableStepper  # noqa: E402
@@ -35,10 +36,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "karras": {**DEFAULT_CONFIG, "use_karras_sigmas": True},
     "alpha_one": {**DEFAULT_CONFIG, "set_alpha_to_one": True, "beta_schedule": "linear"},
 }
-
-
-def relative(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.linalg.norm(np.asarray(a, np.float64) - b) / np.linalg.norm(np.asarray(b, np.float64)))
 
 
 def noise_model(x: np.ndarray, t: float) -> np.ndarray:
@@ -89,7 +86,7 @@ def test_equals_the_diffusers_loop(
     expected = diffusers_loop(name, CONFIGS[config], steps, noise)
     got = table_loop(*written[config], name, steps, noise)
     assert len(got) == len(expected)
-    errors = [relative(a, b) for a, b in zip(got, expected, strict=True)]
+    errors = [relative_l2(a, b) for a, b in zip(got, expected, strict=True)]
     assert max(errors) < LIMIT, f"worst step {int(np.argmax(errors))}: {max(errors):.2e}"
 
 
@@ -108,11 +105,11 @@ def test_inversion_is_undone_by_ddim(written: dict[str, tuple[Path, dict[str, An
         # v mixes noise and image; a zero prediction has a closed form: each step is a rotation.
         a = load_alphas_cumprod(folder, section)[[1, *inverse.timesteps[1:].astype(int), 901]]
         cosines = np.sqrt(a[:-1] * a[1:]) + np.sqrt((1 - a[:-1]) * (1 - a[1:]))
-        assert relative(inverted, start * np.prod(cosines)) < 1e-6
+        assert relative_l2(inverted, start * np.prod(cosines)) < 1e-6
         return
     # DDIM's first step leaves timestep 901, where the inversion arrived; its prediction is the last one.
     back = TableStepper(forward, SHAPE).combine(8, inverted, noises[8::-1])
-    assert relative(back, start) < 1e-5
+    assert relative_l2(back, start) < 1e-5
 
 
 # --- starting at an intermediate timestep
@@ -142,7 +139,7 @@ def test_what_is_left_of_a_table_equals_the_rest_of_the_diffusers_loop(
         prediction = noise_model(scheduler.scale_model_input(expected, t).numpy(), float(t))
         expected = scheduler.step(torch.from_numpy(prediction), t, expected).prev_sample
         got = ours.step(i, noise_model(ours.evaluation(i).model_input, float(t)))
-        assert relative(got, expected.numpy()) < LIMIT, i
+        assert relative_l2(got, expected.numpy()) < LIMIT, i
 
 
 @pytest.mark.parametrize("name", sorted(set(FORWARD) - set(ONE_STEP)))
@@ -185,7 +182,7 @@ def test_noise_is_added_as_diffusers_adds_it(
     )
     # One weighted sum in float32 there, in float64 here.
     assert got.dtype == np.float32
-    assert relative(got, expected) < 1e-6
+    assert relative_l2(got, expected) < 1e-6
 
 
 def test_the_sum_is_rounded_once_and_reads_no_later_noise(
@@ -201,7 +198,7 @@ def test_the_sum_is_rounded_once_and_reads_no_later_noise(
     exact = table.row(7)[0] * start.astype(np.float64) + np.tensordot(
         table.row(7)[1:], noises[:8].astype(np.float64), axes=1
     )
-    assert relative(out, exact) < 1e-7
+    assert relative_l2(out, exact) < 1e-7
 
 
 def test_combine_refuses_what_does_not_fit(written: dict[str, tuple[Path, dict[str, Any]]]) -> None:

@@ -13,10 +13,11 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from helpers.pipelines import mask_image, sample_image  # noqa: E402
-from helpers.tiny import TOKENS, relative  # noqa: E402
+from helpers.tiny import TOKENS  # noqa: E402
 from PIL import Image  # noqa: E402
 
 import ebca  # noqa: E402
+from ebca.engines.contract.accuracy import relative_l2  # noqa: E402
 from ebca.export.tiny import build_tiny  # noqa: E402
 from ebca.plugins.energy_attention import energy_attention  # noqa: E402
 from ebca.runtime.noise import randn  # noqa: E402
@@ -106,15 +107,15 @@ def test_maps_of_one_evaluation_equal_pytorch(session: ebca.Session, guidance_sc
         expected += enlarged(plane, (8, 8)) / len(layers)
     assert len(layers) == 7
     assert result.attention_maps is not None
-    assert relative(result.attention_maps[0], expected) <= LIMIT
+    assert relative_l2(result.attention_maps[0], expected) <= LIMIT
 
 
 def test_maps_are_means_over_the_evaluations(session: ebca.Session) -> None:
     result = session.generate(PROMPT, **ASK, attention_maps=True)
     assert result.attention_maps is not None
     singles = [_maps_of(session, evaluation) for evaluation in range(4)]
-    assert relative(result.attention_maps, np.mean(singles, 0)) <= 1e-6
-    assert relative(singles[0], singles[3]) > 1e-3
+    assert relative_l2(result.attention_maps, np.mean(singles, 0)) <= 1e-6
+    assert relative_l2(singles[0], singles[3]) > 1e-3
 
 
 def _maps_of(session: ebca.Session, evaluation: int) -> np.ndarray:
@@ -154,7 +155,7 @@ def test_each_image_has_its_own_maps(engine: ebca.Engine, session: ebca.Session)
     for i, prompt in enumerate(prompts):
         alone = session.generate(prompt, **ASK | {"seed": 1 + i}, attention_maps=True).attention_maps
         assert alone is not None
-        assert relative(together[i], alone[0]) <= LIMIT
+        assert relative_l2(together[i], alone[0]) <= LIMIT
 
 
 @pytest.mark.parametrize(
@@ -174,9 +175,9 @@ def test_recording_changes_no_result(session: ebca.Session, task: dict[str, Any]
     assert np.array_equal(mapped.latents, plain.latents)
     both = session.generate(PROMPT, **ASK | task, attention_maps=True, energies=True)
     # The variant of the op that measures energies sums in another order.
-    assert relative(both.latents, plain.latents) <= 5e-6
+    assert relative_l2(both.latents, plain.latents) <= 5e-6
     assert both.attention_maps is not None and both.energies is not None and mapped.attention_maps is not None
-    assert relative(both.attention_maps, mapped.attention_maps) <= LIMIT
+    assert relative_l2(both.attention_maps, mapped.attention_maps) <= LIMIT
     assert len(both.energies) == len(both.timesteps) == len(plain.timesteps)
     assert np.array_equal(session.generate(PROMPT, **ASK | task).latents, plain.latents)
 
@@ -271,8 +272,8 @@ def test_energies_equal_the_definition_at_the_first_layer(engine: ebca.Engine) -
     assert sorted(seen) == list(range(7))
     for layer, (q, k) in seen.items():
         expected = energy_attention(q, k, k, heads=engine.manifest.unet.layers[layer].heads)
-        assert relative(executor.energies[layer, 0], expected.energy_attn) <= 1e-6
-        assert relative(executor.energies[layer, 1], expected.energy_norm) <= 1e-6
+        assert relative_l2(executor.energies[layer, 0], expected.energy_attn) <= 1e-6
+        assert relative_l2(executor.energies[layer, 1], expected.energy_norm) <= 1e-6
 
 
 def test_a_probe_changes_no_bit(engine: ebca.Engine) -> None:
