@@ -1,9 +1,8 @@
-"""What the package imports when it runs, and its public names."""
+"""What the package imports at run time, and its public names."""
 
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -20,18 +19,12 @@ def python(*argv: str, timeout: float = 60) -> "subprocess.CompletedProcess[str]
 # --- at run time
 
 
-def test_importing_ebca_leaves_the_export_libraries_alone() -> None:
+def test_importing_ebca_imports_no_export_library() -> None:
     out = python("-c", "import sys, ebca; print(*sys.modules)").stdout
     assert not HEAVY & set(out.split())
 
 
-def test_importing_ebca_takes_three_tenths_of_a_second_at_most() -> None:
-    program = "import time; t = time.perf_counter(); import ebca; print(time.perf_counter() - t)"
-    # The best of several: what else the machine does must not count.
-    assert min(float(python("-c", program).stdout) for _ in range(5)) <= 0.3
-
-
-def test_every_public_name_is_there_and_documented() -> None:
+def test_every_public_name_exists_and_is_documented() -> None:
     import ebca
 
     assert sorted(ebca.__all__) == ebca.__all__
@@ -39,7 +32,7 @@ def test_every_public_name_is_there_and_documented() -> None:
         assert getattr(ebca, name).__doc__, name
 
 
-def test_the_version_is_that_of_the_project() -> None:
+def test_the_version_equals_the_projects() -> None:
     import tomllib
 
     import ebca
@@ -58,17 +51,12 @@ def prepared_engine(request: pytest.FixtureRequest) -> Path:
     return folder
 
 
-def test_ebca_run_takes_three_seconds_and_no_export_library(prepared_engine: Path, tmp_path: Path) -> None:
+def test_ebca_run_imports_no_export_library(prepared_engine: Path, tmp_path: Path) -> None:
     program = (
         "import sys; from ebca.runtime.cli.run import main; code = main(sys.argv[1:]); "
         "print(*sys.modules, file=sys.stderr); sys.exit(code)"
     )
     argv = ["--engine", str(prepared_engine), "--prompt", "a cat", "--seed", "1", "--output", str(tmp_path / "x.png")]
-    took = []
-    for _ in range(3):
-        began = time.perf_counter()
-        done = python("-c", program, *argv)
-        took.append(time.perf_counter() - began)
-        assert not HEAVY & set(done.stderr.split())
+    done = python("-c", program, *argv)
+    assert not HEAVY & set(done.stderr.split())
     assert (tmp_path / "x.png").is_file()
-    assert min(took) <= 3.0

@@ -67,7 +67,7 @@ def test_the_commands_are_accepted(words: list[str]) -> None:
     parsers()[tool]().parse_args(arguments)
 
 
-def test_the_first_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_command_writes_its_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ebca.runtime.cli.run import main
 
     monkeypatch.chdir(tmp_path)
@@ -110,7 +110,7 @@ def test_the_python_examples_run(
     examples = blocks("python")
     assert len(examples) >= 2
     for example in examples:
-        # The tiny model has another size and is exported elsewhere; all else stays as it is printed.
+        # The tiny model has another size and another folder; the rest is run as printed.
         code = re.sub(r'"engine-[a-z0-9]+"', repr(str(tiny_engine_dir)), example)
         code = code.replace("height=512, width=512", "height=128, width=128")
         exec(compile(code, "README.md", "exec"), scope)
@@ -130,10 +130,10 @@ def test_the_python_host_of_the_embedding_guide_runs(capsys: pytest.CaptureFixtu
     scope: dict[str, Any] = {}
     for example in blocks("python", guide):
         exec(compile(example, "embedding.md", "exec"), scope)
-    assert len(scope["images"]) == 3 and scope["image"].shape == (64, 64, 3)
+    assert len(scope["pictures"]) == 3 and scope["picture"].shape == (64, 64, 3)
     printed = capsys.readouterr().out
     assert printed.startswith("1 of 10, timestep ") and "cancelled" in printed
-    # Nobody waits for an image that is not wanted any more.
+    # A timeout cancels the generation.
     with ebca.load("shapes") as scope["engine"]:
         assert asyncio.run(scope["paint_for"](1e-3, "a red circle")) is None
 

@@ -1,4 +1,4 @@
-"""A driver for the kernel launcher that launches nothing and remembers everything."""
+"""A driver for kernel launches that launches nothing and records every call."""
 
 import ctypes
 from typing import Any
@@ -7,7 +7,7 @@ from ebca.plugins.kernels.binaries import KernelSet
 
 
 class FakeLauncher:
-    """Keeps what it is told. Parameters are read as the driver reads them: one address per argument."""
+    """Records loads and launches. Parameters are read as the driver reads them: one address per argument."""
 
     def __init__(self, kernels: KernelSet, capability: tuple[int, int] = (8, 9)) -> None:
         self.kernels, self.capability = kernels, capability

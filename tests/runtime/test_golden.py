@@ -1,4 +1,4 @@
-"""The runtime against results of the authors' unchanged code, and against their formulas where those results end."""
+"""The runtime against results of the authors' unchanged code, and against their formulas for further cases."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -18,11 +18,11 @@ import ebca  # noqa: E402
 from ebca.engines.contract.accuracy import relative_l2  # noqa: E402
 from ebca.export.tiny import build_tiny  # noqa: E402
 
-# Both sides compute in float32, on different inference libraries; the runtime comes to a few 1e-6. The smallest change
-# that a wrong reading of the algorithm makes to the noise, where it shows at all, is 3.1e-3.
+# Both sides compute in float32 with different inference libraries, and differ by a few 1e-6. The smallest visible
+# change of the noise prediction by a mistake in the algorithm is 3.1e-3.
 NOISE_LIMIT = 1e-5
 CONTEXT_LIMIT = 1e-5
-# An error in the start latents grows up to fifteenfold over these ten steps; a schedule shifted by one gives 8.9e-3.
+# An error in the initial latents grows up to fifteenfold over these ten steps. A schedule shifted by one gives 8.9e-3.
 LOOP_LIMIT = 2e-5
 
 TINY = Path(__file__).parents[1] / "golden" / "tiny"
@@ -58,7 +58,7 @@ def golden(name: str) -> Golden:
         return dict(data)
 
 
-def test_the_golden_cases_are_there() -> None:
+def test_the_golden_cases_exist() -> None:
     assert len(CASES) >= 9
     assert {"a_vanilla", "b_bcu", "d_mask", "f_edit2_comp", "h_batch2", "i_noguidance"} <= set(CASES)
 
@@ -176,7 +176,7 @@ def test_inversion_evaluations_equal_the_authors(denoiser: ebca.Denoiser) -> Non
 
 @dataclass(frozen=True)
 class Mixed:
-    """A case that the stored results do not have, for the formulas."""
+    """A case for the formulas that the stored results do not cover."""
 
     images: int = 1
     size: tuple[int, int] = (16, 16)
