@@ -1,4 +1,4 @@
-"""The opened components of an engine directory on a device, shared by sessions and threads."""
+"""The components of an engine directory, opened on a device and shared by sessions and threads."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -13,19 +13,27 @@ from ebca.engines.cache.storage import evict
 from ebca.engines.contract.directory import EngineDirectory
 from ebca.engines.contract.manifest import Manifest
 from ebca.engines.machine.memory import address, nbytes
-from ebca.errors import EngineError, ParameterError
 from ebca.runtime.devices.device import Device, MirroredBuffer
 from ebca.runtime.execution.executor import Executor
+from ebca.runtime.schema import parameters as rules
 from ebca.runtime.text.tokenizer import Tokenizer
 
 OnPrepare = Callable[[int, int, str], None]
+"""Called with (done, total, component) while components are prepared."""
 
-# Two engines of one process may share a folder of the cache.
+# Two engines of one process may use the same cache folder.
 _preparing = threading.Lock()
 
 
 class Components:
-    """Opens, keeps and runs components. Thread-safe. Sessions own their buffers."""
+    """Opens, keeps and runs components. Thread-safe; sessions own their buffers.
+
+    Args:
+        directory: the engine directory.
+        backend: opens components.
+        device: where they run.
+        precision: what the backend computes in: "fp32", "bf16" or "fp16".
+    """
 
     def __init__(
         self,
@@ -49,7 +57,14 @@ class Components:
         return self.directory.manifest
 
     def prepare(self, on_prepare: OnPrepare | None = None) -> None:
-        """Make the prepared form of every component that has none; then keep the cache within its bound."""
+        """Prepare every component that is not in the cache yet, then evict old engines from the cache.
+
+        Args:
+            on_prepare: called with (done, total, component); not called if there is nothing to prepare.
+
+        Raises:
+            EngineError, BackendError: a component cannot be prepared.
+        """
         manifest = self.manifest
         names = [*manifest.unet.segments, *(c for op in manifest.unet.ops.values() for c in op.values())]
         if manifest.unet.full_unet:
@@ -63,56 +78,65 @@ class Components:
         evict(keep=self._prepared.folder)
 
     def runner(self, component: str) -> Runner:
-        """An opened component; opened once and shared."""
+        """An opened component. It is opened on first use and shared.
+
+        Raises:
+            EngineError, BackendError: it cannot be opened.
+        """
         with self._lock:
             if component not in self._runners:
                 self._runners[component] = self._prepared.open(component)
             return self._runners[component]
 
     def release(self, component: str) -> None:
-        """Close a component until it is needed again; bindings that exist keep it open."""
+        """Close a component until its next use. Existing bindings keep it open."""
         with self._lock:
             self._runners.pop(component, None)
 
     def forget_weights(self) -> None:
-        """Drop the UNet's mapped weights from memory; they come back from the page cache when they are used."""
+        """Drop the UNet's memory-mapped weights from memory. The next use reads them from the page cache."""
         unet = self.manifest.unet
         self._prepared.forget([*unet.segments, *([unet.full_unet] if unet.full_unet else [])])
 
     def open_all(self) -> None:
-        """Open everything a generation needs now rather than at its first step."""
+        """Open all segments now, rather than at the first step of a generation."""
         for name in self.manifest.unet.segments:
             self.runner(name)
 
     def executor(self, sizes: Mapping[str, int]) -> Executor:
-        """A new executor with its own buffers, see `ebca.runtime.execution.executor`."""
+        """A new executor with its own buffers, see `ebca.runtime.execution.executor`.
+
+        Args:
+            sizes: batch, contexts, tokens, height, width (latent).
+
+        Raises:
+            ParameterError: not enough memory.
+        """
         try:
             return Executor(self.manifest.unet, self.runner, sizes, self.device, self.full_unet_with_updates)
         except MemoryError:
-            raise ParameterError(
-                f"no memory for {sizes['batch']} rows of {sizes['height']} x {sizes['width']} latents",
-                "make a smaller picture or fewer at once",
-            ) from None
+            named = {"rows": sizes["batch"], "height": sizes["height"], "width": sizes["width"]}
+            raise rules.NO_MEMORY.error(**named) from None
 
     @property
     def full_unet_with_updates(self) -> str | None:
-        """The component that runs an evaluation with updates as one graph; None without a plan of it."""
+        """The component that runs an evaluation with updates as one graph; None if the backend has no plan for it."""
         component, plans = self.manifest.unet.full_unet_with_updates, self.manifest.plans.get(self.backend.name)
         return component if plans is not None and component in plans.components else None
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Raises EngineError for a UNet-only directory."""
+        """The tokenizer, read on first use. Raises EngineError for a UNet-only directory."""
         spec = self.manifest.tokenizer
         if spec is None:
-            raise EngineError(f"'{self.directory.path}' holds a UNet only", "pass prompt_embeds instead of a prompt")
+            raise rules.UNET_ONLY.error(path=self.directory.path)
         if self._tokenizer is None:
             self.directory.verify([spec.file])
             self._tokenizer = Tokenizer.load(self.directory.file(spec.file), spec.info)
         return self._tokenizer
 
     def verify_tables(self) -> None:
-        """Compare the scheduler tables with the manifest, once. Raises EngineError where they differ."""
+        """Check the scheduler tables against the manifest, once. Raises EngineError if a file differs."""
         if not self._tables_verified:
             section = self.manifest.schedulers
             names = [section.get("alphas_cumprod"), *(t["file"] for t in section.get("tables", {}).values())]
@@ -120,21 +144,26 @@ class Components:
             self._tables_verified = True
 
     def encode(self, ids: np.ndarray) -> np.ndarray:
-        """Token ids [n,T] int64 -> embeddings [n,T,D] float32."""
+        """Token ids [n,T] int64 -> embeddings [n,T,D] float32. Raises EngineError without a text encoder."""
         spec = self.manifest.text_encoder
         if spec is None:
-            raise EngineError(f"'{self.directory.path}' has no text encoder", "pass prompt_embeds instead of a prompt")
+            raise rules.NO_TEXT_ENCODER.error(path=self.directory.path)
         shape = (len(ids), spec.max_length, spec.hidden_size)
         return self._evaluate(spec.component, {"input_ids": ids}, {"hidden_states": shape})["hidden_states"]
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
-        """Scaled latents [n,C,h,w] -> images [n,3,8h,8w] float32 in [-1, 1]; one image at a time to bound memory."""
+        """Scaled latents [n,C,h,w] -> images [n,3,8h,8w] float32 in [-1, 1]. One image at a time, to bound memory.
+
+        Raises:
+            EngineError: there is no VAE.
+            ParameterError: another number of channels.
+        """
         spec = self.manifest.vae
         if spec is None:
-            raise EngineError(f"'{self.directory.path}' has no VAE", "ask for output='latents'")
+            raise rules.NO_VAE_TO_DECODE.error()
         n, channels, height, width = latents.shape
         if channels != spec.latent_channels:
-            raise ParameterError(f"latents have {channels} channels, the VAE has {spec.latent_channels}")
+            raise rules.LATENTS_CHANNELS.error(count=channels, expected=spec.latent_channels)
         images = np.empty((n, 3, height * spec.downscale, width * spec.downscale), np.float32)
         unscaled = latents / spec.scaling_factor + spec.shift_factor
         for index in range(n):
@@ -145,10 +174,14 @@ class Components:
         return images
 
     def encode_image(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Pictures [n,H,W,3] in [0, 1] -> mean and standard deviation of their scaled latents, [n,C,h,w] each."""
+        """Images [n,H,W,3] in [0, 1] -> mean and standard deviation of their scaled latents, [n,C,h,w] float32 each.
+
+        Raises:
+            EngineError: there is no VAE.
+        """
         spec = self.manifest.vae
         if spec is None:
-            raise EngineError(f"'{self.directory.path}' has no VAE", "pass latents instead of an image")
+            raise rules.NO_VAE_FOR_IMAGE.error(path=self.directory.path)
         n, height, width, _ = pixels.shape
         shape = (spec.latent_channels, height // spec.downscale, width // spec.downscale)
         mean, std = np.empty((n, *shape), np.float32), np.empty((n, *shape), np.float32)
@@ -157,14 +190,14 @@ class Components:
             one = slice(index, index + 1)
             made = self._evaluate(spec.encoder, {"image": images[one]}, {"mean": (1, *shape), "std": (1, *shape)})
             mean[one], std[one] = made["mean"], made["std"]
-        # Not needed again until the next picture comes in.
+        # Not needed until the next call with an image.
         self.release(spec.encoder)
         return (mean - spec.shift_factor) * np.float32(spec.scaling_factor), std * np.float32(spec.scaling_factor)
 
     def _evaluate(
         self, name: str, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, tuple[int, ...]]
     ) -> dict[str, np.ndarray]:
-        """Run a component once on the device. Returns its outputs; `outputs` holds their shapes."""
+        """Run a component once on the device. Returns its outputs, which have the shapes in `outputs`."""
         component, device = self.manifest.components[name], self.device
 
         def share(shape: tuple[int, ...], dtype: str) -> MirroredBuffer:
@@ -186,11 +219,11 @@ class Components:
         return {n: s.host for n, s in made.items()}
 
     def flush_caches(self) -> None:
-        """Keep what running for the first time has made, for the next process."""
+        """Persist compilation results for later processes."""
         self.backend.flush_caches()
 
     def close(self) -> None:
-        """Close all components. Sessions that are still open keep theirs."""
+        """Close all components. Open sessions keep theirs. Closing twice is fine."""
         self.backend.flush_caches()
         with self._lock:
             self._runners.clear()

@@ -1,4 +1,4 @@
-"""One UNet evaluation, numpy in and numpy out."""
+"""A single UNet evaluation, from numpy arrays to numpy arrays."""
 
 import threading
 from collections import OrderedDict
@@ -19,7 +19,13 @@ _KEPT_SIZES = 2
 
 @dataclass(frozen=True)
 class Denoised:
-    """noise [B,C,h,w], contexts [B,S,T,D] after the last layer, energies [L,2,B,S] (attention, norm) or None."""
+    """Outputs of one evaluation.
+
+    Attributes:
+        noise: [B,C,h,w] float32, the noise prediction.
+        contexts: [B,S,T,D] float32 after the last layer.
+        energies: [L,2,B,S] float32 (attention, norm), or None if not requested.
+    """
 
     noise: np.ndarray
     contexts: np.ndarray
@@ -27,11 +33,14 @@ class Denoised:
 
 
 class Denoiser:
-    """The split UNet of an engine directory as a function. Calls from several threads run one after the other.
+    """The split UNet of an engine directory as a function. Calls from several threads run one at a time.
 
     Args:
-        engine: an opened engine, or whatever `ebca.load` takes.
-        device, backend, precision, threads: as in `ebca.load`; not used with an opened engine.
+        engine: an opened engine, or an engine directory as in `ebca.load`.
+        device, backend, precision, threads: as in `ebca.load`; ignored for an opened engine.
+
+    Raises:
+        EngineError, BackendError, ParameterError: as in `ebca.load`.
     """
 
     def __init__(
@@ -63,15 +72,15 @@ class Denoiser:
         """Evaluate the UNet.
 
         Args:
-            sample: [B,C,h,w] float32 latents.
+            sample: [B,C,h,w] float32, scaled latents.
             timestep: a number, or [B].
-            contexts: [B,S,T,D] float32; s = 0 is the main prompt. For classifier-free guidance the first half of the
+            contexts: [B,S,T,D] float32; s = 0 is the main prompt. With classifier-free guidance, the first half of the
                 rows is unconditional.
-            control: knobs of the energy update; None leaves the contexts as they are.
-            energies: compute them too.
+            control: the energy update; None: no update.
+            energies: compute the energies too.
 
         Raises:
-            ParameterError: a shape or value that does not fit the engine.
+            ParameterError: a shape or a value that does not fit the engine.
             NumericalError: the result is not finite.
         """
         unet = self.engine.manifest.unet
@@ -79,7 +88,7 @@ class Denoiser:
         contexts = _array("contexts", contexts, "[batch, contexts, tokens, width]", 4)
         rows, channels, height, width = sample.shape
         if channels != unet.in_channels:
-            raise ParameterError(f"sample has {channels} channels, this UNet takes {unet.in_channels}")
+            raise ParameterError(f"sample has {channels} channels", f"give {unet.in_channels}, as this UNet takes")
         if contexts.shape[0] != rows or contexts.shape[3] != unet.context_dim:
             raise ParameterError(
                 f"contexts have shape {list(contexts.shape)}", f"give [{rows}, contexts, tokens, {unet.context_dim}]"

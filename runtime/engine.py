@@ -6,6 +6,7 @@ from ebca.engines.backends.protocol import BackendOptions
 from ebca.engines.contract.directory import open_directory
 from ebca.runtime.components import Components, OnPrepare
 from ebca.runtime.devices import registry as devices
+from ebca.runtime.schema import parameters as rules
 from ebca.runtime.session import Session
 
 
@@ -20,21 +21,23 @@ def load(
 ) -> "Engine":
     """Open an engine directory.
 
-    On the first call on a machine every component is prepared for it and kept in the user's cache, which takes up to
-    a minute at SD 1.5 size; later calls take a second or two.
+    The first call on a machine prepares every component for it, and keeps the result in the user's cache. This takes up
+    to a minute at SD 1.5 size; later calls take a second or two.
 
     Args:
-        engine: the directory, or the name of a bundled one.
-        device: "cpu", "cuda" (the first GPU) or "cuda:1" and so on.
-        backend: on the CPU "onnxruntime", "openvino", or None: openvino for bf16 where installed, else onnxruntime. On
-            a GPU "tensorrt-rtx", "tensorrt", "onnxruntime-cuda", or None: what the directory has plans for, else
-            onnxruntime-cuda.
-        precision: "fp32", or "bf16" where the backend and the processor have it.
-        threads: None for one per physical core.
+        engine: the directory, or the name of a bundled engine.
+        device: "cpu", "cuda" (the first GPU), "cuda:1" and so on.
+        backend: on the CPU "onnxruntime" or "openvino"; None: openvino for bf16 if installed, else onnxruntime. On a
+            GPU "tensorrt-rtx", "tensorrt" or "onnxruntime-cuda"; None: the library that the directory has plans for,
+            else onnxruntime-cuda.
+        precision: "fp32", or "bf16" if the backend and the processor support it.
+        threads: on the CPU; None: one per physical core.
         on_prepare: called with (done, total, component) while components are prepared.
 
     Raises:
-        EngineError, BackendError, ParameterError: see `ebca.errors`.
+        EngineError: the directory cannot be used.
+        BackendError: the backend is missing, or cannot run the engine.
+        ParameterError: an unknown name, or values that do not go together.
     """
     where = devices.create(device)
     directory = open_directory(engine)
@@ -46,8 +49,13 @@ def load(
 
 
 class Engine(Components):
-    """An engine directory, opened. Thread-safe: sessions own their buffers, the engine owns the opened graphs."""
+    """An opened engine directory. Thread-safe: sessions own their buffers, the engine owns the opened components."""
 
-    def session(self, height: int | None = None, width: int | None = None, batch: int = 1) -> Session:
-        """A session for pictures of one size, see `Session`."""
+    def session(
+        self,
+        height: int | None = rules.SESSION.height,
+        width: int | None = rules.SESSION.width,
+        batch: int = rules.SESSION.batch,
+    ) -> Session:
+        """A session for images of one size, see `Session`."""
         return Session(self, height=height, width=width, batch=batch)

@@ -1,4 +1,4 @@
-"""One generation, stage by stage: encode, prepare latents, sample, decode."""
+"""One generation in stages: encode prompts, prepare latents, sample, decode."""
 
 import secrets
 import time
@@ -27,29 +27,32 @@ from ebca.runtime.schema import parameters as rules
 from ebca.runtime.telemetry.attention_maps import AttentionMaps
 
 OpenExecutor = Callable[[np.ndarray], Executor]
-"""Contexts [B,S,T,D] -> an executor of that size that holds them."""
+"""Returns an executor of matching sizes that holds the given contexts [B,S,T,D]."""
 
 OpenSampler = Callable[[Executor], Sampler | None]
-"""An executor -> what samples on its device without the host; None if the host is the device."""
+"""Returns a sampler that runs an executor without the host; None if its device has none."""
 
 
 class Stopwatch:
-    """Seconds of one stage after the other."""
+    """Measures consecutive stages, in seconds."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._began = time.perf_counter()
 
     def stage(self, name: str) -> None:
-        """The stage `name` ends now."""
+        """End the current stage, and name it."""
         now = time.perf_counter()
         self.seconds[name], self._began = now - self._began, now
 
 
 class Generation:
-    """A valid request on its way to images.
+    """Turns a validated request into images.
 
     Args:
+        components: the opened engine.
+        valid: the request.
+        target: what it was validated against.
         size: of the images, (height, width) in pixels.
         downscale: pixels per latent.
 
@@ -77,7 +80,7 @@ class Generation:
         self._streams = [NormalStream(seed) for seed in self.seeds]
 
     def run(self, open_executor: OpenExecutor, open_sampler: OpenSampler, on_step: OnStep | None) -> Result:
-        """Run every stage. Raises as `Session.generate`."""
+        """Run all stages. Raises the same errors as `Session.generate`."""
         request, watch = self._valid.request, Stopwatch()
         encoder = PromptEncoder(self._components, self._target.batch)
         prompts = encoder.encode(request.conditioning, request.guidance.edits, guided=self._valid.guided)
@@ -155,11 +158,11 @@ class Generation:
         return RePaintStepper(self._repaint, initial.clean, self._source.hole, self._streams, self._valid.repaint.eta)
 
     def _update_mask(self) -> np.ndarray | None:
-        """Where the main context's update is computed: the hole [n or 1,1,h,w]; None without a mask."""
+        """[n or 1,1,h,w], 1 where the main context's update is computed: the hole; None without a mask."""
         if self._source is None or self._source.hole is None:
             return None
-        known = self._valid.task is Task.REPAINT and self._valid.repaint.update_known
-        return 1 - self._source.hole if known else self._source.hole
+        inverted = self._valid.task is Task.REPAINT and self._valid.repaint.update_known
+        return 1 - self._source.hole if inverted else self._source.hole
 
     def _attention_maps(self, executor: Executor) -> AttentionMaps | None:
         if not self._valid.request.telemetry.attention_maps:
@@ -169,7 +172,7 @@ class Generation:
     def _sampler(
         self, executor: Executor, inputs: SamplerInputs, maps: AttentionMaps | None, open_sampler: OpenSampler
     ) -> Sampler:
-        """The device's sampler, unless telemetry or the steps need the host."""
+        """The device's sampler, unless telemetry or the stepper needs the host."""
         energies = self._valid.request.telemetry.energies
         on_device = None
         if inputs.stepper.table is not None and not energies and maps is None:
@@ -178,7 +181,7 @@ class Generation:
 
     def _decode(self, latents: np.ndarray) -> Any:
         request, source = self._valid.request, self._source
-        # The decoder's activations are the peak of a run; the UNet's weights need not be in memory beside them.
+        # Decoding is the memory peak of a run, so drop the UNet's weights first.
         self._components.forget_weights()
         decoded = outputs.to_unit_range(self._components.decode(latents))
         if not np.isfinite(decoded).all():
@@ -215,7 +218,7 @@ class Generation:
 
 
 def _timings(seconds: Mapping[str, float], samples: Samples) -> dict[str, Any]:
-    """Seconds per stage; what sampling took beside the UNet is the scheduler's."""
+    """Seconds per stage. "scheduler" is the time of sampling outside the UNet."""
     return {
         "text_encoder": seconds["text_encoder"],
         "vae_encoder": seconds["vae_encoder"],

@@ -1,4 +1,4 @@
-"""What a session gives back."""
+"""The results of a session."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,16 +9,18 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Result:
-    """What `generate` made.
+    """Result of `Session.generate`.
 
-    images: list of PIL images, float32 array [n,H,W,3] in [0, 1], or None for output="latents".
-    latents: [n,C,h,w] float32, scaled as the UNet sees them.
-    energies: [evaluations,L,2,B,S] (attention, norm) or None; see `ebca.runtime.telemetry.energies.Energies`.
-    attention_maps: [n,T,h,w] float32 or None; see `ebca.runtime.telemetry.attention_maps.AttentionMaps`.
-    timesteps: of the evaluations.
-    timings: seconds per stage; "unet_steps" is a list.
-    parameters: everything needed to make the same images again, except arrays and images that were passed in; see
-        `ebca.GenerateRequest`.
+    Attributes:
+        images: list of PIL images, float32 array [n,H,W,3] in [0, 1], or None for output="latents".
+        latents: [n,C,h,w] float32, scaled.
+        energies: [evaluations,L,2,B,S] float32 (attention, norm) or None; see
+            `ebca.runtime.telemetry.energies.Energies`.
+        attention_maps: [n,T,h,w] float32 or None; see `ebca.runtime.telemetry.attention_maps.AttentionMaps`.
+        timesteps: one per evaluation.
+        timings: seconds per stage; "unet_steps" is a list with one value per evaluation.
+        parameters: everything needed to reproduce the images, except arrays and images that were passed in; see
+            `ebca.runtime.request.serialization.from_parameters`.
     """
 
     images: Any
@@ -32,9 +34,11 @@ class Result:
 
 @dataclass(frozen=True)
 class Inverted:
-    """What `invert` found: latents [n,C,h,w] float32 from which DDIM sampling comes back to the image.
+    """Result of `Session.invert`.
 
-    timings: seconds per stage; "unet_steps" is a list.
+    Attributes:
+        latents: [n,C,h,w] float32; DDIM sampling from them reproduces the image.
+        timings: seconds per stage; "unet_steps" is a list with one value per evaluation.
     """
 
     latents: np.ndarray

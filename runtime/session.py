@@ -1,4 +1,4 @@
-"""From a request to images of one size."""
+"""A session: generates images of one size, and inverts images."""
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -28,20 +28,25 @@ from ebca.runtime.sampling.tables import INVERSE, load_table
 from ebca.runtime.schema import parameters as rules
 from ebca.runtime.validation import each_image, whole
 
-# A call of another kind (with or without guidance, another number of editing prompts) replaces the oldest buffers.
+# Each combination of guidance on or off and number of editing prompts needs its own buffers; the oldest are replaced.
 _KEPT_EXECUTORS = 2
 
 
 class Session:
-    """Makes images of one size. Owns its buffers; use from one thread at a time, one session per thread.
+    """Generates images of one size. Owns its buffers: use one session per thread. A context manager.
 
     Args:
         components: the opened engine, which must outlive the session.
-        height, width: image size in pixels, multiples of 8; None: the size the model was trained at.
+        height, width: image size in pixels, multiples of 8. None: the size that the model was trained at.
+        batch: number of images per call.
+
+    Attributes:
+        engine: the opened engine.
+        height, width: image size in pixels.
         batch: number of images per call.
 
     Raises:
-        ParameterError: a size that the engine cannot make.
+        ParameterError: a size that is not supported.
     """
 
     def __init__(
@@ -93,18 +98,19 @@ class Session:
         output: str = "pil",
         on_step: OnStep | None = None,
     ) -> Result:
-        """Make images with energy-based cross attention.
+        """Generate images with energy-based cross attention.
 
-        Without `image`: text to image. With `image`: image to image from a noise level that `strength` sets. With
-        `mask` too: inpainting, by the model itself if it was trained for that, by RePaint otherwise. The parameters are
-        the fields of `ebca.GenerateRequest` and are described there and at its parts; `run` takes them as one value.
+        Without `image` this is text to image. With `image` it is image to image, starting at the noise level that
+        `strength` sets. With `image` and `mask` it is inpainting: by the model if it was trained for inpainting, else
+        by RePaint. All parameters but `on_step` are fields of `ebca.GenerateRequest`, which describes them; `run` takes
+        them as one value.
 
         Args:
-            on_step: called after each evaluation; False cancels.
+            on_step: called after each evaluation; return False to cancel.
 
         Raises:
-            ParameterError: a value that does not fit; nothing has been computed then.
-            EngineError: a task that this engine is not made for.
+            ParameterError: a wrong value, or values that do not go together.
+            EngineError: a task that this engine does not support.
             CancelledError: `on_step` returned False. The session stays usable.
             NumericalError: a result is not finite; the message names the segment.
         """
@@ -112,7 +118,7 @@ class Session:
         return self.run(GenerateRequest.of(**given), on_step)
 
     def run(self, request: GenerateRequest, on_step: OnStep | None = None) -> Result:
-        """What `generate` does, for a request as one value. Raises as `generate`."""
+        """Generate images for a request. Raises the same errors as `generate`."""
         self._check_open()
         target = Target(self.engine.manifest, self._latent_shape)
         valid = validate(request, target)
@@ -129,18 +135,19 @@ class Session:
         prompt_embeds: np.ndarray | None = None,
         on_step: OnStep | None = None,
     ) -> Inverted:
-        """Find the noise an image comes from (DDIM inversion, no guidance, no context update).
+        """Find the noise that an image comes from (DDIM inversion without guidance or context update).
 
         `generate(..., latents=found.latents, scheduler="ddim", steps=steps)` with the same prompt and little or no
-        guidance comes back to the image; with edits it becomes real-image editing.
+        guidance reproduces the image. With editing prompts it edits the image.
 
         Args:
-            image: images (one for all or one each), or their latents [n,C,h,w] as the UNet sees them.
+            image: one image for all, one per image of the batch, or their clean latents [n,C,h,w] (scaled).
             prompt: what the image shows.
-            steps: of the scheduler; one evaluation less is run, as by the authors.
-            regularize: keep the predicted noise close to noise (see `NoiseRegularization`); True: with its defaults.
+            steps: scheduler steps. As in the authors' code, this takes steps - 1 evaluations.
+            regularize: keep the noise predictions close to standard normal, see `NoiseRegularization`. True: with its
+                defaults.
             prompt_embeds: [n,T,D] float32 instead of the prompt.
-            on_step: called after each evaluation; False cancels.
+            on_step: called after each evaluation; return False to cancel.
 
         Raises:
             ParameterError, EngineError, CancelledError, NumericalError: as in `generate`.
@@ -174,7 +181,7 @@ class Session:
         return Inverted(found.latents, {**watch.seconds, "unet_steps": found.seconds})
 
     def close(self) -> None:
-        """Give the buffers back. Closing twice is fine."""
+        """Free the buffers. Closing twice is fine."""
         self._samplers.clear()
         self._executors.clear()
         self._closed = True
@@ -204,7 +211,7 @@ class Session:
             raise rules.SESSION_CLOSED.error()
 
     def _graph_sampler(self, executor: Executor) -> GraphSampler | None:
-        """What samples on the device without the host; None if the host is the device."""
+        """A sampler that runs on the device without the host; None if the device has none."""
         graphs = self.engine.device.graphs
         if graphs is None:
             return None
@@ -213,7 +220,7 @@ class Session:
         return self._samplers[executor]
 
     def _executor(self, contexts: np.ndarray) -> Executor:
-        """Buffers for contexts [B,S,T,D], which are copied in."""
+        """An executor of matching sizes, with contexts [B,S,T,D] copied in."""
         rows, count, tokens, _ = contexts.shape
         key = (rows, count, tokens)
         if key not in self._executors:
@@ -226,14 +233,17 @@ class Session:
         return self._executors[key]
 
     def _clean_latents(self, image: ImageLike | Sequence[ImageLike] | np.ndarray) -> np.ndarray:
-        """Of images, or latents as they were given; [n,C,h,w]."""
+        """Clean latents [n,C,h,w] of images; latents are returned as given."""
         if isinstance(image, np.ndarray) and self._look_like_latents(image):
             return checked_latents(image, self._latent_shape)
         loaded = each_image("images", load_images(image, self.height, self.width), self.batch)
         return self.engine.encode_image(loaded)[0]
 
     def _look_like_latents(self, array: np.ndarray) -> bool:
-        """[n,C,h,w] rather than images [n,H,W,3]; of another size too, so that the error is about latents."""
+        """Whether an array is latents [n,C,h,w] rather than images [n,H,W,3].
+
+        Latents of a wrong size count too, so that the error is about latents.
+        """
         channels = self._latent_shape[1]
         this_size = array.shape[1:] == self._latent_shape[1:]
         return this_size or (array.ndim == 4 and array.shape[1] == channels and array.shape[3] not in (1, 3, 4))

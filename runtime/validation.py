@@ -1,4 +1,4 @@
-"""Values that a caller passed in, checked one by one."""
+"""Checks of single values that a caller passes in."""
 
 import math
 import operator
@@ -22,7 +22,7 @@ def finite(name: str, value: Any) -> float:
 
 
 def whole(name: str, value: Any) -> int:
-    """`value` as an int, numpy's included. Raises ParameterError."""
+    """`value`, any integer type, as an int. Raises ParameterError."""
     try:
         return operator.index(value)
     except TypeError:
@@ -38,7 +38,13 @@ def at_least_one(name: str, value: Any) -> int:
 
 
 def as_numbers(name: str, value: object, expected: str) -> np.ndarray:
-    """A caller's `value` as float32. Raises ParameterError if it holds anything but numbers."""
+    """`value` as a float32 array. Raises ParameterError if it holds anything but numbers.
+
+    Args:
+        name: of the field, for messages.
+        value: an array or nested lists.
+        expected: description of the array, for messages.
+    """
     try:
         return np.asarray(value, np.float32)
     except (TypeError, ValueError):
@@ -46,14 +52,14 @@ def as_numbers(name: str, value: object, expected: str) -> np.ndarray:
 
 
 def each_image(items: str, values: np.ndarray, batch: int) -> np.ndarray:
-    """One for all images or one each -> [batch,...]. Raises ParameterError for another number."""
+    """[1 or batch,...] -> [batch,...]. Raises ParameterError for another number; `items` names them in the message."""
     if len(values) not in (1, batch):
         raise rules.COUNT_PER_IMAGE.error(count=len(values), items=items, batch=batch)
     return np.broadcast_to(values, (batch, *values.shape[1:]))
 
 
 def texts_for_images(name: str, value: str | Sequence[str], batch: int) -> list[str]:
-    """One text for all images or one each -> `batch` texts. Raises ParameterError."""
+    """One text for all images, or one per image -> `batch` texts. Raises ParameterError."""
     try:
         texts = [value] * batch if isinstance(value, str) else list(value)
     except TypeError:

@@ -17,7 +17,7 @@ HEAVY = {"torch", "diffusers", "transformers", "onnx", "onnxscript"}
 _CONTRACT = ("errors", "engines.contract", "engines.machine")
 _BACKENDS = (*_CONTRACT, "engines.backends")
 _OPERATORS = ("errors", "plugins.kernels", "plugins.energy_attention", "plugins.sampling")
-_EXECUTION = (*_BACKENDS, *_OPERATORS, "runtime.devices", "runtime.execution")
+_EXECUTION = (*_BACKENDS, *_OPERATORS, "runtime.schema", "runtime.devices", "runtime.execution")
 _VALUES = ("errors", "runtime.schema", "runtime.validation", "runtime.noise")
 _STAGES = (*_VALUES, *_EXECUTION, "runtime.text", "runtime.components")
 _SAMPLING = (*_STAGES, "runtime.sampling")
@@ -44,8 +44,8 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "runtime.schema": ("errors",),
     "runtime.validation": ("errors", "runtime.schema"),
     "runtime.native": ("errors", "runtime.schema"),
-    "runtime.noise": ("errors",),
-    "runtime.text": ("errors",),
+    "runtime.noise": ("errors", "runtime.schema"),
+    "runtime.text": ("errors", "runtime.schema"),
     "runtime.devices": (*_BACKENDS, *_OPERATORS),
     "runtime.execution": _EXECUTION,
     "runtime.components": (*_EXECUTION, "engines.cache", "runtime.schema", "runtime.text"),

@@ -20,7 +20,7 @@ def python(*argv: str, timeout: float = 60) -> "subprocess.CompletedProcess[str]
 # --- at run time
 
 
-def test_importing_ebca_leaves_the_export_libraries_alone() -> None:
+def test_importing_ebca_imports_no_export_library() -> None:
     out = python("-c", "import sys, ebca; print(*sys.modules)").stdout
     assert not HEAVY & set(out.split())
 
@@ -33,7 +33,7 @@ def test_every_public_name_is_there_and_documented() -> None:
         assert getattr(ebca, name).__doc__, name
 
 
-def test_the_version_is_that_of_the_project() -> None:
+def test_the_version_equals_the_projects() -> None:
     import tomllib
 
     import ebca

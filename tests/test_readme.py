@@ -67,7 +67,7 @@ def test_the_commands_are_accepted(words: list[str]) -> None:
     parsers()[tool]().parse_args(arguments)
 
 
-def test_the_first_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_command_writes_its_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ebca.runtime.cli.run import main
 
     monkeypatch.chdir(tmp_path)
@@ -82,10 +82,10 @@ def test_the_commands_of_the_tasks_run(tmp_path: Path, monkeypatch: pytest.Monke
     from ebca.runtime.cli.run import main
 
     monkeypatch.chdir(tmp_path)
-    picture = np.full((64, 64, 3), 190, np.float32)
-    paint(picture, Thing("red", "circle"), 50, 13, 11.5, COLORS["red"])
-    paint(picture, Thing("blue", "square"), 18, 44, 12.5, COLORS["blue"])
-    Image.fromarray(picture.astype(np.uint8)).save("drawn.png")
+    image = np.full((64, 64, 3), 190, np.float32)
+    paint(image, Thing("red", "circle"), 50, 13, 11.5, COLORS["red"])
+    paint(image, Thing("blue", "square"), 18, 44, 12.5, COLORS["blue"])
+    Image.fromarray(image.astype(np.uint8)).save("drawn.png")
     hole = Image.new("L", (64, 64))
     hole.paste(255, (0, 24, 40, 64))
     hole.save("hole.png")
@@ -110,7 +110,7 @@ def test_the_python_examples_run(
     examples = blocks("python")
     assert len(examples) >= 2
     for example in examples:
-        # The tiny model has another size and is exported elsewhere; all else stays as it is printed.
+        # The tiny model has another size and another folder; the rest is run as printed.
         code = re.sub(r'"engine-[a-z0-9]+"', repr(str(tiny_engine_dir)), example)
         code = code.replace("height=512, width=512", "height=128, width=128")
         exec(compile(code, "README.md", "exec"), scope)
@@ -133,7 +133,7 @@ def test_the_python_host_of_the_embedding_guide_runs(capsys: pytest.CaptureFixtu
     assert len(scope["pictures"]) == 3 and scope["picture"].shape == (64, 64, 3)
     printed = capsys.readouterr().out
     assert printed.startswith("1 of 10, timestep ") and "cancelled" in printed
-    # Nobody waits for a picture that is not wanted any more.
+    # A timeout cancels the generation.
     with ebca.load("shapes") as scope["engine"]:
         assert asyncio.run(scope["paint_for"](1e-3, "a red circle")) is None
 

@@ -1,4 +1,4 @@
-"""The bundled model, end to end: its images are those of PyTorch, and they show what the prompt says."""
+"""The bundled model end to end: its images equal those of PyTorch, and they show what the prompt says."""
 
 import subprocess
 import sys
@@ -18,13 +18,13 @@ PIPELINE = Path(__file__).parents[1] / "examples" / "shapes" / "shapes"
 PROMPT = "a red circle and a blue square"
 
 
-def test_it_is_small_enough_to_bundle() -> None:
+def test_the_model_is_small_enough_to_bundle() -> None:
     assert "shapes" in bundled()
     assert sum(file.stat().st_size for file in (BUNDLED / "shapes").rglob("*")) <= 26e6
     assert sum(file.stat().st_size for file in PIPELINE.rglob("*")) <= 12e6
 
 
-def test_the_first_command(tmp_path: Path) -> None:
+def test_the_first_command_shows_the_prompt(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ebca.runtime.cli.run", "--engine", "shapes", "--prompt", PROMPT, "--seed", "1"]
     command += ["--backend", "onnxruntime", "--output", str(tmp_path / "out.png")]
     subprocess.run(command, check=True, capture_output=True)
@@ -32,8 +32,8 @@ def test_the_first_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_images_are_those_of_pytorch(backend: str) -> None:
-    """PSNR of 50 dB: a mean error below one level of 255, over every step of the loop."""
+def test_images_equal_those_of_pytorch(backend: str) -> None:
+    """PSNR of at least 50 dB, a mean error below one of 255 levels."""
     pytest.importorskip(backend)
     torch = pytest.importorskip("torch")
     from diffusers import StableDiffusionPipeline

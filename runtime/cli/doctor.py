@@ -1,4 +1,4 @@
-"""ebca-doctor: this machine and an engine directory in plain language, with the remedy for every problem."""
+"""ebca-doctor: checks this machine and an engine directory, and names a remedy for every problem."""
 
 import argparse
 import json
@@ -13,6 +13,7 @@ from ebca import console
 from ebca.engines.backends.registry import CPU_BACKENDS, GPU_BACKENDS
 from ebca.engines.machine.cache_folder import cache_folder
 from ebca.errors import ParameterError
+from ebca.runtime.cli import options
 from ebca.runtime.diagnostics import verify as verification
 from ebca.runtime.diagnostics.directory import check_engine
 from ebca.runtime.diagnostics.findings import Finding, size_text
@@ -30,36 +31,36 @@ _EXAMPLES = """examples:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line, also for documentation."""
+    """The command-line parser."""
     p = argparse.ArgumentParser(
         PROGRAM,
-        description="Check this machine and, with --engine, an engine directory: every file's contents, and one small\n"
-        "UNet evaluation. Exit code 0 where nothing is wrong, else 1.",
+        description="Check this machine and, with --engine, an engine directory: the contents of every file, and one\n"
+        "small UNet evaluation. The exit code is 0 if there are no problems, else 1.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("--engine", metavar="DIR", help="engine directory made by ebca-export, or a bundled name")
+    options.add_engine(p, required=False)
     p.add_argument(
         "--backend",
         choices=(*CPU_BACKENDS, *GPU_BACKENDS),
-        help="backend to try the engine with (default: the best installed)",
+        help="backend to check and to run the engine with (default: onnxruntime)",
     )
     p.add_argument(
         "--verify",
         action="store_true",
-        help="compare every part of the engine on --backend with onnxruntime on the CPU",
+        help="also compare every part of the engine on --backend with onnxruntime on the CPU",
     )
     p.add_argument(
         "--json",
         nargs="?",
         const="-",
         metavar="FILE",
-        help="write the findings as JSON, to FILE or instead of the text",
+        help="write the findings as JSON: to FILE, or to standard output instead of the text",
     )
     p.add_argument(
         "--clear-cache",
         action="store_true",
-        help="delete all prepared engines in the cache (they are made again when needed) and do nothing else",
+        help="only delete all prepared engines in the cache; they are prepared again when needed",
     )
     return p
 
@@ -87,8 +88,7 @@ def _run(args: argparse.Namespace) -> int:
 
     if args.verify and (args.engine is None or args.backend in (None, verification.REFERENCE)):
         raise ParameterError(
-            f"--verify compares a backend with {verification.REFERENCE} on the CPU",
-            "give --engine and another --backend",
+            f"--verify needs --engine and a --backend other than {verification.REFERENCE}", "give both"
         )
     report(check_environment(args.backend))
     if args.engine is not None:

@@ -1,7 +1,6 @@
-"""Command-line options that several programs share, and what they mean."""
+"""Command-line options that several programs share."""
 
 import argparse
-import math
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -12,30 +11,35 @@ from ebca.runtime.conditioning.edits import Edit
 from ebca.runtime.conditioning.schedules import Gamma, Kind, Schedule
 from ebca.runtime.devices.registry import parse
 from ebca.runtime.engine import Engine, load
+from ebca.runtime.schema import parameters as rules
+from ebca.runtime.validation import finite
 
 T = TypeVar("T")
 
 SCHEDULES = """schedules:
-  Where G or A stands, write a number, or KIND:VALUE[:PARAMETER] to say its course over the steps:
-  constant:0.01  step:0.01:0.2 (on from 20 % of the steps)  reverse_step:0.01:0.5 (on until half)
-  linear:0.01:0.001 (plus 0.001 each step)  exponential:0.01:0.9 (times 0.9 each step)
+  G and A are numbers, or schedules that change over the evaluations, written KIND:VALUE[:PARAMETER]:
+    constant:0.01          0.01 throughout
+    step:0.01:0.2          0, then 0.01 from 20 % of the steps on
+    reverse_step:0.01:0.5  0.01 for the first half of the steps, then 0
+    linear:0.01:0.001      0.01, plus 0.001 per evaluation
+    exponential:0.01:0.9   0.01, times 0.9 per evaluation
 """
 
 
 def number_or_schedule(text: str) -> float | Schedule:
-    """The type of an option that takes either."""
+    """Type of an option that takes a number or a schedule."""
     try:
         return Schedule.parse(text) if ":" in text else float(text)
     except ParameterError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-# argparse names the type in its message.
+# Shown in argparse's message: "invalid number value".
 number_or_schedule.__name__ = "number"
 
 
 def device(text: str) -> str:
-    """The type of `--device`."""
+    """Type of `--device`."""
     try:
         parse(text)
     except ParameterError as error:
@@ -43,87 +47,108 @@ def device(text: str) -> str:
     return text
 
 
+def add_engine(p: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """Add `--engine`."""
+    p.add_argument(
+        "--engine", required=required, metavar="DIR",
+        help="engine directory made by ebca-export, or the name of a bundled engine such as shapes",
+    )  # fmt: skip
+
+
 def add_energy(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """The step sizes of the context update and their schedule; `gammas` reads them. Returns the group."""
+    """Add the step sizes of the context update and their schedule; `gammas` reads them. Returns the group."""
     energy = p.add_argument_group("energy-based context update")
-    for flag in ("attn", "norm"):
+    for flag, term, default in (
+        ("attn", "attention", rules.GENERATE.gamma_attn),
+        ("norm", "norm", rules.GENERATE.gamma_norm),
+    ):
         energy.add_argument(
-            f"--gamma-{flag}", f"--gamma_{flag}", type=number_or_schedule, nargs="+", default=[0.0], metavar="G",
-            help=f"step size of the {'attention' if flag == 'attn' else 'norm'} term: one number that the schedule "
-            "shapes, a schedule of its own, or one number per evaluation (pndm makes steps + 1) (default: 0)",
+            f"--gamma-{flag}", f"--gamma_{flag}", type=number_or_schedule, nargs="+", default=[default], metavar="G",
+            help=f"step size of the {term} term: a number, which follows --gamma-schedule; a schedule; or one number "
+            f"per evaluation (pndm makes steps + 1) (default: {default:g})",
         )  # fmt: skip
     energy.add_argument(
         "--gamma-schedule",
         choices=("reverse_step", "step", "constant", "linear", "exponential"),
-        help="course of both gammas over the steps: reverse_step is on until --gamma-tau, step from there on; linear "
-        "adds --gamma-ratio each step, exponential multiplies by it (default: reverse_step; constant with "
-        "--editing-prompt or --mask)",
+        help="how both gammas change over the steps: reverse_step applies them until --gamma-tau, step from "
+        "--gamma-tau on, constant throughout; linear adds --gamma-ratio per evaluation, exponential multiplies by it "
+        "(default: reverse_step; with --editing-prompt, or with --mask and no --gamma-tau, constant)",
     )
     energy.add_argument(
         "--gamma-tau", "--gamma_tau", type=float, nargs="+", metavar="TAU",
-        help="share of the steps, see --gamma-schedule (default: 1). With --editing-prompt it belongs to the editing "
-        "prompts, as in the authors' scripts: their gammas are on from there (default: 0)",
+        help="share of the steps for --gamma-schedule (default: 1). With --editing-prompt it applies to the editing "
+        "prompts instead, as in the authors' scripts: their gammas start there (default: 0)",
     )  # fmt: skip
     energy.add_argument("--gamma-ratio", type=float, default=None, help="see --gamma-schedule")
     energy.add_argument(
-        "--norm-factor", type=float, default=1.0,
-        help="factor of |k|^2 in the norm term: 1 as in the authors' code, 0.5 as in the paper (default: 1)",
+        "--norm-factor", type=float, default=rules.GENERATE.norm_factor,
+        help="factor of |k|^2 in the norm term: 1 as in the authors' code, 0.5 as in the paper (default: %(default)g)",
     )  # fmt: skip
     return energy
 
 
 def add_editing(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """The editing prompts; `edits` reads them. Returns the group."""
+    """Add the editing prompts; `edits` reads them. Returns the group."""
     editing = p.add_argument_group(
-        "editing prompts", "Each option takes one value for all editing prompts, or one for each."
+        "editing prompts", "Each option takes one value for all editing prompts, or one per editing prompt."
     )
     editing.add_argument(
         "--editing-prompt", "--editing_prompt", nargs="+", default=[], metavar="TEXT",
-        help="what to add to the main prompt or to take away from it",
+        help="what to add to the main prompt, or to take away from it",
     )  # fmt: skip
     editing.add_argument(
         "--editing-direction", "--editing_direction", type=int, nargs="+", choices=(0, 1), metavar="0|1",
-        help="1 adds (conjunction), 0 takes away (negation) (default: 1)",
+        help=f"1 adds (conjunction), 0 takes away (negation) (default: {rules.EDIT.direction})",
     )  # fmt: skip
     editing.add_argument(
         "--alpha", type=number_or_schedule, nargs="+", metavar="A",
-        help="weight of the editing prompt beside 1 for the main prompt (default: 1)",
+        help=f"weight of the editing prompt; the main prompt has weight 1 (default: {rules.EDIT.alpha:g})",
     )  # fmt: skip
     editing.add_argument(
         "--alpha-tau", "--alpha_tau", type=float, nargs="+", metavar="TAU",
-        help="alpha is on from this share of the steps; smaller changes more (default: 0)",
+        help="share of the steps after which alpha applies; a smaller share changes more (default: 0)",
     )  # fmt: skip
-    for flag in ("attn", "norm"):
+    for flag, term, default in (
+        ("attn", "attention", rules.EDIT.gamma_attn),
+        ("norm", "norm", rules.EDIT.gamma_norm),
+    ):
         editing.add_argument(
             f"--gamma-{flag}-compose", f"--gamma_{flag}_compose", type=number_or_schedule, nargs="+", metavar="G",
-            help=f"step size of the {'attention' if flag == 'attn' else 'norm'} term for the editing prompt's own "
-            "context; on from --gamma-tau (default: 0)",
+            help=f"step size of the {term} term for the contexts of editing prompts; applies from --gamma-tau on "
+            f"(default: {default:g})",
         )  # fmt: skip
     editing.add_argument(
         "--reset-edits", action="store_true",
-        help="start every step from the editing prompts' embeddings; by default their contexts go on from step to step",
+        help="start every evaluation from the embeddings of the editing prompts; by default, their contexts carry over "
+        "from evaluation to evaluation",
     )  # fmt: skip
     return editing
 
 
 def add_machine(p: argparse.ArgumentParser, threads: str = "default: one per physical core") -> argparse._ArgumentGroup:
-    """Device, backend, precision, threads (with that help). Returns the group."""
+    """Add device, backend, precision and threads. Returns the group.
+
+    Args:
+        p: the parser.
+        threads: help text of `--threads`.
+    """
     machine = p.add_argument_group("machine")
-    machine.add_argument("--device", type=device, default="cpu", help="cpu, cuda, or cuda:1 and so on (default: cpu)")
+    machine.add_argument("--device", type=device, default="cpu", help="cpu, cuda, cuda:1 and so on (default: cpu)")
     machine.add_argument(
         "--backend", choices=(*CPU_BACKENDS, *GPU_BACKENDS),
-        help="default: onnxruntime, openvino for bf16; with --device cuda what the engine has plans for, else "
-        "onnxruntime-cuda",
+        help="default: onnxruntime, or openvino for bf16; with --device cuda, the library that the engine has plans "
+        "for, else onnxruntime-cuda",
     )  # fmt: skip
     machine.add_argument(
-        "--precision", choices=PRECISIONS, default="fp32", help="bf16 needs openvino and a processor with it"
-    )
+        "--precision", choices=PRECISIONS, default="fp32",
+        help="bf16 needs openvino and a processor that supports it (default: fp32)",
+    )  # fmt: skip
     machine.add_argument("--threads", type=int, metavar="N", help=threads)
     return machine
 
 
 def open_engine(args: argparse.Namespace, on_prepare: OnPrepare | None) -> Engine:
-    """The engine of `--engine` on the machine that `add_machine` describes; raises as `ebca.load` does."""
+    """Open `--engine` with the options of `add_machine`. Raises the same errors as `ebca.load`."""
     return load(
         args.engine,
         args.device,
@@ -138,7 +163,7 @@ def gammas(args: argparse.Namespace) -> tuple[Gamma, Gamma]:
     """gamma_attn and gamma_norm as `Session.generate` takes them.
 
     Raises:
-        ParameterError: a value or a combination that makes no schedule.
+        ParameterError: values that do not form a schedule.
     """
     return _gamma("--gamma-attn", args.gamma_attn, args), _gamma("--gamma-norm", args.gamma_norm, args)
 
@@ -147,22 +172,24 @@ def edits(args: argparse.Namespace) -> list[Edit]:
     """The editing prompts as `Session.generate` takes them.
 
     Raises:
-        ParameterError: another number of values than of editing prompts, or values without an editing prompt.
+        ParameterError: a wrong number of values, or values without an editing prompt.
     """
     count = len(args.editing_prompt)
     if not count:
         for flag in ("editing_direction", "alpha", "alpha_tau", "gamma_attn_compose", "gamma_norm_compose"):
             if getattr(args, flag) is not None:
-                raise ParameterError(f"--{flag.replace('_', '-')} needs --editing-prompt")
+                raise ParameterError(
+                    f"--{flag.replace('_', '-')} needs --editing-prompt", "give --editing-prompt, or leave it out"
+                )
         return []
     alpha_tau = _each("--alpha-tau", args.alpha_tau, 0.0, count)
     gamma_tau = _each("--gamma-tau", args.gamma_tau, 0.0, count)
     columns = zip(
         args.editing_prompt,
-        _each("--editing-direction", args.editing_direction, 1, count),
-        _late("--alpha", _each("--alpha", args.alpha, 1.0, count), alpha_tau),
-        _late("--gamma-attn-compose", _each("--gamma-attn-compose", args.gamma_attn_compose, 0.0, count), gamma_tau),
-        _late("--gamma-norm-compose", _each("--gamma-norm-compose", args.gamma_norm_compose, 0.0, count), gamma_tau),
+        _each("--editing-direction", args.editing_direction, rules.EDIT.direction, count),
+        _late("--alpha", args.alpha, rules.EDIT.alpha, alpha_tau),
+        _late("--gamma-attn-compose", args.gamma_attn_compose, rules.EDIT.gamma_attn, gamma_tau),
+        _late("--gamma-norm-compose", args.gamma_norm_compose, rules.EDIT.gamma_norm, gamma_tau),
         strict=True,
     )
     return [Edit(*column) for column in columns]
@@ -175,11 +202,13 @@ def _each(flag: str, values: Sequence[T] | None, default: T, count: int) -> list
     return values * count if len(values) == 1 else values
 
 
-def _late(flag: str, values: Sequence[float | Schedule], taus: Sequence[float]) -> list[Schedule]:
-    """Numbers become the authors' step schedule; schedules stay what they are."""
+def _late(
+    flag: str, values: Sequence[float | Schedule] | None, default: float, taus: Sequence[float]
+) -> list[Schedule]:
+    """One schedule per editing prompt. A number becomes the authors' step schedule, which starts at tau."""
     return [
-        value if isinstance(value, Schedule) else Schedule.step(_finite(flag, value), tau)
-        for value, tau in zip(values, taus, strict=True)
+        value if isinstance(value, Schedule) else Schedule.step(finite(flag, value), tau)
+        for value, tau in zip(_each(flag, values, default, len(taus)), taus, strict=True)
     ]
 
 
@@ -187,34 +216,28 @@ def _gamma(flag: str, values: list[float | Schedule], args: argparse.Namespace) 
     if len(values) > 1:
         numbers = [value for value in values if not isinstance(value, Schedule)]
         if len(numbers) < len(values):
-            raise ParameterError(f"{flag} has a schedule among several values", "give one schedule, or numbers only")
+            raise ParameterError(f"{flag} has a schedule among several values", "give one schedule, or only numbers")
         return numbers
     (value,) = values
     if isinstance(value, Schedule):
         return value
-    _finite(flag, value)
+    finite(flag, value)
     editing = bool(getattr(args, "editing_prompt", None))
-    # As in the authors' scripts: with reverse_step, pndm's last evaluation has 0.
+    # As in the authors' scripts. Unlike constant, reverse_step gives pndm's last evaluation 0.
     inpainting = bool(getattr(args, "mask", None)) and args.gamma_tau is None
     kind: Kind = args.gamma_schedule or ("constant" if editing or inpainting else "reverse_step")
     if kind == "constant":
         return Schedule.constant(value)
     if kind in ("linear", "exponential"):
         if args.gamma_ratio is None:
-            raise ParameterError(f"--gamma-schedule {kind} needs --gamma-ratio")
+            raise ParameterError(f"--gamma-schedule {kind} needs --gamma-ratio", "give it")
         return Schedule(kind, value, args.gamma_ratio)
     if editing:
         raise ParameterError(
-            "with --editing-prompt, --gamma-tau belongs to the editing prompts",
-            f"instead of --gamma-schedule {kind}, write {flag} {kind}:{value:g}:TAU",
+            f"with --editing-prompt, --gamma-tau applies to the editing prompts, so --gamma-schedule {kind} has no tau",
+            f"write {flag} {kind}:{value:g}:TAU instead",
         )
     taus = [1.0] if args.gamma_tau is None else args.gamma_tau
     if len(taus) != 1:
-        raise ParameterError(f"--gamma-tau has {len(taus)} values", "several are for --editing-prompt")
+        raise ParameterError(f"--gamma-tau has {len(taus)} values without --editing-prompt", "give one")
     return Schedule(kind, value, taus[0])
-
-
-def _finite(flag: str, value: float) -> float:
-    if not math.isfinite(value):
-        raise ParameterError(f"{flag} is {value}", "give a finite number")
-    return value

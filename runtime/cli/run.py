@@ -57,7 +57,7 @@ def _run(args: argparse.Namespace, ctrl_c: console.CtrlC) -> int:
 
 
 def _size(args: argparse.Namespace, engine: Components, given: tuple[int, int] | None) -> tuple[int | None, int | None]:
-    """Height and width of the images: as asked for, else about the model's own in the proportions of the image."""
+    """Height and width of the images: as given, else about the model's size with the aspect ratio of the image."""
     vae = engine.manifest.vae
     if given is None or args.height is not None or args.width is not None or vae is None:
         return args.height, args.width
@@ -65,8 +65,8 @@ def _size(args: argparse.Namespace, engine: Components, given: tuple[int, int] |
 
 
 def _inverted(session: Session, args: argparse.Namespace, asked: GenerateRequest, steps: "_Steps") -> GenerateRequest:
-    """The request with the latents that the image comes from."""
-    # What sampling would refuse, it would refuse after the work of the inversion.
+    """The request with initial latents found by inversion."""
+    # Check now what sampling would refuse only after the inversion.
     editing.resolve(asked.guidance.edits, args.steps, args.steps, "ddim")
     steps.phase("inverting")
     found = session.invert(args.image, args.source_prompt, steps=args.steps, regularize=args.regularize, on_step=steps)
@@ -74,7 +74,7 @@ def _inverted(session: Session, args: argparse.Namespace, asked: GenerateRequest
 
 
 class _Steps:
-    """Progress over the evaluations, on a terminal only. Also notices a Ctrl-C whose exception was swallowed."""
+    """An `on_step` callback: progress on a terminal, and Ctrl-C even if its exception was swallowed."""
 
     def __init__(self, quiet: bool, ctrl_c: console.CtrlC) -> None:
         self._ctrl_c = ctrl_c
@@ -84,7 +84,7 @@ class _Steps:
         self._task = self._progress.add_task("denoising", total=None)
 
     def phase(self, name: str) -> None:
-        """Start counting again under another name."""
+        """Restart the progress under another name."""
         self._progress.reset(self._task, description=name)
 
     def __call__(self, info: StepInfo) -> bool:

@@ -1,4 +1,4 @@
-"""The files that ebca-run writes: checked before the work, written after it."""
+"""The files that ebca-run writes: checked first, written last."""
 
 import argparse
 import os
@@ -16,7 +16,7 @@ from ebca.runtime.telemetry.energies import Energies, require_plotting
 
 
 def check_files(args: argparse.Namespace, count: int) -> None:
-    """Raise ParameterError for a file that could not be written."""
+    """Raise ParameterError if a file cannot be written."""
     _check_output("--output", args.output, _numbered(args.output, count))
     if args.energy_plot is not None:
         require_plotting()
@@ -30,7 +30,7 @@ def check_files(args: argparse.Namespace, count: int) -> None:
 def write_files(
     args: argparse.Namespace, engine: Components, result: Result, parameters: Mapping[str, Any]
 ) -> list[Path]:
-    """Write images and telemetry; returns the files."""
+    """Write images and telemetry. Returns the files."""
     files = _numbered(args.output, len(result.images))
     for index, (image, file) in enumerate(zip(result.images, files, strict=True)):
         save_png(image, file, {**parameters, "image_index": index})
@@ -38,7 +38,7 @@ def write_files(
 
 
 def printable(path: Path) -> str:
-    """A path as standard output can show it."""
+    """A path as text that standard output can encode."""
     encoding = sys.stdout.encoding or "utf-8"
     return str(path).encode(encoding, "backslashreplace").decode(encoding)
 
@@ -68,20 +68,22 @@ def _write_attention_maps(args: argparse.Namespace, engine: Components, result: 
 
 def _check_output(flag: str, path: Path, files: list[Path], suffix: str = ".png") -> None:
     if suffix and path.suffix.lower() != suffix:
-        raise ParameterError(f"{flag} is '{path}'", f"name a {suffix} file (its text holds the parameters)")
+        raise ParameterError(f"{flag} is '{path}'", f"name a {suffix} file")
     folder = path.absolute().parent
     if not folder.is_dir():
-        raise ParameterError(f"{flag} folder '{folder}' does not exist", "make it first")
+        raise ParameterError(f"{flag} folder '{folder}' does not exist", "create it first")
     try:
         for file in files:
             if file.is_dir():
                 raise ParameterError(f"{flag} '{file}' is a folder", "name another file")
-            # The longest name that saving will use.
+            # The longest name that `save_png` will use.
             probe = file.with_name(f".{file.name}.{os.getpid()}.tmp")
             probe.touch()
             probe.unlink()
     except OSError as error:
-        raise ParameterError(f"{flag} '{path}' cannot be written: {error.strerror or error}") from None
+        raise ParameterError(
+            f"{flag} '{path}' cannot be written: {error.strerror or error}", "name a file in a writable folder"
+        ) from None
 
 
 def _numbered(path: Path, count: int) -> list[Path]:

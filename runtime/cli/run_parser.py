@@ -5,17 +5,19 @@ import re
 from pathlib import Path
 
 from ebca.runtime.cli import options
+from ebca.runtime.schema import parameters as rules
 
 PROGRAM = "ebca-run"
 
-_EXAMPLES = """what it does follows from what it is given:
-  --prompt                              text to image
-  --prompt --editing-prompt             an image with something added or taken away
-  --image --prompt                      image to image (--strength)
-  --image --mask --prompt               inpainting: white parts of the mask are made anew
-  --image --source-prompt --editing-prompt   editing of a real image, by inversion
+_EXAMPLES = """tasks, chosen by the options that are given:
+  --prompt                                   text to image
+  --prompt --editing-prompt                  an image with something added or taken away
+  --image --prompt                           image to image, see --strength
+  --image --mask --prompt                    inpainting: white pixels of the mask are regenerated
+  --image --source-prompt --editing-prompt   editing a real image, by inversion
 
 examples:
+  ebca-run --engine shapes --prompt "a red circle and a blue square" --seed 1
   ebca-run --engine engine-sd15 --prompt "a lion with a crown" --seed 1
   ebca-run --engine engine-sd15 --prompt "a lion with a crown" --gamma-attn 0.01 --gamma-norm 0.02 \\
            --token-words crown --token-upweight 2 --output lion.png
@@ -30,16 +32,16 @@ examples:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line, also for documentation."""
+    """The command-line parser."""
     p = argparse.ArgumentParser(
         PROGRAM,
-        description="Make images with Energy-Based Cross Attention. With gammas of 0 this is plain\n"
-        "Stable Diffusion. Every image carries its parameters in its PNG text.",
+        description="Generate images with Energy-Based Cross Attention. With gammas of 0, the default, this is\n"
+        "plain Stable Diffusion. The text of every PNG file holds the parameters that made it.",
         epilog=_EXAMPLES + options.SCHEDULES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    # argparse by itself takes -1e-3 for an option.
+    # By default, argparse parses -1e-3 as an option.
     p._negative_number_matcher = re.compile(r"-\d*\.?\d+(e[-+]?\d+)?$", re.IGNORECASE)
     _add_core(p)
     _add_images(p)
@@ -48,103 +50,121 @@ def parser() -> argparse.ArgumentParser:
     _add_telemetry(p)
     machine = options.add_machine(p)
     machine.add_argument("--json", action="store_true", help="print files, parameters and timings as JSON")
-    machine.add_argument("--quiet", action="store_true", help="no progress")
+    machine.add_argument("--quiet", action="store_true", help="show no progress")
     return p
 
 
 def _add_core(p: argparse.ArgumentParser) -> None:
+    options.add_engine(p)
+    p.add_argument("--prompt", help="what the image shows (default: --source-prompt; required without it)")
     p.add_argument(
-        "--engine", required=True, metavar="DIR", help="engine directory made by ebca-export, or a bundled name"
-    )
-    p.add_argument("--prompt", help="what the image shows (default: --source-prompt)")
-    p.add_argument(
-        "--negative-prompt", "--negative_prompt", help="what it should not show (default: nothing; --source-prompt)"
-    )
+        "--negative-prompt", "--negative_prompt",
+        help="what the image should not show (default: --source-prompt if given, else empty)",
+    )  # fmt: skip
     p.add_argument(
         "--output", "--result-file-name", "--result_file_name", "--save_name",
         type=Path, default=Path("ebca.png"), metavar="FILE.png",
-        help="where the image goes; several images get -0, -1, ... before the suffix (default: ebca.png)",
+        help="file to write; several images get -0, -1, ... before the suffix (default: ebca.png)",
     )  # fmt: skip
     p.add_argument(
-        "--steps", "--num-inference-steps", "--num_steps", type=int, default=50, help="scheduler steps (default: 50)"
+        "--steps", "--num-inference-steps", "--num_steps", type=int, default=rules.GENERATE.steps,
+        help="scheduler steps (default: %(default)s)",
+    )  # fmt: skip
+    p.add_argument(
+        "--guidance-scale", "--guidance_scale", type=float, default=rules.GENERATE.guidance_scale,
+        help="of classifier-free guidance; 1 or less turns it off (default: the engine's, 7.5 for Stable Diffusion)",
+    )  # fmt: skip
+    p.add_argument(
+        "--scheduler",
+        help="pndm, ddim, euler, dpmpp_2m or unipc; not for RePaint (default: ddim for image to image, else the "
+        "engine's, usually pndm)",
     )
-    p.add_argument(
-        "--guidance-scale", "--guidance_scale", type=float,
-        help="classifier-free guidance; 1 or less turns it off (default: the engine's, 7.5 for Stable Diffusion)",
-    )  # fmt: skip
-    p.add_argument("--scheduler", help="pndm, ddim, euler, dpmpp_2m or unipc (default: the engine's, pndm)")
     p.add_argument(
         "--seed", type=int, nargs="+", metavar="N",
-        help="one image per seed; one seed with --num-images draws all images from it (default: random)",
+        help="one image per seed; a single seed with --num-images serves all images (default: random)",
     )  # fmt: skip
     p.add_argument(
-        "--num-images", "--num-images-per-prompt", type=int, default=None, metavar="N", help="images to make"
-    )
+        "--num-images", "--num-images-per-prompt", type=int, default=None, metavar="N",
+        help="number of images (default: one per seed, --image or --mask)",
+    )  # fmt: skip
     p.add_argument(
-        "--height", type=int, help="pixels, a multiple of 8 (default: the model's, in the proportions of --image)"
-    )
-    p.add_argument("--width", type=int, help="the same")
+        "--height", type=int,
+        help="in pixels, a multiple of 8 (default: the model's size, with the aspect ratio of --image)",
+    )  # fmt: skip
+    p.add_argument("--width", type=int, help="likewise")
 
 
 def _add_images(p: argparse.ArgumentParser) -> None:
     given = p.add_argument_group("images to start from")
     given.add_argument(
-        "--image", "--img-file", "--img_file", type=Path, nargs="+", metavar="FILE", help="one, or one per image"
-    )
-    given.add_argument(
-        "--mask", "--mask-image", "--mask_file", type=Path, nargs="+", metavar="FILE",
-        help="white where the image is made anew",
+        "--image", "--img-file", "--img_file", type=Path, nargs="+", metavar="FILE",
+        help="one for all generated images, or one per image",
     )  # fmt: skip
     given.add_argument(
-        "--strength", type=float, help="of image to image: the share of the steps that is run (default: 0.8)"
-    )
+        "--mask", "--mask-image", "--mask_file", type=Path, nargs="+", metavar="FILE",
+        help="white pixels are regenerated; one for all images, or one per image",
+    )  # fmt: skip
+    given.add_argument(
+        "--strength", type=float, default=rules.GENERATE.strength,
+        help=f"of image to image: the share of the steps to run (default: {rules.DEFAULT_STRENGTH:g})",
+    )  # fmt: skip
     given.add_argument(
         "--source-prompt", "--source_prompt", metavar="TEXT",
-        help="what --image shows: the image is inverted with it (DDIM), then made again with the editing prompts",
+        help="what --image shows: the image is inverted with this prompt (DDIM), then regenerated with the editing "
+        "prompts",
     )  # fmt: skip
     given.add_argument(
         "--regularize", action="store_true",
-        help="keep the noise of the inversion like noise, as the authors' script does; slower steps",
+        help="keep the noise predictions of the inversion close to standard normal, as the authors' script does "
+        "(slower)",
     )  # fmt: skip
     given.add_argument(
-        "--composite", action=argparse.BooleanOptionalAction, default=True,
-        help="put the image's own pixels back outside the mask (default: yes)",
+        "--composite", action=argparse.BooleanOptionalAction, default=rules.GENERATE.composite,
+        help="copy the image's own pixels back outside the mask (default: yes)",
     )  # fmt: skip
     given.add_argument(
-        "--repaint", action="store_true", help="inpaint with RePaint (by itself where the model needs it)"
-    )
+        "--repaint", action="store_true",
+        help="inpaint with RePaint; it is chosen automatically for models that were not trained for inpainting",
+    )  # fmt: skip
     given.add_argument(
-        "--jump-length", "--jump_length", type=int, help="RePaint: steps that a jump goes back (default: 10)"
-    )
+        "--jump-length", "--jump_length", type=int,
+        help=f"RePaint: steps that a jump goes back (default: {rules.REPAINT.jump_length})",
+    )  # fmt: skip
     given.add_argument(
-        "--jump-n-sample", "--jump_n_sample", type=int, help="RePaint: how often each stretch is denoised (default: 10)"
-    )
-    given.add_argument("--eta", type=float, help="RePaint: 0 without random steps, 1 with (default: 0)")
+        "--jump-n-sample", "--jump_n_sample", type=int,
+        help=f"RePaint: how often each stretch of steps is denoised (default: {rules.REPAINT.jump_count})",
+    )  # fmt: skip
+    given.add_argument(
+        "--eta", type=float,
+        help=f"RePaint: from 0, deterministic steps, to 1, random steps (default: {rules.REPAINT.eta:g})",
+    )  # fmt: skip
     given.add_argument(
         "--update-known", action="store_true",
-        help="RePaint: the context update looks at the known part, not the hole, as in the authors' code",
+        help="RePaint: compute the context update outside the hole instead of inside, as the authors' code does",
     )  # fmt: skip
 
 
 def _add_tokens(energy: argparse._ArgumentGroup) -> None:
     energy.add_argument(
         "--token-indices", "--token_indices", type=int, nargs="+", metavar="I",
-        help="token positions (0 is the start token) whose attention step is scaled by --token-upweight",
+        help="token positions (0 is the start token) whose gamma-attn is multiplied by --token-upweight",
     )  # fmt: skip
-    energy.add_argument("--token-words", nargs="+", metavar="WORD", help="the same by words of the prompt")
+    energy.add_argument("--token-words", nargs="+", metavar="WORD", help="likewise, by words of the prompt")
     energy.add_argument(
         "--token-upweight", "--token_upweight", type=float, nargs="+", metavar="W",
-        help="factors: one per index, then one per word; a single one serves all",
+        help="one factor for all tokens, or one per index followed by one per word",
     )  # fmt: skip
 
 
 def _add_telemetry(p: argparse.ArgumentParser) -> None:
     telemetry = p.add_argument_group("telemetry")
     telemetry.add_argument(
-        "--energies", type=Path, metavar="FILE.jsonl", help="write the energies, one line per step and layer"
+        "--energies", type=Path, metavar="FILE.jsonl", help="write the energies, one line per evaluation and layer"
     )
-    telemetry.add_argument("--energy-plot", type=Path, metavar="FILE.png", help="draw them (needs the 'plot' extra)")
+    telemetry.add_argument(
+        "--energy-plot", type=Path, metavar="FILE.png", help="plot the energies (needs the 'plot' extra)"
+    )
     telemetry.add_argument(
         "--attention-maps", type=Path, metavar="FILE.png",
-        help="draw where each token of the prompt is attended to; several images get -0, -1, ...",
+        help="draw the attention to each token of the prompt; several images get -0, -1, ... before the suffix",
     )  # fmt: skip

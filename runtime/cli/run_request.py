@@ -1,4 +1,4 @@
-"""From the options of ebca-run to a request."""
+"""From the command line of ebca-run to a request."""
 
 import argparse
 from typing import Any
@@ -10,10 +10,10 @@ from ebca.runtime.sampling.repaint import RePaint
 
 
 def request(args: argparse.Namespace) -> GenerateRequest:
-    """What the options ask for. With a source prompt the initial latents are still to be found by inversion.
+    """The request. With a source prompt, the caller adds the initial latents, found by inversion.
 
     Raises:
-        ParameterError: options that do not go together, or that make no schedule.
+        ParameterError: options that do not go together, or that do not form a schedule.
     """
     _check_task(args)
     gamma_attn, gamma_norm = options.gammas(args)
@@ -23,7 +23,7 @@ def request(args: argparse.Namespace) -> GenerateRequest:
         negative_prompt=(source or "") if args.negative_prompt is None else args.negative_prompt,
         steps=args.steps,
         guidance_scale=args.guidance_scale,
-        # What was inverted with DDIM comes back with DDIM.
+        # DDIM undoes the DDIM inversion.
         scheduler=args.scheduler if source is None else "ddim",
         seed=seeds[0] if seeds and len(seeds) == 1 else seeds,
         gamma_attn=gamma_attn,
@@ -43,7 +43,7 @@ def request(args: argparse.Namespace) -> GenerateRequest:
 
 
 def image_count(args: argparse.Namespace) -> int:
-    """How many images to make. Raises ParameterError for a number of seeds that does not fit."""
+    """Number of images. Raises ParameterError for a number of seeds that does not fit."""
     given = max(len(args.seed or ()), len(args.image or ()), len(args.mask or ()), 1)
     count = given if args.num_images is None else int(args.num_images)
     if count < 1:
@@ -54,7 +54,7 @@ def image_count(args: argparse.Namespace) -> int:
 
 
 def given_files(args: argparse.Namespace) -> dict[str, Any]:
-    """What the images were made from, for their PNG text."""
+    """Entries for the PNG text about the input files."""
     found: dict[str, Any] = {}
     if args.image:
         found["image_files"] = [str(file) for file in args.image]
@@ -66,7 +66,7 @@ def given_files(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _check_task(args: argparse.Namespace) -> None:
-    """Refuse what the options alone show not to fit together; the rest is the session's."""
+    """Check the rules that only the command line has; `validate` checks the others."""
     if args.source_prompt is None:
         if args.regularize:
             raise ParameterError(
@@ -74,17 +74,18 @@ def _check_task(args: argparse.Namespace) -> None:
             )
         if args.image and args.editing_prompt and not args.mask and args.strength is None:
             raise ParameterError(
-                "--image with --editing-prompt: give --source-prompt to edit the image itself (what does it show?), "
-                "or --strength for image to image"
+                "--image with --editing-prompt is ambiguous",
+                "give --source-prompt, which describes the image, to edit the image itself, "
+                "or --strength for image to image",
             )
         return
     if not args.image:
-        raise ParameterError("--source-prompt says what --image shows", "give the image")
+        raise ParameterError("--source-prompt needs --image, which it describes", "give --image")
     for flag, value in (("--mask", args.mask), ("--strength", args.strength)):
         if value is not None:
             raise ParameterError(f"--source-prompt and {flag} do not go together", "leave one out")
     if args.scheduler not in (None, "ddim"):
-        raise ParameterError(f"--source-prompt works with --scheduler ddim, not {args.scheduler}", "leave it out")
+        raise ParameterError(f"--source-prompt needs the scheduler ddim, not {args.scheduler}", "leave --scheduler out")
 
 
 def _repaint(args: argparse.Namespace) -> RePaint | None:
@@ -103,9 +104,9 @@ def _token_weights(
 ) -> dict[str | int, float]:
     keys: list[str | int] = [*(indices or []), *(words or [])]
     if not keys and factors:
-        raise ParameterError("--token-upweight needs --token-indices or --token-words")
+        raise ParameterError("--token-upweight needs --token-indices or --token-words", "give one of them")
     if keys and not factors:
-        raise ParameterError("--token-indices and --token-words need --token-upweight")
+        raise ParameterError("--token-indices and --token-words need --token-upweight", "give the factors")
     if not keys or not factors:
         return {}
     if len(factors) not in (1, len(keys)):
@@ -114,6 +115,6 @@ def _token_weights(
         )
     weights: dict[str | int, float] = {}
     for key, factor in zip(keys, factors * len(keys) if len(factors) == 1 else factors, strict=True):
-        # The authors' code multiplies once per mention.
+        # As in the authors' code, repeated tokens multiply.
         weights[key] = weights.get(key, 1.0) * factor
     return weights

@@ -1,1 +1,1 @@
-"""Prompts to contexts, and what changes from evaluation to evaluation."""
+"""From prompts to contexts, and the values that change from evaluation to evaluation."""

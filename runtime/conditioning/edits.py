@@ -14,14 +14,14 @@ from ebca.runtime.schema import parameters as rules
 
 @dataclass(frozen=True)
 class Edit:
-    """One editing prompt. Its attention output joins the main prompt's as (main + sum of +-alpha edit) / (1 + sum).
+    """One editing prompt. The attention outputs are combined as (main + sum of +-alpha edit) / (1 + sum of +-alpha).
 
     Attributes:
         prompt: one text for all images, or one per image.
-        direction: 1 adds what the prompt says (conjunction), 0 takes it away (negation).
-        alpha: its weight, not negative; a number, a Schedule (the authors use `Schedule.step`), or one value per
+        direction: 1 adds what the prompt describes (conjunction), 0 takes it away (negation).
+        alpha: weight, not negative: a number, a Schedule (the authors use `Schedule.step`), or one value per
             evaluation.
-        gamma_attn, gamma_norm: step sizes of the update of this prompt's own context; the same forms.
+        gamma_attn, gamma_norm: step sizes of the update of this prompt's context; the same forms.
         prompt_embeds: [n,T,D] float32 instead of the prompt.
     """
 
@@ -34,10 +34,11 @@ class Edit:
 
 
 def check(edits: Sequence[Edit], most: int | None) -> tuple[Edit, ...]:
-    """The edits, if they are some and each says what to do.
+    """Check editing prompts without their schedules. Returns them as a tuple.
 
     Args:
-        most: main and editing prompts together that an engine takes; None: any number.
+        edits: a list of edits.
+        most: how many contexts, main prompt included, the engine takes; None: any number.
 
     Raises:
         ParameterError: not a list of edits, too many, or a direction other than 0 and 1.
@@ -57,7 +58,7 @@ def check(edits: Sequence[Edit], most: int | None) -> tuple[Edit, ...]:
 
 @dataclass(frozen=True)
 class EditValues:
-    """What E edits say at each of m evaluations, float32 [m,E]: signed weights, gamma_attn, gamma_norm."""
+    """Values of E edits at each of m evaluations, float32 [m,E]: signed weights, gamma_attn, gamma_norm."""
 
     weights: np.ndarray
     gamma_attn: np.ndarray
@@ -65,7 +66,13 @@ class EditValues:
 
 
 def resolve(edits: Sequence[Edit], steps: int, evaluations: int, scheduler: str) -> EditValues:
-    """Check the edits and lay their schedules out over the evaluations.
+    """Check the edits, and evaluate their schedules.
+
+    Args:
+        edits: E editing prompts.
+        steps: scheduler steps.
+        evaluations: number of UNet evaluations m.
+        scheduler: its name, for messages.
 
     Raises:
         ParameterError: as `check`; a negative alpha, a schedule that does not fit, or alphas that cancel the main

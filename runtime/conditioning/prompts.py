@@ -1,4 +1,4 @@
-"""Prompts: texts or embeddings, checked, encoded, and where their words are."""
+"""Prompts: checks and encodes texts or embeddings, and finds the tokens of words."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,9 +20,9 @@ class Conditioning:
 
     Attributes:
         prompt: one text for all images, or one per image.
-        negative_prompt: the same for the unconditional half.
+        negative_prompt: likewise, for the unconditional half of classifier-free guidance.
         prompt_embeds, negative_prompt_embeds: [n,T,D] float32 instead of texts.
-        token_weights: token position or word of the prompt -> factor of gamma_attn on the conditional rows.
+        token_weights: maps token positions or words of the prompt to factors of gamma_attn on the conditional rows.
     """
 
     prompt: str | Sequence[str] | None = None
@@ -34,12 +34,12 @@ class Conditioning:
 
 @dataclass(frozen=True)
 class Prompts:
-    """What was encoded.
+    """Encoded prompts.
 
     Attributes:
-        conditional: [n,T,D].
-        unconditional: [n,T,D], or None without guidance.
-        edits: [n,T,D] of each editing prompt.
+        conditional: [n,T,D] float32.
+        unconditional: [n,T,D] float32, or None without guidance.
+        edits: [n,T,D] float32 per editing prompt.
         factors: (positions, factor of gamma_attn) for each weighted word or position.
     """
 
@@ -50,7 +50,7 @@ class Prompts:
 
     @property
     def contexts(self) -> np.ndarray:
-        """[B,S,T,D]: the unconditional rows first. There, editing contexts start as copies of the main one."""
+        """[B,S,T,D] float32, unconditional rows first. In these, editing contexts start as copies of the main one."""
         conditional = np.stack([self.conditional, *self.edits], 1)
         if self.unconditional is None:
             return conditional
@@ -58,7 +58,7 @@ class Prompts:
         return np.concatenate([unconditional, conditional])
 
     def token_factors(self) -> np.ndarray:
-        """[B,1,T] factors of gamma_attn: those of the weighted tokens on the conditional rows, else 1."""
+        """[B,1,T] float32 factors of gamma_attn; other than 1 only for weighted tokens on the conditional rows."""
         images, tokens = self.conditional.shape[:2]
         factors = np.ones((images if self.unconditional is None else 2 * images, 1, tokens), np.float32)
         for positions, factor in self.factors:
@@ -68,17 +68,27 @@ class Prompts:
 
 
 class PromptEncoder:
-    """Encodes what a generation is conditioned on, for `batch` images."""
+    """Encodes the prompts of a generation.
+
+    Args:
+        components: tokenizer and text encoder.
+        batch: number of images.
+    """
 
     def __init__(self, components: Components, batch: int) -> None:
         self._components = components
         self._batch = batch
 
     def encode(self, conditioning: Conditioning, edits: Sequence[Edit] = (), *, guided: bool) -> Prompts:
-        """Run the text encoder, once for all texts. `guided`: the unconditional half is needed too.
+        """Encode all texts in one run of the text encoder.
+
+        Args:
+            conditioning: prompts and token weights.
+            edits: editing prompts.
+            guided: encode the negative prompt too.
 
         Raises:
-            ParameterError: another number of texts than images, embeddings of a wrong shape, a word that is not there.
+            ParameterError: a wrong number of texts, embeddings of a wrong shape, or a word that is not in the prompt.
             EngineError: texts for a UNet-only directory.
         """
         texts, embeds = self._given(conditioning, edits, guided)
@@ -103,7 +113,7 @@ class PromptEncoder:
     def _given(
         self, conditioning: Conditioning, edits: Sequence[Edit], guided: bool
     ) -> tuple[dict[str, list[str]], dict[str, np.ndarray]]:
-        """Texts and embeddings by what they are for, of which each has one."""
+        """Texts and embeddings by name of the prompt; each prompt is in one of the two."""
         sources = {"prompt": (conditioning.prompt, conditioning.prompt_embeds)}
         if guided and conditioning.negative_prompt_embeds is not None:
             sources[_NEGATIVE] = (None, conditioning.negative_prompt_embeds)
@@ -143,7 +153,7 @@ class PromptEncoder:
                 if dropped := encoded.truncated[unique.index(text)].strip():
                     warnings.warn(rules.PROMPT_TRUNCATED.text(name=name, limit=limit, dropped=dropped), stacklevel=6)
         embeddings = components.encode(encoded.ids)
-        # Half a gigabyte at SD 1.5 size that no step needs; opening it again takes a fraction of a step.
+        # Half a gigabyte at SD 1.5 size that sampling does not need; reopening takes a fraction of a step.
         spec = components.manifest.text_encoder
         if spec is not None:
             components.release(spec.component)
@@ -164,5 +174,5 @@ def _edit_name(index: int) -> str:
 
 
 def _label(name: str) -> str:
-    """What embeddings are called where they are passed in."""
+    """The field's name for embeddings of a prompt."""
     return {"prompt": "prompt_embeds", _NEGATIVE: "negative_prompt_embeds"}.get(name, f"prompt_embeds of {name}")

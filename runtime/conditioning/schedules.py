@@ -1,8 +1,8 @@
-"""Schedules of gamma and alpha over the denoising steps, as the authors of EBCA define them.
+"""Schedules of gamma and alpha over the evaluations, as the authors of EBCA define them.
 
-Entry i belongs to entry i of the scheduler's timesteps, that is to evaluation i of the UNet. The authors
-make `steps` + 1 values because PNDM, their scheduler, evaluates once more than it has steps; other schedulers
-use the first ones. `tau` counts in steps, not in evaluations.
+Entry i belongs to evaluation i of the UNet. The authors compute `steps` + 1 values because PNDM, their scheduler, makes
+one evaluation more than it has steps; other schedulers use the first ones. `tau` is a share of the steps, not of the
+evaluations.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ Kind = Literal["constant", "step", "reverse_step", "linear", "exponential"]
 
 @dataclass(frozen=True)
 class Schedule:
-    """A value that changes over the steps. Make one with a constructor below; `parameter` is tau or ratio."""
+    """A value that changes over the evaluations. Create one with a class method below; `parameter` is tau or ratio.
+
+    Raises:
+        ParameterError: a number that is not finite, or a tau outside [0, 1].
+    """
 
     kind: Kind
     value: float
@@ -41,22 +45,22 @@ class Schedule:
 
     @classmethod
     def constant(cls, value: float) -> Schedule:
-        """`value` at every step."""
+        """`value` at every evaluation."""
         return cls("constant", value)
 
     @classmethod
     def step(cls, value: float, tau: float) -> Schedule:
-        """0 for i < int(steps tau), then `value`: on late."""
+        """0 for i < int(steps tau), then `value`: starts late."""
         return cls("step", value, tau)
 
     @classmethod
     def reverse_step(cls, value: float, tau: float) -> Schedule:
-        """`value` for i < int(steps tau), then 0: on early. With tau = 1, evaluations past `steps` get 0."""
+        """`value` for i < int(steps tau), then 0: stops early. With tau = 1, evaluations beyond `steps` get 0."""
         return cls("reverse_step", value, tau)
 
     @classmethod
     def linear(cls, value: float, ratio: float) -> Schedule:
-        """value + ratio i: a straight line from `value` to value + ratio steps."""
+        """value + ratio i."""
         return cls("linear", value, ratio)
 
     @classmethod
@@ -68,7 +72,8 @@ class Schedule:
     def parse(cls, text: str) -> Schedule:
         """Read "kind:value" or "kind:value:parameter", such as "constant:0.01" or "step:1.3:0.2".
 
-        Raises ParameterError for anything else.
+        Raises:
+            ParameterError: any other text.
         """
         kind, *numbers = text.split(":")
         try:
@@ -84,9 +89,12 @@ class Schedule:
     def values(self, steps: int, evaluations: int) -> NDArray[np.float32]:
         """One value per evaluation, float32 [evaluations].
 
-        steps: the sampling steps asked for; evaluations: how often the UNet runs for them.
+        Args:
+            steps: scheduler steps.
+            evaluations: number of UNet evaluations.
 
-        Raises ParameterError when a value leaves the range of float32.
+        Raises:
+            ParameterError: a value outside the range of float32.
         """
         exact = self._exact(steps, evaluations)
         return _finite_float32(exact, f"Schedule.{self.kind}({self.value}, {self.parameter})")
@@ -114,16 +122,21 @@ Gamma = float | Sequence[float] | Schedule
 
 
 def to_json(gamma: Gamma) -> Any:
-    """The same as a number, a list, or an object of JSON."""
+    """The JSON form: a number, a list, or an object."""
     if isinstance(gamma, Schedule):
         return {"schedule": gamma.kind, "value": float(gamma.value), "parameter": float(gamma.parameter)}
     return np.asarray(gamma, np.float64).tolist()
 
 
 def from_json(data: Any, name: str) -> Gamma:
-    """What `to_json` made, or a text as `Schedule.parse` reads it.
+    """Read the form that `to_json` writes, or a text as `Schedule.parse` reads it.
 
-    Raises ParameterError for anything else; `name` is the field's.
+    Args:
+        data: from JSON.
+        name: of the field, for messages.
+
+    Raises:
+        ParameterError: anything else.
     """
     if isinstance(data, str):
         return Schedule.parse(data)
@@ -146,12 +159,16 @@ def resolve(
     name: str,
     scheduler: str = "the scheduler",
 ) -> NDArray[np.float32]:
-    """What a caller may give for a gamma or an alpha -> one value per evaluation, float32 [evaluations].
+    """A gamma or an alpha as one value per evaluation, float32 [evaluations].
 
-    value: a number (constant), a sequence with exactly `evaluations` numbers, or a Schedule.
-    name, scheduler: for the messages, e.g. "gamma_attn" and "pndm".
+    Args:
+        value: a number (constant), a sequence with exactly `evaluations` numbers, or a Schedule.
+        steps: scheduler steps.
+        evaluations: number of UNet evaluations.
+        name, scheduler: for messages, for example "gamma_attn" and "pndm".
 
-    Raises ParameterError for a wrong length, a wrong type or a value that is not finite.
+    Raises:
+        ParameterError: a wrong length, a wrong type, or a value that is not finite.
     """
     if isinstance(value, Schedule):
         return _finite_float32(value._exact(steps, evaluations), name)

@@ -1,4 +1,4 @@
-"""What changes from evaluation to evaluation: step sizes and weights of the main prompt and of the editing prompts."""
+"""Values that change from evaluation to evaluation: step sizes and weights of main prompt and editing prompts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ class Guidance:
     """How the prompts steer a generation.
 
     Attributes:
-        guidance_scale: of classifier-free guidance; 1 or less evaluates the conditional half only; None: the engine's
-            default, 7.5 for Stable Diffusion.
-        gamma_attn, gamma_norm: step sizes of the context update: a number, a Schedule, or one value per evaluation of
-            the scheduler (RePaint: per step).
-        norm_factor: 1 as in the authors' code, 0.5 as in the paper.
+        guidance_scale: of classifier-free guidance. 1 or less: only the conditional half is evaluated. None: the
+            engine's default, 7.5 for Stable Diffusion.
+        gamma_attn, gamma_norm: step sizes of the context update: a number, a Schedule, or one value per evaluation
+            (RePaint: per step).
+        norm_factor: factor of |k|^2 in the norm term's softmax: 1 as in the authors' code, 0.5 as in the paper.
         edits: editing prompts, added to the main prompt or taken away from it.
-        reset_edits: start every evaluation from the embeddings of the editing prompts; by default their contexts
-            continue from evaluation to evaluation, as in the authors' code.
+        reset_edits: start every evaluation from the embeddings of the editing prompts. By default, their contexts carry
+            over from evaluation to evaluation, as in the authors' code.
     """
 
     guidance_scale: float | None = rules.GENERATE.guidance_scale
@@ -40,18 +40,28 @@ class Guidance:
 
 @dataclass(frozen=True)
 class Timeline:
-    """Values of m evaluations, float32: gamma_attn [m] and gamma_norm [m] of the main prompt; those of the edits;
-    and the norm factor."""
+    """Values of m evaluations.
+
+    Attributes:
+        gamma_attn, gamma_norm: [m] float32, of the main prompt.
+        edits: values of the editing prompts.
+        norm_factor: the same for all evaluations.
+    """
 
     gamma_attn: np.ndarray
     gamma_norm: np.ndarray
     edits: EditValues
-
     norm_factor: float
 
     @classmethod
     def of(cls, guidance: Guidance, steps: int, evaluations: int, scheduler: str) -> "Timeline":
-        """Lay out everything that may be a schedule. `scheduler` is its name, for messages.
+        """Evaluate all schedules of a guidance.
+
+        Args:
+            guidance: numbers and schedules.
+            steps: scheduler steps.
+            evaluations: number of UNet evaluations m.
+            scheduler: its name, for messages.
 
         Raises:
             ParameterError: a schedule that does not fit, or edits that `edits.resolve` refuses.
@@ -71,6 +81,8 @@ class Timeline:
         """One control per evaluation.
 
         Args:
+            prompts: the encoded prompts.
+            layers: cross-attention layers of the manifest.
             sizes: of the executor: batch, contexts, tokens, height, width.
             mask: [n or 1,1,h,w], 1 where the update of the main context is computed; None: everywhere.
         """
@@ -78,7 +90,7 @@ class Timeline:
         rows, _, tokens = factors.shape
         masks = None
         if mask is not None:
-            # Both halves of the rows are masked.
+            # The mask applies to both halves of the rows.
             masks = layer_masks(np.tile(mask, (rows // len(mask), 1, 1, 1)) if len(mask) > 1 else mask, layers, sizes)
         controls = []
         for i, (attn, norm) in enumerate(zip(self.gamma_attn, self.gamma_norm, strict=True)):

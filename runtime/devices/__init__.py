@@ -1,1 +1,1 @@
-"""Where buffers live and how work is replayed: the CPU, and NVIDIA GPUs."""
+"""Memory and execution on the CPU and on NVIDIA GPUs."""

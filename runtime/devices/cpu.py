@@ -1,4 +1,4 @@
-"""The CPU as a device: host memory; recorded work is a list of bound calls."""
+"""The CPU as a device: host memory, and recordings that are lists of bound calls."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ class CpuMemory:
 
 
 class CpuDevice:
-    """Host memory; a recorded step is a list of bound calls."""
+    """Host memory. A recording is a list of bound calls."""
 
     name = "cpu"
     graphs = None

@@ -1,8 +1,8 @@
-"""CUDA: memory of a GPU, and steps that are replayed as one CUDA graph.
+"""CUDA: GPU memory, and evaluations that are replayed as one CUDA graph.
 
-The host works on pinned copies of the arrays it reads and writes. A recorded step holds, in one graph, the copies to
-the GPU, everything that engines and kernels enqueue, and the copies back; so a value that changes from step to step is
-never part of the recording, and a step is one launch.
+The host works on pinned copies of the arrays that it reads and writes. One graph contains the copies to the GPU, all
+work that runners enqueue, and the copies back. Values that change between evaluations are therefore never part of the
+recording, and an evaluation is one launch.
 """
 
 import logging
@@ -29,9 +29,9 @@ log = logging.getLogger(__name__)
 
 
 class Driver(Protocol):
-    """What a device needs of the CUDA driver. Everything that takes time is enqueued on one stream.
+    """The part of the CUDA driver that a device needs. All asynchronous work is enqueued on one stream.
 
-    `ebca.runtime.devices.driver.CudaDriver` is the real one.
+    `ebca.runtime.devices.driver.CudaDriver` implements it.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Driver(Protocol):
         ...
 
     def free(self, pointer: int) -> None:
-        """Give memory of `allocate` back."""
+        """Free memory of `allocate`."""
         ...
 
     def allocate_host(self, nbytes: int) -> np.ndarray:
@@ -51,7 +51,7 @@ class Driver(Protocol):
         ...
 
     def view(self, pointer: int, shape: Sequence[int], dtype: Any, owner: object) -> Any:
-        """Device memory as engines bind it."""
+        """Device memory as an array that runners can bind; it keeps `owner` alive."""
         ...
 
     def copy_in(self, pointer: int, source: np.ndarray) -> None:
@@ -63,19 +63,19 @@ class Driver(Protocol):
         ...
 
     def enter(self) -> None:
-        """Make the device's context the one of the calling thread."""
+        """Make the device's context current in the calling thread."""
         ...
 
     def submit(self, call: Call) -> None:
-        """Let a call enqueue its work."""
+        """Run a call, which enqueues its work."""
         ...
 
     def capture(self, enqueue: Callable[[], None]) -> Any:
-        """A graph of what `enqueue` enqueues, which does not run now. Raises BackendError where that cannot be."""
+        """Capture what `enqueue` enqueues as a graph, without running it. Raises BackendError if that fails."""
         ...
 
     def chain(self, graphs: Sequence[Any]) -> Any:
-        """One graph of several, one after the other. Raises BackendError where that cannot be."""
+        """One graph that runs several graphs in order. Raises BackendError if that fails."""
         ...
 
     def launch_graph(self, graph: Any) -> None:
@@ -83,27 +83,27 @@ class Driver(Protocol):
         ...
 
     def mark(self) -> Any:
-        """Enqueue a mark for `seconds`."""
+        """Enqueue a time mark for `seconds`."""
         ...
 
     def seconds(self, first: Any, second: Any) -> float:
-        """Between two marks that the device has passed."""
+        """Seconds between two marks that the device has passed."""
         ...
 
     def free_bytes(self) -> int:
-        """Memory of the device that nobody uses."""
+        """Free memory of the device, in bytes."""
         ...
 
     def synchronize(self) -> None:
-        """Wait for all that was enqueued. Raises BackendError for an error on the device."""
+        """Wait for all enqueued work. Raises BackendError for an error on the device."""
         ...
 
 
 class Kernels(Protocol):
-    """Our own kernels on a device."""
+    """The kernels of this package on a device."""
 
     def operator(self, variant: str, layer: LayerSpec, dtype: np.dtype[Any]) -> Runner | None:
-        """Energy cross attention for q, k, v of that dtype; None where there is no kernel for it."""
+        """Energy cross attention for q, k, v of that dtype; None if no kernel supports it."""
         ...
 
     def sampling(self, kernel: str, arrays: Arrays) -> Call:
@@ -111,18 +111,18 @@ class Kernels(Protocol):
         ...
 
     def register(self, trt: Any, registry: Any) -> object:
-        """Let TensorRT find energy cross attention, see `ebca.engines.backends.protocol.Register`."""
+        """Register energy cross attention with TensorRT, see `ebca.engines.backends.protocol.Register`."""
         ...
 
 
 class CudaMemory:
-    """Memory of a GPU."""
+    """Zeroed GPU memory, freed with the object."""
 
     def __init__(self, driver: Driver, nbytes: int) -> None:
         self._driver = driver
         self.nbytes = nbytes
         self.pointer = driver.allocate(max(nbytes, 1))
-        # At the end of the process the driver frees everything itself.
+        # At process exit the driver frees all memory, possibly before finalizers run.
         weakref.finalize(self, driver.free, self.pointer).atexit = False
 
     def view(self, offset: int, shape: Sequence[int], dtype: Any) -> Any:
@@ -130,7 +130,7 @@ class CudaMemory:
 
 
 class CudaDevice:
-    """See the module's text. Sessions of several threads share the stream, one graph after the other."""
+    """A GPU. Sessions of several threads share one stream, which runs one graph at a time."""
 
     def __init__(self, driver: Driver, kernels: Kernels) -> None:
         self.driver = driver
@@ -152,7 +152,7 @@ class CudaDevice:
         return registry.create_on_gpu(name, directory, options, gpu, index, stream, self.kernels.register)
 
     def used_bytes(self) -> int:
-        """Device memory taken since this device was made, by whatever took it."""
+        """Device memory allocated since this device was opened, by any process, in bytes."""
         with self._lock:
             return self._free_at_first - self.driver.free_bytes()
 
@@ -162,7 +162,8 @@ class CudaDevice:
                 return CudaMemory(self.driver, nbytes)
             except MemoryError:
                 raise ParameterError(
-                    f"the GPU has no {nbytes / 1e6:.0f} MB left", "make a smaller picture or fewer at once"
+                    f"the GPU has no {nbytes / 1e6:.0f} MB left",
+                    "make a smaller image, or fewer at once",
                 ) from None
 
     def share(self, array: Any) -> MirroredBuffer:
@@ -212,7 +213,7 @@ class CudaDevice:
             self._copy_out(writes)
 
         with self._lock:
-            # Engines allocate and choose algorithms when they run first, which a capture must not see.
+            # On its first run an engine allocates memory and chooses algorithms, which must not be captured.
             enqueue()
             self.driver.synchronize()
             recording = self._capture(enqueue)
@@ -232,7 +233,7 @@ class CudaDevice:
             return self._capture(lambda: self._submit(calls))
 
     def chain(self, recordings: Sequence["Recording"]) -> "Recording":
-        """One launch of several recordings, one after the other."""
+        """One launch of several recordings, in order."""
 
         def enqueue() -> None:
             for recording in recordings:
@@ -240,11 +241,11 @@ class CudaDevice:
 
         graphs = [recording.graph for recording in recordings]
         with self._lock:
-            # What could not be captured has said so.
+            # A recording without a graph has logged its warning already.
             return Recording(self, None if None in graphs else self._or_none(self.driver.chain, graphs), enqueue)
 
     def clock(self, calls: Sequence[Call]) -> Callable[[], list[float]]:
-        # Launched as graphs, even short calls follow one another without a gap that would count as theirs.
+        # As graphs, even short calls run back to back, without gaps that would count as their time.
         recordings = [self.graph([call], warm=[call]) for call in calls]
 
         def timed() -> list[float]:
@@ -266,15 +267,15 @@ class CudaDevice:
         return Recording(self, self._or_none(self.driver.capture, enqueue), enqueue)
 
     def _or_none(self, make: Callable[[Any], Any], of: Any) -> Any:
-        """What the driver makes, or a warning and None where it cannot."""
+        """The driver's result; if it fails, log a warning and return None."""
         try:
             return make(of)
         except BackendError as error:
-            log.warning("this runs without a CUDA graph, call by call: %s", error)
+            log.warning("capturing a CUDA graph failed, so calls are enqueued individually: %s", error)
             return None
 
     def launch(self, recording: "Recording") -> None:
-        """Enqueue a recording."""
+        """Enqueue a recording without waiting for it."""
         with self._lock:
             if recording.graph is None:
                 recording.enqueue()
@@ -284,11 +285,12 @@ class CudaDevice:
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """Work on a device that is enqueued by calling this, which waits for nothing.
+    """Recorded work. Calling it enqueues the work without waiting for it.
 
     Attributes:
-        graph: the driver's; None where the work cannot be captured, and is enqueued call by call.
-        enqueue: what was recorded. It keeps alive the engines' memory that the graph works on.
+        device: which runs it.
+        graph: of the driver; None if capturing failed and calls are enqueued individually.
+        enqueue: the recorded function. It keeps the memory alive that the graph uses.
     """
 
     device: CudaDevice

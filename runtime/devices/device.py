@@ -1,7 +1,7 @@
-"""Where buffers live and how a step is replayed.
+"""The interface of devices.
 
-A device allocates memory and turns a list of bound calls into something that runs them again and again. On the CPU that
-is the list itself; on CUDA it is a graph (`ebca.runtime.devices.cuda`).
+A device allocates memory, and records a list of bound calls to run them many times. On the CPU a recording is the list
+itself; on CUDA it is a graph (`ebca.runtime.devices.cuda`).
 """
 
 from collections.abc import Callable, Sequence
@@ -16,35 +16,35 @@ from ebca.engines.contract.directory import EngineDirectory
 from ebca.engines.contract.manifest import LayerSpec
 
 ALIGNMENT = 256
-"""Bytes: what TensorRT wants of every tensor; more than a cache line or a vector load needs."""
+"""In bytes. TensorRT requires it of every tensor; cache lines and vector loads need less."""
 
 
 class Memory(Protocol):
-    """Zeroed memory of a device, aligned to ALIGNMENT; lives as long as it or a view of it."""
+    """Zeroed device memory, aligned to ALIGNMENT. It is freed when neither it nor a view of it is referenced."""
 
     nbytes: int
 
     def view(self, offset: int, shape: Sequence[int], dtype: Any) -> Any:
-        """A C-contiguous array at `offset` bytes, for engines to bind: numpy's on the CPU, a DeviceArray elsewhere."""
+        """A C-contiguous array at `offset` bytes that runners can bind: numpy on the CPU, else a DeviceArray."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class MirroredBuffer:
-    """An array of a device, and the host's side of it: the same memory on the CPU, a copy elsewhere."""
+    """A device array and its host side: the same memory on the CPU, a pinned copy on a GPU."""
 
     array: Any
     host: np.ndarray
 
 
 class Recording(Protocol):
-    """Work on a device that is enqueued by calling this, which waits for nothing."""
+    """Recorded work. Calling it enqueues the work without waiting for it."""
 
     def __call__(self) -> None: ...
 
 
 class GraphDevice(Protocol):
-    """A device that replays recorded work without the host."""
+    """A device that runs several evaluations without the host."""
 
     def allocate(self, nbytes: int) -> Memory:
         """See `Device`."""
@@ -63,7 +63,7 @@ class GraphDevice(Protocol):
         ...
 
     def used_bytes(self) -> int:
-        """Device memory taken since this device was opened, by anything."""
+        """Device memory allocated since this device was opened, by any process, in bytes."""
         ...
 
     def sampling(self, kernel: str, arrays: Arrays) -> Call:
@@ -75,7 +75,7 @@ class GraphDevice(Protocol):
         ...
 
     def chain(self, recordings: Sequence[Any]) -> Recording:
-        """One launch of several recordings of this device, one after the other."""
+        """One launch of several recordings of this device, in order."""
         ...
 
 
@@ -90,11 +90,16 @@ class Device(Protocol):
 
     @property
     def graphs(self) -> GraphDevice | None:
-        """What samples without the host between the steps; None if the host is the device."""
+        """The interface for sampling without the host; None if the device has none."""
         ...
 
     def backend(self, name: str | None, directory: EngineDirectory, options: BackendOptions) -> Backend:
-        """The named backend for this device, or None for the default one.
+        """A backend for this device.
+
+        Args:
+            name: of the backend; None: the default.
+            directory: the engine directory.
+            options: precision and threads.
 
         Raises:
             BackendError, ParameterError: see `ebca.engines.backends.registry`.
@@ -102,31 +107,31 @@ class Device(Protocol):
         ...
 
     def allocate(self, nbytes: int) -> Memory:
-        """Raises MemoryError."""
+        """Zeroed memory. Raises MemoryError, or ParameterError on a GPU."""
         ...
 
     def share(self, array: Any) -> MirroredBuffer:
-        """Let the host read and write an array of this device."""
+        """Give the host access to a device array."""
         ...
 
     def upload(self, arrays: Sequence[MirroredBuffer]) -> None:
-        """Bring what the host wrote to the device."""
+        """Copy the host side of buffers to the device."""
         ...
 
     def download(self, arrays: Sequence[MirroredBuffer]) -> None:
-        """Wait for the device, and let the host see its arrays."""
+        """Wait for the device, and copy buffers to their host side."""
         ...
 
     def operator(self, variant: str, layer: LayerSpec, dtype: np.dtype[Any]) -> Runner | None:
-        """This device's own kernel for the op between segments; None: the engine runs its graph."""
+        """The device's own kernel for the op between segments; None: the backend runs the op's graph."""
         ...
 
     def ready(self) -> AbstractContextManager[object]:
-        """Hold while engines are opened and bound: nothing else uses the device meanwhile."""
+        """Hold this while opening and binding components; it keeps other threads from using the device."""
         ...
 
     def run(self, call: Call) -> None:
-        """Run a bound call once, by itself."""
+        """Run a single bound call."""
         ...
 
     def record(
@@ -136,5 +141,5 @@ class Device(Protocol):
         ...
 
     def clock(self, calls: Sequence[Call]) -> Callable[[], list[float]]:
-        """A function that runs all of `calls` in order and gives the seconds that each took on the device."""
+        """A function that runs all of `calls` in order and returns the seconds that each took on the device."""
         ...

@@ -1,4 +1,4 @@
-"""The CUDA driver for a device: memory, one stream, and graphs captured from it. Not run on a GPU yet."""
+"""The CUDA driver for a device: memory, one stream, and graphs captured from it. Not tested on a GPU yet."""
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +17,7 @@ class CudaDriver(launch.CudaLauncher):
     """See `ebca.runtime.devices.cuda.Driver`.
 
     Attributes:
-        stream: handle of the stream that everything is enqueued on.
+        stream: handle of the stream for all work.
 
     Raises:
         BackendError: no driver, no GPU of that index, or no cuda-bindings.
@@ -28,7 +28,7 @@ class CudaDriver(launch.CudaLauncher):
         self.index = index
         self.name = f"cuda:{index}"
         self.enter()
-        # A stream that waits for no other: engines of the host process may use the default one.
+        # Non-blocking: other libraries in the process may use the default stream.
         self._stream = self._one("cuStreamCreate", self._api.CUstream_flags.CU_STREAM_NON_BLOCKING)
         self.stream = int(self._stream)
 
@@ -37,12 +37,12 @@ class CudaDriver(launch.CudaLauncher):
         return result
 
     def enter(self) -> None:
-        """A context is current per thread, and any thread may call."""
+        """Contexts are per thread, and any thread may call."""
         self._call("cuCtxSetCurrent", self._context)
 
     @contextmanager
-    def _for_now(self) -> Iterator[None]:
-        """For what the garbage collector calls, in the middle of whatever its thread is doing."""
+    def _temporarily(self) -> Iterator[None]:
+        """Restores the thread's context afterwards: finalizers run in threads that may be using another one."""
         self._call("cuCtxPushCurrent", self._context)
         try:
             yield
@@ -62,7 +62,7 @@ class CudaDriver(launch.CudaLauncher):
         return int(pointer)
 
     def free(self, pointer: int) -> None:
-        with self._for_now():
+        with self._temporarily():
             self._call("cuMemFree", pointer)
 
     def allocate_host(self, nbytes: int) -> np.ndarray:
@@ -76,7 +76,7 @@ class CudaDriver(launch.CudaLauncher):
         return array
 
     def _free_host(self, pointer: int) -> None:
-        with self._for_now():
+        with self._temporarily():
             self._call("cuMemFreeHost", pointer)
 
     def view(self, pointer: int, shape: Sequence[int], dtype: Any, owner: object) -> DeviceArray:
@@ -100,7 +100,7 @@ class CudaDriver(launch.CudaLauncher):
         try:
             enqueue()
         except BaseException as error:
-            # Without its end the stream would stay in capture.
+            # The capture must end, or the stream stays in capture mode.
             status, unfinished = self._api.cuStreamEndCapture(self._stream)
             if status == self._api.CUresult.CUDA_SUCCESS:
                 self._call("cuGraphDestroy", unfinished)
@@ -111,12 +111,12 @@ class CudaDriver(launch.CudaLauncher):
 
     def chain(self, graphs: Sequence["_Graph"]) -> "_Graph":
         self.enter()
-        whole = self._one("cuGraphCreate", 0)
+        parent = self._one("cuGraphCreate", 0)
         last: list[Any] = []
         for graph in graphs:
-            # A child is copied: the graphs may be destroyed before the whole.
-            last = [self._one("cuGraphAddChildGraphNode", whole, last, len(last), graph.definition)]
-        return self._instantiated(whole)
+            # Children are copied, so the graphs may be destroyed before the parent.
+            last = [self._one("cuGraphAddChildGraphNode", parent, last, len(last), graph.definition)]
+        return self._instantiated(parent)
 
     def _instantiated(self, definition: Any) -> "_Graph":
         try:
@@ -149,20 +149,20 @@ class CudaDriver(launch.CudaLauncher):
         return int(free)
 
     def destroy(self, name: str, handle: Any) -> None:
-        """Give an object of the driver's back; `name` is the function that does it."""
-        with self._for_now():
+        """Destroy a driver object; `name` is the driver's function for it."""
+        with self._temporarily():
             self._call(name, handle)
 
 
 class _HostMemory:
-    """Pinned memory in a form that numpy takes as it is."""
+    """Pinned memory with the interface that numpy wraps without a copy."""
 
     def __init__(self, pointer: int, nbytes: int) -> None:
         self.__array_interface__ = {"data": (pointer, False), "shape": (nbytes,), "typestr": "|u1", "version": 3}
 
 
 class _Graph:
-    """A graph and what it was instantiated to; destroyed with the object."""
+    """A graph and its executable; destroyed with the object."""
 
     def __init__(self, definition: Any, executable: Any, driver: CudaDriver) -> None:
         self.definition = definition

@@ -1,4 +1,4 @@
-"""Our kernels on a GPU, bound to the device's stream."""
+"""The kernels of this package on a GPU, bound to the device's stream."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from ebca.runtime.devices.driver import CudaDriver
 
 
 class CudaKernels:
-    """See `ebca.runtime.devices.cuda.Kernels`. Binaries are loaded when they are first bound."""
+    """See `ebca.runtime.devices.cuda.Kernels`. Binaries are loaded on first use."""
 
     def __init__(self, driver: CudaDriver) -> None:
         self._driver = driver

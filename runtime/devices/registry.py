@@ -1,4 +1,4 @@
-"""The devices by name."""
+"""Opens devices by name."""
 
 from ebca.errors import ParameterError
 from ebca.runtime.devices.cpu import CpuDevice
@@ -11,19 +11,19 @@ DEVICES = ("cpu", "cuda")
 
 
 def parse(name: str) -> tuple[str, int]:
-    """Kind and index of a device's name: ("cuda", 1) for "cuda:1". Raises ParameterError for a name that is none."""
+    """Kind and index of a device's name: ("cuda", 1) for "cuda:1". Raises ParameterError for an unknown name."""
     kind, colon, index = name.partition(":")
     if name != "cpu" and (kind != "cuda" or (bool(colon) and not index.isdecimal())):
-        raise ParameterError(f"device '{name}' is unknown", f"choose one of {', '.join(DEVICES)}, or cuda:1 and so on")
+        raise ParameterError(f"device '{name}' is unknown", f"choose {', '.join(DEVICES)}, cuda:1 and so on")
     return kind, int(index or 0)
 
 
 def create(name: str) -> Device:
-    """The named device: "cpu", "cuda" (the first GPU) or "cuda:1".
+    """Open a device: "cpu", "cuda" (the first GPU), "cuda:1" and so on.
 
     Raises:
-        ParameterError: there is no such device.
-        BackendError: it cannot be used on this machine; the message says why.
+        ParameterError: an unknown name.
+        BackendError: the device cannot be used on this machine; the message says why.
     """
     kind, index = parse(name)
     if kind == "cpu":

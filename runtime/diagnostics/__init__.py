@@ -1,1 +1,1 @@
-"""Checks of a machine and of an engine directory, in plain language."""
+"""Checks of a machine and of an engine directory, reported in plain language."""

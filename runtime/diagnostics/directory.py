@@ -1,4 +1,4 @@
-"""What an engine directory holds, whether it is intact, and whether it runs here."""
+"""Checks of an engine directory: its contents, its files, its plans, and a trial run."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -24,13 +24,18 @@ from ebca.runtime.diagnostics.machine import gpus
 from ebca.runtime.engine import load
 from ebca.runtime.execution.control import EnergyControl
 
-# Latent rows and columns of the trial evaluation: what three halvings still divide.
+# Latent rows and columns of the trial evaluation: divisible by the UNet's total downscaling of 8.
 _TRIAL_SIDE = 8
 
 
 def check_engine(engine: str | Path, backend: str | None = None, *, verify: bool = False) -> Iterator[Finding]:
-    """What an engine directory holds, whether its files are what was exported, and whether its UNet runs; with `verify`
-    whether every part computes on `backend` what it computes with ONNX Runtime on the CPU."""
+    """Describe an engine directory, compare its files with the manifest, and run its UNet once.
+
+    Args:
+        engine: the directory, or the name of a bundled engine.
+        backend: runs the UNet; None: the default.
+        verify: also compare every part on `backend` with ONNX Runtime on the CPU.
+    """
     try:
         directory = open_directory(engine)
     except EngineError as error:
@@ -40,10 +45,10 @@ def check_engine(engine: str | Path, backend: str | None = None, *, verify: bool
     damaged = list(_damaged_files(directory))
     yield from damaged
     if damaged:
-        yield Finding("note", "trial", "left out: the engine is damaged")
+        yield Finding("note", "trial", "skipped: the engine directory is damaged")
         return
     total = sum(record.size for record in directory.manifest.files.values())
-    yield Finding("ok", "files", f"all {len(directory.manifest.files)} are what was exported, {size_text(total)}")
+    yield Finding("ok", "files", f"all {len(directory.manifest.files)} are intact, {size_text(total)}")
     plans = directory.manifest.plans
     for library, built in plans.items():
         yield from _check_plans(library, built, directory.manifest, wanted=backend == library)
@@ -51,7 +56,7 @@ def check_engine(engine: str | Path, backend: str | None = None, *, verify: bool
         text = f"this engine directory has no plans for {backend}"
         yield Finding("problem", "plans", text, f"export again with --backend {backend}, or try another backend")
     if backend in GPU_BACKENDS and not gpus():
-        yield Finding("note", "trial", "left out: there is no NVIDIA GPU")
+        yield Finding("note", "trial", "skipped: no NVIDIA GPU found")
         return
     yield from _try(directory, backend)
     if verify and backend is not None:
@@ -59,7 +64,7 @@ def check_engine(engine: str | Path, backend: str | None = None, *, verify: bool
 
 
 def check_verified(engine: str | Path, backend: str) -> Iterator[Finding]:
-    """Whether every part of an engine computes on a backend what it computes with ONNX Runtime on the CPU."""
+    """Compare every part of an engine on a backend with ONNX Runtime on the CPU."""
     device = "cuda" if backend in GPU_BACKENDS else "cpu"
     against = f"{verification.REFERENCE} on the CPU"
     try:
@@ -75,7 +80,7 @@ def check_verified(engine: str | Path, backend: str) -> Iterator[Finding]:
     wrong = [part for part in parts if not part.ok]
     for part in wrong:
         text = f"{part.part} differs from {against} by {part.error:.1e} (relative L2, limit {part.limit:.0e})"
-        yield Finding("problem", "verify", text, "export again; if it stays, report it with these lines")
+        yield Finding("problem", "verify", text, "export again; if this persists, report it with these lines")
     if not wrong:
         worst = max(parts, key=lambda part: part.error)
         text = f"all {len(parts)} parts agree with {against}: at most {worst.error:.1e}, in {worst.part}"
@@ -83,7 +88,7 @@ def check_verified(engine: str | Path, backend: str) -> Iterator[Finding]:
 
 
 def _check_plans(library: str, plans: LibraryPlans, manifest: Manifest, *, wanted: bool) -> Iterator[Finding]:
-    """What was built ahead of time, and whether it runs here."""
+    """Describe the plans of one library, and check whether they run on this machine."""
     files = [plan.file for entries in plans.components.values() for plan in entries]
     size = sum(manifest.files[file].size for file in files)
     shapes = " or ".join(describe(shape) for shape in plans.shapes)
@@ -96,7 +101,7 @@ def _check_plans(library: str, plans: LibraryPlans, manifest: Manifest, *, wante
     level = "problem" if wanted else "note"
     present = gpus()
     if not present:
-        text = "the plans cannot run here: there is no NVIDIA GPU"
+        text = "the plans cannot run on this machine: no NVIDIA GPU found"
         yield Finding(level, "plans", text, "use --backend onnxruntime, which runs the same graphs on the CPU, slowly")
         return
     installed = tensorrt.installed_version(library)
@@ -107,7 +112,7 @@ def _check_plans(library: str, plans: LibraryPlans, manifest: Manifest, *, wante
         try:
             tensorrt.check_target(plans, library, gpu, installed)
         except BackendError as error:
-            # Another one of several GPUs may do.
+            # With several GPUs, another one may fit.
             yield Finding("note" if len(present) > 1 and not wanted else "problem", "plans", *explain(error))
             continue
         stored = list(tensorrt.runtime_cache(library, installed, gpu).glob("*.cache"))
@@ -123,26 +128,26 @@ def _describe(manifest: Manifest) -> Iterator[Finding]:
     text += f"exported by ebca {maker}"
     yield Finding("ok", "engine", text)
     side = unet.sample_size * (vae.downscale if vae else 8)
-    parts = [f"{len(unet.segments)} segments, {len(unet.layers)} cross-attention layers, native size {side}x{side}"]
+    parts = [f"{len(unet.segments)} segments, {len(unet.layers)} cross-attention layers, native size {side} x {side}"]
     absent = [
         n
         for n, p in (("text encoder", manifest.text_encoder), ("VAE", vae), ("tokenizer", manifest.tokenizer))
         if not p
     ]
     if absent:
-        parts.append(f"without {', '.join(absent)}: takes embeddings and gives latents")
+        parts.append(f"no {', '.join(absent)}: takes embeddings, returns latents")
     parts.append("schedulers " + ", ".join(manifest.schedulers.get("tables", {})))
     yield Finding("ok", "contents", "; ".join(parts))
     errors = dict(_parity(manifest.parity))
     if not errors:
-        yield Finding("note", "parity", "the manifest has no comparison with PyTorch")
+        yield Finding("note", "parity", "the manifest records no comparison with PyTorch")
         return
     worst = max(errors, key=lambda name: errors[name])
     yield Finding("ok", "parity", f"at export at most {errors[worst]:.1e} from PyTorch (relative L2), in {worst}")
 
 
 def _parity(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Every error of a manifest's parity record: numbers, some of them in groups; sizes are no errors."""
+    """Every error in a manifest's parity record, which may be nested. "sizes" holds no errors."""
     for name, value in record.items():
         if name == "sizes":
             continue
@@ -167,7 +172,7 @@ def _damaged_files(directory: EngineDirectory) -> Iterator[Finding]:
 
 
 def _try(directory: EngineDirectory, backend: str | None) -> Iterator[Finding]:
-    """One energy step of the UNet on a small latent."""
+    """Run one evaluation with updates on small latents."""
     manifest = directory.manifest
     rng = np.random.default_rng(0)
     tokens = manifest.text_encoder.max_length if manifest.text_encoder else 77
@@ -183,9 +188,9 @@ def _try(directory: EngineDirectory, backend: str | None) -> Iterator[Finding]:
             with console.PrepareProgress() as progress:
                 engine = load(directory.path, backend=chosen.name, on_prepare=progress)
             if progress.seconds is None:
-                yield Finding("ok", "prepared", f"for {chosen.name}: opens at once")
+                yield Finding("ok", "prepared", f"already, for {chosen.name}")
             else:
-                what = "parts of it were missing or stale" if prepared else "this was the first use"
+                what = "parts were missing or outdated" if prepared else "this was the first use"
                 yield Finding("ok", "prepared", f"for {chosen.name} in {progress.seconds:.1f} s: {what}")
         with engine:
             result = Denoiser(engine)(sample, 500.0, contexts, EnergyControl(0.01, 0.02))
@@ -199,5 +204,5 @@ def _try(directory: EngineDirectory, backend: str | None) -> Iterator[Finding]:
     yield Finding(
         "ok",
         "trial",
-        f"an energy step at {pixels}x{pixels} is finite; opening and running took {seconds:.1f} s",
+        f"an evaluation at {pixels} x {pixels} pixels gave finite results; opening and running took {seconds:.1f} s",
     )

@@ -1,4 +1,4 @@
-"""What a check found, and the words it is said in."""
+"""Findings of the checks, and how values are shown in them."""
 
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -8,7 +8,14 @@ from ebca.errors import EbcaError
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. level: "ok", "note" (could be better) or "problem"; remedy: what to do."""
+    """One line of the report.
+
+    Attributes:
+        level: "ok", "note" (could be better) or "problem".
+        topic: the thing that was checked.
+        text: the finding.
+        remedy: what to do; "" if there is nothing to do.
+    """
 
     level: str
     topic: str
@@ -17,11 +24,12 @@ class Finding:
 
 
 def explain(error: BaseException) -> tuple[str, str]:
-    """(what is wrong, what to do), the latter "" where nobody knows."""
+    """(problem, remedy) of an error; the remedy is "" if none is known."""
     return (error.problem, error.remedy) if isinstance(error, EbcaError) else (str(error), "")
 
 
 def version_text(package: str) -> str:
+    """Installed version of a package."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -30,4 +38,5 @@ def version_text(package: str) -> str:
 
 
 def size_text(nbytes: float) -> str:
+    """A number of bytes in MB or GB."""
     return f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:.1f} MB"

@@ -1,4 +1,4 @@
-"""What is installed, and what this machine has."""
+"""Checks of the installation and of this machine."""
 
 import os
 import platform
@@ -25,10 +25,14 @@ _FREE_DISK_BYTES = 6e9
 
 
 def check_environment(backend: str | None = None) -> Iterator[Finding]:
-    """What is installed and what the machine has."""
+    """Check the installed packages, the backends, the processor, the memory, the GPUs and the cache.
+
+    Args:
+        backend: the backend to use; None: the default.
+    """
     yield Finding("ok", "ebca", f"{__version__} on Python {platform.python_version()}, {platform.system()}")
     yield from _check_backends(None if backend in GPU_BACKENDS else backend)
-    yield from _checkgpus(wanted=backend in GPU_BACKENDS)
+    yield from _check_gpus(wanted=backend in GPU_BACKENDS)
     yield from _check_processor()
     yield _check_memory()
     yield from _check_cache()
@@ -36,7 +40,7 @@ def check_environment(backend: str | None = None) -> Iterator[Finding]:
 
 
 def clear_cache() -> tuple[int, int]:
-    """Delete every prepared engine; returns the bytes freed and how many there were. Nothing else is touched.
+    """Delete all prepared engines, and nothing else. Returns the number of bytes freed and the number of engines.
 
     Raises:
         EngineError: one cannot be deleted.
@@ -48,12 +52,13 @@ def clear_cache() -> tuple[int, int]:
         except OSError as error:
             raise EngineError(
                 f"cannot delete '{error.filename or engine.folder}': {error.strerror or error}",
-                "stop what uses it, or delete it by hand",
+                "stop the program that uses it, or delete it manually",
             ) from None
     return sum(engine.size for engine in engines), len(engines)
 
 
 def gpus() -> tuple[nvidia.Gpu, ...]:
+    """The NVIDIA GPUs; none without a driver."""
     with suppress(BackendError):
         return nvidia.find().gpus
     return ()
@@ -78,12 +83,12 @@ def _check_backends(wanted: str | None) -> Iterator[Finding]:
         chosen = backends.create(wanted, BackendOptions()).name
     except (EbcaError, ImportError, OSError) as error:
         text, remedy = explain(error)
-        yield Finding("problem", "backend", text, remedy or "install it again")
+        yield Finding("problem", "backend", text, remedy or "reinstall it")
         return
     if wanted:
-        why = "asked for"
+        why = "as requested"
     elif len(present) > 1:
-        why = "for float32; bf16 takes openvino, --backend chooses"
+        why = "the default for fp32; openvino is the default for bf16; choose with --backend"
     else:
         why = "the only one installed"
     yield Finding("ok", "backend", f"{chosen}: {why}")
@@ -96,12 +101,12 @@ def _check_bf16(present: Sequence[str]) -> Finding:
     try:
         backends.create("openvino", BackendOptions(precision="bf16"))
     except (EbcaError, ImportError, OSError):
-        return Finding("note", "bf16", "this processor has none (AVX512-BF16 or AMX); use precision fp32")
-    return Finding("ok", "bf16", "available: `--backend openvino --precision bf16` is faster and a little less exact")
+        return Finding("note", "bf16", "this processor has neither AVX512-BF16 nor AMX", "use precision fp32")
+    return Finding("ok", "bf16", "available: `--backend openvino --precision bf16` is faster, slightly less accurate")
 
 
-def _checkgpus(*, wanted: bool) -> Iterator[Finding]:
-    """The driver and the GPUs; only a problem where a backend for GPUs was asked for."""
+def _check_gpus(*, wanted: bool) -> Iterator[Finding]:
+    """The driver and the GPUs. Their absence is a problem only if a backend for GPUs is wanted."""
     try:
         found = nvidia.find()
     except BackendError as error:
@@ -123,7 +128,7 @@ def _check_processor() -> Iterator[Finding]:
     yield Finding(
         "ok",
         "processor",
-        f"{processor.model_name()}; {cores} physical cores, one thread each unless --threads says else",
+        f"{processor.model_name()}; {cores} physical cores, by default one thread each",
     )
     allowed = processor.usable_cores()
     if allowed < cores:
@@ -140,7 +145,7 @@ def _check_memory() -> Finding:
     text = f"{size_text(memory.total)}, {size_text(memory.available)} available"
     # Peak of an SD 1.5 generation at 512 x 512 in float32, measured at 4.4 GB and rounded up.
     if memory.available < 6e9:
-        return Finding("note", "memory", text, "SD 1.5 at 512 x 512 needs 6 GB; close other programs")
+        return Finding("note", "memory", f"{text}; SD 1.5 at 512 x 512 needs 6 GB", "close other programs")
     return Finding("ok", "memory", text)
 
 
@@ -153,7 +158,7 @@ def _check_cache() -> Iterator[Finding]:
         bound = cache_folder.DEFAULT_LIMIT_GB * 1e9
     existing = next((p for p in (folder, *folder.absolute().parents) if p.exists()), folder)
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        yield Finding("problem", "cache", f"'{folder}' cannot be written", "set EBCA_CACHE_DIR to a folder that can")
+        yield Finding("problem", "cache", f"'{folder}' is not writable", "set EBCA_CACHE_DIR to a writable folder")
         return
     engines = storage.stored_engines()
     size = sum(engine.size for engine in engines)
@@ -163,7 +168,7 @@ def _check_cache() -> Iterator[Finding]:
         f"kept below {bound / 1e9:g} GB (EBCA_CACHE_LIMIT_GB); disk has {size_text(free)} free"
     )
     if free < _FREE_DISK_BYTES:
-        remedy = "free some, set EBCA_CACHE_DIR, or run `ebca-doctor --clear-cache`"
+        remedy = "free disk space, set EBCA_CACHE_DIR, or run `ebca-doctor --clear-cache`"
         yield Finding("note", "cache", f"{text}; preparing SD 1.5 needs about {size_text(_FREE_DISK_BYTES)}", remedy)
     else:
         yield Finding("ok", "cache", text)
@@ -172,6 +177,6 @@ def _check_cache() -> Iterator[Finding]:
 def _check_export_packages() -> Finding:
     missing = [name for name in _EXPORT_PACKAGES if find_spec(name) is None]
     if missing:
-        text = f"{', '.join(missing)} not installed; only exporting and comparing needs them"
-        return Finding("note", "export", text, 'to export: `pip install "ebca[export]"`')
+        text = f"{', '.join(missing)} not installed; needed only to export and to compare with PyTorch"
+        return Finding("note", "export", text, 'to export, run `pip install "ebca[export]"`')
     return Finding("ok", "export", ", ".join(f"{name} {version_text(name)}" for name in _EXPORT_PACKAGES))

@@ -1,7 +1,7 @@
-"""Does a backend compute what ONNX Runtime computes on the CPU? Part by part, on the device that will run it.
+"""Compares an engine on any backend and device with ONNX Runtime on the CPU, part by part.
 
-Every step of the plan, segments and ops alike, gets the reference's own results as inputs: what is found is its error
-alone. Text encoder and VAE follow. Inputs are random, of a fixed seed, with two contexts and energy steps on.
+Every step of the UNet, segment or op, gets the reference's results as inputs, so that each error belongs to one step.
+Text encoder and VAE follow. Inputs are random with a fixed seed, with two contexts and updates.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from ebca.runtime.execution.inspection import evaluate, step_name
 
 REFERENCE = "onnxruntime"
 
-# Random latents and contexts need no more; plans run at the sizes they were built for.
+# Enough for random latents and contexts. Plans run at the sizes that they were built for.
 _LARGEST_SIDE = 32
 _TOKENS = 77
 _TIMESTEP = 500.0
@@ -28,7 +28,7 @@ OnPart = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Difference:
-    """Of one part: relative L2 of its worst output, and what counts as right."""
+    """Error of one part: relative L2 of its worst output, and the limit."""
 
     part: str
     error: float
@@ -48,13 +48,14 @@ def verify(engine: Engine, reference: Engine, on_part: OnPart | None = None) -> 
         on_part: called with (done, total, part).
 
     Raises:
-        ParameterError: they are the same thing, or of different directories.
+        ParameterError: both run on the same backend and device, or they are different engines.
         EngineError, BackendError: a part does not run.
     """
     if (engine.backend.name, engine.device.name) == (reference.backend.name, reference.device.name):
-        raise ParameterError(f"{engine.backend.name} is what others are compared with", "name another backend")
+        raise ParameterError(f"{engine.backend.name} is the reference of the comparison", "name another backend")
     if engine.manifest.files != reference.manifest.files:
-        raise ParameterError(f"'{engine.directory.path}' and '{reference.directory.path}' are different engines")
+        problem = f"'{engine.directory.path}' and '{reference.directory.path}' are different engines"
+        raise ParameterError(problem, "open the same directory twice")
     limit = LIMITS[engine.precision]
     found: list[Difference] = []
     total = _number_of_parts(engine)
@@ -83,7 +84,7 @@ def _results(engine: Engine, reference: Engine) -> Iterator[tuple[str, _Results,
         latents = rng.standard_normal(shape, np.float32) * np.float32(vae.scaling_factor)
         yield "vae_decoder", {"image": engine.decode(latents)}, {"image": reference.decode(latents)}
         pixels = rng.uniform(0, 1, (1, *(vae.downscale * side for side in shape[2:]), 3)).astype(np.float32)
-        # The deviation is next to nothing beside the mean: one error of both.
+        # The deviation is tiny compared with the mean, so both count as one output.
         actual, expected = (np.stack(one.encode_image(pixels)) for one in (engine, reference))
         yield "vae_encoder", {"latents": actual}, {"latents": expected}
 
@@ -117,7 +118,7 @@ def _unet(engine: Engine, reference: Engine) -> Iterator[tuple[str, _Results, _R
 
 
 def _sizes(engine: Engine) -> dict[str, int]:
-    """Of the UNet call: those the backend's plans are best at, else small ones."""
+    """Sizes of the UNet evaluation: the optimum of the backend's plans, or small ones without plans."""
     manifest = engine.manifest
     most = manifest.unet.max_contexts or 2
     if plans := manifest.plans.get(engine.backend.name):

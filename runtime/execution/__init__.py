@@ -1,1 +1,1 @@
-"""One UNet evaluation: buffers in one arena, bound calls, controls, and a look inside."""
+"""One UNet evaluation: buffers in one arena, bound calls, controls, and inspection."""

@@ -1,4 +1,4 @@
-"""Which runner executes a step, and on which arrays."""
+"""Binds each step of a schedule of segments to a runner and its arrays."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -21,7 +21,10 @@ class StepBinder:
     """Binds the steps of a split UNet to one set of buffers.
 
     Args:
+        unet: the split UNet of a manifest.
         open_runner: opens a component by name.
+        buffers: hold all inputs and outputs.
+        device: where the buffers are.
     """
 
     def __init__(self, unet: UNetSpec, open_runner: OpenRunner, buffers: Buffers, device: Device) -> None:
@@ -37,7 +40,12 @@ class StepBinder:
             return self._bind([self._step(step, variant) for step in self._unet.steps])
 
     def full_unet(self, runner: Runner | str, controls: Iterable[str] = ()) -> list[Call]:
-        """The unsplit UNet, an opened runner or a component's name, bound to inputs, outputs, and these controls."""
+        """A full UNet bound to the inputs, the outputs and these controls.
+
+        Args:
+            runner: an opened runner, or the name of a component.
+            controls: names of its further inputs.
+        """
         with self._device.ready():
             opened = self._open(runner) if isinstance(runner, str) else runner
             names, tensors = self._unet, self._buffers.tensors
@@ -46,7 +54,7 @@ class StepBinder:
             return self._bind([(opened, inputs, {name: tensors[name] for name in names.outputs})])
 
     def _bind(self, steps: Sequence[Operands]) -> list[Call]:
-        """Bound calls that run one after the other, and so may use the same scratch memory."""
+        """Bound calls. They run one after the other, so they share one scratch buffer."""
         need = max((runner.workspace_bytes(inputs, outputs) for runner, inputs, outputs in steps), default=0)
         workspace = 0
         if need:

@@ -1,4 +1,4 @@
-"""The memory of one UNet evaluation: an arena for the tensors between segments, and what the host writes and reads."""
+"""The memory of one UNet evaluation: an arena for the tensors between segments, and buffers shared with the host."""
 
 from collections.abc import Mapping
 from itertools import chain
@@ -28,11 +28,12 @@ class Buffers:
     Args:
         unet: the split UNet of a manifest.
         sizes: batch, contexts, tokens, height, width (latent).
-        device: where the arrays live.
+        device: where the arrays are allocated.
 
     Attributes:
-        tensors: the device's arrays by the names in the manifest's steps.
-        inputs, outputs: sample, timestep, contexts; noise, contexts_out.
+        tensors: device arrays by their names in the manifest's steps.
+        inputs: sample, timestep, contexts.
+        outputs: noise, contexts_out.
         control: one buffer per control of the op.
         energies: attention and norm term [B,S] of each layer.
     """
@@ -57,7 +58,7 @@ class Buffers:
         self.control["norm_factor"].host[...] = 1
         self._layer_sizes = [layer.size(sizes) for layer in unet.layers]
         self._masks = {s: self._mirrored((batch, contexts, s[0] * s[1])) for s in set(self._layer_sizes)}
-        # Stands in for g in the variant that computes none.
+        # Replaces g in the variant "attention", which computes none.
         widest = max((layer.heads * layer.head_dim for layer in unet.layers), default=0)
         self._zero_g = self._allocate(nbytes((batch, contexts, tokens, widest), np.float32))
         self.energies = [[self._mirrored((batch, contexts)) for _ in range(2)] for _ in unet.layers]
@@ -65,7 +66,7 @@ class Buffers:
         self.outputs = [device.share(self.tensors[name]) for name in unet.outputs]
 
     def mask(self, layer: int) -> Any:
-        """The device's mask [B,S,N] of a layer."""
+        """The device array of a layer's mask [B,S,N]."""
         return self._masks[self._layer_sizes[layer]].array
 
     def zero_g(self, shape: tuple[int, ...]) -> Any:
@@ -73,31 +74,31 @@ class Buffers:
         return self._zero_g.view(0, shape, np.float32)
 
     def scratch(self, size: int) -> Memory:
-        """Memory for engines and kernels, which lives as long as the caller keeps it."""
+        """Scratch memory for runners; it lives as long as the caller keeps it."""
         self._scratch += size
         return self._allocate(size)
 
     def set_control(self, control: ControlArrays) -> None:
-        """Copy a control into the host's side of the buffers."""
+        """Copy a control into the host's side of the buffers; `reads` says which of them to upload."""
         for name, buffer in self.control.items():
             buffer.host[...] = getattr(control, name)
         for size, mask in self._masks.items():
             mask.host[...] = control.masks.get(size, 1.0)
 
     def reads(self, variant: str) -> list[MirroredBuffer]:
-        """What the host writes and a variant of the op reads."""
+        """The buffers that the host writes and a variant of the op reads."""
         if variant == "attention":
             return [*self.inputs, self.control["weights"]]
         masks = self._masks.values() if variant in ("update_masked", "energies") else ()
         return [*self.inputs, *self.control.values(), *masks]
 
     def writes(self, variant: str) -> list[MirroredBuffer]:
-        """What a variant writes and the host reads."""
+        """The buffers that a variant writes and the host reads."""
         return [*self.outputs, *(chain(*self.energies) if variant == "energies" else ())]
 
     @property
     def memory(self) -> dict[str, int]:
-        """Bytes on the device: "arena" (tensors between segments), "scratch" (engines, kernels), "control" (rest)."""
+        """Bytes on the device: "arena" (tensors between segments), "scratch" (runners), "control" (the rest)."""
         arena = self._arena.nbytes
         return {"arena": arena, "scratch": self._scratch, "control": self._allocated - arena - self._scratch}
 

@@ -1,4 +1,4 @@
-"""The knobs of one UNet evaluation, and their arrays."""
+"""The energy update of one UNet evaluation: its parameters, and their arrays."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,19 +10,20 @@ from numpy.typing import ArrayLike
 from ebca.engines.contract.manifest import LayerSpec
 from ebca.errors import ParameterError
 from ebca.plugins.energy_attention import check_weights, tie_matrix
+from ebca.runtime.schema import parameters as rules
 
 
 @dataclass(frozen=True)
 class EnergyControl:
-    """How the contexts move through the cross-attention layers of one UNet call (letters as in the op's README).
+    """How the cross-attention layers of one UNet evaluation update the contexts (letters as in the op's README).
 
     Attributes:
-        gamma_attn: step size of the attention term: number, [T], or anything that broadcasts to [B,S,T].
-        gamma_norm: step size of the norm term: number, or broadcasts to [B,S].
-        weights: composition weights w_s: number, or broadcasts to [B,S]; 1 for the main context, plus or minus alpha
-            for an editorial one.
-        mask: [B or 1, 1, h, w] at latent size, 1 = hole; main context only. None: no mask.
-        tie_unconditional: the first half of the rows is unconditional, and their editorial contexts are one vector.
+        gamma_attn: step size of the attention term: a number, [T], or an array that broadcasts to [B,S,T].
+        gamma_norm: step size of the norm term: a number, or an array that broadcasts to [B,S].
+        weights: composition weights w_s: a number, or an array that broadcasts to [B,S]; 1 for the main context, and
+            +alpha or -alpha for an editing context.
+        mask: [B or 1, 1, h, w] at latent size, 1 = hole; applies to the main context only. None: no mask.
+        tie_unconditional: the first half of the rows is unconditional, and their editing contexts are one vector.
         norm_factor: factor of |k|^2 in the norm term's softmax: 1 as in the authors' code, 0.5 as in the paper.
     """
 
@@ -31,12 +32,13 @@ class EnergyControl:
     weights: ArrayLike = 1.0
     mask: np.ndarray | None = None
     tie_unconditional: bool = True
-    norm_factor: float = 1.0
+    norm_factor: float = rules.GENERATE.norm_factor
 
 
 @dataclass(frozen=True)
 class ControlArrays:
-    """An `EnergyControl` as the op's float32 inputs."""
+    """An `EnergyControl` as float32 inputs of the op: gamma_attn [B,S,T], gamma_norm and weights [B,S], tie [B,S,S],
+    norm_factor [], and the masks."""
 
     gamma_attn: np.ndarray
     gamma_norm: np.ndarray
@@ -47,7 +49,7 @@ class ControlArrays:
 
     @property
     def variant(self) -> str:
-        """The cheapest form of the op that does all of this."""
+        """The cheapest variant of the op that these values allow."""
         if not (self.gamma_attn.any() or self.gamma_norm.any()):
             return "attention"
         return "update_masked" if self.masks else "update"
@@ -63,11 +65,13 @@ def resolve(
     sizes: Mapping[str, int],
     masks: LayerMasks | None = None,
 ) -> ControlArrays:
-    """Check a control against the sizes of a call and make its arrays.
+    """Check a control against the sizes of an evaluation, and return its arrays.
 
     Args:
+        control: the parameters.
+        layers: cross-attention layers of the manifest.
         sizes: batch, contexts, tokens, height, width (latent).
-        masks: what `layer_masks` made, in place of the control's mask.
+        masks: results of `layer_masks`, used instead of the control's mask.
 
     Raises:
         ParameterError: a shape that does not fit, a value that is not finite, weights that sum to about zero.
@@ -77,8 +81,7 @@ def resolve(
     gamma_norm = _broadcast("gamma_norm", control.gamma_norm, (rows, contexts), "[batch, contexts]")
     weights = _broadcast("weights", control.weights, (rows, contexts), "[batch, contexts]")
     check_weights(weights)
-    if not isinstance(control.norm_factor, Real) or not np.isfinite(float(control.norm_factor)):
-        raise ParameterError(f"norm_factor is {control.norm_factor}", "give 1 (authors' code) or 0.5 (paper)")
+    check_norm_factor(control.norm_factor)
     tied = rows // 2 if control.tie_unconditional else 0
     if masks is None:
         masks = {} if control.mask is None else layer_masks(control.mask, layers, sizes)
@@ -92,8 +95,14 @@ def resolve(
     )
 
 
+def check_norm_factor(value: object) -> None:
+    """Raise ParameterError unless `value` is a finite number."""
+    if not isinstance(value, Real) or not np.isfinite(float(value)):
+        raise rules.NORM_FACTOR.error(value=value)
+
+
 def layer_masks(mask: np.ndarray, layers: tuple[LayerSpec, ...], sizes: Mapping[str, int]) -> LayerMasks:
-    """A mask [B or 1,1,h,w] at latent size -> the masks of the layers; contexts other than the main one get ones.
+    """Resize a mask [B or 1,1,h,w] from latent size to the layers; contexts other than the main one get ones.
 
     Raises:
         ParameterError: a shape that does not fit, or a value that is not finite.
@@ -110,14 +119,14 @@ def layer_masks(mask: np.ndarray, layers: tuple[LayerSpec, ...], sizes: Mapping[
 
 
 def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    """[B,1,h,w] -> [B,height,width] as the authors bring a mask to a layer: bilinear, corners aligned, no threshold."""
+    """[B,1,h,w] -> [B,height,width], as the authors resize a mask: bilinear, aligned corners, no threshold."""
     rows = _interpolation(mask.shape[2], height)
     columns = _interpolation(mask.shape[3], width)
     return np.einsum("yh,bhw,xw->byx", rows, mask[:, 0], columns).astype(np.float32)
 
 
 def _interpolation(source: int, target: int) -> np.ndarray:
-    """[target, source] float64: rows of linear interpolation with aligned corners."""
+    """[target, source] float64: linear interpolation with aligned corners as a matrix."""
     position = np.linspace(0, source - 1, target) if target > 1 else np.zeros(1)
     low = np.clip(position.astype(int), 0, max(source - 2, 0))
     matrix = np.zeros((target, source))
@@ -137,7 +146,7 @@ def _broadcast(name: str, value: ArrayLike, shape: tuple[int, ...], axes: str) -
             f"{name} has shape {given}", f"give a number or an array that fits {axes} = {list(shape)}"
         ) from None
     if not np.isfinite(wide).all():
-        raise ParameterError(f"{name} has values that are not finite", "give finite numbers")
+        raise rules.GAMMA_NOT_FINITE.error(name=name)
     return wide
 
 

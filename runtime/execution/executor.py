@@ -1,4 +1,4 @@
-"""Runs a split UNet: everything is bound once, and each evaluation replays what was recorded."""
+"""Runs a split UNet. Every step is bound once; each evaluation replays the recording."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,12 +20,15 @@ class Executor:
         unet: the split UNet of a manifest.
         open_runner: opens a component by name.
         sizes: batch, contexts, tokens, height, width (latent).
-        device: where buffers live.
-        full_unet_with_updates: component that runs the variant "update" as one graph; None: its steps run one by one.
+        device: where the buffers are allocated.
+        full_unet_with_updates: component that runs the variant "update" as one graph; None: run its steps one by one.
 
     Attributes:
-        sample [B,C,h,w], timestep [B], contexts [B,S,T,D]: inputs, kept from evaluation to evaluation.
-        noise [B,C,h,w], contexts_out [B,S,T,D]: outputs, valid until the next run.
+        sample: [B,C,h,w] float32, input; keeps its values between evaluations.
+        timestep: [B] float32, input; likewise.
+        contexts: [B,S,T,D] float32, input; likewise.
+        noise: [B,C,h,w] float32, output; valid until the next run.
+        contexts_out: [B,S,T,D] float32, output; likewise.
     """
 
     def __init__(
@@ -54,30 +57,30 @@ class Executor:
 
     @property
     def energies(self) -> np.ndarray:
-        """[L,2,B,S] attention and norm term per layer, after a run of the "energies" variant."""
+        """[L,2,B,S] float32: attention and norm term per layer, after a run of the variant "energies"."""
         return np.array([[term.host for term in layer] for layer in self.buffers.energies])
 
     def set_control(self, control: ControlArrays) -> None:
-        """Copy a control into the buffers that recorded evaluations read."""
+        """Copy a control into the buffers that evaluations read."""
         self.buffers.set_control(control)
 
     def run(self, variant: str) -> None:
-        """One evaluation with a variant of the op (see `ebca.plugins.energy_attention.VARIANTS`)."""
+        """Run one evaluation with a variant of the op (see `ebca.plugins.energy_attention.VARIANTS`)."""
         self.record(variant)()
 
     def record(self, variant: str) -> Call:
-        """Bind a variant on first use; calling the result runs it."""
+        """Bind and record a variant on first use. Calling the result runs it."""
         if variant not in self._recorded:
             reads, writes = self.buffers.reads(variant), self.buffers.writes(variant)
             self._recorded[variant] = self.device.record(self.calls(variant), reads, writes)
         return self._recorded[variant]
 
     def record_full_unet(self, runner: Runner) -> Call:
-        """Record an unsplit UNet on this executor's inputs and outputs; it takes no control."""
+        """Record a full UNet on this executor's inputs and outputs. It takes no control."""
         return self.device.record(self._binder.full_unet(runner), self.buffers.inputs, self.buffers.outputs)
 
     def calls(self, variant: str) -> list[Call]:
-        """What a variant runs: its bound steps, or the full UNet if there is one that computes the same."""
+        """The calls of a variant: its bound steps, or an equivalent full UNet if the engine has one."""
         component = self._full_unet(variant)
         if component is None:
             return self.steps(variant)
@@ -87,22 +90,22 @@ class Executor:
         return self._full_unets[variant]
 
     def steps(self, variant: str) -> list[Call]:
-        """One bound call per step of the manifest; recorded evaluations and inspections share them."""
+        """One bound call per step of the manifest, shared by recorded evaluations and inspection."""
         if variant not in self._steps:
             self._steps[variant] = self._binder.steps(variant)
         return self._steps[variant]
 
     def upload(self) -> None:
-        """Copy inputs, controls and masks to the device; `run` does so too."""
+        """Copy inputs, controls and masks to the device. `run` includes this."""
         self.device.upload(self.buffers.reads("energies"))
 
     def download(self) -> None:
-        """Wait, and copy the outputs to the host; `run` does so too."""
+        """Wait for the device, and copy the outputs to the host. `run` includes this."""
         self.device.download(self.buffers.outputs)
 
     @property
     def arrays(self) -> dict[str, Any]:
-        """The device's arrays: inputs, outputs, and the controls."""
+        """The device arrays of inputs, outputs and controls, by name."""
         tensors = {name: self.buffers.tensors[name] for name in (*self.unet.inputs, *self.unet.outputs)}
         return tensors | {name: buffer.array for name, buffer in self.buffers.control.items()}
 

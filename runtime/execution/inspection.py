@@ -1,15 +1,15 @@
-"""A look inside an evaluation: step by step, with probes, clocks, and the search for what is not finite."""
+"""Inspection of an evaluation, step by step: probes, timings, and the search for values that are not finite."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from ebca.engines.contract.manifest import Step
-from ebca.errors import NumericalError
 from ebca.runtime.execution.executor import Executor
+from ebca.runtime.schema import parameters as rules
 
 Probe = Callable[[int, np.ndarray, np.ndarray], None]
-"""Called with layer, q [B,N,C], k [B,S,T,C] right after a layer's op has run; later steps overwrite them."""
+"""Called with layer index, q [B,N,C] and k [B,S,T,C] after the op of each layer; later steps overwrite the arrays."""
 
 
 def step_name(step: Step) -> str:
@@ -18,14 +18,14 @@ def step_name(step: Step) -> str:
 
 
 def run_probed(executor: Executor, variant: str, probe: Probe) -> None:
-    """One evaluation, step by step; `probe` sees every layer."""
+    """Run one evaluation step by step, and call `probe` after every layer."""
     for step, seen in _stepwise(executor, variant, lambda step: () if step.layer is None else step.inputs[:2]):
         if step.layer is not None:
             probe(step.layer, *seen)
 
 
 def evaluate(executor: Executor, index: int, variant: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Run one step alone on given tensors, named as in the manifest. Returns its outputs."""
+    """Run a single step on given tensors, named as in the manifest. Returns copies of its outputs."""
     step, call = executor.unet.steps[index], executor.steps(variant)[index]
     device, tensors = executor.device, executor.buffers.tensors
     given = {name: device.share(tensors[name]) for name in step.inputs}
@@ -39,7 +39,7 @@ def evaluate(executor: Executor, index: int, variant: str, inputs: Mapping[str, 
 
 
 def clock(executor: Executor, variant: str) -> Callable[[], dict[str, float]]:
-    """A function that runs a variant and returns the seconds of each step, by `step_name`."""
+    """A function that runs a variant and returns the seconds per step, keyed by `step_name`."""
     timed = executor.device.clock(executor.steps(variant))
     names = [step_name(step) for step in executor.unet.steps]
 
@@ -53,7 +53,7 @@ def clock(executor: Executor, variant: str) -> Callable[[], dict[str, float]]:
 
 
 def first_nonfinite(executor: Executor, variant: str) -> str | None:
-    """Run again step by step; what first writes a value that is not finite, in words."""
+    """Rerun step by step. Returns a description of the first step whose output is not finite; None if all are."""
     segment = ""
     for step, written in _stepwise(executor, variant, lambda step: _written(step, variant)):
         segment = step.segment or segment
@@ -66,23 +66,20 @@ def first_nonfinite(executor: Executor, variant: str) -> str | None:
 
 
 def check_finite(executor: Executor, variant: str, timestep: float) -> None:
-    """Raise NumericalError, naming the first segment to blame, where noise prediction or contexts are not finite."""
+    """Raise NumericalError, naming the first bad segment, if noise prediction or contexts are not finite."""
     if np.isfinite(executor.noise).all() and np.isfinite(executor.contexts_out).all():
         return
     culprit = first_nonfinite(executor, variant) or "the last segment"
-    given = [name for name in ("sample", "contexts") if not np.isfinite(getattr(executor, name)).all()]
-    remedy = (
-        f"the {' and the '.join(given)} given to it had such values already"
-        if given
-        else "lower gamma_attn and gamma_norm, or check the checkpoint"
-    )
-    raise NumericalError(f"the result at timestep {timestep:g} is not finite, first in {culprit}", remedy)
+    bad_inputs = [name for name in ("sample", "contexts") if not np.isfinite(getattr(executor, name)).all()]
+    if bad_inputs:
+        raise rules.RESULT_OF_BAD_INPUT.error(timestep=timestep, culprit=culprit, what=" and the ".join(bad_inputs))
+    raise rules.RESULT_NOT_FINITE.error(timestep=timestep, culprit=culprit)
 
 
 def _stepwise(
     executor: Executor, variant: str, names: Callable[[Step], Sequence[str]]
 ) -> Iterator[tuple[Step, list[np.ndarray]]]:
-    """Run step by step; after each, the tensors that `names` gives for it, as the host sees them."""
+    """Run step by step. After each step, yield the tensors that `names` selects for it, on the host."""
     device, tensors = executor.device, executor.buffers.tensors
     device.upload(executor.buffers.reads(variant))
     for step, call in zip(executor.unet.steps, executor.steps(variant), strict=True):

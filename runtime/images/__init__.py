@@ -1,1 +1,1 @@
-"""Images in and out, and their latents."""
+"""Input images, output images, and initial latents."""

@@ -1,4 +1,4 @@
-"""Images and masks that a caller passes in, brought to the size of a session."""
+"""Reads images and masks, and resizes them to the size of a session."""
 
 import warnings
 from collections.abc import Sequence
@@ -19,16 +19,16 @@ _CHANNELS = (1, 3, 4)
 
 
 def load_images(value: ImageLike | Sequence[ImageLike], height: int, width: int) -> np.ndarray:
-    """One or several images -> [n,height,width,3] float32 in [0, 1]; other sizes are resized (bicubic).
+    """One or several images -> [n,height,width,3] float32 in [0, 1]. Other sizes are resized (bicubic).
 
     Raises:
-        ParameterError: not an image, or a file that cannot be read as one.
+        ParameterError: not an image, or a file that cannot be read as an image.
     """
     return np.stack([_image(one, height, width) for one in _each("image", value)])
 
 
 def load_masks(value: ImageLike | Sequence[ImageLike], height: int, width: int) -> np.ndarray:
-    """One or several masks -> [n,1,height,width] float32 of 0 and 1, white (1/2 and brighter) the hole.
+    """One or several masks -> [n,1,height,width] float32, 1 in the hole (white: 1/2 and brighter), else 0.
 
     Raises:
         ParameterError: as in `load_images`, and a mask without a hole.
@@ -42,7 +42,15 @@ def load_masks(value: ImageLike | Sequence[ImageLike], height: int, width: int) 
 
 
 def image_size(value: ImageLike | Sequence[ImageLike], name: str = "image") -> tuple[int, int]:
-    """(height, width) in pixels of the first image; `name` is what messages call it."""
+    """(height, width) in pixels of the first image.
+
+    Args:
+        value: one or several images.
+        name: for messages.
+
+    Raises:
+        ParameterError: not an image, or a file that cannot be read as an image.
+    """
     first = _each(name, value)[0]
     if isinstance(first, np.ndarray):
         return int(first.shape[0]), int(first.shape[1])
@@ -51,7 +59,7 @@ def image_size(value: ImageLike | Sequence[ImageLike], name: str = "image") -> t
 
 
 def warn_if_resized(image: ImageLike | Sequence[ImageLike], mask: ImageLike | Sequence[ImageLike]) -> None:
-    """Warn if image and mask differ in size."""
+    """Warn if the first image and the first mask differ in size."""
     of_image, of_mask = image_size(image), image_size(mask, "mask")
     if of_image != of_mask:
         sizes = {"mask_width": of_mask[1], "mask_height": of_mask[0], "image_width": of_image[1]}
@@ -59,7 +67,7 @@ def warn_if_resized(image: ImageLike | Sequence[ImageLike], mask: ImageLike | Se
 
 
 def fitted_size(size: tuple[int, int], native: int, multiple: int) -> tuple[int, int]:
-    """(height, width) of about native x native pixels in the proportions of `size`, both multiples of `multiple`."""
+    """(height, width) with about native x native pixels and the aspect ratio of `size`, in multiples of `multiple`."""
     height, width = size
     scale = native / (height * width) ** 0.5
     fitted = [max(round(side * scale / multiple), 1) * multiple for side in (height, width)]
@@ -67,18 +75,18 @@ def fitted_size(size: tuple[int, int], native: int, multiple: int) -> tuple[int,
 
 
 def latent_mask(masks: np.ndarray, downscale: int) -> np.ndarray:
-    """[n,1,H,W] -> [n,1,h,w]: the nearest pixel, that is the top left one of each block, as the authors do."""
+    """[n,1,H,W] -> [n,1,h,w] by the top left pixel of each block, as in the authors' code."""
     return np.ascontiguousarray(masks[:, :, ::downscale, ::downscale])
 
 
 def _each(name: str, value: Any) -> list[Any]:
-    """The single images or masks in what was given."""
+    """A list of single images or masks."""
     if isinstance(value, (Image.Image, str, Path)):
         return [value]
     if isinstance(value, np.ndarray):
         if value.ndim == 2 or (value.ndim == 3 and value.shape[-1] in _CHANNELS):
             return [value]
-        # [n,H,W] could also be one image with its channels first; masks have no channels.
+        # For images, [n,H,W] is refused: it could also be one image with its channels first.
         if value.ndim == 4 or (value.ndim == 3 and name == "mask"):
             return list(value) or [value]
         raise _wrong_shape(name, value)
@@ -119,13 +127,14 @@ def _open(name: str, value: Any) -> Image.Image:
         with Image.open(value) as image:
             return _rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError:
-        raise ParameterError(f"{name} '{value}' does not exist") from None
+        raise ParameterError(f"{name} '{value}' does not exist", "name a file that does") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ParameterError(f"{name} '{value}' is not an image that can be read: {error}") from None
+        problem = f"{name} '{value}' cannot be read as an image: {error}"
+        raise ParameterError(problem, "give a PNG or JPEG file") from None
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    # PIL would clip 16 bits per pixel at 255 instead of scaling them.
+    # PIL would clip 16-bit pixels at 255 instead of scaling them.
     if image.mode.startswith("I;16"):
         image = Image.fromarray(np.rint(np.asarray(image, np.float32) / 257).astype(np.uint8))
     return image.convert("RGB")
@@ -133,7 +142,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 def _wrong_shape(name: str, value: np.ndarray) -> ParameterError:
     axes = "[height, width]" if name == "mask" else "[height, width, 3]"
-    return ParameterError(f"{name} is an array of shape {list(value.shape)}", f"give {axes} pixels")
+    return ParameterError(f"{name} is an array of shape {list(value.shape)}", f"give pixels {axes}")
 
 
 def _not_an_image(name: str, value: Any) -> ParameterError:
@@ -148,5 +157,7 @@ def _unit(name: str, value: np.ndarray) -> np.ndarray:
         raise ParameterError(f"{name} is an array of {value.dtype}", "give uint8, or float in [0, 1]")
     pixels = value.astype(np.float32)
     if not np.isfinite(pixels).all() or pixels.min(initial=0) < 0 or pixels.max(initial=0) > 1:
-        raise ParameterError(f"{name} is a float array with values outside [0, 1]", "divide by 255?")
+        raise ParameterError(
+            f"{name} is a float array with values outside [0, 1]", "scale it to [0, 1], for example by dividing by 255"
+        )
     return pixels

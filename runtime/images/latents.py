@@ -1,4 +1,4 @@
-"""From images and masks to what a run starts from."""
+"""From images and masks to the inputs of sampling: initial latents, clean latents, extra UNet channels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from ebca.runtime.noise import NormalStream, draw
 from ebca.runtime.schema import parameters as rules
 from ebca.runtime.validation import each_image
 
-# What inpainting models saw in place of the hole when they were trained.
+# Inpainting models were trained with this in place of the hole.
 _GREY = np.float32(0.5)
 
 
@@ -20,7 +20,10 @@ _GREY = np.float32(0.5)
 class ImageSource:
     """Images and masks at the session's size.
 
-    pixels [n,H,W,3] in [0, 1]; mask [n or 1,1,H,W] and hole [n or 1,1,h,w] of 0 and 1, or None.
+    Attributes:
+        pixels: [n,H,W,3] float32 in [0, 1].
+        mask: [n or 1,1,H,W] float32, 1 where the image is regenerated, else 0; or None.
+        hole: [n or 1,1,h,w], the mask at latent size; or None.
     """
 
     pixels: np.ndarray
@@ -29,10 +32,16 @@ class ImageSource:
 
     @classmethod
     def load(cls, image: Any, mask: Any, *, batch: int, size: tuple[int, int], downscale: int) -> "ImageSource | None":
-        """Read and resize images and masks to (height, width); None without an image.
+        """Read images and masks, and resize them. Returns None without an image.
+
+        Args:
+            image, mask: one or several of each, in any form of `ImageLike`; or None.
+            batch: number of images per call.
+            size: (height, width) in pixels.
+            downscale: pixels per latent.
 
         Raises:
-            ParameterError: they cannot be read, or are neither one nor one for each image of the batch.
+            ParameterError: one cannot be read, or their number is neither 1 nor `batch`.
         """
         if image is None:
             return None
@@ -51,10 +60,12 @@ class ImageSource:
 
 @dataclass(frozen=True)
 class InitialLatents:
-    """What a run starts from.
+    """Inputs of sampling.
 
-    noise: [n,C,h,w] of unit variance; clean: latents of the images [n,C,h,w], or None without images; extra_channels:
-    what follows the latents into an inpainting UNet [n,1+C,h,w], or None for other models.
+    Attributes:
+        noise: [n,C,h,w] float32 of unit variance.
+        clean: [n,C,h,w] float32, clean latents of the images; None without images.
+        extra_channels: [n,1+C,h,w] float32, extra UNet channels of an inpainting model; None for other models.
     """
 
     noise: np.ndarray
@@ -63,12 +74,13 @@ class InitialLatents:
 
 
 class LatentPreparation:
-    """Draws noise and encodes images, in the order in which diffusers' pipelines draw.
+    """Draws noise and encodes images. Random numbers are drawn in the same order as in diffusers' pipelines.
 
     Args:
-        streams: random numbers, one for all images or one each.
+        components: the VAE.
+        streams: sources of noise, one for all images or one per image.
         shape: of the latents [n,C,h,w].
-        given: initial latents that the caller passed in; None: they are drawn.
+        given: initial latents from the caller; None: draw them.
     """
 
     def __init__(
@@ -93,7 +105,7 @@ class LatentPreparation:
         return InitialLatents(self._noise(), clean)
 
     def of_masked_image(self, source: ImageSource) -> InitialLatents:
-        """For a model that was trained for inpainting: mask and masked image are extra channels of its UNet."""
+        """For inpainting with a model trained for it: mask and masked image are extra UNet channels."""
         assert source.mask is not None and source.hole is not None
         noise = self._noise()
         clean = self._encode(_filled(source.pixels, source.mask, _GREY))
@@ -101,10 +113,10 @@ class LatentPreparation:
         return InitialLatents(noise, extra_channels=np.concatenate([holes, clean], 1))
 
     def of_kept_image(self, source: ImageSource) -> InitialLatents:
-        """For RePaint: the image without its hole."""
+        """For RePaint: the image with its hole filled."""
         assert source.mask is not None
         noise = self._noise()
-        # Grey would tint what is kept: a VAE normalises over the whole image.
+        # Grey would tint the rest of the image, because the VAE normalises over all pixels.
         fill = _mean_colour(source.pixels, source.mask)
         return InitialLatents(noise, self._encode(_filled(source.pixels, source.mask, fill)))
 
@@ -112,13 +124,13 @@ class LatentPreparation:
         return draw(self._streams, self._shape) if self._given is None else self._given
 
     def _encode(self, pixels: np.ndarray) -> np.ndarray:
-        """A sample of the VAE's latents [n,C,h,w], as diffusers takes one."""
+        """Sample latents [n,C,h,w] from the VAE's distribution, as diffusers does."""
         mean, std = self._components.encode_image(pixels)
         return (mean + std * draw(self._streams, mean.shape)).astype(np.float32)
 
 
 def _filled(pixels: np.ndarray, mask: np.ndarray, fill: np.ndarray | np.float32) -> np.ndarray:
-    """The images [n,H,W,3] with `fill` where the mask [n or 1,1,H,W] is set."""
+    """Images [n,H,W,3] with `fill` where the mask [n or 1,1,H,W] is 1."""
     return np.where(mask.transpose(0, 2, 3, 1) > 0, fill, pixels)
 
 

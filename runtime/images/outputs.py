@@ -1,4 +1,4 @@
-"""Arrays to images and files."""
+"""From arrays to images and PNG files."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from PIL import Image, PngImagePlugin
 from ebca.errors import ParameterError
 
 TEXT_KEY = "ebca"
+"""The PNG text chunk that holds the parameters."""
 
 
 def to_unit_range(decoded: np.ndarray) -> np.ndarray:
@@ -20,7 +21,7 @@ def to_unit_range(decoded: np.ndarray) -> np.ndarray:
 
 
 def to_bytes(images: np.ndarray) -> np.ndarray:
-    """[...] in [0, 1] -> the same as uint8."""
+    """[...] in [0, 1] -> [...] uint8, rounded."""
     return np.rint(images * 255).astype(np.uint8)
 
 
@@ -30,10 +31,10 @@ def to_pil(images: np.ndarray) -> list[Image.Image]:
 
 
 def save_png(image: Image.Image, path: Path, parameters: Mapping[str, Any]) -> None:
-    """Write a PNG that carries `parameters` as JSON in its text chunk "ebca"; whole or not at all.
+    """Write a PNG atomically, with `parameters` as JSON in its text chunk "ebca".
 
     Raises:
-        ParameterError: the folder cannot be written.
+        ParameterError: the file cannot be written.
     """
     text = PngImagePlugin.PngInfo()
     text.add_itxt(TEXT_KEY, json.dumps(parameters, ensure_ascii=False))
@@ -42,19 +43,21 @@ def save_png(image: Image.Image, path: Path, parameters: Mapping[str, Any]) -> N
         image.save(temporary, "PNG", pnginfo=text)
         temporary.replace(path)
     except OSError as error:
-        raise ParameterError(f"cannot write '{path}': {error.strerror or error}") from None
+        raise ParameterError(
+            f"cannot write '{path}': {error.strerror or error}", "name a file in a writable folder"
+        ) from None
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def read_parameters(path: Path) -> dict[str, Any]:
-    """The parameters stored by `save_png`.
+    """Read the parameters that `save_png` stored.
 
     Raises:
-        ParameterError: not a PNG made by ebca.
+        ParameterError: not a PNG file written by ebca.
     """
     try:
         with Image.open(path) as image:
             return dict(json.loads(image.text[TEXT_KEY]))  # type: ignore[attr-defined]
     except (OSError, KeyError, AttributeError, TypeError, ValueError):
-        raise ParameterError(f"'{path}' is not a PNG that ebca made") from None
+        raise ParameterError(f"'{path}' is not a PNG file written by ebca", "name a file that ebca-run wrote") from None

@@ -1,1 +1,1 @@
-"""What a generation is asked for: its fields, the rules they keep, and their JSON."""
+"""A request for images: its fields, their validation, and their JSON form."""

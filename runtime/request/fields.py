@@ -1,4 +1,4 @@
-"""One request: everything that a generation is asked for."""
+"""`GenerateRequest`: all parameters of a generation, in groups."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -19,11 +19,11 @@ class ImageInputs:
     """Images to start from.
 
     Attributes:
-        image: one for all images or one each, resized to the session's size.
-        mask: white pixels are regenerated; one for all images or one each.
-        strength: of image to image, above 0 to 1 (default 0.8): the share of the steps that is run.
-        repaint: settings of RePaint.
-        composite: put the pixels of `image` back outside the mask.
+        image: one for all generated images, or one per image; resized to the session's size.
+        mask: white pixels are regenerated; one for all images, or one per image.
+        strength: of image to image: the share of the steps to run, above 0 and up to 1. None: 0.8.
+        repaint: settings of RePaint; None: the defaults.
+        composite: copy the pixels of `image` back outside the mask.
     """
 
     image: ImageLike | Sequence[ImageLike] | None = None
@@ -35,11 +35,11 @@ class ImageInputs:
 
 @dataclass(frozen=True)
 class Telemetry:
-    """What is recorded beside the images.
+    """What to record during the generation.
 
     Attributes:
-        energies: the energies of every evaluation and layer.
-        attention_maps: the mean attention to each token.
+        energies: record the energies of every evaluation and layer.
+        attention_maps: record the mean attention to each token.
     """
 
     energies: bool = False
@@ -48,14 +48,20 @@ class Telemetry:
 
 @dataclass(frozen=True)
 class GenerateRequest:
-    """Everything that a generation is asked for. The task follows from what is given, see `Task`.
+    """All parameters of a generation. Which of them are given decides the task, see
+    `ebca.runtime.request.validate.Task`.
 
     Attributes:
+        conditioning: prompts or embeddings.
+        guidance: classifier-free guidance, context update, and editing prompts.
+        image_inputs: images to start from.
+        telemetry: what to record.
         steps: scheduler steps.
-        scheduler: "pndm", "ddim", "euler", "dpmpp_2m", "unipc"; None: the engine's default, but "ddim" for image to
-            image with strength below 1, because a multistep scheduler cannot start at an intermediate timestep.
-        seed: initial latents as torch.randn on the CPU makes them; a sequence has one per image. None: random.
-        latents: initial latents [n,C,h,w] of unit variance instead of a seed, or what `Session.invert` found.
+        scheduler: "pndm", "ddim", "euler", "dpmpp_2m" or "unipc". None: the engine's default; for image to image with
+            strength below 1, "ddim", because multistep schedulers cannot start at an intermediate timestep.
+        seed: of the initial latents, which equal those of torch.randn on the CPU: one for all images, or one per image.
+            None: random.
+        latents: initial latents [n,C,h,w] of unit variance, or the latents that `Session.invert` found.
         output: "pil", "np" ([n,H,W,3] float32 in [0, 1]), or "latents".
     """
 
@@ -71,7 +77,7 @@ class GenerateRequest:
 
     @classmethod
     def of(cls, **values: Any) -> "GenerateRequest":
-        """A request from the fields of all parts by their own names, as `Session.generate` takes them.
+        """Create a request from flat fields, with the same names as the parameters of `Session.generate`.
 
         Raises:
             ParameterError: a field that does not exist.
@@ -83,7 +89,7 @@ class GenerateRequest:
                 raise ParameterError(f"a request has no field '{name}'", f"the fields are {', '.join(FIELD_PARTS)}")
             part = FIELD_PARTS[name]
             (own if part is None else parts[part])[name] = value
-        # None stands for the default where that is a value.
+        # For these two, None means the default.
         if parts["conditioning"].get("negative_prompt", "") is None:
             del parts["conditioning"]["negative_prompt"]
         if parts["conditioning"].get("token_weights", {}) is None:
@@ -91,7 +97,7 @@ class GenerateRequest:
         return cls(**{part: kind(**parts[part]) for part, kind in PARTS.items()}, **own)
 
     def values(self) -> dict[str, Any]:
-        """All fields of all parts by their own names; `of(**values())` is the same request."""
+        """The flat fields of all parts; `GenerateRequest.of(**request.values())` equals the request."""
         return {
             name: getattr(self if part is None else getattr(self, part), name) for name, part in FIELD_PARTS.items()
         }
@@ -108,4 +114,4 @@ FIELD_PARTS: Mapping[str, str | None] = {
     **{one.name: part for part, kind in PARTS.items() for one in fields(kind)},
     **{one.name: None for one in fields(GenerateRequest) if one.name not in PARTS},
 }
-"""Field -> the part of a request that it belongs to; None: the request itself."""
+"""Maps each field to its part of the request; None: the request itself."""

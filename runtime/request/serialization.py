@@ -1,4 +1,4 @@
-"""A request as JSON: what a service receives, and what a PNG stores."""
+"""The JSON form of a request, for services and for the text of PNG files."""
 
 import base64
 import io
@@ -17,15 +17,16 @@ from ebca.runtime.sampling.repaint import RePaint
 
 _EMBEDDED = ("image", "mask", "prompt_embeds", "negative_prompt_embeds", "latents")
 _GAMMAS = ("gamma_attn", "gamma_norm")
-_OF_EDIT = ("prompt", "direction", "alpha", "gamma_attn", "gamma_norm", "prompt_embeds")
+_EDIT_FIELDS = ("prompt", "direction", "alpha", "gamma_attn", "gamma_norm", "prompt_embeds")
 _DTYPES = ("float32", "float64", "uint8", "bool")
 
 
 def to_json(request: GenerateRequest, *, embedded: bool = True) -> dict[str, Any]:
-    """The fields of a request, flat, as numbers, texts, lists and objects of JSON; fields that are None are left out.
+    """The flat fields of a request as JSON values. Fields that are None are omitted.
 
     Args:
-        embedded: also images, embeddings and latents, as base64 (files stay paths); else these fields are left out.
+        request: the request.
+        embedded: include images, embeddings and latents as base64 (files stay paths); else omit these fields.
     """
     data: dict[str, Any] = {}
     for name, value in request.values().items():
@@ -39,13 +40,13 @@ def to_json(request: GenerateRequest, *, embedded: bool = True) -> dict[str, Any
 
 
 def from_json(data: Mapping[str, Any]) -> GenerateRequest:
-    """The request that `to_json` described. Fields that are missing or null have their defaults.
+    """Read a request from the form that `to_json` writes. Missing or null fields get their defaults.
 
     Raises:
-        ParameterError: a field that does not exist, or a value of a form that its field does not take.
+        ParameterError: a field that does not exist, or a value that its field does not accept.
     """
     if not isinstance(data, Mapping):
-        raise ParameterError(f"a request is of type {type(data).__name__}", "give an object with its fields")
+        raise ParameterError(f"the request is of type {type(data).__name__}", "give a JSON object")
     values = {}
     for name, value in data.items():
         if value is not None:
@@ -54,9 +55,9 @@ def from_json(data: Mapping[str, Any]) -> GenerateRequest:
 
 
 def from_parameters(parameters: Mapping[str, Any]) -> GenerateRequest:
-    """The request among `Result.parameters`, or among what `read_parameters` finds in a PNG.
+    """Read the request from `Result.parameters`, or from the parameters that `read_parameters` finds in a PNG.
 
-    The rest describes the result: its task, size, model, backend, and the files that were passed in.
+    Other entries, which describe the result (task, size, model, backend, input files), are ignored.
     """
     return from_json({name: value for name, value in parameters.items() if name in FIELD_PARTS})
 
@@ -118,8 +119,8 @@ def _read_edits(name: str, value: Any) -> tuple[Edit, ...]:
         raise _wrong(name, value, "a list of objects")
     edits = []
     for index, one in enumerate(value):
-        if unknown := sorted(one.keys() - set(_OF_EDIT)):
-            raise ParameterError(f"an edit has no field '{unknown[0]}'", f"the fields are {', '.join(_OF_EDIT)}")
+        if unknown := sorted(one.keys() - set(_EDIT_FIELDS)):
+            raise ParameterError(f"an edit has no field '{unknown[0]}'", f"the fields are {', '.join(_EDIT_FIELDS)}")
         given = {key: entry for key, entry in one.items() if entry is not None}
         for key in ("alpha", *_GAMMAS):
             if key in given:
@@ -147,13 +148,14 @@ def _read_images(name: str, value: Any) -> Any:
             image = Image.open(io.BytesIO(base64.b64decode(value["png"], validate=True)))
             image.load()
         except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError) as error:
-            raise ParameterError(f"{name} is not a PNG that can be read: {error}", "give its bytes as base64") from None
+            problem = f"{name} cannot be read as a PNG: {error}"
+            raise ParameterError(problem, "give the bytes of a PNG file as base64") from None
         return image
     return _read_array(name, value)
 
 
 def _read_array(name: str, value: Any) -> np.ndarray:
-    """An array from its object, or from nested lists of numbers."""
+    """An array, from an object as `to_json` writes it or from nested lists of numbers."""
     if isinstance(value, list):
         return np.asarray(value, np.float32)
     try:
@@ -163,7 +165,7 @@ def _read_array(name: str, value: Any) -> np.ndarray:
         raw = base64.b64decode(value["data"], validate=True)
         return np.frombuffer(raw, dtype).reshape([int(side) for side in value["shape"]])
     except (KeyError, TypeError, ValueError) as error:
-        raise _wrong(name, error, 'an object {"dtype", "shape", "data"}, whose data is base64') from None
+        raise _wrong(name, error, 'an object {"dtype", "shape", "data"} with data in base64') from None
 
 
 def _wrong(name: str, value: Any, expected: str) -> ParameterError:

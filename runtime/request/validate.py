@@ -1,4 +1,4 @@
-"""Every rule about which fields of a request may have which values, and which go together."""
+"""Validation of requests: which values each field accepts, and which fields go together."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from ebca.engines.contract.manifest import Manifest
 from ebca.runtime.conditioning import edits as editing
 from ebca.runtime.conditioning.edits import Edit
 from ebca.runtime.conditioning.prompts import Conditioning
+from ebca.runtime.execution.control import check_norm_factor
 from ebca.runtime.request.fields import GenerateRequest, ImageInputs
 from ebca.runtime.sampling import tables
 from ebca.runtime.sampling.repaint import RePaint
@@ -20,7 +21,7 @@ OUTPUTS = ("pil", "np", "latents")
 
 
 class Task(Enum):
-    """Follows from what is given and from the UNet."""
+    """The task of a request. It follows from the inputs that are given and from the UNet, see `resolve_task`."""
 
     TEXT_TO_IMAGE = "text-to-image"
     IMAGE_TO_IMAGE = "image-to-image"
@@ -30,7 +31,7 @@ class Task(Enum):
 
 @dataclass(frozen=True)
 class Target:
-    """What a request is checked against: an engine directory, and the latents [n,C,h,w] of a session."""
+    """What a request is validated against: the manifest, and the shape [n,C,h,w] of the session's latents."""
 
     manifest: Manifest
     latent_shape: tuple[int, int, int, int]
@@ -43,16 +44,17 @@ class Target:
 
 @dataclass(frozen=True)
 class ValidRequest:
-    """A request that keeps all rules, with every default that depends on the engine filled in.
+    """A validated request, with every default that depends on the engine filled in.
 
     Attributes:
-        request: the fields as they were given, edits as a tuple.
+        request: the fields as given.
+        task: of the request.
         guidance_scale: of classifier-free guidance.
         scheduler: its name in the manifest; "RePaint" for that task.
-        skipped_steps: how many steps image to image leaves out at the start.
+        skipped_steps: number of steps that image to image skips at the start.
         strength: of image to image; None for other tasks.
-        repaint: settings, given or default.
-        seeds: one for all images or one each; None: random.
+        repaint: settings of RePaint, given or default.
+        seeds: one for all images, or one per image; None: random.
         latents: initial latents [n,C,h,w] float32, or None.
     """
 
@@ -68,19 +70,18 @@ class ValidRequest:
 
     @property
     def guided(self) -> bool:
-        """Whether the unconditional half is evaluated too."""
+        """Whether classifier-free guidance is on, which evaluates the unconditional half too."""
         return self.guidance_scale > 1
 
 
 def validate(request: GenerateRequest, target: Target) -> ValidRequest:
-    """Check a request. Nothing is read, drawn or computed.
+    """Validate a request without reading files or computing anything.
 
-    What only reading shows is checked where it is read: images, embeddings' shapes, words of a prompt, and schedules
-    against the number of evaluations.
+    Images, shapes of embeddings, words of a prompt and the lengths of schedules are checked later, where they are read.
 
     Raises:
-        ParameterError: a value that is wrong, or fields that do not go together.
-        EngineError: a task that this engine is not made for.
+        ParameterError: a wrong value, or fields that do not go together.
+        EngineError: a task that this engine does not support.
     """
     manifest, inputs = target.manifest, request.image_inputs
     check_output(request.output, manifest)
@@ -94,7 +95,7 @@ def validate(request: GenerateRequest, target: Target) -> ValidRequest:
         skipped = skipped_steps(strength, steps)
     scheduler = _scheduler(request, task, skipped, manifest)
     edits = editing.check(request.guidance.edits, manifest.unet.max_contexts)
-    finite("norm_factor", request.guidance.norm_factor)
+    check_norm_factor(request.guidance.norm_factor)
     check_conditioning(request.conditioning, edits, guided=guidance_scale > 1, manifest=manifest)
     return ValidRequest(
         request=request,
@@ -110,7 +111,7 @@ def validate(request: GenerateRequest, target: Target) -> ValidRequest:
 
 
 def check_output(output: str, manifest: Manifest) -> None:
-    """Raise ParameterError for an unknown kind of output, EngineError if images were asked for without a VAE."""
+    """Raise ParameterError for an unknown kind of output, and EngineError for images without a VAE."""
     if output not in OUTPUTS:
         raise rules.OUTPUT.error(value=output)
     if output != "latents" and manifest.vae is None:
@@ -118,11 +119,11 @@ def check_output(output: str, manifest: Manifest) -> None:
 
 
 def resolve_task(inputs: ImageInputs, manifest: Manifest) -> Task:
-    """The task that the inputs ask for.
+    """The task of a request with these inputs.
 
     Raises:
         ParameterError: inputs that do not go together.
-        EngineError: inputs that this model cannot use.
+        EngineError: inputs that this model does not support.
     """
     unet = manifest.unet
     inpaints = unet.in_channels == 2 * unet.out_channels + 1
@@ -151,10 +152,10 @@ def resolve_task(inputs: ImageInputs, manifest: Manifest) -> Task:
 
 
 def skipped_steps(strength: float, steps: int) -> int:
-    """How many of the steps image to image leaves out, as diffusers counts them.
+    """Number of steps that image to image skips at the start, as diffusers computes it.
 
     Raises:
-        ParameterError: out of range, or so small that no step is left.
+        ParameterError: a strength out of range, or so small that no step is left.
     """
     share = finite("strength", strength)
     if not 0 < share <= 1:
@@ -166,13 +167,19 @@ def skipped_steps(strength: float, steps: int) -> int:
 
 
 def require_noise_prediction(manifest: Manifest, what: str) -> None:
-    """Raise ParameterError if `what` cannot work because the model predicts something other than noise."""
+    """Raise ParameterError, naming the feature `what`, if the model predicts something other than noise."""
     if manifest.schedulers["config"].get("prediction_type", "epsilon") != "epsilon":
         raise rules.NOISE_PREDICTION.error(what=what)
 
 
 def check_conditioning(conditioning: Conditioning, edits: Sequence[Edit], *, guided: bool, manifest: Manifest) -> None:
-    """Raise ParameterError unless each prompt is given once, and token weights are numbers for what can be found."""
+    """Check that each prompt is given exactly once, as texts or as embeddings, and check the token weights.
+
+    Token weights must be finite numbers. Their keys are positions or, with a text prompt, words.
+
+    Raises:
+        ParameterError: one of these is not so.
+    """
     given = [("prompt", conditioning.prompt, conditioning.prompt_embeds)]
     given += [(f"editing prompt {i + 1}", edit.prompt, edit.prompt_embeds) for i, edit in enumerate(edits)]
     for name, text, embeds in given:
@@ -190,10 +197,10 @@ def check_conditioning(conditioning: Conditioning, edits: Sequence[Edit], *, gui
 
 
 def seeds(seed: int | Sequence[int] | None, batch: int) -> tuple[int, ...] | None:
-    """One seed for all images, or one each; None for a random one.
+    """One seed for all images, or one per image; None for a random seed.
 
     Raises:
-        ParameterError: not whole numbers, or another number of them.
+        ParameterError: not whole numbers, or a wrong number of them.
     """
     if seed is None:
         return None
@@ -206,7 +213,7 @@ def seeds(seed: int | Sequence[int] | None, batch: int) -> tuple[int, ...] | Non
 
 
 def checked_latents(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Latents [n,C,h,w] float32 that a caller passed in. Raises ParameterError."""
+    """A caller's latents as float32 [n,C,h,w]. Raises ParameterError for a wrong shape or non-finite values."""
     array = as_numbers("latents", value, f"an array {list(shape)}")
     if array.shape != shape:
         raise rules.LATENTS_SHAPE.error(shape=list(array.shape), expected=list(shape))
@@ -216,7 +223,11 @@ def checked_latents(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _scheduler(request: GenerateRequest, task: Task, skipped: int, manifest: Manifest) -> str:
-    """The name of the scheduler, if the engine has it with so many steps."""
+    """The scheduler's name in the manifest. Its number of steps is checked when its table is read.
+
+    Raises:
+        ParameterError: the engine does not have it, or it does not apply to the task.
+    """
     section, name = manifest.schedulers, request.scheduler
     if task is Task.REPAINT:
         if name is not None:

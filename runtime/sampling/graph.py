@@ -1,7 +1,9 @@
-"""Sampling on a device without the host: the whole run as one graph launch, or one launch per step for a callback.
+"""Sampling on a device without the host: the whole run as one graph launch, or one launch per evaluation when a
+callback observes it.
 
-Latents, the history of noise predictions, and everything that differs from step to step lie on the device (see
-`ebca.plugins.sampling`). So one recorded step serves every step, and the host needs no result to launch the next.
+Latents, the history of noise predictions, and everything that changes between evaluations are in device memory (see
+`ebca.plugins.sampling`). One recorded evaluation therefore serves all of them, and the host launches the next without
+waiting for a result.
 """
 
 import time
@@ -17,7 +19,7 @@ from ebca.runtime.sampling.progress import OnStep, StepInfo, report
 from ebca.runtime.sampling.sampler import SamplerInputs, Samples
 from ebca.runtime.sampling.tables import SchedulerTable
 
-# Tables grow in such steps, so that another number of evaluations needs no new recording.
+# Capacity grows in these increments, so that most numbers of evaluations need no new recording.
 _ROOM = 64
 
 
@@ -25,9 +27,9 @@ class GraphSampler:
     """Buffers and recordings of one executor. Not thread-safe: one per session.
 
     Args:
-        executor: on the device.
-        device: replays recordings.
-        images: per call; the executor has as many rows, or twice as many with guidance.
+        executor: its buffers are on the device.
+        device: records and replays.
+        images: per call; the executor has one row per image, or two with guidance.
     """
 
     def __init__(self, executor: Executor, device: GraphDevice, images: int) -> None:
@@ -58,8 +60,8 @@ class GraphSampler:
     def run(self, inputs: SamplerInputs, on_step: OnStep | None = None) -> Samples:
         """See `ebca.runtime.sampling.sampler.Sampler`.
 
-        With `on_step` the host waits for every evaluation and can cancel after it. Without, all of them are one launch,
-        and each is given an equal share of the time.
+        With `on_step` the host waits for every evaluation and can cancel after it. Without it, all evaluations are one
+        launch, and `seconds` gives each an equal share of the time.
         """
         timesteps = tuple(_table(inputs).timesteps.tolist())
         variants = [control.variant for control in inputs.controls]
@@ -81,19 +83,19 @@ class GraphSampler:
         return Samples(np.array(latents), timesteps, seconds)
 
     def record(self, variant: str) -> Recording:
-        """Record an evaluation, once; calling the result launches the next one and waits for nothing.
+        """Record an evaluation on first use. Calling the result launches the next evaluation without waiting for it.
 
-        The counter of evaluations lies on the device, so one recording serves all of them.
+        The counter of evaluations is in device memory, so one recording serves all of them.
         """
         if variant not in self._recorded:
             calls = self._executor.calls(variant)
             begin, end, advance = (self._device.sampling(name, self._arrays()) for name in KERNELS)
-            # Run once alone, the steps of the UNet change nothing that the sampler reads again.
+            # Only the UNet is warmed up: its outputs are overwritten before the sampler reads them.
             self._recorded[variant] = self._device.graph([begin, *calls, end, advance], warm=calls)
         return self._recorded[variant]
 
     def latents(self) -> np.ndarray:
-        """Wait, and check: the latents [n,C,h,w] after the last evaluation that was launched; a view.
+        """Wait for the device. Returns a view of the latents [n,C,h,w] after the last launched evaluation.
 
         Raises:
             NumericalError: a result was not finite; the message names the timestep.
@@ -108,14 +110,14 @@ class GraphSampler:
         return self._state["latents"].host
 
     def _chained(self, variants: tuple[str, ...]) -> Recording:
-        """The evaluations of a run as one launch; the latest one is kept."""
+        """The evaluations of a run as one launch. The latest one is kept for reuse."""
         if self._chain is None or self._chain[0] != variants:
             self._chain = None
             self._chain = variants, self._device.chain([self.record(variant) for variant in variants])
         return self._chain[1]
 
     def _fill(self, inputs: SamplerInputs, table: SchedulerTable) -> None:
-        """Write a run's tables and initial latents into the host's side of the state."""
+        """Write a run's tables and initial latents into the host's copy of the state."""
         host = {name: buffer.host for name, buffer in self._state.items()}
         m = table.evaluations
         host["step"][0] = host["bad"][0] = 0
@@ -137,14 +139,14 @@ class GraphSampler:
         return {**state, "history": self._history, **self._executor.arrays}
 
     def _reserve(self, evaluations: int) -> None:
-        """Buffers for so many evaluations; larger ones are new ones, and recordings hold addresses."""
+        """Make room for this many evaluations. New buffers invalidate recordings, which hold addresses."""
         if evaluations <= self._room:
             return
         room = -(-evaluations // _ROOM) * _ROOM
         arrays = self._allocate(room)
         history = arrays.pop("history")
         state = {name: self._device.share(array) for name, array in arrays.items()}
-        # All or nothing: sizes are read off the arrays.
+        # Assigned together: the capacity must match the buffers even if an allocation fails.
         self._state, self._history, self._room = state, history, room
         self._recorded.clear()
         self._chain = None
@@ -171,5 +173,5 @@ class GraphSampler:
 
 def _table(inputs: SamplerInputs) -> SchedulerTable:
     table = inputs.stepper.table
-    assert table is not None, "a run that needs the host between its steps was given to a device"
+    assert table is not None, "the stepper needs the host between evaluations"
     return table

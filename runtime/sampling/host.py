@@ -1,4 +1,4 @@
-"""Sampling step by step, with the host between the evaluations."""
+"""Sampling step by step: the host computes guidance and scheduler steps between the evaluations."""
 
 import time
 
@@ -16,9 +16,9 @@ class HostSampler:
     """Runs any stepper on an executor of any device.
 
     Args:
-        executor: with guidance its unconditional rows come first.
-        energies: record them.
-        probe: sees q and k of every layer at every evaluation.
+        executor: with guidance, its first half of the rows is unconditional.
+        energies: record the energies.
+        probe: called with q and k of every layer at every evaluation.
     """
 
     def __init__(self, executor: Executor, *, energies: bool = False, probe: Probe | None = None) -> None:
@@ -62,7 +62,7 @@ class HostSampler:
         """Run the UNet. Returns the seconds it took."""
         executor, control = self._executor, inputs.controls[evaluation.control]
         variant = self._variant(control)
-        # With guidance both halves of the rows see the same latents.
+        # With guidance, both halves of the rows get the same latents.
         self._rows(executor.sample, inputs)[:, :, : executor.noise.shape[1]] = evaluation.model_input
         executor.timestep[...] = evaluation.timestep
         executor.set_control(control)

@@ -1,7 +1,7 @@
-"""DDIM inversion: from a picture back to the noise it comes from.
+"""Regularisation of DDIM inversion, which finds the noise that an image comes from.
 
-The regularisation keeps the noise predictions close to independent standard normal values (Parmar et al., Zero-shot
-Image-to-Image Translation, 2023, arXiv 2302.03027, section 3.2), as the authors of EBCA use it.
+It keeps the noise predictions close to independent standard normal values (Parmar et al., Zero-shot Image-to-Image
+Translation, 2023, arXiv 2302.03027, section 3.2), as the authors of EBCA use it.
 """
 
 import functools
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ebca.errors import ParameterError
 from ebca.runtime.sampling.table_stepper import Adjust
+from ebca.runtime.schema import parameters as rules
 
 _SMALLEST = 8
 _TINY = 1e-7
@@ -25,24 +25,27 @@ class NoiseRegularization:
     """Gradient steps on each noise prediction: off-centre auto-correlation, and divergence from a standard normal.
 
     Attributes:
-        rounds: how often both are applied.
-        rolls: auto-correlation steps per round, each with shifts of its own.
-        auto_correlation, kl: step sizes; that of the auto-correlation is divided by `rolls`.
-        seed: of the shifts.
-        shifts: the shifts themselves, in the order of their use, instead of a seed. One per channel and size of the
-            pyramid, which serves rows and columns; every picture uses them from the start.
+        rounds: how often both terms are applied.
+        rolls: auto-correlation steps per round, each with new shifts.
+        auto_correlation, kl: step sizes; `auto_correlation` is divided by `rolls`.
+        seed: of the random shifts.
+        shifts: the shifts to use instead of random ones, in order. One value per channel and pyramid level serves rows
+            and columns. Every image uses the same shifts.
     """
 
-    rounds: int = 5
-    rolls: int = 5
-    auto_correlation: float = 20.0
-    kl: float = 20.0
-    seed: int = 0
+    rounds: int = rules.REGULARIZE.rounds
+    rolls: int = rules.REGULARIZE.rolls
+    auto_correlation: float = rules.REGULARIZE.auto_correlation
+    kl: float = rules.REGULARIZE.kl
+    seed: int = rules.REGULARIZE.seed
     shifts: tuple[int, ...] | None = None
 
-    def start(self, pictures: int) -> Adjust:
-        """What to do to the noise predictions [n,C,h,w] of one inversion. Pictures do not touch each other."""
-        shifts = [self._shifts() for _ in range(pictures)]
+    def start(self, images: int) -> Adjust:
+        """A function that regularises the noise predictions [n,C,h,w] of one inversion in place, image by image.
+
+        It raises ParameterError if `shifts` runs out.
+        """
+        shifts = [self._shifts() for _ in range(images)]
 
         def adjust(noise: np.ndarray) -> None:
             for one, its_shifts in zip(noise, shifts, strict=True):
@@ -57,7 +60,7 @@ class NoiseRegularization:
                 yield lambda size: int(rng.integers(max(size // 2, 1)))
         for shift in self.shifts:
             yield functools.partial(_given, shift)
-        raise ParameterError(f"NoiseRegularization has {len(self.shifts)} shifts, which are too few", "give a seed")
+        raise rules.SHIFTS_TOO_FEW.error(count=len(self.shifts))
 
     def _regularized(self, noise: np.ndarray, shifts: Iterator[_Shift]) -> np.ndarray:
         for _ in range(self.rounds):
@@ -70,12 +73,12 @@ class NoiseRegularization:
 
 
 def _given(shift: int, size: int) -> int:
-    """A shift that was recorded, whatever the size."""
+    """A given shift; it does not depend on the size."""
     return int(shift)
 
 
 def _auto_correlation_gradient(channel: np.ndarray, shifts: Iterator[_Shift]) -> np.ndarray:
-    """d/dx [h,w] of the sum over the pyramid of mean(x * shifted x)^2, for one shift along each axis and size."""
+    """d/dx [h,w] of the sum over pyramid levels of mean(x * shifted x)^2, with one shift per level for both axes."""
     shift = next(shifts)(channel.shape[0])
     gradient = np.zeros_like(channel)
     for axis in (0, 1):
@@ -88,13 +91,13 @@ def _auto_correlation_gradient(channel: np.ndarray, shifts: Iterator[_Shift]) ->
 
 
 def _halved(channel: np.ndarray) -> np.ndarray:
-    """Means of 2 x 2 blocks; an odd last row or column is left out."""
+    """Means of 2 x 2 blocks; an odd last row or column is dropped."""
     h, w = (side // 2 for side in channel.shape)
     return channel[: 2 * h, : 2 * w].reshape(h, 2, w, 2).mean((1, 3))
 
 
 def _kl_gradient(noise: np.ndarray) -> np.ndarray:
-    """d/dx of var + mean^2 - 1 - ln(var), twice the divergence of a normal distribution from the standard one."""
+    """d/dx of var + mean^2 - 1 - ln(var): twice the KL divergence of a normal distribution from the standard one."""
     centred = noise - noise.mean()
     variance = noise.var(ddof=1)
     return 2 * centred / (noise.size - 1) * (1 - 1 / (variance + _TINY)) + 2 * noise.mean() / noise.size

@@ -1,19 +1,23 @@
-"""What a caller sees of a run after each evaluation, and can stop."""
+"""Progress of a run: what the `on_step` callback receives after each evaluation, and how it cancels."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from ebca.errors import CancelledError, NumericalError
+from ebca.runtime.schema import parameters as rules
 
 
 @dataclass(frozen=True)
 class StepInfo:
-    """State after one evaluation. Arrays are views that the next evaluation overwrites.
+    """State after one evaluation. The arrays are views that the next evaluation overwrites.
 
-    index counts from 0; total is the number of evaluations (PNDM makes one more than steps); latents [n,C,h,w];
-    contexts [B,S,T,D] after the last layer.
+    Attributes:
+        index: of the evaluation, from 0.
+        total: number of evaluations (PNDM makes one more than steps).
+        timestep: of the evaluation.
+        latents: [n,C,h,w] float32 after the scheduler step.
+        contexts: [B,S,T,D] float32 after the last layer.
     """
 
     index: int
@@ -30,13 +34,10 @@ OnStep = Callable[[StepInfo], bool | None]
 def report(on_step: OnStep | None, info: StepInfo) -> None:
     """Call `on_step`. Raises CancelledError if it returns False."""
     if on_step is not None and on_step(info) is False:
-        raise CancelledError(f"cancelled after {info.index + 1} of {info.total} evaluations")
+        raise rules.CANCELLED.error(count=info.index + 1, total=info.total)
 
 
 def check_latents(latents: np.ndarray, timestep: float) -> None:
-    """Raise NumericalError if latents are no longer finite."""
+    """Raise NumericalError if the latents are no longer finite."""
     if not np.isfinite(latents).all():
-        raise NumericalError(
-            f"the latents after timestep {timestep:g} are not finite, though the noise prediction is",
-            "lower guidance_scale",
-        )
+        raise rules.LATENTS_RAN_AWAY.error(timestep=timestep)

@@ -1,7 +1,7 @@
 """RePaint (Lugmayr et al., 2022, arXiv 2201.09865): inpainting with a model that was not trained for it.
 
-At every step the known part of the picture, noised to the level of that step, replaces what the model made of it. Going
-back to more noise and down again (a jump) lets the two parts grow together.
+After every step, the part of the image outside the hole is replaced by the original, noised to the noise level of that
+step. Jumps back to a higher noise level, followed by denoising, make the two parts consistent.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,48 +9,53 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ebca.errors import ParameterError
 from ebca.runtime.noise import NormalStream, draw
 from ebca.runtime.sampling.sampler import Evaluation
-from ebca.runtime.validation import finite, whole
+from ebca.runtime.schema import parameters as rules
+from ebca.runtime.validation import at_least_one, finite
 
 
 @dataclass(frozen=True)
 class RePaint:
-    """Settings of RePaint, which inpaints with a model that was not trained for it.
+    """Settings of RePaint, which inpaints with a model that was not trained for inpainting.
 
     Attributes:
         jump_length: steps that a jump goes back (j in the paper).
-        jump_count: how often each stretch is denoised (r in the paper); 1: no jumps.
-        eta: 0 as the authors use it, 1 for the paper's random steps.
-        update_known: compute the context update on the known region instead of the hole, as the authors' code does by
+        jump_count: how often each stretch of steps is denoised (r in the paper); 1: no jumps.
+        eta: 0 for deterministic steps, as the authors use it; 1 for the paper's random steps.
+        update_known: compute the context update outside the hole instead of inside, as the authors' code does by
             mistake: it passes the inverted mask.
+
+    Raises:
+        ParameterError: a value that is out of range.
     """
 
-    jump_length: int = 10
-    jump_count: int = 10
-    eta: float = 0.0
-    update_known: bool = False
+    jump_length: int = rules.REPAINT.jump_length
+    jump_count: int = rules.REPAINT.jump_count
+    eta: float = rules.REPAINT.eta
+    update_known: bool = rules.REPAINT.update_known
 
     def __post_init__(self) -> None:
-        for name in ("jump_length", "jump_count"):
-            if whole(name, getattr(self, name)) < 1:
-                raise ParameterError(f"{name} is {getattr(self, name)}", "give 1 or more")
+        at_least_one("jump_length", self.jump_length)
+        at_least_one("jump_count", self.jump_count)
         if not 0 <= finite("eta", self.eta) <= 1:
-            raise ParameterError(f"eta is {self.eta}", "give a number from 0 to 1")
+            raise rules.ETA_RANGE.error(value=self.eta)
 
 
 @dataclass(frozen=True)
 class RePaintSchedule:
-    """Where the steps of RePaint go, as in diffusers' RePaintScheduler.
+    """The sequence of noise levels that RePaint visits, as in diffusers' RePaintScheduler.
 
-    Level k = 0..steps-1 is training timestep k * stride; level -1 is the clean picture.
+    Level k = 0..steps-1 is training timestep k * stride; level -1 is the clean image.
 
     Attributes:
-        steps: denoising levels.
+        steps: number of noise levels.
         jump_length: levels that a jump goes back (j in the paper).
-        jump_count: how often each stretch is denoised (r in the paper); 1: no jump.
+        jump_count: how often each stretch is denoised (r in the paper); 1: no jumps.
         alphas_cumprod: [training timesteps] float64.
+
+    Raises:
+        ParameterError: more steps than training timesteps, or a jump below 1.
     """
 
     steps: int
@@ -61,17 +66,17 @@ class RePaintSchedule:
     def __post_init__(self) -> None:
         limit = len(self.alphas_cumprod)
         if not 1 <= self.steps <= limit:
-            raise ParameterError(f"steps is {self.steps}", f"RePaint takes 1 to {limit}")
-        for name in ("jump_length", "jump_count"):
-            if getattr(self, name) < 1:
-                raise ParameterError(f"{name} is {getattr(self, name)}", "give 1 or more")
+            raise rules.REPAINT_STEPS.error(value=self.steps, limit=limit)
+        at_least_one("jump_length", self.jump_length)
+        at_least_one("jump_count", self.jump_count)
 
     @property
     def stride(self) -> int:
+        """Training timesteps per noise level."""
         return len(self.alphas_cumprod) // self.steps
 
     def levels(self) -> Iterator[int]:
-        """The level after level as it is visited; one that is above its predecessor was reached by adding noise."""
+        """The noise levels in the order of the visits. A level above its predecessor is reached by adding noise."""
         left = dict.fromkeys(range(0, self.steps - self.jump_length, self.jump_length), self.jump_count - 1)
         level = self.steps
         while level > 0:
@@ -84,30 +89,30 @@ class RePaintSchedule:
                     yield level
 
     def evaluations(self) -> int:
-        """How often the UNet runs."""
+        """Number of evaluations."""
         return sum(1 for _, denoise in self.moves() if denoise)
 
     def moves(self) -> Iterator[tuple[int, bool]]:
-        """(level, True): denoise from that level to the one below. (level, False): add noise up to that level."""
+        """(level, True): denoise from that level to the one below. (level, False): add noise to reach that level."""
         before = self.steps
         for level in self.levels():
             yield level, level < before
             before = level
 
     def alpha(self, level: int) -> float:
-        """Cumulative product of the alphas at a level."""
+        """Cumulative product of the alphas at a level; 1 for the clean image."""
         return float(self.alphas_cumprod[level * self.stride]) if level >= 0 else 1.0
 
 
 class RePaintStepper:
-    """Fills the hole; see `ebca.runtime.sampling.sampler.Stepper`. Jumps add noise before the next evaluation.
+    """Regenerates the hole; see `ebca.runtime.sampling.sampler.Stepper`. Jumps add noise before the next evaluation.
 
     Args:
-        schedule: where the steps go.
-        clean: [n,C,h,w] latents of the image.
+        schedule: the noise levels to visit.
+        clean: [n,C,h,w] clean latents of the image.
         hole: [n or 1,1,h,w], 1 where the image is regenerated.
-        streams: noise for the kept part, one for all images or one each.
-        eta: 0 as the authors use it (DDIM), 1 for the paper's ancestral steps.
+        streams: sources of noise, one for all images or one per image.
+        eta: 0 for DDIM steps, as the authors use it; 1 for the paper's ancestral steps.
     """
 
     table = None
@@ -146,7 +151,7 @@ class RePaintStepper:
             self._latents = _add_noise(self._latents, self._schedule, self._level, self._streams)
             self._level = level
         schedule = self._schedule
-        # A level that is visited again uses its control again.
+        # One control per level: repeated visits share it.
         return Evaluation(float(self._level * schedule.stride), schedule.steps - 1 - self._level, self._latents)
 
     def step(self, index: int, noise: np.ndarray) -> np.ndarray:
@@ -166,7 +171,7 @@ class RePaintStepper:
 def _add_noise(
     latents: np.ndarray, schedule: RePaintSchedule, level: int, streams: Sequence[NormalStream]
 ) -> np.ndarray:
-    """From one level to the next noisier one, training timestep by training timestep."""
+    """From one level to the next noisier one, one training timestep at a time."""
     result = latents.astype(np.float64)
     for timestep in range(level * schedule.stride, (level + 1) * schedule.stride):
         last = schedule.alphas_cumprod[timestep - 1] if timestep else 1.0

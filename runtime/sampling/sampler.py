@@ -1,7 +1,7 @@
-"""The one seam of sampling: from initial latents to final ones, on the host or as CUDA graphs.
+"""The interface of sampling: from initial latents to final latents, step by step on the host or as CUDA graphs.
 
-A `Stepper` says how latents move from one evaluation to the next: by a scheduler's table, or by RePaint. A `Sampler`
-runs the evaluations: `HostSampler` takes any stepper, `GraphSampler` one that is a table and nothing else.
+A `Stepper` defines how latents change from one evaluation to the next: by a scheduler table, or by RePaint. A `Sampler`
+runs the evaluations. `HostSampler` accepts every stepper; `GraphSampler` only steppers that consist of a table.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,13 @@ from ebca.runtime.sampling.tables import SchedulerTable
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One UNet evaluation to run: its timestep, the index of its control, and what the UNet sees [n,C,h,w]."""
+    """One UNet evaluation to run.
+
+    Attributes:
+        timestep: input of the UNet.
+        control: index into `SamplerInputs.controls`.
+        model_input: [n,C,h,w] float32, the scaled latents.
+    """
 
     timestep: float
     control: int
@@ -25,7 +31,7 @@ class Evaluation:
 
 
 class Stepper(Protocol):
-    """How latents move from one evaluation to the next. Holds the state of one run."""
+    """Defines how latents change from one evaluation to the next. Holds the state of one run."""
 
     @property
     def total(self) -> int:
@@ -34,33 +40,33 @@ class Stepper(Protocol):
 
     @property
     def table(self) -> SchedulerTable | None:
-        """The table, if it alone says how latents move: then a device can run all steps without the host."""
+        """The table, if it fully defines the steps, so that a device can run them without the host; else None."""
         ...
 
     def start(self, latents: np.ndarray) -> None:
-        """Begin a run at initial latents [n,C,h,w] of unit variance."""
+        """Start a run from initial latents [n,C,h,w] of unit variance."""
         ...
 
     def evaluation(self, index: int) -> Evaluation:
-        """What to evaluate next; `index` counts from 0."""
+        """The next evaluation; `index` counts from 0."""
         ...
 
     def step(self, index: int, noise: np.ndarray) -> np.ndarray:
-        """Take the guided noise prediction [n,C,h,w], which may be changed in place; returns the new latents."""
+        """Consume the guided noise prediction [n,C,h,w], possibly changing it in place. Returns the new latents."""
         ...
 
 
 @dataclass(frozen=True)
 class SamplerInputs:
-    """What one run needs beside the executor, whose contexts hold the prompts' embeddings already.
+    """Inputs of one run. The prompt embeddings are already in the executor's contexts.
 
     Attributes:
-        stepper: how latents move.
+        stepper: defines how latents change.
         latents: initial latents [n,C,h,w] of unit variance.
-        controls: one per evaluation (RePaint: per step).
+        controls: one per evaluation (RePaint: one per noise level).
         guidance_scale: of classifier-free guidance; None: conditional rows only.
-        extra_channels: [n,K,h,w] that follow the latents into the UNet of an inpainting model; None for other models.
-        carry_edits: contexts of editing prompts continue from evaluation to evaluation, as in the authors' code.
+        extra_channels: extra UNet channels [n,K,h,w] of an inpainting model; None for other models.
+        carry_edits: carry the contexts of editing prompts over to the next evaluation, as the authors' code does.
     """
 
     stepper: Stepper
@@ -73,13 +79,13 @@ class SamplerInputs:
 
 @dataclass(frozen=True)
 class Samples:
-    """What a run made.
+    """Outputs of one run.
 
     Attributes:
-        latents: [n,C,h,w] float32.
-        timesteps: of the evaluations.
-        seconds: of each evaluation.
-        energies: [evaluations,L,2,B,S] (attention, norm), or None if they were not asked for.
+        latents: final latents [n,C,h,w] float32.
+        timesteps: one per evaluation.
+        seconds: one per evaluation.
+        energies: [evaluations,L,2,B,S] (attention, norm), or None if not requested.
     """
 
     latents: np.ndarray
@@ -96,7 +102,7 @@ class Sampler(Protocol):
         ...
 
     def run(self, inputs: SamplerInputs, on_step: OnStep | None = None) -> Samples:
-        """Run every evaluation; `prepare` was called with the same inputs.
+        """Run every evaluation. Call `prepare` with the same inputs first.
 
         Raises:
             CancelledError: `on_step` returned False.

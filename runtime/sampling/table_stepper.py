@@ -1,4 +1,4 @@
-"""Steps by a scheduler's table: one weighted sum per evaluation."""
+"""Scheduler steps from a table: one weighted sum per evaluation."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ebca.runtime.sampling.sampler import Evaluation
 from ebca.runtime.sampling.tables import SchedulerTable
 
 Adjust = Callable[[np.ndarray], None]
-"""Changes a guided noise prediction [n,C,h,w] in place before the scheduler sees it."""
+"""Changes a guided noise prediction [n,C,h,w] in place before the scheduler step."""
 
 
 class TableStepper:
     """A table and the noise history of one run; see `ebca.runtime.sampling.sampler.Stepper`. Not thread-safe.
 
     Args:
-        table: of the scheduler.
+        table: the scheduler's.
         shape: of the latents [n,C,h,w].
-        adjust: changes each noise prediction before the scheduler sees it.
+        adjust: changes each noise prediction before the scheduler step.
     """
 
     def __init__(self, table: SchedulerTable, shape: Sequence[int], adjust: Adjust | None = None) -> None:
@@ -59,7 +59,7 @@ class TableStepper:
         return np.multiply(noise, self._table.init_noise_sigma, dtype=np.float64).astype(np.float32)
 
     def model_input(self, index: int, latents: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What the UNet sees at an evaluation: input_scale[index] * latents, float32 [*shape]."""
+        """The UNet's input at an evaluation: input_scale[index] * latents, float32 [*shape]."""
         return np.multiply(latents, np.float32(self._table.input_scale[index]))
 
     def combine(self, index: int, initial: NDArray[np.float32], noises: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -69,15 +69,16 @@ class TableStepper:
             initial: [*shape] float32, already times init_noise_sigma.
             noises: [at least index + 1, *shape] float32, the guided noise predictions so far.
 
-        Raises ParameterError for an evaluation or shape that does not fit.
+        Raises:
+            ParameterError: an evaluation or a shape that does not fit.
         """
         row = self._table.row(index)
         if initial.shape != self.shape or noises.shape[1:] != self.shape or len(noises) <= index:
             raise ParameterError(
-                f"initial latents {initial.shape} and noises {noises.shape} do not fit latents {self.shape} "
-                f"at evaluation {index}"
+                f"initial latents {initial.shape} and noises {noises.shape} do not fit evaluation {index}",
+                f"give latents {self.shape} and at least {index + 1} noise predictions of that shape",
             )
-        # Terms of opposite sign cancel in a multistep scheduler; in float64 only the result is rounded.
+        # Terms of a multistep scheduler cancel each other, so they are summed in float64.
         total, term = self._sum, self._term
         np.multiply(initial, row[0], out=total, dtype=np.float64)
         for noise, weight in zip(noises, row[1:], strict=False):

@@ -1,11 +1,10 @@
-"""Sampling from scheduler tables: one weighted sum per step, equal to diffusers by construction.
+"""Scheduler tables of an engine directory: one weighted sum per evaluation, equal to diffusers by construction.
 
-The tables are written at export (`ebca.export.schedulers` documents the file layout and why a scheduler is a
-table at all). After evaluation i
+The export writes the tables; docs/engine-directory.md describes the file. After evaluation i the latents are
 
     x_i = row_i[0] start + sum_{j <= i} row_i[j + 1] e_j
 
-with `start` the initial latents times `init_noise_sigma` and e_j the guided noise predictions so far.
+where `start` is the initial latents times `init_noise_sigma`, and e_j are the guided noise predictions so far.
 """
 
 from __future__ import annotations
@@ -38,13 +37,16 @@ _ALIASES = {
 
 @dataclass(frozen=True)
 class SchedulerTable:
-    """One scheduler at one step count: m = `evaluations` runs of the UNet (PNDM: one more than `steps`).
+    """One scheduler at one step count. It makes m = `evaluations` UNet evaluations (PNDM: one more than `steps`).
 
-    timesteps         [m] float64, what the UNet gets
-    input_scale       [m] float64: the UNet sees input_scale[i] * latents
-    init_noise_sigma  unit-variance noise times this is `start`
-    coefficients      [m (m + 3) / 2] float64, packed rows: row i has i + 2 values and starts at i (i + 3) / 2
-    skipped           evaluations left out at the start
+    Attributes:
+        name: in the manifest.
+        steps: scheduler steps.
+        timesteps: [m] float64, inputs of the UNet.
+        input_scale: [m] float64; the UNet's input is input_scale[i] * latents.
+        init_noise_sigma: `start` is unit-variance noise times this.
+        coefficients: [m (m + 3) / 2] float64, packed rows; row i has i + 2 values and starts at i (i + 3) / 2.
+        skipped: evaluations skipped at the start.
     """
 
     name: str
@@ -58,39 +60,46 @@ class SchedulerTable:
 
     @property
     def evaluations(self) -> int:
-        """How often the UNet runs."""
+        """Number of UNet evaluations."""
         return len(self.timesteps)
 
     @property
     def remaining(self) -> int:
-        """Steps that are run: all but those that `after` left out."""
+        """Steps to run: all but those that `after` skips."""
         return self.steps - self.skipped
 
     def row(self, i: int) -> NDArray[np.float64]:
-        """[i + 2] float64: weights of start, e_0 .. e_i in the latents after evaluation i."""
+        """[i + 2] float64: weights of start, e_0 .. e_i in the latents after evaluation i.
+
+        Raises:
+            ParameterError: `i` is out of range.
+        """
         if not 0 <= i < self.evaluations:
             raise ParameterError(
-                f"evaluation {i}: {self.name} with {self.steps} steps has evaluations 0 to {self.evaluations - 1}"
+                f"{self.name} with {self.steps} steps has no evaluation {i}", f"give 0 to {self.evaluations - 1}"
             )
         begin = i * (i + 3) // 2
         return self.coefficients[begin : begin + i + 2]
 
     def after(self, begin: int) -> SchedulerTable:
-        """What is left of this table for a start at evaluation `begin` from latents of that noise level.
+        """The rest of this table for a start at evaluation `begin`, from latents of that noise level.
 
         Raises:
-            ParameterError: `begin` is out of range, or it is not 0 and the scheduler is a multistep one, whose first
-                evaluations need another table.
+            ParameterError: `begin` is out of range, or it is above 0 and the scheduler is a multistep scheduler, which
+                needs the noise predictions before.
         """
         if not 0 <= begin < self.evaluations:
-            raise ParameterError(f"{self.name} with {self.steps} steps cannot start at evaluation {begin}")
+            raise ParameterError(
+                f"{self.name} with {self.steps} steps cannot start at evaluation {begin}",
+                f"give 0 to {self.evaluations - 1}",
+            )
         if begin == 0:
             return replace(self, init_noise_sigma=1.0)
         before, rows = self.row(begin - 1), [np.ones(1)]
         for i in range(begin, self.evaluations):
             row = self.row(i)
             keep = row[0] / before[0]
-            # In a one-step scheduler all that lies behind a step is in the latents it starts from.
+            # A one-step scheduler depends on earlier noise predictions only through the latents.
             if not np.allclose(row[:-1], keep * before, rtol=1e-9, atol=1e-12):
                 raise rules.SCHEDULER_STARTS_AT_FIRST_STEP.error(scheduler=self.name)
             rows.append(np.append(keep * rows[-1], row[-1]))
@@ -108,12 +117,14 @@ class SchedulerTable:
     def add_noise(
         self, clean: NDArray[np.float32], noise: NDArray[np.float32], alphas_cumprod: NDArray[np.float64]
     ) -> NDArray[np.float32]:
-        """Clean latents [*shape] at the noise level where this table starts, float32.
+        """Noise clean latents [*shape] to the noise level where this table starts; float32 [*shape].
 
-        alphas_cumprod: [num_train_timesteps], see `load_alphas_cumprod`.
+        Args:
+            clean, noise: [*shape] float32.
+            alphas_cumprod: [num_train_timesteps], see `load_alphas_cumprod`.
         """
         scale = float(self.input_scale[0])
-        # Schedulers that scale their input have latents clean + sigma noise, and scale by 1 / sqrt(1 + sigma^2).
+        # Schedulers that scale their input use latents clean + sigma noise, and scale by 1 / sqrt(1 + sigma^2).
         alpha = scale**2 if scale != 1.0 else float(alphas_cumprod[int(self.timesteps[0])])
         mixed = np.sqrt(alpha) * clean.astype(np.float64) + np.sqrt(1 - alpha) * noise
         return (mixed / scale).astype(np.float32)
@@ -125,7 +136,7 @@ def available_schedulers(section: Mapping[str, Any]) -> list[str]:
 
 
 def normalise_name(name: str) -> str:
-    """A name as users write it -> the name in the manifest: "DPM++ 2M" -> "dpmpp_2m", "plms" -> "pndm"."""
+    """Map a name as users write it to the manifest's: "DPM++ 2M" -> "dpmpp_2m", "plms" -> "pndm"."""
     key = re.sub(r"[\s_\-]+", "", name.strip().lower()).removesuffix("scheduler")
     return _ALIASES.get(key) or _ALIASES.get(key.replace("++", "pp")) or key
 
@@ -133,12 +144,15 @@ def normalise_name(name: str) -> str:
 def load_table(directory: Path, section: Mapping[str, Any], name: str, steps: int) -> SchedulerTable:
     """Read one table of an engine directory.
 
-    directory: the engine directory.
-    section: the manifest's scheduler section, as `ebca.export.schedulers.write_tables` returns it.
-    name: a scheduler's name or alias, in any case. steps: the number of sampling steps.
+    Args:
+        directory: the engine directory.
+        section: the manifest's scheduler section.
+        name: the scheduler's name or an alias, in any case.
+        steps: scheduler steps.
 
-    Raises ParameterError for a name or step count that is not stored, EngineError for a damaged section or
-    file.
+    Raises:
+        ParameterError: a name or a step count that is not stored.
+        EngineError: a damaged section or file.
     """
     tables = section.get("tables")
     if not isinstance(tables, Mapping) or not tables:
@@ -151,12 +165,14 @@ def load_table(directory: Path, section: Mapping[str, Any], name: str, steps: in
     try:
         offset, evaluations = _place(tables[key], key, int(steps))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise EngineError(f"the manifest in {directory} has a damaged table entry for {key!r}: {error!r}") from error
-    # More than any scheduler needs; without a bound a damaged manifest could ask for gigabytes.
+        raise EngineError(
+            f"the manifest in {directory} has a damaged table entry for {key!r}: {error!r}", "export the engine again"
+        ) from error
+    # More than any scheduler needs; without a bound, a damaged manifest could request gigabytes.
     if offset < 0 or not 1 <= evaluations <= 4 * steps + 16:
         raise EngineError(
-            f"the manifest in {directory} says {key} with {steps} steps has {evaluations} evaluations "
-            f"at offset {offset}, which cannot be",
+            f"the manifest in {directory} has an impossible table entry: {key} with {steps} steps has {evaluations} "
+            f"evaluations at offset {offset}",
             "export the engine again",
         )
     count = 1 + 2 * evaluations + evaluations * (evaluations + 3) // 2
@@ -168,7 +184,9 @@ def load_table(directory: Path, section: Mapping[str, Any], name: str, steps: in
 def _place(entry: Mapping[str, Any], scheduler: str, steps: int) -> tuple[int, int]:
     """Offset and number of evaluations of a stored table.
 
-    Raises ParameterError for a step count that is not stored, and whatever a damaged entry leads to.
+    Raises:
+        ParameterError: a step count that is not stored.
+        KeyError, TypeError, ValueError, AttributeError: a damaged entry.
     """
     by_steps, minimum, _ = entry["steps"], int(entry.get("minimum_steps", 1)), entry["file"]
     stored = sorted(int(count) for count in by_steps)
@@ -186,12 +204,15 @@ def _place(entry: Mapping[str, Any], scheduler: str, steps: int) -> tuple[int, i
 def load_alphas_cumprod(directory: Path, section: Mapping[str, Any]) -> NDArray[np.float64]:
     """[num_train_timesteps] float64: the product of (1 - beta) up to each training timestep.
 
-    Raises EngineError when the file is missing, damaged or of the wrong length.
+    Raises:
+        EngineError: the file is missing, damaged or of the wrong length.
     """
     try:
         file, length = str(section["alphas_cumprod"]), int(section["config"]["num_train_timesteps"])
     except (KeyError, TypeError, ValueError) as error:
-        raise EngineError(f"the manifest in {directory} has a damaged scheduler section: {error!r}") from error
+        raise EngineError(
+            f"the manifest in {directory} has a damaged scheduler section: {error!r}", "export the engine again"
+        ) from error
     return _read_values(directory, file, 0, length)
 
 
@@ -199,7 +220,9 @@ def _read_values(directory: Path, file: str, offset: int, count: int) -> NDArray
     """`count` float64 values from value `offset` of a raw file inside the engine directory; read-only."""
     path = (directory / file).resolve()
     if not path.is_relative_to(directory.resolve()):
-        raise EngineError(f"the manifest names the scheduler file {file!r}, which is outside {directory}")
+        raise EngineError(
+            f"the manifest names the scheduler file {file!r}, which is outside {directory}", "export the engine again"
+        )
     try:
         with path.open("rb") as stream:
             stream.seek(8 * offset)
@@ -208,7 +231,7 @@ def _read_values(directory: Path, file: str, offset: int, count: int) -> NDArray
         raise EngineError(f"cannot read the scheduler file {path}: {error}", "export the engine again") from error
     if len(data) != 8 * count:
         raise EngineError(
-            f"the scheduler file {path} is cut short: {count} values expected at {offset}, {len(data) // 8} found",
+            f"the scheduler file {path} is truncated: {count} values expected at {offset}, {len(data) // 8} found",
             "copy or export the engine again",
         )
     values = np.frombuffer(data, dtype="<f8").astype(np.float64, copy=False)

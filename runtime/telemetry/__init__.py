@@ -1,1 +1,1 @@
-"""What a generation reports on request: energies and attention maps."""
+"""Optional reports of a generation: energies and attention maps."""

@@ -1,4 +1,4 @@
-"""Attention to each token of the prompt."""
+"""Maps of the attention to each token of the prompt."""
 
 from collections.abc import Sequence
 
@@ -13,23 +13,26 @@ from ebca.runtime.images.outputs import to_bytes
 class AttentionMaps:
     """Mean cross-attention probabilities per token of the main prompt, over heads, layers and evaluations.
 
-    An executor's probe. Layers of other sizes are brought to the size of the latents first, so each counts alike.
+    Pass an instance to an executor as its probe. Maps of all layers are resized to the latent size first, so that each
+    layer has the same weight.
 
     Args:
+        unet: the split UNet of a manifest.
         sizes: of the executor: batch, contexts, tokens, height, width.
-        pictures: n; their conditional rows are the last n.
+        images: n; the last n rows of the executor are their conditional rows.
     """
 
-    def __init__(self, unet: UNetSpec, sizes: dict[str, int], pictures: int) -> None:
+    def __init__(self, unet: UNetSpec, sizes: dict[str, int], images: int) -> None:
         self._layers = [(layer.heads, *layer.size(sizes)) for layer in unet.layers]
         self._size = (sizes["height"], sizes["width"])
-        self._sum = np.zeros((pictures, sizes["tokens"], *self._size), np.float64)
+        self._sum = np.zeros((images, sizes["tokens"], *self._size), np.float64)
         self._count = 0
 
     def __call__(self, layer: int, q: np.ndarray, k: np.ndarray) -> None:
+        """Add one layer of one evaluation; see `ebca.runtime.execution.inspection.Probe`."""
         heads, height, width = self._layers[layer]
-        for picture, total in enumerate(self._sum):
-            row = picture - len(self._sum)
+        for image, total in enumerate(self._sum):
+            row = image - len(self._sum)
             queries = q[row].reshape(height * width, heads, -1)
             keys = k[row, 0].reshape(k.shape[2], heads, -1)
             mean = np.zeros((height * width, k.shape[2]), np.float32)
@@ -43,22 +46,23 @@ class AttentionMaps:
 
     @property
     def maps(self) -> np.ndarray:
-        """[n,T,h,w] float32; at each position the tokens sum to 1."""
+        """[n,T,h,w] float32; at each position the values of all tokens sum to 1."""
         return (self._sum / max(self._count, 1)).astype(np.float32)
 
 
 def draw_attention(image: Image.Image, maps: np.ndarray, tokens: Sequence[str]) -> Image.Image:
-    """The picture and, for each token, where it is attended to: one strip of tiles with the tokens' names.
+    """A sheet of labelled tiles: the image, then one attention map per token. Each map is scaled to its own maximum.
 
     Args:
-        maps: [T,h,w] of this picture.
-        tokens: names of the first tokens from the start token on; each tile is scaled to its own brightest point.
+        image: the generated image.
+        maps: [T,h,w] of this image.
+        tokens: labels of the first tokens, beginning with the start token.
     """
     side = max(min(image.width, 256), 128)
     size = (side, round(side * image.height / image.width))
-    picture = image.resize(size, Image.Resampling.LANCZOS)
-    tiles = [("", picture)]
-    grey = ImageOps.grayscale(picture).convert("RGB")
+    resized = image.resize(size, Image.Resampling.LANCZOS)
+    tiles = [("", resized)]
+    grey = ImageOps.grayscale(resized).convert("RGB")
     for name, plane in zip(tokens, maps, strict=False):
         scaled = (plane - plane.min()) / max(float(np.ptp(plane)), 1e-12)
         heat = Image.fromarray(to_bytes(scaled)).resize(size, Image.Resampling.BICUBIC)

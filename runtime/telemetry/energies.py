@@ -1,4 +1,4 @@
-"""Energies by evaluation and layer."""
+"""Energies per evaluation and layer."""
 
 import json
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ from ebca.errors import ParameterError
 
 @dataclass(frozen=True)
 class Energies:
-    """Energies of every evaluation, as the authors' monitor defines them (README of the op).
+    """Energies of every evaluation, as the authors' monitor defines them (see the op's README).
 
     Attributes:
-        timesteps: [m] of the evaluations.
+        timesteps: one per evaluation (m).
         layers: names of the L cross-attention layers in the checkpoint.
         values: [m,L,2,B,S] float32: attention and norm term per row and context. With guidance the first half of the
             rows is unconditional.
@@ -38,11 +38,11 @@ class Energies:
 
     @property
     def total(self) -> np.ndarray:
-        """[m,L,B,S]: their sum."""
+        """[m,L,B,S]: the sum of both."""
         return self.attention + self.norm
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """One object per evaluation and layer; its numbers are lists [B][S]."""
+        """One record per evaluation and layer, with energies as nested lists [B][S]."""
         for i, timestep in enumerate(self.timesteps):
             for j, layer in enumerate(self.layers):
                 terms = {name: getattr(self, name)[i, j].tolist() for name in ("attention", "norm", "total")}
@@ -57,10 +57,13 @@ class Energies:
         try:
             path.write_text("".join(json.dumps(record) + "\n" for record in self.records()), encoding="utf-8")
         except OSError as error:
-            raise ParameterError(f"cannot write '{path}': {error.strerror or error}") from None
+            raise ParameterError(
+                f"cannot write '{path}': {error.strerror or error}", "name a file in a writable folder"
+            ) from None
 
     def plot(self, path: Path) -> None:
-        """Draw the course of the three energies, one line per layer: means over the conditional rows, main context.
+        """Plot the three energies over the evaluations, one line per layer: means of the main context over the
+        conditional rows.
 
         Raises:
             ParameterError: matplotlib is not installed, or the file cannot be written.
@@ -82,15 +85,15 @@ class Energies:
         try:
             figure.savefig(path, dpi=110)
         except (OSError, ValueError) as error:
-            raise ParameterError(f"cannot write '{path}': {error}") from None
+            raise ParameterError(f"cannot write '{path}': {error}", "name a .png file in a writable folder") from None
 
 
 def require_plotting() -> None:
-    """Raises ParameterError where matplotlib is missing."""
+    """Raise ParameterError if matplotlib is not installed."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise ParameterError("an energy plot needs matplotlib: pip install 'ebca[plot]'") from None
+        raise ParameterError("an energy plot needs matplotlib", "run `pip install 'ebca[plot]'`") from None
 
 
 def _short(layer: str) -> str:

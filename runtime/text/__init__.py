@@ -1,1 +1,1 @@
-"""Texts to token ids."""
+"""From texts to token ids."""

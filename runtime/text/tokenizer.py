@@ -1,4 +1,4 @@
-"""Prompts to token ids, from the `tokenizers` JSON that the export wrote."""
+"""From prompts to token ids, with the `tokenizers` JSON that the export wrote."""
 
 from __future__ import annotations
 
@@ -19,54 +19,82 @@ _INFO_KEYS = ("model_max_length", "bos_token_id", "eos_token_id", "pad_token_id"
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of n prompts, and what did not fit."""
+    """Encoded prompts.
 
-    ids: NDArray[np.int64]  # [n, T], T = model_max_length
-    truncated: list[str]  # per prompt: the text behind the last token that fitted, "" if all of it did
-    tokens: list[list[str]]  # per prompt: vocabulary entries from bos to eos, padding left out; index = position
+    Attributes:
+        ids: [n,T] int64, T = model_max_length.
+        truncated: per prompt: the text after the last token that fits; "" if all of it fits.
+        tokens: per prompt: vocabulary entries from bos to eos without padding; the index is the position.
+    """
+
+    ids: NDArray[np.int64]
+    truncated: list[str]
+    tokens: list[list[str]]
 
 
 class Tokenizer:
-    """CLIP byte-pair encoding with start token, end token and padding. Safe to share between threads."""
+    """CLIP byte-pair encoding with start token, end token and padding. Thread-safe.
+
+    Raises:
+        EngineError: incomplete information.
+    """
 
     def __init__(self, backend: _Backend, info: Mapping[str, Any]) -> None:
         missing = [key for key in _INFO_KEYS if not isinstance(info.get(key), int)]
         if missing:
-            raise EngineError(f"tokenizer information lacks the number(s) {', '.join(missing)}", "export again")
+            raise EngineError(
+                f"the manifest's tokenizer information has no {', '.join(missing)}", "export the engine again"
+            )
         self.max_length = int(info["model_max_length"])
         if self.max_length < 3:
-            raise EngineError(f"tokenizer model_max_length is {self.max_length}", "at least 3 is needed")
+            raise EngineError(
+                f"the tokenizer's model_max_length is {self.max_length}, less than 3", "export the engine again"
+            )
         self.bos_id = int(info["bos_token_id"])
         self.eos_id = int(info["eos_token_id"])
         self.pad_id = int(info["pad_token_id"])
-        # A tokenizer.json may carry its maker's own limits, which would cut text without telling.
+        # The file's own truncation would silently drop text.
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
 
     @classmethod
     def load(cls, path: str | Path, info: Mapping[str, Any]) -> Tokenizer:
-        """Read the JSON file at `path`; `info` holds model_max_length and the bos, eos and pad token ids."""
+        """Read a tokenizer from a file.
+
+        Args:
+            path: the JSON file.
+            info: model_max_length and the bos, eos and pad token ids, from the manifest.
+
+        Raises:
+            EngineError: the file cannot be read, or `info` is incomplete.
+        """
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise EngineError(f"cannot read the tokenizer {path}: {error}", "export again") from error
+            raise EngineError(f"cannot read the tokenizer {path}: {error}", "export the engine again") from error
         return cls.from_json(text, info)
 
     @classmethod
     def from_json(cls, text: str, info: Mapping[str, Any]) -> Tokenizer:
-        """Like `load`, from the JSON text itself."""
+        """Like `load`, from the JSON text."""
         try:
             backend = _Backend.from_str(text)
         except Exception as error:  # the library raises nothing narrower
-            raise EngineError(f"the tokenizer is not valid `tokenizers` JSON: {error}", "export again") from error
+            raise EngineError(
+                f"the tokenizer is not valid `tokenizers` JSON: {error}", "export the engine again"
+            ) from error
         return cls(backend, info)
 
     def encode(self, prompts: Sequence[str]) -> Encoded:
-        """Encode each prompt as bos, at most T - 2 tokens, eos, padding."""
+        """Encode each prompt as bos, at most T - 2 tokens, eos, padding.
+
+        Raises:
+            ParameterError: not a sequence of strings of valid Unicode.
+        """
         if isinstance(prompts, str):
-            raise ParameterError("prompts must be a sequence of strings, not one string", "put it in a list")
-        ids = np.full((len(prompts), self.max_length), self.pad_id, np.int64)  # [n, T]
+            raise ParameterError("prompts is one string", "put it in a list")
+        ids = np.full((len(prompts), self.max_length), self.pad_id, np.int64)  # [n,T]
         truncated: list[str] = []
         tokens: list[list[str]] = []
         for row, prompt in enumerate(prompts):
@@ -78,12 +106,15 @@ class Tokenizer:
         return Encoded(ids, truncated, tokens)
 
     def find_words(self, prompt: str, words: Sequence[str]) -> dict[str, list[int]]:
-        """Positions (bos is 0) of every token of each word or phrase, for all its occurrences in the prompt.
+        """Token positions (bos is 0) of each word or phrase, for all occurrences in the prompt.
 
-        Whole words only ("cat" is not in "catalogue"); case and spacing do not count.
+        Only whole words match ("cat" is not in "catalogue"); case and spacing are ignored.
+
+        Raises:
+            ParameterError: a word that is not in the prompt, or only after the last token that fits.
         """
         if isinstance(words, str):
-            raise ParameterError(f"words must be a sequence of strings, not the string {words!r}", "put it in a list")
+            raise ParameterError(f"words is the string {words!r}", "put it in a list")
         encoding = self._pieces(prompt)
         return {word: self._find(prompt, encoding, word) for word in words}
 
@@ -93,11 +124,13 @@ class Tokenizer:
 
     def _pieces(self, text: str) -> Encoding:
         if not isinstance(text, str):
-            raise ParameterError(f"a prompt must be a string, not {type(text).__name__}")
+            raise ParameterError(f"a prompt is of type {type(text).__name__}", "give a string")
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise ParameterError(f"the prompt {text!r} is not valid Unicode text: {error.reason}") from error
+            raise ParameterError(
+                f"the prompt {text!r} is not valid Unicode text: {error.reason}", "remove unpaired surrogates"
+            ) from error
         return self._backend.encode(text, add_special_tokens=False)
 
     def _entry(self, index: int) -> str:
@@ -113,26 +146,28 @@ class Tokenizer:
         if not needle:
             raise ParameterError(f"the word {word!r} has no tokens", "give a word or phrase of the prompt")
         starts = _occurrences(encoding, needle)
-        # An occurrence cut by the length limit is no longer the word that was asked for.
+        # Occurrences that the length limit cuts are not used.
         kept = [start for start in starts if start + len(needle) <= self._room]
         if not kept:
-            raise ParameterError(self._not_found(prompt, encoding, word, beyond=bool(starts)))
+            raise self._not_found(prompt, encoding, word, beyond=bool(starts))
         positions = {start + i + 1 for start in kept for i in range(len(needle))}
         return sorted(positions)
 
-    def _not_found(self, prompt: str, encoding: Encoding, word: str, *, beyond: bool) -> str:
-        where = f"only beyond the first {self._room} tokens of the prompt, which are all that is used"
-        problem = where if beyond else "not in the prompt"
+    def _not_found(self, prompt: str, encoding: Encoding, word: str, *, beyond: bool) -> ParameterError:
+        limit = f"only beyond the first {self._room} tokens of the prompt; later tokens are not used"
         spans = encoding.offsets[: self._room]
         listing = ", ".join(f"{i} {prompt[start:end]!r}" for i, (start, end) in enumerate(spans, start=1))
-        return f"the word {word!r} is {problem}; the prompt's tokens are: {listing or 'none'}"
+        return ParameterError(
+            f"the word {word!r} is {limit if beyond else 'not in the prompt'}",
+            f"the prompt's tokens are: {listing or 'none'}",
+        )
 
 
 def _occurrences(encoding: Encoding, needle: list[int]) -> list[int]:
-    """Where `needle` occurs as whole words in the encoding: indices of first tokens."""
+    """Indices of the first tokens of all occurrences of `needle` as whole words."""
     ids, word_of = encoding.ids, encoding.word_ids
     last = len(ids) - len(needle)
-    # The end needs no test: the last piece of a word (its entry ends in </w>) is never a middle piece.
+    # The end needs no check: the last piece of a word (its entry ends in </w>) is never a middle piece.
     return [
         i for i in range(last + 1) if ids[i : i + len(needle)] == needle and (i == 0 or word_of[i] != word_of[i - 1])
     ]

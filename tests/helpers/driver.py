@@ -1,5 +1,5 @@
-"""A CUDA driver without a GPU. Device memory is separate host memory, the stream runs calls at once, and a graph is the
-list of enqueued calls. It counts operations."""
+"""A CUDA driver without a GPU. Its device memory is separate host memory, its stream runs work immediately, and its
+graphs are lists of enqueued calls. It counts the calls of each kind."""
 
 import ctypes
 import time
@@ -23,7 +23,7 @@ from ebca.runtime.engine import Engine
 
 
 class HostKernels:
-    """The sampling kernels in numpy; the op runs as the engine's graph."""
+    """The sampling kernels in numpy. There is no kernel for the op, so the backend runs its graph."""
 
     def operator(self, variant: str, layer: LayerSpec, dtype: np.dtype[Any]) -> None:
         return None
@@ -33,7 +33,7 @@ class HostKernels:
         return lambda: run(bound)
 
     def register(self, trt: Any, registry: Any) -> object:
-        raise AssertionError("no engine in the tests needs plugins on this device")
+        raise AssertionError("the backends of these tests take no plugins")
 
 
 def host_device(**settings: Any) -> tuple[CudaDevice, "HostDriver"]:
@@ -43,7 +43,7 @@ def host_device(**settings: Any) -> tuple[CudaDevice, "HostDriver"]:
 
 
 def host_engine(directory: Path, **settings: Any) -> tuple[Engine, "HostDriver"]:
-    """An engine on a CUDA device on the host, whose graphs ONNX Runtime runs, and the device's driver."""
+    """An engine on a CUDA device on the host, with ONNX Runtime as its backend, and the device's driver."""
     device, driver = host_device(**settings)
     return Engine(open_directory(directory), backends.create("onnxruntime", BackendOptions()), device), driver
 
@@ -79,7 +79,7 @@ class HostDriver:
     def view(self, pointer: int, shape: Sequence[int], dtype: Any, owner: object) -> np.ndarray:
         size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
         buffer = (ctypes.c_uint8 * size).from_address(pointer)
-        # The array keeps the buffer, and so its memory, alive.
+        # The array keeps its owner alive.
         buffer.owner = owner
         return np.frombuffer(buffer, dtype).reshape(shape)
 
@@ -96,12 +96,12 @@ class HostDriver:
         if self._recording is None:
             self._enqueue("submit", call)
             return
-        # A graph does not keep the captured calls alive.
+        # As in CUDA, a graph does not keep the captured calls alive.
         alive = weakref.ref(call)
 
         def run() -> None:
             bound = alive()
-            assert bound is not None, "a graph runs on memory that was freed"
+            assert bound is not None, "a graph uses freed memory"
             bound()
 
         self._enqueue("submit", run)
@@ -115,7 +115,7 @@ class HostDriver:
 
     def capture(self, enqueue: Callable[[], None]) -> list[Call]:
         self.count["capture"] += 1
-        assert self._recording is None, "one capture inside another"
+        assert self._recording is None, "nested captures"
         if self.refuse_capture:
             raise BackendError("operation not permitted when stream is capturing")
         self._recording = []
@@ -132,7 +132,7 @@ class HostDriver:
         return [call for graph in graphs for call in graph]
 
     def launch_graph(self, graph: list[Call]) -> None:
-        assert self._recording is None, "a graph launched inside a capture"
+        assert self._recording is None, "a graph is launched during a capture"
         self.count["launch"] += 1
         for call in graph:
             call()
@@ -147,5 +147,5 @@ class HostDriver:
         return 2**33 - sum(raw.nbytes for raw in self.memory.values())
 
     def synchronize(self) -> None:
-        assert self._recording is None, "the host waits inside a capture"
+        assert self._recording is None, "the host waits during a capture"
         self.count["synchronize"] += 1

@@ -1,4 +1,4 @@
-"""A driver for the kernel launcher that only records launches."""
+"""A driver for kernel launches that launches nothing and records every call."""
 
 import ctypes
 from typing import Any

@@ -1,4 +1,4 @@
-"""The built-in model in diffusers' own pipelines, and pictures for it."""
+"""The built-in model in diffusers' pipelines, and input images."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ from ebca.export.scheduler_tables import SCHEDULERS
 
 
 def tiny_pipeline(pipeline: Any, folder: Path, *, in_channels: int = 4) -> Any:
-    """An instance of a diffusers pipeline class with the built-in model. Its tokenizer is written to `folder`."""
+    """An instance of a diffusers pipeline class with the built-in model. Writes its tokenizer to `folder`."""
     tiny = build_tiny(in_channels=in_channels)
     save_tiny(folder)
     made = pipeline(
@@ -33,7 +33,7 @@ def tiny_pipeline(pipeline: Any, folder: Path, *, in_channels: int = 4) -> Any:
 
 
 def runner(pipeline: Any) -> Callable[..., np.ndarray]:
-    """Calls of a pipeline with our names of schedulers and our seeds; gives latents unless asked for something else."""
+    """A function that calls a pipeline with our names of schedulers and our seeds. It returns latents by default."""
 
     def run(prompt: Any, *, scheduler: str = "pndm", seed: int | list[int] = 1, **kwargs: Any) -> np.ndarray:
         pipeline.scheduler = diffusers_scheduler(scheduler)
@@ -45,25 +45,25 @@ def runner(pipeline: Any) -> Callable[..., np.ndarray]:
 
 
 def diffusers_scheduler(name: str) -> Any:
-    """A new diffusers scheduler of the built-in model, by our name for it."""
+    """A new diffusers scheduler for the built-in model, by our name."""
     spec = SCHEDULERS[name]
     return spec.diffusers_class.from_config({**SCHEDULER_CONFIG, **spec.overrides})
 
 
 def generators(seed: int | list[int]) -> Any:
-    """What a diffusers pipeline takes: one generator for all pictures or one each."""
+    """Generators for a diffusers pipeline: one for all images, or one per image."""
     made = [torch.Generator("cpu").manual_seed(s) for s in ([seed] if isinstance(seed, int) else seed)]
     return made[0] if isinstance(seed, int) else made
 
 
-def picture(seed: int = 0, size: tuple[int, int] = (64, 64)) -> Image.Image:
-    """A smooth picture of random colours; size is (height, width)."""
+def sample_image(seed: int = 0, size: tuple[int, int] = (64, 64)) -> Image.Image:
+    """A smooth image with random colours; size is (height, width)."""
     pixels = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
     return Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BICUBIC)
 
 
-def mask_picture(box: tuple[int, int, int, int] = (16, 8, 50, 42), size: tuple[int, int] = (64, 64)) -> Image.Image:
-    """Black, white in a box (left, top, right, bottom); size is (height, width)."""
+def mask_image(box: tuple[int, int, int, int] = (16, 8, 50, 42), size: tuple[int, int] = (64, 64)) -> Image.Image:
+    """A black mask with a white box (left, top, right, bottom); size is (height, width)."""
     mask = Image.new("L", size[::-1])
     mask.paste(255, box)
     return mask

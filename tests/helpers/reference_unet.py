@@ -1,8 +1,7 @@
-"""Energy-based cross attention in plain PyTorch, straight from the formulas of the authors' algorithm.
+"""Energy-based cross attention in plain PyTorch, written directly from the formulas of the authors' algorithm.
 
-Written for comparison only: float64, one image after the other, nothing shared with the code it checks. Letters: per
-image, `main` is the context C of its two rows (unconditional, conditional), and `edits` is E = [unconditional copy,
-edit_1 .. edit_n].
+For comparison only: float64, one image at a time, no code shared with the runtime. Per image, `main` is the context C
+of its two rows (unconditional, conditional), and `edits` is E = [unconditional copy, edit_1 .. edit_n].
 """
 
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ class Editing:
 
 @dataclass
 class Image:
-    """What belongs to one image: main [2,T,D], edits [1+n,T,D] or None."""
+    """Contexts of one image: main [2,T,D], edits [1+n,T,D] or None."""
 
     main: Tensor
     edits: Tensor | None
@@ -74,11 +73,11 @@ class ReferenceUNet:
 
     @torch.no_grad()
     def __call__(self, sample: np.ndarray, timestep: float, images: list[Image]) -> np.ndarray:
-        """Noise of sample [2N,C,h,w]; the contexts of `images` are updated in place."""
+        """Noise prediction for sample [2N,C,h,w]. Updates the contexts of `images` in place."""
         self.images = images
         self.latent_size = (sample.shape[2], sample.shape[3])
-        stand_in = torch.zeros(len(sample), 1, images[0].main.shape[2], dtype=torch.float64)
-        return self.unet(torch.from_numpy(sample).double(), timestep, stand_in, return_dict=False)[0].numpy()
+        unused = torch.zeros(len(sample), 1, images[0].main.shape[2], dtype=torch.float64)
+        return self.unet(torch.from_numpy(sample).double(), timestep, unused, return_dict=False)[0].numpy()
 
     def layer(self, attn: Any, hidden: Tensor) -> Tensor:
         n = len(self.images)
@@ -116,7 +115,7 @@ class ReferenceUNet:
 
     @staticmethod
     def attention(attn: Any, q: Tensor, context: Tensor) -> Tensor:
-        """The usual cross attention with its output projection."""
+        """Standard cross attention with its output projection."""
         k, v = attn.to_k(context), attn.to_v(context)
         d = k.shape[-1] // attn.heads
         heads = []

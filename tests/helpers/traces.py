@@ -1,5 +1,5 @@
-"""Modules of equal weights are traced once per process. Tracing is most of an export of the tiny model, and dozens of
-tests export it; everything else of an export is done each time."""
+"""Traces modules with equal weights once per process, because tracing takes most of the time of an export of the tiny
+model, and dozens of tests export it. Everything else of an export runs every time."""
 
 import hashlib
 from typing import Any
@@ -43,7 +43,7 @@ def _digest(module: nn.Module, *about: object) -> str:
 
 
 def _own_weights(graph: ir.Graph) -> None:
-    """Traces share their module's memory, which a later export may round to float16 in place."""
+    """Copy the weights: traces share the module's memory, which a later export may round to float16 in place."""
     for value in graph.initializers.values():
         assert value.const_value is not None
         value.const_value = ir.tensor(value.const_value.numpy().copy(), name=value.name)

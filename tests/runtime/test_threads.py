@@ -17,12 +17,12 @@ THREADS = 4
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_sessions_in_four_threads_make_what_one_thread_makes(tiny_engine_dir: Path, backend: str) -> None:
+def test_sessions_in_four_threads_give_the_results_of_one_thread(tiny_engine_dir: Path, backend: str) -> None:
     pytest.importorskip(backend)
     with ebca.load(tiny_engine_dir, backend=backend) as engine:
 
         def make(seed: int) -> np.ndarray:
-            # Other sizes and step counts side by side, so that the threads do not run in step.
+            # Different sizes and numbers of steps, so that the threads do not run in lockstep.
             with engine.session(height=64 + 8 * (seed % 3), width=64) as session:
                 result = session.generate(
                     "a cat on a table", steps=3 + seed % 2, seed=seed, gamma_attn=0.05, gamma_norm=0.4
@@ -42,7 +42,7 @@ def test_sessions_in_four_threads_make_what_one_thread_makes(tiny_engine_dir: Pa
         assert np.array_equal(together[seed % THREADS][seed // THREADS], latents), seed
 
 
-def test_a_denoiser_is_shared_between_threads(tiny_unet_dir: Path) -> None:
+def test_a_denoiser_can_be_shared_between_threads(tiny_unet_dir: Path) -> None:
     denoiser = ebca.Denoiser(tiny_unet_dir)
     control = ebca.EnergyControl(0.05, 0.4)
     calls = [call_inputs(size=(8, 8 + 2 * (i % 3)), seed=i) for i in range(12)]
@@ -56,7 +56,7 @@ def test_a_denoiser_is_shared_between_threads(tiny_unet_dir: Path) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
-def test_threads_that_open_one_folder_prepare_it_once(
+def test_threads_can_open_an_unprepared_directory_at_once(
     tiny_unet_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EBCA_CACHE_DIR", str(tmp_path))

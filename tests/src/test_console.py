@@ -1,4 +1,4 @@
-"""Errors as one line, exit codes, warnings, progress."""
+"""One-line errors, exit codes, warnings, and progress."""
 
 import io
 import subprocess
@@ -31,7 +31,7 @@ def test_an_ebca_error_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture
     assert capsys.readouterr().err == "tool: error: it is broken; mend it\n"
 
 
-def test_ctrl_c_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_prints_the_given_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert console.run("tool", lambda: _raise(KeyboardInterrupt()), interrupted="run it again") == 1
     assert capsys.readouterr().err == "tool: run it again\n"
 
@@ -41,7 +41,7 @@ def test_other_errors_keep_their_traceback() -> None:
         console.run("tool", lambda: 1 // 0)
 
 
-def test_warnings_are_one_line_and_the_old_way_comes_back(capsys: pytest.CaptureFixture[str]) -> None:
+def test_warnings_are_one_line_and_the_handler_is_restored(capsys: pytest.CaptureFixture[str]) -> None:
     before = warnings.showwarning
 
     def body() -> int:
@@ -58,7 +58,7 @@ def test_warnings_are_one_line_and_the_old_way_comes_back(capsys: pytest.Capture
 def test_a_closed_pipe_is_quiet() -> None:
     program = (
         "import os, sys\n"
-        "from ebca.runtime import console\n"
+        "from ebca import console\n"
         "def body():\n"
         "    for line in range(100000): print(line)\n"
         "    return 0\n"
@@ -74,12 +74,12 @@ def test_a_closed_pipe_is_quiet() -> None:
     process.stderr.close()
 
 
-def test_json_to_a_folder_that_does_not_exist(tmp_path: Path) -> None:
+def test_writing_json_to_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="folder that exists"):
         console.write_json(tmp_path / "missing" / "file.json", {})
 
 
-def test_preparing_elsewhere_than_on_a_terminal_is_a_line_at_each_end() -> None:
+def test_preparing_without_a_terminal_prints_a_first_and_a_last_line() -> None:
     stream = io.StringIO()
     with console.PrepareProgress(stream) as progress:
         for index, name in enumerate(("one", "two")):
@@ -100,14 +100,14 @@ def test_preparing_on_a_terminal_names_the_component() -> None:
     assert "segment_00[x] (1 of 1)" in stream.getvalue()
 
 
-def test_nothing_to_prepare_shows_nothing() -> None:
+def test_nothing_is_shown_if_nothing_is_prepared() -> None:
     stream = io.StringIO()
     with console.PrepareProgress(stream) as progress:
         pass
     assert stream.getvalue() == "" and progress.seconds is None
 
 
-def test_an_interrupted_preparation_leaves_no_line_behind() -> None:
+def test_an_interrupted_preparation_is_not_reported_as_prepared() -> None:
     stream = _Terminal()
     with pytest.raises(KeyboardInterrupt), console.PrepareProgress(stream) as progress:
         progress(0, 3, "segment_00")

@@ -1,4 +1,4 @@
-"""ebca-doctor on a healthy, a damaged and a missing engine; the cache it may clear, and what it may not."""
+"""ebca-doctor on healthy, damaged and missing engine directories, and clearing the cache."""
 
 import json
 import shutil
@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
+import ebca
 from ebca.engines.backends import registry as backends
-from ebca.engines.backends import tensorrt
+from ebca.engines.backends import tensorrt_library
 from ebca.engines.machine import nvidia
 from ebca.engines.machine.nvidia import Gpu, Nvidia
 from ebca.errors import BackendError, NumericalError
 from ebca.runtime.cli import doctor
+from ebca.runtime.diagnostics import machine as machine_checks
 
 Findings = list[dict[str, Any]]
 
@@ -35,7 +37,7 @@ def engine_copy(tiny_unet_dir: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def diagnose(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, Findings]]:
-    """Run with --json on stdout: exit code and findings."""
+    """Runs ebca-doctor with --json. Returns the exit code and the findings."""
 
     def run(*argv: str) -> tuple[int, Findings]:
         code = doctor.main([*argv, "--json"])
@@ -55,7 +57,7 @@ def _one(findings: Findings, topic: str, level: str) -> dict[str, Any]:
     return found
 
 
-def test_the_environment(diagnose: Any) -> None:
+def test_the_environment_is_checked(diagnose: Any) -> None:
     code, findings = diagnose()
     assert code == 0
     topics = [f["topic"] for f in findings]
@@ -84,20 +86,20 @@ def test_a_healthy_engine(diagnose: Any, tiny_engine_dir: Path, own_cache: Path)
     code, findings = diagnose("--engine", str(tiny_engine_dir), "--backend", "onnxruntime")
     assert code == 0
     assert _one(findings, "engine", "ok")["text"].startswith("tiny, text-to-image, weights fp32")
-    assert "9 segments, 7 cross-attention layers, native size 128x128" in _one(findings, "contents", "ok")["text"]
+    assert "9 segments, 7 cross-attention layers, native size 128 x 128" in _one(findings, "contents", "ok")["text"]
     assert "from PyTorch" in _one(findings, "parity", "ok")["text"]
     assert _one(findings, "files", "ok")["text"].startswith("all ")
     assert "first use" in _one(findings, "prepared", "ok")["text"]
-    assert "is finite" in _one(findings, "trial", "ok")["text"]
+    assert "gave finite results" in _one(findings, "trial", "ok")["text"]
 
     _, again = diagnose("--engine", str(tiny_engine_dir), "--backend", "onnxruntime")
-    assert "opens at once" in _one(again, "prepared", "ok")["text"]
+    assert _one(again, "prepared", "ok")["text"] == "already, for onnxruntime"
 
 
-def test_a_unet_alone(diagnose: Any, tiny_unet_dir: Path) -> None:
+def test_a_unet_only_directory(diagnose: Any, tiny_unet_dir: Path) -> None:
     code, findings = diagnose("--engine", str(tiny_unet_dir), "--backend", "onnxruntime")
     assert code == 0
-    assert "without text encoder, VAE, tokenizer" in _one(findings, "contents", "ok")["text"]
+    assert "no text encoder, VAE, tokenizer" in _one(findings, "contents", "ok")["text"]
 
 
 def test_every_damaged_file_is_named(diagnose: Any, engine_copy: Path) -> None:
@@ -112,7 +114,7 @@ def test_every_damaged_file_is_named(diagnose: Any, engine_copy: Path) -> None:
     assert len(damaged) == 2
     for finding, name in zip(damaged, names, strict=True):
         assert name in finding["text"] and "export the engine again" in finding["remedy"]
-    assert _one(findings, "trial", "note")["text"] == "left out: the engine is damaged"
+    assert _one(findings, "trial", "note")["text"] == "skipped: the engine directory is damaged"
 
 
 def test_a_missing_file_and_a_missing_engine(diagnose: Any, engine_copy: Path, tmp_path: Path) -> None:
@@ -126,9 +128,9 @@ def test_a_missing_file_and_a_missing_engine(diagnose: Any, engine_copy: Path, t
 
 def test_a_result_that_is_not_finite(diagnose: Any, tiny_unet_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def call(*_: Any, **__: Any) -> None:
-        raise NumericalError("the noise prediction is not finite, first in segment_03; check the checkpoint")
+        raise NumericalError("the noise prediction is not finite, first in segment_03", "check the checkpoint")
 
-    monkeypatch.setattr(doctor.Denoiser, "__call__", call)
+    monkeypatch.setattr(ebca.Denoiser, "__call__", call)
     code, findings = diagnose("--engine", str(tiny_unet_dir), "--backend", "onnxruntime")
     assert code == 1
     assert "segment_03" in _one(findings, "trial", "problem")["text"]
@@ -142,7 +144,7 @@ def test_without_openvino(diagnose: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     assert _one(findings, "backend", "ok")["text"] == "onnxruntime: the only one installed"
 
 
-def test_a_backend_that_is_asked_for_and_missing(diagnose: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_requested_backend_that_is_missing(diagnose: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "available", lambda: ["onnxruntime"])
     code, findings = diagnose("--backend", "openvino")
     assert code == 1
@@ -150,20 +152,20 @@ def test_a_backend_that_is_asked_for_and_missing(diagnose: Any, monkeypatch: pyt
 
 
 def test_without_the_export_packages(diagnose: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "find_spec", lambda name: None if name == "torch" else object())
+    monkeypatch.setattr(machine_checks, "find_spec", lambda name: None if name == "torch" else object())
     code, findings = diagnose()
     assert code == 0
     assert "torch not installed" in _one(findings, "export", "note")["text"]
 
 
-def test_a_cache_that_cannot_be_written(diagnose: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_cache(diagnose: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("EBCA_CACHE_DIR", str(tmp_path / "file" / "cache"))
     code, findings = diagnose()
     assert code == 1 and "EBCA_CACHE_DIR" in _one(findings, "cache", "problem")["remedy"]
 
 
-def test_a_cache_bound_that_is_no_number(diagnose: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_limit_that_is_not_a_number(diagnose: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EBCA_CACHE_LIMIT_GB", "plenty")
     code, findings = diagnose()
     assert code == 1 and "'plenty'" in _one(findings, "cache", "problem")["text"]
@@ -175,13 +177,13 @@ def test_clear_cache_deletes_prepared_engines_and_nothing_else(
     assert doctor.main(["--engine", str(tiny_unet_dir), "--backend", "onnxruntime"]) == 0
     assert any(own_cache.iterdir())
     (own_cache / "notes.txt").write_text("mine")
-    # A name like ours is not enough to be deleted.
+    # A similar name is not enough to be deleted.
     (own_cache / "onnxruntime-notes").mkdir()
     capsys.readouterr()
     assert doctor.main(["--clear-cache"]) == 0
     assert capsys.readouterr().out.startswith("freed ")
     assert sorted(p.name for p in own_cache.iterdir()) == ["notes.txt", "onnxruntime-notes"]
-    assert doctor.clear_cache() == (0, 0)
+    assert machine_checks.clear_cache() == (0, 0)
 
 
 def test_json_to_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -195,12 +197,12 @@ def test_json_to_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Pretend to have GPUs (none: no driver), and the library the plans were built with."""
+    """Simulates a machine with these GPUs; without any, there is no driver."""
 
     def pretend(*gpus: Gpu) -> None:
         def find() -> Nvidia:
             if not gpus:
-                raise BackendError("there is no NVIDIA driver; install one")
+                raise BackendError("there is no NVIDIA driver", "install one")
             return Nvidia("13.0", gpus)
 
         monkeypatch.setattr(nvidia, "find", find)
@@ -208,7 +210,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return pretend
 
 
-def test_gpus_are_named_and_their_absence_is_no_problem(diagnose: Any, machine: Callable[..., None]) -> None:
+def test_gpus_are_listed_and_their_absence_is_not_a_problem(diagnose: Any, machine: Callable[..., None]) -> None:
     machine()
     code, findings = diagnose()
     assert code == 0 and _one(findings, "gpu", "note")["remedy"] == "install one"
@@ -228,10 +230,10 @@ def test_plans_without_a_gpu(diagnose: Any, machine: Callable[..., None], tiny_g
     text = _one(findings, "plans", "ok")["text"]
     assert "for tensorrt-rtx 1." in text and "compute capability 8.6, 8.9, " in text and "width 8 or batch" in text
     assert "use --backend onnxruntime" in _one(findings, "plans", "note")["remedy"]
-    assert "is finite" in _one(findings, "trial", "ok")["text"]
+    assert "gave finite results" in _one(findings, "trial", "ok")["text"]
     code, findings = diagnose("--engine", str(tiny_gpu_dir), "--backend", "tensorrt-rtx")
-    assert code == 1 and "there is no NVIDIA GPU" in _one(findings, "plans", "problem")["text"]
-    assert _one(findings, "trial", "note")["text"].startswith("left out")
+    assert code == 1 and "no NVIDIA GPU found" in _one(findings, "plans", "problem")["text"]
+    assert _one(findings, "trial", "note")["text"].startswith("skipped")
 
 
 def test_plans_on_gpus_that_fit_and_that_do_not(
@@ -250,12 +252,12 @@ def test_plans_on_gpus_that_fit_and_that_do_not(
     )
     assert problem["remedy"] == "export again with --backend onnxruntime-cuda"
     machine(ada)
-    monkeypatch.setattr(tensorrt, "installed_version", lambda library: None)
+    monkeypatch.setattr(tensorrt_library, "installed_version", lambda library: None)
     _, findings = diagnose("--engine", str(tiny_gpu_dir))
     assert _one(findings, "plans", "note")["text"] == "tensorrt-rtx is not installed"
 
 
-def test_a_directory_without_plans_for_the_backend_asked_for(
+def test_a_directory_without_plans_for_the_requested_backend(
     diagnose: Any, machine: Callable[..., None], tiny_unet_dir: Path
 ) -> None:
     machine()

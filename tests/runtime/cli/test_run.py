@@ -1,4 +1,4 @@
-"""ebca-run: the picture, its parameters, and one clear line for everything a user can get wrong."""
+"""ebca-run: the image, its parameters, and one line for every user error."""
 
 import json
 import os
@@ -40,14 +40,14 @@ def arguments(engine: Path, *more: str) -> list[str]:
     return ["--engine", str(engine), "--prompt", PROMPT, *BACKEND, *size, *more]
 
 
-def picture(path: Path) -> np.ndarray:
+def pixels(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         assert image.format == "PNG"
         return np.asarray(image).copy()
 
 
 def refused(capsys: pytest.CaptureFixture[str], folder: Path, argv: list[str]) -> str:
-    """The one line on stderr of a call that fails and leaves nothing behind."""
+    """The line on stderr of a call that fails and writes no file."""
     before = sorted(folder.rglob("*"))
     assert cli.main(argv) == 1
     out, err = capsys.readouterr()
@@ -57,13 +57,13 @@ def refused(capsys: pytest.CaptureFixture[str], folder: Path, argv: list[str]) -
     return err.removeprefix("ebca-run: error: ").strip()
 
 
-# --- pictures
+# --- images
 
 
-def test_a_picture_carries_its_parameters(engine_dir: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_image_carries_its_parameters(engine_dir: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments(engine_dir, "--seed", "7", "--gamma-attn", "0.05", "--gamma-tau", "0.7")) == 0
     assert capsys.readouterr() == ("wrote ebca.png\n", "")
-    assert picture(here / "ebca.png").shape == (64, 64, 3)
+    assert pixels(here / "ebca.png").shape == (64, 64, 3)
     stored = read_parameters(here / "ebca.png")
     assert stored["prompt"] == PROMPT
     assert (stored["seed"], stored["steps"], stored["height"], stored["width"]) == (7, 3, 64, 64)
@@ -72,7 +72,7 @@ def test_a_picture_carries_its_parameters(engine_dir: Path, here: Path, capsys: 
 
 
 def argv_of(stored: dict[str, Any], engine: Path) -> list[str]:
-    """A command line from the parameters in a picture."""
+    """A command line with the parameters from a PNG."""
     argv = ["--engine", str(engine)]
     for name in ("prompt", "negative_prompt", "steps", "guidance_scale", "scheduler", "height", "width", "norm_factor"):
         argv += ["--" + name.replace("_", "-"), str(stored[name])]
@@ -109,30 +109,30 @@ def argv_of(stored: dict[str, Any], engine: Path) -> list[str]:
     ],
     ids=["defaults", "exponential", "lists", "tokens"],
 )  # fmt: skip
-def test_the_parameters_make_the_same_picture_again(engine_dir: Path, here: Path, more: tuple[str, ...]) -> None:
+def test_the_parameters_in_the_png_reproduce_the_image(engine_dir: Path, here: Path, more: tuple[str, ...]) -> None:
     assert cli.main(arguments(engine_dir, *more, "--output", "first.png")) == 0
     stored = read_parameters(here / "first.png")
     assert cli.main([*argv_of(stored, engine_dir), "--output", "second.png"]) == 0
-    assert np.array_equal(picture(here / "first.png"), picture(here / "second.png"))
+    assert np.array_equal(pixels(here / "first.png"), pixels(here / "second.png"))
     assert read_parameters(here / "second.png") == stored
 
 
-def test_one_picture_per_seed(engine_dir: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_image_per_seed(engine_dir: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments(engine_dir, "--seed", "1", "2", "1", "--output", "many.png")) == 0
     assert capsys.readouterr().out == "wrote many-0.png\nwrote many-1.png\nwrote many-2.png\n"
-    first, second, third = (picture(here / f"many-{i}.png") for i in range(3))
+    first, second, third = (pixels(here / f"many-{i}.png") for i in range(3))
     assert np.array_equal(first, third) and not np.array_equal(first, second)
     stored = read_parameters(here / "many-1.png")
-    assert (stored["seed"], stored["image"]) == ([1, 2, 1], 1)
+    assert (stored["seed"], stored["image_index"]) == ([1, 2, 1], 1)
     assert sorted(p.name for p in here.iterdir()) == ["many-0.png", "many-1.png", "many-2.png"]
 
 
-def test_one_seed_draws_several_pictures(engine_dir: Path, here: Path) -> None:
+def test_one_seed_draws_several_images(engine_dir: Path, here: Path) -> None:
     assert cli.main(arguments(engine_dir, "--seed", "1", "--num-images", "2")) == 0
-    assert not np.array_equal(picture(here / "ebca-0.png"), picture(here / "ebca-1.png"))
+    assert not np.array_equal(pixels(here / "ebca-0.png"), pixels(here / "ebca-1.png"))
 
 
-def test_the_authors_spellings(engine_dir: Path, here: Path) -> None:
+def test_the_flags_of_the_authors_scripts_are_accepted(engine_dir: Path, here: Path) -> None:
     theirs = [
         "--engine", str(engine_dir), "--prompt", PROMPT, *BACKEND, "--height", "64", "--width", "64", "--seed", "1",
         "--num_steps", "4", "--guidance_scale", "5", "--gamma_attn", "0.05", "--gamma_norm", "0.4",
@@ -142,22 +142,24 @@ def test_the_authors_spellings(engine_dir: Path, here: Path) -> None:
     assert cli.main(theirs) == 0
     ours = [a.replace("num_steps", "steps").replace("theirs", "ours") for a in theirs]
     assert cli.main([a.replace("_", "-") if a.startswith("--") else a for a in ours]) == 0
-    assert np.array_equal(picture(here / "theirs.png"), picture(here / "ours.png"))
+    assert np.array_equal(pixels(here / "theirs.png"), pixels(here / "ours.png"))
 
 
 def test_tokens_named_twice_multiply(engine_dir: Path, here: Path) -> None:
     both = arguments(engine_dir, "--seed", "1", "--gamma-attn", "0.05", "--output", "a.png")
     assert cli.main([*both, "--token-indices", "5", "5", "--token-upweight", "2", "1.5"]) == 0
     assert cli.main([*both[:-1], "b.png", "--token-indices", "5", "--token-upweight", "3"]) == 0
-    assert np.array_equal(picture(here / "a.png"), picture(here / "b.png"))
+    assert np.array_equal(pixels(here / "a.png"), pixels(here / "b.png"))
 
 
-def test_json_says_everything(engine_dir: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_reports_files_parameters_and_timings(
+    engine_dir: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(arguments(engine_dir, "--seed", "1", "--json", "--quiet")) == 0
     out, err = capsys.readouterr()
     report = json.loads(out)
     assert report["files"] == ["ebca.png"] and err == ""
-    assert report["parameters"] | {"image": 0} == read_parameters(here / "ebca.png")
+    assert report["parameters"] | {"image_index": 0} == read_parameters(here / "ebca.png")
     assert len(report["timings"]["unet_steps"]) == 4
 
 
@@ -173,13 +175,13 @@ def test_preparing_is_announced_once(
     assert capsys.readouterr().err == ""
 
 
-def test_a_long_prompt_is_one_warning(engine_dir: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_long_prompt_gives_one_warning(engine_dir: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*arguments(engine_dir), "--negative-prompt", "ugly " * 75 + "cartoon"]) == 0
     err = capsys.readouterr().err
     assert err == "ebca-run: warning: the negative prompt is longer than 75 tokens; dropped: 'cartoon'\n"
 
 
-def test_an_existing_picture_is_replaced(engine_dir: Path, here: Path) -> None:
+def test_an_existing_image_is_replaced(engine_dir: Path, here: Path) -> None:
     (here / "ebca.png").write_bytes(b"old")
     assert cli.main(arguments(engine_dir)) == 0
     assert read_parameters(here / "ebca.png")["prompt"] == PROMPT
@@ -191,7 +193,7 @@ def test_an_existing_picture_is_replaced(engine_dir: Path, here: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "named"),
     [
-        (("--height", "100"), "height is 100; give a multiple of 8, e.g. 96 or 104"),
+        (("--height", "100"), "height is 100; give a multiple of 8, such as 96 or 104"),
         (("--width", "0"), "width is 0; give a multiple of 8"),
         (("--gamma-attn", "0.1", "0.2"), "gamma_attn has 2 values, but pndm with 3 steps makes 4 evaluations"),
         (("--gamma-norm", *["0"] * 5, "--scheduler", "ddim"), "gamma_norm has 5 values, but ddim with 3 steps makes 3"),
@@ -215,8 +217,8 @@ def test_an_existing_picture_is_replaced(engine_dir: Path, here: Path) -> None:
         (("--steps", "0"), "steps is 0"),
         (("--steps", "-1"), "steps is -1"),
         (("--steps", "73"), "(the nearest stored count is 7"),
-        (("--seed", "1", "2", "--num-images", "3"), "--seed has 2 values for 3 pictures; give one, or one each"),
-        (("--seed", str(2**64)), "it must lie between -2^63 and 2^64 - 1"),
+        (("--seed", "1", "2", "--num-images", "3"), "--seed has 2 values for 3 images; give one, or one each"),
+        (("--seed", str(2**64)), "give a number from -2^63 to 2^64 - 1"),
         (("--num-images", "0"), "--num-images is 0; give 1 or more"),
         (("--num-images", "-2"), "--num-images is -2; give 1 or more"),
         (("--guidance-scale", "nan"), "guidance_scale is nan"),
@@ -225,15 +227,15 @@ def test_an_existing_picture_is_replaced(engine_dir: Path, here: Path) -> None:
         (("--norm-factor", "inf"), "norm_factor is inf"),
         (("--threads", "0"), "threads is 0"),
         (("--precision", "bf16"), "precision 'bf16' is not available with onnxruntime"),
-        (("--output", "picture.jpg"), "--output is 'picture.jpg'; name a .png file"),
-        (("--output", "picture"), "--output is 'picture'; name a .png file"),
-        (("--output", "nowhere/x.png"), "nowhere' does not exist; make it first"),
+        (("--output", "image.jpg"), "--output is 'image.jpg'; name a .png file"),
+        (("--output", "image"), "--output is 'image'; name a .png file"),
+        (("--output", "nowhere/x.png"), "nowhere' does not exist; create it first"),
         (("--output", "x" * 260 + ".png"), "cannot be written: File name too long"),
         (("--prompt", "broken \udce4"), "is not valid Unicode text"),
     ],
     ids=lambda v: " ".join(v)[:40].encode("ascii", "replace").decode() if isinstance(v, tuple) else "",
 )
-def test_bad_input_is_one_line(
+def test_bad_input_gives_one_line(
     engine_dir: Path, here: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], named: str
 ) -> None:
     assert named in refused(capsys, here, arguments(engine_dir, *more))
@@ -271,7 +273,9 @@ def test_help_has_examples_and_fits_the_terminal(
     assert max(map(len, out.splitlines())) <= 100
 
 
-def test_an_output_that_is_a_folder(engine_dir: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_output_that_is_a_folder_is_refused(
+    engine_dir: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (here / "folder.png").mkdir()
     (here / "many-1.png").mkdir()
     assert "folder.png' is a folder" in refused(capsys, here, arguments(engine_dir, "--output", "folder.png"))
@@ -279,7 +283,7 @@ def test_an_output_that_is_a_folder(engine_dir: Path, here: Path, capsys: pytest
     assert "many-1.png' is a folder" in refused(capsys, here, arguments(engine_dir, *more))
 
 
-def test_an_output_folder_that_cannot_be_written(
+def test_an_unwritable_output_folder_is_refused(
     engine_dir: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def denied(self: Path, *args: object, **kwargs: object) -> None:
@@ -287,10 +291,10 @@ def test_an_output_folder_that_cannot_be_written(
 
     monkeypatch.setattr(Path, "touch", denied)
     message = refused(capsys, here, arguments(engine_dir, "--output", "x.png"))
-    assert message == "--output 'x.png' cannot be written: Permission denied"
+    assert message == "--output 'x.png' cannot be written: Permission denied; name a file in a writable folder"
 
 
-def test_a_disk_that_fills_up_while_saving(
+def test_a_full_disk_while_saving_is_reported(
     engine_dir: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(self: Path, target: Path) -> None:
@@ -298,14 +302,14 @@ def test_a_disk_that_fills_up_while_saving(
 
     monkeypatch.setattr(Path, "replace", full)
     message = refused(capsys, here, arguments(engine_dir))
-    assert message == "cannot write 'ebca.png': No space left on device"
+    assert message == "cannot write 'ebca.png': No space left on device; name a file in a writable folder"
 
 
-def test_an_unknown_engine(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_engine_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "'nowhere' does not exist" in refused(capsys, here, ["--engine", "nowhere", "--prompt", "x"])
 
 
-def test_folders_that_are_no_engine(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folders_that_are_not_engine_directories_are_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = here / "folder"
     folder.mkdir()
     argv = ["--engine", "folder", "--prompt", "x"]
@@ -321,22 +325,22 @@ def test_folders_that_are_no_engine(here: Path, capsys: pytest.CaptureFixture[st
         assert named in refused(capsys, here, argv)
 
 
-def test_a_manifest_from_the_future(engine_dir: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_newer_manifest_version_is_refused(engine_dir: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     changed_copy(engine_dir, here / "new", lambda data: data.update(version=99))
     message = refused(capsys, here, arguments(here / "new"))
     assert "manifest version 99" in message and "upgrade ebca" in message
 
 
 @pytest.mark.parametrize("outside", ["../secret", "/etc/passwd"])
-def test_a_manifest_that_points_outside(
+def test_a_manifest_that_names_outside_files_is_refused(
     engine_dir: Path, here: Path, capsys: pytest.CaptureFixture[str], outside: str
 ) -> None:
-    def point_out(data: dict[str, Any]) -> None:
+    def name_outside(data: dict[str, Any]) -> None:
         component = data["components"]["segment_03"]
         data["files"][outside] = data["files"][component["graph"]]
         component["graph"] = outside
 
-    changed_copy(engine_dir, here / "evil", point_out)
+    changed_copy(engine_dir, here / "evil", name_outside)
     message = refused(capsys, here, arguments(here / "evil"))
     assert f"'{outside}', which is outside the engine directory" in message
 
@@ -362,14 +366,14 @@ def test_a_damaged_segment_is_named(
     assert {"missing": "is missing", "truncated": "bytes instead of", "corrupted": "is corrupted"}[damage] in message
 
 
-def test_an_inpainting_engine_does_not_make_pictures_from_text(
+def test_an_inpainting_model_refuses_text_to_image(
     tiny_inpainting_dir: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     message = refused(capsys, here, [*arguments(tiny_inpainting_dir), "--quiet"])
     assert "takes 9 channels (an inpainting model)" in message
 
 
-def test_a_unet_alone_does_not_make_pictures(
+def test_a_unet_only_directory_cannot_decode_images(
     tiny_unet_dir: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "no VAE" in refused(capsys, here, [*arguments(tiny_unet_dir), "--quiet"])
@@ -391,7 +395,7 @@ def test_the_process_prints_one_line_and_no_traceback(engine_dir: Path, here: Pa
 
 
 @pytest.mark.parametrize("flags", [(), ("--json",)])
-def test_a_terminal_that_knows_ascii_only(engine_dir: Path, here: Path, flags: tuple[str, ...]) -> None:
+def test_an_ascii_terminal_gets_escaped_file_names(engine_dir: Path, here: Path, flags: tuple[str, ...]) -> None:
     more = ("--prompt", "ein Löwe", "--output", "löwe.png", *flags)
     command = [sys.executable, "-m", "ebca.runtime.cli.run", *arguments(engine_dir, *more)]
     env = environment(PYTHONIOENCODING="ascii")
@@ -405,8 +409,10 @@ def test_a_terminal_that_knows_ascii_only(engine_dir: Path, here: Path, flags: t
 
 
 @pytest.mark.parametrize("wait", [0.3, 2.0])
-def test_ctrl_c_is_one_line_and_leaves_no_file(engine_dir: Path, here: Path, wait: float) -> None:
-    program = "import sys; from ebca.runtime import cli; print('ready', flush=True); sys.exit(cli.main(sys.argv[1:]))"
+def test_ctrl_c_prints_one_line_and_leaves_no_file(engine_dir: Path, here: Path, wait: float) -> None:
+    program = (
+        "import sys; from ebca.runtime.cli.run import main; print('ready', flush=True); sys.exit(main(sys.argv[1:]))"
+    )
     long = ("--height", "512", "--width", "512", "--steps", "100")
     command = [sys.executable, "-c", program, *arguments(engine_dir, *long)]
     with subprocess.Popen(
@@ -418,5 +424,5 @@ def test_ctrl_c_is_one_line_and_leaves_no_file(engine_dir: Path, here: Path, wai
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (1, "")
-    assert err == "ebca-run: interrupted; no picture was written\n"
+    assert err == "ebca-run: interrupted; no image was written\n"
     assert not list(here.iterdir())

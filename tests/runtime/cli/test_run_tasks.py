@@ -1,4 +1,4 @@
-"""ebca-run with pictures, masks and editing prompts: the task follows from what is given."""
+"""ebca-run with images, masks and editing prompts: the options decide the task."""
 
 import json
 import sys
@@ -35,7 +35,7 @@ def pixels(file: str) -> np.ndarray:
 
 
 def run(engine: Path, *more: str) -> dict[str, object]:
-    """Make out.png; returns its parameters."""
+    """Generate out.png. Returns its parameters."""
     assert cli.main(["--engine", str(engine), *COMMON, "--output", "out.png", *more]) == 0
     return read_parameters(Path("out.png"))
 
@@ -49,7 +49,9 @@ def refused(engine: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str
     return err.removeprefix("ebca-run: error: ")
 
 
-def test_editing_prompts_as_the_authors_spell_them(engine_dir: Path, here: Path, session: ebca.Session) -> None:
+def test_editing_prompts_with_the_flags_of_the_authors_scripts(
+    engine_dir: Path, here: Path, session: ebca.Session
+) -> None:
     stored = run(
         engine_dir, "--gamma_attn", "0.01", "--gamma_norm", "0.02", "--prompt", "a castle next to a river",
         "--seed", "48", "--editing_prompt", "monet painting, impression", "boat on a river, boat",
@@ -77,7 +79,7 @@ def test_editing_prompts_as_the_authors_spell_them(engine_dir: Path, here: Path,
     ]
 
 
-def test_one_value_serves_every_editing_prompt(engine_dir: Path, here: Path) -> None:
+def test_a_single_value_applies_to_every_editing_prompt(engine_dir: Path, here: Path) -> None:
     common = ("--prompt", "a cat", "--seed", "1", "--editing-prompt", "dog", "boat")
     run(engine_dir, *common, "--alpha", "0.5", "--alpha-tau", "0.4")
     one = pixels("out.png")
@@ -105,14 +107,14 @@ def test_a_source_prompt_edits_a_real_image(engine_dir: Path, here: Path, sessio
     assert stored["image_files"] == ["image.png"]
 
 
-def test_an_image_alone_is_image_to_image(engine_dir: Path, here: Path, session: ebca.Session) -> None:
+def test_an_image_without_a_mask_is_image_to_image(engine_dir: Path, here: Path, session: ebca.Session) -> None:
     stored = run(engine_dir, "--image", "image.png", "--prompt", "a cat", "--seed", "1", "--strength", "0.7")
     same = session.generate("a cat", image="image.png", strength=0.7, steps=3, seed=1)
     assert np.array_equal(pixels("out.png"), np.asarray(same.images[0]))
     assert (stored["task"], stored["strength"], stored["scheduler"]) == ("image-to-image", 0.7, "ddim")
 
 
-def test_an_image_and_a_mask_are_inpainted(engine_dir: Path, here: Path) -> None:
+def test_an_image_with_a_mask_is_inpainted_by_repaint(engine_dir: Path, here: Path) -> None:
     given = ("--image", "image.png", "--mask_file", "mask.png", "--prompt", "a cat", "--seed", "1")
     stored = run(engine_dir, *given, "--jump-length", "1", "--jump-n-sample", "2")
     assert stored["task"] == "repaint"
@@ -123,18 +125,18 @@ def test_an_image_and_a_mask_are_inpainted(engine_dir: Path, here: Path) -> None
     assert not np.array_equal(pixels("out.png")[~hole], pixels("image.png")[~hole])
 
 
-def test_the_inpainting_model_is_used_by_itself(tiny_inpainting_dir: Path, here: Path) -> None:
+def test_a_model_trained_for_inpainting_inpaints_without_repaint(tiny_inpainting_dir: Path, here: Path) -> None:
     given = ("--image", "image.png", "--mask", "mask.png", "--prompt", "teddy bear", "--gamma_attn", "0.025")
     assert run(tiny_inpainting_dir, *given, "--seed", "1")["task"] == "inpainting"
 
 
-def test_several_images_are_several_pictures(engine_dir: Path, here: Path) -> None:
+def test_several_input_images_give_several_images(engine_dir: Path, here: Path) -> None:
     given = ("--image", "image.png", "mask.png", "--prompt", "a cat", "--seed", "1")
     assert cli.main(["--engine", str(engine_dir), *COMMON, *given]) == 0
     assert not np.array_equal(pixels("ebca-0.png"), pixels("ebca-1.png"))
 
 
-def test_the_picture_has_the_proportions_of_the_image(engine_dir: Path, here: Path) -> None:
+def test_the_default_size_has_the_aspect_ratio_of_the_input_image(engine_dir: Path, here: Path) -> None:
     Image.new("RGB", (200, 100), "red").save("wide.png")
     argv = ["--engine", str(engine_dir), "--backend", "onnxruntime", "--steps", "2", "--image", "wide.png"]
     assert cli.main([*argv, "--prompt", "a cat", "--seed", "1", "--output", "out.png"]) == 0
@@ -155,7 +157,7 @@ def test_telemetry_is_written(engine_dir: Path, here: Path, capsys: pytest.Captu
     assert capsys.readouterr().out.splitlines() == [f"wrote {f}" for f in ("out.png", "e.jsonl", "e.png", "maps.png")]
 
 
-def test_telemetry_changes_nothing(engine_dir: Path, here: Path) -> None:
+def test_telemetry_does_not_change_the_image(engine_dir: Path, here: Path) -> None:
     run(engine_dir, "--prompt", "a cat", "--seed", "1", "--gamma-attn", "0.05")
     plain = pixels("out.png")
     run(engine_dir, "--prompt", "a cat", "--seed", "1", "--gamma-attn", "0.05", "--attention-maps", "m.png")
@@ -166,28 +168,31 @@ def test_a_plot_without_matplotlib_is_refused_before_any_work(
     engine_dir: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    said = refused(engine_dir, capsys, "--prompt", "a cat", "--energy-plot", "e.png")
-    assert said == "an energy plot needs matplotlib: pip install 'ebca[plot]'\n"
+    message = refused(engine_dir, capsys, "--prompt", "a cat", "--energy-plot", "e.png")
+    assert message == "an energy plot needs matplotlib; run `pip install 'ebca[plot]'`\n"
 
 
 @pytest.mark.parametrize(
     ("more", "named"),
     [
         ("--prompt x --image nowhere.png", "image 'nowhere.png' does not exist"),
-        ("--prompt x --image text.txt", "image 'text.txt' is not a picture that can be read"),
+        ("--prompt x --image text.txt", "image 'text.txt' cannot be read as an image"),
         ("--prompt x --mask mask.png", "a mask was given without an image"),
-        ("--prompt x --strength 0.5", "strength was given without an image"),
+        ("--prompt x --strength 0.5", "strength was given without image"),
         ("--prompt x --image image.png --strength 1.5", "strength is 1.5; give a number above 0"),
         ("--prompt x --image image.png --strength 0", "strength is 0; give a number above 0"),
         ("--prompt x --image image.png --strength 0.2", "strength 0.2 of 3 steps leaves no step to run"),
         ("--prompt x --image image.png --strength 0.5 --mask mask.png", "strength and mask do not go together"),
         ("--prompt x --image image.png --mask black.png", "the mask is empty"),
-        ("--prompt x --image image.png --editing-prompt y", "give --source-prompt to edit the image itself"),
+        (
+            "--prompt x --image image.png --editing-prompt y",
+            "give --source-prompt, which describes the image, to edit the image itself",
+        ),
         ("--prompt x --regularize", "--regularize belongs to the inversion"),
-        ("--source-prompt x", "--source-prompt says what --image shows; give the image"),
+        ("--source-prompt x", "--source-prompt needs --image, which it describes; give --image"),
         ("--source-prompt x --image image.png --strength 0.5", "--source-prompt and --strength do not go together"),
-        ("--source-prompt x --image image.png --scheduler pndm", "works with --scheduler ddim, not pndm"),
-        ("--prompt x --repaint", "settings of RePaint were given, but there is no mask"),
+        ("--source-prompt x --image image.png --scheduler pndm", "needs the scheduler ddim, not pndm"),
+        ("--prompt x --repaint", "repaint was given without mask; leave repaint out, or give mask"),
         ("--prompt x --image image.png --mask mask.png --jump-length 0", "jump_length is 0; give 1 or more"),
         ("--prompt x --image image.png --scheduler unipc", "scheduler unipc looks back over several steps"),
         ("--prompt x --editing-direction 1", "--editing-direction needs --editing-prompt"),
@@ -197,17 +202,17 @@ def test_a_plot_without_matplotlib_is_refused_before_any_work(
         ("--prompt x --editing-prompt a --alpha -1", "alpha of editing prompt 1 is negative"),
         ("--prompt x --editing-prompt a --alpha nan", "--alpha is nan; give a finite number"),
         ("--prompt x --editing-prompt a --gamma-schedule step", "write --gamma-attn step:0:TAU"),
-        ("--prompt x --gamma-tau 0.1 0.2", "--gamma-tau has 2 values; several are for --editing-prompt"),
+        ("--prompt x --gamma-tau 0.1 0.2", "--gamma-tau has 2 values without --editing-prompt; give one"),
         ("--prompt x --gamma-attn step:1:0.5 0.2", "--gamma-attn has a schedule among several values"),
-        ("--prompt x --energies nowhere/e.jsonl", "nowhere' does not exist; make it first"),
+        ("--prompt x --energies nowhere/e.jsonl", "nowhere' does not exist; create it first"),
         ("--prompt x --attention-maps maps.jpg", "--attention-maps is 'maps.jpg'; name a .png file"),
     ],
     ids=lambda value: value[:60],
 )
-def test_bad_input_is_one_line(
+def test_bad_input_gives_one_line(
     engine_dir: Path, here: Path, capsys: pytest.CaptureFixture[str], more: str, named: str
 ) -> None:
-    Path("text.txt").write_text("no picture")
+    Path("text.txt").write_text("no image")
     Image.new("L", (64, 64)).save("black.png")
     assert named in refused(engine_dir, capsys, *more.split())
 
@@ -215,23 +220,23 @@ def test_bad_input_is_one_line(
 def test_edits_are_refused_before_the_inversion(
     engine_dir: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(ebca.Session, "invert", lambda *_, **__: pytest.fail("the work was begun"))
+    monkeypatch.setattr(ebca.Session, "invert", lambda *_, **__: pytest.fail("the inversion was run"))
     more = "--source-prompt x --image image.png --editing-prompt a --editing-direction 0"
     assert "the alphas cancel at evaluation 0" in refused(engine_dir, capsys, *more.split())
 
 
-def test_a_mask_of_another_size_is_stretched_with_a_notice(
+def test_a_mask_of_another_size_is_stretched_with_a_warning(
     engine_dir: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.new("L", (32, 32), 255).save("small.png")
     run(engine_dir, "--prompt", "x", "--image", "image.png", "--mask", "small.png", "--jump-n-sample", "1")
-    said = capsys.readouterr().err
-    assert said.endswith("the mask has 32 x 32 pixels, the image 64 x 64; the mask is stretched to fit\n")
-    assert said.count("\n") == 1
+    err = capsys.readouterr().err
+    assert err.endswith("the mask has 32 x 32 pixels, the image 64 x 64; the mask is stretched to fit\n")
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize("value", ["step:1", "constant:1:2", "cosine:1:2", "step:a:0.5", "step:1:2"])
-def test_a_schedule_that_is_none_is_a_usage_error(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_schedule_is_a_usage_error(value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         cli.main(["--engine", "x", "--prompt", "y", "--gamma-attn", value])
     assert stopped.value.code == 2

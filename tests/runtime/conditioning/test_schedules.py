@@ -1,4 +1,4 @@
-"""Gamma schedules as the authors make them."""
+"""Schedules equal those of the authors' code."""
 
 from typing import Any
 
@@ -60,7 +60,7 @@ def test_fewer_evaluations_are_a_prefix(kind: str, value: float, parameter: floa
     assert np.array_equal(schedule.values(steps, steps), full[:steps])
 
 
-def test_resolve_takes_numbers_sequences_and_schedules() -> None:
+def test_resolve_accepts_numbers_sequences_and_schedules() -> None:
     assert resolve(0.5, 2, 3, "gamma_attn").tolist() == [0.5, 0.5, 0.5]
     assert resolve(f32(0.5), 2, 3, "gamma_attn").tolist() == [0.5, 0.5, 0.5]
     assert resolve([1, 2, 3], 2, 3, "gamma_attn").tolist() == [1, 2, 3]
@@ -69,8 +69,8 @@ def test_resolve_takes_numbers_sequences_and_schedules() -> None:
     assert resolve([1.0], 1, 1, "gamma_attn").dtype == np.float32
 
 
-def test_wrong_length_says_how_many_and_why() -> None:
-    message = r"gamma_attn has 10 values, but pndm with 10 steps makes 11 evaluations: "
+def test_the_error_about_a_wrong_length_names_the_expected_length() -> None:
+    message = r"gamma_attn has 10 values, but pndm with 10 steps makes 11 evaluations; "
     with pytest.raises(ParameterError, match=message):
         resolve([0.1] * 10, 10, 11, "gamma_attn", scheduler="pndm")
     with pytest.raises(ParameterError, match="alpha has 1 values"):
@@ -101,13 +101,13 @@ def test_other_types_are_refused(value: Any) -> None:
 
 @pytest.mark.parametrize("tau", [-0.1, 1.5, float("nan"), "0.5", None, True])
 @pytest.mark.parametrize("make", [Schedule.step, Schedule.reverse_step])
-def test_bad_tau(make: Any, tau: Any) -> None:
+def test_a_bad_tau_is_refused(make: Any, tau: Any) -> None:
     with pytest.raises(ParameterError, match="tau is"):
         make(0.1, tau)
 
 
 @pytest.mark.parametrize("make", [Schedule.linear, Schedule.exponential])
-def test_bad_ratio_and_value(make: Any) -> None:
+def test_a_bad_ratio_or_value_is_refused(make: Any) -> None:
     with pytest.raises(ParameterError, match="ratio is"):
         make(0.1, float("inf"))
     with pytest.raises(ParameterError, match="value is"):

@@ -1,4 +1,4 @@
-"""The CUDA device over a driver that needs no GPU: what a step does, counted, and that its results are the CPU's."""
+"""The CUDA device with a driver that needs no GPU: counts of driver calls, and results equal to the CPU's."""
 
 import gc
 import logging
@@ -19,7 +19,7 @@ from ebca.runtime.devices.cpu import CpuDevice
 from ebca.runtime.devices.device import Device
 from ebca.runtime.execution.control import ControlArrays, resolve
 from ebca.runtime.execution.executor import Executor
-from ebca.runtime.execution.inspection import clock, first_nonfinite, run_probed
+from ebca.runtime.execution.inspection import clock, first_nonfinite, run_probed, step_name
 
 SIZES = {"batch": 2, "contexts": 2, "tokens": 77, "height": 8, "width": 8}
 
@@ -51,7 +51,7 @@ VALUES = {
 
 
 @pytest.mark.parametrize("variant", VALUES)
-def test_a_step_computes_what_the_cpu_computes(engine: ebca.Engine, variant: str) -> None:
+def test_an_evaluation_equals_the_cpu(engine: ebca.Engine, variant: str) -> None:
     cpu, cuda = executor(engine, CpuDevice()), executor(engine, host_device()[0])
     arrays = control(engine, **VALUES[variant])
     for one in (cpu, cuda):
@@ -62,7 +62,7 @@ def test_a_step_computes_what_the_cpu_computes(engine: ebca.Engine, variant: str
     assert np.array_equal(cpu.energies, cuda.energies) and cuda.energies.any() == (variant == "energies")
 
 
-def test_a_step_is_one_launch_whatever_changes(engine: ebca.Engine) -> None:
+def test_an_evaluation_is_one_launch_for_any_control(engine: ebca.Engine) -> None:
     device, driver = host_device()
     made, twin = executor(engine, device), executor(engine, CpuDevice())
     made.run("update_masked")
@@ -80,7 +80,7 @@ def test_a_step_is_one_launch_whatever_changes(engine: ebca.Engine) -> None:
             one.run("update_masked")
         assert np.array_equal(made.noise, twin.noise)
     done = driver.count - before
-    # One wait at the end of a step, for the host wants its result; nothing allocated, copied or recorded beside it.
+    # One wait per evaluation, for the result; no allocation, copy or recording outside the graph.
     assert done == {"launch": len(steps), "synchronize": len(steps)}
 
 
@@ -92,19 +92,20 @@ def test_each_variant_is_recorded_once(engine: ebca.Engine) -> None:
     assert driver.count["capture"] == 2 and driver.count["launch"] == 4
 
 
-def test_a_step_that_cannot_be_captured_runs_call_by_call_and_says_so(
+def test_if_capture_fails_calls_are_enqueued_individually_with_a_warning(
     engine: ebca.Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     device, driver = host_device(refuse_capture=True)
     made, cpu = executor(engine, device), executor(engine, CpuDevice())
     with caplog.at_level(logging.WARNING):
         made.run("attention")
-    assert "runs without a CUDA graph, call by call: operation not permitted" in caplog.text
+    expected = "capturing a CUDA graph failed, so calls are enqueued individually: operation not permitted"
+    assert expected in caplog.text
     cpu.run("attention")
     assert driver.count["launch"] == 0 and np.array_equal(made.noise, cpu.noise)
 
 
-def test_a_probe_sees_the_device(engine: ebca.Engine) -> None:
+def test_a_probe_gets_the_devices_arrays(engine: ebca.Engine) -> None:
     seen: list[tuple[int, float]] = []
     for device in (CpuDevice(), host_device()[0]):
         run_probed(executor(engine, device), "update", lambda layer, q, k: seen.append((layer, float(np.abs(q).sum()))))
@@ -112,13 +113,13 @@ def test_a_probe_sees_the_device(engine: ebca.Engine) -> None:
     assert half == len(engine.manifest.unet.layers) and seen[:half] == seen[half:] and all(total for _, total in seen)
 
 
-def test_what_is_not_finite_is_found_on_the_device(engine: ebca.Engine) -> None:
+def test_the_first_segment_with_non_finite_outputs_is_found(engine: ebca.Engine) -> None:
     made = executor(engine, host_device()[0])
     made.timestep[0] = np.nan
     assert first_nonfinite(made, "attention") == engine.manifest.unet.segments[0]
 
 
-def test_all_device_memory_is_given_back(engine: ebca.Engine) -> None:
+def test_all_device_memory_is_freed(engine: ebca.Engine) -> None:
     device, driver = host_device()
     made = executor(engine, device)
     made.run("update")
@@ -139,7 +140,7 @@ TASKS = {
     "no guidance": {"prompt": "a cat", "guidance_scale": 1.0, "gamma_attn": 0.05},
     "schedule": {"prompt": "a cat", "gamma_attn": ebca.Schedule.step(0.05, 0.5), "scheduler": "euler"},
     "edits": {"prompt": "a cat", "edits": EDITS, "gamma_attn": 0.02, "scheduler": "dpmpp_2m"},
-    "edits anew": {"prompt": "a cat", "edits": EDITS, "reset_edits": True, "scheduler": "ddim"},
+    "edits reset": {"prompt": "a cat", "edits": EDITS, "reset_edits": True, "scheduler": "ddim"},
     "energies": {"prompt": "a cat", "energies": True, "gamma_attn": 0.05, "scheduler": "ddim"},
     "repaint": {
         "prompt": "a cat",
@@ -153,7 +154,7 @@ TASKS = {
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_the_loop_on_the_device_makes_what_the_cpu_makes(
+def test_sampling_on_the_device_equals_the_cpu(
     on_host: tuple[ebca.Engine, HostDriver], tiny_engine_dir: Path, name: str
 ) -> None:
     settings = {"steps": 4, "seed": 3, "output": "latents", **TASKS[name]}
@@ -161,45 +162,45 @@ def test_the_loop_on_the_device_makes_what_the_cpu_makes(
         expected = session.generate(**settings)  # type: ignore[arg-type]
     with on_host[0].session(height=32, width=32) as session:
         seen: list[ebca.StepInfo] = []
-        together = session.generate(**settings)  # type: ignore[arg-type]
+        in_one_launch = session.generate(**settings)  # type: ignore[arg-type]
         one_by_one = session.generate(**settings, on_step=lambda info: seen.append(info))  # type: ignore[arg-type, func-returns-value]
-    # The same float32 values; only sums of the scheduler's terms may be rounded in another order.
-    for made in (together, one_by_one):
+    # The same float32 values, but the terms of the scheduler may be summed in another order.
+    for made in (in_one_launch, one_by_one):
         np.testing.assert_allclose(made.latents, expected.latents, rtol=0, atol=2e-6 * np.abs(expected.latents).max())
         assert made.timesteps == expected.timesteps and len(made.timings["unet_steps"]) == len(made.timesteps)
     assert [info.timestep for info in seen] == list(expected.timesteps)
 
 
-def test_inversion_on_the_device(on_host: tuple[ebca.Engine, HostDriver], tiny_engine_dir: Path) -> None:
-    picture = np.full((32, 32, 3), 0.4, np.float32)
+def test_inversion_on_the_device_equals_the_cpu(on_host: tuple[ebca.Engine, HostDriver], tiny_engine_dir: Path) -> None:
+    image = np.full((32, 32, 3), 0.4, np.float32)
     with ebca.load(tiny_engine_dir, backend="onnxruntime") as engine, engine.session(height=32, width=32) as session:
-        expected = session.invert(picture, "a cat", steps=3).latents
+        expected = session.invert(image, "a cat", steps=3).latents
     with on_host[0].session(height=32, width=32) as session:
-        assert np.array_equal(session.invert(picture, "a cat", steps=3).latents, expected)
+        assert np.array_equal(session.invert(image, "a cat", steps=3).latents, expected)
 
 
-def test_a_loop_is_one_launch_and_no_knob_records_anew(on_host: tuple[ebca.Engine, HostDriver]) -> None:
+def test_a_run_is_one_launch_and_no_parameter_needs_a_new_recording(on_host: tuple[ebca.Engine, HostDriver]) -> None:
     engine, driver = on_host
     with engine.session(height=32, width=32) as session:
         settings = {"scheduler": "ddim", "output": "latents"}
         session.generate("a cat", steps=4, gamma_attn=0.05, token_weights={"cat": 2.0}, **settings)  # type: ignore[arg-type]
-        knobs = {"gamma_attn": 0.01, "gamma_norm": 0.3, "guidance_scale": 3.0, "negative_prompt": "a dog"}
-        for steps, joined in ((4, 0), (7, 1), (7, 0)):
+        parameters = {"gamma_attn": 0.01, "gamma_norm": 0.3, "guidance_scale": 3.0, "negative_prompt": "a dog"}
+        for steps, chains in ((4, 0), (7, 1), (7, 0)):
             before = driver.count.copy()
-            session.generate("a dog", steps=steps, seed=2, **knobs, **settings)  # type: ignore[arg-type]
+            session.generate("a dog", steps=steps, seed=2, **parameters, **settings)  # type: ignore[arg-type]
             assert driver.count["launch"] - before["launch"] == 1
             assert driver.count["capture"] == before["capture"]
-            # Another number of steps joins the same recordings anew.
-            assert driver.count["chain"] - before["chain"] == joined
-            # For the text encoder's results of prompt and negative prompt, and for the latents at the end.
+            # Another number of steps needs a new chain of the same recordings.
+            assert driver.count["chain"] - before["chain"] == chains
+            # For the embeddings of prompt and negative prompt, and for the final latents.
             assert driver.count["synchronize"] - before["synchronize"] <= 3
         before = driver.count.copy()
-        session.generate("a cat", steps=4, **knobs, **settings, on_step=lambda info: None)  # type: ignore[arg-type, func-returns-value]
+        session.generate("a cat", steps=4, **parameters, **settings, on_step=lambda info: None)  # type: ignore[arg-type, func-returns-value]
         assert driver.count["launch"] - before["launch"] == 4
         assert driver.count["capture"] == before["capture"]
 
 
-def test_steps_that_cannot_be_joined_are_launched_one_by_one_and_that_is_said(
+def test_if_chaining_fails_evaluations_are_launched_individually_with_a_warning(
     tiny_engine_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine, driver = host_engine(tiny_engine_dir, refuse_chain=True)
@@ -207,15 +208,15 @@ def test_steps_that_cannot_be_joined_are_launched_one_by_one_and_that_is_said(
     with engine.session(height=32, width=32) as session, caplog.at_level(logging.WARNING):
         made = session.generate("a cat", **settings).latents  # type: ignore[arg-type]
         assert driver.count["launch"] == 3
-        looked_on = session.generate("a cat", **settings, on_step=lambda info: None)  # type: ignore[arg-type, func-returns-value]
-    assert np.array_equal(made, looked_on.latents)
-    assert "without a CUDA graph" in caplog.text and "out of memory" in caplog.text
+        observed = session.generate("a cat", **settings, on_step=lambda info: None)  # type: ignore[arg-type, func-returns-value]
+    assert np.array_equal(made, observed.latents)
+    assert "capturing a CUDA graph failed" in caplog.text and "out of memory" in caplog.text
 
 
-def test_every_step_of_the_plan_is_timed_by_the_device(engine: ebca.Engine) -> None:
+def test_the_device_times_every_step(engine: ebca.Engine) -> None:
     device, driver = host_device()
     made, twin = executor(engine, device), executor(engine, CpuDevice())
-    names = [step.segment or f"attention_{step.layer:02}" for step in engine.manifest.unet.steps]
+    names = [step_name(step) for step in engine.manifest.unet.steps]
     for one in (made, twin):
         one.set_control(control(engine, **VALUES["update"]))
         timed = clock(one, "update")
@@ -230,18 +231,18 @@ def test_every_step_of_the_plan_is_timed_by_the_device(engine: ebca.Engine) -> N
     assert np.array_equal(made.noise, twin.noise)
 
 
-def test_memory_is_split_by_what_it_is_for(engine: ebca.Engine) -> None:
+def test_memory_is_reported_by_purpose(engine: ebca.Engine) -> None:
     device, _ = host_device()
     assert device.used_bytes() == 0
     made = executor(engine, device)
     made.run("update")
     split = made.buffers.memory
     assert set(split) == {"arena", "scratch", "control"} and split["arena"] > split["control"] > 0
-    # The stand-in's memory is ours alone, but for what it adds to align it.
+    # The driver of these tests allocates only for us, plus padding for alignment.
     assert 0 <= device.used_bytes() - sum(split.values()) < 64 * 1000
 
 
-def test_more_steps_than_there_is_room_for(on_host: tuple[ebca.Engine, HostDriver], tiny_engine_dir: Path) -> None:
+def test_more_evaluations_than_the_buffers_hold(on_host: tuple[ebca.Engine, HostDriver], tiny_engine_dir: Path) -> None:
     settings = {"seed": 1, "scheduler": "ddim", "output": "latents", "gamma_attn": 0.05}
     with ebca.load(tiny_engine_dir, backend="onnxruntime") as engine, engine.session(height=32, width=32) as session:
         expected = session.generate("a cat", steps=70, **settings).latents  # type: ignore[arg-type]
@@ -251,7 +252,7 @@ def test_more_steps_than_there_is_room_for(on_host: tuple[ebca.Engine, HostDrive
     np.testing.assert_allclose(made, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 
 
-def test_a_closed_session_gives_its_memory_back(on_host: tuple[ebca.Engine, HostDriver]) -> None:
+def test_a_closed_session_frees_its_memory(on_host: tuple[ebca.Engine, HostDriver]) -> None:
     engine, driver = on_host
     gc.collect()
     before = len(driver.memory)
@@ -263,11 +264,11 @@ def test_a_closed_session_gives_its_memory_back(on_host: tuple[ebca.Engine, Host
     assert len(driver.memory) == before
 
 
-def test_a_recording_keeps_alive_what_it_was_made_of(engine: ebca.Engine) -> None:
+def test_a_recording_keeps_its_calls_alive(engine: ebca.Engine) -> None:
     made, twin = executor(engine, host_device()[0]), executor(engine, CpuDevice())
 
-    class Whole:
-        """A runner that is all of a UNet, and is let go of."""
+    class FullUNet:
+        """A runner of a full UNet that nothing else references."""
 
         def workspace_bytes(self, inputs: object, outputs: object) -> int:
             return 64
@@ -275,13 +276,13 @@ def test_a_recording_keeps_alive_what_it_was_made_of(engine: ebca.Engine) -> Non
         def bind(self, inputs: dict[str, np.ndarray], outputs: dict[str, np.ndarray], workspace: int = 0) -> Call:
             return lambda: np.copyto(outputs["noise"], 2 * inputs["sample"])
 
-    replay = made.record_full_unet(Whole())
+    replay = made.record_full_unet(FullUNet())
     gc.collect()
     replay()
     assert np.array_equal(made.noise, 2 * twin.sample)
 
 
-def test_steps_allocate_nothing(on_host: tuple[ebca.Engine, HostDriver]) -> None:
+def test_evaluations_allocate_nothing(on_host: tuple[ebca.Engine, HostDriver]) -> None:
     engine, driver = on_host
     with engine.session(height=32, width=32) as session:
         allocated: list[int] = []
@@ -296,16 +297,16 @@ def test_steps_allocate_nothing(on_host: tuple[ebca.Engine, HostDriver]) -> None
     assert len(allocated) > 3 and len(set(allocated)) == 1
 
 
-def test_a_cancelled_loop_leaves_the_session_usable(on_host: tuple[ebca.Engine, HostDriver]) -> None:
+def test_a_session_stays_usable_after_cancelling(on_host: tuple[ebca.Engine, HostDriver]) -> None:
     with on_host[0].session(height=32, width=32) as session:
         settings = {"steps": 4, "seed": 1, "gamma_attn": 0.05, "output": "latents"}
-        whole = session.generate("a cat", **settings)  # type: ignore[arg-type]
+        complete = session.generate("a cat", **settings)  # type: ignore[arg-type]
         with pytest.raises(ebca.CancelledError, match="after 2 of"):
             session.generate("a cat", **settings, on_step=lambda info: info.index < 1)  # type: ignore[arg-type]
-        assert np.array_equal(session.generate("a cat", **settings).latents, whole.latents)  # type: ignore[arg-type]
+        assert np.array_equal(session.generate("a cat", **settings).latents, complete.latents)  # type: ignore[arg-type]
 
 
-def test_what_is_not_finite_names_the_timestep(on_host: tuple[ebca.Engine, HostDriver]) -> None:
+def test_the_error_about_non_finite_results_names_the_timestep(on_host: tuple[ebca.Engine, HostDriver]) -> None:
     with on_host[0].session(height=32, width=32) as session:
         with pytest.raises(ebca.NumericalError, match="at timestep 667 is not finite; lower gamma_attn"):
             session.generate(
@@ -314,8 +315,8 @@ def test_what_is_not_finite_names_the_timestep(on_host: tuple[ebca.Engine, HostD
         assert np.isfinite(session.generate("a cat", steps=2, seed=1, output="latents").latents).all()
 
 
-def test_no_gpu_is_one_clear_line() -> None:
-    # On a machine with a GPU this one is not there; without cuda-bindings, or without a driver, none is.
+def test_a_missing_gpu_gives_one_line() -> None:
+    # No machine has a GPU 99; a machine may also lack cuda-bindings or the driver.
     with pytest.raises(ebca.BackendError) as error:
         devices.create("cuda:99")
     assert "\n" not in str(error.value)
@@ -324,6 +325,6 @@ def test_no_gpu_is_one_clear_line() -> None:
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cpu:1", ""])
-def test_a_device_that_does_not_exist(name: str) -> None:
-    with pytest.raises(ebca.ParameterError, match="is unknown; choose one of cpu, cuda"):
+def test_unknown_devices_are_refused(name: str) -> None:
+    with pytest.raises(ebca.ParameterError, match="is unknown; choose cpu, cuda, cuda:1 and so on"):
         devices.create(name)

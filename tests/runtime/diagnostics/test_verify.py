@@ -11,11 +11,14 @@ from helpers.driver import host_engine
 
 import ebca
 from ebca.engines.backends.protocol import Runner
+from ebca.engines.contract.accuracy import relative_l2
 from ebca.engines.machine import nvidia
 from ebca.errors import ParameterError
 from ebca.export import cli as export_cli
 from ebca.runtime.cli import doctor
-from ebca.runtime.diagnostics.verify import Difference, relative_l2, verify
+from ebca.runtime.diagnostics.directory import check_verified
+from ebca.runtime.diagnostics.verify import Difference, verify
+from ebca.runtime.execution.inspection import step_name
 
 
 @pytest.fixture(scope="module")
@@ -24,25 +27,24 @@ def reference(tiny_engine_dir: Path) -> ebca.Engine:
 
 
 def _parts(engine: ebca.Engine) -> list[str]:
-    plan = engine.manifest.unet.steps
-    names = [step.segment or f"attention_{step.layer:02}" for step in plan]
+    names = [step_name(step) for step in engine.manifest.unet.steps]
     return [*names, "text_encoder", "vae_decoder", "vae_encoder"]
 
 
 def test_a_device_agrees_with_the_cpu_part_by_part(tiny_engine_dir: Path, reference: ebca.Engine) -> None:
-    said: list[tuple[int, int, str]] = []
-    found = verify(host_engine(tiny_engine_dir)[0], reference, lambda *about: said.append(about))
+    progress: list[tuple[int, int, str]] = []
+    found = verify(host_engine(tiny_engine_dir)[0], reference, lambda *about: progress.append(about))
     assert [part.part for part in found] == _parts(reference)
     assert all(part.error == 0 and part.ok and part.limit == 1e-4 for part in found)
-    assert said == [(i, len(found), part.part) for i, part in enumerate(found)]
+    assert progress == [(i, len(found), part.part) for i, part in enumerate(found)]
 
 
-def test_the_part_that_is_wrong_is_the_one_that_is_named(tiny_engine_dir: Path, reference: ebca.Engine) -> None:
+def test_exactly_the_wrong_parts_are_reported(tiny_engine_dir: Path, reference: ebca.Engine) -> None:
     engine = host_engine(tiny_engine_dir)[0]
     open_runner = engine.runner
 
     class Off:
-        """Runs a component and adds a little to what it wrote."""
+        """Runs a component and scales its outputs slightly."""
 
         def __init__(self, runner: Runner) -> None:
             self._runner = runner
@@ -67,13 +69,13 @@ def test_the_part_that_is_wrong_is_the_one_that_is_named(tiny_engine_dir: Path, 
     assert found["segment_03"].error == pytest.approx(1e-3, rel=0.01)
 
 
-def test_what_is_not_finite_is_never_right() -> None:
+def test_non_finite_results_are_never_ok() -> None:
     assert relative_l2(np.array([np.nan]), np.ones(1)) == np.inf
     assert not Difference("segment_00", np.inf, 1e-4).ok
     assert relative_l2(np.zeros(2), np.zeros(2)) == 0 and relative_l2(np.ones(2), np.zeros(2)) == 1
 
 
-def test_an_engine_is_not_compared_with_itself_or_another(
+def test_comparing_an_engine_with_itself_or_with_another_directory_is_refused(
     tiny_engine_dir: Path, tiny_unet_dir: Path, reference: ebca.Engine
 ) -> None:
     with pytest.raises(ParameterError, match="name another backend"):
@@ -82,28 +84,28 @@ def test_an_engine_is_not_compared_with_itself_or_another(
         verify(host_engine(tiny_unet_dir)[0], reference)
 
 
-def test_the_doctor_verifies(tiny_engine_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_doctor_compares_all_parts(tiny_engine_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("openvino")
     assert doctor.main(["--engine", str(tiny_engine_dir), "--backend", "openvino", "--verify"]) == 0
     assert "all 19 parts agree with onnxruntime on the CPU" in capsys.readouterr().out.replace("\n", " ")
 
 
-def test_the_doctor_names_every_part_that_differs(tiny_engine_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_doctor_reports_every_part_that_differs(tiny_engine_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("openvino")
     parts = [Difference("segment_00", 1e-6, 1e-4), Difference("attention_00", 2e-2, 1e-4)]
-    monkeypatch.setattr(doctor.verification, "verify", lambda *about: parts)
-    (finding,) = doctor.check_verified(tiny_engine_dir, "openvino")
+    monkeypatch.setattr("ebca.runtime.diagnostics.verify.verify", lambda *about: parts)
+    (finding,) = check_verified(tiny_engine_dir, "openvino")
     assert (finding.level, finding.topic) == ("problem", "verify")
     assert finding.text == "attention_00 differs from onnxruntime on the CPU by 2.0e-02 (relative L2, limit 1e-04)"
 
 
 @pytest.mark.parametrize("argv", [["--verify"], ["--engine", "DIR", "--verify"]])
-def test_the_doctor_needs_to_know_what_to_compare(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_needs_an_engine_and_a_backend(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor.main(argv) == 1
-    assert "give --engine and another --backend" in capsys.readouterr().err
+    assert "--verify needs --engine and a --backend other than onnxruntime" in capsys.readouterr().err
 
 
-def test_an_export_verifies_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_export_can_verify_its_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("openvino")
     argv = ["--model", "tiny", "--output-dir", str(tmp_path / "engine"), "--backend", "openvino", "--verify"]
     assert export_cli.main(argv) == 0
@@ -118,7 +120,7 @@ def test_an_export_verifies_what_it_wrote(tmp_path: Path, capsys: pytest.Capture
         (["--backend", "openvino", "--dry-run"], "--dry-run writes nothing"),
     ],
 )
-def test_what_cannot_be_verified_is_said_before_the_work(
+def test_an_export_refuses_an_impossible_verification_first(
     argv: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(nvidia, "find", lambda: nvidia.Nvidia("13.0", ()))

@@ -1,4 +1,4 @@
-"""The layout of an arena: properties that hold for any plan."""
+"""The layout of an arena: properties that hold for any schedule of segments."""
 
 from itertools import combinations
 
@@ -27,18 +27,18 @@ def aligned(nbytes: int) -> int:
 
 @SETTINGS
 @given(lives())
-def test_tensors_alive_at_once_do_not_overlap(tensors: dict[str, Lifetime]) -> None:
+def test_tensors_with_overlapping_lifetimes_do_not_share_memory(tensors: dict[str, Lifetime]) -> None:
     layout = lay_out(tensors)
     assert layout.offsets.keys() == tensors.keys()
     for a, b in combinations(tensors, 2):
-        if tensors[a].meets(tensors[b]):
+        if tensors[a].overlaps(tensors[b]):
             first, second = sorted((a, b), key=lambda n: (layout.offsets[n], tensors[n].nbytes))
             assert layout.offsets[first] + tensors[first].nbytes <= layout.offsets[second]
 
 
 @SETTINGS
 @given(lives())
-def test_every_tensor_is_aligned_and_inside(tensors: dict[str, Lifetime]) -> None:
+def test_every_tensor_is_aligned_and_inside_the_arena(tensors: dict[str, Lifetime]) -> None:
     layout = lay_out(tensors)
     assert layout.nbytes % ALIGNMENT == 0
     for name, offset in layout.offsets.items():
@@ -48,7 +48,7 @@ def test_every_tensor_is_aligned_and_inside(tensors: dict[str, Lifetime]) -> Non
 
 @SETTINGS
 @given(lives())
-def test_the_arena_is_no_larger_than_all_tensors_and_no_smaller_than_those_alive(
+def test_the_size_of_the_arena_is_between_the_live_tensors_and_all_tensors(
     tensors: dict[str, Lifetime],
 ) -> None:
     layout = lay_out(tensors)
@@ -64,14 +64,14 @@ def test_the_layout_does_not_depend_on_the_order_of_names(tensors: dict[str, Lif
     assert lay_out(backwards) == lay_out(tensors)
 
 
-def test_lifetimes_follow_the_plan() -> None:
-    plan = [
+def test_lifetimes_follow_the_steps() -> None:
+    steps = [
         Step(segment="a", inputs=("x",), outputs=("p", "skip", "unread")),
         Step(layer=0, inputs=("p",), outputs=("q",)),
         Step(segment="b", inputs=("q", "skip"), outputs=("y",)),
     ]
-    sizes = {"x": 4, "p": 8, "skip": 16, "unread": 32, "q": 64, "y": 128, "not in the plan": 1}
-    assert lifetimes(plan, sizes, keep=("x", "y")) == {
+    sizes = {"x": 4, "p": 8, "skip": 16, "unread": 32, "q": 64, "y": 128, "not in a step": 1}
+    assert lifetimes(steps, sizes, keep=("x", "y")) == {
         "x": Lifetime(4, 0, 3),
         "p": Lifetime(8, 0, 1),
         "skip": Lifetime(16, 0, 2),
@@ -81,7 +81,7 @@ def test_lifetimes_follow_the_plan() -> None:
     }
 
 
-def test_tensors_that_never_meet_share_memory() -> None:
+def test_tensors_with_separate_lifetimes_share_memory() -> None:
     layout = lay_out({"early": Lifetime(768, 0, 1), "late": Lifetime(768, 2, 3)})
     assert layout.offsets == {"early": 0, "late": 0}
     assert layout.nbytes == 768
@@ -91,6 +91,6 @@ def test_an_arena_is_zeroed_and_aligned() -> None:
     for nbytes in (1, 63, 64, 1000):
         memory = CpuDevice().allocate(nbytes)
         assert memory.nbytes == nbytes
-        whole = memory.view(0, (nbytes,), np.uint8)
-        assert whole.ctypes.data % ALIGNMENT == 0
-        assert not whole.any()
+        view = memory.view(0, (nbytes,), np.uint8)
+        assert view.ctypes.data % ALIGNMENT == 0
+        assert not view.any()

@@ -1,4 +1,4 @@
-"""An EnergyControl becomes arrays; masks are resized as the authors do."""
+"""From an EnergyControl to arrays; masks are resized as in the authors' code."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def test_masks_are_resized_as_torch_does(source: tuple[int, int], target: tuple[
     assert np.allclose(resize_mask(mask, *target), expected[:, 0].numpy(), rtol=0, atol=1e-7)
 
 
-def test_resizing_equals_what_the_authors_code_made() -> None:
+def test_resized_masks_equal_those_of_the_authors_code() -> None:
     from pathlib import Path
 
     with np.load(Path(__file__).parents[2] / "golden" / "tiny" / "d_mask.npz") as z:
@@ -49,7 +49,7 @@ def test_resizing_equals_what_the_authors_code_made() -> None:
         assert np.allclose(resize_mask(mask, side, side)[0], values, rtol=0, atol=1e-6)
 
 
-def test_a_mask_concerns_the_main_context_only() -> None:
+def test_a_mask_applies_only_to_the_main_context() -> None:
     mask = np.zeros((1, 1, 9, 6), np.float32)
     mask[..., :4, :] = 1
     masks = arrays(mask=mask).masks
@@ -89,12 +89,12 @@ def test_a_single_row_is_conditional() -> None:
 @pytest.mark.parametrize(
     ("value", "shape"), [(np.zeros(4), r"\(4,\)"), (np.zeros((4, 3, 6)), r"\(4, 3, 6\)"), ([[1, 2], [3]], r"\(2,\)")]
 )
-def test_a_shape_that_does_not_fit_is_shown_beside_the_right_one(value: object, shape: str) -> None:
+def test_the_error_about_a_wrong_shape_shows_the_right_one(value: object, shape: str) -> None:
     with pytest.raises(ebca.ParameterError, match=rf"gamma_attn has shape {shape}; .*= \[4, 3, 5\]"):
         arrays(gamma_attn=value)
 
 
-def test_weights_that_cancel_name_their_row() -> None:
+def test_the_error_about_weights_that_cancel_names_the_row() -> None:
     weights = np.ones((4, 3))
     weights[2] = [1, -1.5, 0.5]
     with pytest.raises(ebca.ParameterError, match=r"weights of row 2, \[1.0, -1.5, 0.5\], sum to 0"):

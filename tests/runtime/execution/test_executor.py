@@ -1,4 +1,4 @@
-"""The executor: one arena, bound once, replayed."""
+"""The executor: buffers, binding, and replay."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,10 +8,11 @@ import pytest
 
 pytest.importorskip("torch")
 
-from helpers.tiny import call_inputs, relative
+from helpers.tiny import call_inputs
 
 import ebca
 from ebca.engines.contract import dims
+from ebca.engines.contract.accuracy import relative_l2
 from ebca.plugins.energy_attention import VARIANTS
 from ebca.runtime.execution.control import ControlArrays, resolve
 from ebca.runtime.execution.executor import Executor
@@ -45,7 +46,7 @@ def run(executor: Executor, arrays: ControlArrays, variant: str) -> tuple[np.nda
     return executor.noise.copy(), executor.contexts_out.copy()
 
 
-def test_the_arena_is_smaller_than_all_tensors_together(engine: ebca.Engine, executor: Executor) -> None:
+def test_the_arena_is_smaller_than_the_sum_of_its_tensors(engine: ebca.Engine, executor: Executor) -> None:
     tensors = engine.manifest.unet.tensors.values()
     total = sum(4 * int(np.prod(dims.shape(t.shape, SIZES))) for t in tensors)
     assert 0 < executor.buffers.memory["arena"] < 0.8 * total
@@ -76,29 +77,29 @@ def test_two_executors_give_the_same_bits(engine: ebca.Engine, executor: Executo
     assert all(np.array_equal(a, b) for a, b in zip(*both, strict=True))
 
 
-def test_recording_binds_once(executor: Executor) -> None:
+def test_a_variant_is_recorded_once(executor: Executor) -> None:
     assert executor.record("update") is executor.record("update")
     assert executor.record("update") is not executor.record("attention")
 
 
-def test_variants_agree_where_they_compute_the_same(engine: ebca.Engine, executor: Executor) -> None:
-    # Same formulas, other graphs around them: rounding of float32 only.
+def test_variants_agree_on_equal_inputs(engine: ebca.Engine, executor: Executor) -> None:
+    # The same formulas in different graphs, so only float32 rounding differs.
     still = control(engine, weights=[1.0, 0.5])
     plain = run(executor, still, "attention")
     assert np.array_equal(plain[1], executor.contexts)
     for variant in ("update", "update_masked", "energies"):
         noise, contexts = run(executor, still, variant)
-        assert relative(noise, plain[0]) <= 2e-6
+        assert relative_l2(noise, plain[0]) <= 2e-6
         assert np.array_equal(contexts, executor.contexts)
     moving = control(engine, gamma_attn=0.05, gamma_norm=0.4, weights=[1.0, 0.5])
     update = run(executor, moving, "update")
     for variant in ("update_masked", "energies"):
         noise, contexts = run(executor, moving, variant)
-        assert relative(noise, update[0]) <= 2e-6
-        assert relative(contexts, update[1]) <= 2e-6
+        assert relative_l2(noise, update[0]) <= 2e-6
+        assert relative_l2(contexts, update[1]) <= 2e-6
 
 
-def test_plain_attention_after_an_update_does_not_see_its_leftovers(engine: ebca.Engine, executor: Executor) -> None:
+def test_an_update_does_not_affect_later_plain_attention(engine: ebca.Engine, executor: Executor) -> None:
     still = control(engine)
     before = run(executor, still, "attention")
     run(executor, control(engine, gamma_attn=0.05, gamma_norm=0.4), "update")
@@ -106,17 +107,17 @@ def test_plain_attention_after_an_update_does_not_see_its_leftovers(engine: ebca
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-def test_a_mask_is_forgotten_with_its_control(engine: ebca.Engine, executor: Executor) -> None:
+def test_a_mask_does_not_outlast_its_control(engine: ebca.Engine, executor: Executor) -> None:
     moving = {"gamma_attn": 0.05, "gamma_norm": 0.4}
     unmasked = run(executor, control(engine, **moving), "update_masked")
     mask = np.zeros((1, 1, 8, 10), np.float32)
     masked = run(executor, control(engine, **moving, mask=mask), "update_masked")
-    assert relative(masked[1], unmasked[1]) > 1e-3
+    assert relative_l2(masked[1], unmasked[1]) > 1e-3
     again = run(executor, control(engine, **moving), "update_masked")
     assert all(np.array_equal(a, b) for a, b in zip(unmasked, again, strict=True))
 
 
-def test_the_cheapest_variant_that_suffices_is_chosen(engine: ebca.Engine) -> None:
+def test_the_cheapest_sufficient_variant_is_chosen(engine: ebca.Engine) -> None:
     mask = np.ones((1, 1, 8, 10), np.float32)
     assert control(engine).variant == "attention"
     assert control(engine, mask=mask).variant == "attention"
@@ -125,16 +126,14 @@ def test_the_cheapest_variant_that_suffices_is_chosen(engine: ebca.Engine) -> No
     assert control(engine, gamma_attn=0.1, mask=mask).variant == "update_masked"
 
 
-def test_the_first_segment_that_is_not_finite_is_found(engine: ebca.Engine, executor: Executor) -> None:
+def test_the_first_segment_with_non_finite_outputs_is_found(engine: ebca.Engine, executor: Executor) -> None:
     executor.set_control(control(engine))
     assert first_nonfinite(executor, "attention") is None
     executor.timestep[0] = np.nan
     assert first_nonfinite(executor, "attention") == engine.manifest.unet.segments[0]
 
 
-def test_a_size_that_memory_cannot_hold_is_an_error_of_the_caller(
-    engine: ebca.Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_running_out_of_memory_is_a_parameter_error(engine: ebca.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     def none_left(nbytes: int) -> np.ndarray:
         raise MemoryError
 

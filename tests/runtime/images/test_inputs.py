@@ -1,4 +1,4 @@
-"""Pictures and masks: every form a caller may pass, resized and thresholded by stated rules, or refused."""
+"""Images and masks in every accepted form: reading, resizing, thresholds, and errors."""
 
 import warnings
 from pathlib import Path
@@ -28,29 +28,29 @@ def pixels() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
 
 
-# --- pictures
+# --- images
 
 
-def test_every_form_of_a_picture_gives_the_same_numbers(pixels: np.ndarray, tmp_path: Path) -> None:
+def test_every_form_of_an_image_gives_the_same_pixels(pixels: np.ndarray, tmp_path: Path) -> None:
     image = Image.fromarray(pixels)
-    image.save(tmp_path / "picture.png")
+    image.save(tmp_path / "image.png")
     expected = pixels[None].astype(np.float32) / 255
-    forms = (image, pixels, pixels / 255, pixels.astype(np.float32) / 255, tmp_path / "picture.png", [image], (pixels,))
-    for form in (*forms, str(tmp_path / "picture.png"), pixels[None], image.convert("RGBA")):
+    forms = (image, pixels, pixels / 255, pixels.astype(np.float32) / 255, tmp_path / "image.png", [image], (pixels,))
+    for form in (*forms, str(tmp_path / "image.png"), pixels[None], image.convert("RGBA")):
         loaded = load_images(form, *SIZE)
         assert loaded.dtype == np.float32
         assert np.array_equal(loaded, expected)
 
 
-def test_pixels_of_the_right_size_come_back_to_the_bit(pixels: np.ndarray) -> None:
-    """Compositing relies on it: what is outside the mask must not move."""
+def test_pixels_of_the_right_size_are_unchanged(pixels: np.ndarray) -> None:
+    """Compositing needs this: pixels outside the mask must not change by a bit."""
     loaded = load_images(pixels, *SIZE)
     assert np.array_equal(np.round(loaded[0] * 255).astype(np.uint8), pixels)
     exact = np.random.default_rng(1).random((*SIZE, 3), np.float32)
     assert np.array_equal(load_images(exact, *SIZE)[0], exact)
 
 
-def test_other_sizes_are_resized_as_pillow_does_it(pixels: np.ndarray) -> None:
+def test_other_sizes_are_resized_as_pillow_does(pixels: np.ndarray) -> None:
     image = Image.fromarray(pixels)
     for size in ((8, 8), (32, 40)):
         expected = np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC), np.float32) / 255
@@ -58,7 +58,7 @@ def test_other_sizes_are_resized_as_pillow_does_it(pixels: np.ndarray) -> None:
         assert np.array_equal(load_images(pixels / 255, *size)[0], expected)
 
 
-def test_several_pictures_may_differ_in_form_and_size(pixels: np.ndarray) -> None:
+def test_several_images_may_differ_in_form_and_size(pixels: np.ndarray) -> None:
     loaded = load_images([pixels, Image.new("RGB", (5, 7), "red"), np.ones((3, 3))], *SIZE)
     assert loaded.shape == (3, *SIZE, 3)
     assert np.array_equal(loaded[1], np.broadcast_to(np.array([1, 0, 0]), (*SIZE, 3)))
@@ -67,14 +67,14 @@ def test_several_pictures_may_differ_in_form_and_size(pixels: np.ndarray) -> Non
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "PA", "CMYK", "YCbCr", "I;16"])
-def test_other_colour_modes_are_taken(mode: str) -> None:
+def test_other_colour_modes_are_accepted(mode: str) -> None:
     white = np.full(SIZE, 255, np.uint8)
     image = Image.fromarray(white.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(white).convert(mode)
     assert image.mode == mode
     assert np.array_equal(load_images(image, *SIZE), np.ones((1, *SIZE, 3), np.float32))
 
 
-def test_sixteen_bits_are_scaled_and_not_cut_off(tmp_path: Path) -> None:
+def test_sixteen_bit_pixels_are_scaled_not_clipped(tmp_path: Path) -> None:
     grey = np.linspace(0, 65535, SIZE[0] * SIZE[1]).reshape(SIZE).astype(np.uint16)
     image = Image.fromarray(grey)
     image.save(tmp_path / "grey.png")
@@ -84,9 +84,9 @@ def test_sixteen_bits_are_scaled_and_not_cut_off(tmp_path: Path) -> None:
         assert np.array_equal(load_masks(form, *SIZE)[0, 0] > 0, np.rint(grey / 257) >= 127.5)
 
 
-def test_a_file_is_turned_the_way_its_camera_says(pixels: np.ndarray, tmp_path: Path) -> None:
+def test_the_exif_orientation_is_applied(pixels: np.ndarray, tmp_path: Path) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter, clockwise
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise
     Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
     assert image_size(tmp_path / "turned.png") == SIZE[::-1]
     expected = np.rot90(pixels, -1)
@@ -113,7 +113,7 @@ def test_every_form_of_a_mask_gives_the_same_holes(tmp_path: Path) -> None:
     ("value", "white"),
     [(127, False), (128, True), (np.float32(0.4999), False), (np.float32(0.5), True), (False, False), (True, True)],
 )
-def test_half_and_brighter_is_the_hole(value: Any, white: bool) -> None:
+def test_pixels_of_one_half_and_brighter_are_the_hole(value: Any, white: bool) -> None:
     mask = np.full(SIZE, value)
     mask = mask.astype(np.uint8) if mask.dtype.kind == "i" else mask
     mask[0, 0] = 255 if mask.dtype == np.uint8 else 1
@@ -123,7 +123,7 @@ def test_half_and_brighter_is_the_hole(value: Any, white: bool) -> None:
         assert np.array_equal(loaded, load_masks(Image.fromarray(mask), *SIZE))
 
 
-def test_a_mask_of_another_size_is_resized_and_stays_two_valued() -> None:
+def test_a_mask_of_another_size_is_resized_and_stays_binary() -> None:
     mask = Image.new("L", (12, 8))
     mask.paste(255, (6, 0, 12, 8))
     loaded = load_masks(mask, *SIZE)[0, 0]
@@ -133,7 +133,9 @@ def test_a_mask_of_another_size_is_resized_and_stays_two_valued() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 6), st.integers(1, 6), st.sampled_from([4, 8]), st.integers(0, 2**32 - 1))
-def test_latents_see_the_nearest_pixel_as_in_torch(height: int, width: int, downscale: int, seed: int) -> None:
+def test_the_latent_mask_takes_the_nearest_pixel_as_torch_does(
+    height: int, width: int, downscale: int, seed: int
+) -> None:
     torch = pytest.importorskip("torch")
     masks = (np.random.default_rng(seed).random((2, 1, height * downscale, width * downscale)) < 0.5).astype(np.float32)
     expected = torch.nn.functional.interpolate(torch.from_numpy(masks), (height, width)).numpy()
@@ -143,13 +145,13 @@ def test_latents_see_the_nearest_pixel_as_in_torch(height: int, width: int, down
 # --- sizes
 
 
-def test_the_size_of_the_first_picture_counts(pixels: np.ndarray, tmp_path: Path) -> None:
-    Image.fromarray(pixels).save(tmp_path / "picture.png")
-    for form in (pixels, Image.fromarray(pixels), tmp_path / "picture.png", [pixels, pixels[:3]], pixels[None]):
+def test_the_size_is_that_of_the_first_image(pixels: np.ndarray, tmp_path: Path) -> None:
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    for form in (pixels, Image.fromarray(pixels), tmp_path / "image.png", [pixels, pixels[:3]], pixels[None]):
         assert image_size(form) == SIZE
 
 
-def test_a_mask_of_another_size_than_the_picture_is_pointed_out(pixels: np.ndarray) -> None:
+def test_a_mask_of_another_size_than_the_image_warns(pixels: np.ndarray) -> None:
     with pytest.warns(UserWarning) as caught:
         warn_if_resized(pixels, np.ones((8, 9)))
     (warning,) = caught
@@ -169,14 +171,14 @@ def test_a_mask_of_another_size_than_the_picture_is_pointed_out(pixels: np.ndarr
         ((3000, 2000), 512, (624, 416)),
     ],
 )
-def test_fitted_sizes_keep_the_proportions(size: tuple[int, int], native: int, expected: tuple[int, int]) -> None:
+def test_fitted_sizes_keep_the_aspect_ratio(size: tuple[int, int], native: int, expected: tuple[int, int]) -> None:
     assert fitted_size(size, native, 8) == expected
 
 
 # --- refusals
 
-SHAPE = "give [height, width, 3] pixels"
-KINDS = "give a picture, its file, or an array of pixels"
+SHAPE = "give pixels [height, width, 3]"
+KINDS = "give an image, its file, or an array of pixels"
 
 
 @pytest.mark.parametrize(
@@ -185,69 +187,71 @@ KINDS = "give a picture, its file, or an array of pixels"
         (None, f"image is of type NoneType; {KINDS}"),
         (5, f"image is of type int; {KINDS}"),
         ([3.5], f"image is of type float; {KINDS}"),
-        ([], "image is an empty list; give at least one picture"),
+        ([], "image is an empty list; give at least one image"),
         (np.zeros((0, 3)), f"image is an array of shape [0, 3]; {SHAPE}"),
         (np.zeros((8, 0, 3)), f"image is an array of shape [8, 0, 3]; {SHAPE}"),
         (np.zeros((0, 8, 8, 3)), f"image is an array of shape [0, 8, 8, 3]; {SHAPE}"),
         (np.zeros(4), f"image is an array of shape [4]; {SHAPE}"),
-        # Channels first: not three grey pictures.
+        # Channels first, which could also be three grey images.
         (np.zeros((3, *SIZE)), f"image is an array of shape [3, 16, 24]; {SHAPE}"),
         (np.zeros((2, 3, *SIZE)), f"image is an array of shape [3, 16, 24]; {SHAPE}"),
         (np.zeros((*SIZE, 2)), f"image is an array of shape [16, 24, 2]; {SHAPE}"),
-        # The shape is wrong first, whatever the values.
+        # The shape is checked before the values.
         (np.full((1, 4, *SIZE), -3.0), f"image is an array of shape [4, 16, 24]; {SHAPE}"),
-        (np.full((*SIZE, 3), 255.0), "image is a float array with values outside [0, 1]; divide by 255?"),
+        (np.full((*SIZE, 3), 255.0), "image is a float array with values outside [0, 1]; scale it to [0, 1]"),
         (np.full((*SIZE, 3), -0.1), "image is a float array with values outside [0, 1]"),
         (np.full((*SIZE, 3), np.nan), "image is a float array with values outside [0, 1]"),
         (np.zeros((*SIZE, 3), int), "image is an array of int64; give uint8, or float in [0, 1]"),
         (np.zeros((*SIZE, 3), np.uint16), "image is an array of uint16; give uint8"),
     ],
 )
-def test_what_is_no_picture_is_refused_in_one_line(value: Any, named: str) -> None:
+def test_other_values_are_not_images(value: Any, named: str) -> None:
     with pytest.raises(ebca.ParameterError) as caught:
         load_images(value, *SIZE)
     assert named in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_tensor_is_refused_without_its_numbers() -> None:
+def test_the_error_about_a_tensor_does_not_print_its_values() -> None:
     torch = pytest.importorskip("torch")
-    with pytest.raises(ebca.ParameterError, match=r"^image is of type Tensor; give a picture[a-z ,]*$"):
+    with pytest.raises(ebca.ParameterError, match=r"^image is of type Tensor; give an image[a-z ,]*$"):
         load_images(torch.zeros(3, *SIZE), *SIZE)
 
 
 @pytest.mark.parametrize(
     ("value", "named"),
     [
-        (np.zeros(SIZE), "the mask is empty: nothing in it is white, so there is nothing to fill; paint the hole"),
+        (np.zeros(SIZE), "the mask is empty: no pixel is white, so nothing would be regenerated; paint the part"),
         (np.full(SIZE, 127, np.uint8), "the mask is empty"),
         ([np.ones(SIZE), np.zeros(SIZE)], "mask 1 is empty"),
-        (np.ones((1, 1, *SIZE)), "mask is an array of shape [1, 16, 24]; give [height, width] pixels"),
+        (np.ones((1, 1, *SIZE)), "mask is an array of shape [1, 16, 24]; give pixels [height, width]"),
         (np.full(SIZE, 2.0), "mask is a float array with values outside [0, 1]"),
         ({}, "mask is an empty list"),
         (object(), f"mask is of type object; {KINDS}"),
     ],
 )
-def test_what_is_no_mask_is_refused(value: Any, named: str) -> None:
+def test_other_values_are_not_masks(value: Any, named: str) -> None:
     with pytest.raises(ebca.ParameterError) as caught:
         load_masks(value, *SIZE)
     assert named in str(caught.value)
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    (tmp_path / "text.png").write_text("no picture", encoding="utf-8")
-    Image.new("RGB", (64, 64), "red").save(tmp_path / "whole.png")
-    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:-40])
+    (tmp_path / "text.png").write_text("no image", encoding="utf-8")
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "complete.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "complete.png").read_bytes()[:-40])
     missing = tmp_path / "missing.png"
     for load, name in ((load_images, "image"), (load_masks, "mask")):
-        with pytest.raises(ebca.ParameterError, match=rf"^{name} '.*missing.png' does not exist$"):
+        with pytest.raises(
+            ebca.ParameterError, match=rf"^{name} '.*missing.png' does not exist; name a file that does$"
+        ):
             load(missing, *SIZE)
         for bad in ("text.png", "cut.png", ""):
-            with pytest.raises(ebca.ParameterError, match=rf"^{name} '.*{bad}' is not a picture that can be read: "):
+            with pytest.raises(ebca.ParameterError, match=rf"^{name} '.*{bad}' cannot be read as an image: "):
                 load(str(tmp_path / bad), *SIZE)
 
 
-def test_a_picture_too_large_for_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Image.new("RGB", (64, 64)).save(tmp_path / "picture.png")
+def test_an_image_too_large_for_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "image.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(ebca.ParameterError, match="exceeds limit"):
-        load_images(tmp_path / "picture.png", *SIZE)
+        load_images(tmp_path / "image.png", *SIZE)

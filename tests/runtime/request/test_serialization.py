@@ -1,4 +1,4 @@
-"""A request and its JSON are the same thing."""
+"""Requests survive the way to JSON and back."""
 
 import json
 from dataclasses import fields
@@ -85,7 +85,7 @@ def test_arrays_and_images_are_embedded() -> None:
     assert "prompt_embeds" not in to_json(request, embedded=False)["edits"][0]
 
 
-def test_what_is_missing_or_null_has_its_default() -> None:
+def test_missing_and_null_fields_get_their_defaults() -> None:
     assert from_json({}) == GenerateRequest()
     assert from_json({"prompt": "a", "seed": None, "token_weights": None}) == GenerateRequest.of(prompt="a")
 
@@ -99,7 +99,7 @@ def test_schedules_may_be_written_as_texts() -> None:
 @pytest.mark.parametrize(
     ("data", "named"),
     [
-        ([], "a request is of type list"),
+        ([], "the request is of type list"),
         ({"promt": "a"}, "a request has no field 'promt'; the fields are prompt, "),
         ({"gamma_attn": {"schedule": "sine", "value": 1}}, "gamma_attn is {'schedule': 'sine'"),
         ({"gamma_attn": True}, "gamma_attn is True; give a number"),
@@ -108,13 +108,13 @@ def test_schedules_may_be_written_as_texts() -> None:
         ({"repaint": {"jumps": 1}}, "repaint cannot be read"),
         ({"repaint": {"jump_length": 0}}, "jump_length is 0; give 1 or more"),
         ({"token_weights": [["cat"]]}, "token_weights cannot be read"),
-        ({"image": {"png": "bm90IGEgcG5n"}}, "image is not a PNG that can be read"),
+        ({"image": {"png": "bm90IGEgcG5n"}}, "image cannot be read as a PNG"),
         ({"latents": {"dtype": "float32", "shape": [2], "data": "AAAA"}}, "latents cannot be read"),
         ({"latents": {"dtype": "object", "shape": [1], "data": ""}}, "latents cannot be read"),
     ],
     ids=str,
 )
-def test_what_is_no_request_is_refused(data: Any, named: str) -> None:
+def test_invalid_requests_are_refused(data: Any, named: str) -> None:
     with pytest.raises(ebca.ParameterError) as caught:
         from_json(data)
     assert named in str(caught.value)
@@ -123,7 +123,7 @@ def test_what_is_no_request_is_refused(data: Any, named: str) -> None:
 def test_generate_takes_the_fields_of_a_request_with_their_defaults() -> None:
     parameters = signature(ebca.Session.generate).parameters
     assert parameters.keys() - {"self", "on_step"} == FIELD_PARTS.keys()
-    # A default that is none of its own: the part's.
+    # None stands for the default of the part.
     defaults = GenerateRequest().values() | {"token_weights": None}
     for name in FIELD_PARTS:
         assert parameters[name].default == defaults[name], name
@@ -135,7 +135,7 @@ def test_no_field_is_in_two_parts() -> None:
     assert len(names) == len(set(names)) == len(FIELD_PARTS)
 
 
-def test_a_png_makes_its_image_again(tmp_path: Path) -> None:
+def test_the_parameters_in_a_png_reproduce_its_image(tmp_path: Path) -> None:
     edit = ebca.Edit("a green star", alpha=ebca.Schedule.step(0.5, 0.2))
     with ebca.load("shapes", backend="onnxruntime") as engine, engine.session() as session:
         made = session.generate("a red circle", steps=3, seed=5, gamma_attn=0.002, token_weights={2: 1.5}, edits=[edit])

@@ -1,4 +1,4 @@
-"""The rules of a request, without an engine: only what a manifest says."""
+"""Validation of requests against a manifest, without an engine."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -44,7 +44,7 @@ def valid(where: Target | None = None, **fields: Any) -> Any:
         ({"image": "a.png", "mask": "b.png"}, 9, Task.INPAINTING, "pndm"),
     ],
 )
-def test_the_task_and_the_scheduler_follow_from_what_is_given(
+def test_the_task_and_the_scheduler_follow_from_the_inputs(
     fields: dict[str, Any], channels: int, task: Task, scheduler: str
 ) -> None:
     made = valid(target(in_channels=channels), **fields)
@@ -90,13 +90,13 @@ def test_defaults_that_depend_on_the_engine_are_filled_in() -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_rule_that_is_broken_is_named(fields: dict[str, Any], named: str) -> None:
+def test_the_error_names_the_broken_rule(fields: dict[str, Any], named: str) -> None:
     with pytest.raises(ebca.ParameterError) as caught:
         valid(**fields)
     assert named in str(caught.value)
 
 
-def test_what_the_engine_lacks_is_named() -> None:
+def test_the_error_names_what_the_engine_lacks() -> None:
     with pytest.raises(ebca.EngineError, match="has no VAE"):
         valid(target(vae=False))
     with pytest.raises(ebca.EngineError, match="no VAE to encode"):

@@ -1,4 +1,4 @@
-"""RePaint: levels, steps and jumps are those of diffusers' scheduler; in a session, of its pipeline's loop."""
+"""RePaint: levels, steps and jumps equal those of diffusers' scheduler, generations those of its pipeline's loop."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from diffusers import RePaintScheduler  # noqa: E402
-from helpers.pipelines import mask_picture, picture  # noqa: E402
-from helpers.tiny import relative  # noqa: E402
+from helpers.pipelines import mask_image, sample_image  # noqa: E402
 
 import ebca  # noqa: E402
+from ebca.engines.contract.accuracy import relative_l2  # noqa: E402
 from ebca.export.checkpoint.tiny import build_tiny  # noqa: E402
 from ebca.runtime.images.inputs import latent_mask, load_images, load_masks  # noqa: E402
 from ebca.runtime.noise import NormalStream, randn  # noqa: E402
 from ebca.runtime.sampling.repaint import RePaintSchedule, RePaintStepper  # noqa: E402
 
-# Both loops run in float32, and the noise is equal to 1e-6; a level or a draw that is off shows as 1e-2 and more.
+# Both loops run in float32, and the noise agrees within 1e-6. A wrong level or draw gives 1e-2 or more.
 LIMIT = 2e-5
-# The same sums with more rows in a matrix product, in another order; the jumps amplify it.
+# The same sums in another order, because a matrix product has more rows; jumps amplify the difference.
 SAME = 1e-5
 
 PROMPT = "a lion with a crown"
@@ -85,16 +85,16 @@ def test_steps_out_of_range_are_refused(steps: int) -> None:
         schedule(steps, 10, 10)
 
 
-# --- the steps alone
+# --- the stepper
 
 
 def noise_of(latents: np.ndarray, timestep: float) -> np.ndarray:
-    """Stands in for the UNet: a noise prediction that depends on latents and time."""
+    """Replaces the UNet: a noise prediction that depends on latents and timestep."""
     return np.tanh(np.float32(0.4) * latents) + np.float32(0.2) * np.sin(np.float32(timestep))
 
 
 def walk(stepper: RePaintStepper, start: np.ndarray) -> tuple[list[np.ndarray], list[tuple[float, int]]]:
-    """The latents after every evaluation; timestep and control of each."""
+    """The latents after every evaluation; the timestep and the control of every evaluation."""
     stepper.start(start)
     latents, seen = [], []
     for index in range(stepper.total):
@@ -144,18 +144,18 @@ def test_steps_and_jumps_equal_those_of_diffusers(steps: tuple[int, int, int], e
     )
     assert len(latents) == len(expected)
     for index, (ours, theirs) in enumerate(zip(latents, expected, strict=True)):
-        assert relative(ours, theirs) <= LIMIT, index
+        assert relative_l2(ours, theirs) <= LIMIT, index
     made = latents[-1]
-    # At the end the kept part is the image itself.
+    # At the end, the part outside the hole equals the image.
     assert np.array_equal(np.where(hole > 0, 0, made), np.where(hole > 0, 0, known))
     assert stepper.total == len(expected)
-    # A level that is visited again uses its own control again; the noisiest has the first.
+    # Controls belong to levels, from the noisiest on; repeated visits use the same control.
     stride = 1000 // steps[0]
     assert seen == [(t, steps[0] - 1 - round(t / stride)) for t, _ in seen]
     assert all(np.array_equal(a, b) for a, b in zip((start, known, hole), before, strict=True))
 
 
-def test_pictures_with_streams_of_their_own_do_not_touch_each_other() -> None:
+def test_images_with_separate_streams_are_independent() -> None:
     shape = (1, 4, 8, 6)
     starts, knowns = ([randn(shape, seed) for seed in seeds] for seeds in ((1, 2), (3, 4)))
     holes = [(np.random.default_rng(s).random((1, 1, 8, 6)) < 0.5).astype(np.float32) for s in (5, 6)]
@@ -176,25 +176,25 @@ ASK: dict[str, Any] = {"steps": 6, "seed": 1, "output": "latents", "repaint": eb
 
 
 def painted(session: ebca.Session, prompt: Any = PROMPT, **kwargs: Any) -> np.ndarray:
-    given: dict[str, Any] = {"image": picture(), "mask": mask_picture()} | ASK | kwargs
+    given: dict[str, Any] = {"image": sample_image(), "mask": mask_image()} | ASK | kwargs
     return session.generate(prompt, **given).latents
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
-def test_a_whole_generation_equals_the_loop_of_diffusers(session: ebca.Session, eta: float) -> None:
-    """The start noise, the picture's latents and the noise of every step come from one generator, in this order."""
+def test_a_generation_equals_the_loop_of_diffusers(session: ebca.Session, eta: float) -> None:
+    """Initial latents, the image's latents and the noise of every step come from one generator, in this order."""
     steps, guidance = (6, 2, 2), 3.0
     made: list[np.ndarray] = []
     result = session.generate(
-        PROMPT, image=picture(), mask=mask_picture(), steps=6, seed=1, guidance_scale=guidance,
+        PROMPT, image=sample_image(), mask=mask_image(), steps=6, seed=1, guidance_scale=guidance,
         repaint=ebca.RePaint(2, 2, eta), output="latents", on_step=lambda info: made.append(info.latents.copy()),
     )  # fmt: skip
 
     tiny = build_tiny()
     assert tiny.vae is not None
     generator = torch.Generator("cpu").manual_seed(1)
-    pixels = torch.from_numpy(np.asarray(picture(), np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
-    mask = (torch.from_numpy(np.asarray(mask_picture(), np.float32) / 255) >= 0.5).float()[None, None]
+    pixels = torch.from_numpy(np.asarray(sample_image(), np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
+    mask = (torch.from_numpy(np.asarray(mask_image(), np.float32) / 255) >= 0.5).float()[None, None]
     hole = torch.nn.functional.interpolate(mask, (8, 8))
     texts = torch.from_numpy(session.engine.encode(session.engine.tokenizer.encode(["", PROMPT]).ids))
 
@@ -204,7 +204,7 @@ def test_a_whole_generation_equals_the_loop_of_diffusers(session: ebca.Session, 
 
     with torch.no_grad():
         start = torch.randn((1, 4, 8, 8), generator=generator)
-        # The hole is filled with the mean of the rest: grey would tint the rest through the VAE's normalisations.
+        # The hole is filled with the mean colour of the rest, because grey would tint the rest through the VAE.
         kept = mask < 0.5
         fill = (pixels * kept).sum((2, 3), keepdim=True) / kept.sum()
         filled = torch.where(kept, pixels, fill)
@@ -213,11 +213,11 @@ def test_a_whole_generation_equals_the_loop_of_diffusers(session: ebca.Session, 
     assert result.parameters["task"] == "repaint" and result.parameters["scheduler"] == "RePaint"
     assert len(made) == len(expected) == len(result.timesteps)
     for index, (ours, theirs) in enumerate(zip(made, expected, strict=True)):
-        assert relative(ours, theirs) <= LIMIT, index
+        assert relative_l2(ours, theirs) <= LIMIT, index
 
 
-def test_any_number_of_steps_and_no_scheduler_table(session: ebca.Session) -> None:
-    """The paper takes 250 steps; no table has as many."""
+def test_repaint_needs_no_scheduler_table(session: ebca.Session) -> None:
+    """The paper uses 250 steps, more than any table has."""
     seen: list[float] = []
 
     def stop(info: ebca.StepInfo) -> bool:
@@ -229,9 +229,9 @@ def test_any_number_of_steps_and_no_scheduler_table(session: ebca.Session) -> No
     assert seen == [996, 992, 988]
 
 
-def test_the_update_looks_at_the_hole_or_at_the_known_part(session: ebca.Session) -> None:
-    """The first evaluation, seen through its contexts: the mask of the update, or its inverse."""
-    hole = latent_mask(load_masks(mask_picture(), 64, 64), 8)
+def test_the_update_is_computed_inside_or_outside_the_hole(session: ebca.Session) -> None:
+    """The contexts after the first evaluation show the mask of the update or its inverse."""
+    hole = latent_mask(load_masks(mask_image(), 64, 64), 8)
     texts = session.engine.encode(session.engine.tokenizer.encode(["", PROMPT]).ids)[:, None]
     start = np.repeat(randn((1, 4, 8, 8), 1), 2, 0)
     contexts = {}
@@ -243,9 +243,9 @@ def test_the_update_looks_at_the_hole_or_at_the_known_part(session: ebca.Session
         )  # fmt: skip
         control = ebca.EnergyControl(0.05, 0.2, mask=1 - hole if known else hole)
         expected = ebca.Denoiser(session.engine)(start, 666, texts, control).contexts
-        assert relative(seen[0], expected) <= 1e-6
+        assert relative_l2(seen[0], expected) <= 1e-6
         contexts[known] = seen[0]
-    assert relative(contexts[True], contexts[False]) > 1e-3
+    assert relative_l2(contexts[True], contexts[False]) > 1e-3
 
 
 def test_gammas_belong_to_levels(session: ebca.Session) -> None:
@@ -257,7 +257,7 @@ def test_gammas_belong_to_levels(session: ebca.Session) -> None:
         on_step=lambda info: seen.append((info.timestep, not np.array_equal(info.contexts, texts))),
     )
     stride = 1000 // 6
-    # Of levels 5 to 0, the fourth; it is visited twice.
+    # The fourth of levels 5 to 0, which is visited twice.
     assert [t for t, changed in seen if changed] == [2 * stride, 2 * stride]
     assert len(seen) == 10
     with pytest.raises(ebca.ParameterError, match="gamma_norm has 10 values, but RePaint with 6 steps makes 6"):
@@ -266,9 +266,9 @@ def test_gammas_belong_to_levels(session: ebca.Session) -> None:
     assert np.array_equal(painted(session, gamma_norm=half), painted(session, gamma_norm=[0.3] * 3 + [0] * 3))
 
 
-def test_pictures_with_seeds_equal_single_runs(engine: ebca.Engine, session: ebca.Session) -> None:
+def test_images_with_seeds_equal_single_runs(engine: ebca.Engine, session: ebca.Session) -> None:
     prompts, seeds = [PROMPT, "a red car in the snow"], [5, 6]
-    images, masks = [picture(1), picture(2)], [mask_picture(), mask_picture((0, 0, 30, 64))]
+    images, masks = [sample_image(1), sample_image(2)], [mask_image(), mask_image((0, 0, 30, 64))]
     ask: dict[str, Any] = {"repaint": ebca.RePaint(2, 2, 1.0), "gamma_attn": 0.02, "gamma_norm": 0.1}
     edits = [ebca.Edit("oil painting", alpha=0.5)]
     with engine.session(64, 64, batch=2) as batch:
@@ -276,25 +276,25 @@ def test_pictures_with_seeds_equal_single_runs(engine: ebca.Engine, session: ebc
         one_for_all = painted(batch, PROMPT, image=images[0], mask=masks[1], seed=seeds, **ask)
     for i in range(2):
         alone = painted(session, prompts[i], image=images[i], mask=masks[i], seed=seeds[i], edits=edits, **ask)
-        assert relative(together[i], alone[0]) <= SAME
+        assert relative_l2(together[i], alone[0]) <= SAME
         alone = painted(session, image=images[0], mask=masks[1], seed=seeds[i], **ask)
-        assert relative(one_for_all[i], alone[0]) <= SAME
+        assert relative_l2(one_for_all[i], alone[0]) <= SAME
 
 
 @pytest.mark.parametrize("output", ["pil", "np"])
-def test_pixels_outside_the_mask_stay_as_they_are(session: ebca.Session, output: str) -> None:
-    given: dict[str, Any] = {"image": picture(), "mask": mask_picture(), **ASK, "output": output}
-    hole = np.asarray(mask_picture()) > 0
-    source = np.asarray(picture()) if output == "pil" else load_images(picture(), 64, 64)[0]
+def test_pixels_outside_the_mask_are_kept(session: ebca.Session, output: str) -> None:
+    given: dict[str, Any] = {"image": sample_image(), "mask": mask_image(), **ASK, "output": output}
+    hole = np.asarray(mask_image()) > 0
+    source = np.asarray(sample_image()) if output == "pil" else load_images(sample_image(), 64, 64)[0]
     pasted = np.asarray(session.generate(PROMPT, **given).images[0])
-    whole = np.asarray(session.generate(PROMPT, **given, composite=False).images[0])
+    decoded = np.asarray(session.generate(PROMPT, **given, composite=False).images[0])
     assert np.array_equal(pasted[~hole], source[~hole])
-    assert np.array_equal(pasted[hole], whole[hole])
-    assert not np.array_equal(whole[~hole], source[~hole])
+    assert np.array_equal(pasted[hole], decoded[hole])
+    assert not np.array_equal(decoded[~hole], source[~hole])
 
 
-def test_parameters_say_how(session: ebca.Session) -> None:
-    given: dict[str, Any] = {"image": picture(), "mask": mask_picture(), "steps": 2, "seed": 1, "output": "latents"}
+def test_the_parameters_hold_the_settings(session: ebca.Session) -> None:
+    given: dict[str, Any] = {"image": sample_image(), "mask": mask_image(), "steps": 2, "seed": 1, "output": "latents"}
     default = session.generate(PROMPT, **given)
     expected = {"jump_length": 10, "jump_count": 10, "eta": 0.0, "update_known": False}
     assert default.parameters["repaint"] == expected
@@ -318,7 +318,7 @@ def test_parameters_say_how(session: ebca.Session) -> None:
         ({"eta": "much"}, "eta is much; give a finite number"),
     ],
 )
-def test_settings_are_refused(kwargs: dict[str, Any], named: str) -> None:
+def test_wrong_settings_are_refused(kwargs: dict[str, Any], named: str) -> None:
     with pytest.raises(ebca.ParameterError) as caught:
         ebca.RePaint(**kwargs)
     assert named in str(caught.value)
@@ -328,8 +328,8 @@ def test_settings_are_refused(kwargs: dict[str, Any], named: str) -> None:
     ("kwargs", "named"),
     [
         ({"scheduler": "ddim"}, "scheduler 'ddim' does not apply: RePaint has steps of its own; leave it out"),
-        ({"mask": None}, "settings of RePaint were given, but there is no mask; leave them out"),
-        ({"mask": None, "image": None}, "settings of RePaint were given, but there is no mask"),
+        ({"mask": None}, "repaint was given without mask; leave repaint out, or give mask"),
+        ({"mask": None, "image": None}, "repaint was given without mask; leave repaint out, or give mask"),
         ({"repaint": True}, "repaint is True; give ebca.RePaint("),
         ({"repaint": {"jump_length": 2}}, "repaint is {'jump_length': 2}; give ebca.RePaint("),
         ({"steps": 0}, "steps is 0; RePaint takes 1 to 1000"),
@@ -344,10 +344,12 @@ def test_refusals_leave_the_session_usable(session: ebca.Session, kwargs: dict[s
     assert np.isfinite(painted(session, steps=1)).all()
 
 
-def test_a_model_that_inpaints_by_itself_needs_no_repaint(tiny_inpainting_dir: Path) -> None:
+def test_a_model_trained_for_inpainting_refuses_repaint(tiny_inpainting_dir: Path) -> None:
     with (
         ebca.load(tiny_inpainting_dir, backend="onnxruntime") as engine,
         engine.session(64, 64) as session,
-        pytest.raises(ebca.ParameterError, match="settings of RePaint were given, but this model inpaints by itself"),
+        pytest.raises(
+            ebca.ParameterError, match="repaint was given, but this model was trained for inpainting; leave repaint out"
+        ),
     ):
         painted(session)

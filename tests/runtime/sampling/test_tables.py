@@ -1,4 +1,4 @@
-"""The runtime's weighted sum against the diffusers loop, and loading from a folder."""
+"""Scheduler tables: the weighted sum against the loop of diffusers, and reading tables from a folder."""
 
 import copy
 from pathlib import Path
@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
+from ebca.engines.contract.accuracy import relative_l2  # noqa: E402
 from ebca.errors import EngineError, ParameterError  # noqa: E402
 from ebca.export.checkpoint.defaults import SCHEDULER_CONFIG  # noqa: E402
 from ebca.export.scheduler_tables import SCHEDULERS, build_tables  # noqa: E402
@@ -26,7 +27,7 @@ STEPS = [1, 2, 10, 50]
 SHAPE = (2, 4, 16, 16)
 FORWARD = [name for name in SCHEDULERS if name != "ddim_inverse"]
 
-# Both loops run in float32 and differ by its rounding only, which fifty steps amplify.
+# Both loops run in float32 and differ only by rounding, which fifty steps amplify.
 LIMIT = 5e-6
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -37,10 +38,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "karras": {**SCHEDULER_CONFIG, "use_karras_sigmas": True},
     "alpha_one": {**SCHEDULER_CONFIG, "set_alpha_to_one": True, "beta_schedule": "linear"},
 }
-
-
-def relative(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.linalg.norm(np.asarray(a, np.float64) - b) / np.linalg.norm(np.asarray(b, np.float64)))
 
 
 def noise_model(x: np.ndarray, t: float) -> np.ndarray:
@@ -91,13 +88,13 @@ def test_equals_the_diffusers_loop(
     expected = diffusers_loop(name, CONFIGS[config], steps, noise)
     got = table_loop(*written[config], name, steps, noise)
     assert len(got) == len(expected)
-    errors = [relative(a, b) for a, b in zip(got, expected, strict=True)]
+    errors = [relative_l2(a, b) for a, b in zip(got, expected, strict=True)]
     assert max(errors) < LIMIT, f"worst step {int(np.argmax(errors))}: {max(errors):.2e}"
 
 
 @pytest.mark.parametrize("prediction_type", ["sd15", "v_prediction"])
 def test_inversion_is_undone_by_ddim(written: dict[str, tuple[Path, dict[str, Any]]], prediction_type: str) -> None:
-    """With predictions that do not depend on the latents, DDIM walks the inversion back exactly."""
+    """With predictions that do not depend on the latents, DDIM undoes the inversion exactly."""
     folder, section = written[prediction_type]
     inverse, forward = (load_table(folder, section, name, 10) for name in ("ddim_inverse", "ddim"))
     rng = np.random.default_rng(3)
@@ -107,14 +104,14 @@ def test_inversion_is_undone_by_ddim(written: dict[str, tuple[Path, dict[str, An
         noises[:9] = rng.standard_normal((9, *SHAPE), dtype=np.float32)
     inverted = TableStepper(inverse, SHAPE).combine(8, start, noises)
     if prediction_type == "v_prediction":
-        # v mixes noise and image; a zero prediction has a closed form: each step is a rotation.
+        # v mixes noise and image. For a zero prediction each step is a rotation, so there is a closed form.
         a = load_alphas_cumprod(folder, section)[[1, *inverse.timesteps[1:].astype(int), 901]]
         cosines = np.sqrt(a[:-1] * a[1:]) + np.sqrt((1 - a[:-1]) * (1 - a[1:]))
-        assert relative(inverted, start * np.prod(cosines)) < 1e-6
+        assert relative_l2(inverted, start * np.prod(cosines)) < 1e-6
         return
-    # DDIM's first step leaves timestep 901, where the inversion arrived; its prediction is the last one.
+    # DDIM's first step starts at timestep 901, where the inversion ends, with the inversion's last prediction.
     back = TableStepper(forward, SHAPE).combine(8, inverted, noises[8::-1])
-    assert relative(back, start) < 1e-5
+    assert relative_l2(back, start) < 1e-5
 
 
 # --- starting at an intermediate timestep
@@ -125,7 +122,7 @@ ONE_STEP = ["ddim", "euler"]
 @pytest.mark.parametrize("begin", [0, 1, 4, 9])
 @pytest.mark.parametrize("name", ONE_STEP)
 @pytest.mark.parametrize("config", CONFIGS)
-def test_what_is_left_of_a_table_equals_the_rest_of_the_diffusers_loop(
+def test_the_rest_of_a_table_equals_the_rest_of_the_diffusers_loop(
     written: dict[str, tuple[Path, dict[str, Any]]], config: str, name: str, begin: int
 ) -> None:
     table = load_table(*written[config], name, 10).after(begin)
@@ -136,7 +133,7 @@ def test_what_is_left_of_a_table_equals_the_rest_of_the_diffusers_loop(
     scheduler.set_timesteps(10)
     expected = torch.from_numpy(start)
     ours = TableStepper(table, SHAPE)
-    # The latents are those of the start's noise level already.
+    # These latents already have the noise level of the start.
     assert np.array_equal(ours.scaled(start), start)
     ours.start(start)
     for i, t in enumerate(scheduler.timesteps[begin:]):
@@ -144,17 +141,17 @@ def test_what_is_left_of_a_table_equals_the_rest_of_the_diffusers_loop(
         prediction = noise_model(scheduler.scale_model_input(expected, t).numpy(), float(t))
         expected = scheduler.step(torch.from_numpy(prediction), t, expected).prev_sample
         got = ours.step(i, noise_model(ours.evaluation(i).model_input, float(t)))
-        assert relative(got, expected.numpy()) < LIMIT, i
+        assert relative_l2(got, expected.numpy()) < LIMIT, i
 
 
 @pytest.mark.parametrize("name", sorted(set(FORWARD) - set(ONE_STEP)))
-def test_a_multistep_scheduler_starts_at_its_first_evaluation_only(
+def test_multistep_schedulers_start_only_at_their_first_evaluation(
     written: dict[str, tuple[Path, dict[str, Any]]], name: str
 ) -> None:
     table = load_table(*written["sd15"], name, 10)
-    whole = table.after(0)
-    assert whole.init_noise_sigma == 1 and whole.skipped == 0
-    assert np.array_equal(whole.coefficients, table.coefficients)
+    unscaled = table.after(0)
+    assert unscaled.init_noise_sigma == 1 and unscaled.skipped == 0
+    assert np.array_equal(unscaled.coefficients, table.coefficients)
     with pytest.raises(ParameterError, match=rf"{name} looks back over several steps .* use ddim or euler"):
         table.after(4)
 
@@ -169,7 +166,7 @@ def test_a_start_outside_the_table_is_refused(written: dict[str, tuple[Path, dic
 @pytest.mark.parametrize(
     ("name", "begin"), [(name, 0) for name in FORWARD] + [(name, begin) for name in ONE_STEP for begin in (1, 5, 9)]
 )
-def test_noise_is_added_as_diffusers_adds_it(
+def test_noise_is_added_as_in_diffusers(
     written: dict[str, tuple[Path, dict[str, Any]]], config: str, name: str, begin: int
 ) -> None:
     rng = np.random.default_rng(begin)
@@ -185,12 +182,12 @@ def test_noise_is_added_as_diffusers_adds_it(
         .after(begin)
         .add_noise(clean, noise, load_alphas_cumprod(*written[config]))
     )
-    # One weighted sum in float32 there, in float64 here.
+    # diffusers computes the weighted sum in float32, we in float64.
     assert got.dtype == np.float32
-    assert relative(got, expected) < 1e-6
+    assert relative_l2(got, expected) < 1e-6
 
 
-def test_the_sum_is_rounded_once_and_reads_no_later_noise(
+def test_the_sum_is_rounded_once_and_ignores_later_noise(
     written: dict[str, tuple[Path, dict[str, Any]]],
 ) -> None:
     table = load_table(*written["sd15"], "unipc", 10)
@@ -203,13 +200,13 @@ def test_the_sum_is_rounded_once_and_reads_no_later_noise(
     exact = table.row(7)[0] * start.astype(np.float64) + np.tensordot(
         table.row(7)[1:], noises[:8].astype(np.float64), axes=1
     )
-    assert relative(out, exact) < 1e-7
+    assert relative_l2(out, exact) < 1e-7
 
 
-def test_combine_refuses_what_does_not_fit(written: dict[str, tuple[Path, dict[str, Any]]]) -> None:
+def test_combine_refuses_wrong_evaluations_and_shapes(written: dict[str, tuple[Path, dict[str, Any]]]) -> None:
     stepper = TableStepper(load_table(*written["sd15"], "ddim", 2), (1, 4, 8, 8))
     start, noises = np.zeros((1, 4, 8, 8), np.float32), np.zeros((2, 1, 4, 8, 8), np.float32)
-    with pytest.raises(ParameterError, match="evaluations 0 to 1"):
+    with pytest.raises(ParameterError, match="has no evaluation 2; give 0 to 1"):
         stepper.combine(2, start, noises)
     with pytest.raises(ParameterError, match="do not fit"):
         stepper.combine(0, start[:, :, :4], noises)
@@ -257,45 +254,47 @@ def test_every_table_loads(written: dict[str, tuple[Path, dict[str, Any]]]) -> N
     assert np.array_equal(load_alphas_cumprod(folder, section), tables.alphas_cumprod)
 
 
-def test_unknown_scheduler_lists_the_available(written: dict[str, tuple[Path, dict[str, Any]]]) -> None:
+def test_the_error_about_an_unknown_scheduler_lists_the_known_ones(
+    written: dict[str, tuple[Path, dict[str, Any]]],
+) -> None:
     with pytest.raises(ParameterError, match=r"'heun'.*pndm, ddim, ddim_inverse, euler, dpmpp_2m, unipc"):
         load_table(*written["sd15"], "heun", 10)
 
 
-def test_steps_not_stored_name_the_nearest_and_the_remedy(
+def test_the_error_about_steps_that_are_not_stored_names_the_nearest_and_the_remedy(
     written: dict[str, tuple[Path, dict[str, Any]]],
 ) -> None:
     with pytest.raises(ParameterError, match=r"nearest stored count is 10.*--scheduler-steps 12"):
         load_table(*written["sd15"], "pndm", 12)
 
 
-def test_too_few_steps_name_the_minimum(written: dict[str, tuple[Path, dict[str, Any]]]) -> None:
+def test_the_error_about_too_few_steps_names_the_minimum(written: dict[str, tuple[Path, dict[str, Any]]]) -> None:
     with pytest.raises(ParameterError, match="needs at least 2"):
         load_table(*written["sd15"], "ddim_inverse", 1)
 
 
 @pytest.mark.parametrize("steps", [0, -3, 2.5, True, "10", None])
-def test_bad_steps(written: dict[str, tuple[Path, dict[str, Any]]], steps: Any) -> None:
+def test_other_values_of_steps_are_refused(written: dict[str, tuple[Path, dict[str, Any]]], steps: Any) -> None:
     with pytest.raises(ParameterError, match="whole number"):
         load_table(*written["sd15"], "pndm", steps)
 
 
-def test_damaged_file(tmp_path: Path) -> None:
+def test_damaged_files_are_refused(tmp_path: Path) -> None:
     section = write_tables(build_tables(SCHEDULER_CONFIG, [2, 10], ["ddim"]), tmp_path)
     path = tmp_path / "schedulers/ddim.f64"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-3])
+    content = path.read_bytes()
+    path.write_bytes(content[:-3])
     load_table(tmp_path, section, "ddim", 2)
-    with pytest.raises(EngineError, match="cut short"):
+    with pytest.raises(EngineError, match="truncated"):
         load_table(tmp_path, section, "ddim", 10)
-    path.write_bytes(whole[:-8] + np.float64(np.nan).tobytes())
+    path.write_bytes(content[:-8] + np.float64(np.nan).tobytes())
     with pytest.raises(EngineError, match="not finite"):
         load_table(tmp_path, section, "ddim", 10)
     path.unlink()
     with pytest.raises(EngineError, match="cannot read"):
         load_table(tmp_path, section, "ddim", 2)
     (tmp_path / "schedulers/alphas_cumprod.f64").write_bytes(b"")
-    with pytest.raises(EngineError, match="cut short"):
+    with pytest.raises(EngineError, match="truncated"):
         load_alphas_cumprod(tmp_path, section)
 
 
@@ -311,7 +310,7 @@ def test_damaged_file(tmp_path: Path) -> None:
         (("tables", "ddim"), []),
     ],
 )
-def test_damaged_manifest(tmp_path: Path, path: tuple[str, ...], value: Any) -> None:
+def test_damaged_manifests_are_refused(tmp_path: Path, path: tuple[str, ...], value: Any) -> None:
     section = copy.deepcopy(write_tables(build_tables(SCHEDULER_CONFIG, [2], ["ddim"]), tmp_path))
     (tmp_path.parent / "outside.f64").write_bytes(bytes(8 * 100))
     place = section

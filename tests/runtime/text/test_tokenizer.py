@@ -1,4 +1,4 @@
-"""The runtime tokenizer against transformers, and the search for words."""
+"""The tokenizer against transformers, and the search for words."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_text_beyond_the_limit_is_reported(tokenizer: Tokenizer) -> None:
     assert encoded.ids[1, 76] == tokenizer.eos_id
 
 
-def test_words_are_found_in_all_places(tokenizer: Tokenizer) -> None:
+def test_all_occurrences_of_a_word_are_found(tokenizer: Tokenizer) -> None:
     found = tokenizer.find_words("A Cat and a dog, a CAT with a crown", ["cat", "a dog", "with  a CROWN", "a"])
     assert found == {"cat": [2, 8], "a dog": [4, 5], "with  a CROWN": [9, 10, 11], "a": [1, 4, 7, 10]}
 
@@ -103,7 +103,7 @@ def test_overlapping_occurrences_give_each_position_once(tokenizer: Tokenizer) -
     assert tokenizer.find_words("red red red", ["red red"]) == {"red red": [1, 2, 3]}
 
 
-def test_a_missing_word_is_named_with_the_tokens_there_are(tokenizer: Tokenizer) -> None:
+def test_the_error_about_a_missing_word_lists_the_tokens_of_the_prompt(tokenizer: Tokenizer) -> None:
     with pytest.raises(ParameterError, match=r"'dragon' is not in the prompt; .*1 'A', 2 'Cat', 3 'and', 4 'dog'"):
         tokenizer.find_words("A Cat and dog", ["cat", "dragon"])
 
@@ -123,11 +123,11 @@ def test_an_empty_word_is_refused(tokenizer: Tokenizer, word: str) -> None:
 
 
 def test_wrong_argument_types_are_refused(tokenizer: Tokenizer) -> None:
-    with pytest.raises(ParameterError, match="not one string"):
+    with pytest.raises(ParameterError, match="prompts is one string; put it in a list"):
         tokenizer.encode("a cat")
     with pytest.raises(ParameterError, match="put it in a list"):
         tokenizer.find_words("a cat", "cat")
-    with pytest.raises(ParameterError, match="must be a string, not int"):
+    with pytest.raises(ParameterError, match="a prompt is of type int; give a string"):
         tokenizer.encode([3])  # type: ignore[list-item]
     with pytest.raises(ParameterError, match="not valid Unicode"):
         tokenizer.encode(["\ud800"])
@@ -147,7 +147,7 @@ def test_broken_files_are_refused(tmp_path: Path, folder: Path) -> None:
         Tokenizer.from_json(text, {**info, "model_max_length": 2})
 
 
-def test_load_reads_what_export_wrote(tmp_path: Path, folder: Path) -> None:
+def test_load_reads_the_file_of_the_export(tmp_path: Path, folder: Path) -> None:
     text, info = tokenizer_json(folder)
     path = tmp_path / "tokenizer.json"
     path.write_text(text, encoding="utf-8")

@@ -1,0 +1,187 @@
+"""What sessions and engines refuse, and what the errors say."""
+
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.tiny import changed_copy
+
+import ebca
+
+PROMPT = "a lion with a crown"
+
+
+@pytest.fixture(scope="module")
+def unet_session(tiny_unet_dir: Path) -> Iterator[ebca.Session]:
+    with ebca.load(tiny_unet_dir, backend="onnxruntime") as engine, engine.session(height=64, width=64) as session:
+        yield session
+
+
+def latents(session: ebca.Session, prompt: Any = PROMPT, **kwargs: Any) -> np.ndarray:
+    return session.generate(prompt, **{"steps": 3, "seed": 1, "output": "latents"} | kwargs).latents
+
+
+# --- sizes and parameters
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "named"),
+    [
+        ({"height": 100}, "height is 100; give a multiple of 8, such as 96 or 104"),
+        ({"width": 4}, "width is 4; give a multiple of 8, such as 8 or 16"),
+        ({"height": 0}, "height is 0; give a multiple of 8"),
+        ({"width": -64}, "width is -64; give a multiple of 8"),
+        ({"height": 64.5}, "height is 64.5; give a whole number"),
+        ({"batch": 0}, "batch is 0; give 1 or more"),
+        ({"batch": -1}, "batch is -1; give 1 or more"),
+        ({"batch": 1.5}, "batch is 1.5; give a whole number"),
+    ],
+)
+def test_wrong_sizes_are_refused(engine: ebca.Engine, kwargs: dict[str, Any], named: str) -> None:
+    with pytest.raises(ebca.ParameterError) as caught:
+        engine.session(**kwargs)
+    assert named in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "named"),
+    [
+        ({"steps": 0}, "steps is 0; give a whole number of at least 1"),
+        ({"steps": -5}, "steps is -5"),
+        ({"steps": 2.5}, "steps is 2.5"),
+        ({"steps": 73}, "pndm with 73 steps is not in this engine (the nearest stored count is"),
+        ({"scheduler": "heun"}, "scheduler 'heun' is not in this engine; available: pndm, ddim"),
+        ({"gamma_attn": [0.1] * 3}, "gamma_attn has 3 values, but pndm with 3 steps makes 4 evaluations"),
+        ({"gamma_norm": [0.1] * 51, "scheduler": "ddim"}, "gamma_norm has 51 values, but ddim with 3 steps makes 3"),
+        ({"gamma_attn": float("nan")}, "gamma_attn: value nan"),
+        ({"gamma_attn": "strong"}, "gamma_attn is 'strong'"),
+        ({"guidance_scale": float("inf")}, "guidance_scale is inf"),
+        ({"output": "jpeg"}, "output is 'jpeg'; choose 'pil', 'np' or 'latents'"),
+        ({"seed": [1, 2]}, "seed has 2 values for 1 images"),
+        ({"seed": 1.5}, "seed is 1.5; give a whole number"),
+        ({"seed": [1.5]}, "seed is 1.5; give a whole number"),
+        ({"seed": "lucky"}, "seed is 'lucky'; give a whole number"),
+        ({"seed": 2**64}, f"seed is {2**64}; give a number from -2^63 to 2^64 - 1"),
+        ({"prompt": None}, "give either a prompt or prompt_embeds"),
+        ({"prompt_embeds": np.zeros((1, 77, 32))}, "give either a prompt or prompt_embeds"),
+        ({"prompt": ["a cat", "a dog"]}, "prompt has 2 texts for 1 images"),
+        ({"prompt": [None]}, "a prompt is of type NoneType; give a string"),
+        ({"negative_prompt": ["a", "b"]}, "negative_prompt has 2 texts for 1 images"),
+        ({"negative_prompt_embeds": np.zeros((1, 77, 768))}, "negative_prompt_embeds has shape [1, 77, 768]"),
+        ({"negative_prompt_embeds": np.zeros((1, 20, 32))}, "negative_prompt_embeds has shape [1, 20, 32]"),
+        ({"prompt": None, "prompt_embeds": np.full((1, 77, 32), np.nan)}, "prompt_embeds has values that are not"),
+        ({"prompt": None, "prompt_embeds": np.zeros((3, 77, 32))}, "prompt_embeds has shape [3, 77, 32]"),
+        ({"latents": np.zeros((1, 4, 16, 16))}, "latents have shape [1, 4, 16, 16], this session needs [1, 4, 8, 8]"),
+        ({"latents": np.full((1, 4, 8, 8), np.inf)}, "latents have values that are not finite"),
+        ({"token_weights": {"dog": 2.0}}, "the word 'dog' is not in the prompt; the prompt's tokens are: 1 'a'"),
+        ({"token_weights": {77: 2.0}}, "token_weights names position 77; there are positions 0 to 76"),
+        ({"token_weights": {-1: 2.0}}, "token_weights names position -1"),
+        ({"token_weights": {2: float("nan")}}, "the factor of '2' in token_weights is nan"),
+        ({"token_weights": {"lion": "much"}}, "the factor of 'lion' in token_weights is much"),
+        ({"guidance_scale": "high"}, "guidance_scale is high; give a finite number"),
+        ({"prompt": 5}, "prompt is 5; give a text, or one per image"),
+        ({"latents": "noise"}, "latents is not an array of numbers; give an array [1, 4, 8, 8]"),
+        ({"token_weights": {2.5: 2.0}}, "a position in token_weights is 2.5; give a whole number"),
+        (
+            {"prompt": None, "prompt_embeds": np.zeros((1, 77, 32)), "token_weights": {"lion": 2.0}},
+            "names the word 'lion'; beside prompt_embeds, give its position",
+        ),
+        ({"norm_factor": float("nan")}, "norm_factor is nan"),
+    ],
+)
+def test_wrong_parameters_are_refused_before_the_unet_is_bound(
+    session: ebca.Session, monkeypatch: pytest.MonkeyPatch, kwargs: dict[str, Any], named: str
+) -> None:
+    def no_work(self: object, variant: str) -> None:
+        raise AssertionError("the UNet was bound")
+
+    monkeypatch.setattr("ebca.runtime.execution.executor.Executor.record", no_work)
+    with pytest.raises(ebca.ParameterError) as caught:
+        session.generate(**{"prompt": PROMPT, "steps": 3, "output": "latents"} | kwargs)
+    assert named in str(caught.value)
+
+
+def test_a_word_needs_one_prompt_for_all_images(engine: ebca.Engine) -> None:
+    with engine.session(64, 64, batch=2) as session:
+        with pytest.raises(ebca.ParameterError, match="word 'cat', which needs one prompt for all images"):
+            latents(session, ["a cat", "a dog"], token_weights={"cat": 2.0})
+        assert np.isfinite(latents(session, ["a cat", "a cat"], token_weights={"cat": 2.0})).all()
+
+
+def test_overflowing_guidance_is_distinguished_from_a_bad_noise_prediction(session: ebca.Session) -> None:
+    with warnings.catch_warnings(), pytest.raises(ebca.NumericalError, match=r"latents .* lower guidance_scale"):
+        warnings.simplefilter("error")
+        latents(session, steps=1, scheduler="ddim", guidance_scale=1e39, seed=1)
+
+
+def test_huge_gammas_name_the_layer(session: ebca.Session) -> None:
+    with pytest.raises(ebca.NumericalError, match=r"attn2\) after segment_0\d"):
+        latents(session, gamma_attn=1e30)
+    assert np.isfinite(latents(session, gamma_attn=0.05)).all()
+
+
+def test_an_inpainting_model_refuses_text_to_image(tiny_inpainting_dir: Path) -> None:
+    with (
+        ebca.load(tiny_inpainting_dir, backend="onnxruntime") as engine,
+        engine.session(64, 64) as session,
+        pytest.raises(ebca.EngineError, match=r"takes 9 channels \(an inpainting model\)"),
+    ):
+        latents(session)
+
+
+# --- UNet-only directories
+
+
+def test_a_unet_only_directory_names_what_it_lacks(unet_session: ebca.Session) -> None:
+    embeds = np.zeros((1, 77, 32), np.float32)
+    with pytest.raises(ebca.EngineError, match="holds a UNet only; pass prompt_embeds instead of a prompt"):
+        unet_session.generate(PROMPT, output="latents")
+    with pytest.raises(ebca.EngineError, match="no VAE; ask for output='latents'"):
+        unet_session.generate(prompt_embeds=embeds, negative_prompt_embeds=embeds)
+    with pytest.raises(ebca.ParameterError, match="guidance needs negative_prompt_embeds"):
+        unet_session.generate(prompt_embeds=embeds, output="latents")
+    assert unet_session.generate(prompt_embeds=embeds, guidance_scale=1, steps=1, output="latents").latents.any()
+
+
+# --- engines
+
+
+def test_onnxruntime_has_no_bfloat16(tiny_engine_dir: Path) -> None:
+    with pytest.raises(ebca.BackendError, match="bf16"):
+        ebca.load(tiny_engine_dir, backend="onnxruntime", precision="bf16")
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "named"),
+    [
+        ({"device": "tpu"}, ebca.ParameterError, "device 'tpu'"),
+        ({"backend": "tensorflow"}, ebca.ParameterError, "backend 'tensorflow' is unknown"),
+        ({"precision": "fp8"}, ebca.ParameterError, "precision 'fp8' is unknown"),
+        ({"threads": 0}, ebca.ParameterError, "threads is 0"),
+    ],
+)
+def test_wrong_arguments_of_load_are_refused(
+    tiny_engine_dir: Path, kwargs: dict[str, Any], error: type[Exception], named: str
+) -> None:
+    with pytest.raises(error, match=named):
+        ebca.load(tiny_engine_dir, **kwargs)
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "table"])
+def test_corrupted_tables_and_tokenizers_are_detected(tiny_engine_dir: Path, tmp_path: Path, part: str) -> None:
+    folder = changed_copy(tiny_engine_dir, tmp_path / "engine", lambda data: None)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    name = manifest["tokenizer"]["file"] if part == "tokenizer" else manifest["schedulers"]["tables"]["pndm"]["file"]
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    with (
+        ebca.load(folder, backend="onnxruntime") as engine,
+        engine.session(64, 64) as session,
+        pytest.raises(ebca.EngineError, match=rf"{Path(name).name}' is corrupted"),
+    ):
+        latents(session)
