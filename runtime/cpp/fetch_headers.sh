@@ -2,7 +2,7 @@
 # Headers that the library is compiled against, from Debian packages, without root: nothing is installed.
 #   fetch_headers.sh [FOLDER]      default: build/headers beside this script
 # Leaves FOLDER/onnxruntime and FOLDER/json, and prints the CMake options that name them. The headers of ONNX Runtime
-# only have to be as new as the functions that we call; the library itself is found at run time.
+# only have to be as new as the functions that are called; the library itself is found at run time.
 set -eu
 
 folder=${1:-$(dirname "$0")/build/headers}

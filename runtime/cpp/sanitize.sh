@@ -3,8 +3,8 @@
 #   sanitize.sh address|thread ENGINE_DIRECTORY [THREADS IMAGES [FOLDER]]
 # address: addresses, leaks, undefined behaviour. thread: data races. Default: 4 threads with 3 images each, and
 # build/sanitize-* beside the library. The compiler is CXX (default c++). EBCA_ORT_LIB names ONNX Runtime's library;
-# EBCA_ORT_INCLUDE_DIR and EBCA_JSON_INCLUDE_DIR the headers, where they are not where fetch_headers.sh puts them.
-# Exits with 77 where the compiler has no sanitizers.
+# EBCA_ORT_INCLUDE_DIR and EBCA_JSON_INCLUDE_DIR the headers (default: where fetch_headers.sh puts them).
+# Exits with 77 if the compiler has no sanitizers.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -43,7 +43,7 @@ cmake --build "$folder" >"$folder/build.log" || {
 cat >"$folder/races" <<'END'
 # Its environment ends, and with it a condition variable that a thread of its own waited on before.
 race:libonnxruntime
-# Its exit handlers unlock a mutex that was locked where nothing was watching.
+# Its exit handlers unlock a mutex that was locked in code without instrumentation.
 mutex:libonnxruntime
 END
 export ASAN_OPTIONS="detect_leaks=1:check_initialization_order=1:detect_stack_use_after_return=1"

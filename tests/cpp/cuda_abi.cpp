@@ -1,4 +1,4 @@
-// Compiled where cuda.h is found: our declarations of the driver's interface are those of that header.
+// Compiled if cuda.h is found: the library's declarations of the driver's interface equal those of that header.
 #include <cuda.h>
 
 #include <cstdio>
@@ -76,7 +76,7 @@ static_assert(ebca::kRelaxedCapture == CU_STREAM_CAPTURE_MODE_RELAXED);
 #define TEXT(name) #name
 #define EXPORTED(name) TEXT(name)
 
-// A name that the header maps to a suffixed one must be ours.
+// A name that the header maps to a suffixed one must be declared by the library.
 int main() {
     for (const char* name : {EXPORTED(cuDevicePrimaryCtxRelease), EXPORTED(cuCtxPushCurrent), EXPORTED(cuCtxPopCurrent),
                              EXPORTED(cuStreamDestroy), EXPORTED(cuStreamBeginCapture), EXPORTED(cuMemAlloc),

@@ -1,5 +1,5 @@
-// A libcuda.so.1 over host memory, so that the code that talks to the driver runs without one. It keeps count of what
-// is made and given back, and of calls in an order or a context that the driver would refuse; at the end of the process
+// A libcuda.so.1 over host memory, so that the code that talks to the driver runs without one. It counts what
+// is made and freed, and calls in an order or a context that the driver would refuse; at the end of the process
 // it writes both to the file FAKE_CUDA_REPORT.
 #include <cstdio>
 #include <cstdlib>

@@ -1,14 +1,14 @@
-// What tests/cpp/test_gpu.py asks of the GPU's side of the library, on a machine without a GPU. Answers in JSON.
+// Programs of tests/cpp/test_gpu.py for the GPU's side of the library, on a machine without a GPU. Answers in JSON.
 //
 //     gpu_probe steps ENGINE ONNXRUNTIME                 every variant of the UNet, on the CPU and on a host driver
-//     gpu_probe generate ENGINE ONNXRUNTIME              whole generations on both
+//     gpu_probe generate ENGINE ONNXRUNTIME              complete generations on both
 //     gpu_probe threads ENGINE ONNXRUNTIME               sessions of several threads on one device
-//     gpu_probe kernels ENGINE ONNXRUNTIME KERNELS       every variant with the op's kernels, which do nothing here
+//     gpu_probe kernels ENGINE ONNXRUNTIME KERNELS       every variant with the compiled kernels, which do nothing here
 //     gpu_probe launches KERNELS < lines of "variant major minor dtype batch positions contexts tokens heads head_dim"
 //     gpu_probe backend ONNXRUNTIME [PLUGIN]             opens ONNX Runtime's GPU side
 //     gpu_probe open ENGINE ONNXRUNTIME                  opens an engine on "cuda"
-//     gpu_probe assignment GRAPH ONNXRUNTIME PROVIDER    opens a graph on the CPU, asks whether it runs on that
-//     provider gpu_probe driver                                   works with whatever libcuda.so.1 the loader finds
+//     gpu_probe assignment GRAPH ONNXRUNTIME PROVIDER    opens a graph on the CPU, asks if it runs on that provider
+//     gpu_probe driver                                   works with the libcuda.so.1 that the loader finds
 #include <cstring>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -304,7 +304,7 @@ json assignment(const std::string& graph, const std::string& path, const std::st
     return {{"provider", provider}};
 }
 
-// Copies in and out, by themselves and in a graph, and one kernel.
+// Copies in and out, enqueued and in a graph, and one kernel.
 json driver() {
     auto driver = std::make_shared<CudaDriver>(0, nullptr);
     json out{{"name", driver->name()}, {"capability", driver->capability()}};

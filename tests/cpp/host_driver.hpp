@@ -1,4 +1,4 @@
-// A CUDA driver without a GPU: its device memory is host memory that nobody else touches, its stream runs at once, a
+// A CUDA driver without a GPU: its device memory is host memory of its own, its stream runs at once, a
 // graph is the list of what was enqueued. It counts what is done; what runs inside a graph is not counted.
 #pragma once
 
@@ -29,7 +29,7 @@ class HostDriver : public Driver {
 
     std::map<std::string, int64_t> count;
     bool refuse_capture = false;
-    std::atomic<int64_t> live{0};  // blocks that were not given back
+    std::atomic<int64_t> live{0};  // blocks that were not freed
     int64_t kernels = 0;           // kernel launches that ran, inside graphs or not
 
     const std::string& name() const override { return name_; }

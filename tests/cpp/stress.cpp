@@ -3,7 +3,7 @@
 //     stress ENGINE_DIRECTORY THREADS IMAGES [STEPS]
 //
 // Every image that is made must equal, byte for byte, the one that a single thread made of that seed before. Prints
-// what was made and how much memory it left behind; exits with 1 at the first thing that is wrong. sanitize.sh runs it.
+// what was made and how much memory it left behind; exits with 1 at the first error. sanitize.sh runs it.
 
 #include <atomic>
 #include <chrono>
@@ -35,7 +35,7 @@ void check(bool holds, const char* what) {
     if (!holds) fail(what, ebca_last_error());
 }
 
-// Memory of this process in MiB: what it has now, and what it had at most.
+// Memory of this process in MiB: now, and at its peak.
 double mebibytes(const char* name) {
     std::ifstream status("/proc/self/status");
     for (std::string word; status >> word;) {
@@ -92,7 +92,7 @@ class Stress {
         }
     }
 
-    // The engine goes while sessions live on.
+    // The engine is freed while sessions live on.
     void free_engine() {
         ebca_engine_free(engine_);
         engine_ = nullptr;
@@ -100,7 +100,7 @@ class Stress {
 
     ebca_session* new_session() { return new_session(engine_); }
 
-    // Engines of the same directory come and go meanwhile: they map and unmap the same files.
+    // Engines of the same directory are opened and freed meanwhile: they map and unmap the same files.
     void open_and_close(const std::atomic<bool>& done) {
         for (; !done; ++opened_) {
             ebca_engine* engine = new_engine();
@@ -112,7 +112,7 @@ class Stress {
         free_results();
     }
 
-    // One thread's work: images on two sessions, which are replaced now and then while the engine is there.
+    // One thread's work: images on two sessions, which are replaced now and then while the engine is open.
     void work(unsigned number, int images) {
         std::mt19937 random(number);
         auto chance = [&](unsigned of) { return random() % of == 0; };
@@ -191,7 +191,7 @@ class Stress {
         check(std::strlen(ebca_session_last_error(session)) > 0, "an error has a text");
     }
 
-    // Nothing where it was cancelled. Every third result is kept, for another thread to free.
+    // Null if it was cancelled. Every third result is kept, for another thread to free.
     std::unique_ptr<Image> make(ebca_session* session, int64_t seed, Progress* progress) {
         ebca_generate_params params;
         ebca_generate_params_init(&params, sizeof params);

@@ -1,4 +1,4 @@
-"""What cannot be right, through the C ABI: always a status and a text, never a crash.
+"""Invalid calls of the C ABI: always a status and a text, never a crash.
 
 The calls are in `helpers.bad_calls` and run in another process. One that dies fails its test; the next gets a new one.
 """
@@ -18,7 +18,7 @@ from helpers import bad_calls, building
 Run = Callable[..., None]
 
 STUBS = {
-    # A library of another kind, and ONNX Runtimes that know no API, or none as new as ours.
+    # A library of another kind, and ONNX Runtimes without an API, or without a version that is new enough.
     "nothing": "int nothing(void) { return 0; }",
     "null": "const void* OrtGetApiBase(void) { return 0; }",
     "old": """
@@ -50,7 +50,7 @@ GROUPS = [
 
 @pytest.fixture(scope="module")
 def run() -> Iterator[Run]:
-    """Calls a function in a process that others use too, until it dies."""
+    """Calls a function in a process that is shared until it dies."""
     context = multiprocessing.get_context("spawn")
     pools = [ProcessPoolExecutor(1, mp_context=context)]
 
@@ -77,7 +77,7 @@ def test_a_status_and_a_text_and_never_a_crash(group: Run, run: Run, place: bad_
     run(group, place)
 
 
-def test_libraries_that_are_no_onnxruntime(run: Run, place: bad_calls.Place, tmp_path: Path) -> None:
+def test_libraries_that_are_not_onnxruntime(run: Run, place: bad_calls.Place, tmp_path: Path) -> None:
     if shutil.which("cc") is None:
         pytest.skip("there is no cc to make libraries with")
     stubs = {}
@@ -85,10 +85,10 @@ def test_libraries_that_are_no_onnxruntime(run: Run, place: bad_calls.Place, tmp
         stubs[name] = tmp_path / f"{name}.so"
         (tmp_path / f"{name}.c").write_text(source)
         building.run("cc", "-shared", "-fPIC", tmp_path / f"{name}.c", "-o", stubs[name])
-    run(bad_calls.libraries_that_are_no_onnxruntime, place, stubs)
+    run(bad_calls.libraries_that_are_not_onnxruntime, place, stubs)
 
 
-def test_a_crash_would_be_seen(run: Run) -> None:
+def test_a_crash_is_detected(run: Run) -> None:
     with pytest.raises(pytest.fail.Exception, match="ended the process"):
         run(os.abort)
     run(os.getpid)

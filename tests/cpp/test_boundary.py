@@ -1,4 +1,4 @@
-"""What crosses the C ABI: statuses with texts for every wrong call, cancelling, threads, what is exported."""
+"""The C ABI: statuses with texts for every wrong call, cancelling, threads, exported names."""
 
 import ctypes
 import json
@@ -41,7 +41,7 @@ def zeros(*shape: int) -> np.ndarray:
     return np.zeros(shape, np.float32)
 
 
-def test_what_an_engine_says_of_itself(shapes: native.Engine, python_shapes: ebca.Engine) -> None:
+def test_engine_info(shapes: native.Engine, python_shapes: ebca.Engine) -> None:
     info, manifest = shapes.info(), python_shapes.manifest
     assert (info.model, info.kind, info.backend) == (b"shapes", b"text-to-image", b"onnxruntime")
     assert info.tasks == 1 + 2 + 4 + 8 + 16
@@ -91,13 +91,13 @@ def test_what_an_engine_says_of_itself(shapes: native.Engine, python_shapes: ebc
         ({"image": np.zeros((64, 64, 3), np.uint8), "mask": np.zeros((64, 64), np.uint8)}, "the mask is empty"),
     ],
 )
-def test_a_wrong_parameter_is_refused_by_name(session: native.Session, given: dict[str, Any], message: str) -> None:
+def test_a_wrong_parameter_is_named(session: native.Session, given: dict[str, Any], message: str) -> None:
     with pytest.raises(ParameterError, match=message):
         session.generate(**{"prompt": PROMPT, "steps": 3, **given})
     assert session.last_error() == session.library.last_error() != ""
 
 
-def test_python_refuses_in_the_same_words(session: native.Session, python_shapes: ebca.Engine) -> None:
+def test_python_has_the_same_error_texts(session: native.Session, python_shapes: ebca.Engine) -> None:
     with python_shapes.session() as python:
         for given in (
             {"gamma_attn": [0.1, 0.2]},
@@ -122,7 +122,7 @@ def test_a_prompt_that_is_not_utf8_is_refused(session: native.Session) -> None:
     assert "UTF-8" in session.last_error()
 
 
-def test_what_runs_away_names_its_segment(session: native.Session, expected: np.ndarray) -> None:
+def test_a_result_that_is_not_finite_names_its_segment(session: native.Session, expected: np.ndarray) -> None:
     with pytest.raises(NumericalError, match=r"is not finite, first in .*segment_"):
         session.generate(PROMPT, steps=3, seed=1, gamma_norm=1e30)
     with pytest.raises(NumericalError, match="lower guidance_scale"):
@@ -134,7 +134,7 @@ def test_null_pointers_and_wrong_sizes_are_statuses(library: native.Library, sha
     lib, out = library.lib, c_void_p()
     for name in structures.PARAMS:
         getattr(lib, f"ebca_{name}_init")(None, 64)
-        # As a host of an older and of a newer header would: what is beyond its struct is not ours.
+        # As with an older and a newer header: bytes beyond the caller's struct are not written.
         size = ctypes.sizeof(structures.PARAMS[name])
         for given in (0, 8, size, size + 16):
             buffer = ctypes.create_string_buffer(b"\xaa" * (size + 32), size + 32)
@@ -206,14 +206,16 @@ def test_devices(library: native.Library, shapes_dir: Path) -> None:
     assert "cannot read the memory of a GPU" in library.last_error()
 
 
-def test_onnxruntime_that_is_missing_or_is_none(library: native.Library, shapes_dir: Path, tmp_path: Path) -> None:
+def test_an_onnxruntime_that_is_missing_or_another_library(
+    library: native.Library, shapes_dir: Path, tmp_path: Path
+) -> None:
     with pytest.raises(BackendError, match="EBCA_ORT_LIB"):
         library.open(shapes_dir, onnxruntime=tmp_path / "libonnxruntime.so")
     with pytest.raises(BackendError, match="no OrtGetApiBase"):
         library.open(shapes_dir, onnxruntime="libm.so.6")
 
 
-def test_directories_that_are_none(library: native.Library, shapes_dir: Path, tmp_path: Path) -> None:
+def test_paths_that_are_not_engine_directories(library: native.Library, shapes_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="does not exist"):
         library.open(tmp_path / "nowhere")
     with pytest.raises(EngineError, match=r"has no manifest\.json"):
@@ -233,7 +235,7 @@ def test_directories_that_are_none(library: native.Library, shapes_dir: Path, tm
         library.open(copy)
 
 
-def test_manifests_that_are_hostile(library: native.Library, shapes_dir: Path, tmp_path: Path) -> None:
+def test_manifests_are_untrusted_input(library: native.Library, shapes_dir: Path, tmp_path: Path) -> None:
     """Every value of a manifest replaced by values of other types and sizes; texts cut off anywhere; paths outside."""
     copy = tmp_path / "engine"
     shutil.copytree(shapes_dir, copy)
@@ -246,7 +248,7 @@ def test_manifests_that_are_hostile(library: native.Library, shapes_dir: Path, t
         except EngineError as error:
             return str(error)
         except BackendError:
-            # The manifest was read, and the next thing to be refused was the library.
+            # The manifest was read; the library is refused next.
             assert may_open
         return ""
 
@@ -272,7 +274,7 @@ def test_manifests_that_are_hostile(library: native.Library, shapes_dir: Path, t
 
 
 def _random_way(data: Any, rng: np.random.Generator) -> list[Any]:
-    """Keys that lead to some value, each level as likely as the next."""
+    """The keys of a random value, every level equally likely."""
     way = []
     while isinstance(data, (dict, list)) and data and (not way or rng.random() < 0.8):
         keys = list(data) if isinstance(data, dict) else range(len(data))
@@ -282,7 +284,7 @@ def _random_way(data: Any, rng: np.random.Generator) -> list[Any]:
 
 
 def test_prepared_engines_are_shared_with_python(library: native.Library, shapes_dir: Path, tmp_path: Path) -> None:
-    """One folder, one key: what one of them prepared the other opens without preparing anything."""
+    """One folder, one key: either opens what the other prepared, without preparing anything."""
     for first, cache in (("c", tmp_path / "c"), ("python", tmp_path / "python")):
         done: dict[str, list[str]] = {"c": [], "python": []}
 
@@ -396,7 +398,7 @@ def test_a_session_outlives_its_engine(library: native.Library, shapes_dir: Path
     session.close()
 
 
-def test_a_long_prompt_is_said_to_be_cut(library: native.Library, shapes_dir: Path) -> None:
+def test_a_truncated_prompt_is_logged(library: native.Library, shapes_dir: Path) -> None:
     said: list[tuple[int, str]] = []
     session = library.open(shapes_dir, log=lambda *one: said.append(one)).session()
     session.generate(" ".join(["circle"] * 200), steps=1, output="latents")
@@ -404,7 +406,7 @@ def test_a_long_prompt_is_said_to_be_cut(library: native.Library, shapes_dir: Pa
     assert level == 0 and "the prompt is longer than" in message and "dropped: 'circle" in message
 
 
-def test_only_our_names_are_exported(library_file: Path) -> None:
+def test_only_names_of_the_header_are_exported(library_file: Path) -> None:
     if shutil.which("nm") is None:
         pytest.skip("there is no nm to list symbols with")
     lines = building.run("nm", "--dynamic", "--defined-only", library_file).splitlines()
@@ -413,7 +415,7 @@ def test_only_our_names_are_exported(library_file: Path) -> None:
     assert names and all(f" {name}(" in header or f"* {name}(" in header for name in names), names
 
 
-def test_the_headers_compile_by_themselves(tmp_path: Path) -> None:
+def test_each_header_compiles_alone(tmp_path: Path) -> None:
     strict = ["-Wall", "-Wextra", "-Werror", "-pedantic", f"-I{INCLUDE}", "-fsyntax-only"]
     for compiler, options, header in (
         ("cc", ["-std=c99", "-xc"], "ebca.h"),

@@ -35,7 +35,7 @@ def environment(onnxruntime_file: Path, shapes: native.Engine) -> dict[str, str]
     return {**os.environ, "EBCA_ORT_LIB": str(onnxruntime_file)}
 
 
-def test_the_cpp_host_paints_what_python_paints(
+def test_the_cpp_host_makes_python_s_image(
     hosts: Path, environment: dict[str, str], shapes_dir: Path, python_shapes: ebca.Engine, tmp_path: Path
 ) -> None:
     file = tmp_path / "image.png"
@@ -48,7 +48,7 @@ def test_the_cpp_host_paints_what_python_paints(
     assert np.array_equal(np.asarray(Image.open(file)), np.asarray(expected))
 
 
-def test_the_c_host_edits_as_python_does(
+def test_the_c_host_makes_python_s_edit(
     hosts: Path, environment: dict[str, str], shapes_dir: Path, python_shapes: ebca.Engine, tmp_path: Path
 ) -> None:
     file = tmp_path / "image.png"
@@ -73,7 +73,7 @@ def test_ctrl_c_stops_the_cpp_host(hosts: Path, environment: dict[str, str], sha
 
 
 @pytest.mark.parametrize("words", [["paint", "DIR", "a cat", "x.png"], ["edit", "DIR", "a cat", "+a dog", "x.png"]])
-def test_an_engine_that_is_not_there_is_one_line(words: list[str], hosts: Path, environment: dict[str, str]) -> None:
+def test_a_missing_engine_is_one_line(words: list[str], hosts: Path, environment: dict[str, str]) -> None:
     done = subprocess.run([hosts / words[0], *words[1:]], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()

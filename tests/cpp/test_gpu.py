@@ -1,6 +1,6 @@
 """The GPU's side of the C++ library on a machine without a GPU: what a step does over a driver on host memory (counted,
 and its results those of the CPU), the real driver's code over a stand-in for libcuda, kernels chosen and packed as
-Python's launcher does it, and what is said where something is missing."""
+Python's launcher does it, and errors for missing parts."""
 
 import ctypes
 import hashlib
@@ -38,7 +38,7 @@ def programs(cmake_build: Path, header_options: list[str]) -> Path:
 
 @pytest.fixture(scope="module")
 def probe(programs: Path) -> Probe:
-    """Runs gpu_probe; what it answers."""
+    """Runs gpu_probe; its answer."""
 
     def run(*words: str | Path, given: str = "", **environment: str) -> Any:
         command = [programs / "gpu_probe", *words]
@@ -66,7 +66,7 @@ def test_a_step_is_one_launch_and_one_wait_whatever_changes(steps: list[dict[str
         assert one["done"] == {"launch": 3, "synchronize": 3}, one
 
 
-def test_a_step_that_cannot_be_captured_runs_call_by_call_and_says_so(steps: list[dict[str, Any]]) -> None:
+def test_a_step_that_cannot_be_captured_runs_call_by_call_and_is_logged(steps: list[dict[str, Any]]) -> None:
     refused = [one for one in steps if one.get("refused") is True]
     assert len(refused) == 6
     for one in refused:
@@ -81,7 +81,7 @@ def test_a_step_finds_what_is_not_finite_and_can_be_cancelled(steps: list[dict[s
     assert [one["cancelled"] for one in steps if "cancelled" in one] == ["cancelled in an evaluation"] * 4
 
 
-def test_all_memory_is_given_back(steps: list[dict[str, Any]]) -> None:
+def test_all_memory_is_freed(steps: list[dict[str, Any]]) -> None:
     assert [one["live"] for one in steps if "live" in one] == [0, 0]
 
 
@@ -91,7 +91,7 @@ def test_generations_are_the_cpu_s(probe: Probe, tiny_engine_dir: Path, onnxrunt
         assert one["equal"] and one["pixels"] == 128 * 128 * 3 and one["evaluations"] == 4
         # The schedule goes from one variant to the other; a second image records nothing.
         assert one["first"]["capture"] == 2 and one["first"]["launch"] == 4
-        # Two waits beside those of the steps: for the text encoder, which sees both prompts at once, and for the VAE.
+        # Two waits beside those of the steps: for the text encoder, which takes both prompts at once, and for the VAE.
         again = one["again"]
         assert "capture" not in again and again["launch"] == 4 and again["synchronize"] == 6
         # Their arrays, one input and one output each; the steps make none.
@@ -123,7 +123,7 @@ def cases() -> Iterator[tuple[str, tuple[int, int], str, tuple[int, int, int, in
     yield from itertools.product(variants, capabilities, ("float16",), sizes)
     odd = ((1, 1, 1, 1, 1, 4), (3, 63, 2, 5, 2, 56), (1, 16384, 1, 77, 5, 64), (2, 256, 4, 154, 20, 64))
     yield from itertools.product(variants, ((8, 9),), ("float16", "bfloat16"), odd)
-    # What none serves.
+    # Cases that no kernel serves.
     yield "update", (7, 5), "float16", (2, 64, 1, 77, 8, 40)
     yield "update", (8, 9), "float32", (2, 64, 1, 77, 8, 40)
     yield "update", (8, 9), "float16", (2, 64, 1, 77, 8, 41)
@@ -134,7 +134,7 @@ def cases() -> Iterator[tuple[str, tuple[int, int], str, tuple[int, int, int, in
 
 
 def planned(kernels: KernelSet, variant: str, capability: tuple[int, int], dtype: str, sizes: Any) -> Any:
-    """What Python's launcher does, in the words of gpu_probe."""
+    """The launches of Python's launcher, in the form of gpu_probe."""
     tensors = ("q", "k", "v", "weights", "gamma_attn", "gamma_norm", "norm_factor", "tie", "mask", "out", "g")
     names = (*tensors, "partial", "column", "norm2")
     addresses = {name: 0x7F0000000000 + 4096 * (index + 1) for index, name in enumerate(names)}
@@ -171,7 +171,7 @@ def test_kernels_are_chosen_and_packed_as_in_python(probe: Probe) -> None:
     for case, made in zip(every, probe("launches", FOLDER, given=lines), strict=True):
         expected = planned(kernels, *case)
         if "error" in expected:
-            # The same words; Python shows the sizes of a shape as an object.
+            # The same texts; Python shows the sizes of a shape as an object.
             assert made["error"] == expected["error"] or "OpShape(" in expected["error"], (case, made, expected)
             refused += 1
         else:
@@ -203,9 +203,7 @@ def test_damaged_kernels_are_refused(probe: Probe, tmp_path: Path, damage: str) 
     assert str(folder) in message and "install ebca again" in message
 
 
-def test_the_driver_s_code_works_in_order_and_gives_everything_back(
-    probe: Probe, programs: Path, tmp_path: Path
-) -> None:
+def test_the_driver_s_code_works_in_order_and_frees_everything(probe: Probe, programs: Path, tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     answer = probe("driver", LD_LIBRARY_PATH=str(programs / "fake_cuda"), FAKE_CUDA_REPORT=str(report))
     assert answer["name"] == "cuda:0" and answer["capability"] == [8, 9]
@@ -233,7 +231,7 @@ def test_the_driver_s_interface_is_cuda_h_s(tmp_path: Path) -> None:
         assert f"(*{name})(" in declared, name
 
 
-def test_what_is_missing_is_said(
+def test_missing_parts_are_named(
     library: native.Library, probe: Probe, programs: Path, shapes_dir: Path, onnxruntime_file: Path
 ) -> None:
     assert (
@@ -272,6 +270,6 @@ def test_operators_on_the_cpu_are_refused(probe: Probe, shapes_dir: Path, onnxru
     assert answer["status"] == 3 and "MatMul" in answer["error"] and "of 'segment' elsewhere than on" in answer["error"]
 
 
-def test_options_of_the_cpu_are_none_of_a_gpu(library: native.Library, shapes_dir: Path) -> None:
+def test_cpu_options_are_refused_on_a_gpu(library: native.Library, shapes_dir: Path) -> None:
     with pytest.raises(ParameterError, match=r"threads .* are for the CPU"):
         library.open(shapes_dir, device="cuda", threads=2)

@@ -79,7 +79,7 @@ def test_the_library_is_found(library_file: Path, tmp_path: Path, monkeypatch: p
 
 
 def test_the_binding_imports_little() -> None:
-    """It would serve hosts that ship only the binding: of ebca, it knows errors and its own modules."""
+    """Of ebca, only errors and its own modules."""
     for path in Path(native.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

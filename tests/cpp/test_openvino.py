@@ -90,7 +90,7 @@ def test_images_equal_python_bit_by_bit(
     engine.close()
 
 
-def test_each_precision_is_what_it_says(
+def test_each_precision_computes_at_that_precision(
     library: native.Library, shapes: native.Engine, shapes_dir: Path, openvino_file: Path, precision: str
 ) -> None:
     """One step beside ONNX Runtime's in float32."""
@@ -124,7 +124,7 @@ def test_four_threads_with_a_session_each(library: native.Library, shapes_dir: P
     engine.close()
 
 
-def test_what_an_engine_says_of_itself(
+def test_engine_info(
     library: native.Library, shapes_dir: Path, openvino_file: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import openvino
@@ -139,8 +139,8 @@ def test_what_an_engine_says_of_itself(
     engine.close()
 
 
-def test_bfloat16_is_openvinos(library: native.Library, shapes_dir: Path, openvino_file: Path) -> None:
-    """Where the processor has none, that is said; it is never run at another precision."""
+def test_bfloat16_needs_openvino(library: native.Library, shapes_dir: Path, openvino_file: Path) -> None:
+    """A processor without it is refused; it never runs at another precision."""
     with pytest.raises(
         BackendError, match="precision 'bf16' is not available with onnxruntime on CPU; use backend openv"
     ):
@@ -156,7 +156,7 @@ def test_bfloat16_is_openvinos(library: native.Library, shapes_dir: Path, openvi
         engine.close()
 
 
-def test_mapped_weights_leave_memory_when_they_are_packed(
+def test_mapped_weights_leave_memory_after_packing(
     library: native.Library, tiny_engine_dir: Path, openvino_file: Path, tmp_path: Path
 ) -> None:
     copy = tmp_path / "engine"
@@ -218,7 +218,7 @@ def test_python_and_c_share_a_cache(
         ({"backend": "openvino", "openvino": "libm.so.6"}, BackendError, "has no ov_get_openvino_version"),
     ],
 )
-def test_what_is_wrong_is_one_line(
+def test_errors_are_one_line(
     library: native.Library, shapes_dir: Path, given: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message) as caught:
@@ -245,7 +245,7 @@ def test_an_openvino_that_is_too_old(library: native.Library, shapes_dir: Path, 
         library.open(shapes_dir, backend="openvino", openvino=tmp_path / "libopenvino_c.so")
 
 
-def test_a_graph_that_is_none_is_named(
+def test_a_file_that_is_not_a_graph_is_named(
     library: native.Library, shapes_dir: Path, openvino_file: Path, tmp_path: Path
 ) -> None:
     copy = tmp_path / "engine"
@@ -292,7 +292,7 @@ constexpr bool same = std::is_same<typename Signature<Ours>::type, typename Sign
 """
 
 
-def test_our_declarations_are_openvinos(wheel: Path, tmp_path: Path) -> None:
+def test_the_declarations_equal_openvino_s(wheel: Path, tmp_path: Path) -> None:
     if shutil.which("c++") is None or not (wheel / "include" / "openvino" / "c" / "openvino.h").is_file():
         pytest.skip("there is no C++ compiler, or the openvino package has no headers")
     ours = re.findall(r"\(\*(\w+)\)\(", (BACKENDS / "openvino_c.hpp").read_text())
@@ -304,7 +304,7 @@ def test_our_declarations_are_openvinos(wheel: Path, tmp_path: Path) -> None:
     source.write_text(DECLARATIONS + "\n".join(checks) + "\n")
     include = [f"-I{wheel / 'include'}", f"-I{SRC}"]
     building.run("c++", "-std=c++17", "-fsyntax-only", *include, source)
-    # The comparison sees a difference where there is one.
+    # The comparison detects a difference.
     source.write_text(source.read_text().replace("decltype(&ov_core_free)", "decltype(&ov_core_create)"))
     with pytest.raises(AssertionError, match="core_free"):
         building.run("c++", "-std=c++17", "-fsyntax-only", *include, source)

@@ -36,7 +36,7 @@ def noise(session: ebca.Session, seed: int = 0) -> np.ndarray:
 
 
 def patches(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Coarse patches of colour, so that resizing and encoding have something to do."""
+    """Coarse patches of colour, for resizing and encoding."""
     small = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), np.uint8)
     tiled = np.kron(small, np.ones((-(-height // 5), -(-width // 7), 1), np.uint8))
     return np.ascontiguousarray(tiled[:height, :width])
@@ -53,7 +53,7 @@ def relative(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def compare(sessions: Sessions, prompt: Any = PROMPT, **given: Any) -> tuple[native.Result, ebca.Result]:
-    """Both make the same call; what both gave, after it was found equal."""
+    """Both make the same call; returns both results, which are equal."""
     session, python = sessions
     given = {"steps": STEPS, **given}
     made = session.generate(prompt, **given)
@@ -110,7 +110,7 @@ def test_seeds_give_the_same_images(sessions: Sessions) -> None:
     assert len(made.unet_seconds) == len(expected.timings["unet_steps"])
 
 
-def test_without_a_seed_every_image_is_another(sessions: Sessions) -> None:
+def test_images_without_a_seed_differ(sessions: Sessions) -> None:
     first, second = (sessions[0].generate(PROMPT, steps=1, output="latents") for _ in range(2))
     assert first.seeds != second.seeds
     again = sessions[0].generate(PROMPT, steps=1, output="latents", seed=first.seeds[0])
@@ -133,7 +133,7 @@ def test_repaint(sessions: Sessions) -> None:
 
 
 def test_images_and_masks_are_resized_to_the_byte(sessions: Sessions) -> None:
-    """Outside the mask the result is the image itself, brought to the session's size."""
+    """Outside the mask the result is the image itself, resized to the session's size."""
     height, width = sessions[1].height, sessions[1].width
     for size in ((131, 200), (50, 61), (400, 128), (200, 40), (300, 400)):
         with pytest.warns(UserWarning, match="stretched"):
@@ -207,7 +207,7 @@ def test_embeddings_instead_of_texts(sessions: Sessions) -> None:
     )
 
 
-def test_progress_sees_what_python_sees(sessions: Sessions) -> None:
+def test_on_step_gets_what_python_s_gets(sessions: Sessions) -> None:
     seen: list[tuple[Any, ...]] = []
 
     def look(info: Any) -> None:

@@ -632,13 +632,13 @@ def test_what_clip_tokenizers_do_not_have_is_refused(
     ],
     ids=range(11),
 )
-def test_bytes_that_are_no_tokenizer_are_refused(native: Native, shapes_case: Case, text: bytes) -> None:
+def test_bytes_that_are_not_a_tokenizer_are_refused(native: Native, shapes_case: Case, text: bytes) -> None:
     with pytest.raises(EngineError, match="tokenizer"):
         native.load(text, shapes_case.info)
 
 
 @pytest.mark.parametrize("length", [-1, 0, 2, 10_001, 2**62])
-def test_a_length_that_cannot_be_is_refused(native: Native, shapes_case: Case, length: int) -> None:
+def test_an_impossible_length_is_refused(native: Native, shapes_case: Case, length: int) -> None:
     with pytest.raises(EngineError, match=f"model_max_length is {length}"):
         native.load(shapes_case.text, {**shapes_case.info, "model_max_length": length})
 

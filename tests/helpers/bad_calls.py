@@ -94,7 +94,7 @@ def refused(session: native.Session, status: int, said: str | None = None) -> st
 
 
 def works(session: native.Session) -> None:
-    """The session is as good as before."""
+    """The session still makes images."""
     assert generate(session, generate_params(session.library)) == OK, session.last_error()
 
 
@@ -222,7 +222,7 @@ INTEGERS = [-(2**31), -1, 0, 3, 77, 2**31 - 1]
 
 
 def fields(params: type[ctypes.Structure], way: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every field of a struct and of the structs in it, but for pointers."""
+    """Every field of a struct and of the structs in it, except pointers."""
     for name, kind in params._fields_:
         if isinstance(kind, type) and issubclass(kind, ctypes.Structure):
             yield from fields(kind, (*way, name))
@@ -242,13 +242,13 @@ def strange(kind: Any, way: tuple[str, ...]) -> list[Any]:
     if kind is c_double:
         return list(DOUBLES)
     if kind is c_size_t:
-        # What a pointer that is NULL announces.
+        # Counts of pointers that are NULL.
         return [] if way[-1] == "count" and way[0] == "prompt" else [2, 2**20 + 1, 2**64 - 1]
     return INTEGERS if kind is not c_uint32 else [0, 2**32 - 1]
 
 
 def numbers_in_every_field(place: Place) -> None:
-    """Whatever a field holds, there is a status, and a text where it is not 0; and the session goes on."""
+    """Any value of a field gives a status, with a text if it is not 0, and the session stays usable."""
     session = place.open().session()
     library, pixels = session.library, (ctypes.c_uint8 * (64 * 64 * 3))(*[255] * (64 * 64 * 3))
     image = structures.Image(pixels, 64, 64, 3)
@@ -377,17 +377,17 @@ def texts_that_are_not_utf8(place: Place) -> None:
         weights = (structures.TokenWeight * 1)(structures.TokenWeight(text, 0, 2.0))
         params = generate_params(library, token_weights=weights, token_weight_count=1)
         refused(session, generate(session, params), "UTF-8")
-        # Nothing reads a name as UTF-8, but those who read the text of the error do.
+        # Names are not decoded, but the text of the error must be UTF-8.
         params = generate_params(library, scheduler=text)
         refused(session, generate(session, params), "is not in this engine")
     works(session)
 
 
 def huge_texts(place: Place) -> None:
-    """A megabyte takes seconds at most, and so does whatever is hard to normalise."""
+    """A megabyte takes seconds at most, and so do texts that are hard to normalise."""
     session = place.open().session()
     library, size = session.library, 1 << 16
-    marks = ["\u0301", "\u0323", "\u0315"]  # of three combining classes: put in order where they stand
+    marks = ["\u0301", "\u0323", "\u0315"]  # of three combining classes: sorted in place
     texts = {
         "words": "a " * (1 << 19),
         "one word": "a" * size,
@@ -426,7 +426,7 @@ def strange_paths(place: Place) -> None:
         engine_dir.symlink_to(place.engine)
         params = library.init("engine_params")
         params.path, params.onnxruntime_library = os.fsencode(engine_dir), os.fsencode(place.onnxruntime)
-        # Preparing takes a second: one of them has a cache beside it.
+        # Preparing takes a second, so only one of them has a cache beside it.
         params.cache_dir = os.fsencode(folder / "cache" if index == 4 else place.cache)
         handle = c_void_p()
         assert library.lib.ebca_engine_open(byref(params), byref(handle)) == OK, (name, library.last_error())
@@ -545,7 +545,7 @@ def forged(folder: Path, changes: dict[str, bytes]) -> None:
 
 
 def files_that_a_manifest_vouches_for(place: Place) -> None:
-    """What is wrong with the contents themselves, when sizes and digests are right."""
+    """Wrong contents with right sizes and digests."""
     cache = place.scratch / "cache"
     for content in (b"not a graph", b""):
         folder = linked(place, f"graph of {len(content)}")
@@ -631,7 +631,7 @@ def manifests_that_lie(place: Place) -> None:
 
 
 def _values(data: Any, way: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
-    """The ways to all values that are no lists or objects."""
+    """The paths to all values except lists and objects."""
     if isinstance(data, dict | list):
         for key in data if isinstance(data, dict) else range(len(data)):
             yield from _values(data[key], (*way, key))
@@ -642,7 +642,7 @@ def _values(data: Any, way: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
 # ONNX Runtime.
 
 
-def libraries_that_are_no_onnxruntime(place: Place, stubs: dict[str, Path]) -> None:
+def libraries_that_are_not_onnxruntime(place: Place, stubs: dict[str, Path]) -> None:
     library = place.load()
     text_file = place.scratch / "libonnxruntime.so"
     text_file.write_text("not a library")
@@ -666,7 +666,7 @@ def libraries_that_are_no_onnxruntime(place: Place, stubs: dict[str, Path]) -> N
     os.environ["EBCA_ORT_LIB"] = str(text_file)
     assert library.lib.ebca_engine_open(byref(params), byref(c_void_p())) == BACKEND
     assert str(text_file) in library.last_error()
-    # After all of these, the right one.
+    # After all of these, the right one works.
     works(library.open(place.engine, cache=place.cache).session())
 
 
@@ -710,7 +710,7 @@ def caches_that_fail(place: Place) -> None:
         closed = place.scratch / "closed"
         closed.mkdir(mode=0o500)
         assert "cannot write prepared engines to" in said(cache=closed)
-    # A cache that goes away under an open engine is made again; where that cannot be, there is a status.
+    # A cache that is deleted under an open engine is made again; if that fails, there is a status.
     cache = place.scratch / "cache"
     engine = library.open(place.engine, cache=cache)
     session = engine.session()
@@ -727,7 +727,7 @@ def caches_that_fail(place: Place) -> None:
     assert "cannot write prepared engines to" in text and "EBCA_CACHE_DIR" in text
     cache.unlink()
     works(session)
-    # So is one whose engine goes away: what is open goes on, what is opened again says what it misses.
+    # The same for the engine directory: open graphs keep working, graphs to be opened name the missing file.
     copy = place.scratch / "engine"
     shutil.copytree(place.engine, copy)
     session = place.open(copy).session()
@@ -767,7 +767,7 @@ def cancelling(place: Place) -> None:
             params = generate_params(library, steps=3, scheduler=None, on_step=callback, image_count=1, images=image)
             params.mask_count, params.masks = 1, image
             cancelled(generate(session, params), text)
-    # Before the first evaluation: the text encoder says that the prompt is cut.
+    # Before the first evaluation: the text encoder warns that the prompt is truncated.
     hooks["log"] = cancel
     cancelled(generate(session, generate_params(library, prompt=long_prompt)), "before the first evaluation")
     cancelled(invert(session, invert_params(library, prompt=long_prompt)), "before the first evaluation")
@@ -821,10 +821,10 @@ def callbacks_that_call_back(place: Place) -> None:
         return 1
 
     params = generate_params(library, steps=2, on_step=structures.StepCallback(everything))
-    # Nothing of what failed in the callback is an error of this session: `generate` checks that it has none.
+    # Failures inside the callback are not errors of this session: `generate` checks that it has none.
     assert generate(session, params) == OK
     assert len(seen) == 2
-    # The engine may go while its sessions work.
+    # The engine may be freed while its sessions work.
     gone = structures.StepCallback(lambda info, _: engine.close() or 1 if info.contents.index == 0 else 1)
     assert generate(session, generate_params(library, steps=3, latents_only=0, on_step=gone)) == OK
     works(session)

@@ -1,4 +1,4 @@
-// The manifest reader on hostile input: only ebca::Error may come out of it, and what it accepts fits the host's arrays
+// The manifest reader on untrusted input: it may throw only ebca::Error, and what it accepts fits the host's arrays
 // at every size and can be laid out. run.sh builds it.
 
 #include <cstddef>

@@ -1,5 +1,5 @@
-// The reader of scheduler tables on hostile files: only ebca::Error may come out of it, and what it accepts can be
-// sampled with. run.sh builds it.
+// The reader of scheduler tables on untrusted files: it may throw only ebca::Error, and what it accepts can be sampled
+// with. run.sh builds it.
 //
 // An input is a header of eight bytes (steps, evaluations - 1, start of image to image, offset in values as two bytes,
 // bytes that the manifest announces beyond the file's own as two, one unused), and the file.
@@ -19,7 +19,7 @@ namespace {
 
 constexpr size_t kHeader = 8;
 
-// A file in memory, so that a disk is no part of it.
+// A file in memory, to keep disks out of the measurement.
 class File {
   public:
     File() : handle_(memfd_create("table", 0)) {}

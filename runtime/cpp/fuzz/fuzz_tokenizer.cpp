@@ -1,4 +1,4 @@
-// The tokenizer on hostile input: any tokenizer.json, then any text. Only ebca::Error may come out of it.
+// The tokenizer on untrusted input: any tokenizer.json, then any text. It may throw only ebca::Error.
 //
 // An input is the JSON, a zero byte (JSON has none), and the text. run.sh builds it.
 
@@ -16,7 +16,7 @@ void check(bool holds) {
     if (!holds) __builtin_trap();
 }
 
-// Every token lies in the text, and so do its neighbours, in order.
+// Every token is inside the text, and so do its neighbours, in order.
 void check_pieces(const ebca::Tokenizer& tokenizer, std::string_view text) {
     ebca::Encoding encoding = tokenizer.encode_with_offsets(text);
     check(encoding.offsets.size() == encoding.ids.size() && encoding.words.size() == encoding.ids.size());

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Fuzzes every target for some seconds; stops at the first that fails.
+# Fuzzes every target for some seconds; stops at the first failure.
 #   run.sh [SECONDS] [FOLDER]      default: 60, and build/fuzz beside the library
-# With clang (EBCA_CLANG names one that is not in PATH) by libFuzzer, which learns from coverage and keeps what it found in
-# FOLDER/corpus; else with g++ by mutations of the seeds alone. Both under the address and undefined-behaviour
-# sanitizers. EBCA_JSON_INCLUDE_DIR: folder of nlohmann/json.hpp, where it is not where fetch_headers.sh puts it.
+# With clang (EBCA_CLANG names one outside of PATH) it uses libFuzzer, which learns from coverage and keeps its corpus in
+# FOLDER/corpus; otherwise g++ and mutations of the seeds. Both under the address and undefined-behaviour
+# sanitizers. EBCA_JSON_INCLUDE_DIR: folder of nlohmann/json.hpp (default: where fetch_headers.sh puts it).
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)

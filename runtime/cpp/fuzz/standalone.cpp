@@ -1,4 +1,4 @@
-// What runs a target without libFuzzer: replays inputs, and mutates them for as long as it is told.
+// Runs a target without libFuzzer: replays inputs, and mutates them for a given time.
 //
 //     fuzz_manifest [-seconds=N] FILE_OR_FOLDER...
 //
@@ -19,7 +19,7 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
 
-// Of a sanitizer, where there is one.
+// Of a sanitizer, if one is linked.
 extern "C" __attribute__((weak)) void __sanitizer_set_death_callback(void (*callback)());
 
 namespace {

@@ -148,7 +148,7 @@ Array Engine::encode(const std::vector<int64_t>& ids, int64_t rows) {
     std::vector<int64_t> given = ids;
     Tensor input{given.data(), DType::int64, {rows, spec.max_length}};
     run_once(*device_, *runner(spec.component), {{"input_ids", input}}, {{"hidden_states", as_tensor(out)}});
-    // Half a gigabyte at SD 1.5 size that no step needs; opening it again takes a fraction of a step.
+    // It holds half a gigabyte at SD 1.5 size that no step needs; reopening it takes a fraction of a step.
     release(spec.component);
     return out;
 }

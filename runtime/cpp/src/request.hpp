@@ -55,7 +55,7 @@ struct InvertRequest {
     OnStep on_step;
 };
 
-// Follows from what is given and from the UNet.
+// Follows from the parameters and from the UNet.
 enum class Task { text_to_image, image_to_image, inpainting, repaint };
 
 const char* to_string(Task task);

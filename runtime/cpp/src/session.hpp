@@ -42,7 +42,8 @@ struct Result {
 // Makes images of one size. Owns its buffers; use from one thread at a time, except for `cancel`.
 class Session {
   public:
-    // height, width: in pixels; 0: the size the model was trained at. ParameterError for a size it cannot make.
+    // height, width: in pixels; 0: the size the model was trained at. ParameterError for a size that the engine cannot
+    // make.
     Session(std::shared_ptr<Engine> engine, int64_t height, int64_t width, int64_t batch);
 
     // ParameterError before anything is computed, EngineError, NumericalError, CancelledError.

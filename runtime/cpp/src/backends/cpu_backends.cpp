@@ -8,7 +8,7 @@
 namespace ebca {
 namespace {
 
-// More than any machine has: what asks for more would end the process where threads cannot be made.
+// More than any machine has. Asking for more would end the process when threads cannot be created.
 constexpr int kMostThreads = 1024;
 
 }  // namespace

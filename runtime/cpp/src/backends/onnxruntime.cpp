@@ -13,9 +13,9 @@
 namespace ebca {
 namespace {
 
-// ONNX Runtime writes one weight after the other without padding and maps the file as it is. A small constant of odd
-// size then leaves all that follow off the boundary that vector loads need, and the process dies at the first run. Such
-// constants go into the graph file instead, so thresholds are tried until all packed weights are aligned.
+// ONNX Runtime writes weights without padding and maps the file unchanged. A small constant of odd size then misaligns
+// all that follow for vector loads, and the process crashes at the first run. Such constants go into the graph file
+// instead, so thresholds are tried until all packed weights are aligned.
 constexpr size_t kExternalFromBytes[] = {size_t{16} << 10, size_t{1} << 20};
 constexpr size_t kPackedAlignment = 64;
 
@@ -144,7 +144,7 @@ std::shared_ptr<Runner> OnnxRuntime::open(const std::filesystem::path& prepared,
 
 OrtPointer<OrtSessionOptions> OnnxRuntime::options() const {
     OrtPointer<OrtSessionOptions> options = session_options(library_, threads_);
-    // The next segment starts at once: threads of the last one must not spin beside it.
+    // The next segment starts at once: threads of the last one must not keep spinning.
     set(*options, "session.intra_op.allow_spinning", "0");
     return options;
 }

@@ -26,7 +26,7 @@ namespace fs = std::filesystem;
 
 constexpr const char* kCuda = "CUDAExecutionProvider";
 constexpr const char* kTensorRtRtx = "NvTensorRTRTXExecutionProvider";
-// Under which the plugin is registered in ONNX Runtime's environment.
+// Name of the plugin in ONNX Runtime's environment.
 constexpr const char* kRegistration = "ebca.tensorrt-rtx";
 // What the plugin needs and the loader does not find, in order; they are in its folder.
 constexpr const char* kBesidePlugin[] = {"libcudart.so", "libtensorrt_rtx.so", "libtensorrt_onnxparser_rtx.so"};
@@ -70,7 +70,7 @@ class OnnxRuntimeGpu : public Backend, public std::enable_shared_from_this<OnnxR
     std::shared_ptr<Runner> open(const fs::path& graph, const Component& component) const override;
 
     const OrtLibrary& library() const { return library_; }
-    // Where its arrays lie.
+    // Where its arrays are.
     OrtPointer<OrtMemoryInfo> place() const;
 
   private:
@@ -171,7 +171,7 @@ const OrtEpDevice* OnnxRuntimeGpu::plugin_device(const std::string& plugin) cons
         std::error_code unreadable;
         for (const char* needed : kBesidePlugin) {
             for (const auto& entry : fs::directory_iterator(folder, unreadable)) {
-                // Which of them is missing is what the registration below says.
+                // The registration below reports which of them is missing.
                 if (entry.path().filename().string().rfind(needed, 0) == 0 &&
                     dlopen(entry.path().c_str(), RTLD_NOW | RTLD_GLOBAL | RTLD_NODELETE)) {
                     break;
@@ -238,14 +238,14 @@ void OnnxRuntimeGpu::append_plugin(OrtSessionOptions& options) const {
         api.SessionOptionsAppendExecutionProvider_V2(&options, environment_.get(), &device_, 1, pointers.keys.data(),
                                                      pointers.values.data(), chosen.size()),
         "cannot use TensorRT for RTX");
-    // With CUDA this cannot be asked for: shapes are computed on the host there.
+    // This cannot be requested with CUDA, where shapes are computed on the host.
     library_.check(api.AddSessionConfigEntry(&options, "session.disable_cpu_ep_fallback", "1"),
                    "cannot keep graphs off the CPU");
 }
 
 std::shared_ptr<Runner> OnnxRuntimeGpu::open(const fs::path& graph, const Component&) const {
     const OrtApi& api = library_.api();
-    // The host computes shapes alone.
+    // The host computes shapes only.
     OrtPointer<OrtSessionOptions> options = session_options(library_, threads());
     record_assignment(library_, *options);
     device_ ? append_plugin(*options) : append_cuda(*options);

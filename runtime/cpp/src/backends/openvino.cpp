@@ -62,7 +62,7 @@ class OpenVinoCall : public Call {
     void run() override {
         if (packed_) return runner_->run(request_.get());
         {
-            // What has been packed may be unmapped.
+            // Weights that have been packed may be unmapped.
             std::shared_lock held(mappings());
             runner_->run(request_.get());
         }

@@ -19,8 +19,8 @@ namespace ebca {
 // Thread-safe.
 class OpenVino : public Backend, public std::enable_shared_from_this<OpenVino> {
   public:
-    // library: see OpenVinoLibrary. threads: of every graph, 1 or more. bf16: run at bfloat16 what is not float32_only;
-    // BackendError where the processor has none.
+    // library: see OpenVinoLibrary. threads: of every graph, 1 or more. bf16: run components at bfloat16 unless they
+    // are float32_only; BackendError where the processor has none.
     OpenVino(const std::string& library, int threads, bool bf16);
 
     const std::string& name() const override { return name_; }

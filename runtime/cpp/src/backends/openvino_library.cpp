@@ -12,7 +12,7 @@
 namespace ebca {
 namespace {
 
-// Older ones lack operators of our graphs, or (2026.2) open them and compute something else.
+// Older ones lack operators of the graphs, or (2026.2) open them and silently produce wrong results.
 constexpr std::pair<int, int> kOldest{2026, 3};
 
 // Never closed again: the library's threads outlive every engine.

@@ -12,8 +12,8 @@ namespace {
 
 constexpr const char* kDoing = "cannot say where a graph runs";
 
-// Shapes are computed on the host. None of these is ever part of that, and on the host each would copy its tensors from
-// the GPU and back.
+// Shapes are computed on the host. None of these operators takes part in that, and on the host each would copy its
+// tensors from the GPU and back.
 const std::set<std::string>& gpu_operators() {
     static const std::set<std::string> names{"Conv",
                                              "Gemm",

@@ -11,7 +11,7 @@
 namespace ebca {
 namespace {
 
-// Never closed again: the library's threads and its environment outlive every engine.
+// Never closed: the library's threads and its environment outlive every engine.
 void* open_library(const std::string& path) {
     const char* named = std::getenv("EBCA_ORT_LIB");
     std::vector<std::string> candidates;
@@ -67,7 +67,7 @@ OrtPointer<OrtEnv> OrtLibrary::environment() const {
     OrtMemoryInfo* raw_place = nullptr;
     check(api_->CreateMemoryInfo("Cpu", OrtArenaAllocator, 0, OrtMemTypeDefault, &raw_place), "cannot name the CPU");
     OrtPointer<OrtMemoryInfo> place(raw_place, {api_->ReleaseMemoryInfo});
-    // Grow only by what is asked for: doubling would reserve gigabytes for the largest layer.
+    // Grow only by what is requested: doubling would reserve gigabytes for the largest layer.
     const char* keys[] = {"arena_extend_strategy"};
     const size_t values[] = {1};
     OrtArenaCfg* raw_arena = nullptr;

@@ -9,8 +9,8 @@
 
 namespace ebca {
 
-// That of the oldest ONNX Runtime that reads our graphs (opset 23); it has all we call, so a runtime older than our
-// headers will do.
+// Of the oldest ONNX Runtime that reads the graphs (opset 23). It has every function that is called, so a runtime older
+// than the headers will do.
 constexpr uint32_t kOrtApiVersion = 23;
 
 template <typename T>

@@ -66,7 +66,7 @@ void write_atomically(const fs::path& path, const std::string& contents) {
     fs::rename(temporary, path);
 }
 
-// A folder that no other process and no other thread has.
+// A folder name that no other process or thread uses.
 fs::path work_folder(const fs::path& parent, const std::string& name) {
     std::string pattern = (parent / ("." + name + ".XXXXXX")).string();
     if (!mkdtemp(pattern.data())) {
@@ -75,12 +75,12 @@ fs::path work_folder(const fs::path& parent, const std::string& name) {
     return pattern;
 }
 
-// One at a time prepares a folder: others, threads or processes, wait and then find it done.
+// One thread or process at a time prepares a folder; the others wait and then find it prepared.
 class FolderLock {
   public:
     explicit FolderLock(const fs::path& folder)
         : file_(::open((folder / ".lock").c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0666)) {
-        // Where a file system has no locks, the worst that happens is that work is done twice.
+        // On a file system without locks, the work may be done twice, which is harmless.
         if (file_ >= 0) ::flock(file_, LOCK_EX);
     }
     ~FolderLock() {
@@ -93,7 +93,7 @@ class FolderLock {
     int file_;
 };
 
-// Bytes of all files in it. Others may be writing there: what goes away meanwhile does not count.
+// Bytes of all files in it. Other processes may be writing there: files that disappear meanwhile do not count.
 double size_of(const fs::path& folder) {
     double total = 0;
     std::error_code gone;
@@ -148,7 +148,7 @@ PreparedEngine::PreparedEngine(const EngineDirectory& directory, std::shared_ptr
     folder_ = root_ / text(backend_->name(), "-", sha256(dumped(identity)).substr(0, kKeyLength));
     identity["engine"] = directory.path.string();
     marker_ = dumped(identity);
-    // Says when it was last used; a folder that is not there yet has no time to set.
+    // Records when it was last used; a folder that does not exist yet has no time to set.
     ::utimes(folder_.c_str(), nullptr);
 }
 

@@ -1,5 +1,5 @@
 // Prepared forms of components, in the user's cache: rebuildable, verified, bounded. The folder, its key and its stamps
-// are those of engines/cache.py, so that what one of the two prepared the other opens.
+// are those of engines/cache.py, so that either runtime opens what the other prepared.
 #pragma once
 
 #include <filesystem>
@@ -19,7 +19,7 @@ using OnPrepare = std::function<void(int64_t, int64_t, const std::string&)>;
 // `EBCA_CACHE_DIR`, else the platform's cache folder.
 std::filesystem::path cache_folder();
 
-// Bound of the cache in bytes: EBCA_CACHE_LIMIT_GB, else 40 GB. ParameterError when it is not a number.
+// Bound of the cache in bytes: EBCA_CACHE_LIMIT_GB, else 40 GB. ParameterError if it is not a number.
 double cache_limit();
 
 // The prepared components of one engine directory on this machine. Use from one thread at a time.
@@ -34,10 +34,10 @@ class PreparedEngine {
     // Make what is missing or stale. EngineError: a source file is corrupted, or the cache cannot be written.
     void prepare(const std::vector<std::string>& names, const OnPrepare& progress) const;
 
-    // Open a component, preparing it first where needed.
+    // Open a component, preparing it first if needed.
     std::shared_ptr<Runner> open(const std::string& name) const;
 
-    // Drop what components keep mapped of their files from memory; it is read again when it is touched.
+    // Drop the mapped files of components from memory; they are read again when touched.
     void forget(const std::vector<std::string>& names) const;
 
     // Delete the prepared engines unused for longest until the cache is within its bound; never this one.

@@ -20,7 +20,7 @@ struct Edit {
     Schedule gamma_norm;
 };
 
-// What E edits say at each of m evaluations: [m][E].
+// Values of E edits at each of m evaluations: [m][E].
 struct EditValues {
     std::vector<std::vector<float>> weights;  // signed
     std::vector<std::vector<float>> gamma_attn;

@@ -10,14 +10,14 @@
 namespace ebca {
 namespace {
 
-// A prompt with the name that messages call it by; it has texts or embeddings.
+// A prompt with texts or embeddings, and the name of its field for messages.
 struct Named {
     std::string name;
     std::vector<std::string> texts;  // one per image
     Array embeds;                    // [n,T,D]
 };
 
-// What embeddings are called where they are passed in.
+// The field that embeddings are passed in.
 std::string label(const std::string& name) {
     return name + ".embeds";
 }

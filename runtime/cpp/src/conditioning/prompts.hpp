@@ -1,4 +1,4 @@
-// Prompts: texts or embeddings, checked, encoded, and where their words are.
+// Prompts: texts or embeddings, checked and encoded, and the positions of words.
 #pragma once
 
 #include <cstdint>

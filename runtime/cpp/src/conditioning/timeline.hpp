@@ -19,7 +19,8 @@ struct Timeline {
     std::vector<float> gamma_norm;
     EditValues edits;
 
-    // Lay out everything that may be a schedule. scheduler: for messages. ParameterError for what does not fit.
+    // Evaluate every schedule at every evaluation. scheduler: for messages. ParameterError for a schedule that does not
+    // fit.
     static Timeline make(const Schedule& gamma_attn, const Schedule& gamma_norm, const std::vector<Edit>& edits,
                          int64_t steps, int64_t evaluations, const std::string& scheduler);
 

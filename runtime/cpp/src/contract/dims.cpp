@@ -18,7 +18,7 @@ bool is_name(std::string_view part) {
     return !part.empty() && part.find_first_not_of("abcdefghijklmnopqrstuvwxyz") == std::string_view::npos;
 }
 
-// -1 where it is out of range.
+// -1 if it is out of range.
 int64_t number(std::string_view digits, int64_t largest) {
     int64_t value = 0;
     auto [end, failure] = std::from_chars(digits.data(), digits.data() + digits.size(), value);

@@ -12,7 +12,7 @@ constexpr int kDeepest = 64;
 
 constexpr size_t kLongestMessage = 200;
 
-// The parser's message quotes what it read, which may be anything.
+// The parser's message quotes its input, which may hold any bytes.
 std::string printable(std::string message) {
     message.resize(std::min(message.size(), kLongestMessage));
     for (char& c : message) {

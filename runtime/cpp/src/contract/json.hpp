@@ -1,4 +1,4 @@
-// Reading JSON that may be hostile: every accessor checks the type and throws EngineError with the member's name.
+// Reading JSON as untrusted input: every accessor checks the type and throws EngineError with the member's name.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@ Value parse(std::string_view bytes);
 // A member of an object.
 const Value& member(const Value& object, const char* name);
 
-// The same; null where it is missing.
+// The same; null if it is missing.
 const Value& optional_member(const Value& object, const char* name);
 
 const Value& object(const Value& value, std::string_view what);

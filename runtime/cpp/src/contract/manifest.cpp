@@ -39,7 +39,7 @@ std::vector<std::string> strings(const Value& value, std::string_view what) {
     return out;
 }
 
-// A string, or "" where it is null or missing.
+// A string, or "" if it is null or missing.
 std::string optional_string(const Value& holder, const char* name) {
     const Value& value = json::optional_member(holder, name);
     return value.is_null() ? std::string() : json::string(value, name);
@@ -210,8 +210,8 @@ bool is_same(const Dim& a, const Dim& b) {
            std::equal(a.factors.begin(), a.factors.end(), b.factors.begin(), b.factors.end(), same);
 }
 
-// That the host's own arrays fit what it binds them to, at every size: dimensions are compared as they are spelled,
-// since width_6 is 2 at some sizes, as a batch with guidance is.
+// The host's arrays must fit the tensors they are bound to at every size. Dimensions are compared by their text, since
+// width_6 is 2 at some sizes, as a batch with guidance is.
 void validate_edges(const UNetSpec& unet) {
     const std::vector<std::string> inputs{"sample", "timestep", "contexts"}, outputs{"noise", "contexts_out"};
     if (unet.inputs != inputs || unet.outputs != outputs) {
@@ -271,7 +271,7 @@ void validate(const Manifest& manifest) {
     }
     for (const auto& [path, record] : manifest.files) check_path(path);
     for (const auto& [name, component] : manifest.components) {
-        // The name becomes a file's in the cache.
+        // It becomes the name of a file in the cache.
         if (name.empty() || name.front() == '.' || name.find_first_of(std::string_view("/\\\0", 3)) != name.npos) {
             throw EngineError(text("'", name, "' cannot be a component's name"));
         }

@@ -130,7 +130,7 @@ struct Manifest {
     std::optional<TokenizerSpec> tokenizer;
 };
 
-// Reads and validates the bytes of a manifest.json. Any bytes are safe: what comes back is consistent, every file it
+// Reads and validates the bytes of a manifest.json. Any bytes are safe: the result is consistent, every file it
 // names is among `files`, and no path leaves the directory. EngineError for everything else.
 Manifest parse_manifest(std::string_view bytes);
 

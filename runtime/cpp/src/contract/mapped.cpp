@@ -34,7 +34,7 @@ std::optional<Mapping> mapping(const std::string& line) {
     return found;
 }
 
-// A page of a private mapping that was written to is no longer the file's: dropping it would lose what was written.
+// A page of a private mapping that was written to is no longer the file's: dropping it would lose the changes.
 void drop_unchanged(const std::set<std::string>& names) {
     std::ifstream smaps("/proc/self/smaps");
     std::optional<Mapping> current;

@@ -11,8 +11,9 @@ namespace ebca {
 // it is touched, so this changes memory and time, never a value.
 void forget(const std::vector<std::filesystem::path>& files);
 
-// Held (shared) by whoever maps or unmaps such files. `forget` works on addresses: were a file unmapped meanwhile, they
-// could be somebody's heap by then, and dropping pages there would zero it. One for the process, as its addresses are.
+// Held (shared) while such files are mapped or unmapped. `forget` works on addresses: if a file were unmapped
+// meanwhile, they could belong to the heap by then, and dropping those pages would zero it. One per process, as
+// addresses are.
 std::shared_mutex& mappings();
 
 }  // namespace ebca

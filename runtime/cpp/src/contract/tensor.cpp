@@ -43,7 +43,7 @@ std::string to_string(const Shape& shape) {
 }
 
 Memory Memory::host(int64_t bytes) {
-    // calloc leaves the pages of a large block to the kernel, which zeroes them when they are touched.
+    // With calloc the kernel zeroes the pages of a large block when they are first touched.
     std::shared_ptr<void> raw(std::calloc(static_cast<size_t>(bytes) + kAlignment, 1), std::free);
     if (!raw) throw std::bad_alloc();
     auto address = reinterpret_cast<uintptr_t>(raw.get());

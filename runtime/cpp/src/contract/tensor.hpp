@@ -18,10 +18,10 @@ enum class DType { float32, float16, int64 };
 
 size_t item_size(DType dtype);
 
-// Number of elements; EngineError where it does not fit 63 bits or a size is negative.
+// Number of elements; EngineError if it does not fit 63 bits or a size is negative.
 int64_t elements(const Shape& shape);
 
-// Bytes of such an array, checked in the same way.
+// Bytes of such an array, with the same checks.
 int64_t byte_size(const Shape& shape, DType dtype);
 
 // "[2, 4, 64, 64]"
@@ -45,7 +45,7 @@ struct Array {
     std::vector<float> values;
 };
 
-// Memory that somebody else owns, read or written by an engine.
+// Memory with another owner, read or written by an engine.
 struct Tensor {
     void* data = nullptr;
     DType dtype = DType::float32;

@@ -16,7 +16,7 @@ namespace {
 constexpr const char* kLibrary = "libcuda.so.1";
 
 std::shared_ptr<const CudaFunctions> load_driver() {
-    // Never closed again: the driver does not survive that.
+    // Never closed: the driver does not survive it.
     void* library = dlopen(kLibrary, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     if (!library) {
         throw BackendError(text("there is no NVIDIA driver (", kLibrary, " cannot be loaded)"),
@@ -35,13 +35,13 @@ CudaAddress address(const void* memory) {
     return reinterpret_cast<CudaAddress>(memory);
 }
 
-// For what is called in the middle of whatever its thread is doing.
+// For calls from threads that have a context of their own current.
 class ForNow {
   public:
     ForNow(const CudaFunctions& api, void* context) : api_(api) { api_.cuCtxPushCurrent_v2(context); }
     ~ForNow() {
-        void* ours = nullptr;
-        api_.cuCtxPopCurrent_v2(&ours);
+        void* popped = nullptr;
+        api_.cuCtxPopCurrent_v2(&popped);
     }
     ForNow(const ForNow&) = delete;
     ForNow& operator=(const ForNow&) = delete;
@@ -170,7 +170,7 @@ std::unique_ptr<Graph> CudaDriver::capture(const std::function<void()>& enqueue)
     } catch (const std::exception& error) {
         refused = error.what();
     }
-    // Without its end the stream would stay in capture.
+    // If it were not ended, the stream would stay in capture.
     void* graph = nullptr;
     int status = api_->cuStreamEndCapture(stream_, &graph);
     // The engine may have moved the thread to a context of its own.

@@ -44,7 +44,7 @@ std::unique_ptr<Replay> CpuDevice::record(std::vector<Call*> calls, std::vector<
 
 std::pair<std::string, int> parse_device(const std::string& name) {
     if (name == "cpu") return {name, 0};
-    // No machine has more than two digits of GPUs, and more may be no int.
+    // No machine has a hundred GPUs, and longer numbers may overflow.
     bool indexed = name.rfind("cuda:", 0) == 0 && name.size() > 5 && name.size() < 9 &&
                    name.find_first_not_of("0123456789", 5) == name.npos;
     if (name != "cuda" && !indexed) {

@@ -37,7 +37,7 @@ class OpKernel {
     virtual ~OpKernel() = default;
     // Scratch memory that a call needs; calls that run one after the other may share it.
     virtual int64_t scratch_bytes(const Tensors& inputs) const = 0;
-    // As Runner::bind. scratch: of the device, null where none is needed.
+    // As Runner::bind. scratch: of the device, null if none is needed.
     virtual std::unique_ptr<Call> bind(const Tensors& inputs, const Tensors& outputs, void* scratch) const = 0;
 };
 

@@ -99,7 +99,7 @@ Binary parse_binary(const Value& record) {
     return out;
 }
 
-// zlib's format. Nothing where the bytes are not of it.
+// zlib's format. Nothing if the bytes have another.
 std::optional<std::string> inflated(std::string_view bytes) {
     z_stream stream{};
     if (inflateInit(&stream) != Z_OK) throw std::bad_alloc();
@@ -308,7 +308,7 @@ KernelLaunch KernelSet::launch(const Binary& binary, const std::array<int64_t, 3
     for (const Argument& argument : *out.arguments) {
         auto found = values.find(argument.name);
         if (argument.type == Argument::Type::pointer) {
-            // The null pointer for what the variant does not read.
+            // The null pointer for tensors that the variant does not read.
             out.values.push_back(found == values.end() ? KernelLaunch::Value(std::string()) : found->second);
             continue;
         }

@@ -27,7 +27,7 @@ struct OpShape {
     int64_t head_dim = 0;
 
     int64_t channels() const { return heads * head_dim; }
-    // ParameterError where a kernel cannot have such sizes.
+    // ParameterError for sizes that a kernel cannot have.
     void check() const;
 };
 
@@ -89,7 +89,7 @@ struct OpLaunches {
 // All binaries of a folder. Thread-safe.
 class KernelSet {
   public:
-    // Reads manifest.json. BackendError where it is missing, damaged or of another version.
+    // Reads manifest.json. BackendError if it is missing, damaged or of another version.
     explicit KernelSet(std::filesystem::path folder);
     KernelSet(const KernelSet&) = delete;
     KernelSet& operator=(const KernelSet&) = delete;

@@ -30,7 +30,8 @@ struct Layout {
 std::map<std::string, Lifetime> lifetimes(const std::vector<Step>& steps, const std::map<std::string, int64_t>& sizes,
                                           const std::vector<std::string>& keep);
 
-// Place the largest first, each at the lowest offset that is free during its life. EngineError where the sum overflows.
+// Place the largest first, each at the lowest offset that is free during its lifetime. EngineError if the sum
+// overflows.
 Layout lay_out(const std::map<std::string, Lifetime>& tensors);
 
 }  // namespace ebca

@@ -24,11 +24,11 @@ struct Control {
     float norm_factor = 1;
     std::shared_ptr<const LayerMasks> masks;  // null: no mask
 
-    // The cheapest form of the op that does all of this.
+    // The cheapest form of the op that computes this.
     Variant variant() const;
 };
 
-// ParameterError where composition weights cannot be divided by: not finite, or their sum is about 0.
+// ParameterError for composition weights that are not finite, or whose sum, the divisor, is about 0.
 void check_weights(const std::vector<double>& row, size_t index);
 
 // The `tie` input [rows, contexts, contexts]: in the first `tied_rows` rows the editorial contexts are one vector, so
@@ -38,7 +38,7 @@ Array tie_matrix(int64_t rows, int64_t contexts, int64_t tied_rows);
 // A mask [rows or 1,1,h,w] at latent size to the masks of the layers; contexts other than the main one get ones.
 LayerMasks layer_masks(const Array& mask, const std::vector<LayerSpec>& layers, const Sizes& sizes);
 
-// [n,1,h,w] to [n,height,width] as the authors bring a mask to a layer: bilinear, corners aligned, no threshold.
+// [n,1,h,w] to [n,height,width] as the authors resize a mask for a layer: bilinear, corners aligned, no threshold.
 Array resize_mask(const Array& mask, int64_t height, int64_t width);
 
 }  // namespace ebca

@@ -95,7 +95,7 @@ std::vector<Shared> Executor::outputs() const {
     return out;
 }
 
-// What the host wrote and the variant reads.
+// Inputs that the host wrote and the variant reads.
 std::vector<Shared> Executor::reads(Variant variant) const {
     std::vector<Shared> out = inputs();
     for (const auto& [name, memory] : control_) {
@@ -161,7 +161,7 @@ std::string Executor::first_nonfinite(Variant variant) {
     return "";
 }
 
-// What runs a step, its inputs and its outputs.
+// The runner of a step, its inputs and its outputs.
 Executor::Operands Executor::operands(const Step& step, Variant variant) const {
     if (!step.is_op()) return segment_operands(step, variant);
     const LayerSpec& layer = unet_.layers[step.layer];

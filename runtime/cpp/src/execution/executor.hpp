@@ -47,13 +47,13 @@ class Executor {
     // One evaluation. CancelledError as soon as `cancelled` is set; null: never.
     void run(Variant variant, const std::atomic<bool>* cancelled);
 
-    // Run again step by step; what first writes a value that is not finite, in words, or "".
+    // Run again step by step; a description of the step that first writes a value that is not finite, or "".
     std::string first_nonfinite(Variant variant);
 
   private:
     using Calls = std::vector<std::unique_ptr<Call>>;
 
-    // What runs a step: a graph, or the device's own kernel for the op.
+    // The runner of a step: a graph, or the device's own kernel for the op.
     struct Operands {
         std::shared_ptr<Runner> runner;
         std::unique_ptr<OpKernel> kernel;
@@ -81,7 +81,7 @@ class Executor {
     std::map<std::string, SharedMemory> control_;
     std::vector<std::pair<int64_t, int64_t>> layer_sizes_;
     std::map<std::pair<int64_t, int64_t>, SharedMemory> masks_;
-    std::optional<Memory> zero_g_;    // what stands in for g in the variant that computes none
+    std::optional<Memory> zero_g_;    // in place of g in the variant that does not compute it
     std::vector<Memory> workspaces_;  // of bound kernels
     std::map<Variant, Calls> bound_;
     Calls full_unet_;

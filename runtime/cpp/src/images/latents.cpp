@@ -25,7 +25,7 @@ std::vector<float> mean_outside(const Array& pixels, const Array& mask) {
     return out;
 }
 
-// A sample of the VAE's latents [n,C,h,w], as diffusers takes one.
+// A sample of the VAE's latents [n,C,h,w], drawn as diffusers draws it.
 Array encode(Engine& engine, const Array& pixels, std::vector<NormalStream>& streams) {
     auto [mean, std] = engine.encode_image(pixels);
     Array noise = draw(streams, mean.shape);

@@ -1,4 +1,4 @@
-// Keeping the noise predictions of a DDIM inversion like noise (Parmar et al., Zero-shot Image-to-Image Translation,
+// Keeps the noise predictions of a DDIM inversion close to noise (Parmar et al., Zero-shot Image-to-Image Translation,
 // 2023, arXiv 2302.03027, section 3.2), as the authors of EBCA use it.
 #pragma once
 

@@ -8,7 +8,7 @@ namespace {
 constexpr int64_t kBlock = 16;
 constexpr double kTwoPi = 6.283185307179586476925286766559;
 
-// To the nearest float32: libraries differ in the last bit of their float32 forms, and Python makes the same noise.
+// To the nearest float32: libraries differ in the last bit of their float32 forms, and this noise equals Python's.
 float rounded(double (*function)(double), float x) {
     return static_cast<float>(function(x));
 }

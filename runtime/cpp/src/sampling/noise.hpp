@@ -1,5 +1,5 @@
-// `torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))`, see runtime/random.py for how it comes
-// about.
+// `torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))`, as runtime/random.py computes
+// it.
 #pragma once
 
 #include <cstdint>
@@ -11,10 +11,10 @@
 
 namespace ebca {
 
-// Standard normal values, draw after draw, as one PyTorch CPU generator gives them within 1e-6.
+// Standard normal values, draw after draw, equal to those of one PyTorch CPU generator within 1e-6.
 class NormalStream {
   public:
-    // Seeds equal modulo 2^32 give the same values, as they do there.
+    // Seeds equal modulo 2^32 give the same values, as in PyTorch.
     explicit NormalStream(int64_t seed) : words_(static_cast<uint32_t>(static_cast<uint64_t>(seed))) {}
 
     // The next `count` values.

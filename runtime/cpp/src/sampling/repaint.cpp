@@ -33,7 +33,7 @@ void step(Array& latents, const Array& predicted, const Array& kept, const Array
     }
 }
 
-// From one level to the next noisier one, training timestep by training timestep.
+// From one level to the next higher noise level, training timestep by training timestep.
 void add_noise(Array& latents, const RePaintSchedule& schedule, int64_t level, std::vector<NormalStream>& streams) {
     std::vector<double> result(latents.values.begin(), latents.values.end());
     for (int64_t timestep = level * schedule.stride(); timestep < (level + 1) * schedule.stride(); ++timestep) {

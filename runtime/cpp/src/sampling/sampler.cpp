@@ -64,7 +64,7 @@ void NoisePredictor::check_finite(Variant variant, double timestep) {
     throw rules::result_of_bad_input(timestep, culprit, given);
 }
 
-// unconditional + scale * (conditional - unconditional), or what there is of one half.
+// unconditional + scale * (conditional - unconditional), or the conditional half alone.
 void NoisePredictor::guide(int64_t images, Array& out) const {
     const float* noise = executor_.noise().floats();
     int64_t count = out.stride() * images;

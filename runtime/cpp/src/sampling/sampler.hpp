@@ -25,7 +25,7 @@ struct StepInfo {
 // Called after each evaluation; false cancels.
 using OnStep = std::function<bool(const StepInfo&)>;
 
-// Changes a guided noise prediction [n,C,h,w] in place before the scheduler sees it.
+// Changes a guided noise prediction [n,C,h,w] in place before the scheduler takes it.
 using Adjust = std::function<void(Array&)>;
 
 // How a running generation is observed and stopped.
@@ -43,7 +43,7 @@ class NoisePredictor {
     // executor: its contexts hold the prompts' embeddings; with guidance the unconditional rows come first.
     // guidance_scale: none: conditional rows only. extra_channels: [n,K,h,w] channels that follow the latents into the
     // UNet of an inpainting model; null for other models. reset_edits: start every evaluation from the embeddings of
-    // the editing prompts instead of what the last evaluation made of them.
+    // the editing prompts instead of the contexts of the last evaluation.
     NoisePredictor(Executor& executor, std::optional<double> guidance_scale, const Array* extra_channels,
                    bool reset_edits, const std::atomic<bool>* cancelled);
 

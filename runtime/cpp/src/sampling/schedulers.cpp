@@ -64,7 +64,7 @@ SchedulerTable SchedulerTable::after(int64_t begin) const {
         const std::vector<double>&before = rows[i - 1], &row = rows[i];
         double keep = row[0] / before[0];
         for (size_t j = 0; j < before.size(); ++j) {
-            // In a one-step scheduler all that lies behind a step is in the latents it starts from.
+            // In a one-step scheduler the latents that a step starts from hold all of the past.
             if (!(std::abs(row[j] - keep * before[j]) <= 1e-12 + 1e-9 * std::abs(keep * before[j]))) {
                 throw rules::scheduler_starts_at_first_step(name);
             }

@@ -18,18 +18,18 @@ namespace ebca {
 struct SchedulerTable {
     std::string name;
     int64_t steps = 0;
-    std::vector<double> timesteps;          // [m], what the UNet gets
-    std::vector<double> input_scale;        // [m]: the UNet sees input_scale[i] * latents
+    std::vector<double> timesteps;          // [m], inputs of the UNet
+    std::vector<double> input_scale;        // [m]: the UNet takes input_scale[i] * latents
     double init_noise_sigma = 1;            // unit-variance noise times this is `start`
     std::vector<std::vector<double>> rows;  // row i has i + 2 values
-    int64_t skipped = 0;                    // evaluations left out at the start
+    int64_t skipped = 0;                    // evaluations skipped at the start
 
     int64_t evaluations() const { return static_cast<int64_t>(timesteps.size()); }
-    // Steps that are run: all but those that `after` left out.
+    // Steps that are run: all except those that `after` skipped.
     int64_t remaining() const { return steps - skipped; }
 
-    // What is left of this table for a start at evaluation `begin` from latents of that noise level. ParameterError
-    // where it is not 0 and the scheduler is a multistep one, whose first evaluations need another table.
+    // The rest of this table for a start at evaluation `begin` from latents of that noise level. ParameterError if it
+    // is not 0 and the scheduler is a multistep one, whose first evaluations would need another table.
     SchedulerTable after(int64_t begin) const;
 
     // Clean latents at the noise level where this table starts.
@@ -41,9 +41,9 @@ class Scheduler {
   public:
     Scheduler(const SchedulerTable& table, const Shape& shape);
 
-    // Unit-variance noise to the start latents.
+    // Unit-variance noise to the initial latents.
     Array start(const Array& noise) const;
-    // What the UNet sees at evaluation i: input_scale[i] * latents.
+    // What the UNet takes at evaluation i: input_scale[i] * latents.
     void model_input(int64_t i, const Array& latents, Array& out) const;
     // Where the guided prediction of evaluation i belongs.
     Array& noise(int64_t i) { return noises_[static_cast<size_t>(i)]; }
@@ -56,7 +56,7 @@ class Scheduler {
     std::vector<double> sum_;
 };
 
-// A name as users write it to the name in the manifest: "DPM++ 2M" to "dpmpp_2m", "plms" to "pndm".
+// A name as users write it, as the name in the manifest: "DPM++ 2M" to "dpmpp_2m", "plms" to "pndm".
 std::string normalise_name(const std::string& name);
 
 // Read one table. ParameterError for a name or step count that is not stored, EngineError for a damaged file.

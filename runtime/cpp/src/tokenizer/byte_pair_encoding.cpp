@@ -23,7 +23,7 @@ struct Candidate {
     size_t left;
     uint32_t id;
 
-    // For a queue that gives the lowest rank first, and the leftmost of those.
+    // For a queue that returns the lowest rank first, and the leftmost of those.
     bool operator<(const Candidate& other) const { return rank != other.rank ? rank > other.rank : left > other.left; }
 };
 

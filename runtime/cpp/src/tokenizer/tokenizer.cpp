@@ -132,7 +132,7 @@ std::vector<Tokenizer::Piece> Tokenizer::extract(const Text& text, const AddedTo
     return pieces;
 }
 
-// The longest added token that the text goes on with at `begin`, or null.
+// The longest added token at `begin` of the text, or null.
 const Tokenizer::AddedToken* Tokenizer::find(const Text& text, size_t begin, const AddedTokens& tokens) {
     auto same_start = tokens.find(text[begin].value);
     if (same_start == tokens.end()) return nullptr;
@@ -143,7 +143,7 @@ const Tokenizer::AddedToken* Tokenizer::find(const Text& text, size_t begin, con
 }
 
 // The words of a piece, by the pattern of Split and then that of ByteLevel; spaces are left out. A word is a
-// contraction's end, a run of letters, one number, or a run of anything else but spaces.
+// contraction's end, a run of letters, one number, or a run of any other characters except spaces.
 std::vector<Tokenizer::Piece> Tokenizer::split(const Text& text, Piece piece) const {
     if (piece.id) return {piece};
     std::vector<Piece> words;

@@ -26,8 +26,8 @@ struct Encoding {
 // safe to share between threads.
 class Tokenizer {
   public:
-    // Reads the components that the JSON names. Throws EngineError for text that is no tokenizer JSON, UnsupportedError
-    // for a component or setting that CLIP tokenizers do not have; the message names it.
+    // Reads the components that the JSON names. Throws EngineError for text that is not a tokenizer JSON,
+    // UnsupportedError for a component or setting that CLIP tokenizers do not have; the message names it.
     static Tokenizer parse(std::string_view tokenizer_json);
 
     // Token ids of UTF-8 text, without start token, end token and padding, not truncated; in time about linear in the

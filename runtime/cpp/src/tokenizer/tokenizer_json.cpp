@@ -46,7 +46,7 @@ std::string regex_of(const Value& component, std::string_view part) {
     return json::string(json::member(pattern, "Regex"), text(part, ".pattern.Regex"));
 }
 
-// The components of a Sequence, or the one component that is none.
+// The components of a Sequence, or the single component.
 std::vector<Value> components(const Value& component, std::string_view part, const char* members) {
     if (component.is_null()) return {};
     if (type_of(component, part) != "Sequence") return {component};
@@ -95,7 +95,7 @@ std::pair<std::string, std::string> merge_of(const Value& merge) {
 
 uint32_t id_of(const Value& id, std::string_view entry) {
     constexpr int64_t kLargest = std::numeric_limits<uint32_t>::max();
-    // There are tens of thousands of them: a name for a message is made only where one is due.
+    // There are tens of thousands of them, so the name for a message is made only if it is needed.
     if (id.is_number_unsigned() && id.get<uint64_t>() <= kLargest) return id.get<uint32_t>();
     return static_cast<uint32_t>(json::integer(id, text("the tokenizer's id of '", entry, "'"), 0, kLargest));
 }
@@ -180,7 +180,7 @@ TokenizerJson parse_tokenizer_json(std::string_view bytes) {
     try {
         root = json::parse(bytes);
     } catch (const Error& error) {
-        // What follows is a piece of the file, which may be anything.
+        // A piece of the file follows, which may hold any bytes.
         std::string_view problem = error.what();
         problem = problem.substr(0, problem.find("; last read"));
         throw EngineError(text("the tokenizer is not valid `tokenizers` JSON: ", problem), "export again");

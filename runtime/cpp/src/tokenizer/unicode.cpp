@@ -26,7 +26,7 @@ uint8_t combining_class(char32_t c) {
     return row ? row->combining_class : 0;
 }
 
-// The character that two become, or 0.
+// The composition of two characters, or 0.
 char32_t compose(char32_t left, char32_t right) {
     if (left - kLeads < kLeadCount && right - kVowels < kVowelCount) {
         return kSyllables + ((left - kLeads) * kVowelCount + (right - kVowels)) * kTailCount;
@@ -60,8 +60,8 @@ void decompose(char32_t c, const Push& push) {
     if (row->right) decompose(row->right, push);
 }
 
-// A character of a changed text. `consumed` is how many characters it takes the place of: 0 for one that was inserted,
-// 1 for one that was replaced, more where the following ones were removed.
+// A character of a changed text. `consumed` is how many characters it replaces: 0 for one that was inserted,
+// 1 for one that was replaced, more if the following ones were removed.
 struct Change {
     char32_t value;
     ptrdiff_t consumed;
@@ -147,7 +147,7 @@ void append_utf8(std::string& utf8, char32_t character) {
     push(0x80 | (character & 0x3F));
 }
 
-// The way of UAX #15: a mark composes with the starter before it unless one of its own or a higher class stands
+// As in UAX #15: a mark composes with the starter before it unless one of its own or a higher class stands
 // between.
 Text nfc(const Text& text) {
     std::vector<Change> composed;
