@@ -1,4 +1,4 @@
-"""The training of `shapes`, small enough for a test: it learns, it goes on after a stop, it repeats itself."""
+"""The training of `shapes`, small enough for a test: it learns, continues after an interruption, and is reproducible."""
 
 import shutil
 import sys
@@ -49,11 +49,11 @@ def _losses(folder: Path, name: str) -> np.ndarray:
 def test_both_losses_fall(trained: Path) -> None:
     vae, unet = _losses(trained, "vae"), _losses(trained, "unet")
     assert len(vae) == 120 and vae[-10:].mean() < 0.5 * vae[:10].mean()
-    # A net that knows nothing predicts zero; the mean weight of min-SNR over the timesteps is about a half.
+    # An untrained model predicts zero; the mean min-SNR weight over the timesteps is about a half.
     assert len(unet) == 80 and unet[-20:].mean() < 0.5 * unet[:10].mean()
 
 
-def test_it_leaves_pictures_of_its_progress(trained: Path) -> None:
+def test_it_writes_images_of_its_progress(trained: Path) -> None:
     names = {file.name for file in trained.glob("*.png")}
     curves = {"loss_vae.png", "loss_unet.png", "loss_relations.png"}
     samples = {"samples_unet_00040.png", "samples_unet_00080.png", "samples_relations_00020.png"}
