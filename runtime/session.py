@@ -15,7 +15,7 @@ from ebca.runtime.execution.executor import Executor
 from ebca.runtime.generation import Generation, Stopwatch
 from ebca.runtime.images.inputs import ImageLike, load_images
 from ebca.runtime.request.fields import GenerateRequest
-from ebca.runtime.request.validate import Target, checked_latents, require_noise_prediction, validate
+from ebca.runtime.request.validate import Target, check_inversion, checked_latents, validate
 from ebca.runtime.results import Inverted, Result
 from ebca.runtime.sampling.graph import GraphSampler
 from ebca.runtime.sampling.host import HostSampler
@@ -65,7 +65,7 @@ class Session:
         self.width = self._side("width", native if width is None else width)
         self.batch = whole("batch", batch)
         if self.batch < 1:
-            raise rules.BATCH.error(value=batch)
+            raise rules.BATCH.error(value=self.batch)
         self._executors: dict[tuple[int, ...], Executor] = {}
         self._samplers: dict[Executor, GraphSampler] = {}
         self._closed = False
@@ -153,27 +153,22 @@ class Session:
             ParameterError, EngineError, CancelledError, NumericalError: as in `generate`.
         """
         self._check_open()
-        unet = self.engine.manifest.unet
-        if unet.in_channels != unet.out_channels:
-            raise rules.INVERSION_WITH_INPAINTING_MODEL.error()
-        if (prompt is None) == (prompt_embeds is None):
-            raise rules.PROMPT_OR_EMBEDS.error(name="prompt")
+        manifest, conditioning = self.engine.manifest, Conditioning(prompt, prompt_embeds=prompt_embeds)
+        check_inversion(conditioning, manifest, regularize=bool(regularize))
         self.engine.verify_tables()
-        table = load_table(self.engine.directory.path, self.engine.manifest.schedulers, INVERSE, steps)
+        table = load_table(self.engine.directory.path, manifest.schedulers, INVERSE, steps)
         adjust = None
         if regularize:
-            require_noise_prediction(self.engine.manifest, "regularize")
             chosen = regularize if isinstance(regularize, NoiseRegularization) else NoiseRegularization()
             adjust = chosen.start(self.batch)
         watch = Stopwatch()
         clean = self._clean_latents(image)
         watch.stage("vae_encoder")
-        conditioning = Conditioning(prompt, prompt_embeds=prompt_embeds)
         prompts = PromptEncoder(self.engine, self.batch).encode(conditioning, guided=False)
         watch.stage("text_encoder")
         executor = self._executor(prompts.contexts)
         timeline = Timeline.of(Guidance(), steps, table.evaluations, table.name)
-        controls = timeline.controls(prompts, unet.layers, executor.sizes)
+        controls = timeline.controls(prompts, manifest.unet.layers, executor.sizes)
         inputs = SamplerInputs(TableStepper(table, self._latent_shape, adjust), clean, controls)
         sampler = HostSampler(executor)
         sampler.prepare(inputs)

@@ -166,6 +166,20 @@ def skipped_steps(strength: float, steps: int) -> int:
     return steps - run
 
 
+def check_inversion(conditioning: Conditioning, manifest: Manifest, *, regularize: bool) -> None:
+    """Check the parameters of `Session.invert` that need no image.
+
+    Raises:
+        ParameterError: a prompt that is not given exactly once, or `regularize` without noise predictions.
+        EngineError: an inpainting model.
+    """
+    if manifest.unet.in_channels != manifest.unet.out_channels:
+        raise rules.INVERSION_WITH_INPAINTING_MODEL.error()
+    check_conditioning(conditioning, (), guided=False, manifest=manifest)
+    if regularize:
+        require_noise_prediction(manifest, "regularize")
+
+
 def require_noise_prediction(manifest: Manifest, what: str) -> None:
     """Raise ParameterError, naming the feature `what`, if the model predicts something other than noise."""
     if manifest.schedulers["config"].get("prediction_type", "epsilon") != "epsilon":

@@ -1,4 +1,4 @@
-"""What all command-line tools share: errors as one line, exit codes, warnings, progress, JSON files."""
+"""Shared by all command-line tools: one-line errors, exit codes, warnings, progress, JSON files."""
 
 import json
 import os
@@ -21,16 +21,16 @@ from ebca.errors import EbcaError, ParameterError
 
 
 def run(program: str, body: Callable[[], int], *, interrupted: str = "interrupted") -> int:
-    """Run the body of a command-line tool; its result is the exit code.
+    """Run a command-line tool. Returns its exit code.
 
-    An `EbcaError` becomes one line on stderr and exit code 1; so does Ctrl-C, with the text `interrupted`
-    (say there what remains and how to go on). Python warnings become one line each. A reader that closes the
-    pipe ends the tool quietly. Anything else is a bug and keeps its traceback.
+    An `EbcaError` becomes one line on stderr and exit code 1; so does Ctrl-C, with the text `interrupted`. Python
+    warnings become one line each. If the reader closes the pipe, the tool ends without a message. Other exceptions are
+    bugs and keep their traceback.
 
     Args:
-        program: the tool's name, e.g. "ebca-run".
-        body: does the work.
-        interrupted: what to say after Ctrl-C.
+        program: the tool's name, for example "ebca-run".
+        body: does the work, and returns the exit code.
+        interrupted: printed after Ctrl-C; say what remains and how to continue.
     """
     with warnings.catch_warnings():
 
@@ -62,22 +62,22 @@ def write_json(path: str | Path, data: Mapping[str, Any]) -> None:
         path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise ParameterError(
-            f"cannot write '{path}': {error.strerror or error}", "name a file in a folder that exists"
+            f"cannot write '{path}': {error.strerror or error}", "name a file in a folder that exists and is writable"
         ) from None
 
 
 def check_folders(*files: str | Path | None) -> None:
-    """Raises ParameterError for a file whose folder does not exist; None and "" stand for no file."""
+    """Raise ParameterError for a file whose folder does not exist; None and "" are ignored."""
     for file in files:
         if file and not Path(file).absolute().parent.is_dir():
-            raise ParameterError(f"the folder of '{file}' does not exist", "make it first")
+            raise ParameterError(f"the folder of '{file}' does not exist", "create it first")
 
 
 class ProgressLine:
-    """One moving line "text, bar, time left" on a terminal; nothing elsewhere. A context manager.
+    """A progress bar with text and remaining time on a terminal; prints nothing elsewhere. A context manager.
 
     Args:
-        stream: where to write; None: stderr as it is at the first update.
+        stream: where to write; None: stderr at the time of the first update.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -86,7 +86,7 @@ class ProgressLine:
         self._task: TaskID | None = None
 
     def update(self, text: str, done: float, total: float) -> None:
-        """`done` of `total`; the time left follows from the speed so far."""
+        """Show `done` of `total`, with a text."""
         stream = self._stream or sys.stderr
         if not stream.isatty():
             return
@@ -98,7 +98,7 @@ class ProgressLine:
         self._bar.update(self._task, completed=done, total=total, description=escape(text))
 
     def close(self) -> None:
-        """Wipe the line. Closing twice is fine; another update starts a new one."""
+        """Remove the bar. Closing twice is fine; another update shows a new one."""
         if self._bar is not None:
             self._bar.stop()
         self._bar = self._task = None
@@ -113,16 +113,16 @@ class ProgressLine:
 
 
 class PrepareProgress:
-    """An `on_prepare` callback that shows "preparing component k of n" and the time left, on stderr.
+    """An `on_prepare` callback that shows the progress of preparing components.
 
-    A moving line on a terminal, else one line at the start and one at the end. Nothing is shown where nothing
-    has to be prepared. A context manager; closing twice is fine.
+    On a terminal it is a progress bar with the remaining time, elsewhere a first and a last line. Nothing is shown if
+    there is nothing to prepare. A context manager; closing twice is fine.
 
     Args:
-        stream: where to write; None: stderr as it is at the first call.
+        stream: where to write; None: stderr at the time of the first call.
 
     Attributes:
-        seconds: what preparing took; None where nothing was prepared.
+        seconds: time that preparing took; None if nothing was prepared.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -132,7 +132,7 @@ class PrepareProgress:
         self.seconds: float | None = None
 
     def __call__(self, done: int, total: int, name: str) -> None:
-        """`done` of `total` components are prepared; `name` is next."""
+        """Show that `done` of `total` components are prepared, and that `name` is next."""
         stream = self._stream or sys.stderr
         count = f"{total} component" if total == 1 else f"{total} components"
         if self._began is None:
@@ -148,7 +148,7 @@ class PrepareProgress:
             print(f"prepared {count} in {self.seconds:.1f} s", file=stream, flush=True)
 
     def close(self) -> None:
-        """End the moving line."""
+        """Remove the bar."""
         self._line.close()
 
     def __enter__(self) -> Self:
@@ -166,7 +166,7 @@ def _say(program: str, text: str) -> None:
 
 
 def _silence_stdout() -> None:
-    """Keep the interpreter from flushing into the closed pipe on its way out."""
+    """Keep the interpreter from flushing into the closed pipe at exit."""
     with suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())
@@ -174,9 +174,9 @@ def _silence_stdout() -> None:
 
 
 class CtrlC:
-    """Keeps Ctrl-C from getting lost: what is raised inside a destructor, or an import that catches all, is dropped.
+    """Remembers Ctrl-C even if its exception is dropped, as in destructors and in imports that catch everything.
 
-    Long work calls `check` between its pieces.
+    A context manager. Long work calls `check` between its parts.
     """
 
     def __init__(self) -> None:
@@ -184,7 +184,7 @@ class CtrlC:
         self._before: Any = None
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt where Ctrl-C has been pressed already."""
+        """Raise KeyboardInterrupt if Ctrl-C has been pressed."""
         if self._pressed:
             raise KeyboardInterrupt
 

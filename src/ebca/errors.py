@@ -1,15 +1,15 @@
-"""Every error a user can cause. Each message names the thing, the value and the remedy.
+"""The errors that a user can cause. Each names the thing, the value and the remedy.
 
-The command-line tools print these as one line and exit with code 1; anything else is a bug and keeps its traceback.
+Command-line tools print them as one line and exit with code 1. Other exceptions are bugs and keep their traceback.
 """
 
 
 class EbcaError(Exception):
-    """Base of all errors that a user's input or environment can cause.
+    """Base class of all errors that a user's input or environment can cause. As text: "problem; remedy".
 
     Attributes:
         problem: what is wrong: the thing and the value.
-        remedy: what to do about it; "" where nothing can be done, or where the problem says it.
+        remedy: what to do about it; "" if the problem implies it.
     """
 
     def __init__(self, problem: str, remedy: str = "") -> None:
@@ -26,7 +26,7 @@ class ModelError(EbcaError):
 
 
 class ExportError(EbcaError):
-    """An export that cannot be finished: no room, no permission, parity over its limit."""
+    """An export that cannot be completed: no space, no permission, or an error over its limit."""
 
 
 class EngineError(EbcaError):
@@ -34,7 +34,7 @@ class EngineError(EbcaError):
 
 
 class BackendError(EbcaError):
-    """An inference backend that is missing or cannot run the engine."""
+    """An inference backend that is missing, or that cannot run the engine."""
 
 
 class ParameterError(EbcaError, ValueError):
@@ -42,7 +42,7 @@ class ParameterError(EbcaError, ValueError):
 
 
 class NumericalError(EbcaError, ArithmeticError):
-    """A result that is not finite; the message names the first segment where it happened."""
+    """A result that is not finite. The message names the first segment with such values."""
 
 
 class CancelledError(EbcaError):
