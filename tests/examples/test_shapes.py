@@ -1,4 +1,4 @@
-"""The training of `shapes`, small enough for a test: it learns, continues after an interruption, and is reproducible."""
+"""The training of `shapes`, small enough for a test: it learns, continues after an interruption, is reproducible."""
 
 import shutil
 import sys

@@ -82,7 +82,7 @@ def test_defaults_that_depend_on_the_engine_are_filled_in() -> None:
         ({"prompt": None}, "prompt has both texts and embeddings, or neither"),
         ({"prompt_embeds": np.zeros((2, 77, 8))}, "prompt has both texts and embeddings, or neither"),
         ({"seed": 1.5}, "seed is 1.5"),
-        ({"seed": [1, 2, 3]}, "seed has 3 values for 2 images"),
+        ({"seed": [1, 2, 3]}, "seed has 3 values for a batch of 2"),
         ({"latents": np.zeros((1, 4, 8, 8))}, "latents have shape [1, 4, 8, 8]"),
         ({"latents": np.full(SHAPE, np.inf)}, "latents have values that are not finite"),
         ({"token_weights": {"cat": "x"}}, "the factor of 'cat' in token_weights is x"),
