@@ -40,7 +40,7 @@ def parts(model: str, work: Path, capability: str) -> list[Part]:
         return [
             exported(f"export shapes, {name}", shapes, backend, small, *more),
             Part(f"images, {name}", lambda: compare_images(small, backend)),
-            exported(f"export, {name}", model, backend, full, "--with-vanilla", *more),
+            exported(f"export, {name}", model, backend, full, "--with-full-unet", *more),
             Part(f"verify, {name}", lambda: command(verify)),
             written(f"latency, {name}", [*bench, "--model", model]),
             Part(f"50 steps, {name}", lambda: fifty_steps(full, backend)),

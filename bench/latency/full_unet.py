@@ -46,7 +46,7 @@ class FullUNet:
         if backend.name in LIBRARIES:
             if stored is None:
                 raise ParameterError(
-                    f"{backend.name} cannot build {FULL_UNET} here", "export with --with-vanilla, or leave it out"
+                    f"{backend.name} cannot build {FULL_UNET} here", "export with --with-full-unet, or leave it out"
                 )
             self._folder: Path | None = None
             self._call = executor.record_full_unet(subject.engine.runner(stored))

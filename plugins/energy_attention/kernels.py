@@ -96,7 +96,7 @@ def ebca_forward(
                 row_max = new_max
             share = tl.load(weights_ptr + b * S + s) / (total * row_sum)
             if UPDATE:
-                # mask_positions is N, or 0 where there is no mask.
+                # mask_positions is N, or 0 without a mask.
                 m_base = mask_ptr + b * mask_batch + s * mask_context
                 m = tl.load(m_base + n, mask=n < mask_positions, other=1.0)
 

@@ -273,7 +273,7 @@ def feeds_for(model: ir.Model, sizes: Mapping[str, int]) -> dict[str, np.ndarray
 
 
 def run_whole(model: ir.Model, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The uncut graph in ONNX Runtime, the op as a function of the model."""
+    """The full graph in ONNX Runtime, the op as a function of the model."""
     proto = ir.to_proto(model)
     proto.functions.append(_stand_in_function())
     return _run(proto, feeds)

@@ -106,7 +106,7 @@ def _combining_classes(decompositions: Collection[int]) -> dict[int, int]:
 
 
 def _decompositions() -> dict[int, tuple[int, int]]:
-    """The two parts, the second 0 where there is one only."""
+    """The two parts, the second is 0 if there is only one."""
     changed = _changed(normalizers.NFD().normalize_str)
     found: dict[int, tuple[int, int]] = {}
     for c in sorted(changed.keys() - set(HANGUL_SYLLABLES)):

@@ -401,7 +401,7 @@ def test_openvino_agrees_with_the_reference(shape: str, variant: str) -> None:
     case, heads, head_dim = sized_case(shape)
     core = openvino.Core()
     network = core.read_model(onnx_model.op_model(heads, head_dim, variant).SerializeToString())
-    # The hint keeps float32 on machines where OpenVINO would choose bfloat16 by itself.
+    # The hint keeps float32 on machines where OpenVINO would choose bfloat16.
     compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1})
 
     def run(feed: Feed) -> list[Array]:

@@ -14,7 +14,7 @@ CASES = {
     "guided": {"n": 2, "halves": 2, "S": 1},
     "not guided": {"n": 3, "halves": 1, "S": 1},
     "edits carried": {"n": 1, "halves": 2, "S": 3, "carry": 1},
-    "edits anew": {"n": 1, "halves": 2, "S": 2},
+    "edits reset": {"n": 1, "halves": 2, "S": 2},
     "inpainting": {"n": 2, "halves": 2, "S": 1, "channels_in": 9},
 }
 
@@ -102,7 +102,7 @@ def test_extra_unet_channels_do_not_change(interpreted: Path) -> None:
 
 
 def test_contexts_change_only_if_they_are_carried(interpreted: Path) -> None:
-    before, made = state(**CASES["edits anew"]), np.load(interpreted / "edits anew.npz")
+    before, made = state(**CASES["edits reset"]), np.load(interpreted / "edits reset.npz")
     assert np.array_equal(made["contexts"], before["contexts"])
     before, made = state(**CASES["edits carried"]), np.load(interpreted / "edits carried.npz")
     assert np.array_equal(made["contexts"][:, 0], before["contexts"][:, 0])
