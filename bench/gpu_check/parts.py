@@ -55,5 +55,5 @@ def parts(model: str, work: Path, capability: str) -> list[Part]:
     # TensorRT itself is optional: gpu_check.sh does not install it.
     ways: list[tuple[str, ...]] = [(name,) for name in GPU_BACKENDS if name != "tensorrt"]
     if find_spec("tensorrt"):
-        ways += [("tensorrt",), ("tensorrt", "--one-piece")]
+        ways += [("tensorrt",), ("tensorrt", "--full-unet-plan")]
     return [*found, *(part for way in ways for part in of_backend(*way))]

@@ -84,11 +84,11 @@ def test_tensorrt_is_checked_if_installed_with_and_without_one_piece(
     for installed in (None, object()):
         monkeypatch.setattr(parts_, "find_spec", lambda name, installed=installed: installed)
         parts = {part.name: part for part in parts_.parts("sd-1.5", tmp_path, "9.0")}
-        assert ("images, tensorrt --one-piece" in parts) == ("latency, tensorrt" in parts) == bool(installed)
+        assert ("images, tensorrt --full-unet-plan" in parts) == ("latency, tensorrt" in parts) == bool(installed)
     parts["export, tensorrt"].run()
-    parts["export, tensorrt --one-piece"].run()
+    parts["export, tensorrt --full-unet-plan"].run()
     split, full = ran
-    assert "--one-piece" in full and "--one-piece" not in split and split[-1] != full[-1]
+    assert "--full-unet-plan" in full and "--full-unet-plan" not in split and split[-1] != full[-1]
 
 
 def test_without_a_gpu_there_is_one_clear_line(
