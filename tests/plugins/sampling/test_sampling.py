@@ -63,7 +63,7 @@ def interpreted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     code = "import sys; sys.path[:0] = sys.argv[2:]; from helpers.interpreted_sampling import main; main(sys.argv[1])"
     here = Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-c", code, str(folder), str(here), str(here / "plugins")], capture_output=True, text=True
+        [sys.executable, "-c", code, str(folder), str(here), str(Path(__file__).parent)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     return folder
