@@ -188,7 +188,7 @@ def _try(directory: EngineDirectory, backend: str | None) -> Iterator[Finding]:
             with console.PrepareProgress() as progress:
                 engine = load(directory.path, backend=chosen.name, on_prepare=progress)
             if progress.seconds is None:
-                yield Finding("ok", "prepared", f"already, for {chosen.name}")
+                yield Finding("ok", "prepared", f"ready for {chosen.name}")
             else:
                 what = "parts were missing or outdated" if prepared else "this was the first use"
                 yield Finding("ok", "prepared", f"for {chosen.name} in {progress.seconds:.1f} s: {what}")

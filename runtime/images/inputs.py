@@ -127,7 +127,7 @@ def _open(name: str, value: Any) -> Image.Image:
         with Image.open(value) as image:
             return _rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError:
-        raise ParameterError(f"{name} '{value}' does not exist", "name a file that does") from None
+        raise ParameterError(f"{name} '{value}' does not exist", "check the path") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         problem = f"{name} '{value}' cannot be read as an image: {error}"
         raise ParameterError(problem, "give a PNG or JPEG file") from None

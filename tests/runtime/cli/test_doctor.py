@@ -93,7 +93,7 @@ def test_a_healthy_engine(diagnose: Any, tiny_engine_dir: Path, own_cache: Path)
     assert "gave finite results" in _one(findings, "trial", "ok")["text"]
 
     _, again = diagnose("--engine", str(tiny_engine_dir), "--backend", "onnxruntime")
-    assert _one(again, "prepared", "ok")["text"] == "already, for onnxruntime"
+    assert _one(again, "prepared", "ok")["text"] == "ready for onnxruntime"
 
 
 def test_a_unet_only_directory(diagnose: Any, tiny_unet_dir: Path) -> None:

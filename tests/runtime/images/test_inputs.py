@@ -241,9 +241,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes((tmp_path / "complete.png").read_bytes()[:-40])
     missing = tmp_path / "missing.png"
     for load, name in ((load_images, "image"), (load_masks, "mask")):
-        with pytest.raises(
-            ebca.ParameterError, match=rf"^{name} '.*missing.png' does not exist; name a file that does$"
-        ):
+        with pytest.raises(ebca.ParameterError, match=rf"^{name} '.*missing.png' does not exist; check the path$"):
             load(missing, *SIZE)
         for bad in ("text.png", "cut.png", ""):
             with pytest.raises(ebca.ParameterError, match=rf"^{name} '.*{bad}' cannot be read as an image: "):
