@@ -430,7 +430,7 @@ def test_time_is_linear_in_the_text(native: Native, clip: Case, part: str) -> No
     assert got == (expected.ids, expected.offsets, expected.word_ids)
 
 
-# Prompts: the functions of runtime/tokenizer.py
+# Prompts: the functions of runtime/text/tokenizer.py
 
 
 def test_rows_equal_those_of_python(native: Native, cases: list[Case]) -> None:

@@ -1,4 +1,4 @@
-// The one seam between the runtime and whatever runs a graph, as engines/backend.py has it.
+// The one seam between the runtime and whatever runs a graph, as engines/backends/protocol.py has it.
 #pragma once
 
 #include <filesystem>

@@ -1,4 +1,4 @@
-// Which backend runs on the CPU, as engines/backend.py chooses it.
+// Which backend runs on the CPU, as engines/backends/registry.py chooses it.
 #pragma once
 
 #include <memory>

@@ -1,4 +1,4 @@
-// ONNX Runtime on CPU, as engines/onnxruntime.py runs it.
+// ONNX Runtime on CPU, as engines/backends/onnxruntime.py runs it.
 //
 // `prepare` lets ONNX Runtime optimise a graph once and saves the result with weights already packed for this
 // processor; `open` then maps that file with optimisations off, which takes tens of milliseconds and no memory of its

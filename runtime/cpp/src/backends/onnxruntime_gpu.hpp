@@ -1,4 +1,4 @@
-// ONNX Runtime on an NVIDIA GPU: its CUDA provider, as engines/onnxruntime_cuda.py runs it, or the plugin provider of
+// ONNX Runtime on an NVIDIA GPU: its CUDA provider, as engines/backends/onnxruntime_cuda.py runs it, or the plugin provider of
 // TensorRT for RTX. Not run on a GPU yet.
 //
 // Everything is enqueued on the caller's stream and nothing waits for it, so that an evaluation can be captured in one

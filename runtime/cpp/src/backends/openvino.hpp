@@ -1,4 +1,4 @@
-// OpenVINO on CPU, as engines/openvino.py runs it: the second engine, and the one with bfloat16.
+// OpenVINO on CPU, as engines/backends/openvino.py runs it: the second engine, and the one with bfloat16.
 //
 // The graphs of the engine directory are opened unchanged, and their weights are mapped from there. (Python converts
 // them to OpenVINO's own format first, which its C API cannot write; what is computed is the same.) Weights are packed

@@ -5,7 +5,7 @@
 
 namespace ebca {
 
-// The processor model and its instruction sets, spelled as engines/onnxruntime.py spells them.
+// The processor model and its instruction sets, spelled as engines/machine/processor.py spells them.
 std::string processor();
 
 // Physical cores of this machine, at least 1.

@@ -25,7 +25,7 @@ namespace {
 
 using json::Value;
 
-// Keep equal to engines/cache.py.
+// Keep equal to engines/cache/prepared.py.
 constexpr int kPreparedVersion = 1;
 constexpr double kDefaultLimitGb = 40.0;
 constexpr const char* kMarker = "engine.json";

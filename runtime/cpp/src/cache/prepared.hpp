@@ -1,5 +1,5 @@
 // Prepared forms of components, in the user's cache: rebuildable, verified, bounded. The folder, its key and its stamps
-// are those of engines/cache.py, so that either runtime opens what the other prepared.
+// are those of engines/cache/prepared.py, so that either runtime opens what the other prepared.
 #pragma once
 
 #include <filesystem>

@@ -1,4 +1,4 @@
-// CUDA: memory of a GPU, and steps that are replayed as one CUDA graph, as runtime/cuda.py has it.
+// CUDA: memory of a GPU, and steps that are replayed as one CUDA graph, as runtime/devices/cuda.py has it.
 //
 // The host works on pinned copies of the arrays it reads and writes. A recorded step holds, in one graph, the copies to
 // the GPU, everything that engines and kernels enqueue, and the copies back; so a value that changes from step to step

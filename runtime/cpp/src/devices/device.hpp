@@ -1,4 +1,4 @@
-// Where buffers live and how a step is replayed, as runtime/devices.py has it: on the CPU a recorded step is a list of
+// Where buffers live and how a step is replayed, as runtime/devices/ has it: on the CPU a recorded step is a list of
 // bound calls, on CUDA it is a graph (cuda_device.hpp).
 #pragma once
 

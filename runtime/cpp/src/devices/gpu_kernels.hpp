@@ -1,4 +1,4 @@
-// The op's compiled kernels on a GPU, bound to its stream, as runtime/kernels.py has them.
+// The op's compiled kernels on a GPU, bound to its stream, as runtime/devices/kernels.py has them.
 #pragma once
 
 #include <filesystem>

@@ -1,5 +1,5 @@
 // The compiled kernels as data: which binary serves a call, and how to launch it, as
-// plugins/energy_attention/binaries.py has it. The keys of manifest.json beside the binaries are in that folder's
+// plugins/kernels/binaries.py has it. The keys of manifest.json beside the binaries are in that folder's
 // README.md; nothing here knows CUDA.
 #pragma once
 

@@ -1,4 +1,4 @@
-// `torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))`, as runtime/random.py computes
+// `torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))`, as runtime/noise.py computes
 // it.
 #pragma once
 

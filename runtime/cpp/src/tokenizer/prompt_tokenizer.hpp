@@ -1,4 +1,4 @@
-// Prompts to padded rows of token ids, and the positions of their words; runtime/tokenizer.py is the same in Python.
+// Prompts to padded rows of token ids, and the positions of their words; runtime/text/tokenizer.py is the same in Python.
 #pragma once
 
 #include <cstddef>
