@@ -17,7 +17,7 @@ from ebca.runtime.validation import finite
 T = TypeVar("T")
 
 SCHEDULES = """schedules:
-  G and A are numbers, or schedules that change over the evaluations, written KIND:VALUE[:PARAMETER]:
+  G and A are numbers, or schedules over the evaluations, written KIND:VALUE[:PARAMETER]:
     constant:0.01          0.01 throughout
     step:0.01:0.2          0, then 0.01 from 20 % of the steps on
     reverse_step:0.01:0.5  0.01 for the first half of the steps, then 0
