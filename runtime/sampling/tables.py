@@ -164,6 +164,9 @@ def load_table(directory: Path, section: Mapping[str, Any], name: str, steps: in
         raise rules.STEPS_BELOW_ONE.error(value=repr(steps))
     try:
         offset, evaluations = _place(tables[key], key, int(steps))
+    except ParameterError:
+        # It is a ValueError, but not a sign of damage.
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise EngineError(
             f"the manifest in {directory} has a damaged table entry for {key!r}: {error!r}", "export the engine again"
