@@ -12,6 +12,7 @@ from ebca.runtime.schema import parameters as rules
 from ebca.runtime.validation import as_numbers, texts_for_images
 
 _NEGATIVE = "negative prompt"
+_FIELDS = {"prompt": "prompt", _NEGATIVE: "negative_prompt"}
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class PromptEncoder:
             if array is not None:
                 embeds[name] = self._embeds(_label(name), array)
             elif text is not None:
-                texts[name] = texts_for_images(name, text, self._batch)
+                texts[name] = texts_for_images(_FIELDS.get(name, name), text, self._batch)
         return texts, embeds
 
     def _positions(self, token_weights: Mapping[str | int, float], texts: Sequence[str]) -> dict[str | int, list[int]]:
@@ -175,4 +176,4 @@ def _edit_name(index: int) -> str:
 
 def _label(name: str) -> str:
     """The field's name for embeddings of a prompt."""
-    return {"prompt": "prompt_embeds", _NEGATIVE: "negative_prompt_embeds"}.get(name, f"prompt_embeds of {name}")
+    return f"{_FIELDS[name]}_embeds" if name in _FIELDS else f"prompt_embeds of {name}"
