@@ -106,7 +106,7 @@ def register(trt: Any, registry: Any, library: EnergyAttention) -> Any:
     if not hasattr(trt, "IPluginV3"):
         raise BackendError(
             f"{trt.__name__} {trt.__version__} takes no plugins like {NAMESPACE}::{NAME}",
-            "use TensorRT 10 or newer (TensorRT for RTX takes none), or export without --one-piece",
+            "use TensorRT 10 or newer (TensorRT for RTX takes none), or export without --full-unet-plan",
         )
     creator = _creator_class(trt, _plugin_class(trt, library))()
     if not registry.register_creator(creator, NAMESPACE):

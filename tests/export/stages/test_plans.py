@@ -220,7 +220,7 @@ def test_bad_options_are_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if "tensorrt" in more:
-        monkeypatch.setattr("ebca.engines.backends.tensorrt.find_spec", lambda name: None)
+        monkeypatch.setattr("ebca.engines.backends.tensorrt_library.find_spec", lambda name: None)
     assert cli.main(["--model", "tiny", "--output-dir", "engine", *more]) == 1
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and named in err
