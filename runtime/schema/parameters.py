@@ -243,7 +243,7 @@ WORD_WITHOUT_TOKENS = Rule(ParameterError, "the word {word} has no tokens", "giv
 WORD_NOT_IN_PROMPT = Rule(ParameterError, "the word {word} is not in the prompt", "the prompt's tokens are: {tokens}")
 WORD_BEYOND_LIMIT = Rule(
     ParameterError,
-    "the word {word} is only beyond the first {limit} tokens of the prompt, which are all that is used",
+    "the word {word} is only beyond the first {limit} tokens of the prompt, and later tokens are not used",
     "the prompt's tokens are: {tokens}",
 )
 EDITS_TOO_MANY = Rule(

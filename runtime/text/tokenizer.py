@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from tokenizers import Encoding
 from tokenizers import Tokenizer as _Backend
 
-from ebca.errors import EngineError, ParameterError
+from ebca.errors import EbcaError, EngineError, ParameterError
+from ebca.runtime.schema import parameters as rules
 
 _INFO_KEYS = ("model_max_length", "bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -144,7 +145,7 @@ class Tokenizer:
     def _find(self, prompt: str, encoding: Encoding, word: str) -> list[int]:
         needle = self._pieces(word).ids
         if not needle:
-            raise ParameterError(f"the word {word!r} has no tokens", "give a word or phrase of the prompt")
+            raise rules.WORD_WITHOUT_TOKENS.error(word=repr(word))
         starts = _occurrences(encoding, needle)
         # Occurrences that the length limit cuts are not used.
         kept = [start for start in starts if start + len(needle) <= self._room]
@@ -153,14 +154,12 @@ class Tokenizer:
         positions = {start + i + 1 for start in kept for i in range(len(needle))}
         return sorted(positions)
 
-    def _not_found(self, prompt: str, encoding: Encoding, word: str, *, beyond: bool) -> ParameterError:
-        limit = f"only beyond the first {self._room} tokens of the prompt; later tokens are not used"
+    def _not_found(self, prompt: str, encoding: Encoding, word: str, *, beyond: bool) -> EbcaError:
         spans = encoding.offsets[: self._room]
-        listing = ", ".join(f"{i} {prompt[start:end]!r}" for i, (start, end) in enumerate(spans, start=1))
-        return ParameterError(
-            f"the word {word!r} is {limit if beyond else 'not in the prompt'}",
-            f"the prompt's tokens are: {listing or 'none'}",
-        )
+        listing = ", ".join(f"{i} {prompt[start:end]!r}" for i, (start, end) in enumerate(spans, start=1)) or "none"
+        if beyond:
+            return rules.WORD_BEYOND_LIMIT.error(word=repr(word), limit=self._room, tokens=listing)
+        return rules.WORD_NOT_IN_PROMPT.error(word=repr(word), tokens=listing)
 
 
 def _occurrences(encoding: Encoding, needle: list[int]) -> list[int]:

@@ -336,7 +336,7 @@ ParameterError word_not_in_prompt(const Word& word, const Tokens& tokens) {
 
 template <typename Word, typename Limit, typename Tokens>
 ParameterError word_beyond_limit(const Word& word, const Limit& limit, const Tokens& tokens) {
-    return ParameterError(text("the word ", word, " is only beyond the first ", limit, " tokens of the prompt, which are all that is used"), text("the prompt's tokens are: ", tokens));
+    return ParameterError(text("the word ", word, " is only beyond the first ", limit, " tokens of the prompt, and later tokens are not used"), text("the prompt's tokens are: ", tokens));
 }
 
 template <typename Count, typename Limit>

@@ -402,7 +402,7 @@ def test_the_warning_about_a_truncated_edit_points_at_the_caller(session: ebca.S
             [ebca.Edit("snow", prompt_embeds=np.zeros((1, 77, 32)))],
             "editing prompt 1 has both texts and embeddings, or neither; give either a prompt or prompt_embeds",
         ),
-        ([ebca.Edit(["snow", "hat"])], "editing prompt 1 has 2 texts for 1 images; give one, or one each"),
+        ([ebca.Edit(["snow", "hat"])], "editing prompt 1 has 2 texts for a batch of 1; give one, or one each"),
         ([ebca.Edit(5)], "editing prompt 1 is 5; give a text, or one per image"),  # type: ignore[arg-type]
         (["snow"], "edits holds 'snow'; give ebca.Edit(prompt, direction=1, alpha=...)"),
         ("snow", "edits holds 's'; give ebca.Edit("),

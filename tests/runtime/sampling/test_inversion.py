@@ -293,7 +293,7 @@ def test_cancelled_inversions_leave_the_session_usable(session: ebca.Session) ->
         ({"image": "missing.png"}, "image 'missing.png' does not exist"),
         ({"image": None}, "image is of type NoneType"),
         ({"prompt": None}, "give either a prompt or prompt_embeds"),
-        ({"prompt": ["a cat", "a dog"]}, "prompt has 2 texts for 1 images"),
+        ({"prompt": ["a cat", "a dog"]}, "prompt has 2 texts for a batch of 1"),
         ({"steps": 1}, "ddim_inverse needs at least 2"),
         ({"steps": 0}, "steps is 0"),
         ({"steps": 73}, "ddim_inverse with 73 steps is not in this engine"),
