@@ -158,7 +158,7 @@ NO_VAE_TO_ENCODE = Rule(
 )
 NO_VAE_TO_DECODE = Rule(EngineError, "this engine directory has no VAE", "ask for output='latents'")
 NO_VAE_FOR_IMAGE = Rule(EngineError, "'{path}' has no VAE", "pass latents instead of an image")
-LATENTS_CHANNELS = Rule(ParameterError, "latents have {count} channels, the VAE has {expected}")
+LATENTS_CHANNELS = Rule(ParameterError, "latents have {count} channels, the VAE has {expected}", "give as many")
 OUTPUT = Rule(ParameterError, "output is '{value}'", "choose 'pil', 'np' or 'latents'")
 SESSION_CLOSED = Rule(ParameterError, "this session is closed", "open another with engine.session()")
 STRENGTH_RANGE = Rule(
@@ -190,15 +190,17 @@ NO_STEPS_STORED = Rule(
 )
 ETA_RANGE = Rule(ParameterError, "eta is {value}", "give a number from 0 to 1")
 REPAINT_STEPS = Rule(ParameterError, "steps is {value}", "RePaint takes 1 to {limit}")
-NOISE_PREDICTION = Rule(ParameterError, "{what} needs a model that predicts noise, and this one does not")
+NOISE_PREDICTION = Rule(
+    ParameterError, "{what} needs a model that predicts noise, and this one does not", "use another model"
+)
 INVERSION_WITH_INPAINTING_MODEL = Rule(
     EngineError, "this engine is an inpainting model", "inversion needs one that takes the latents alone"
 )
 SHIFTS_TOO_FEW = Rule(ParameterError, "NoiseRegularization has {count} shifts, which are too few", "give a seed")
 SEED_COUNT = Rule(ParameterError, "seed has {count} values for a batch of {batch}", "give one, or one each")
 SEED_RANGE = Rule(ParameterError, "seed is {value}", "give a number from -2^63 to 2^64 - 1")
-LATENTS_SHAPE = Rule(ParameterError, "latents have shape {shape}, this session needs {expected}")
-LATENTS_NOT_FINITE = Rule(ParameterError, "latents have values that are not finite")
+LATENTS_SHAPE = Rule(ParameterError, "latents have shape {shape}, this session needs {expected}", "give that shape")
+LATENTS_NOT_FINITE = Rule(ParameterError, "latents have values that are not finite", "give finite numbers")
 MASK_EMPTY = Rule(
     ParameterError,
     "{which} is empty: no pixel is white, so nothing would be regenerated",
@@ -222,7 +224,7 @@ PROMPT_COUNT = Rule(ParameterError, "{name} has {count} texts for a batch of {ba
 PROMPT_TRUNCATED = Rule(EbcaError, "the {name} is longer than {limit} tokens", "dropped: '{dropped}'")
 NOT_NUMBERS = Rule(ParameterError, "{name} is not an array of numbers", "give {expected}")
 EMBEDS_SHAPE = Rule(ParameterError, "{name} has shape {shape}", "give [{batch}, tokens, {width}]")
-EMBEDS_NOT_FINITE = Rule(ParameterError, "{name} has values that are not finite")
+EMBEDS_NOT_FINITE = Rule(ParameterError, "{name} has values that are not finite", "give finite numbers")
 EMBEDS_DIFFER = Rule(ParameterError, "{name} has shape {shape}, prompt_embeds has {expected}", "give the same shape")
 GUIDANCE_NEEDS_NEGATIVE = Rule(
     ParameterError, "guidance needs negative_prompt_embeds beside prompt_embeds", "give them, or set guidance_scale=1"
@@ -264,8 +266,8 @@ EDIT_ALPHAS_CANCEL = Rule(
     "the alphas cancel at evaluation {index}: 1 {terms} is about 0, and the output is divided by it",
     "change an alpha",
 )
-SCHEDULE_NUMBER = Rule(ParameterError, "{name}: {field} is {value}", "it must be a finite number")
-SCHEDULE_TAU = Rule(ParameterError, "{name}: tau is {value}", "it is a share of the steps, from 0 to 1")
+SCHEDULE_NUMBER = Rule(ParameterError, "{name}: {field} is {value}", "give a finite number")
+SCHEDULE_TAU = Rule(ParameterError, "{name}: tau is {value}", "give a share of the steps, from 0 to 1")
 SCHEDULE_TEXT = Rule(
     ParameterError,
     "'{value}' is not a schedule",
@@ -281,7 +283,9 @@ SCHEDULE_LENGTH = Rule(
     "{name} has {count} values, but {scheduler} with {steps} steps makes {evaluations} evaluations",
     "give one value per evaluation, a single number, or a Schedule",
 )
-SCHEDULE_VALUE = Rule(ParameterError, "{name}: value {value} at evaluation {index} is not a finite float32 number")
+SCHEDULE_VALUE = Rule(
+    ParameterError, "{name}: value {value} at evaluation {index} is not a finite float32 number", "give finite numbers"
+)
 GAMMA_NOT_FINITE = Rule(ParameterError, "{name} has values that are not finite", "give finite numbers")
 CANCELLED = Rule(CancelledError, "cancelled after {count} of {total} evaluations")
 RESULT_NOT_FINITE = Rule(
@@ -291,8 +295,8 @@ RESULT_NOT_FINITE = Rule(
 )
 RESULT_OF_BAD_INPUT = Rule(
     NumericalError,
-    "the result at timestep {timestep} is not finite, first in {culprit}",
-    "the {what} given to it had such values already",
+    "the result at timestep {timestep} is not finite, first in {culprit}: the {what} given to it had such values",
+    "give finite numbers",
 )
 LATENTS_RAN_AWAY = Rule(
     NumericalError,

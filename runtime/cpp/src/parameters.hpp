@@ -150,7 +150,7 @@ EngineError no_vae_for_image(const Path& path) {
 
 template <typename Count, typename Expected>
 ParameterError latents_channels(const Count& count, const Expected& expected) {
-    return ParameterError(text("latents have ", count, " channels, the VAE has ", expected));
+    return ParameterError(text("latents have ", count, " channels, the VAE has ", expected), "give as many");
 }
 
 template <typename Value>
@@ -215,7 +215,7 @@ ParameterError repaint_moves(const Value& value, const Limit& limit) {
 
 template <typename What>
 ParameterError noise_prediction(const What& what) {
-    return ParameterError(text(what, " needs a model that predicts noise, and this one does not"));
+    return ParameterError(text(what, " needs a model that predicts noise, and this one does not"), "use another model");
 }
 
 inline EngineError inversion_with_inpainting_model() {
@@ -233,11 +233,11 @@ ParameterError seed_count(const Count& count, const Batch& batch) {
 
 template <typename Shape, typename Expected>
 ParameterError latents_shape(const Shape& shape, const Expected& expected) {
-    return ParameterError(text("latents have shape ", shape, ", this session needs ", expected));
+    return ParameterError(text("latents have shape ", shape, ", this session needs ", expected), "give that shape");
 }
 
 inline ParameterError latents_not_finite() {
-    return ParameterError("latents have values that are not finite");
+    return ParameterError("latents have values that are not finite", "give finite numbers");
 }
 
 template <typename Which>
@@ -282,7 +282,7 @@ ParameterError embeds_shape(const Name& name, const Shape& shape, const Batch& b
 
 template <typename Name>
 ParameterError embeds_not_finite(const Name& name) {
-    return ParameterError(text(name, " has values that are not finite"));
+    return ParameterError(text(name, " has values that are not finite"), "give finite numbers");
 }
 
 template <typename Name, typename Shape, typename Expected>
@@ -361,12 +361,12 @@ ParameterError edit_alphas_cancel(const Index& index, const Terms& terms) {
 
 template <typename Name, typename Field, typename Value>
 ParameterError schedule_number(const Name& name, const Field& field, const Value& value) {
-    return ParameterError(text(name, ": ", field, " is ", value), "it must be a finite number");
+    return ParameterError(text(name, ": ", field, " is ", value), "give a finite number");
 }
 
 template <typename Name, typename Value>
 ParameterError schedule_tau(const Name& name, const Value& value) {
-    return ParameterError(text(name, ": parameter (tau) is ", value), "it is a share of the steps, from 0 to 1");
+    return ParameterError(text(name, ": parameter (tau) is ", value), "give a share of the steps, from 0 to 1");
 }
 
 template <typename Name, typename Value>
@@ -381,7 +381,7 @@ ParameterError schedule_length(const Name& name, const Count& count, const Sched
 
 template <typename Name, typename Value, typename Index>
 ParameterError schedule_value(const Name& name, const Value& value, const Index& index) {
-    return ParameterError(text(name, ": value ", value, " at evaluation ", index, " is not a finite float32 number"));
+    return ParameterError(text(name, ": value ", value, " at evaluation ", index, " is not a finite float32 number"), "give finite numbers");
 }
 
 template <typename Name>
@@ -405,7 +405,7 @@ NumericalError result_not_finite(const Timestep& timestep, const Culprit& culpri
 
 template <typename Timestep, typename Culprit, typename What>
 NumericalError result_of_bad_input(const Timestep& timestep, const Culprit& culprit, const What& what) {
-    return NumericalError(text("the result at timestep ", timestep, " is not finite, first in ", culprit), text("the ", what, " given to it had such values already"));
+    return NumericalError(text("the result at timestep ", timestep, " is not finite, first in ", culprit, ": the ", what, " given to it had such values"), "give finite numbers");
 }
 
 template <typename Timestep>
