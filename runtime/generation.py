@@ -112,7 +112,7 @@ class Generation:
         self._components.verify_tables()
         section = self._components.manifest.schedulers
         table = load_table(self._components.directory.path, section, self._valid.scheduler, self._valid.request.steps)
-        return table.after(self._valid.skipped_steps) if self._valid.task is Task.IMAGE_TO_IMAGE else table
+        return table if self._valid.strength is None else table.after(self._valid.skipped_steps)
 
     def _repaint_schedule(self) -> RePaintSchedule:
         self._components.verify_tables()
@@ -138,7 +138,7 @@ class Generation:
     def _sampler_inputs(self, prompts: Prompts, initial: InitialLatents, executor: Executor) -> SamplerInputs:
         guidance, layers = self._valid.request.guidance, self._components.manifest.unet.layers
         latents = initial.noise
-        if self._valid.task is Task.IMAGE_TO_IMAGE:
+        if self._valid.strength is not None:
             assert self._table is not None and initial.clean is not None
             latents = self._table.add_noise(initial.clean, initial.noise, self._alphas_cumprod())
         return SamplerInputs(

@@ -251,6 +251,7 @@ def _scheduler(request: GenerateRequest, task: Task, skipped: int, manifest: Man
     if name is None:
         name = "ddim" if skipped else str(section["default"])
     choices = [choice for choice in tables.available_schedulers(section) if choice != tables.INVERSE]
-    if not isinstance(name, str) or tables.normalise_name(name) not in choices:
+    found = tables.find_scheduler(name, choices) if isinstance(name, str) else None
+    if found is None:
         raise rules.SCHEDULER_UNKNOWN.error(value=name, choices=", ".join(choices))
-    return tables.normalise_name(name)
+    return found

@@ -10,7 +10,7 @@ where `start` is the initial latents times `init_noise_sigma`, and e_j are the g
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,13 @@ def available_schedulers(section: Mapping[str, Any]) -> list[str]:
 def normalise_name(name: str) -> str:
     """Map a name as users write it to the manifest's: "DPM++ 2M" -> "dpmpp_2m", "plms" -> "pndm"."""
     key = re.sub(r"[\s_\-]+", "", name.strip().lower()).removesuffix("scheduler")
-    return _ALIASES.get(key) or _ALIASES.get(key.replace("++", "pp")) or key
+    spelled = key.replace("++", "pp")
+    return _ALIASES.get(key) or _ALIASES.get(spelled) or spelled
+
+
+def find_scheduler(name: str, names: Iterable[str]) -> str | None:
+    """The one of `names` that a user means by `name`; None if it is not among them."""
+    return next((one for one in names if normalise_name(one) == normalise_name(name)), None)
 
 
 def load_table(directory: Path, section: Mapping[str, Any], name: str, steps: int) -> SchedulerTable:
@@ -157,8 +163,8 @@ def load_table(directory: Path, section: Mapping[str, Any], name: str, steps: in
     tables = section.get("tables")
     if not isinstance(tables, Mapping) or not tables:
         raise EngineError(f"the manifest in {directory} has no scheduler tables", "export the engine again")
-    key = normalise_name(name) if isinstance(name, str) else None
-    if key not in tables:
+    key = find_scheduler(name, tables) if isinstance(name, str) else None
+    if key is None:
         raise rules.SCHEDULER_UNKNOWN.error(value=name, choices=", ".join(tables))
     if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
         raise rules.STEPS_BELOW_ONE.error(value=repr(steps))

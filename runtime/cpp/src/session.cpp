@@ -217,8 +217,8 @@ SchedulerTable Session::table(Task task, const std::string& scheduler, int64_t s
     const SchedulerSection& section = engine_->manifest().schedulers;
     int64_t skipped = task == Task::image_to_image ? skipped_steps(strength, steps) : 0;
     std::string name = !scheduler.empty() ? scheduler : skipped ? std::string("ddim") : section.standard;
-    std::string key = normalise_name(name);
-    if (key == kInverse || !section.tables.count(key)) {
+    std::string key = find_scheduler(name, section.tables);
+    if (key == kInverse || key.empty()) {
         std::string choices;
         for (const auto& [choice, table] : section.tables) {
             if (choice != kInverse) choices += (choices.empty() ? "" : ", ") + choice;

@@ -18,6 +18,7 @@ from ebca.export.stages.schedulers import write_tables  # noqa: E402
 from ebca.runtime.sampling.table_stepper import TableStepper  # noqa: E402
 from ebca.runtime.sampling.tables import (  # noqa: E402
     available_schedulers,
+    find_scheduler,
     load_alphas_cumprod,
     load_table,
     normalise_name,
@@ -237,6 +238,13 @@ def test_combine_refuses_wrong_evaluations_and_shapes(written: dict[str, tuple[P
 def test_aliases(written: dict[str, tuple[Path, dict[str, Any]]], written_as: str, name: str) -> None:
     assert normalise_name(written_as) == name
     assert load_table(*written["sd15"], written_as, 10).name == name
+
+
+def test_a_name_with_an_underscore_needs_no_alias() -> None:
+    names = ("pndm", "dpmpp_2m", "a_new_one", "dpmpp_2s")
+    assert [find_scheduler(name, names) for name in names] == list(names)
+    assert find_scheduler("DPM++ 2S", names) == "dpmpp_2s" and find_scheduler("ANewOneScheduler", names) == "a_new_one"
+    assert find_scheduler("heun", names) is None
 
 
 def test_every_table_loads(written: dict[str, tuple[Path, dict[str, Any]]]) -> None:

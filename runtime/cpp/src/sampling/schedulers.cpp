@@ -148,12 +148,20 @@ std::string normalise_name(const std::string& name) {
     std::string spelled = key;
     for (size_t at = spelled.find("++"); at != spelled.npos; at = spelled.find("++")) spelled.replace(at, 2, "pp");
     found = aliases.find(spelled);
-    return found != aliases.end() ? found->second : key;
+    return found != aliases.end() ? found->second : spelled;
+}
+
+std::string find_scheduler(const std::string& name, const std::map<std::string, TableSpec>& tables) {
+    const std::string wanted = normalise_name(name);
+    for (const auto& [choice, table] : tables) {
+        if (normalise_name(choice) == wanted) return choice;
+    }
+    return "";
 }
 
 SchedulerTable load_table(const EngineDirectory& directory, const std::string& name, int64_t steps) {
     const auto& tables = directory.manifest.schedulers.tables;
-    const std::string key = normalise_name(name);
+    const std::string key = find_scheduler(name, tables);
     auto found = tables.find(key);
     if (found == tables.end()) {
         throw rules::scheduler_unknown(name, joined(tables));

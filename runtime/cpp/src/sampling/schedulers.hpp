@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -58,6 +59,9 @@ class Scheduler {
 
 // A name as users write it, as the name in the manifest: "DPM++ 2M" to "dpmpp_2m", "plms" to "pndm".
 std::string normalise_name(const std::string& name);
+
+// The scheduler that a user means by `name`, as the manifest names it; "" if it is not among the tables.
+std::string find_scheduler(const std::string& name, const std::map<std::string, TableSpec>& tables);
 
 // Read one table. ParameterError for a name or step count that is not stored, EngineError for a damaged file.
 SchedulerTable load_table(const EngineDirectory& directory, const std::string& name, int64_t steps);
