@@ -22,7 +22,7 @@ from helpers.tiny import call_inputs, relative
 from onnx import TensorProto
 
 import ebca
-from ebca.engines.backends import protocol as backends
+from ebca.engines.backends import registry as backends
 from ebca.engines.backends.protocol import BackendOptions
 from ebca.engines.contract import dims
 from ebca.engines.contract import manifest as manifests
@@ -44,11 +44,12 @@ from ebca.plugins.energy_attention.launches import EnergyAttention
 from ebca.plugins.energy_attention.tensorrt_plugin import register
 from ebca.plugins.kernels.binaries import KernelSet
 from ebca.plugins.kernels.launch import KernelLibrary
-from ebca.runtime.devices import device as devices
+from ebca.runtime.devices.device import Device
 from ebca.runtime.diagnostics.verify import verify
 from ebca.runtime.engine import Engine
 from ebca.runtime.execution.control import ControlArrays, resolve
 from ebca.runtime.execution.executor import Executor
+from ebca.runtime.execution.inspection import run_probed
 
 CONTROLS = ["weights", "gamma_attn", "gamma_norm", "norm_factor", "tie"]
 
@@ -66,9 +67,7 @@ def engine(directory: Path) -> Iterator[ebca.Engine]:
         yield engine
 
 
-def executor(
-    engine: ebca.Engine, contexts: int, whole: str | None = None, device: devices.Device | None = None
-) -> Executor:
+def executor(engine: ebca.Engine, contexts: int, whole: str | None = None, device: Device | None = None) -> Executor:
     sizes = {"batch": 2, "contexts": contexts, "tokens": 77, "height": 8, "width": 10}
     made = Executor(engine.manifest.unet, engine.runner, sizes, device or engine.device, whole)
     sample, embeddings = call_inputs(contexts=contexts, size=(8, 10))
@@ -89,20 +88,21 @@ def test_a_step_without_update_is_one_call_with_the_same_result(engine: ebca.Eng
     made.run("attention")
     whole, contexts = made.noise.copy(), made.contexts_out.copy()
     # A callback per layer needs the schedule of segments.
-    made.run("attention", lambda layer, q, k: None)
+    run_probed(made, "attention", lambda layer, q, k: None)
     assert whole.any() and relative(whole, made.noise) <= limit(engine)
     assert np.array_equal(contexts, made.contexts) and np.array_equal(contexts, made.contexts_out)
 
 
 def test_several_contexts_need_the_cuts(engine: ebca.Engine) -> None:
     made = executor(engine, 2)
-    assert len(made.calls("attention")) == len(engine.manifest.unet.plan)
+    assert len(made.calls("attention")) == len(engine.manifest.unet.steps)
 
 
 @pytest.mark.parametrize("name", ["vanilla", "whole"])
 def test_its_error_is_measured_at_export(directory: Path, name: str) -> None:
     manifest = manifests.read(directory)
-    assert getattr(manifest.unet, name) == name
+    field = {"vanilla": "full_unet", "whole": "full_unet_with_updates"}[name]
+    assert getattr(manifest.unet, field) == name
     assert 0 < manifest.parity[name] <= (1e-2 if manifest.compute == "fp16" else 1e-4)
 
 
@@ -123,7 +123,7 @@ def test_an_older_manifest_has_none(directory: Path, tmp_path: Path) -> None:
     data = json.loads((directory / manifests.FILE_NAME).read_text())
     del data["unet"]["whole"], data["unet"]["vanilla"]
     (tmp_path / manifests.FILE_NAME).write_text(json.dumps(data))
-    assert manifests.read(tmp_path).unet.whole is None
+    assert manifests.read(tmp_path).unet.full_unet_with_updates is None
 
 
 # --- with updates
@@ -164,13 +164,13 @@ def test_the_full_unet_with_updates_computes_what_the_segments_compute(
 
 def test_variants_that_the_full_unet_lacks_are_run_by_the_segments(engine: ebca.Engine) -> None:
     made = executor(engine, 1, "whole")
-    steps = len(engine.manifest.unet.plan)
+    steps = len(engine.manifest.unet.steps)
     assert {v: len(made.calls(v)) for v in ("attention", "update", "update_masked", "energies")} == {
         "attention": 1, "update": 1, "update_masked": steps, "energies": steps,
     }  # fmt: skip
     seen: list[int] = []
     made.set_control(control(engine, made, **knobs(1)))
-    made.run("update", lambda layer, q, k: seen.append(layer))
+    run_probed(made, "update", lambda layer, q, k: seen.append(layer))
     assert seen == list(range(len(engine.manifest.unet.layers)))
 
 
@@ -187,8 +187,8 @@ def planned(directory: Path, components: dict[str, Any]) -> Engine:
 
 def test_the_full_unet_with_updates_runs_if_the_backend_has_a_plan_of_it(directory: Path, engine: ebca.Engine) -> None:
     sizes = {"batch": 2, "contexts": 3, "tokens": 77, "height": 8, "width": 8}
-    assert engine.one_piece is None and len(engine.executor(sizes).calls("update")) > 1
-    assert planned(directory, {"segment_00": ()}).one_piece is None
+    assert engine.full_unet_with_updates is None and len(engine.executor(sizes).calls("update")) > 1
+    assert planned(directory, {"segment_00": ()}).full_unet_with_updates is None
     assert len(planned(directory, {"whole": ()}).executor(sizes).calls("update")) == 1
 
 
@@ -198,7 +198,7 @@ def test_verifying_runs_the_full_unet_with_updates_too(
     mine = planned(directory, {"whole": ()})
     found = verify(mine, engine)
     assert found[-1].part == "whole" and found[-1].ok and all(part.ok for part in found)
-    assert len(found) == len(engine.manifest.unet.plan) + 1
+    assert len(found) == len(engine.manifest.unet.steps) + 1
     # A graph that computes something else instead.
     runner = mine.runner
     monkeypatch.setattr(mine, "runner", lambda name: Forgetful(runner(name)) if name == "whole" else runner(name))

@@ -267,7 +267,7 @@ def test_images_of_a_batch_are_independent(
 def test_a_single_image_serves_the_whole_batch(engine: ebca.Engine, session: ebca.Session) -> None:
     with engine.session(64, 64, batch=2) as batch:
         found = batch.invert(sample_image(), [PROMPT, "a cat"], steps=3).latents
-        with pytest.raises(ebca.ParameterError, match="3 images were given for 2 images; give one, or one each"):
+        with pytest.raises(ebca.ParameterError, match="3 images were given for a batch of 2; give one, or one each"):
             batch.invert([sample_image()] * 3, PROMPT, steps=3)
     assert relative_l2(found[0], session.invert(sample_image(), PROMPT, steps=3).latents[0]) <= SAME
     assert relative_l2(found[1], session.invert(sample_image(), "a cat", steps=3).latents[0]) <= SAME
