@@ -145,7 +145,7 @@ def test_without_openvino(diagnose: Any, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_requested_backend_that_is_missing(diagnose: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "available", lambda: ["onnxruntime"])
+    monkeypatch.setattr(backends, "find_spec", lambda name: None if name == "openvino" else object())
     code, findings = diagnose("--backend", "openvino")
     assert code == 1
     assert "pip install openvino" in _one(findings, "backend", "problem")["remedy"]
