@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -48,57 +48,75 @@ def golden_dir() -> Path:
     return GOLDEN
 
 
+def exported(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Path]) -> Path:
+    """An engine directory that all test processes of this run share: the first one that needs it exports it."""
+    pytest.importorskip("torch")
+    from helpers import building
+
+    folder = building.shared_folder(tmp_path_factory) / "engines"
+    folder.mkdir(exist_ok=True)
+    with building.building(folder / name):
+        # An engine directory appears under its name when it is complete.
+        return folder / name if (folder / name).is_dir() else make(folder / name)
+
+
 @pytest.fixture(scope="session")
 def tiny_engine_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole built-in model in float32. Shared: copy it before changing anything."""
-    pytest.importorskip("torch")
-    from ebca.export.api import export_checkpoint
-    from ebca.export.checkpoint.tiny import build_tiny
+    """The complete built-in model in float32. Shared: copy it before changing anything."""
 
-    return export_checkpoint(build_tiny(), tmp_path_factory.mktemp("engines") / "tiny")
+    def make(folder: Path) -> Path:
+        from ebca.export.api import export_checkpoint
+        from ebca.export.checkpoint.tiny import build_tiny
+
+        return export_checkpoint(build_tiny(), folder)
+
+    return exported(tmp_path_factory, "tiny", make)
 
 
 @pytest.fixture(scope="session")
 def tiny_unet_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The UNet of the built-in model alone, in float32. Shared."""
-    return _export_unet(tmp_path_factory.mktemp("engines") / "tiny-unet", "fp32")
+    return exported(tmp_path_factory, "tiny-unet", lambda folder: _export_unet(folder, "fp32"))
 
 
 @pytest.fixture(scope="session")
 def tiny_engine_fp16_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The UNet of the built-in model alone, its weights stored as float16. Shared."""
-    return _export_unet(tmp_path_factory.mktemp("engines") / "tiny-fp16", "fp16")
+    return exported(tmp_path_factory, "tiny-fp16", lambda folder: _export_unet(folder, "fp16"))
 
 
 @pytest.fixture(scope="session")
 def tiny_gpu_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole built-in model and its full UNet in graphs that compute in float16, with plans of TensorRT for RTX.
+    """The complete built-in model and its full UNet in graphs that compute in float16, with plans of TensorRT for RTX.
     Shared."""
-    pytest.importorskip("torch")
     pytest.importorskip("tensorrt_rtx_bindings")
-    from ebca.export.api import export_checkpoint
-    from ebca.export.checkpoint.tiny import build_tiny
-    from ebca.export.plans.shapes import PlanOptions, fixed
 
-    options = PlanOptions("tensorrt-rtx", (fixed("1x64x64"), fixed("1x64x128")), ("8.6", "8.9"))
-    folder = tmp_path_factory.mktemp("engines") / "tiny-gpu"
-    checkpoint = build_tiny()
-    return export_checkpoint(checkpoint, folder, precision="fp16", compute="fp16", plans=options, with_full_unet=True)
+    def make(folder: Path) -> Path:
+        from ebca.export.api import export_checkpoint
+        from ebca.export.checkpoint.tiny import build_tiny
+        from ebca.export.plans.shapes import PlanOptions, fixed
+
+        plans = PlanOptions("tensorrt-rtx", (fixed("1x64x64"), fixed("1x64x128")), ("8.6", "8.9"))
+        options = {"precision": "fp16", "compute": "fp16", "plans": plans, "with_full_unet": True}
+        return export_checkpoint(build_tiny(), folder, **options)  # type: ignore[arg-type]
+
+    return exported(tmp_path_factory, "tiny-gpu", make)
 
 
 @pytest.fixture(scope="session")
 def tiny_inpainting_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole built-in model in its inpainting form (nine channels), in float32. Shared."""
-    pytest.importorskip("torch")
-    from ebca.export.api import export_checkpoint
-    from ebca.export.checkpoint.tiny import build_tiny
+    """The complete built-in model in its inpainting form (nine channels), in float32. Shared."""
 
-    folder = tmp_path_factory.mktemp("engines") / "tiny-inpainting"
-    return export_checkpoint(build_tiny(in_channels=9), folder)
+    def make(folder: Path) -> Path:
+        from ebca.export.api import export_checkpoint
+        from ebca.export.checkpoint.tiny import build_tiny
+
+        return export_checkpoint(build_tiny(in_channels=9), folder)
+
+    return exported(tmp_path_factory, "tiny-inpainting", make)
 
 
 def _export_unet(folder: Path, precision: str) -> Path:
-    pytest.importorskip("torch")
     from ebca.export.api import export_unet
     from ebca.export.checkpoint.tiny import build_tiny
 
