@@ -1,4 +1,4 @@
-"""Which way the rooms of the package depend on each other. docs/architecture.md draws the same picture."""
+"""Which way the rooms of the package depend on each other. docs/architecture.md shows the same rooms."""
 
 import ast
 import functools

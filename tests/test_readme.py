@@ -130,7 +130,7 @@ def test_the_python_host_of_the_embedding_guide_runs(capsys: pytest.CaptureFixtu
     scope: dict[str, Any] = {}
     for example in blocks("python", guide):
         exec(compile(example, "embedding.md", "exec"), scope)
-    assert len(scope["pictures"]) == 3 and scope["picture"].shape == (64, 64, 3)
+    assert len(scope["images"]) == 3 and scope["image"].shape == (64, 64, 3)
     printed = capsys.readouterr().out
     assert printed.startswith("1 of 10, timestep ") and "cancelled" in printed
     # A timeout cancels the generation.
