@@ -41,9 +41,9 @@ class HostSampler:
         seconds: list[float] = []
         energies: list[np.ndarray] = []
         carry = inputs.carry_edits and executor.sizes["contexts"] > 1
-        latents = inputs.latents
+        latents, total = inputs.latents, stepper.total
         stepper.start(latents)
-        for index in range(stepper.total):
+        for index in range(total):
             evaluation = stepper.evaluation(index)
             seconds.append(self._evaluate(evaluation, inputs))
             noise = guide(self._rows(executor.noise, inputs), inputs.guidance_scale)
@@ -55,7 +55,7 @@ class HostSampler:
             with np.errstate(over="ignore", invalid="ignore"):
                 latents = stepper.step(index, noise)
             check_latents(latents, evaluation.timestep)
-            report(on_step, StepInfo(index, stepper.total, evaluation.timestep, latents, executor.contexts_out))
+            report(on_step, StepInfo(index, total, evaluation.timestep, latents, executor.contexts_out))
         return Samples(np.array(latents), tuple(timesteps), seconds, np.stack(energies) if energies else None)
 
     def _evaluate(self, evaluation: Evaluation, inputs: SamplerInputs) -> float:

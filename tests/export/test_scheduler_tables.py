@@ -10,15 +10,12 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
+from ebca.engines.contract.accuracy import relative_l2  # noqa: E402
 from ebca.errors import ExportError, ParameterError  # noqa: E402
 from ebca.export.checkpoint.defaults import SCHEDULER_CONFIG  # noqa: E402
 from ebca.export.options import DEFAULT_STEPS  # noqa: E402
 from ebca.export.scheduler_tables import SCHEDULERS, SchedulerTables, TableRecord, build_tables  # noqa: E402
 from ebca.export.stages.schedulers import write_tables  # noqa: E402
-
-
-def relative(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.linalg.norm(np.asarray(a, np.float64) - b) / np.linalg.norm(np.asarray(b, np.float64)))
 
 
 def latents_after(record: TableRecord, i: int, start: np.ndarray, noises: np.ndarray) -> np.ndarray:
@@ -57,7 +54,7 @@ def test_ddim_inverse_is_the_published_formula(tables: SchedulerTables) -> None:
             a, a_next = tables.alphas_cumprod[[t, t + ratio]]
             x0 = (x - np.sqrt(1 - a) * noises[i]) / np.sqrt(a)
             x = np.sqrt(a_next) * x0 + np.sqrt(1 - a_next) * noises[i]
-            assert relative(latents_after(record, i, start, noises), x) < 1e-12
+            assert relative_l2(latents_after(record, i, start, noises), x) < 1e-12
 
 
 def test_pndm_repeats_its_second_timestep(tables: SchedulerTables) -> None:
@@ -166,4 +163,4 @@ def test_tables_reproduce_the_original_loops(tables: SchedulerTables, loop: str,
     for i, expected in enumerate(golden["latents"]):
         got = latents_after(record, i, golden["latents_in"][0], golden["noise_guided"])
         # Ten float32 steps of the original against one float64 sum.
-        assert relative(got, expected) < 2e-6
+        assert relative_l2(got, expected) < 2e-6

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, assume, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from ebca.engines.contract import dims  # noqa: E402
+from ebca.engines.contract.accuracy import relative_l2  # noqa: E402
 from ebca.errors import ExportError  # noqa: E402
 from ebca.export.checkpoint.tiny import build_tiny  # noqa: E402
 from ebca.export.graph.component import IR_VERSION  # noqa: E402
@@ -43,7 +44,7 @@ def cut(model: ir.Model, reference: Mapping[str, int] = SIZES) -> Split:
 
 def relative(actual: np.ndarray, expected: np.ndarray) -> float:
     assert actual.shape == expected.shape
-    return float(np.linalg.norm(actual - expected)) / max(float(np.linalg.norm(expected)), 1e-30)
+    return relative_l2(actual, expected)
 
 
 def live_nodes(model: ir.Model) -> list[ir.Node]:
