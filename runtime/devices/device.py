@@ -134,6 +134,10 @@ class Device(Protocol):
         """Run a single bound call."""
         ...
 
+    def invalidate(self) -> None:
+        """Record everything again before its next use: memory that it uses as scratch may have been given away."""
+        ...
+
     def record(
         self, calls: Sequence[Call], reads: Sequence[MirroredBuffer] = (), writes: Sequence[MirroredBuffer] = ()
     ) -> Call:
