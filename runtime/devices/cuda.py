@@ -110,7 +110,7 @@ class Kernels(Protocol):
         ...
 
     def sampling(self, kernel: str, arrays: Arrays) -> Call:
-        """One of `ebca.plugins.sampling.KERNELS`, bound to its arrays."""
+        """One of `ebca.plugins.sampling.KERNELS`, or EMBED, bound to its arrays."""
         ...
 
     def register(self, trt: Any, registry: Any) -> object:

@@ -67,7 +67,7 @@ class GraphDevice(Protocol):
         ...
 
     def sampling(self, kernel: str, arrays: Arrays) -> Call:
-        """One of `ebca.plugins.sampling.KERNELS`, bound to its arrays."""
+        """One of `ebca.plugins.sampling.KERNELS`, or EMBED, bound to its arrays."""
         ...
 
     def graph(self, calls: Sequence[Call], warm: Sequence[Call]) -> Recording:
