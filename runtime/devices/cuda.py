@@ -138,6 +138,7 @@ class CudaDevice:
         self.name = driver.name
         self._lock = threading.RLock()
         self._free_at_first = driver.free_bytes()
+        self._told: set[str] = set()
 
     def description(self) -> str:
         return nvidia.find().gpus[self.driver.index].name
@@ -267,11 +268,13 @@ class CudaDevice:
         return Recording(self, self._or_none(self.driver.capture, enqueue), enqueue)
 
     def _or_none(self, make: Callable[[Any], Any], of: Any) -> Any:
-        """The driver's result; if it fails, log a warning and return None."""
+        """The driver's result; None if it fails. Each reason is logged once: it usually stops every recording."""
         try:
             return make(of)
         except BackendError as error:
-            log.warning("capturing a CUDA graph failed, so calls are enqueued individually: %s", error)
+            if str(error) not in self._told:
+                self._told.add(str(error))
+                log.warning("capturing a CUDA graph failed, so calls are enqueued individually: %s", error)
             return None
 
     def launch(self, recording: "Recording") -> None:
