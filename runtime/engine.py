@@ -8,7 +8,7 @@ from ebca.engines.backends.protocol import Backend, BackendOptions
 from ebca.engines.contract.directory import EngineDirectory, open_directory
 from ebca.runtime.components import Components, OnPrepare
 from ebca.runtime.devices import registry as devices
-from ebca.runtime.devices.choice import AUTO, DeviceChoice
+from ebca.runtime.devices.choice import AUTO, DeviceChoice, parse
 from ebca.runtime.devices.device import Device
 from ebca.runtime.schema import parameters as rules
 from ebca.runtime.session import Session
@@ -57,7 +57,7 @@ def load(
         BackendError: the device or the backend is missing, or cannot run the engine.
         ParameterError: an unknown name, or values that do not go together.
     """
-    devices.parse(device)
+    parse(device)
     directory = open_directory(engine)
     found = devices.open_for(directory, device, backend, BackendOptions(threads=threads, precision=precision))
     log.info("%s", found.choice)

@@ -10,8 +10,7 @@ from ebca.errors import ParameterError
 from ebca.runtime.components import OnPrepare
 from ebca.runtime.conditioning.edits import Edit
 from ebca.runtime.conditioning.schedules import Gamma, Kind, Schedule
-from ebca.runtime.devices.choice import AUTO
-from ebca.runtime.devices.registry import parse
+from ebca.runtime.devices.choice import AUTO, parse
 from ebca.runtime.engine import Engine, OnDevice, load
 from ebca.runtime.schema import parameters as rules
 from ebca.runtime.validation import finite
@@ -154,8 +153,9 @@ def add_machine(p: argparse.ArgumentParser, threads: str = "default: one per phy
 
 
 def tell_device(args: argparse.Namespace) -> OnDevice | None:
-    """Prints the line that says which device `--device auto` is; None if a device was named."""
-    return (lambda choice: console.notice(str(choice))) if args.device == AUTO else None
+    """Prints the line that says which device `--device auto` is; None if a device was named, or a backend, which is as
+    good."""
+    return (lambda choice: console.notice(str(choice))) if args.device == AUTO and args.backend is None else None
 
 
 def open_engine(args: argparse.Namespace, on_prepare: OnPrepare | None, *, quiet: bool = False) -> Engine:

@@ -2,20 +2,17 @@
 
 from dataclasses import dataclass, replace
 
-from ebca.engines.backends import registry as backends
 from ebca.engines.backends.protocol import Backend, BackendOptions
 from ebca.engines.contract.directory import EngineDirectory
+from ebca.engines.machine import nvidia
 from ebca.errors import BackendError, ParameterError
-from ebca.runtime.devices import choice as choices
 from ebca.runtime.devices import requirements
-from ebca.runtime.devices.choice import AUTO, DeviceChoice
+from ebca.runtime.devices.choice import AUTO, DeviceChoice, choose, on_cpu_after, parse
 from ebca.runtime.devices.cpu import CpuDevice
 from ebca.runtime.devices.cuda import CudaDevice
 from ebca.runtime.devices.device import Device
 from ebca.runtime.devices.driver import CudaDriver
 from ebca.runtime.devices.kernels import CudaKernels
-
-DEVICES = (AUTO, "cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -25,14 +22,6 @@ class Opened:
     device: Device
     backend: Backend
     choice: DeviceChoice
-
-
-def parse(name: str) -> tuple[str, int]:
-    """Kind and index of a device's name: ("cuda", 1) for "cuda:1". Raises ParameterError for an unknown name."""
-    kind, colon, index = name.partition(":")
-    if name not in (AUTO, "cpu") and (kind != "cuda" or (bool(colon) and not index.isdecimal())):
-        raise ParameterError(f"device '{name}' is unknown", f"choose {', '.join(DEVICES)}, cuda:1 and so on")
-    return kind, int(index or 0)
 
 
 def open_for(directory: EngineDirectory, name: str, backend: str | None, options: BackendOptions) -> Opened:
@@ -52,16 +41,15 @@ def open_for(directory: EngineDirectory, name: str, backend: str | None, options
         ParameterError: an unknown name, or values that do not go together.
         BackendError: the device or the backend cannot be used; the message says why.
     """
-    kind, index = parse(name)
-    choice = choices.choose(directory, backend, options) if kind == AUTO else DeviceChoice(name, "as asked", backend)
+    choice = choose(directory, name, backend, options)
     if choice.device == "cpu":
         return _on_cpu(directory, choice, options)
     try:
-        return _on_gpu(directory, choice, index, options)
+        return _on_gpu(directory, choice, options)
     except BackendError as error:
-        if kind != AUTO or backend is not None:
+        if name != AUTO or backend is not None:
             raise
-        return _on_cpu(directory, choices.refused(None, error), options)
+        return _on_cpu(directory, on_cpu_after(error), options)
 
 
 def create(name: str) -> Device:
@@ -86,16 +74,14 @@ def _on_cpu(directory: EngineDirectory, choice: DeviceChoice, options: BackendOp
     return _opened(device, device.backend(choice.backend, directory, options), choice)
 
 
-def _on_gpu(directory: EngineDirectory, choice: DeviceChoice, index: int, options: BackendOptions) -> Opened:
-    gpu, found = requirements.usable_gpu(index)
-    name = choice.backend or next(iter(directory.manifest.plans), "onnxruntime-cuda")
-    backends.check_on_gpu(name, directory, gpu, found.cuda)
-    requirements.check_kernels(directory.manifest, gpu)
+def _on_gpu(directory: EngineDirectory, choice: DeviceChoice, options: BackendOptions) -> Opened:
+    _, index = parse(choice.device)
     driver = CudaDriver(index)
     try:
-        requirements.check_memory(directory, name, gpu, driver.free_bytes())
+        gpu = nvidia.select(nvidia.find(), index)
+        requirements.check_memory(directory, str(choice.backend), gpu, driver.free_bytes())
         device = CudaDevice(driver, CudaKernels(driver))
-        return _opened(device, device.backend(name, directory, options), choice)
+        return _opened(device, device.backend(choice.backend, directory, options), choice)
     except BaseException:
         # The context takes some hundred megabytes of the GPU.
         driver.close()

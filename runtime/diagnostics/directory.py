@@ -18,7 +18,7 @@ from ebca.engines.contract.manifest import Manifest
 from ebca.engines.contract.plans import LibraryPlans, describe
 from ebca.errors import BackendError, EbcaError, EngineError, NumericalError
 from ebca.runtime.denoiser import Denoiser
-from ebca.runtime.devices.choice import choose
+from ebca.runtime.devices.choice import AUTO, choose
 from ebca.runtime.diagnostics import verify as verification
 from ebca.runtime.diagnostics.findings import Finding, explain, size_text
 from ebca.runtime.diagnostics.machine import gpus
@@ -56,7 +56,8 @@ def check_engine(engine: str | Path, backend: str | None = None, *, verify: bool
     if backend in tensorrt.LIBRARIES and backend not in plans:
         text = f"this engine directory has no plans for {backend}"
         yield Finding("problem", "plans", text, f"export again with --backend {backend}, or try another backend")
-    yield _auto(directory, backend)
+    if backend not in GPU_BACKENDS:
+        yield _auto(directory, backend)
     if backend in GPU_BACKENDS and not gpus():
         yield Finding("note", "trial", "skipped: no NVIDIA GPU found")
         return
@@ -91,7 +92,7 @@ def check_verified(engine: str | Path, backend: str) -> Iterator[Finding]:
 
 def _auto(directory: EngineDirectory, backend: str | None) -> Finding:
     """The device that programs use for this engine directory unless they are told otherwise."""
-    choice = choose(directory, backend, BackendOptions())
+    choice = choose(directory, AUTO, backend, BackendOptions())
     # Worth a look only if a GPU is there and is not used.
     missed = choice.device == "cpu" and backend is None and directory.manifest.compute == "fp16" and gpus()
     return Finding("note" if missed else "ok", "device", f"auto is {choice.device}: {choice.reason}")
