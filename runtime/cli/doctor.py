@@ -34,8 +34,9 @@ def parser() -> argparse.ArgumentParser:
     """The command-line parser."""
     p = argparse.ArgumentParser(
         PROGRAM,
-        description="Check this machine and, with --engine, an engine directory: the contents of every file, the device\n"
-        "that ebca-run would choose, and one small UNet evaluation there. The exit code is 0 if there are no problems, else 1.",
+        description="Check this machine and, with --engine, an engine directory: the contents of every file, the\n"
+        "device that ebca-run would choose, and one small UNet evaluation there. The exit code is 0 if there\n"
+        "are no problems, else 1.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
