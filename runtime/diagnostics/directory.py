@@ -18,7 +18,7 @@ from ebca.engines.contract.manifest import Manifest
 from ebca.engines.contract.plans import LibraryPlans, describe
 from ebca.errors import BackendError, EbcaError, EngineError, NumericalError
 from ebca.runtime.denoiser import Denoiser
-from ebca.runtime.devices.choice import AUTO, choose
+from ebca.runtime.devices.choice import AUTO, DeviceChoice, choose
 from ebca.runtime.diagnostics import verify as verification
 from ebca.runtime.diagnostics.findings import Finding, explain, size_text
 from ebca.runtime.diagnostics.machine import gpus
@@ -56,12 +56,13 @@ def check_engine(engine: str | Path, backend: str | None = None, *, verify: bool
     if backend in tensorrt.LIBRARIES and backend not in plans:
         text = f"this engine directory has no plans for {backend}"
         yield Finding("problem", "plans", text, f"export again with --backend {backend}, or try another backend")
-    if backend not in GPU_BACKENDS:
-        yield _auto(directory, backend)
     if backend in GPU_BACKENDS and not gpus():
         yield Finding("note", "trial", "skipped: no NVIDIA GPU found")
         return
-    yield from _try(directory, backend)
+    choice = None if backend in GPU_BACKENDS else choose(directory, AUTO, backend, BackendOptions())
+    if choice is not None:
+        yield _auto(directory, choice, backend)
+    yield from _try(directory, backend, choice)
     if verify and backend is not None:
         yield from check_verified(directory.path, backend)
 
@@ -90,9 +91,8 @@ def check_verified(engine: str | Path, backend: str) -> Iterator[Finding]:
         yield Finding("ok", "verify", f"{text} (relative L2, limit {worst.limit:.0e})")
 
 
-def _auto(directory: EngineDirectory, backend: str | None) -> Finding:
+def _auto(directory: EngineDirectory, choice: DeviceChoice, backend: str | None) -> Finding:
     """The device that programs use for this engine directory unless they are told otherwise."""
-    choice = choose(directory, AUTO, backend, BackendOptions())
     # Worth a look only if a GPU is there and is not used.
     missed = choice.device == "cpu" and backend is None and directory.manifest.compute == "fp16" and gpus()
     return Finding("note" if missed else "ok", "device", f"auto is {choice.device}: {choice.reason}")
@@ -182,8 +182,13 @@ def _damaged_files(directory: EngineDirectory) -> Iterator[Finding]:
             done += record.size
 
 
-def _try(directory: EngineDirectory, backend: str | None) -> Iterator[Finding]:
-    """Run one evaluation with updates on small latents, where `ebca-run` would run it."""
+def _try(directory: EngineDirectory, backend: str | None, choice: DeviceChoice | None) -> Iterator[Finding]:
+    """Run one evaluation with updates on small latents, where `ebca-run` would run it.
+
+    Args:
+        directory, backend: what to run, and what runs it.
+        choice: the device that "auto" should be, and has been reported; None if `backend` decides.
+    """
     manifest = directory.manifest
     try:
         began = time.perf_counter()
@@ -191,7 +196,9 @@ def _try(directory: EngineDirectory, backend: str | None) -> Iterator[Finding]:
         with console.PrepareProgress() as progress:
             engine = load(directory.path, backend=backend, on_prepare=progress)
         with engine:
-            where = engine.backend.name
+            where, made = engine.backend.name, engine.device_choice
+            if choice is not None and made.device != choice.device:
+                yield Finding("note", "device", f"auto becomes {made.device}: {made.reason}")
             if isinstance(engine.backend, PreparingBackend):
                 yield _prepared(where, progress.seconds, prepared_engine(directory, engine.backend).folder in known)
             sample, contexts = _trial_inputs(manifest, where)

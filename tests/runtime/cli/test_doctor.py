@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from helpers.driver import pretend_gpus
 import ebca
 from ebca.engines.backends import onnxruntime_provider, tensorrt_library
 from ebca.engines.backends import registry as backends
-from ebca.engines.contract.directory import BUNDLED
+from ebca.engines.contract.directory import BUNDLED, open_directory
+from ebca.engines.contract.plans import LibraryPlans
 from ebca.engines.machine import nvidia
 from ebca.engines.machine.nvidia import Gpu, Nvidia
 from ebca.errors import BackendError, NumericalError
 from ebca.runtime.cli import doctor
 from ebca.runtime.devices import requirements
+from ebca.runtime.diagnostics import directory as directory_checks
 from ebca.runtime.diagnostics import machine as machine_checks
 
 Findings = list[dict[str, Any]]
@@ -285,8 +288,8 @@ def test_it_says_what_auto_is(diagnose: Any, machine: Callable[..., None]) -> No
     machine(Gpu("RTX 4090", "8.9", 24 << 30))
     _, findings = diagnose("--engine", "shapes")
     assert _one(findings, "device", "ok")["text"] == "auto is cpu: the engine directory computes in float32"
-    _, findings = diagnose("--engine", "shapes", "--backend", "openvino")
-    assert _one(findings, "device", "ok")["text"] == "auto is cpu: backend openvino runs on the CPU"
+    _, findings = diagnose("--engine", "shapes", "--backend", "onnxruntime")
+    assert _one(findings, "device", "ok")["text"] == "auto is cpu: backend onnxruntime runs on the CPU"
 
 
 def test_a_gpu_that_auto_does_not_use_is_worth_a_note(
@@ -317,6 +320,23 @@ def test_the_trial_runs_where_auto_runs(diagnose: Any, half: Path, monkeypatch: 
     assert code == 0
     assert _one(findings, "device", "ok")["text"] == "auto is cuda: RTX 4090, onnxruntime-cuda"
     assert "by onnxruntime-cuda on cuda:0 gave finite results" in _one(findings, "trial", "ok")["text"]
+    # What only opening can tell.
+    pretend_gpus(monkeypatch, Gpu("RTX 4090", "8.9", 24 << 30), free=1000)
+    code, findings = diagnose("--engine", str(half))
+    assert code == 0 and _one(findings, "device", "ok")["text"].startswith("auto is cuda")
+    assert _one(findings, "device", "note")["text"].startswith("auto becomes cpu: the weights of the UNet need")
+    assert "by onnxruntime on cpu" in _one(findings, "trial", "ok")["text"]
+
+
+def test_the_trial_has_a_size_that_the_plans_have() -> None:
+    manifest = open_directory("shapes").manifest
+    sizes = {"batch": (2, 4, 4), "height": (64, 96, 128), "width": (64, 64, 64), "contexts": (1, 1, 4)}
+    built = LibraryPlans("1.7.1", ("8.9",), "linux-x86_64", (sizes,), {})
+    planned = replace(manifest, plans={"tensorrt-rtx": built})
+    sample, contexts = directory_checks._trial_inputs(planned, "tensorrt-rtx")
+    assert sample.shape == (4, 4, 96, 64) and contexts.shape[:2] == (4, 1)
+    sample, contexts = directory_checks._trial_inputs(planned, "onnxruntime-cuda")
+    assert sample.shape == (2, 4, 8, 8) and contexts.shape[:2] == (2, 1)
 
 
 def test_a_gpu_without_what_it_needs(
