@@ -1,7 +1,5 @@
 """What a GPU must have before an engine is opened on it. Everything is asked first, so nothing is left half open."""
 
-from importlib.metadata import PackageNotFoundError, version
-
 from ebca.engines.contract.directory import EngineDirectory
 from ebca.engines.contract.manifest import Manifest
 from ebca.engines.machine import nvidia
@@ -21,12 +19,9 @@ def usable_gpu(index: int) -> tuple[Gpu, Nvidia]:
             kernel for it.
     """
     found = nvidia.find()
-    try:
-        bindings = version("cuda-bindings")
-    except PackageNotFoundError:
-        raise BackendError(
-            "cuda-bindings is not installed, and GPUs need it", 'run `pip install "ebca[gpu]"`'
-        ) from None
+    bindings = installed_version("cuda-bindings")
+    if bindings is None:
+        raise BackendError("cuda-bindings is not installed, and GPUs need it", 'run `pip install "ebca[gpu]"`')
     # The kernels need less: their PTX is that of CUDA 12.0, and their cubins run on every GPU and driver that 13.0 has.
     nvidia.check_cuda(found.cuda, bindings, f"cuda-bindings {bindings}")
     gpu = nvidia.select(found, index)
@@ -90,6 +85,17 @@ def weight_bytes(manifest: Manifest, backend: str) -> int:
         else:
             total += sum(manifest.files[file].size for file in manifest.components[name].files(backend))
     return total
+
+
+def installed_version(package: str) -> str | None:
+    """The version of a Python package; None if it is not installed."""
+    # Takes longer to import than all of this module, and engines on the CPU never need it.
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _capability(gpu: Gpu) -> tuple[int, int]:

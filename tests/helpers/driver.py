@@ -67,7 +67,7 @@ def pretend_gpus(monkeypatch: pytest.MonkeyPatch, *gpus: Gpu, cuda: str = "13.0"
         return backend
 
     monkeypatch.setattr(nvidia, "find", lambda: Nvidia(cuda, gpus))
-    monkeypatch.setattr(requirements, "version", lambda package: "13.5.0")
+    monkeypatch.setattr(requirements, "installed_version", lambda package: "13.5.0")
     monkeypatch.setattr(onnxruntime_provider, "check_provider", lambda cuda: "1.31.1, CUDA 13.0")
     monkeypatch.setattr(devices, "CudaDriver", Driver)
     monkeypatch.setattr(devices, "CudaKernels", lambda driver: HostKernels())

@@ -303,7 +303,7 @@ def test_a_gpu_that_auto_does_not_use_is_worth_a_note(
         raise BackendError("onnxruntime 1.31.1 is built without CUDA", "install the other one")
 
     machine(Gpu("RTX 4090", "8.9", 24 << 30))
-    monkeypatch.setattr(requirements, "version", lambda package: "13.0.0")
+    monkeypatch.setattr(requirements, "installed_version", lambda package: "13.0.0")
     monkeypatch.setattr(onnxruntime_provider, "check_provider", check)
     code, findings = diagnose("--engine", str(half))
     assert code == 0
@@ -343,7 +343,7 @@ def test_a_gpu_without_what_it_needs(
     diagnose: Any, machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine(Gpu("Tesla T4", "7.5", 16 << 30))
-    monkeypatch.setattr(requirements, "version", lambda package: "13.0.0")
+    monkeypatch.setattr(requirements, "installed_version", lambda package: "13.0.0")
     _, findings = diagnose()
     assert "Tesla T4: no GPU kernel for compute capability 7.5" in _one(findings, "gpu", "note")["text"]
     code, findings = diagnose("--backend", "onnxruntime-cuda")

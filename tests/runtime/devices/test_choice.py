@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -166,10 +165,7 @@ def _no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _no_bindings(monkeypatch: pytest.MonkeyPatch) -> None:
-    def version(package: str) -> str:
-        raise PackageNotFoundError(package)
-
-    monkeypatch.setattr(requirements, "version", version)
+    monkeypatch.setattr(requirements, "installed_version", lambda package: None)
 
 
 def _old_driver(monkeypatch: pytest.MonkeyPatch) -> None:
