@@ -27,7 +27,7 @@ examples:
   ebca-run --engine engine-sd15 --image cat.jpg --source-prompt "a cat" --editing-prompt dog cat \\
            --editing-direction 1 0 --alpha 0.75 0.65 --alpha-tau 0.5
   ebca-run --engine engine-inpainting --image room.png --mask hole.png --prompt "teddy bear"
-  ebca-run --engine engine-gpu --prompt "a lion"                  on the GPU if it is usable, else on the CPU
+  ebca-run --engine engine-gpu --prompt "a lion"                  on the GPU if it is usable
   ebca-run --engine engine-gpu --prompt "a lion" --device cuda    on the GPU, or an error
 
 """
