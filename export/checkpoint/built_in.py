@@ -1,4 +1,4 @@
-"""The built-in models by name: `tiny`, and one of the size of Stable Diffusion 1.5 for measurements without a network."""
+"""The built-in models by name: `tiny`, and one of the size of Stable Diffusion 1.5, which needs no network."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ SUFFIX: Final = ".tar.xz"
 
 _RECIPE, _VERBATIM = "recipe.json", "verbatim.bin"
 _IN_ENGINE = "engine/"
+_PRESET: Final = 0  # Graphs become small with any, and weights with none.
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def pack(engine: str | Path, output: Path) -> Packed:
     recipe = find_recipe(directory, model.name if model else None, model.shapes() if model else {})
     held = sum(size for _, _, size in recipe.verbatim)
     try:
-        with tarfile.open(output, "w:xz") as archive:
+        with tarfile.open(output, "w:xz", preset=_PRESET) as archive:
             archive.add(directory.file(manifests.FILE_NAME), _IN_ENGINE + manifests.FILE_NAME)
             _add(archive, _RECIPE, json.dumps(recipe.to_json()).encode())
             _add(archive, _VERBATIM, b"".join(_verbatim(directory, recipe)))

@@ -23,10 +23,7 @@ class Cast:
     rounded: bool = False
 
     def __call__(self, parameter: np.ndarray) -> np.ndarray:
-        return parameter.astype(np.float16).astype(self.dtype, copy=False) if self.rounded else self._plain(parameter)
-
-    def _plain(self, parameter: np.ndarray) -> np.ndarray:
-        return parameter.astype(self.dtype, copy=False)
+        return (parameter.astype(np.float16) if self.rounded else parameter).astype(self.dtype, copy=False)
 
 
 CASTS = (Cast("float16"), Cast("float32", rounded=True), Cast("float32"))

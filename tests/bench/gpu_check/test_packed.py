@@ -135,7 +135,9 @@ def test_a_damaged_file_is_an_error(packed: Path, tmp_path: Path) -> None:
 
 
 def test_a_tampered_member_is_an_error(packed: Path, tmp_path: Path) -> None:
-    tampered = repacked(packed, tmp_path, lambda name, data: data.replace(b"ebca", b"abce") if ".onnx" in name else data)
+    tampered = repacked(
+        packed, tmp_path, lambda name, data: data.replace(b"ebca", b"abce") if ".onnx" in name else data
+    )
     with pytest.raises(EngineError, match=r"\.onnx' is not what was exported; pack the engine directory again"):
         unpack(tampered, tmp_path / "engine")
 
@@ -150,7 +152,9 @@ def test_a_name_outside_the_directory_is_refused(packed: Path, tmp_path: Path) -
 
 def test_other_random_numbers_are_an_error(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipes, "random_parameter", lambda key, shape: random_parameter(key, shape, seed=1))
-    with pytest.raises(EngineError, match=rf"random weights of tiny, is not what was exported: numpy is {np.__version__}"):
+    with pytest.raises(
+        EngineError, match=rf"random weights of tiny, is not what was exported: numpy is {np.__version__}"
+    ):
         unpack(packed, tmp_path / "engine")
 
 
