@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -80,6 +81,12 @@ def test_the_most_important_parts_come_first_and_all_fit_eight_minutes() -> None
     assert names[:7] == ["runs", "right", "steps", "parts", "memory", "rivals", "kernels"]
     assert names[-2:] == ["tensorrt-rtx", "tensorrt"]
     assert TOTAL_SECONDS == ENGINES.limit + sum(part.limit for part in PARTS) <= 480
+
+
+def test_the_documentation_has_every_part_with_its_limit() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "gpu.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w-]+)` \| (\d+) s \|", text, flags=re.MULTILINE)
+    assert rows == [(part.name, str(part.limit)) for part in (ENGINES, *PARTS)]
 
 
 @pytest.mark.parametrize("part", (ENGINES, *PARTS), ids=lambda part: part.name)
