@@ -24,7 +24,7 @@ class Part:
         return f"ebca.bench.gpu_check.checks.{self.name.replace('-', '_')}"
 
 
-ENGINES: Final = Part("engines", 25, (), "engine directories: unpacked, or exported")
+ENGINES: Final = Part("engines", 20, (), "engine directories: unpacked, or exported")
 """Runs before the others if a directory is missing."""
 
 EXPORT_SECONDS: Final = 1800
@@ -33,17 +33,17 @@ EXPORT_SECONDS: Final = 1800
 _TENSORRT = ("shapes-tensorrt", "model-tensorrt", "model-tensorrt-full-unet-plan")
 
 PARTS: Final = (
-    Part("runs", 35, ("tiny", "model"), "directories open, are captured, and give finite results"),
+    Part("runs", 30, ("tiny", "model"), "directories open, are captured, and give finite results"),
     Part("right", 60, ("shapes", "model"), "images and every part against the CPU, noise against PyTorch"),
     Part("steps", 60, ("model",), "time of 50 steps and of whole images, the first of a process too"),
     Part("parts", 20, ("model",), "time of every segment and op"),
-    Part("memory", 20, ("model",), "memory of the GPU by purpose"),
-    Part("rivals", 95, ("model",), "time of PyTorch: plain, in a CUDA graph, compiled, with updates"),
-    Part("kernels", 75, (), "kernels against the float64 reference, and against PyTorch in time"),
-    Part("cpp", 20, ("model",), "time of 50 steps in the C library"),
-    Part("variants", 20, ("model",), "settings of cuDNN's search for algorithms"),
-    Part("tensorrt-rtx", 25, ("shapes-tensorrt-rtx", "model-tensorrt-rtx"), "plans of TensorRT for RTX"),
-    Part("tensorrt", 25, _TENSORRT, "plans of TensorRT"),
+    Part("memory", 25, ("model",), "memory of the GPU by purpose"),
+    Part("rivals", 110, ("model",), "time of PyTorch: plain, in a CUDA graph, compiled, with updates"),
+    Part("kernels", 65, (), "kernels against the float64 reference, and against PyTorch in time"),
+    Part("cpp", 25, ("model",), "time of 50 steps in the C library"),
+    Part("variants", 30, ("model",), "settings of cuDNN's search for algorithms"),
+    Part("tensorrt-rtx", 20, ("shapes-tensorrt-rtx", "model-tensorrt-rtx"), "plans of TensorRT for RTX"),
+    Part("tensorrt", 15, _TENSORRT, "plans of TensorRT"),
 )
 
 TOTAL_SECONDS: Final = ENGINES.limit + sum(part.limit for part in PARTS)

@@ -15,7 +15,7 @@ from ebca.bench.gpu_check.visit import Visit
 
 _ROOT = Path(__file__).resolve().parents[3]
 _TESTS = "tests/plugins/kernels/test_gpu.py"
-_TEST_SECONDS = 50
+_TEST_SECONDS = 45
 _OUTCOME = re.compile(r" (PASSED|FAILED|ERROR|SKIPPED) ")
 _TAIL = 3000
 

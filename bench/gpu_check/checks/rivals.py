@@ -41,31 +41,46 @@ def run(visit: Visit, found: Found) -> None:
     import torch
 
     with torch.no_grad():
-        call = channels_last(model, "cuda")
-        found["cuda_graph_channels_last_ms"] = event_times(captured(call))
+        plain = PlainUNet(model, "cuda")
+        found["cuda_graph_channels_last_ms"] = event_times(captured(plain))
         began = time.monotonic()
-        quick = compiled(model, "cuda")
+        quick = plain.compiled()
         found["compile_s"] = time.monotonic() - began
         found["compiled_ms"] = event_times(quick)
 
 
-def channels_last(model: str, device: str) -> Callable[[], Any]:
-    """A call of the plain UNet in float16 and channels last, on random inputs with the two rows of guidance."""
-    unet, inputs = _unet(model, device)
-    return lambda: unet(*inputs, return_dict=False)[0]
+class PlainUNet:
+    """A checkpoint's UNet in float16 and channels last, called on random inputs with the two rows of guidance."""
 
+    def __init__(self, model: str, device: str) -> None:
+        import torch
 
-def compiled(model: str, device: str) -> Callable[[], Any]:
-    """The same after torch.compile with CUDA graphs; it has run three times."""
-    import torch
-    import torch._inductor.config as inductor
+        from ebca.export.checkpoint.load import load_checkpoint
+        from ebca.export.quiet import quiet
 
-    inductor.conv_1x1_as_mm = True
-    unet, inputs = _unet(model, device)
-    fast = torch.compile(unet, mode="reduce-overhead", fullgraph=True)
-    for _ in range(3):
-        fast(*inputs, return_dict=False)
-    return lambda: fast(*inputs, return_dict=False)[0]
+        with quiet():
+            unet = load_checkpoint(model).unet
+        config = unet.config
+        self._unet = unet.to(device, torch.float16).to(memory_format=torch.channels_last)
+        made = {"device": device, "dtype": torch.float16}
+        sample = torch.randn(2, config.in_channels, config.sample_size, config.sample_size, **made)
+        contexts = torch.randn(2, _TOKENS, config.cross_attention_dim, **made)
+        timestep = torch.full((2,), 500.0, device=device)
+        self._inputs = sample.to(memory_format=torch.channels_last), timestep, contexts
+
+    def __call__(self) -> Any:
+        return self._unet(*self._inputs, return_dict=False)[0]
+
+    def compiled(self) -> Callable[[], Any]:
+        """The call after torch.compile with CUDA graphs; it has run three times."""
+        import torch
+        import torch._inductor.config as inductor
+
+        inductor.conv_1x1_as_mm = True
+        fast = torch.compile(self._unet, mode="reduce-overhead", fullgraph=True)
+        for _ in range(3):
+            fast(*self._inputs, return_dict=False)
+        return lambda: fast(*self._inputs, return_dict=False)[0]
 
 
 def captured(call: Callable[[], Any]) -> Callable[[], Any]:
@@ -105,20 +120,3 @@ def event_times(call: Callable[[], Any]) -> dict[str, float]:
         end.synchronize()
         times.append(start.elapsed_time(end))
     return {"p50_ms": statistics.median(times), "fastest_ms": min(times)}
-
-
-def _unet(model: str, device: str) -> tuple[Any, tuple[Any, ...]]:
-    import torch
-
-    from ebca.export.checkpoint.load import load_checkpoint
-    from ebca.export.quiet import quiet
-
-    with quiet():
-        unet = load_checkpoint(model).unet
-    config = unet.config
-    unet = unet.to(device, torch.float16).to(memory_format=torch.channels_last)
-    made = {"device": device, "dtype": torch.float16}
-    sample = torch.randn(2, config.in_channels, config.sample_size, config.sample_size, **made)
-    timestep = torch.full((2,), 500.0, device=device)
-    contexts = torch.randn(2, _TOKENS, config.cross_attention_dim, **made)
-    return unet, (sample.to(memory_format=torch.channels_last), timestep, contexts)

@@ -240,7 +240,7 @@ def test_memory_is_told_by_purpose(visit: Visit, monkeypatch: pytest.MonkeyPatch
 def test_the_plain_unet_of_the_rivals(visit: Visit) -> None:
     torch = pytest.importorskip("torch")
     with torch.no_grad():
-        noise = rivals.channels_last(visit.checkpoint(), "cpu")()
+        noise = rivals.PlainUNet(visit.checkpoint(), "cpu")()
     assert noise.shape == (2, 4, 16, 16) and noise.dtype == torch.float16 and torch.isfinite(noise).all()
 
 
