@@ -347,6 +347,7 @@ def test_pack_and_unpack_as_commands(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert cli.main(["pack", "--engine", "shapes", "--output", str(file)]) == 0
     assert "0.0 MB are made again" in capsys.readouterr().out
     assert cli.main(["unpack", str(file), "--output", str(folder)]) == 0
+    # The weights of a trained model are held, and unpacking compares all contents with the manifest.
     assert open_directory(folder).manifest == open_directory("shapes").manifest
     assert cli.main(["unpack", str(file), "--output", str(folder)]) == 1
     assert "exists" in capsys.readouterr().err

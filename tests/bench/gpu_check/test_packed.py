@@ -56,13 +56,6 @@ def test_float16_weights_come_back(tiny_engine_fp16_dir: Path, tmp_path: Path) -
         assert sha256(tmp_path / file) == directory.manifest.files[file].sha256
 
 
-def test_a_directory_without_random_weights_holds_them_all(tmp_path: Path) -> None:
-    made = pack("shapes", tmp_path / "shapes.tar.xz")
-    assert made.made == 0 and made.held > 1e6
-    folder = unpack(tmp_path / "shapes.tar.xz", tmp_path / "shapes")
-    assert contents(folder) == contents(open_directory("shapes").path)
-
-
 def _channels_last(key: str) -> np.ndarray:
     return np.moveaxis(random_parameter(key, TINY.shapes()[key]), 1, -1).astype(np.float16)
 
@@ -93,17 +86,17 @@ def _interleaved() -> np.ndarray:
     ],
     ids=["plain", "channels last", "transposed", "concatenated", "interleaved", "vectors", "rounded"],
 )
-def test_rearranged_weights_are_found(make: Callable[[], np.ndarray], tiny_unet_dir: Path, tmp_path: Path) -> None:
+def test_rearranged_weights_are_found(make: Callable[[], np.ndarray], tiny_engine_dir: Path, tmp_path: Path) -> None:
     tensor = np.ascontiguousarray(make())
-    found = _recipe_of(tensor, tiny_unet_dir, tmp_path)
+    found = _recipe_of(tensor, tiny_engine_dir, tmp_path)
     assert found.pieces and found.verbatim == []
     found.make(tmp_path / "made", b"")
     assert (tmp_path / "made" / "x.data").read_bytes() == bytes(64) + tensor.tobytes()
 
 
-def test_changed_weights_are_held(tiny_unet_dir: Path, tmp_path: Path) -> None:
+def test_changed_weights_are_held(tiny_engine_dir: Path, tmp_path: Path) -> None:
     tensor = _half("conv_in.weight") * np.float16(0.5)
-    found = _recipe_of(tensor, tiny_unet_dir, tmp_path)
+    found = _recipe_of(tensor, tiny_engine_dir, tmp_path)
     assert found.pieces == [] and found.verbatim == [("x.data", 0, 64 + tensor.nbytes)]
 
 
