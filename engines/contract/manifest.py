@@ -120,6 +120,12 @@ class UNetSpec:
     def segments(self) -> list[str]:
         return [step.segment for step in self.steps if step.segment is not None]
 
+    @property
+    def time_step(self) -> Step | None:
+        """The first step, if it depends on the timestep alone."""
+        first = self.steps[0] if self.steps else None
+        return first if first is not None and first.segment is not None and first.inputs == ("timestep",) else None
+
 
 @dataclass(frozen=True)
 class VaeSpec:
