@@ -93,8 +93,10 @@ def inspect(graph: Path, component: Any, sizes: dict[str, int]) -> Report:
     """Open one graph as `ebca.engines.backends.onnxruntime_cuda` does."""
     import onnxruntime as ort
     from ebca.engines.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend
+    from ebca.engines.contract import dims
     from ebca.errors import BackendError
 
+    dimensions = dims.fixed((t.shape for t in (*component.inputs.values(), *component.outputs.values())), sizes)
     make, error = ort.InferenceSession, None
     with tempfile.TemporaryDirectory() as folder:
         recorder = Recorder(make, Path(folder))
@@ -102,7 +104,7 @@ def inspect(graph: Path, component: Any, sizes: dict[str, int]) -> Report:
         started = time.perf_counter()
         try:
             # Any stream but 0, which stands for none.
-            OnnxRuntimeCudaBackend(stream=16).open(graph, component, sizes)
+            OnnxRuntimeCudaBackend(stream=16).open(graph, component, dimensions)
         except BackendError as refused:
             error = str(refused).splitlines()[0]
         finally:
