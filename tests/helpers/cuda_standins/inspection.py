@@ -10,6 +10,7 @@ and the sizes to open it for. Its report is a `Report` as JSON.
 
 import collections
 import json
+import os
 import sys
 import tempfile
 import time
@@ -63,6 +64,8 @@ class Recorder:
     def __init__(self, make: Any, folder: Path) -> None:
         self._make = make
         self.optimised = folder / "optimised.onnx"
+        # Only the graph is of interest; the weights may be gigabytes.
+        (folder / "optimised.data").symlink_to(os.devnull)
         self.session: Any = None
 
     def __call__(self, graph: str, options: Any, **settings: Any) -> Any:
