@@ -59,7 +59,7 @@ class SegmentBuilder:
 
     def _value(self, value: ir.Value) -> ir.Value:
         name = self._names.get(value, value.name)
-        return ir.Value(name=name, shape=self._symbols.named(value), type=value.type)
+        return ir.Value(name=name, shape=self._symbols.shape_if_known(value), type=value.type)
 
     def _weight(self, value: ir.Value) -> ir.Value:
         assert value.const_value is not None

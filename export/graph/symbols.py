@@ -57,8 +57,8 @@ class Symbols:
             raise ExportError(f"the traced graph has no shape for '{value.name}'")
         return tuple(d if isinstance(d, int) else "*".join(self._factors(d, value)) for d in value.shape)
 
-    def named(self, value: ir.Value) -> ir.Shape | None:
-        """The shape of a graph value, as far as it is known: its numbers alone if a dimension has no name."""
+    def shape_if_known(self, value: ir.Value) -> ir.Shape | None:
+        """As `shape`, with None for a dimension outside the language, and for an open shape."""
         if value.shape is None:
             return None
         try:

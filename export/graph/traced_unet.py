@@ -44,11 +44,10 @@ class TracedUNet:
         return self.model.clone()
 
     def name_dimensions(self, graph: ir.Graph) -> None:
-        """Give the values of a copy shapes in our names."""
-        for value in (*graph.inputs, *graph.outputs):
-            value.shape = ir.Shape(self.symbols.shape(value))
-        known = {*graph.inputs, *graph.outputs}
+        """Give the values of a copy shapes in our names. Raises ExportError for an input or output without one."""
+        named = {value: ir.Shape(self.symbols.shape(value)) for value in (*graph.inputs, *graph.outputs)}
         for node in graph:
             for value in node.outputs:
-                if value not in known:
-                    value.shape = self.symbols.named(value)
+                value.shape = named.get(value) or self.symbols.shape_if_known(value)
+        for value in graph.inputs:
+            value.shape = named[value]

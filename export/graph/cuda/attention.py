@@ -46,7 +46,7 @@ def fuse_attention(graph: ir.Graph, node: ir.Node) -> None:
     if found is None:
         return
     heads, inputs, old = found
-    width = shape_of(inputs[0])[-1]
+    width = shape_of(inputs[0])[-1] if rank(inputs[0]) else None
     attributes: list[ir.Attr] = [ir.AttrInt64("num_heads", heads)]
     if "scale" in node.attributes:
         attributes.append(ir.AttrFloat32("scale", node.attributes["scale"].as_float()))
