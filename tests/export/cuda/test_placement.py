@@ -4,12 +4,12 @@ from pathlib import Path
 
 import onnx
 import pytest
+from helpers.cuda_standins.inspection import Report
+from helpers.cuda_standins.sessions import Job, StandIns
 from onnx import TensorProto, helper
 
 from ebca.engines.contract.manifest import Component
 from ebca.engines.contract.tensors import TensorSpec
-from helpers.cuda_standins.inspection import Report
-from helpers.cuda_standins.sessions import Job, StandIns
 
 SHAPE = ("batch", 8, "height", "width")
 SIZES = {"batch": 2, "height": 16, "width": 24}
@@ -61,9 +61,7 @@ def test_the_same_norm_as_a_fused_operator_runs_on_the_gpu(opener: StandIns, tmp
 
 
 @pytest.mark.parametrize("fixed", [True, False])
-def test_arithmetic_on_sizes_disappears_when_all_sizes_are_given(
-    opener: StandIns, tmp_path: Path, fixed: bool
-) -> None:
+def test_arithmetic_on_sizes_disappears_when_all_sizes_are_given(opener: StandIns, tmp_path: Path, fixed: bool) -> None:
     """Swapping height and width by a computed shape: a product of two sizes stays unless both are known."""
     nodes = [
         helper.make_node("Shape", ["x"], ["sizes"]),

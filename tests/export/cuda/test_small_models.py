@@ -1,6 +1,7 @@
-"""The graphs of `tiny` and `shapes` in ONNX Runtime's CUDA provider: every node on the GPU, and no more of them than
-there were."""
+"""`tiny` and `shapes` in ONNX Runtime's CUDA provider: every node of their graphs on the GPU, no more nodes than there
+were, and bindings that fit."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,32 +9,49 @@ import pytest
 
 pytest.importorskip("torch")
 
-from helpers.cuda_standins import models
+from helpers.cuda_standins import generate, models
 from helpers.cuda_standins.inspection import Report
-from helpers.cuda_standins.models import Size
-from helpers.cuda_standins.sessions import StandIns
+from helpers.cuda_standins.sessions import ROOT, StandIns
+
+from ebca.engines.contract.directory import open_directory
 
 
 @pytest.fixture(scope="module", params=models.SMALL)
-def opened(
-    request: pytest.FixtureRequest, opener: StandIns, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[str, Mapping[str, Report]]:
-    """A model, and what became of each of its graphs."""
-    folder: Path = tmp_path_factory.mktemp(request.param)
-    jobs = models.small(request.param, folder)
-    return request.param, dict(zip(jobs, opener.inspect(list(jobs.values()), folder), strict=True))
+def directory(request: pytest.FixtureRequest, opener: StandIns, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The engine directory of a model, which it is named after. Skips before the export where nothing can be opened."""
+    return models.small(request.param, tmp_path_factory.mktemp("small"))
 
 
-def test_every_node_runs_on_the_gpu(opened: tuple[str, Mapping[str, Report]]) -> None:
-    _, reports = opened
+@pytest.fixture(scope="module")
+def reports(directory: Path, opener: StandIns, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Report]:
+    """What became of each of its graphs."""
+    jobs = models.small_jobs(directory)
+    return dict(zip(jobs, opener.inspect(list(jobs.values()), tmp_path_factory.mktemp("reports")), strict=True))
+
+
+def test_every_node_runs_on_the_gpu(reports: Mapping[str, Report]) -> None:
     assert {"segment_00", "time_embedding", "text_encoder", "vae_decoder", "vae_encoder"} <= reports.keys()
     for name, report in reports.items():
         assert (report.error, report.host, report.copies) == (None, {}, 0), name
 
 
-def test_no_graph_has_more_nodes_or_transposes_than_before(opened: tuple[str, Mapping[str, Report]]) -> None:
-    model, reports = opened
-    limits = models.read_table()[model]
-    assert reports.keys() == limits.keys()
-    found = {name: Size.of(report) for name, report in reports.items()}
-    assert {name: size for name, size in found.items() if size.exceeds(limits[name])} == {}
+def test_no_graph_has_more_nodes_or_transposes_than_before(directory: Path, reports: Mapping[str, Report]) -> None:
+    assert models.worse(directory.name, reports) == {}
+
+
+def test_every_binding_of_the_runtime_fits_its_session(directory: Path, opener: StandIns) -> None:
+    """From text, with a context update and without guidance, and from an image."""
+    image = str(ROOT / "examples" / "shapes" / "vae.png")
+    requests = [
+        {"prompt": "a red circle", "steps": 3, "gamma_attn": 0.01, "gamma_norm": 0.02},
+        {"prompt": "a red circle", "steps": 2, "guidance_scale": 1.0},
+        {"prompt": "a red circle", "steps": 3, "image": image, "strength": 0.7},
+    ]
+    output = opener.run(Path(generate.__file__), ROOT, directory, json.dumps(requests))
+    found = json.loads(output.splitlines()[-1])
+    # Nothing was predicted or decoded, so every pixel is the same.
+    manifest = open_directory(directory).manifest
+    assert manifest.vae is not None
+    side = manifest.unet.sample_size * manifest.vae.downscale
+    assert found["images"] == [[[side, side, 1]]] * len(requests)
+    assert found["runs"].keys() == models.small_jobs(directory).keys()

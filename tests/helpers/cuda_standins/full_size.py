@@ -2,9 +2,9 @@
 
     python full_size.py NAME FOLDER
 
-writes an engine directory's graphs into FOLDER, and `components.json`, their entries in a manifest. They are made by the
-export's own stages from a checkpoint of zeros, which takes no memory until something writes to it. All weights lie in
-the same zeros of a file without blocks on the disk. Nothing is compared with PyTorch.
+writes an engine directory's graphs into FOLDER, and `components.json`, their entries in a manifest. They are made by
+the export's own stages from a checkpoint of zeros, which takes no memory until something writes to it. All weights lie
+in the same zeros of a file without blocks on the disk. Nothing is compared with PyTorch.
 """
 
 import json

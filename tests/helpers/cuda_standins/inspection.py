@@ -95,6 +95,7 @@ class Recorder:
 def inspect(graph: Path, component: Any, sizes: dict[str, int]) -> Report:
     """Open one graph as `ebca.engines.backends.onnxruntime_cuda` does."""
     import onnxruntime as ort
+
     from ebca.engines.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend
     from ebca.engines.contract import dims
     from ebca.errors import BackendError

@@ -15,19 +15,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from ebca.engines.contract.directory import open_directory
-from ebca.engines.contract.manifest import Component, component_from_json
 from helpers.cuda_standins import full_size
 from helpers.cuda_standins.full_size import ARCHITECTURES, COMPONENTS
 from helpers.cuda_standins.inspection import Report
 from helpers.cuda_standins.sessions import ROOT, Job, StandIns, stand_ins
 
+from ebca.engines.contract.directory import open_directory
+from ebca.engines.contract.manifest import Component, component_from_json
+from ebca.export.checkpoint.tokenizer import CLIP_MAX_LENGTH
+
 BACKEND = "onnxruntime-cuda"
 TABLE = ROOT / "tests" / "export" / "cuda" / "graphs.json"
 SMALL = ("tiny", "shapes")
 FULL_SIZE = tuple(ARCHITECTURES)
-# Sizes of each model's own images, with guidance.
-_SIDES = {"tiny": 16, "shapes": 16, "sd-1.5": 64, "sd-1.5-inpainting": 64, "sd-2": 96}
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,20 @@ class Size:
         return self.nodes > limit.nodes or self.transposes > limit.transposes
 
 
-def small(name: str, folder: Path) -> dict[str, Job]:
-    """Export `tiny` or `shapes` as for a GPU. Component -> its graph."""
+def small(name: str, folder: Path) -> Path:
+    """Export `tiny` or `shapes` as for a GPU. Returns the engine directory."""
     from ebca.export.api import export_checkpoint
     from ebca.export.checkpoint.load import load_checkpoint
 
     checkpoint = load_checkpoint("tiny" if name == "tiny" else ROOT / "examples" / "shapes" / "shapes")
-    directory = export_checkpoint(checkpoint, folder / name, precision="fp16", compute="fp16")
-    return _jobs(name, directory, open_directory(directory).manifest.components)
+    return export_checkpoint(checkpoint, folder / name, precision="fp16", compute="fp16")
+
+
+def small_jobs(directory: Path) -> dict[str, Job]:
+    """Component -> its graph, of a directory that `small` made."""
+    manifest = open_directory(directory).manifest
+    assert manifest.text_encoder is not None
+    return _jobs(directory, manifest.components, manifest.unet.sample_size, manifest.text_encoder.max_length)
 
 
 def full_sizes(names: Iterable[str], folder: Path) -> dict[str, dict[str, Job]]:
@@ -67,7 +73,7 @@ def full_sizes(names: Iterable[str], folder: Path) -> dict[str, dict[str, Job]]:
         assert done.returncode == 0, done.stderr[-4000:]
         made = json.loads((folder / name / COMPONENTS).read_text(encoding="utf-8"))
         components = {part: component_from_json(entry) for part, entry in made["components"].items()}
-        return _jobs(name, Path(made["folder"]), components)
+        return _jobs(Path(made["folder"]), components, ARCHITECTURES[name].unet["sample_size"], CLIP_MAX_LENGTH)
 
     names = list(names)
     # Tracing uses one thread.
@@ -76,14 +82,20 @@ def full_sizes(names: Iterable[str], folder: Path) -> dict[str, dict[str, Job]]:
     return _distinct(every)
 
 
-def read_table() -> dict[str, dict[str, Size]]:
-    """Model -> component -> what its graph may have."""
-    table = json.loads(TABLE.read_text(encoding="utf-8"))
-    return {model: {name: Size(*row) for name, row in rows.items()} for model, rows in table.items()}
+def worse(model: str, reports: Mapping[str, Report]) -> dict[str, Size]:
+    """Component -> size, of those graphs of a model that exceed their limit in the table.
+
+    Raises AssertionError if the model has other components than the table.
+    """
+    limits = {name: Size(*row) for name, row in json.loads(TABLE.read_text(encoding="utf-8"))[model].items()}
+    assert reports.keys() == limits.keys()
+    sizes = {name: Size.of(report) for name, report in reports.items()}
+    return {name: size for name, size in sizes.items() if size.exceeds(limits[name])}
 
 
-def _jobs(model: str, folder: Path, components: Mapping[str, Component]) -> dict[str, Job]:
-    sizes = {"batch": 2, "contexts": 1, "tokens": 77, "height": _SIDES[model], "width": _SIDES[model]}
+def _jobs(folder: Path, components: Mapping[str, Component], side: int, tokens: int) -> dict[str, Job]:
+    """Every graph of the backend, to be opened for one image of the model's own size with guidance."""
+    sizes = {"batch": 2, "contexts": 1, "tokens": tokens, "height": side, "width": side}
     lowered = {name: one for name, one in components.items() if BACKEND in one.lowered}
     return {name: Job(folder / one.graph_for(BACKEND), one, sizes) for name, one in lowered.items()}
 
@@ -105,7 +117,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         opener: StandIns = stand_ins(folder / "libraries")
-        jobs = {name: small(name, folder) for name in SMALL} | full_sizes(FULL_SIZE, folder)
+        jobs = {name: small_jobs(small(name, folder)) for name in SMALL} | full_sizes(FULL_SIZE, folder)
         lines = []
         for model, parts in jobs.items():
             reports = opener.inspect(list(parts.values()), folder)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from ebca.engines.contract.manifest import Component
 from helpers.cuda_standins import inspection
 from helpers.cuda_standins.build import build, missing_tool
 from helpers.cuda_standins.inspection import Report
+
+from ebca.engines.contract.manifest import Component
 
 PYTHON = "EBCA_ORT_GPU_PYTHON"
 """The environment variable that names the interpreter with onnxruntime-gpu."""
@@ -48,9 +48,7 @@ class StandIns:
             folder: for the files through which both interpreters talk.
         """
         asked, answered = folder / "jobs.json", folder / "reports.json"
-        content = [
-            {"graph": str(job.graph), "component": asdict(job.component), "sizes": job.sizes} for job in jobs
-        ]
+        content = [{"graph": str(job.graph), "component": asdict(job.component), "sizes": job.sizes} for job in jobs]
         asked.write_text(json.dumps(content), encoding="utf-8")
         self.run(Path(inspection.__file__), ROOT, asked, answered)
         return [Report(**one) for one in json.loads(answered.read_text(encoding="utf-8"))]
