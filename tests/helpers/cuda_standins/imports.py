@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 PROVIDER = "libonnxruntime_providers_cuda.so"
-# Loaded when the first operator needs it, so the linker does not know it: its functions are strings in the provider.
-CUDNN = "libcudnn.so.9"
-_CUDNN_FUNCTION = re.compile(rb"\0(cudnn[A-Z]\w+)(?=\0)")
+# Functions that the provider looks up by name while it runs, which the linker does not know: strings of the provider.
+_LOOKED_UP = {
+    "libcudnn.so.9": re.compile(rb"\0(cudnn[A-Z]\w+)(?=\0)"),
+    "libcuda.so.1": re.compile(rb"\0(cu[A-Z]\w+)(?=\0)"),
+}
 _NVIDIA = re.compile(r"NEEDED\s+(libcu\S+)")
 _UNDEFINED = re.compile(r"\*UND\*\s+[0-9a-f]+\s+(?:\(?(?P<version>[^\s()]+)\)?\s+)?(?P<name>\w+)$", re.MULTILINE)
 # Functions without a version belong to the library whose names begin so. The driver's begin with "cu" too.
@@ -27,7 +29,9 @@ def imports(capi: Path) -> Mapping[str, set[str]]:
         library = match["version"] if match["version"] in found else _unversioned(match["name"], found)
         if library is not None:
             found[library].add(match["name"])
-    found[CUDNN] = {name.decode() for name in _CUDNN_FUNCTION.findall(provider.read_bytes())}
+    content = provider.read_bytes()
+    for library, pattern in _LOOKED_UP.items():
+        found.setdefault(library, set()).update(name.decode() for name in pattern.findall(content))
     return found
 
 
