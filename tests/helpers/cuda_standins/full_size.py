@@ -68,19 +68,20 @@ def checkpoint_of_zeros(name: str) -> Checkpoint:
     with torch.device("meta"):
         denoiser = UNet2DConditionModel(**architecture.unet)
         autoencoder = AutoencoderKL(**_VAE) if architecture.vae else None
-    text = architecture.text_encoder
-    return Checkpoint(
-        name,
-        unet=_zeros(denoiser),
-        vae=None if autoencoder is None else _zeros(autoencoder),
-        # Not on "meta": its table of positions is a buffer, which no weights fill.
-        text_encoder=None if text is None else _zeros(CLIPTextModel(CLIPTextConfig(**text))),
-    )
+        text = architecture.text_encoder
+        encoder = None if text is None else CLIPTextModel(CLIPTextConfig(**text))
+    return Checkpoint(name, unet=_zeros(denoiser), vae=_zeros(autoencoder), text_encoder=_zeros(encoder))
 
 
-def _zeros(network: nn.Module) -> Any:
+def _zeros(network: nn.Module | None) -> Any:
+    if network is None:
+        return None
     state = {name: torch.zeros(value.shape) for name, value in network.named_parameters()}
     network.load_state_dict(state, strict=False, assign=True)
+    for module in network.modules():
+        # The only buffers are tables of positions.
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, torch.arange(buffer.shape[-1]).expand(buffer.shape))
     return network.eval().requires_grad_(False)
 
 
