@@ -18,13 +18,12 @@ import onnxruntime as ort
 
 from ebca.engines.backends.gpu_target import GpuTarget
 from ebca.engines.backends.onnxruntime import OnnxRuntimeRunner
+from ebca.engines.backends.onnxruntime_provider import PROVIDER, preload
 from ebca.engines.backends.protocol import Backend
 from ebca.engines.contract.manifest import Component
 from ebca.errors import BackendError, DeviceMemoryError
 
 _OPTIONS_VARIABLE = "EBCA_ORT_CUDA_OPTIONS"
-
-PROVIDER = "CUDAExecutionProvider"
 
 PROVIDER_OPTIONS: Mapping[str, str] = {
     # Convolutions of ONNX Runtime are a quarter faster with channels last.
@@ -49,6 +48,9 @@ _GPU_OPERATORS = (
     | frozenset(("GroupNormalization", "Softmax", "Sigmoid", "Gelu", "Erf", "Resize", "ReduceMean", "Sqrt", "Sin"))
     | frozenset(("Cos", "Transpose"))
 )
+
+# Of ONNX Runtime's log; the second is its default.
+_ERRORS, _WARNINGS = 3, 2
 
 # The backend whose sessions use a GPU's shared arena. ONNX Runtime has one arena per process and GPU, and what one
 # session frees, the next one uses at once: right on one stream, and a race between two.
@@ -105,10 +107,7 @@ class OnnxRuntimeCudaBackend(Backend):
                 f"onnxruntime {ort.__version__} is built without CUDA",
                 "run `pip uninstall onnxruntime` and `pip install onnxruntime-gpu`",
             )
-        # The system's loader does not find CUDA and cuDNN installed as Python packages.
-        preload = getattr(ort, "preload_dlls", None)
-        if preload is not None:
-            preload()
+        preload()
         self._index = index
         self._provider = {
             **PROVIDER_OPTIONS,
@@ -135,7 +134,7 @@ class OnnxRuntimeCudaBackend(Backend):
             DeviceMemoryError: the GPU has too little memory left.
         """
         options = ort.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = _ERRORS
         # A memory pattern is allocated at the second run of a shape, which may be inside a capture.
         options.enable_mem_pattern = False
         for key, value in SESSION_OPTIONS.items():
@@ -144,10 +143,14 @@ class OnnxRuntimeCudaBackend(Backend):
             options.add_session_config_entry("session.use_env_allocators", "1")
         for name, size in (dimensions or {}).items():
             options.add_free_dimension_override_by_name(name, size)
+        # Each session would warn that the provider is no plugin.
+        ort.set_default_logger_severity(_ERRORS)
         try:
             session = ort.InferenceSession(str(graph), options, providers=[(PROVIDER, self._provider)])
         except Exception as error:
             raise _opening_error(graph, error) from None
+        finally:
+            ort.set_default_logger_severity(_WARNINGS)
         # A provider that cannot start leaves a session that silently runs on the CPU.
         session.disable_fallback()
         if PROVIDER not in session.get_providers():
