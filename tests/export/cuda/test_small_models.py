@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from helpers.cuda_standins import generate, models
+from helpers.cuda_standins import models
 from helpers.cuda_standins.inspection import Report
 from helpers.cuda_standins.sessions import ROOT, StandIns
 
@@ -47,7 +47,7 @@ def test_every_binding_of_the_runtime_fits_its_session(directory: Path, opener: 
         {"prompt": "a red circle", "steps": 2, "guidance_scale": 1.0},
         {"prompt": "a red circle", "steps": 3, "image": image, "strength": 0.7},
     ]
-    output = opener.run(Path(generate.__file__), ROOT, directory, json.dumps(requests))
+    output = opener.run("generate", directory, json.dumps(requests))
     found = json.loads(output.splitlines()[-1])
     # Nothing was predicted or decoded, so every pixel is the same.
     manifest = open_directory(directory).manifest

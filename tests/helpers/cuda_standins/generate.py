@@ -1,6 +1,6 @@
 """Generates an image with the product's Python code on ONNX Runtime's CUDA provider over the stand-ins:
 
-    LD_LIBRARY_PATH=STANDINS python generate.py ROOT DIRECTORY REQUESTS
+    LD_LIBRARY_PATH=STANDINS PYTHONPATH=tests python -m helpers.cuda_standins.generate DIRECTORY REQUESTS
 
 Every graph is opened and run with the tensors that the runtime binds, but no kernel writes anything: noise predictions
 are 0, and the image is of one colour. What it shows is that shapes, layouts and dtypes of all bindings fit, because
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from inspection import use_sources
+from helpers.cuda_standins.inspection import use_sources
 
 
 class NoKernel:
@@ -73,9 +73,8 @@ def generate(directory: Path, requests: list[dict[str, Any]]) -> dict[str, Any]:
     return {"images": images, "runs": runs}
 
 
-def main(root: str, directory: str, requests: str) -> None:
-    use_sources(Path(root))
-    sys.path.append(str(Path(root) / "tests"))
+def main(directory: str, requests: str) -> None:
+    use_sources()
     # A warning would say that a graph could not be captured.
     logging.basicConfig(level=logging.WARNING)
     print(json.dumps(generate(Path(directory), json.loads(requests))))

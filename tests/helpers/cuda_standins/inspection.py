@@ -1,11 +1,11 @@
 """Opens graphs with the product's backend and reports what ONNX Runtime made of them. Runs in the interpreter that has
 onnxruntime-gpu, over the stand-ins:
 
-    LD_LIBRARY_PATH=STANDINS python inspection.py ROOT JOBS.json REPORTS.json
+    LD_LIBRARY_PATH=STANDINS PYTHONPATH=tests python -m helpers.cuda_standins.inspection JOBS.json REPORTS.json
 
-ROOT is the source tree. Of the package only the backend and what it imports are loaded, so the interpreter needs
-numpy, onnx, onnxruntime-gpu and psutil. A job is {graph, component, sizes}: a file, its component as in the manifest,
-and the sizes to open it for. Its report is a `Report` as JSON.
+Of the package only the backend and what it imports are loaded, so the interpreter needs numpy, onnx, onnxruntime-gpu
+and psutil. A job is {graph, component, sizes}: a file, its component as in the manifest, and the sizes to open it for.
+Its report is a `Report` as JSON.
 """
 
 import collections
@@ -46,8 +46,9 @@ class Report:
         return sum(count for operator, count in self.operators.items() if operator.startswith("Memcpy"))
 
 
-def use_sources(root: Path) -> None:
+def use_sources() -> None:
     """Make the package's modules importable from the source tree, without its public names and what they import."""
+    root = Path(__file__).parents[3]
     package = types.ModuleType("ebca")
     package.__path__ = [str(root / "src" / "ebca"), str(root)]
     sys.modules["ebca"] = package
@@ -119,8 +120,8 @@ def inspect(graph: Path, component: Any, sizes: dict[str, int]) -> Report:
         return Report(recorder.host(), recorder.operators(), seconds, error)
 
 
-def main(root: str, jobs: str, reports: str) -> None:
-    use_sources(Path(root))
+def main(jobs: str, reports: str) -> None:
+    use_sources()
     from ebca.engines.contract.manifest import component_from_json
 
     found = [

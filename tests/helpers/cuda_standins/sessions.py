@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.cuda_standins import inspection
 from helpers.cuda_standins.build import build, missing_tool
 from helpers.cuda_standins.inspection import Report
 
@@ -37,9 +36,10 @@ class StandIns:
     python: str
     libraries: Path
 
-    def run(self, script: Path, *arguments: str | Path) -> str:
-        """Run a script there; its output. Raises AssertionError with it if the script fails."""
-        return _run(self.python, script, *arguments, env=os.environ | {"LD_LIBRARY_PATH": str(self.libraries)})
+    def run(self, module: str, *arguments: str | Path) -> str:
+        """Run a module of this folder there; its output. Raises AssertionError with it if the module fails."""
+        environment = os.environ | {"LD_LIBRARY_PATH": str(self.libraries), "PYTHONPATH": str(ROOT / "tests")}
+        return _run(self.python, "-m", f"helpers.cuda_standins.{module}", *arguments, env=environment)
 
     def inspect(self, jobs: Sequence[Job], folder: Path) -> list[Report]:
         """One report per job, in order.
@@ -50,7 +50,7 @@ class StandIns:
         asked, answered = folder / "jobs.json", folder / "reports.json"
         content = [{"graph": str(job.graph), "component": asdict(job.component), "sizes": job.sizes} for job in jobs]
         asked.write_text(json.dumps(content), encoding="utf-8")
-        self.run(Path(inspection.__file__), ROOT, asked, answered)
+        self.run("inspection", asked, answered)
         return [Report(**one) for one in json.loads(answered.read_text(encoding="utf-8"))]
 
 
