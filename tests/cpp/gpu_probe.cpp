@@ -1,8 +1,9 @@
 // Programs of tests/cpp/test_gpu.py for the GPU's side of the library, on a machine without a GPU. Answers in JSON.
 //
 //     gpu_probe steps ENGINE ONNXRUNTIME                 every variant of the UNet, on the CPU and on a host driver
-//     gpu_probe generate ENGINE ONNXRUNTIME              complete generations on both
-//     gpu_probe threads ENGINE ONNXRUNTIME               sessions of several threads on one device
+//     gpu_probe generate ENGINE ONNXRUNTIME KERNELS      complete generations on both
+//     gpu_probe watch ENGINE ONNXRUNTIME KERNELS         generations that are observed, cancelled, refused, not finite
+//     gpu_probe threads ENGINE ONNXRUNTIME KERNELS       sessions of several threads on one device
 //     gpu_probe kernels ENGINE ONNXRUNTIME KERNELS       every variant with the compiled kernels, which do nothing here
 //     gpu_probe launches KERNELS < lines of "variant major minor dtype batch positions contexts tokens heads head_dim"
 //     gpu_probe backend ONNXRUNTIME [PLUGIN]             opens ONNX Runtime's GPU side
@@ -129,49 +130,138 @@ json steps(const std::string& path, const std::string& ort) {
     return out;
 }
 
-json generations(const std::string& path, const std::string& ort) {
+GenerateRequest lion() {
+    GenerateRequest request;
+    request.prompt.texts = {"a lion with a crown"};
+    request.steps = 4;
+    request.seeds = {3};
+    request.scheduler = "ddim";
+    request.gamma_attn = {Schedule::Kind::step, 0.01, 0.5, {}};
+    return request;
+}
+
+GenerateRequest edited_lion() {
+    GenerateRequest request = lion();
+    Edit edit;
+    edit.prompt.texts = {"a crown"};
+    edit.alpha.value = 0.5;
+    request.edits = {edit};
+    return request;
+}
+
+bool same(const Result& a, const Result& b) {
+    return a.latents.values == b.latents.values && a.pixels == b.pixels && a.timesteps == b.timesteps;
+}
+
+// Two generations each on the GPU, the first beside one on the CPU.
+json generations(const std::string& path, const std::string& ort, const std::string& kernels) {
     auto driver = std::make_shared<HostDriver>();
-    auto gpu = open(path, ort, std::make_shared<CudaDevice>(driver, nullptr, nullptr));
+    auto set = std::make_shared<GpuKernels>(driver, kernels);
+    auto gpu = open(path, ort, std::make_shared<CudaDevice>(driver, set, nullptr));
     auto cpu = open(path, ort, std::make_shared<CpuDevice>());
+    GenerateRequest unguided = lion(), multistep = lion(), long_one = lion(), reset = edited_lion();
+    unguided.guidance_scale = 1.0;
+    multistep.scheduler = "pndm";
+    long_one.steps = 70;
+    long_one.latents_only = true;
+    reset.reset_edits = true;
     json out = json::array();
     {
         Session a(gpu, 0, 0, 1), b(cpu, 0, 0, 1);
-        GenerateRequest request;
-        request.prompt.texts = {"a lion with a crown"};
-        request.steps = 4;
-        request.seeds = {3};
-        request.scheduler = "ddim";
-        request.gamma_attn = {Schedule::Kind::step, 0.01, 0.5, {}};
-        Edit edit;
-        edit.prompt.texts = {"a crown"};
-        edit.alpha.value = 0.5;
-        for (bool edited : {false, true}) {
-            if (edited) request.edits = {edit};
+        for (const GenerateRequest& request : {lion(), edited_lion(), reset, multistep, long_one, lion(), unguided}) {
             auto before = driver->count;
             Result made = a.generate(request), expected = b.generate(request);
             auto first = driver->count;
-            a.generate(request);
-            out.push_back({{"equal", made.latents.values == expected.latents.values && made.pixels == expected.pixels},
+            Result again = a.generate(request);
+            out.push_back({{"equal", same(made, expected) && same(again, expected)},
                            {"pixels", made.pixels.size()},
                            {"evaluations", made.timesteps.size()},
+                           {"seconds", made.timings.unet_steps.size()},
                            {"first", counts(first, before)},
                            {"again", counts(driver->count, first)}});
         }
         InvertRequest invert;
-        invert.latents = a.generate(request).latents;
+        invert.latents = a.generate(lion()).latents;
         invert.prompt.texts = {"a lion"};
         invert.steps = 3;
         out.push_back({{"equal", a.invert(invert).latents.values == b.invert(invert).latents.values}});
     }
     gpu.reset();
+    set.reset();
     out.push_back({{"live", driver->live.load()}});
     return out;
 }
 
-json threads(const std::string& path, const std::string& ort) {
+// A generation that a callback observes; `break_at`: the callback cancels there.
+json observed_by(Session& gpu, Session& cpu, HostDriver& driver, int64_t break_at) {
+    std::vector<float> seen[2];
+    auto watch = [&](std::vector<float>& values) {
+        return [&values, break_at](const StepInfo& info) {
+            values.insert(values.end(), info.latents.values.begin(), info.latents.values.end());
+            values.insert(values.end(), info.contexts.floats(), info.contexts.floats() + info.contexts.count());
+            return info.index != break_at;
+        };
+    };
+    GenerateRequest request = edited_lion();
+    request.on_step = watch(seen[0]);
+    auto before = driver.count;
+    json out = json::object();
+    try {
+        gpu.generate(request);
+    } catch (const CancelledError& error) {
+        out["cancelled"] = error.what();
+    }
+    out["done"] = counts(driver.count, before);
+    request.on_step = watch(seen[1]);
+    try {
+        cpu.generate(request);
+    } catch (const CancelledError& error) {
+        out["cancelled_on_cpu"] = error.what();
+    }
+    out["equal"] = !seen[0].empty() && seen[0] == seen[1];
+    return out;
+}
+
+// What a generation does where capture or chaining fails, a callback observes it, or a value is not finite.
+json watched(const std::string& path, const std::string& ort, const std::string& kernels) {
+    auto cpu = open(path, ort, std::make_shared<CpuDevice>());
+    Session b(cpu, 0, 0, 1);
+    Result expected = b.generate(lion());
+    json out = json::array();
+    for (const char* refused : {"", "chain", "capture"}) {
+        auto driver = std::make_shared<HostDriver>();
+        driver->refuse_chain = std::string(refused) == "chain";
+        driver->refuse_capture = std::string(refused) == "capture";
+        std::vector<std::string> warnings;
+        auto warn = [&](const std::string& line) { warnings.push_back(line); };
+        auto set = std::make_shared<GpuKernels>(driver, kernels);
+        auto gpu = open(path, ort, std::make_shared<CudaDevice>(driver, std::move(set), warn));
+        Session a(gpu, 0, 0, 1);
+        auto before = driver->count;
+        json one{{"refused", refused}, {"equal", same(a.generate(lion()), expected)}};
+        one["done"] = counts(driver->count, before);
+        one["warnings"] = warnings;
+        one["observed"] = observed_by(a, b, *driver, -1);
+        one["cancelled"] = observed_by(a, b, *driver, 1);
+        GenerateRequest wild = lion();
+        wild.guidance_scale = 1e38;
+        try {
+            a.generate(wild);
+        } catch (const NumericalError& error) {
+            one["bad"] = error.what();
+        }
+        // A failed run leaves nothing behind.
+        one["equal_after"] = same(a.generate(lion()), expected);
+        out.push_back(one);
+    }
+    return out;
+}
+
+json threads(const std::string& path, const std::string& ort, const std::string& kernels) {
     constexpr int count = 4;
     auto driver = std::make_shared<HostDriver>();
-    auto gpu = open(path, ort, std::make_shared<CudaDevice>(driver, nullptr, nullptr));
+    auto set = std::make_shared<GpuKernels>(driver, kernels);
+    auto gpu = open(path, ort, std::make_shared<CudaDevice>(driver, std::move(set), nullptr));
     auto cpu = open(path, ort, std::make_shared<CpuDevice>());
     auto pixels = [](const std::shared_ptr<Engine>& engine, int seed) {
         Session session(engine, 0, 0, 1);
@@ -322,6 +412,16 @@ json driver() {
     float read[4]{};
     device.read(read, shared.array.data, sizeof read);
     out["replayed"] = read[3] == 5.0f;
+    // Copies in, then out: as children of one graph.
+    auto in = driver->capture([&] { driver->copy_in(shared.array.data, shared.host.data, 16); });
+    auto back = driver->capture([&] { driver->copy_out(shared.host.data, shared.array.data, 16); });
+    auto both = driver->chain({in.get(), back.get()});
+    in.reset();
+    back.reset();
+    std::fill_n(shared.host.floats(), 4, 7.0f);
+    driver->launch(*both);
+    device.read(read, shared.array.data, sizeof read);
+    out["chained"] = read[3] == 7.0f && shared.host.floats()[3] == 7.0f;
     void* kernel = driver->load("image", "ebca_forward");
     uint64_t parameter = 42;
     void* parameters[] = {&parameter};
@@ -342,8 +442,9 @@ json driver() {
 json answer(const std::vector<std::string>& words) {
     const std::string& task = words.at(0);
     if (task == "steps") return steps(words.at(1), words.at(2));
-    if (task == "generate") return generations(words.at(1), words.at(2));
-    if (task == "threads") return threads(words.at(1), words.at(2));
+    if (task == "generate") return generations(words.at(1), words.at(2), words.at(3));
+    if (task == "watch") return watched(words.at(1), words.at(2), words.at(3));
+    if (task == "threads") return threads(words.at(1), words.at(2), words.at(3));
     if (task == "kernels") return with_kernels(words.at(1), words.at(2), words.at(3));
     if (task == "launches") return all_launches(words.at(1));
     if (task == "backend") return backend(words.at(1), words.size() > 2 ? words[2] : "");

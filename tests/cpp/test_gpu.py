@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -85,25 +86,50 @@ def test_all_memory_is_freed(steps: list[dict[str, Any]]) -> None:
     assert [one["live"] for one in steps if "live" in one] == [0, 0]
 
 
-def test_generations_are_the_cpu_s(probe: Probe, tiny_engine_dir: Path, onnxruntime_file: Path) -> None:
-    plain, edited, inverted, end = probe("generate", tiny_engine_dir, onnxruntime_file)
-    for one in (plain, edited):
-        assert one["equal"] and one["pixels"] == 128 * 128 * 3 and one["evaluations"] == 4
-        # The schedule goes from one variant to the other; a second image records nothing.
-        assert one["first"]["capture"] == 2 and one["first"]["launch"] == 4
-        # Two waits beside those of the steps: for the text encoder, which takes both prompts at once, and for the VAE.
+def test_a_generation_is_one_launch_and_the_cpu_s(probe: Probe, tiny_engine_dir: Path, onnxruntime_file: Path) -> None:
+    *made, inverted, end = probe("generate", tiny_engine_dir, onnxruntime_file, FOLDER)
+    assert [one["evaluations"] for one in made] == [4, 4, 4, 5, 70, 4, 4]
+    for one in made:
+        assert one["equal"] and one["seconds"] == one["evaluations"], one
+        assert one["first"]["launch"] == one["again"]["launch"] == 1
+        # A second image records nothing. It waits for the text encoder, which takes both prompts at once, for the
+        # run, and for the VAE.
+        images = one["pixels"] > 0
         again = one["again"]
-        assert "capture" not in again and again["launch"] == 4 and again["synchronize"] == 6
-        # Their arrays, one input and one output each; the steps make none.
-        assert again["allocate"] == again["allocate_host"] == 4
+        assert "capture" not in again and "chain" not in again and again["synchronize"] == 2 + images
+        # Arrays of text encoder and VAE, one input and one output each; the steps make none.
+        assert again["allocate"] == again["allocate_host"] == 2 + 2 * images
+    plain, edited, reset, multistep, long_one, short_again, _ = (one["first"] for one in made)
+    # The schedule goes from one variant to the other. Other steps need another chain, more than fit the buffers
+    # other recordings, fewer do not.
+    assert plain["capture"] == edited["capture"] == 2 and "capture" not in reset
+    assert "capture" not in multistep and multistep["chain"] == 1
+    assert long_one["capture"] == 2 and "capture" not in short_again
     assert inverted["equal"]
     assert end["live"] == 0
 
 
+def test_generations_that_are_observed_cancelled_or_fail(
+    probe: Probe, tiny_engine_dir: Path, onnxruntime_file: Path
+) -> None:
+    answers = probe("watch", tiny_engine_dir, onnxruntime_file, FOLDER)
+    assert [one["refused"] for one in answers] == ["", "chain", "capture"]
+    for one, launches, per_step in zip(answers, (1, 4, 0), (1, 1, 0), strict=True):
+        assert one["equal"] and one["equal_after"]
+        assert one["done"].get("launch", 0) == launches
+        observed, cancelled = one["observed"], one["cancelled"]
+        assert observed["equal"] and observed["done"].get("launch", 0) == 4 * per_step
+        assert cancelled["equal"] and cancelled["done"].get("launch", 0) == 2 * per_step
+        assert cancelled["cancelled"] == cancelled["cancelled_on_cpu"] == "cancelled after 2 of 4 evaluations"
+        assert re.match(r"the result at timestep \d+ is not finite; lower gamma_attn", one["bad"])
+    whole, chain, capture = (one["warnings"] for one in answers)
+    assert whole == [] and len(chain) == 1 and len(capture) == 2
+    assert chain[0].endswith("launched one by one: child graphs are not supported")
+
+
 def test_threads_share_a_device(probe: Probe, tiny_engine_dir: Path, onnxruntime_file: Path) -> None:
-    answer = probe("threads", tiny_engine_dir, onnxruntime_file)
-    # The default scheduler makes one evaluation more than steps.
-    assert answer == {"equal": True, "launches": 4 * 3, "live": 0}
+    answer = probe("threads", tiny_engine_dir, onnxruntime_file, FOLDER)
+    assert answer == {"equal": True, "launches": 4, "live": 0}
 
 
 def test_kernels_take_the_place_of_the_op_s_graphs(probe: Probe, tiny_engine_dir: Path, onnxruntime_file: Path) -> None:
@@ -207,7 +233,7 @@ def test_the_driver_s_code_works_in_order_and_frees_everything(probe: Probe, pro
     report = tmp_path / "report.json"
     answer = probe("driver", LD_LIBRARY_PATH=str(programs / "fake_cuda"), FAKE_CUDA_REPORT=str(report))
     assert answer["name"] == "cuda:0" and answer["capability"] == [8, 9]
-    assert answer["copied"] and answer["replayed"]
+    assert answer["copied"] and answer["replayed"] and answer["chained"]
     assert answer["refused"] == "the step cannot be captured: not while capturing"
     assert answer["full"].startswith("the GPU has no 1099512 MB left; make a smaller image")
     seen = json.loads(report.read_text(encoding="utf-8"))

@@ -51,7 +51,7 @@ class Engine {
     const EngineDirectory& directory() const { return directory_; }
     const Manifest& manifest() const { return directory_.manifest; }
     const Backend& backend() const { return *backend_; }
-    const Device& device() const { return *device_; }
+    Device& device() const { return *device_; }
     void log(LogLevel level, const std::string& message) const;
 
     // An opened component; opened once and shared.

@@ -1,5 +1,6 @@
 #include "devices/cuda_device.hpp"
 
+#include <algorithm>
 #include <new>
 
 #include "error.hpp"
@@ -21,53 +22,68 @@ void copy_out(Driver& driver, const std::vector<Shared>& arrays) {
     for (const Shared& one : arrays) driver.copy_out(one.host.data, one.array.data, bytes_of(one.host));
 }
 
-class RecordedStep : public Replay {
+void submit(Driver& driver, const std::vector<Call*>& calls) {
+    for (Call* call : calls) driver.submit(*call);
+}
+
+}  // namespace
+
+// Work of the stream: one graph, or call by call if it could not be captured.
+class CudaRecording : public Recording {
   public:
-    RecordedStep(std::shared_ptr<Driver> driver, std::shared_ptr<std::recursive_mutex> lock, std::vector<Call*> calls,
-                 std::vector<Shared> reads, std::vector<Shared> writes)
-        : driver_(std::move(driver)),
-          lock_(std::move(lock)),
-          calls_(std::move(calls)),
-          reads_(std::move(reads)),
-          writes_(std::move(writes)) {}
+    // enqueue: keeps alive what the graph uses.
+    CudaRecording(std::shared_ptr<Driver> driver, std::shared_ptr<std::recursive_mutex> lock,
+                  std::function<void()> enqueue)
+        : driver_(std::move(driver)), lock_(std::move(lock)), enqueue_(std::move(enqueue)) {}
 
     // Returns why there is no graph, or "".
-    std::string record() {
-        // Engines allocate and choose algorithms when they run first, which a capture must not see.
-        enqueue();
-        driver_->synchronize();
+    std::string make(const std::function<std::unique_ptr<Graph>()>& graph) {
         try {
-            graph_ = driver_->capture([this] { enqueue(); });
+            graph_ = graph();
         } catch (const BackendError& error) {
             return error.what();
         }
         return "";
     }
 
-    void run(const std::atomic<bool>* cancelled) override {
-        if (cancelled && cancelled->load(std::memory_order_relaxed)) throw CancelledError("cancelled in an evaluation");
+    void launch() override {
         Lock held(*lock_);
         driver_->enter();
         if (graph_) {
             driver_->launch(*graph_);
         } else {
-            enqueue();
+            enqueue_();
         }
+    }
+
+    const Graph* graph() const { return graph_.get(); }  // null: none
+
+  private:
+    std::shared_ptr<Driver> driver_;
+    std::shared_ptr<std::recursive_mutex> lock_;
+    std::function<void()> enqueue_;
+    std::unique_ptr<Graph> graph_;
+};
+
+namespace {
+
+class RecordedStep : public Replay {
+  public:
+    RecordedStep(std::shared_ptr<Driver> driver, std::shared_ptr<std::recursive_mutex> lock,
+                 std::shared_ptr<CudaRecording> recording)
+        : driver_(std::move(driver)), lock_(std::move(lock)), recording_(std::move(recording)) {}
+
+    void run(const std::atomic<bool>* cancelled) override {
+        if (cancelled && cancelled->load(std::memory_order_relaxed)) throw CancelledError("cancelled in an evaluation");
+        Lock held(*lock_);
+        recording_->launch();
         driver_->synchronize();
     }
 
   private:
-    void enqueue() {
-        copy_in(*driver_, reads_);
-        for (Call* call : calls_) driver_->submit(*call);
-        copy_out(*driver_, writes_);
-    }
-
     std::shared_ptr<Driver> driver_;
     std::shared_ptr<std::recursive_mutex> lock_;
-    std::vector<Call*> calls_;
-    std::vector<Shared> reads_, writes_;
-    std::unique_ptr<Graph> graph_;  // null: call by call
+    std::shared_ptr<CudaRecording> recording_;
 };
 
 }  // namespace
@@ -132,10 +148,48 @@ void CudaDevice::run(Call& call) {
 std::unique_ptr<Replay> CudaDevice::record(std::vector<Call*> calls, std::vector<Shared> reads,
                                            std::vector<Shared> writes) {
     Lock held = ready();
-    auto step = std::make_unique<RecordedStep>(driver_, lock_, std::move(calls), std::move(reads), std::move(writes));
-    std::string refused = step->record();
+    auto enqueue = [driver = driver_, calls = std::move(calls), reads = std::move(reads), writes = std::move(writes)] {
+        copy_in(*driver, reads);
+        submit(*driver, calls);
+        copy_out(*driver, writes);
+    };
+    // Engines allocate and choose algorithms when they run first, which a capture must not see.
+    enqueue();
+    driver_->synchronize();
+    return std::make_unique<RecordedStep>(driver_, lock_, captured(std::move(enqueue)));
+}
+
+std::unique_ptr<Call> CudaDevice::sampling(const std::string& kernel, const Tensors& arrays) {
+    Lock held = ready();
+    return kernels_->sampling(kernel, arrays);
+}
+
+std::shared_ptr<Recording> CudaDevice::graph(std::vector<Call*> calls, const std::vector<Call*>& warm) {
+    Lock held = ready();
+    submit(*driver_, warm);
+    driver_->synchronize();
+    return captured([driver = driver_, calls = std::move(calls)] { submit(*driver, calls); });
+}
+
+std::shared_ptr<Recording> CudaDevice::chain(std::vector<std::shared_ptr<Recording>> recordings) {
+    Lock held = ready();
+    std::vector<const Graph*> graphs;
+    for (const auto& one : recordings) graphs.push_back(static_cast<const CudaRecording&>(*one).graph());
+    auto made = std::make_shared<CudaRecording>(driver_, lock_, [recordings = std::move(recordings)] {
+        for (const auto& one : recordings) one->launch();
+    });
+    // A recording without a graph has been reported already.
+    if (std::find(graphs.begin(), graphs.end(), nullptr) != graphs.end()) return made;
+    std::string refused = made->make([&] { return driver_->chain(graphs); });
+    if (!refused.empty() && warn_) warn_("the evaluations of a run are launched one by one: " + refused);
+    return made;
+}
+
+std::shared_ptr<CudaRecording> CudaDevice::captured(std::function<void()> enqueue) {
+    auto made = std::make_shared<CudaRecording>(driver_, lock_, enqueue);
+    std::string refused = made->make([&] { return driver_->capture(enqueue); });
     if (!refused.empty() && warn_) warn_("this step runs without a CUDA graph, call by call: " + refused);
-    return step;
+    return made;
 }
 
 }  // namespace ebca

@@ -2,7 +2,8 @@
 //
 // The host works on pinned copies of the arrays it reads and writes. A recorded step holds, in one graph, the copies to
 // the GPU, everything that engines and kernels enqueue, and the copies back; so a value that changes from step to step
-// is never part of the recording, and a step is one launch and one wait.
+// is never part of the recording, and a step is one launch and one wait. Sampling without the host chains recordings
+// without such copies: a whole run is one launch.
 #pragma once
 
 #include <functional>
@@ -17,15 +18,18 @@
 
 namespace ebca {
 
+class CudaRecording;
+
 // Sessions of several threads share the stream, one graph after the other.
-class CudaDevice : public Device {
+class CudaDevice : public Device, public GraphDevice {
   public:
-    // kernels: of the op, on the same driver; null: the engine runs the op's graphs. warn: gets a line where a step
-    // runs without a graph; may be empty.
+    // kernels: on the same driver; null: the engine runs the op's graphs, and the host samples. warn: gets a line where
+    // a step runs without a graph; may be empty.
     CudaDevice(std::shared_ptr<Driver> driver, std::shared_ptr<GpuKernels> kernels,
                std::function<void(const std::string&)> warn);
 
     const std::string& name() const override { return driver_->name(); }
+    GraphDevice* graphs() override { return kernels_ ? this : nullptr; }
     Memory allocate(int64_t bytes) override;
     Shared share(const Tensor& array) override;
     void upload(const std::vector<Shared>& arrays) override;
@@ -36,8 +40,13 @@ class CudaDevice : public Device {
     void run(Call& call) override;
     std::unique_ptr<Replay> record(std::vector<Call*> calls, std::vector<Shared> reads,
                                    std::vector<Shared> writes) override;
+    std::unique_ptr<Call> sampling(const std::string& kernel, const Tensors& arrays) override;
+    std::shared_ptr<Recording> graph(std::vector<Call*> calls, const std::vector<Call*>& warm) override;
+    std::shared_ptr<Recording> chain(std::vector<std::shared_ptr<Recording>> recordings) override;
 
   private:
+    std::shared_ptr<CudaRecording> captured(std::function<void()> enqueue);
+
     std::shared_ptr<Driver> driver_;
     std::shared_ptr<GpuKernels> kernels_;
     std::function<void(const std::string&)> warn_;

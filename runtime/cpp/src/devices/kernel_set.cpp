@@ -324,6 +324,19 @@ KernelLaunch KernelSet::launch(const Binary& binary, const std::array<int64_t, 3
     return out;
 }
 
+KernelLaunch KernelSet::launch(const std::string& kernel, Capability capability, int64_t blocks,
+                               const std::map<std::string, int32_t>& integers) const {
+    const Binary& binary = *on(kernel, capability).front();
+    std::map<std::string, KernelLaunch::Value> values(integers.begin(), integers.end());
+    const std::string suffix = "_ptr";
+    for (const Argument& argument : arguments_.at(kernel)) {
+        size_t length = argument.name.size();
+        if (length <= suffix.size() || argument.name.compare(length - suffix.size(), suffix.size(), suffix)) continue;
+        values[argument.name] = argument.name.substr(0, length - suffix.size());
+    }
+    return launch(binary, {blocks, 1, 1}, values);
+}
+
 OpLaunches KernelSet::launches(Variant variant, Capability capability, const std::string& dtype,
                                const OpShape& shape) const {
     shape.check();

@@ -75,12 +75,15 @@ void Executor::run(Variant variant, const std::atomic<bool>* cancelled) {
 
 Replay& Executor::recorded(Variant variant) {
     std::unique_ptr<Replay>& found = recorded_[variant];
-    if (!found) {
-        std::vector<Call*> bound;
-        for (const std::unique_ptr<Call>& call : calls(variant)) bound.push_back(call.get());
-        found = device_->record(std::move(bound), reads(variant), outputs());
-    }
+    if (!found) found = device_->record(calls(variant), reads(variant), outputs());
     return *found;
+}
+
+Tensors Executor::arrays() const {
+    Tensors out;
+    for (const auto& [name, shared] : seen_) out.emplace_back(name, shared.array);
+    for (const auto& [name, memory] : control_) out.emplace_back(name, memory.shared().array);
+    return out;
 }
 
 std::vector<Shared> Executor::inputs() const {
@@ -107,9 +110,14 @@ std::vector<Shared> Executor::reads(Variant variant) const {
     return out;
 }
 
-// The bound steps, or the full UNet if the engine has one and it computes the same.
-Executor::Calls& Executor::calls(Variant variant) {
-    if (variant != Variant::attention || unet_.full.empty() || sizes_.at("contexts") > 1) return steps(variant);
+std::vector<Call*> Executor::calls(Variant variant) {
+    bool full = variant == Variant::attention && !unet_.full.empty() && sizes_.at("contexts") == 1;
+    std::vector<Call*> out;
+    for (const std::unique_ptr<Call>& call : full ? full_unet() : steps(variant)) out.push_back(call.get());
+    return out;
+}
+
+Executor::Calls& Executor::full_unet() {
     if (full_unet_.empty()) {
         auto held = device_->ready();
         Tensors inputs, outputs;

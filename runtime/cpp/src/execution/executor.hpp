@@ -44,6 +44,18 @@ class Executor {
     // Bind and record a variant, so that the first run does not have to.
     void bind(Variant variant) { recorded(variant); }
 
+    // The bound steps of a variant, or the full UNet if the engine has one and it computes the same.
+    std::vector<Call*> calls(Variant variant);
+
+    // Inputs, outputs and controls on the device, by name.
+    Tensors arrays() const;
+
+    // Copy inputs, controls and masks to the device; `run` includes this.
+    void upload() { device_->upload(reads(Variant::update_masked)); }
+
+    // Wait for the device, and copy the outputs to the host; `run` includes this.
+    void download() { device_->download(outputs()); }
+
     // One evaluation. CancelledError as soon as `cancelled` is set; null: never.
     void run(Variant variant, const std::atomic<bool>* cancelled);
 
@@ -61,7 +73,7 @@ class Executor {
     };
 
     Replay& recorded(Variant variant);
-    Calls& calls(Variant variant);
+    Calls& full_unet();
     Calls& steps(Variant variant);
     Operands operands(const Step& step, Variant variant) const;
     Operands segment_operands(const Step& step, Variant variant) const;

@@ -18,14 +18,7 @@ NoisePredictor::NoisePredictor(Executor& executor, std::optional<double> guidanc
                                bool reset_edits, const std::atomic<bool>* cancelled)
     : executor_(executor), carry_(executor.sizes().at("contexts") > 1 && !reset_edits), cancelled_(cancelled) {
     if (guidance_scale) guidance_scale_ = static_cast<float>(*guidance_scale);
-    if (!extra_channels) return;
-    const Tensor& sample = executor.sample();
-    int64_t plane = sample.shape[2] * sample.shape[3], width = sample.shape[1] * plane;
-    int64_t channels = executor.noise().shape[1];
-    for (int64_t row = 0; row < sample.shape[0]; ++row) {
-        std::copy_n(extra_channels->row(row % extra_channels->size(0)), extra_channels->stride(),
-                    sample.floats() + row * width + channels * plane);
-    }
+    if (extra_channels) set_extra_channels(executor, *extra_channels);
 }
 
 void NoisePredictor::predict(const Array& latents, double timestep, const Control& control, Array& out) {
@@ -92,6 +85,16 @@ Array sample(NoisePredictor& predictor, const SchedulerTable& table, const Array
         watch.report({i, table.evaluations(), timestep, current, predictor.executor().contexts_out()});
     }
     return current;
+}
+
+void set_extra_channels(Executor& executor, const Array& channels) {
+    const Tensor& sample = executor.sample();
+    int64_t plane = sample.shape[2] * sample.shape[3], width = sample.shape[1] * plane;
+    int64_t latents = executor.noise().shape[1];
+    for (int64_t row = 0; row < sample.shape[0]; ++row) {
+        std::copy_n(channels.row(row % channels.size(0)), channels.stride(),
+                    sample.floats() + row * width + latents * plane);
+    }
 }
 
 void check_latents(const Array& latents, double timestep) {

@@ -37,6 +37,13 @@ struct Watch {
     void report(const StepInfo& info) const;
 };
 
+// Outputs of one run.
+struct Samples {
+    Array latents;                  // [n,C,h,w]
+    std::vector<double> timesteps;  // one per evaluation, as all that follow
+    std::vector<double> seconds;
+};
+
 // Guided noise predictions of one generation, with the state that one evaluation hands to the next.
 class NoisePredictor {
   public:
@@ -71,6 +78,9 @@ class NoisePredictor {
 // one per evaluation; adjust: null: nothing. CancelledError, NumericalError.
 Array sample(NoisePredictor& predictor, const SchedulerTable& table, const Array& start,
              const std::vector<Control>& controls, const Watch& watch, const Adjust& adjust = {});
+
+// Write the channels [n,K,h,w] that follow the latents into the UNet of an inpainting model, for all rows.
+void set_extra_channels(Executor& executor, const Array& channels);
 
 // NumericalError for latents that are not finite.
 void check_latents(const Array& latents, double timestep);
