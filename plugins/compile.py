@@ -25,7 +25,7 @@ from typing import Any, Final
 
 from ebca.errors import BackendError, EbcaError
 from ebca.plugins.kernels.binaries import DTYPES, FOLDER, FORMAT, Binary, Capability, pack_key
-from ebca.plugins.sampling import launches
+from ebca.plugins.sampling import EMBEDDINGS, STATE, launches
 
 CAPABILITIES: Final[tuple[Capability, ...]] = ((8, 0), (8, 6), (8, 9), (9, 0), (12, 0), (12, 1))
 PTX_CAPABILITY: Final[Capability] = (8, 0)
@@ -145,8 +145,8 @@ def specs(capability: Capability, tuning: Mapping[str, Any]) -> Iterator[Spec]:
     every = (WIDTHS[0].smallest, WIDTHS[-1].largest)
     yield Spec("ebca_energies", capability, None, every, WIDTHS[0].unit, {"BLOCK_T": 128, "BLOCK_I": 16, "BLOCK_H": 8})
     # The kernels between two evaluations do not depend on heads.
-    yield Spec("ebca_begin", capability, None, every, 1, {"BLOCK": launches.BLOCK})
-    yield Spec("ebca_end", capability, None, every, 1, {"BLOCK": launches.BLOCK})
+    for kernel in ("ebca_begin", "ebca_end", "ebca_embed"):
+        yield Spec(kernel, capability, None, every, 1, {"BLOCK": launches.BLOCK})
     yield Spec("ebca_advance", capability, None, every, 1, {}, num_warps=1)
 
 
@@ -158,7 +158,11 @@ def text(capability: Capability) -> str:
 
 _TRITON_DTYPES: Final = {"float16": "fp16", "bfloat16": "bf16", None: "fp32"}
 _STORAGE: Final = ("q_ptr", "k_ptr", "v_ptr", "out_ptr", "partial_ptr")
-_OTHER_POINTERS: Final = {"step_ptr": "*i32", "carry_ptr": "*i32", "bad_ptr": "*i32", "coefficients_ptr": "*fp64"}
+_OTHER_POINTERS: Final = {
+    f"{name}_ptr": {"int32": "*i32", "float64": "*fp64"}[tensor.dtype]
+    for name, tensor in {**STATE, **EMBEDDINGS}.items()
+    if tensor.dtype != "float32"
+}
 _UNIT_STRIDES: Final = ("d", "q_batch", "q_position", "k_batch", "k_context", "k_token", "out_batch", "out_position")
 _MANIFEST_TYPES: Final = {"i32": ("int32", 4), "fp32": ("float32", 4)}
 
@@ -378,8 +382,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--capabilities", default=",".join(map(text, CAPABILITIES)), help="default: %(default)s")
     args = parser.parse_args(argv)
     try:
-        chosen = tuple(_capability(part) for part in args.capabilities.split(","))
-        compile_set(args.output, chosen)
+        compile_set(args.output, [_capability(part) for part in args.capabilities.split(",")])
     except EbcaError as error:
         print(f"\n{parser.prog}: {error}", file=sys.stderr)
         return 1

@@ -1,25 +1,36 @@
 """The components of an engine directory, opened on a device and shared by sessions and threads."""
 
 import threading
+import weakref
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 
 from ebca.engines.backends.protocol import Backend, Runner
 from ebca.engines.cache.prepared import prepared_engine
 from ebca.engines.cache.storage import evict
+from ebca.engines.contract import dims
 from ebca.engines.contract.directory import EngineDirectory
 from ebca.engines.contract.manifest import Manifest
 from ebca.engines.machine.memory import address, nbytes
+from ebca.errors import DeviceMemoryError
 from ebca.runtime.devices.device import Device, MirroredBuffer
 from ebca.runtime.execution.executor import Executor
 from ebca.runtime.schema import parameters as rules
 from ebca.runtime.text.tokenizer import Tokenizer
 
+_T = TypeVar("_T")
+
 OnPrepare = Callable[[int, int, str], None]
 """Called with (done, total, component) while components are prepared."""
+
+# A component that is opened per size stays open for the sizes that were used last.
+_KEPT_SIZES = 2
+# Texts that a component of fixed shape encodes together: a prompt and its negative prompt.
+_TEXTS_AT_ONCE = 2
 
 # Two engines of one process may use the same cache folder.
 _preparing = threading.Lock()
@@ -47,8 +58,10 @@ class Components:
         self.precision = precision
         self.device = device
         self._prepared = prepared_engine(directory, backend)
-        self._runners: dict[str, Runner] = {}
-        self._lock = threading.Lock()
+        self._runners: dict[str, dict[tuple[tuple[str, int], ...], Runner]] = {}
+        # Runners that have run outside of recorded work.
+        self._settled: weakref.WeakSet[Runner] = weakref.WeakSet()
+        self._lock = threading.RLock()
         self._tokenizer: Tokenizer | None = None
         self._tables_verified = False
 
@@ -77,21 +90,55 @@ class Components:
             self._prepared.prepare(names, on_prepare)
         evict(keep=self._prepared.folder)
 
-    def runner(self, component: str) -> Runner:
+    def runner(self, component: str, sizes: Mapping[str, int]) -> Runner:
         """An opened component. It is opened on first use and shared.
+
+        Args:
+            component: its name.
+            sizes: batch, contexts, tokens, height, width, as far as its shapes use them.
 
         Raises:
             EngineError, BackendError: it cannot be opened.
+            DeviceMemoryError: the device has too little memory left for it.
         """
         with self._lock:
-            if component not in self._runners:
-                self._runners[component] = self._prepared.open(component)
-            return self._runners[component]
+            dimensions = self._dimensions(component, sizes)
+            opened = self._runners.setdefault(component, {})
+            key = tuple(sorted(dimensions.items()))
+            if key not in opened:
+                while len(opened) >= _KEPT_SIZES:
+                    opened.pop(next(iter(opened)))
+                opened[key] = self._open(component, dimensions)
+            # The one used last is the last to go.
+            opened[key] = opened.pop(key)
+            return opened[key]
+
+    def _dimensions(self, component: str, sizes: Mapping[str, int]) -> dict[str, int]:
+        """What to open a component for, see `Backend.fixes_shapes`."""
+        if not self.backend.fixes_shapes:
+            return {}
+        spec = self.manifest.components[component]
+        return dims.fixed((t.shape for t in (*spec.inputs.values(), *spec.outputs.values())), sizes)
+
+    def _open(self, component: str, dimensions: Mapping[str, int]) -> Runner:
+        runner = self._with_room(partial(self._prepared.open, component, dimensions))
+        if self.backend.shares_scratch:
+            self.device.invalidate()
+        return runner
 
     def release(self, component: str) -> None:
-        """Close a component until its next use. Existing bindings keep it open."""
-        with self._lock:
-            self._runners.pop(component, None)
+        """Close a component that sampling does not need, unless the backend keeps components open. Existing bindings
+        keep it open."""
+        if not self.backend.stays_open:
+            with self._lock:
+                self._runners.pop(component, None)
+
+    def _close_idle(self) -> None:
+        """Close what sampling does not need, because memory is short. They open again at their next use."""
+        manifest = self.manifest
+        encoder = [manifest.text_encoder.component] if manifest.text_encoder else []
+        for name in (*encoder, *((manifest.vae.decoder, manifest.vae.encoder) if manifest.vae else ())):
+            self._runners.pop(name, None)
 
     def forget_weights(self) -> None:
         """Drop the UNet's memory-mapped weights from memory. The next use reads them from the page cache."""
@@ -99,9 +146,11 @@ class Components:
         self._prepared.forget([*unet.segments, *([unet.full_unet] if unet.full_unet else [])])
 
     def open_all(self) -> None:
-        """Open all segments now, rather than at the first step of a generation."""
-        for name in self.manifest.unet.segments:
-            self.runner(name)
+        """Open all segments now, rather than at the first step of a generation. A backend that opens components for
+        given sizes waits for them."""
+        if not self.backend.fixes_shapes:
+            for name in self.manifest.unet.segments:
+                self.runner(name, {})
 
     def executor(self, sizes: Mapping[str, int]) -> Executor:
         """A new executor with its own buffers, see `ebca.runtime.execution.executor`.
@@ -112,11 +161,31 @@ class Components:
         Raises:
             ParameterError: not enough memory.
         """
+        unet = self.manifest.unet
+        make = partial(
+            Executor,
+            unet,
+            self.runner,
+            sizes,
+            self.device,
+            self.full_unet_with_updates,
+            channels_last=unet.channels_last.get(self.backend.name, ()),
+        )
         try:
-            return Executor(self.manifest.unet, self.runner, sizes, self.device, self.full_unet_with_updates)
+            return self._with_room(make)
         except MemoryError:
             named = {"rows": sizes["batch"], "height": sizes["height"], "width": sizes["width"]}
             raise rules.NO_MEMORY.error(**named) from None
+
+    def _with_room(self, do: Callable[[], _T]) -> _T:
+        """The result of a function. If the device has too little memory, it is tried again after closing what sampling
+        does not need."""
+        try:
+            return do()
+        except DeviceMemoryError:
+            with self._lock:
+                self._close_idle()
+            return do()
 
     @property
     def full_unet_with_updates(self) -> str | None:
@@ -148,8 +217,16 @@ class Components:
         spec = self.manifest.text_encoder
         if spec is None:
             raise rules.NO_TEXT_ENCODER.error(path=self.directory.path)
-        shape = (len(ids), spec.max_length, spec.hidden_size)
-        return self._evaluate(spec.component, {"input_ids": ids}, {"hidden_states": shape})["hidden_states"]
+        at_once = _TEXTS_AT_ONCE if self.backend.fixes_shapes else len(ids)
+        parts = []
+        for first in range(0, len(ids), at_once):
+            some = ids[first : first + at_once]
+            # Rows are independent; the last one fills up what a component of fixed shape expects.
+            filled = np.concatenate([some, np.repeat(some[-1:], at_once - len(some), axis=0)])
+            shape = (at_once, spec.max_length, spec.hidden_size)
+            made = self._evaluate(spec.component, {"input_ids": filled}, {"hidden_states": shape})["hidden_states"]
+            parts.append(made[: len(some)])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """Scaled latents [n,C,h,w] -> images [n,3,8h,8w] float32 in [-1, 1]. One image at a time, to bound memory.
@@ -194,10 +271,25 @@ class Components:
         self.release(spec.encoder)
         return (mean - spec.shift_factor) * np.float32(spec.scaling_factor), std * np.float32(spec.scaling_factor)
 
+    def warm_up_decoder(self, latent_shape: tuple[int, ...]) -> None:
+        """Open the VAE's decoder for latents [n,C,h,w] and run it once, if that would later outdate recorded work."""
+        spec = self.manifest.vae
+        if spec is None or not self.backend.shares_scratch:
+            return
+        _, channels, height, width = latent_shape
+        sizes = {"batch": 1, "height": height, "width": width}
+        if self.runner(spec.decoder, sizes) not in self._settled:
+            self.decode(np.zeros((1, channels, height, width), np.float32))
+
     def _evaluate(
         self, name: str, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, tuple[int, ...]]
     ) -> dict[str, np.ndarray]:
         """Run a component once on the device. Returns its outputs, which have the shapes in `outputs`."""
+        return self._with_room(partial(self._evaluate_once, name, inputs, outputs))
+
+    def _evaluate_once(
+        self, name: str, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, np.ndarray]:
         component, device = self.manifest.components[name], self.device
 
         def share(shape: tuple[int, ...], dtype: str) -> MirroredBuffer:
@@ -208,14 +300,19 @@ class Components:
         for n, array in inputs.items():
             given[n].host[...] = array
         arrays = {n: s.array for n, s in given.items()}, {n: s.array for n, s in made.items()}
+        sizes = dims.sizes_of((component.inputs[n].shape for n in inputs), (array.shape for array in inputs.values()))
         with device.ready():
-            runner = self.runner(name)
+            runner = self.runner(name, sizes)
             need = runner.workspace_bytes(*arrays)
             scratch = device.allocate(need).view(0, (need,), np.uint8) if need else None
             call = runner.bind(*arrays, 0 if scratch is None else address(scratch))
         device.upload(list(given.values()))
         device.run(call)
         device.download(list(made.values()))
+        if self.backend.shares_scratch and runner not in self._settled:
+            # A library may keep memory from the first run on.
+            device.invalidate()
+            self._settled.add(runner)
         return {n: s.host for n, s in made.items()}
 
     def flush_caches(self) -> None:

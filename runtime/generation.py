@@ -90,6 +90,8 @@ class Generation:
         executor = open_executor(prompts.contexts)
         inputs = self._sampler_inputs(prompts, initial, executor)
         maps = self._attention_maps(executor)
+        if request.output != "latents":
+            self._components.warm_up_decoder(self._target.latent_shape)
         sampler = self._sampler(executor, inputs, maps, open_sampler)
         sampler.prepare(inputs)
         watch.stage("open")

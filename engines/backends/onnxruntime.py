@@ -6,6 +6,7 @@ memory arena, so seventeen segments need the scratch memory of one.
 """
 
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,9 @@ class OnnxRuntimeBackend(PreparingBackend):
             options.add_session_config_entry(key, value)
         self._session(graph, options)
 
-    def open(self, prepared: Path, component: Component) -> "OnnxRuntimeRunner":
+    def open(
+        self, prepared: Path, component: Component, dimensions: Mapping[str, int] | None = None
+    ) -> "OnnxRuntimeRunner":
         options = self._options()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry("session.use_env_allocators", "1")
@@ -133,12 +136,15 @@ class OnnxRuntimeRunner:
                 binding.bind_input(name, *self._place, array.dtype, array.shape, address(array))
         for name, array in outputs.items():
             binding.bind_output(name, *self._place, array.dtype, array.shape, address(array))
-        session, options, keep = self._session, self._run_options, (dict(inputs), dict(outputs))
+        keep = dict(inputs), dict(outputs)
 
         def call(_keep: object = keep) -> None:
-            session.run_with_iobinding(binding, options)
+            self._run(binding)
 
         return call
+
+    def _run(self, binding: Any) -> None:
+        self._session.run_with_iobinding(binding, self._run_options)
 
 
 def _packed_weights_are_aligned(model: Path) -> bool:

@@ -6,6 +6,7 @@ weights, as large as the packed ones, are then no longer needed and are dropped 
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,9 @@ class OpenVINOBackend(PreparingBackend):
             raise _unreadable(graph, error) from None
         ov.save_model(model, target.with_suffix(".xml"), compress_to_fp16=False)
 
-    def open(self, prepared: Path, component: Component) -> "OpenVINORunner":
+    def open(
+        self, prepared: Path, component: Component, dimensions: Mapping[str, int] | None = None
+    ) -> "OpenVINORunner":
         precision = "fp32" if component.float32_only else self._precision
         config = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],

@@ -52,9 +52,16 @@ class Backend(ABC):
 
     Attributes:
         name: as in `ebca.engines.backends.registry`.
+        fixes_shapes: a component is opened for one set of sizes, and again for another.
+        stays_open: opening takes far longer than running, so components stay open while memory allows.
+        shares_scratch: components take scratch memory from one place and give it back after each run. Recorded work
+            still uses what it was given, so it is out of date once another component has been opened.
     """
 
     name: str
+    fixes_shapes = False
+    stays_open = False
+    shares_scratch = False
 
     @abstractmethod
     def identity(self) -> dict[str, str]:
@@ -62,8 +69,15 @@ class Backend(ABC):
         processor or GPU, precision."""
 
     @abstractmethod
-    def open(self, graph: Path, component: Component) -> Runner:
-        """Open a component: its graph in the engine directory, or what `PreparingBackend.prepare` wrote."""
+    def open(self, graph: Path, component: Component, dimensions: Mapping[str, int] | None = None) -> Runner:
+        """Open a component: its graph in the engine directory, or what `PreparingBackend.prepare` wrote.
+
+        Args:
+            graph: the file.
+            component: its entry in the manifest.
+            dimensions: the value of each symbolic dimension of its inputs and outputs, by its text; for backends that
+                fix shapes.
+        """
 
     def flush_caches(self) -> None:  # noqa: B027 - most backends keep no cache
         """Persist compilation results for later processes. Called after every component in use has run once."""

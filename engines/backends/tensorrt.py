@@ -41,6 +41,8 @@ class TensorRTBackend(Backend):
         BackendError: the library is missing, or the directory has no plans for it, this GPU, platform and version.
     """
 
+    stays_open = True
+
     def __init__(self, target: GpuTarget, module: Any = None) -> None:
         self.name = library = target.backend
         self._directory = directory = target.directory
@@ -67,7 +69,9 @@ class TensorRTBackend(Backend):
         """Everything besides its plan that a runtime cache depends on."""
         return identity(self.name, str(self._trt.__version__), self._gpu)
 
-    def open(self, graph: Path, component: Component) -> "TensorRTRunner":
+    def open(
+        self, graph: Path, component: Component, dimensions: Mapping[str, int] | None = None
+    ) -> "TensorRTRunner":
         """Open a component; its plan is loaded when the shapes of its inputs are known.
 
         Raises:

@@ -75,13 +75,13 @@ class PreparedEngine:
                 f"cannot write prepared engines to '{self.folder}': {error}", "set EBCA_CACHE_DIR to a folder with room"
             ) from None
 
-    def open(self, name: str) -> Runner:
-        """Open a component, preparing it first if needed."""
+    def open(self, name: str, dimensions: Mapping[str, int] | None = None) -> Runner:
+        """Open a component, preparing it first if needed. `dimensions` as in `Backend.open`."""
         if not self._is_current(name):
             self.prepare([name])
         component = self.directory.manifest.components[name]
         prepares = isinstance(self.backend, PreparingBackend)
-        return self.backend.open(self._target(name) if prepares else self._graph(name), component)
+        return self.backend.open(self._target(name) if prepares else self._graph(name), component, dimensions)
 
     def forget(self, names: Iterable[str]) -> None:
         """Drop the mapped files of components from memory; pages are read again when they are used."""

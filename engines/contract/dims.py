@@ -9,7 +9,7 @@ A dimension is an integer or a product of names and integers joined by `*`. The 
 So the number of positions of a cross-attention layer after two downsamplings is `height_2*width_2`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ebca.errors import EngineError
 
@@ -37,6 +37,28 @@ def evaluate(dim: Dim, sizes: Mapping[str, int]) -> int:
 def shape(dims: Sequence[Dim], sizes: Mapping[str, int]) -> tuple[int, ...]:
     """The concrete shape of a tensor, see `evaluate`."""
     return tuple(evaluate(dim, sizes) for dim in dims)
+
+
+def fixed(shapes: Iterable[Sequence[Dim]], sizes: Mapping[str, int]) -> dict[str, int]:
+    """The value of every symbolic dimension of some shapes, by its text. Raises EngineError as `evaluate`."""
+    return {dim: evaluate(dim, sizes) for shape in shapes for dim in shape if isinstance(dim, str)}
+
+
+def sizes_of(shapes: Iterable[Sequence[Dim]], values: Iterable[Sequence[int]]) -> dict[str, int]:
+    """The sizes at which some tensors have the shapes `values`. Dimensions are numbers, names, or `number*name`.
+
+    Raises:
+        EngineError: two tensors disagree, or a shape does not fit.
+    """
+    sizes: dict[str, int] = {}
+    for shape, value in zip(shapes, values, strict=True):
+        for dim, length in zip(shape, value, strict=True):
+            factor, _, name = str(dim).rpartition("*")
+            multiple = int(factor or 1)
+            fits = name == str(length) if isinstance(dim, int) else length % multiple == 0
+            if not fits or (isinstance(dim, str) and sizes.setdefault(name, length // multiple) * multiple != length):
+                raise EngineError(f"a tensor has shape {list(value)}, and the engine expects {list(shape)}")
+    return sizes
 
 
 def _factor(factor: str, dim: str, sizes: Mapping[str, int]) -> int:

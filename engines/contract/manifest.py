@@ -96,7 +96,9 @@ class UNetSpec:
     editing prompts together (None: unlimited). `full_unet` is the component of the unsplit UNet: it has the same inputs
     and outputs, reads only the first context, and returns the contexts unchanged (None: not exported).
     `full_unet_with_updates` is the unsplit UNet with the op's variant "update" inside; it also takes the controls of
-    that variant. In the JSON, `steps` is "plan", and the last two are "vanilla" and "whole".
+    that variant. `channels_last` names, for backends whose lowered graphs differ in it, the images between segments that
+    are [B,h,w,C] there; `tensors` always has [B,C,h,w]. In the JSON, `steps` is "plan", `full_unet` is "vanilla", and
+    `full_unet_with_updates` is "whole".
     """
 
     in_channels: int
@@ -112,10 +114,17 @@ class UNetSpec:
     max_contexts: int | None = None
     full_unet: str | None = None
     full_unet_with_updates: str | None = None
+    channels_last: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def segments(self) -> list[str]:
         return [step.segment for step in self.steps if step.segment is not None]
+
+    @property
+    def time_step(self) -> Step | None:
+        """The first step, if it depends on the timestep alone."""
+        first = self.steps[0] if self.steps else None
+        return first if first is not None and first.segment is not None and first.inputs == ("timestep",) else None
 
 
 @dataclass(frozen=True)
@@ -246,6 +255,7 @@ def _parse(data: Mapping[str, Any]) -> Manifest:
             max_contexts=unet.get("max_contexts"),
             full_unet=unet.get("vanilla"),
             full_unet_with_updates=unet.get("whole"),
+            channels_last={name: tuple(names) for name, names in unet.get("channels_last", {}).items()},
         ),
         schedulers=data["schedulers"],
         files={path: FileRecord(**record) for path, record in data["files"].items()},
@@ -281,6 +291,10 @@ def _validate(manifest: Manifest) -> None:
     for tensor_name, tensor in unet.tensors.items():
         if tensor.dtype not in DTYPES:
             raise ValueError(f"tensor '{tensor_name}' of the UNet has dtype '{tensor.dtype}'")
+    for names in unet.channels_last.values():
+        for tensor_name in names:
+            if tensor_name in (*unet.inputs, *unet.outputs) or len(unet.tensors[tensor_name].shape) != 4:
+                raise ValueError(f"'{tensor_name}' of channels_last is not an image between segments")
     controls = {n for op in unet.ops.values() for n in manifest.components[op["update"]].inputs} - {"q", "k", "v"}
     for full, more in ((unet.full_unet, set()), (unet.full_unet_with_updates, controls)):
         if full is not None:

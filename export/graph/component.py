@@ -1,14 +1,17 @@
 """Write a graph as a component: canonical ONNX, one weights file, and the lowered graphs on the same weights."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import onnx_ir as ir
 
 from ebca.engines.contract.manifest import Component, TensorSpec
 from ebca.errors import ExportError
+from ebca.export.graph.channels_last import channels_last
 from ebca.export.graph.dtypes import FLOAT, HALF, dtype_name
 from ebca.export.graph.emulate import emulate
+from ebca.export.graph.expand_fused import expand_fused
+from ebca.export.graph.fuse_cuda import fuse_for_cuda
 from ebca.export.graph.half import half_weight
 from ebca.export.graph.lower import lower_for_onnxruntime
 
@@ -18,9 +21,17 @@ IR_VERSION = 11
 _EXTERNAL_FROM_BYTES = 1024
 
 
-def write_component(graph: ir.Graph, folder: Path, name: str, *, half: bool, float32_only: bool = False) -> Component:
+def write_component(
+    graph: ir.Graph,
+    folder: Path,
+    name: str,
+    *,
+    half: bool,
+    float32_only: bool = False,
+    images: Collection[str] = (),
+) -> Component:
     """Write `folder/name.onnx`, `.onnx.data`, and the graph lowered for ONNX Runtime: `.ort.onnx` for a CPU, and for a
-    graph that computes in float16 also `.cuda.onnx` for a GPU.
+    graph that computes in float16 also `.cuda.onnx` for a GPU, whose arithmetic `.ort.onnx` then emulates.
 
     Args:
         graph: graph whose inputs and outputs have shapes as in `ebca.engines.contract.dims`: in float32, or as
@@ -29,6 +40,7 @@ def write_component(graph: ir.Graph, folder: Path, name: str, *, half: bool, flo
         float32_only: the component must not run at a lower precision.
         half: store the weights of a float32 graph as float16, followed by a Cast to float32 that an engine folds when
             it prepares.
+        images: inputs and outputs that have their channels last in `.cuda.onnx`.
 
     Returns:
         The component with paths relative to `folder`.
@@ -44,7 +56,7 @@ def write_component(graph: ir.Graph, folder: Path, name: str, *, half: bool, flo
     return Component(
         graph=f"{name}.onnx",
         weights=weights,
-        lowered=_write_lowered(folder, name, in_half=computes_in_half(graph)),
+        lowered=_write_lowered(folder, name, images, in_half=computes_in_half(graph)),
         float32_only=float32_only,
         inputs=_specs(graph.inputs),
         outputs=_specs(graph.outputs),
@@ -64,15 +76,19 @@ def _write_canonical(graph: ir.Graph, folder: Path, name: str) -> str | None:
     return None
 
 
-def _write_lowered(folder: Path, name: str, *, in_half: bool) -> dict[str, str]:
+def _write_lowered(folder: Path, name: str, images: Collection[str], *, in_half: bool) -> dict[str, str]:
     """Write the canonical graph's lowered forms; returns backend -> file."""
     files = {"onnxruntime": f"{name}.ort.onnx"}
     on_cpu = ir.load(folder / f"{name}.onnx")
     if in_half:
         files["onnxruntime-cuda"] = f"{name}.cuda.onnx"
         on_gpu = ir.load(folder / f"{name}.onnx")
+        for model in (on_cpu, on_gpu):
+            fuse_for_cuda(model)
         lower_for_onnxruntime(on_gpu)
+        channels_last(on_gpu.graph, images)
         ir.save(on_gpu, folder / files["onnxruntime-cuda"])
+        expand_fused(on_cpu)
         emulate(on_cpu)
     lower_for_onnxruntime(on_cpu)
     ir.save(on_cpu, folder / files["onnxruntime"])

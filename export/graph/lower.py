@@ -1,22 +1,24 @@
 """Lower a graph: rewrite it in operators that one backend runs faster.
 
 The runtime has no ONNX library, so the export writes the lowered graph beside the canonical one, on the same weights.
-For ONNX Runtime, measured on a CPU at SD 1.5 size (its GPU provider has the same kernels; not measured):
+For ONNX Runtime, measured on a CPU at SD 1.5 size:
 
 * Attention -> com.microsoft.MultiHeadAttention. The standard operator stores the full score matrix, 2 GB at 4096
   positions; the other is a flash kernel.
 * GroupNormalization -> InstanceNormalization and a scale. ONNX Runtime expands the standard operator into nine nodes.
 * EnergyCrossAttention, in the full UNet with updates -> its standard operators.
+
+For its CUDA provider see `ebca.export.graph.fuse_cuda`, which comes first.
 """
 
 import numpy as np
 import onnx_ir as ir
 
 from ebca.export.graph.dtypes import dtype_name
+from ebca.export.graph.fuse_cuda import MICROSOFT
 from ebca.export.graph.op_node import OP_DOMAIN, int_attribute, is_op
+from ebca.export.graph.rewriting import constant, replace
 from ebca.plugins.energy_attention.onnx_model import op_model
-
-_MICROSOFT = "com.microsoft"
 
 
 def lower_for_onnxruntime(model: ir.Model) -> None:
@@ -25,7 +27,7 @@ def lower_for_onnxruntime(model: ir.Model) -> None:
     for node in list(graph):
         if node.op_type == "Attention" and "q_num_heads" in node.attributes and _is_plain(node):
             _replace(graph, node, _multi_head_attention(node))
-            graph.opset_imports[_MICROSOFT] = 1
+            graph.opset_imports[MICROSOFT] = 1
         elif node.op_type == "GroupNormalization":
             _replace(graph, node, _instance_normalization(graph, node))
         elif is_op(node):
@@ -38,9 +40,7 @@ def _is_plain(node: ir.Node) -> bool:
 
 
 def _replace(graph: ir.Graph, node: ir.Node, nodes: list[ir.Node]) -> None:
-    old, new = node.outputs[0], nodes[-1].outputs[0]
-    new.name, new.shape, new.type = old.name, old.shape, old.type
-    ir.convenience.replace_nodes_and_values(graph, node, [node], nodes, [old], [new])
+    replace(graph, node, [node], nodes, [node.outputs[0]], [nodes[-1].outputs[0]])
 
 
 def _multi_head_attention(node: ir.Node) -> list[ir.Node]:
@@ -48,7 +48,7 @@ def _multi_head_attention(node: ir.Node) -> list[ir.Node]:
     attributes: list[ir.Attr] = [ir.AttrInt64("num_heads", heads)]
     if "scale" in node.attributes:
         attributes.append(ir.AttrFloat32("scale", node.attributes["scale"].as_float()))
-    return [ir.Node(_MICROSOFT, "MultiHeadAttention", node.inputs, attributes, num_outputs=1, name=node.name)]
+    return [ir.Node(MICROSOFT, "MultiHeadAttention", node.inputs, attributes, num_outputs=1, name=node.name)]
 
 
 def _instance_normalization(graph: ir.Graph, node: ir.Node) -> list[ir.Node]:
@@ -57,13 +57,13 @@ def _instance_normalization(graph: ir.Graph, node: ir.Node) -> list[ir.Node]:
     channels = scale.shape[0]
     groups = int_attribute(node, "num_groups")
     epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
-    grouped = _constant(graph, f"grouped_{groups}", np.array([0, groups, -1], np.int64))
+    grouped = constant(graph, f"grouped_{groups}", np.array([0, groups, -1], np.int64))
     assert scale.dtype is not None
     dtype = scale.dtype.numpy()
-    ones = _constant(graph, f"ones_{groups}", np.ones(groups, dtype))
-    zeros = _constant(graph, f"zeros_{groups}", np.zeros(groups, dtype))
-    flat = _constant(graph, f"flat_{channels}", np.array([0, channels, -1], np.int64))
-    axis = _constant(graph, "last_axis", np.array([1], np.int64))
+    ones = constant(graph, f"ones_{groups}", np.ones(groups, dtype))
+    zeros = constant(graph, f"zeros_{groups}", np.zeros(groups, dtype))
+    flat = constant(graph, f"flat_{channels}", np.array([0, channels, -1], np.int64))
+    axis = constant(graph, "last_axis", np.array([1], np.int64))
     shape = ir.Node("", "Shape", [x])
     folded = ir.Node("", "Reshape", [x, grouped])
     normalised = ir.Node(
@@ -87,10 +87,10 @@ def _inline_op(graph: ir.Graph, node: ir.Node) -> None:
     for parameter, value in zip(body.inputs, node.inputs, strict=True):
         assert value is not None
         ir.convenience.replace_all_uses_with(parameter, value)
-    for constant in list(body.initializers.values()):
-        assert constant.const_value is not None
+    for weight in list(body.initializers.values()):
+        assert weight.const_value is not None
         ir.convenience.replace_all_uses_with(
-            constant, _constant(graph, f"{node.name}.{constant.name}", constant.const_value.numpy())
+            weight, constant(graph, f"{node.name}.{weight.name}", weight.const_value.numpy())
         )
     body.outputs.clear()
     body.remove(nodes)
@@ -101,12 +101,3 @@ def _inline_op(graph: ir.Graph, node: ir.Node) -> None:
     for old, new in zip(node.outputs, results, strict=True):
         new.name, new.shape, new.type = old.name, old.shape, old.type
     ir.convenience.replace_nodes_and_values(graph, node, [node], nodes, node.outputs, results)
-
-
-def _constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    if name not in graph.initializers:
-        tensor = ir.tensor(array, name=name)
-        graph.initializers.add(
-            ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
-        )
-    return graph.initializers[name]

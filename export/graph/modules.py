@@ -1,5 +1,6 @@
 """The networks around the UNet as one graph each: CLIP text encoder, VAE decoder, VAE encoder."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -94,6 +95,8 @@ def downscale(vae: AutoencoderKL) -> int:
     return 2 ** (len(vae.config.block_out_channels) - 1)
 
 
+_SYMBOL = re.compile(r"\bs\d+\b")
+
 Named = Sequence[tuple[str, tuple[Dim, ...]]]
 
 
@@ -105,10 +108,28 @@ def _trace(module: nn.Module, example: Tensor, dynamic: dict[int, Any], inputs: 
     model = exported.model
     fold_transposes(model)
     graph = model.graph
-    # torch's symbols have no meaning outside the trace; inputs and outputs get our names instead.
-    for node in graph:
-        for value in node.outputs:
-            value.shape = None
+    _rename_symbols(graph, [shape for _, shape in inputs])
     for value, (name, shape) in zip((*graph.inputs, *graph.outputs), (*inputs, *outputs), strict=True):
         value.name, value.shape = name, ir.Shape(shape)
     return graph
+
+
+def _rename_symbols(graph: ir.Graph, shapes: Sequence[tuple[Dim, ...]]) -> None:
+    """Write dimensions in our names instead of torch's symbols, which have no meaning outside the trace."""
+    names = {
+        dim.value: str(ours)
+        for value, shape in zip(graph.inputs, shapes, strict=True)
+        for dim, ours in zip(value.shape or (), shape, strict=True)
+        if isinstance(dim, ir.SymbolicDim) and dim.value is not None
+    }
+
+    def renamed(dim: int | ir.SymbolicDim) -> Dim | None:
+        if isinstance(dim, int) or dim.value is None:
+            return dim if isinstance(dim, int) else None
+        inside = _SYMBOL.sub(lambda found: f"({names.get(found[0], found[0])})", dim.value)
+        return names.get(dim.value, inside)
+
+    for node in graph:
+        for value in node.outputs:
+            if value.shape is not None:
+                value.shape = ir.Shape([renamed(dim) for dim in value.shape])

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from ebca.engines.contract.manifest import Component, LayerSpec, Step, TensorSpec, UNetSpec
+from ebca.export.graph.channels_last import is_image
 from ebca.export.graph.component import write_component
 from ebca.export.graph.dtypes import FLOAT, HALF, dtype_name
 from ebca.export.graph.half import to_half
@@ -32,13 +33,14 @@ def export(context: Context, inputs: UNetInputs) -> StageResult:
     updates = ops.update_graphs(context, inputs.traced.layers)
     parity = SegmentParity(inputs.reference, parity_limit(computes_half=context.options.computes_half))
     dtypes = dict.fromkeys(INPUTS, FLOAT)
+    images = _images(cut)
     for index, segment in enumerate(cut.segments):
         size = segment.weight_bytes
         context.report(f"segment {index + 1} of {len(cut.segments)}, {size / 1e6:.0f} MB", result.weight_bytes)
         if context.options.computes_half:
             _to_half(segment, dtypes)
         found = context.workspace.get(segment.name)
-        component = found[0] if found else _write(context, segment)
+        component = found[0] if found else _write(context, segment, images)
         parity.run(segment, component, context.folder, updates)
         if not found:
             context.workspace.put(segment.name, component, {})
@@ -48,13 +50,19 @@ def export(context: Context, inputs: UNetInputs) -> StageResult:
     return result.joined(StageResult(sections={"unet": _spec(context, inputs.traced, cut, dtypes)}, parity=record))
 
 
-def _write(context: Context, segment: Segment) -> Component:
+def _images(cut: Split) -> frozenset[str]:
+    """The images between segments."""
+    return frozenset(n for n, b in cut.tensors.items() if is_image(b.shape)) - {*INPUTS, *OUTPUTS}
+
+
+def _write(context: Context, segment: Segment, images: frozenset[str]) -> Component:
     return write_component(
         segment.graph,
         context.folder,
         f"unet/{segment.name}",
         half=context.options.stores_half and not context.options.computes_half,
         float32_only=segment.float32_only,
+        images=images,
     )
 
 
@@ -86,6 +94,7 @@ def _spec(context: Context, traced: TracedUNet, cut: Split, dtypes: Mapping[str,
         ops=ops.variants(traced.layers),
         steps=_schedule(cut),
         max_contexts=options.plans.max_contexts if options.plans else None,
+        channels_last={"onnxruntime-cuda": tuple(sorted(_images(cut)))} if options.computes_half else {},
         full_unet=full_unet.NAME if options.with_full_unet else None,
         full_unet_with_updates=full_unet.NAME_WITH_UPDATES if options.with_full_unet_updates else None,
     )

@@ -12,6 +12,11 @@ guidance: the unconditional rows first), S contexts, T tokens, K = S + S T + S c
                        contexts[:, 1:] = contexts_out[:, 1:] if carry is set
                        bad = i + 1 if it is 0 and e, latents or contexts_out is not finite
     advance            step = step + 1
+
+A fourth, for UNets whose time embeddings have been computed for all evaluations beforehand: a table of W words and
+E words of the UNet's buffers. A word has 32 bits, whatever the dtype of the embeddings.
+
+    embed   i = step:  time_embeddings[e] = embeddings[embedding_base[e] + i * embedding_stride[e]]
 """
 
 from collections.abc import Mapping
@@ -45,3 +50,16 @@ UNET: Final = ("sample", "timestep", "contexts", "noise", "contexts_out", "weigh
 """Tensors shared with the UNet, float32."""
 
 KERNELS: Final = ("begin", "end", "advance")
+
+EMBEDDINGS: Final[Mapping[str, Tensor]] = {
+    "step": STATE["step"],
+    "embeddings": Tensor("int32", ("W",)),
+    "embedding_base": Tensor("int32", ("E",)),
+    "embedding_stride": Tensor("int32", ("E",)),
+    "time_embeddings": Tensor("int32", ("E",)),
+}
+"""Tensors of the kernel EMBED. It reads a word at the index `base + i * stride`, which must be in the table; stride 0
+repeats a word at every evaluation."""
+
+EMBED: Final = "embed"
+"""Optional, so not one of KERNELS: enqueued before the UNet by a sampler that has such a table."""

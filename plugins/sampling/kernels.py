@@ -1,4 +1,4 @@
-"""The three kernels in Triton, compiled ahead of time with those of the op; what they compute stands in the package's
+"""The four kernels in Triton, compiled ahead of time with those of the op; what they compute stands in the package's
 text. All are elementwise and small: a step spends a few microseconds here.
 
 Sizes: images n, rows R, image = C h w elements of one image's latents, in_image = C_in h w of one row of the
@@ -78,3 +78,19 @@ def ebca_end(
 def ebca_advance(step_ptr):
     """Grid: one program."""
     tl.store(step_ptr, tl.load(step_ptr) + 1)
+
+
+@triton.jit
+def ebca_embed(
+    step_ptr, embeddings_ptr, embedding_base_ptr, embedding_stride_ptr,
+    time_embeddings_ptr,
+    words,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Grid: enough blocks for `words`, the size of time_embeddings. All tensors are int32."""
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < words
+    base = tl.load(embedding_base_ptr + at, mask=inside, other=0)
+    stride = tl.load(embedding_stride_ptr + at, mask=inside, other=0)
+    word = tl.load(embeddings_ptr + base + tl.load(step_ptr) * stride, mask=inside, other=0)
+    tl.store(time_embeddings_ptr + at, word, mask=inside)

@@ -1,11 +1,14 @@
 """How the kernels are launched: tensors in order, sizes, and grid. Needs neither Triton nor CUDA."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Final
 
 BLOCK: Final = 256
+
+_Shapes = Mapping[str, tuple[int, ...]]
+_Sizes = tuple[dict[str, int], int]  # the kernel's integers, and the elements that it needs threads for
 
 _TENSORS: Final = {
     "begin": (
@@ -17,6 +20,7 @@ _TENSORS: Final = {
         "history", "latents", "contexts", "bad",
     ),
     "advance": ("step",),
+    "embed": ("step", "embeddings", "embedding_base", "embedding_stride", "time_embeddings"),
 }  # fmt: skip
 
 
@@ -30,30 +34,51 @@ class SamplingLaunch:
 
 
 def launch(kernel: str, shapes: Mapping[str, tuple[int, ...]], block: int = BLOCK) -> SamplingLaunch:
-    """The launch of one kernel for arrays of these shapes (see STATE and UNET)."""
-    images = shapes["latents"][0]
-    image = prod(shapes["latents"][1:])
-    rows, contexts, tokens, width = shapes["contexts"]
-    if kernel == "begin":
-        values = {
-            "images": images,
-            "rows": rows,
-            "image": image,
-            "in_image": prod(shapes["sample"][1:]),
-            "contexts": contexts,
-            "tokens": tokens,
-        }
-        work = max(rows * image, rows * contexts * tokens)
-    elif kernel == "end":
-        values = {
-            "elements": images * image,
-            "room": shapes["history"][0],
-            "guided": int(rows > images),
-            "rows": rows,
-            "contexts": contexts,
-            "words": tokens * width,
-        }
-        work = max(images * image, prod(shapes["contexts"]))
-    else:
-        values, work = {}, 1
+    """The launch of one kernel for arrays of these shapes (see STATE, UNET and EMBEDDINGS)."""
+    values, work = _SIZES[kernel](shapes)
     return SamplingLaunch(_TENSORS[kernel], values, -(-work // block))
+
+
+def _begin(shapes: _Shapes) -> _Sizes:
+    rows, contexts, tokens, _ = shapes["contexts"]
+    image = prod(shapes["latents"][1:])
+    values = {
+        "images": shapes["latents"][0],
+        "rows": rows,
+        "image": image,
+        "in_image": prod(shapes["sample"][1:]),
+        "contexts": contexts,
+        "tokens": tokens,
+    }
+    return values, max(rows * image, rows * contexts * tokens)
+
+
+def _end(shapes: _Shapes) -> _Sizes:
+    rows, contexts, tokens, width = shapes["contexts"]
+    elements = prod(shapes["latents"])
+    values = {
+        "elements": elements,
+        "room": shapes["history"][0],
+        "guided": int(rows > shapes["latents"][0]),
+        "rows": rows,
+        "contexts": contexts,
+        "words": tokens * width,
+    }
+    return values, max(elements, prod(shapes["contexts"]))
+
+
+def _advance(_: _Shapes) -> _Sizes:
+    return {}, 1
+
+
+def _embed(shapes: _Shapes) -> _Sizes:
+    words = prod(shapes["time_embeddings"])
+    return {"words": words}, words
+
+
+_SIZES: Final[Mapping[str, Callable[[_Shapes], _Sizes]]] = {
+    "begin": _begin,
+    "end": _end,
+    "advance": _advance,
+    "embed": _embed,
+}

@@ -1,4 +1,4 @@
-"""The three kernels in numpy, on arrays that are modified in place; see the package docstring."""
+"""The four kernels in numpy, on arrays that are modified in place; see the package docstring."""
 
 from collections.abc import Mapping
 
@@ -44,3 +44,8 @@ def end(a: Arrays) -> None:
 def advance(a: Arrays) -> None:
     """Advance to the next evaluation."""
     a["step"][0] += 1
+
+
+def embed(a: Arrays) -> None:
+    """Copy the time embeddings of evaluation step[0] to the UNet's buffers."""
+    a["time_embeddings"][...] = a["embeddings"][a["embedding_base"] + a["step"][0] * a["embedding_stride"]]

@@ -63,6 +63,9 @@ class CpuDevice:
     def run(self, call: Call) -> None:
         call()
 
+    def invalidate(self) -> None:
+        """Nothing to do: a recording is a list of calls."""
+
     def record(
         self, calls: Sequence[Call], reads: Sequence[MirroredBuffer] = (), writes: Sequence[MirroredBuffer] = ()
     ) -> Call:

@@ -22,10 +22,13 @@ from ebca.engines.contract.directory import EngineDirectory
 from ebca.engines.contract.manifest import LayerSpec
 from ebca.engines.machine import nvidia
 from ebca.engines.machine.memory import address, nbytes
-from ebca.errors import BackendError, ParameterError
+from ebca.errors import BackendError, DeviceMemoryError
 from ebca.runtime.devices.device import GraphDevice, MirroredBuffer
 
 log = logging.getLogger(__name__)
+
+# In the first runs libraries allocate memory, choose algorithms and load kernels, which must not be captured.
+_WARM_RUNS = 3
 
 
 class Driver(Protocol):
@@ -107,7 +110,7 @@ class Kernels(Protocol):
         ...
 
     def sampling(self, kernel: str, arrays: Arrays) -> Call:
-        """One of `ebca.plugins.sampling.KERNELS`, bound to its arrays."""
+        """One of `ebca.plugins.sampling.KERNELS`, or EMBED, bound to its arrays."""
         ...
 
     def register(self, trt: Any, registry: Any) -> object:
@@ -137,6 +140,7 @@ class CudaDevice:
         self.kernels = kernels
         self.name = driver.name
         self._lock = threading.RLock()
+        self._state = object()
         self._free_at_first = driver.free_bytes()
 
     def description(self) -> str:
@@ -161,7 +165,7 @@ class CudaDevice:
             try:
                 return CudaMemory(self.driver, nbytes)
             except MemoryError:
-                raise ParameterError(
+                raise DeviceMemoryError(
                     f"the GPU has no {nbytes / 1e6:.0f} MB left",
                     "make a smaller image, or fewer at once",
                 ) from None
@@ -212,11 +216,7 @@ class CudaDevice:
             self._submit(calls)
             self._copy_out(writes)
 
-        with self._lock:
-            # On its first run an engine allocates memory and chooses algorithms, which must not be captured.
-            enqueue()
-            self.driver.synchronize()
-            recording = self._capture(enqueue)
+        recording = self._recorded(enqueue, warm=enqueue)
 
         def replay() -> None:
             with self._lock:
@@ -226,11 +226,8 @@ class CudaDevice:
         return replay
 
     def graph(self, calls: Sequence[Call], warm: Sequence[Call]) -> "Recording":
-        """One launch of all of `calls`. Those in `warm` run once before they are captured."""
-        with self._lock:
-            self._submit(warm)
-            self.driver.synchronize()
-            return self._capture(lambda: self._submit(calls))
+        """One launch of all of `calls`. Those in `warm` run a few times before they are captured."""
+        return self._recorded(lambda: self._submit(calls), warm=lambda: self._submit(warm))
 
     def chain(self, recordings: Sequence["Recording"]) -> "Recording":
         """One launch of several recordings, in order."""
@@ -239,10 +236,34 @@ class CudaDevice:
             for recording in recordings:
                 recording()
 
-        graphs = [recording.graph for recording in recordings]
-        with self._lock:
+        def make() -> Any:
+            for recording in recordings:
+                self._refresh(recording)
+            graphs = [recording.graph for recording in recordings]
             # A recording without a graph has logged its warning already.
-            return Recording(self, None if None in graphs else self._or_none(self.driver.chain, graphs), enqueue)
+            return None if None in graphs else self._or_none(self.driver.chain, graphs)
+
+        return self._refresh(Recording(self, enqueue, make))
+
+    def invalidate(self) -> None:
+        self._state = object()
+
+    def _recorded(self, enqueue: Call, warm: Call) -> "Recording":
+        def make() -> Any:
+            for _ in range(_WARM_RUNS):
+                warm()
+            self.driver.synchronize()
+            return self._or_none(self.driver.capture, enqueue)
+
+        return self._refresh(Recording(self, enqueue, make))
+
+    def _refresh(self, recording: "Recording") -> "Recording":
+        """Capture a recording, unless its graph is up to date."""
+        with self._lock:
+            if recording.state is not self._state:
+                recording.state = self._state
+                recording.graph = recording.make()
+        return recording
 
     def clock(self, calls: Sequence[Call]) -> Callable[[], list[float]]:
         # As graphs, even short calls run back to back, without gaps that would count as their time.
@@ -263,9 +284,6 @@ class CudaDevice:
         for call in calls:
             self.driver.submit(call)
 
-    def _capture(self, enqueue: Call) -> "Recording":
-        return Recording(self, self._or_none(self.driver.capture, enqueue), enqueue)
-
     def _or_none(self, make: Callable[[Any], Any], of: Any) -> Any:
         """The driver's result; if it fails, log a warning and return None."""
         try:
@@ -277,25 +295,30 @@ class CudaDevice:
     def launch(self, recording: "Recording") -> None:
         """Enqueue a recording without waiting for it."""
         with self._lock:
+            self._refresh(recording)
             if recording.graph is None:
                 recording.enqueue()
             else:
                 self.driver.launch_graph(recording.graph)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Recording:
     """Recorded work. Calling it enqueues the work without waiting for it.
 
     Attributes:
         device: which runs it.
-        graph: of the driver; None if capturing failed and calls are enqueued individually.
         enqueue: the recorded function. It keeps the memory alive that the graph uses.
+        make: runs the work a few times, and captures it.
+        graph: of the driver; None if capturing failed and calls are enqueued individually.
+        state: of the device when the graph was captured.
     """
 
     device: CudaDevice
-    graph: Any
     enqueue: Call
+    make: Callable[[], Any]
+    graph: Any = None
+    state: object = None
 
     def __call__(self) -> None:
         self.device.launch(self)

@@ -67,7 +67,7 @@ class GraphDevice(Protocol):
         ...
 
     def sampling(self, kernel: str, arrays: Arrays) -> Call:
-        """One of `ebca.plugins.sampling.KERNELS`, bound to its arrays."""
+        """One of `ebca.plugins.sampling.KERNELS`, or EMBED, bound to its arrays."""
         ...
 
     def graph(self, calls: Sequence[Call], warm: Sequence[Call]) -> Recording:
@@ -132,6 +132,10 @@ class Device(Protocol):
 
     def run(self, call: Call) -> None:
         """Run a single bound call."""
+        ...
+
+    def invalidate(self) -> None:
+        """Record everything again before its next use: memory that it uses as scratch may have been given away."""
         ...
 
     def record(

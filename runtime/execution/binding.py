@@ -1,6 +1,6 @@
 """Binds each step of a schedule of segments to a runner and its arrays."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -11,7 +11,8 @@ from ebca.plugins.energy_attention import VARIANTS, signature
 from ebca.runtime.devices.device import Device, Memory
 from ebca.runtime.execution.buffers import Buffers
 
-OpenRunner = Callable[[str], Runner]
+OpenRunner = Callable[[str, Mapping[str, int]], Runner]
+"""Opens a component by name, for given sizes: batch, contexts, tokens, height, width."""
 
 Operands = tuple[Runner, Arrays, Arrays]
 """A runner, its inputs and its outputs."""
@@ -22,7 +23,7 @@ class StepBinder:
 
     Args:
         unet: the split UNet of a manifest.
-        open_runner: opens a component by name.
+        open_runner: opens a component by name, for given sizes.
         buffers: hold all inputs and outputs.
         device: where the buffers are.
     """
@@ -47,7 +48,7 @@ class StepBinder:
             controls: names of its further inputs.
         """
         with self._device.ready():
-            opened = self._open(runner) if isinstance(runner, str) else runner
+            opened = self._open(runner, self._buffers.sizes) if isinstance(runner, str) else runner
             names, tensors = self._unet, self._buffers.tensors
             inputs = {name: tensors[name] for name in names.inputs}
             inputs |= {name: self._buffers.control[name].array for name in controls}
@@ -74,7 +75,8 @@ class StepBinder:
         arrays["mask"] = self._buffers.mask(step.layer)
         arrays["energy_attn"], arrays["energy_norm"] = (term.array for term in self._buffers.energies[step.layer])
         kernel = self._device.operator(variant, layer, np.dtype(arrays["q"].dtype))
-        runner = kernel or self._open(self._unet.ops[layer.op][variant])
+        sizes = {**self._buffers.sizes, "positions": arrays["q"].shape[1]}
+        runner = kernel or self._open(self._unet.ops[layer.op][variant], sizes)
         return runner, {n: arrays[n] for n in names.inputs}, {n: arrays[n] for n in names.outputs}
 
     def _segment(self, step: Step, variant: str) -> Operands:
@@ -85,4 +87,4 @@ class StepBinder:
             for op in self._unet.steps:
                 if op.layer is not None and (g := op.outputs[1]) in inputs:
                     inputs[g] = self._buffers.zero_g(inputs[g].shape)
-        return self._open(step.segment), inputs, {name: tensors[name] for name in step.outputs}
+        return self._open(step.segment, self._buffers.sizes), inputs, {name: tensors[name] for name in step.outputs}

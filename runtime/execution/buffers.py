@@ -1,6 +1,6 @@
 """The memory of one UNet evaluation: an arena for the tensors between segments, and buffers shared with the host."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import chain
 from typing import Any
 
@@ -11,7 +11,10 @@ from ebca.engines.contract.manifest import UNetSpec
 from ebca.engines.machine.memory import nbytes
 from ebca.runtime.devices.device import Device, Memory, MirroredBuffer
 from ebca.runtime.execution.arena import lay_out, lifetimes
+from ebca.runtime.execution.block import Block
 from ebca.runtime.execution.control import ControlArrays
+
+TO_CHANNELS_LAST, TO_CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 
 _CONTROL_DIMENSIONS = {
     "weights": ("batch", "contexts"),
@@ -29,27 +32,36 @@ class Buffers:
         unet: the split UNet of a manifest.
         sizes: batch, contexts, tokens, height, width (latent).
         device: where the arrays are allocated.
+        channels_last: tensors that are [B,h,w,C] in memory, see `UNetSpec.channels_last`.
 
     Attributes:
         tensors: device arrays by their names in the manifest's steps.
+        time_embeddings: what the first step writes, if that depends on the timestep alone.
         inputs: sample, timestep, contexts.
         outputs: noise, contexts_out.
         control: one buffer per control of the op.
         energies: attention and norm term [B,S] of each layer.
     """
 
-    def __init__(self, unet: UNetSpec, sizes: Mapping[str, int], device: Device) -> None:
+    def __init__(
+        self, unet: UNetSpec, sizes: Mapping[str, int], device: Device, channels_last: Collection[str] = ()
+    ) -> None:
         self.sizes = dict(sizes)
         self._device = device
         self._allocated = self._scratch = 0
-        shapes = {name: dims.shape(spec.shape, sizes) for name, spec in unet.tensors.items()}
+        self.channels_last = frozenset(channels_last)
+        shapes = {name: self._in_memory(name, dims.shape(spec.shape, sizes)) for name, spec in unet.tensors.items()}
         dtypes = {name: np.dtype(spec.dtype) for name, spec in unet.tensors.items()}
         sizes_in_bytes = {name: nbytes(shape, dtypes[name]) for name, shape in shapes.items()}
-        layout = lay_out(lifetimes(unet.steps, sizes_in_bytes, (*unet.inputs, *unet.outputs)))
+        alive = lifetimes(unet.steps, sizes_in_bytes, (*unet.inputs, *unet.outputs))
+        embeddings = unet.time_step.outputs if unet.time_step else ()
+        layout = lay_out({name: lifetime for name, lifetime in alive.items() if name not in embeddings})
         self._arena = self._allocate(layout.nbytes)
-        self.tensors: Mapping[str, Any] = {
+        self.tensors: dict[str, Any] = {
             name: self._arena.view(offset, shapes[name], dtypes[name]) for name, offset in layout.offsets.items()
         }
+        self.time_embeddings = Block({name: (shapes[name], dtypes[name]) for name in embeddings}, self._allocate)
+        self.tensors |= self.time_embeddings.arrays
         batch, contexts, tokens = (sizes[name] for name in ("batch", "contexts", "tokens"))
         self.control = {
             name: self._mirrored(tuple(sizes[axis] for axis in axes)) for name, axes in _CONTROL_DIMENSIONS.items()
@@ -64,6 +76,10 @@ class Buffers:
         self.energies = [[self._mirrored((batch, contexts)) for _ in range(2)] for _ in unet.layers]
         self.inputs = [device.share(self.tensors[name]) for name in unet.inputs]
         self.outputs = [device.share(self.tensors[name]) for name in unet.outputs]
+
+    def _in_memory(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of a tensor as it lies in memory."""
+        return tuple(shape[axis] for axis in TO_CHANNELS_LAST) if name in self.channels_last else shape
 
     def mask(self, layer: int) -> Any:
         """The device array of a layer's mask [B,S,N]."""

@@ -1,6 +1,6 @@
 """Runs a split UNet. Every step is bound once; each evaluation replays the recording."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from ebca.runtime.devices.device import Device
 from ebca.runtime.execution.binding import OpenRunner, StepBinder
 from ebca.runtime.execution.buffers import Buffers
 from ebca.runtime.execution.control import ControlArrays
+from ebca.runtime.execution.time_table import TimeTable
 
 
 class Executor:
@@ -18,10 +19,11 @@ class Executor:
 
     Args:
         unet: the split UNet of a manifest.
-        open_runner: opens a component by name.
+        open_runner: opens a component by name, for given sizes.
         sizes: batch, contexts, tokens, height, width (latent).
         device: where the buffers are allocated.
         full_unet_with_updates: component that runs the variant "update" as one graph; None: run its steps one by one.
+        channels_last: tensors that are [B,h,w,C] in memory, see `UNetSpec.channels_last`.
 
     Attributes:
         sample: [B,C,h,w] float32, input; keeps its values between evaluations.
@@ -38,15 +40,18 @@ class Executor:
         sizes: Mapping[str, int],
         device: Device,
         full_unet_with_updates: str | None = None,
+        *,
+        channels_last: Collection[str] = (),
     ) -> None:
         self.unet = unet
         self.device = device
-        self.buffers = Buffers(unet, sizes, device)
+        self.buffers = Buffers(unet, sizes, device, channels_last)
+        self._open_runner = open_runner
         self._binder = StepBinder(unet, open_runner, self.buffers, device)
         self._full_unet_with_updates = full_unet_with_updates
         self._steps: dict[str, list[Call]] = {}
         self._full_unets: dict[str, list[Call]] = {}
-        self._recorded: dict[str, Call] = {}
+        self._recorded: dict[tuple[str, bool], Call] = {}
         self.sample, self.timestep, self.contexts = (buffer.host for buffer in self.buffers.inputs)
         self.noise, self.contexts_out = (buffer.host for buffer in self.buffers.outputs)
 
@@ -64,26 +69,47 @@ class Executor:
         """Copy a control into the buffers that evaluations read."""
         self.buffers.set_control(control)
 
-    def run(self, variant: str) -> None:
-        """Run one evaluation with a variant of the op (see `ebca.plugins.energy_attention.VARIANTS`)."""
-        self.record(variant)()
+    def run(self, variant: str, *, embedded: bool = False) -> None:
+        """Run one evaluation with a variant of the op (see `ebca.plugins.energy_attention.VARIANTS`).
 
-    def record(self, variant: str) -> Call:
+        Args:
+            variant: of the op.
+            embedded: the time embeddings are in the buffers already, see `TimeTable`.
+        """
+        self.record(variant, embedded=embedded)()
+
+    def record(self, variant: str, *, embedded: bool = False) -> Call:
         """Bind and record a variant on first use. Calling the result runs it."""
-        if variant not in self._recorded:
+        key = variant, embedded
+        if key not in self._recorded:
             reads, writes = self.buffers.reads(variant), self.buffers.writes(variant)
-            self._recorded[variant] = self.device.record(self.calls(variant), reads, writes)
-        return self._recorded[variant]
+            self._recorded[key] = self.device.record(self.calls(variant, embedded=embedded), reads, writes)
+        return self._recorded[key]
+
+    def runs_steps(self, variant: str) -> bool:
+        """Whether a variant runs the steps of the manifest, rather than a full UNet."""
+        return self._full_unet(variant) is None
+
+    def time_table(self, timesteps: Any) -> TimeTable:
+        """A table of embeddings for evaluations of this executor.
+
+        Args:
+            timesteps: device array [rows] float32.
+        """
+        return TimeTable(self.unet, self._open_runner, self.buffers, self.device, timesteps)
 
     def record_full_unet(self, runner: Runner) -> Call:
         """Record a full UNet on this executor's inputs and outputs. It takes no control."""
         return self.device.record(self._binder.full_unet(runner), self.buffers.inputs, self.buffers.outputs)
 
-    def calls(self, variant: str) -> list[Call]:
-        """The calls of a variant: its bound steps, or an equivalent full UNet if the engine has one."""
+    def calls(self, variant: str, *, embedded: bool = False) -> list[Call]:
+        """The calls of a variant: its bound steps, or an equivalent full UNet if the engine has one.
+
+        With `embedded` the first step is left out if it only embeds the timestep.
+        """
         component = self._full_unet(variant)
         if component is None:
-            return self.steps(variant)
+            return self.steps(variant)[embedded and self.unet.time_step is not None :]
         if variant not in self._full_unets:
             controls = self.buffers.control if variant == "update" else ()
             self._full_unets[variant] = self._binder.full_unet(component, controls)

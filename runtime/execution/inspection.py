@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from ebca.engines.contract.manifest import Step
+from ebca.runtime.execution.buffers import TO_CHANNELS_FIRST, TO_CHANNELS_LAST
 from ebca.runtime.execution.executor import Executor
 from ebca.runtime.schema import parameters as rules
 
@@ -31,11 +32,16 @@ def evaluate(executor: Executor, index: int, variant: str, inputs: Mapping[str, 
     given = {name: device.share(tensors[name]) for name in step.inputs}
     made = {name: device.share(tensors[name]) for name in _written(step, variant)}
     for name, buffer in given.items():
-        buffer.host[...] = inputs[name]
+        buffer.host[...] = _moved(executor, name, inputs[name], TO_CHANNELS_LAST)
     device.upload([*executor.buffers.reads(variant), *given.values()])
     device.run(call)
     device.download(list(made.values()))
-    return {name: np.array(buffer.host) for name, buffer in made.items()}
+    return {name: np.array(_moved(executor, name, buffer.host, TO_CHANNELS_FIRST)) for name, buffer in made.items()}
+
+
+def _moved(executor: Executor, name: str, array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """A tensor between the manifest's layout and the one in memory."""
+    return array.transpose(axes) if name in executor.buffers.channels_last else array
 
 
 def clock(executor: Executor, variant: str) -> Callable[[], dict[str, float]]:

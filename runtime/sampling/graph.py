@@ -12,9 +12,10 @@ import numpy as np
 
 from ebca.engines.machine.memory import nbytes
 from ebca.errors import NumericalError
-from ebca.plugins.sampling import KERNELS, STATE
+from ebca.plugins.sampling import EMBED, KERNELS, STATE
 from ebca.runtime.devices.device import GraphDevice, MirroredBuffer, Recording
 from ebca.runtime.execution.executor import Executor
+from ebca.runtime.execution.time_table import TimeTable, in_words
 from ebca.runtime.sampling.progress import OnStep, StepInfo, report
 from ebca.runtime.sampling.sampler import SamplerInputs, Samples
 from ebca.runtime.sampling.tables import SchedulerTable
@@ -38,6 +39,8 @@ class GraphSampler:
         self._images = images
         self._state: dict[str, MirroredBuffer] = {}
         self._history: object = None
+        self._table: TimeTable | None = None
+        self._embed: Recording | None = None
         self._room = 0
         self._recorded: dict[str, Recording] = {}
         self._chain: tuple[tuple[str, ...], Recording] | None = None
@@ -56,6 +59,8 @@ class GraphSampler:
         self._executor.set_control(inputs.controls[0])
         self._executor.upload()
         self._device.upload(list(self._state.values()))
+        if self._table is not None and self._embed is None:
+            self._embed = self._device.graph([self._table.call], warm=[self._table.call])
 
     def run(self, inputs: SamplerInputs, on_step: OnStep | None = None) -> Samples:
         """See `ebca.runtime.sampling.sampler.Sampler`.
@@ -73,6 +78,8 @@ class GraphSampler:
             share = (time.perf_counter() - began) / len(variants)
             return Samples(np.array(latents), timesteps, [share] * len(variants))
         seconds = []
+        if self._embed is not None:
+            self._embed()
         for index, variant in enumerate(variants):
             began = time.perf_counter()
             self.record(variant)()
@@ -88,10 +95,12 @@ class GraphSampler:
         The counter of evaluations is in device memory, so one recording serves all of them.
         """
         if variant not in self._recorded:
-            calls = self._executor.calls(variant)
+            embedded = self._table is not None
+            calls = self._executor.calls(variant, embedded=embedded)
             begin, end, advance = (self._device.sampling(name, self._arrays()) for name in KERNELS)
+            before = [begin, self._device.sampling(EMBED, self._arrays())] if embedded else [begin]
             # Only the UNet is warmed up: its outputs are overwritten before the sampler reads them.
-            self._recorded[variant] = self._device.graph([begin, *calls, end, advance], warm=calls)
+            self._recorded[variant] = self._device.graph([*before, *calls, end, advance], warm=calls)
         return self._recorded[variant]
 
     def latents(self) -> np.ndarray:
@@ -113,7 +122,8 @@ class GraphSampler:
         """The evaluations of a run as one launch. The latest one is kept for reuse."""
         if self._chain is None or self._chain[0] != variants:
             self._chain = None
-            self._chain = variants, self._device.chain([self.record(variant) for variant in variants])
+            before = [] if self._embed is None else [self._embed]
+            self._chain = variants, self._device.chain([*before, *(self.record(variant) for variant in variants)])
         return self._chain[1]
 
     def _fill(self, inputs: SamplerInputs, table: SchedulerTable) -> None:
@@ -136,7 +146,11 @@ class GraphSampler:
 
     def _arrays(self) -> dict[str, object]:
         state = {name: buffer.array for name, buffer in self._state.items()}
-        return {**state, "history": self._history, **self._executor.arrays}
+        arrays = {**state, "history": self._history, **self._executor.arrays}
+        if self._table is not None:
+            arrays["embeddings"] = self._table.words
+            arrays["time_embeddings"] = self._executor.buffers.time_embeddings.words
+        return arrays
 
     def _reserve(self, evaluations: int) -> None:
         """Make room for this many evaluations. New buffers invalidate recordings, which hold addresses."""
@@ -149,7 +163,13 @@ class GraphSampler:
         # Assigned together: the capacity must match the buffers even if an allocation fails.
         self._state, self._history, self._room = state, history, room
         self._recorded.clear()
-        self._chain = None
+        self._chain = self._embed = self._table = None
+        if self._executor.unet.time_step is not None and in_words(self._executor.buffers):
+            self._table = self._executor.time_table(state["timesteps"].array)
+            for name, values in zip(("embedding_base", "embedding_stride"), self._table.gather(), strict=True):
+                memory = self._device.allocate(values.nbytes).view(0, values.shape, values.dtype)
+                self._state[name] = self._device.share(memory)
+                self._state[name].host[...] = values
 
     def _allocate(self, room: int) -> dict[str, object]:
         executor = self._executor

@@ -1,6 +1,7 @@
 """Sampling step by step: the host computes guidance and scheduler steps between the evaluations."""
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -25,11 +26,15 @@ class HostSampler:
         self._executor = executor
         self._energies = energies
         self._probe = probe
+        self._embeddings: dict[float, dict[str, np.ndarray]] = {}
 
     def prepare(self, inputs: SamplerInputs) -> None:
         """See `ebca.runtime.sampling.sampler.Sampler`."""
-        for variant in {self._variant(control) for control in inputs.controls}:
-            self._executor.record(variant)
+        variants = {self._variant(control) for control in inputs.controls}
+        if self._probe is None and any(self._executor.runs_steps(variant) for variant in variants):
+            self._embeddings = _embeddings(self._executor, inputs.stepper.timesteps)
+        for variant in variants:
+            self._executor.record(variant, embedded=bool(self._embeddings))
         if inputs.extra_channels is not None:
             channels = self._executor.noise.shape[1]
             self._rows(self._executor.sample, inputs)[:, :, channels:] = inputs.extra_channels
@@ -67,8 +72,11 @@ class HostSampler:
         executor.timestep[...] = evaluation.timestep
         executor.set_control(control)
         began = time.perf_counter()
+        if self._embeddings:
+            for name, row in self._embeddings[evaluation.timestep].items():
+                executor.buffers.tensors[name][...] = row
         if self._probe is None:
-            executor.run(variant)
+            executor.run(variant, embedded=bool(self._embeddings))
         else:
             run_probed(executor, variant, self._probe)
         seconds = time.perf_counter() - began
@@ -82,3 +90,14 @@ class HostSampler:
     def _rows(array: np.ndarray, inputs: SamplerInputs) -> np.ndarray:
         """[B,...] -> [halves,n,...]."""
         return array.reshape(-1, len(inputs.latents), *array.shape[1:])
+
+
+def _embeddings(executor: Executor, timesteps: Sequence[float]) -> dict[float, dict[str, np.ndarray]]:
+    """The embeddings of all timesteps, by name, from one call; empty if the host has no access to the buffers."""
+    if executor.unet.time_step is None or executor.device.graphs is not None:
+        return {}
+    times = executor.device.allocate(4 * len(timesteps)).view(0, (len(timesteps),), np.float32)
+    times[...] = timesteps
+    table = executor.time_table(times)
+    executor.device.run(table.call)
+    return {t: {name: rows[i] for name, rows in table.rows.items()} for i, t in enumerate(timesteps)}

@@ -138,6 +138,10 @@ class RePaintStepper:
     def total(self) -> int:
         return self._schedule.evaluations()
 
+    @property
+    def timesteps(self) -> Sequence[float]:
+        return [float(level * self._schedule.stride) for level in range(self._schedule.steps)]
+
     def start(self, latents: np.ndarray) -> None:
         self._moves = self._schedule.moves()
         self._level = self._schedule.steps

@@ -43,6 +43,11 @@ class Stepper(Protocol):
         """The table, if it fully defines the steps, so that a device can run them without the host; else None."""
         ...
 
+    @property
+    def timesteps(self) -> Sequence[float]:
+        """Every timestep that an evaluation may have, without repetition, in ascending order."""
+        ...
+
     def start(self, latents: np.ndarray) -> None:
         """Start a run from initial latents [n,C,h,w] of unit variance."""
         ...

@@ -41,6 +41,10 @@ class TableStepper:
     def table(self) -> SchedulerTable | None:
         return self._table if self._adjust is None else None
 
+    @property
+    def timesteps(self) -> Sequence[float]:
+        return sorted({float(timestep) for timestep in self._table.timesteps})
+
     def start(self, latents: np.ndarray) -> None:
         self._initial = self._latents = self.scaled(latents)
 

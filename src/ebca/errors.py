@@ -41,6 +41,10 @@ class ParameterError(EbcaError, ValueError):
     """A call parameter with a wrong value, shape or dtype."""
 
 
+class DeviceMemoryError(ParameterError):
+    """A device has too little memory left for a call."""
+
+
 class NumericalError(EbcaError, ArithmeticError):
     """A result that is not finite. The message names the first segment with such values."""
 

@@ -7,7 +7,7 @@ import numpy as np
 
 
 def main(folder: str) -> None:
-    """Run every case of test_sampling.py and save its state."""
+    """Run every case of test_sampling.py and save its results."""
     os.environ["TRITON_INTERPRET"] = "1"
     import test_sampling as cases
     import torch
@@ -33,3 +33,5 @@ def main(folder: str) -> None:
     arrays["coefficients"][:] = 1e300
     cases.steps(arrays, run, count=1)
     np.savez(Path(folder) / "away.npz", **arrays)
+    arrays = cases.embeddings()
+    cases.embed_all(arrays, run, Path(folder) / "embeddings.npy")

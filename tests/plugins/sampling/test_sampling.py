@@ -6,9 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.launcher import FakeLauncher
 
 from ebca.plugins import sampling
+from ebca.plugins.kernels.binaries import KernelSet
+from ebca.plugins.kernels.launch import KernelLibrary
 from ebca.plugins.sampling import reference
+from ebca.plugins.sampling.launches import launch
 
 CASES = {
     "guided": {"n": 2, "halves": 2, "S": 1},
@@ -49,6 +53,36 @@ def steps(arrays: dict[str, np.ndarray], run: object, count: int = 3, broken: in
             arrays["noise"][0, 0, 0, 0] = np.nan
         run("end", arrays)  # type: ignore[operator]
         run("advance", arrays)  # type: ignore[operator]
+
+
+def embeddings(m: int = 4, rows: int = 2) -> dict[str, np.ndarray]:
+    """Tables of two time embeddings, 24 and 16 words of every row and evaluation, and 3 words that do not change."""
+    rng = np.random.default_rng(1)
+    base, stride, first = [], [], 0
+    for words in (24, 16):
+        # The table holds one row, which all rows of the UNet share.
+        base += [first + word for _ in range(rows) for word in range(words)]
+        stride += [words] * (rows * words)
+        first += m * words
+    base += range(first, first + 3)
+    stride += [0, 0, 0]
+    return {
+        "step": np.zeros(1, np.int32),
+        "embeddings": rng.integers(-(2**31), 2**31, first + 3).astype(np.int32),
+        "embedding_base": np.array(base, np.int32),
+        "embedding_stride": np.array(stride, np.int32),
+        "time_embeddings": np.zeros(len(base), np.int32),
+    }
+
+
+def embed_all(arrays: dict[str, np.ndarray], run: object, path: Path) -> None:
+    """Save the UNet's words of every evaluation, as [m, E]."""
+    made = []
+    for _ in range(4):
+        run("embed", arrays)  # type: ignore[operator]
+        made.append(arrays["time_embeddings"].copy())
+        run("advance", arrays)  # type: ignore[operator]
+    np.save(path, made)
 
 
 def in_numpy(kernel: str, arrays: dict[str, np.ndarray]) -> None:
@@ -107,3 +141,36 @@ def test_contexts_change_only_if_they_are_carried(interpreted: Path) -> None:
     before, made = state(**CASES["edits carried"]), np.load(interpreted / "edits carried.npz")
     assert np.array_equal(made["contexts"][:, 0], before["contexts"][:, 0])
     assert np.array_equal(made["contexts"][:, 1:], made["contexts_out"][:, 1:])
+
+
+def test_time_embeddings_of_every_evaluation(interpreted: Path, tmp_path: Path) -> None:
+    arrays = embeddings()
+    table = arrays["embeddings"]
+    first, second, rest = table[:96].reshape(4, 24), table[96:160].reshape(4, 16), table[160:]
+    expected = [np.concatenate([first[i], first[i], second[i], second[i], rest]) for i in range(4)]
+    np.testing.assert_array_equal(np.load(interpreted / "embeddings.npy"), expected)
+    embed_all(arrays, in_numpy, tmp_path / "numpy.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "numpy.npy"), expected)
+
+
+def test_embedding_tensors_are_those_of_the_launch() -> None:
+    shapes = {name: array.shape for name, array in embeddings().items()}
+    made = launch("embed", shapes)
+    assert made.tensors == tuple(sampling.EMBEDDINGS)
+    assert (made.values, made.blocks) == ({"words": 83}, 1)
+    assert launch("embed", shapes, block=32).blocks == 3
+    assert sampling.EMBED == "embed" and sampling.EMBED not in sampling.KERNELS
+
+
+@pytest.mark.parametrize("kernel", [*sampling.KERNELS, sampling.EMBED])
+def test_compiled_kernels_take_the_tensors_and_sizes_of_the_launch(kernel: str) -> None:
+    kernels = KernelSet.load()
+    driver = FakeLauncher(kernels)
+    shapes = {name: array.shape for name, array in {**state(**CASES["guided"]), **embeddings()}.items()}
+    made = launch(kernel, shapes)
+    pointers = {name: 0x1000 + 4096 * index for index, name in enumerate(made.tensors)}
+    KernelLibrary(driver, kernels).bind_kernel(f"ebca_{kernel}", made.blocks, made.values, pointers)(7)
+    (launched,) = driver.launched
+    assert launched["grid"] == (made.blocks, 1, 1) and launched["stream"] == 7
+    assert {name: launched[f"{name}_ptr"] for name in made.tensors} == pointers
+    assert {name: launched[name] for name in made.values} == dict(made.values)

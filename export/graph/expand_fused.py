@@ -1,0 +1,136 @@
+"""Write the operators of `ebca.export.graph.fuse_cuda` in standard ones again, for a CPU that emulates a GPU.
+
+The result computes what a fused kernel computes: inside it everything is float32, and only what it returns has a dtype
+that `ebca.export.graph.emulate` rounds. The kernel of SkipLayerNormalization sums in float16 on a GPU, which is not
+emulated.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from ebca.export.graph.dtypes import FLOAT, HALF
+from ebca.export.graph.fuse_cuda import MICROSOFT
+from ebca.export.graph.op_node import int_attribute
+from ebca.export.graph.rewriting import constant, drop_unused, replace
+
+
+def expand_fused(model: ir.Model) -> None:
+    """Rewrite a graph of `fuse_for_cuda` in place; its operators must run on float32 afterwards, see `emulate`."""
+    graph = model.graph
+    for node in list(graph):
+        expand = _FORMS.get(node.op_type) if node.domain == MICROSOFT else None
+        if expand is not None and node.graph is graph:
+            expand(graph, node)
+    graph.sort()
+    drop_unused(graph)
+
+
+class _Body:
+    """The nodes that replace one fused operator. Values are float32 unless `rounded` makes them float16."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.graph = graph
+        self.nodes: list[ir.Node] = []
+
+    def do(self, op: str, *inputs: ir.Value | None, domain: str = "", outputs: int = 1, **attributes: object) -> ir.Value:
+        node = ir.Node(domain, op, inputs, ir.convenience.convert_attributes(attributes), num_outputs=outputs)
+        for value in node.outputs:
+            value.type = ir.TensorType(FLOAT)
+        self.nodes.append(node)
+        return node.outputs[0]
+
+    def ints(self, *values: int) -> ir.Value:
+        return constant(self.graph, "ints_" + "_".join(map(str, values)), np.array(values, np.int64))
+
+    @staticmethod
+    def rounded(value: ir.Value) -> ir.Value:
+        value.type = ir.TensorType(HALF)
+        return value
+
+    def replace(self, old: Sequence[ir.Node], values: Mapping[ir.Value, ir.Value]) -> None:
+        replace(self.graph, old[-1], old, self.nodes, list(values), list(values.values()))
+
+
+def _group_norm(graph: ir.Graph, node: ir.Node) -> None:
+    """GroupNorm, SkipGroupNorm: back to channels first, without the Transposes around them."""
+    x, scale, bias, *skip = node.inputs
+    groups, channels = int_attribute(node, "groups"), scale.shape[0]
+    before, after = x.producer(), node.outputs[0].uses()[0][0]
+    body, value, old = _Body(graph), before.inputs[0], [node]
+    results: dict[ir.Value, ir.Value] = {}
+    if skip:
+        source = skip[0].producer()
+        total = body.rounded(body.do("Add", value, source.inputs[0]))
+        value = total
+        for output in node.outputs[1:]:
+            again = output.uses()[0][0]
+            old.append(again)
+            results[again.outputs[0]] = body.do("Identity", total)
+    folded = body.do("Reshape", value, body.ints(0, groups, -1))
+    ones, zeros = (
+        constant(graph, f"{name}_{groups}_fp32", np.full(groups, fill, np.float32))
+        for name, fill in (("ones", 1), ("zeros", 0))
+    )
+    normalised = body.do(
+        "InstanceNormalization", folded, ones, zeros, epsilon=node.attributes["epsilon"].as_float()
+    )
+    wide = [body.do("Unsqueeze", weight, body.ints(1)) for weight in (scale, bias)]
+    flat = body.do("Reshape", normalised, body.ints(0, channels, -1))
+    shifted = body.do("Add", body.do("Mul", flat, wide[0]), wide[1])
+    size = body.do("Shape", value)
+    size.type = ir.TensorType(ir.DataType.INT64)
+    result = body.do("Reshape", shifted, size)
+    if int_attribute(node, "activation"):
+        result = body.do("Mul", result, body.do("Sigmoid", result))
+    results[after.outputs[0]] = body.rounded(result)
+    old.append(after)
+    body.replace(old, results)
+    _drop_unread(graph, before, *([skip[0].producer()] if skip else []))
+
+
+def _skip_layer_norm(graph: ir.Graph, node: ir.Node) -> None:
+    x, skip, scale, shift, *bias = node.inputs
+    body = _Body(graph)
+    total = body.do("Add", x, bias[0]) if bias else x
+    total = body.rounded(body.do("Add", total, skip))
+    normalised = body.do(
+        "LayerNormalization", total, scale, shift, axis=-1, epsilon=node.attributes["epsilon"].as_float()
+    )
+    body.replace([node], {node.outputs[0]: body.rounded(normalised), node.outputs[3]: total})
+
+
+def _gated_gelu(graph: ir.Graph, node: ir.Node) -> None:
+    body = _Body(graph)
+    a = body.do("Split", body.do("Add", *node.inputs), outputs=2, axis=-1, num_outputs=2)
+    b = a.producer().outputs[1]
+    result = body.do("Mul", a, body.do("Gelu", b, approximate="none"))
+    body.replace([node], {node.outputs[0]: body.rounded(result)})
+
+
+def _packed_attention(graph: ir.Graph, node: ir.Node) -> None:
+    """MultiHeadAttention of [B,N,H,3,d], which no CPU kernel takes."""
+    if len(node.inputs) != 1:
+        return
+    body = _Body(graph)
+    first = body.do("Split", node.inputs[0], outputs=3, axis=3, num_outputs=3)
+    parts = [body.do("Reshape", part, body.ints(0, 0, -1)) for part in first.producer().outputs]
+    kept = {name: attribute.value for name, attribute in node.attributes.items()}
+    result = body.do("MultiHeadAttention", *parts, domain=MICROSOFT, **kept)
+    body.replace([node], {node.outputs[0]: body.rounded(result)})
+
+
+def _drop_unread(graph: ir.Graph, *nodes: ir.Node) -> None:
+    for node in nodes:
+        if not node.outputs[0].uses():
+            graph.remove(node, safe=True)
+
+
+_FORMS: Mapping[str, Callable[[ir.Graph, ir.Node], None]] = {
+    "GroupNorm": _group_norm,
+    "SkipGroupNorm": _group_norm,
+    "SkipLayerNormalization": _skip_layer_norm,
+    "BiasSplitGelu": _gated_gelu,
+    "MultiHeadAttention": _packed_attention,
+}
