@@ -16,6 +16,7 @@ from diffusers import UNet2DConditionModel
 from ebca.bench.latency.subject import FULL_UNET, Subject
 from ebca.engines.backends.protocol import PreparingBackend
 from ebca.engines.backends.tensorrt_library import LIBRARIES
+from ebca.engines.contract import dims
 from ebca.errors import ExportError, ParameterError
 from ebca.export.graph.component import write_component
 from ebca.export.graph.full_unet import full_unet_graph
@@ -49,7 +50,7 @@ class FullUNet:
                     f"{backend.name} cannot build {FULL_UNET} here", "export with --with-full-unet, or leave it out"
                 )
             self._folder: Path | None = None
-            self._call = executor.record_full_unet(subject.engine.runner(stored))
+            self._call = executor.record_full_unet(subject.engine.runner(stored, executor.sizes))
             return
         self._folder = Path(tempfile.mkdtemp(prefix="ebca-bench-"))
         try:
@@ -65,7 +66,9 @@ class FullUNet:
                 target.parent.mkdir()
                 backend.prepare(graph, target)
                 graph = target
-            self._call = executor.record_full_unet(backend.open(graph, component))
+            shapes = [tensor.shape for tensor in (*component.inputs.values(), *component.outputs.values())]
+            runner = backend.open(graph, component, dims.fixed(shapes, executor.sizes))
+            self._call = executor.record_full_unet(runner)
             if os.name == "posix":
                 # Mapped files stay usable, and a process that is killed leaves nothing behind.
                 self.close()

@@ -134,7 +134,7 @@ class _Opening:
         # On a GPU, the op runs as one of our kernels.
         for op in engine.manifest.unet.ops.values() if engine.device.name == "cpu" else ():
             for variant in ("attention", "update"):
-                engine.runner(op[variant])
+                engine.runner(op[variant], {})
         self.seconds = time.perf_counter() - began
         return engine
 

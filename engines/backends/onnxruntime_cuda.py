@@ -110,7 +110,12 @@ class OnnxRuntimeCudaBackend(Backend):
         if preload is not None:
             preload()
         self._index = index
-        self._provider = {**PROVIDER_OPTIONS, **(options or {}), "device_id": str(index), "user_compute_stream": str(stream)}
+        self._provider = {
+            **PROVIDER_OPTIONS,
+            **(options or {}),
+            "device_id": str(index),
+            "user_compute_stream": str(stream),
+        }
         user = _arena_users.get(index)
         self._shares_arena = user is None or user() is None
         if self._shares_arena:

@@ -69,9 +69,7 @@ class TensorRTBackend(Backend):
         """Everything besides its plan that a runtime cache depends on."""
         return identity(self.name, str(self._trt.__version__), self._gpu)
 
-    def open(
-        self, graph: Path, component: Component, dimensions: Mapping[str, int] | None = None
-    ) -> "TensorRTRunner":
+    def open(self, graph: Path, component: Component, dimensions: Mapping[str, int] | None = None) -> "TensorRTRunner":
         """Open a component; its plan is loaded when the shapes of its inputs are known.
 
         Raises:

@@ -96,7 +96,7 @@ class UNetSpec:
     editing prompts together (None: unlimited). `full_unet` is the component of the unsplit UNet: it has the same inputs
     and outputs, reads only the first context, and returns the contexts unchanged (None: not exported).
     `full_unet_with_updates` is the unsplit UNet with the op's variant "update" inside; it also takes the controls of
-    that variant. `channels_last` names, for backends whose lowered graphs differ in it, the images between segments that
+    that variant. `channels_last` maps a backend whose lowered graphs differ in it to the images between segments that
     are [B,h,w,C] there; `tensors` always has [B,C,h,w]. In the JSON, `steps` is "plan", `full_unet` is "vanilla", and
     `full_unet_with_updates` is "whole".
     """

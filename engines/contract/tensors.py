@@ -6,6 +6,9 @@ from typing import Any
 
 from ebca.engines.contract.dims import Dim
 
+TO_CHANNELS_LAST, TO_CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
+"""The axes of an image [B,C,h,w] as [B,h,w,C], and back."""
+
 
 @dataclass(frozen=True)
 class TensorSpec:

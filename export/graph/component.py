@@ -7,11 +7,11 @@ import onnx_ir as ir
 
 from ebca.engines.contract.manifest import Component, TensorSpec
 from ebca.errors import ExportError
-from ebca.export.graph.channels_last import channels_last
+from ebca.export.graph.cuda.channels_last import channels_last
+from ebca.export.graph.cuda.expand import expand_fused
+from ebca.export.graph.cuda.fuse import fuse_for_cuda
 from ebca.export.graph.dtypes import FLOAT, HALF, dtype_name
 from ebca.export.graph.emulate import emulate
-from ebca.export.graph.expand_fused import expand_fused
-from ebca.export.graph.fuse_cuda import fuse_for_cuda
 from ebca.export.graph.half import half_weight
 from ebca.export.graph.lower import lower_for_onnxruntime
 

@@ -8,16 +8,15 @@ For ONNX Runtime, measured on a CPU at SD 1.5 size:
 * GroupNormalization -> InstanceNormalization and a scale. ONNX Runtime expands the standard operator into nine nodes.
 * EnergyCrossAttention, in the full UNet with updates -> its standard operators.
 
-For its CUDA provider see `ebca.export.graph.fuse_cuda`, which comes first.
+For its CUDA provider see `ebca.export.graph.cuda`, which comes first.
 """
 
 import numpy as np
 import onnx_ir as ir
 
 from ebca.export.graph.dtypes import dtype_name
-from ebca.export.graph.fuse_cuda import MICROSOFT
 from ebca.export.graph.op_node import OP_DOMAIN, int_attribute, is_op
-from ebca.export.graph.rewriting import constant, replace
+from ebca.export.graph.rewriting import MICROSOFT, constant, replace
 from ebca.plugins.energy_attention.onnx_model import op_model
 
 

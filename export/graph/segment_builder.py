@@ -59,15 +59,7 @@ class SegmentBuilder:
 
     def _value(self, value: ir.Value) -> ir.Value:
         name = self._names.get(value, value.name)
-        shape = None if value.shape is None else ir.Shape(self._dims(value))
-        return ir.Value(name=name, shape=shape, type=value.type)
-
-    def _dims(self, value: ir.Value) -> list[int | str | None]:
-        try:
-            return list(self._symbols.shape(value))
-        except ExportError:
-            assert value.shape is not None
-            return [d if isinstance(d, int) else None for d in value.shape]
+        return ir.Value(name=name, shape=self._symbols.shape_if_known(value), type=value.type)
 
     def _weight(self, value: ir.Value) -> ir.Value:
         assert value.const_value is not None

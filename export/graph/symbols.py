@@ -57,6 +57,15 @@ class Symbols:
             raise ExportError(f"the traced graph has no shape for '{value.name}'")
         return tuple(d if isinstance(d, int) else "*".join(self._factors(d, value)) for d in value.shape)
 
+    def shape_if_known(self, value: ir.Value) -> ir.Shape | None:
+        """As `shape`, with None for a dimension outside the language, and for an open shape."""
+        if value.shape is None:
+            return None
+        try:
+            return ir.Shape(self.shape(value))
+        except ExportError:
+            return ir.Shape([d if isinstance(d, int) else None for d in value.shape])
+
     def height_and_width(self, value: ir.Value, axis: int) -> tuple[Dim, Dim]:
         """The height and the width of image positions that are flattened into one axis.
 

@@ -44,10 +44,10 @@ class TracedUNet:
         return self.model.clone()
 
     def name_dimensions(self, graph: ir.Graph) -> None:
-        """Give inputs and outputs of a copy shapes in our names. All other values lose theirs: engines infer them."""
-        named = {value: self.symbols.shape(value) for value in (*graph.inputs, *graph.outputs)}
+        """Give the values of a copy shapes in our names. Raises ExportError for an input or output without one."""
+        named = {value: ir.Shape(self.symbols.shape(value)) for value in (*graph.inputs, *graph.outputs)}
         for node in graph:
             for value in node.outputs:
-                value.shape = None
-        for value, shape in named.items():
-            value.shape = ir.Shape(shape)
+                value.shape = named.get(value) or self.symbols.shape_if_known(value)
+        for value in graph.inputs:
+            value.shape = named[value]

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from ebca.engines.contract.manifest import Component, LayerSpec, Step, TensorSpec, UNetSpec
-from ebca.export.graph.channels_last import is_image
 from ebca.export.graph.component import write_component
+from ebca.export.graph.cuda.channels_last import is_image
 from ebca.export.graph.dtypes import FLOAT, HALF, dtype_name
 from ebca.export.graph.half import to_half
 from ebca.export.graph.op_node import INPUTS, OUTPUTS

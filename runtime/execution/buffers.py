@@ -8,13 +8,12 @@ import numpy as np
 
 from ebca.engines.contract import dims
 from ebca.engines.contract.manifest import UNetSpec
+from ebca.engines.contract.tensors import TO_CHANNELS_LAST
 from ebca.engines.machine.memory import nbytes
 from ebca.runtime.devices.device import Device, Memory, MirroredBuffer
 from ebca.runtime.execution.arena import lay_out, lifetimes
 from ebca.runtime.execution.block import Block
 from ebca.runtime.execution.control import ControlArrays
-
-TO_CHANNELS_LAST, TO_CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 
 _CONTROL_DIMENSIONS = {
     "weights": ("batch", "contexts"),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from ebca.engines.contract.manifest import Step
-from ebca.runtime.execution.buffers import TO_CHANNELS_FIRST, TO_CHANNELS_LAST
+from ebca.engines.contract.tensors import TO_CHANNELS_FIRST, TO_CHANNELS_LAST
 from ebca.runtime.execution.executor import Executor
 from ebca.runtime.schema import parameters as rules
 

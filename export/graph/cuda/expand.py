@@ -1,4 +1,4 @@
-"""Write the operators of `ebca.export.graph.fuse_cuda` in standard ones again, for a CPU that emulates a GPU.
+"""Write the operators of `ebca.export.graph.cuda.fuse` in standard ones again, for a CPU that emulates a GPU.
 
 The result computes what a fused kernel computes: inside it everything is float32, and only what it returns has a dtype
 that `ebca.export.graph.emulate` rounds. The kernel of SkipLayerNormalization sums in float16 on a GPU, which is not
@@ -11,9 +11,8 @@ import numpy as np
 import onnx_ir as ir
 
 from ebca.export.graph.dtypes import FLOAT, HALF
-from ebca.export.graph.fuse_cuda import MICROSOFT
 from ebca.export.graph.op_node import int_attribute
-from ebca.export.graph.rewriting import constant, drop_unused, replace
+from ebca.export.graph.rewriting import MICROSOFT, constant, drop_unused, epsilon, given, replace
 
 
 def expand_fused(model: ir.Model) -> None:
@@ -34,7 +33,7 @@ class _Body:
         self.graph = graph
         self.nodes: list[ir.Node] = []
 
-    def do(self, op: str, *inputs: ir.Value | None, domain: str = "", outputs: int = 1, **attributes: object) -> ir.Value:
+    def do(self, op: str, *inputs: ir.Value, domain: str = "", outputs: int = 1, **attributes: object) -> ir.Value:
         node = ir.Node(domain, op, inputs, ir.convenience.convert_attributes(attributes), num_outputs=outputs)
         for value in node.outputs:
             value.type = ir.TensorType(FLOAT)
@@ -55,7 +54,7 @@ class _Body:
 
 def _group_norm(graph: ir.Graph, node: ir.Node) -> None:
     """GroupNorm, SkipGroupNorm: back to channels first, without the Transposes around them."""
-    x, scale, bias, *skip = node.inputs
+    x, scale, bias, *skip = given(node)
     groups, channels = int_attribute(node, "groups"), scale.shape[0]
     before, after = x.producer(), node.outputs[0].uses()[0][0]
     body, value, old = _Body(graph), before.inputs[0], [node]
@@ -73,9 +72,7 @@ def _group_norm(graph: ir.Graph, node: ir.Node) -> None:
         constant(graph, f"{name}_{groups}_fp32", np.full(groups, fill, np.float32))
         for name, fill in (("ones", 1), ("zeros", 0))
     )
-    normalised = body.do(
-        "InstanceNormalization", folded, ones, zeros, epsilon=node.attributes["epsilon"].as_float()
-    )
+    normalised = body.do("InstanceNormalization", folded, ones, zeros, epsilon=epsilon(node))
     wide = [body.do("Unsqueeze", weight, body.ints(1)) for weight in (scale, bias)]
     flat = body.do("Reshape", normalised, body.ints(0, channels, -1))
     shifted = body.do("Add", body.do("Mul", flat, wide[0]), wide[1])
@@ -91,19 +88,17 @@ def _group_norm(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _skip_layer_norm(graph: ir.Graph, node: ir.Node) -> None:
-    x, skip, scale, shift, *bias = node.inputs
+    x, skip, scale, shift, *bias = given(node)
     body = _Body(graph)
     total = body.do("Add", x, bias[0]) if bias else x
     total = body.rounded(body.do("Add", total, skip))
-    normalised = body.do(
-        "LayerNormalization", total, scale, shift, axis=-1, epsilon=node.attributes["epsilon"].as_float()
-    )
+    normalised = body.do("LayerNormalization", total, scale, shift, axis=-1, epsilon=epsilon(node))
     body.replace([node], {node.outputs[0]: body.rounded(normalised), node.outputs[3]: total})
 
 
 def _gated_gelu(graph: ir.Graph, node: ir.Node) -> None:
     body = _Body(graph)
-    a = body.do("Split", body.do("Add", *node.inputs), outputs=2, axis=-1, num_outputs=2)
+    a = body.do("Split", body.do("Add", *given(node)), outputs=2, axis=-1, num_outputs=2)
     b = a.producer().outputs[1]
     result = body.do("Mul", a, body.do("Gelu", b, approximate="none"))
     body.replace([node], {node.outputs[0]: body.rounded(result)})
@@ -111,10 +106,10 @@ def _gated_gelu(graph: ir.Graph, node: ir.Node) -> None:
 
 def _packed_attention(graph: ir.Graph, node: ir.Node) -> None:
     """MultiHeadAttention of [B,N,H,3,d], which no CPU kernel takes."""
-    if len(node.inputs) != 1:
+    if len(given(node)) != 1:
         return
     body = _Body(graph)
-    first = body.do("Split", node.inputs[0], outputs=3, axis=3, num_outputs=3)
+    first = body.do("Split", given(node)[0], outputs=3, axis=3, num_outputs=3)
     parts = [body.do("Reshape", part, body.ints(0, 0, -1)) for part in first.producer().outputs]
     kept = {name: attribute.value for name, attribute in node.attributes.items()}
     result = body.do("MultiHeadAttention", *parts, domain=MICROSOFT, **kept)

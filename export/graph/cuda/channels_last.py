@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 import onnx_ir as ir
 
 from ebca.engines.contract.dims import Dim
-from ebca.export.graph.fuse_cuda import TO_CHANNELS_FIRST, TO_CHANNELS_LAST
+from ebca.engines.contract.tensors import TO_CHANNELS_FIRST, TO_CHANNELS_LAST
 
 
 def is_image(shape: Sequence[Dim]) -> bool:

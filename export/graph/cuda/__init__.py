@@ -1,0 +1,1 @@
+"""Graphs for ONNX Runtime's CUDA provider: operators fused, and images with channels last."""
