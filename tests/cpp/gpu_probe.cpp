@@ -3,10 +3,12 @@
 //     gpu_probe steps ENGINE ONNXRUNTIME                 every variant of the UNet, on the CPU and on a host driver
 //     gpu_probe generate ENGINE ONNXRUNTIME KERNELS      complete generations on both
 //     gpu_probe watch ENGINE ONNXRUNTIME KERNELS         generations that are observed, cancelled, refused, not finite
+//     gpu_probe sizes ENGINE ONNXRUNTIME KERNELS         generations of several sizes, opened per size, short of memory
 //     gpu_probe threads ENGINE ONNXRUNTIME KERNELS       sessions of several threads on one device
 //     gpu_probe kernels ENGINE ONNXRUNTIME KERNELS       every variant with the compiled kernels, which do nothing here
 //     gpu_probe launches KERNELS < lines of "variant major minor dtype batch positions contexts tokens heads head_dim"
 //     gpu_probe backend ONNXRUNTIME [PLUGIN]             opens ONNX Runtime's GPU side
+//     gpu_probe components ENGINE ONNXRUNTIME            opens every component of the UNet with the CUDA provider
 //     gpu_probe open ENGINE ONNXRUNTIME                  opens an engine on "cuda"
 //     gpu_probe assignment GRAPH ONNXRUNTIME PROVIDER    opens a graph on the CPU, asks if it runs on that provider
 //     gpu_probe driver                                   works with the libcuda.so.1 that the loader finds
@@ -257,6 +259,88 @@ json watched(const std::string& path, const std::string& ort, const std::string&
     return out;
 }
 
+// ONNX Runtime on the CPU that opens components per size, as its CUDA provider does, and may find too little memory.
+class PerSize : public Backend {
+  public:
+    explicit PerSize(std::shared_ptr<const Backend> inner) : inner_(std::move(inner)) {}
+    const std::string& name() const override { return inner_->name(); }
+    const std::string& version() const override { return inner_->version(); }
+    int threads() const override { return inner_->threads(); }
+    bool prepares() const override { return inner_->prepares(); }
+    bool fixes_shapes() const override { return true; }
+    bool stays_open() const override { return true; }
+    bool shares_scratch() const override { return true; }
+    std::map<std::string, std::string> identity() const override { return inner_->identity(); }
+    void prepare(const std::filesystem::path& graph, const std::filesystem::path& target) const override {
+        inner_->prepare(graph, target);
+    }
+    std::shared_ptr<Runner> open(const std::filesystem::path& prepared, const Component& component,
+                                 const Dimensions& dimensions) const override {
+        std::string name = prepared.stem().string();
+        if (name == short_of && failures-- > 0) throw DeviceMemoryError("the GPU is full", "make a smaller image");
+        ++opened[name];
+        seen[name] = dimensions;
+        return inner_->open(prepared, component, dimensions);
+    }
+
+    mutable std::map<std::string, int64_t> opened;
+    mutable std::map<std::string, Dimensions> seen;  // the latest
+    mutable int failures = 0;
+    std::string short_of;  // component whose opening fails that often
+
+  private:
+    std::shared_ptr<const Backend> inner_;
+};
+
+json sizes(const std::string& path, const std::string& ort, const std::string& kernels) {
+    CpuBackendOptions options;
+    options.ort_library = ort;
+    options.threads = 1;
+    auto driver = std::make_shared<HostDriver>();
+    auto backend = std::make_shared<PerSize>(create_cpu_backend(options));
+    auto set = std::make_shared<GpuKernels>(driver, kernels);
+    EngineOptions given;
+    given.path = path;
+    auto gpu = std::make_shared<Engine>(given, std::make_shared<CudaDevice>(driver, set, nullptr), backend);
+    auto cpu = open(path, ort, std::make_shared<CpuDevice>());
+    json out = json::array();
+    auto generated = [&](const char* name, Session& session, const GenerateRequest& request) {
+        auto before = driver->count;
+        auto opened = backend->opened;
+        Result expected = Session(cpu, session.height(), session.width(), 1).generate(request);
+        out.push_back({{"name", name}, {"equal", same(session.generate(request), expected)}});
+        out.back()["opened"] = counts(backend->opened, opened);
+        out.back()["done"] = counts(driver->count, before);
+    };
+    {
+        Session square(gpu, 0, 0, 1), wide(gpu, square.height(), 2 * square.width(), 1),
+            tall(gpu, 2 * square.height(), square.width(), 1);
+        generated("square", square, lion());
+        out.push_back({{"dimensions",
+                        {{"text_encoder", backend->seen["text_encoder"]},
+                         {"vae_decoder", backend->seen["vae_decoder"]},
+                         {"segment_01", backend->seen["segment_01"]}}}});
+        generated("square again", square, lion());
+        generated("wide", wide, lion());
+        generated("square after wide", square, lion());
+        generated("edited", square, edited_lion());
+        backend->short_of = "segment_01";
+        backend->failures = 1;
+        generated("tall, once short of memory", tall, lion());
+        generated("tall again", tall, lion());
+    }
+    backend->failures = 1000;
+    try {
+        Session(gpu, 0, 0, 2).generate(lion());
+    } catch (const DeviceMemoryError& error) {
+        out.push_back({{"full", error.what()}});
+    }
+    gpu.reset();
+    set.reset();
+    out.push_back({{"live", driver->live.load()}});
+    return out;
+}
+
 json threads(const std::string& path, const std::string& ort, const std::string& kernels) {
     constexpr int count = 4;
     auto driver = std::make_shared<HostDriver>();
@@ -371,6 +455,29 @@ json backend(const std::string& ort, const std::string& plugin) {
     return {{"name", made->name()}};
 }
 
+// Two engines in turn: the second has no part in the arena of the first.
+json components(const std::string& path, const std::string& ort) {
+    EngineDirectory directory = open_directory(path);
+    Sizes sizes{{"batch", 2}, {"contexts", 1}, {"tokens", 77}, {"height", 8}, {"width", 8}, {"positions", 64}};
+    json out = json::array();
+    int stream = 0;
+    auto first = create_gpu_backend({ort, "", 0, &stream}), second = create_gpu_backend({ort, "", 0, &stream});
+    for (const auto& backend : {first, second}) {
+        std::vector<std::shared_ptr<Runner>> opened;
+        for (const Step& step : directory.manifest.unet.steps) {
+            if (step.is_op()) continue;
+            const Component& component = directory.manifest.components.at(step.segment);
+            opened.push_back(backend->open(directory.file(component.graph_for(backend->name())), component,
+                                           component.dimensions(sizes)));
+        }
+        out.push_back({{"name", backend->name()},
+                       {"opened", opened.size()},
+                       {"fixes_shapes", backend->fixes_shapes()},
+                       {"shares_scratch", backend->shares_scratch()}});
+    }
+    return out;
+}
+
 json open_on_cuda(const std::string& path, const std::string& ort) {
     EngineOptions options;
     options.path = path;
@@ -444,10 +551,12 @@ json answer(const std::vector<std::string>& words) {
     if (task == "steps") return steps(words.at(1), words.at(2));
     if (task == "generate") return generations(words.at(1), words.at(2), words.at(3));
     if (task == "watch") return watched(words.at(1), words.at(2), words.at(3));
+    if (task == "sizes") return sizes(words.at(1), words.at(2), words.at(3));
     if (task == "threads") return threads(words.at(1), words.at(2), words.at(3));
     if (task == "kernels") return with_kernels(words.at(1), words.at(2), words.at(3));
     if (task == "launches") return all_launches(words.at(1));
     if (task == "backend") return backend(words.at(1), words.size() > 2 ? words[2] : "");
+    if (task == "components") return components(words.at(1), words.at(2));
     if (task == "open") return open_on_cuda(words.at(1), words.at(2));
     if (task == "assignment") return assignment(words.at(1), words.at(2), words.at(3));
     if (task == "driver") return driver();

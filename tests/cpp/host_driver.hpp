@@ -71,7 +71,12 @@ class HostDriver : public Driver {
         if (refuse_capture) throw BackendError("operation not permitted when stream is capturing");
         auto graph = std::make_unique<HostGraph>();
         recording_ = graph.get();
-        work();
+        try {
+            work();
+        } catch (...) {
+            recording_ = nullptr;
+            throw;
+        }
         recording_ = nullptr;
         return graph;
     }

@@ -127,6 +127,39 @@ def test_generations_that_are_observed_cancelled_or_fail(
     assert chain[0].endswith("launched one by one: child graphs are not supported")
 
 
+def test_components_are_opened_per_size_and_again_when_memory_is_short(
+    probe: Probe, shapes_dir: Path, onnxruntime_file: Path
+) -> None:
+    first, dimensions, *others, full, end = probe("sizes", shapes_dir, onnxruntime_file, FOLDER)
+    assert dimensions["dimensions"] == {
+        # A prompt and its negative prompt; one image; both rows of the UNet.
+        "text_encoder": {"batch": 2},
+        "vae_decoder": {"batch": 1, "height": 16, "width": 16, "4*height": 64, "4*width": 64},
+        "segment_01": {
+            "batch": 2, "contexts": 1, "tokens": 24, "height_1": 8, "width_1": 8, "height_1*width_1": 64,
+            "height_2": 4, "width_2": 4, "height_2*width_2": 16,
+        },
+    }  # fmt: skip
+    every = {one["name"]: one for one in (first, *others)}
+    assert all(one["equal"] and one["done"]["launch"] == 1 for one in every.values()), every
+    assert set(first["opened"].values()) == {1} and {"text_encoder", "vae_decoder"} <= set(first["opened"])
+    # Everything is open before anything is recorded.
+    assert first["done"]["capture"] == 2
+    assert every["square again"]["opened"] == {} and "capture" not in every["square again"]["done"]
+    # Prompts have one size; text encoder and VAE stay open. What has been opened since outdates recordings.
+    wide, after = every["wide"], every["square after wide"]
+    assert "text_encoder" not in wide["opened"] and wide["opened"]["vae_decoder"] == 1
+    assert after["opened"] == {} and after["done"]["capture"] == 2
+    # The time embedding does not depend on the number of contexts.
+    assert "time_embedding" not in every["edited"]["opened"]
+    # The text encoder and the VAE make room for a segment, and open again.
+    short = every["tall, once short of memory"]
+    assert short["opened"]["vae_decoder"] == 2 and short["opened"]["segment_01"] == 1
+    assert every["tall again"]["opened"] == {"text_encoder": 1}
+    assert full["full"] == "the GPU is full; make a smaller image"
+    assert end["live"] == 0
+
+
 def test_threads_share_a_device(probe: Probe, tiny_engine_dir: Path, onnxruntime_file: Path) -> None:
     answer = probe("threads", tiny_engine_dir, onnxruntime_file, FOLDER)
     assert answer == {"equal": True, "launches": 4, "live": 0}

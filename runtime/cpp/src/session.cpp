@@ -100,13 +100,16 @@ Result Session::generate(const GenerateRequest& request) {
     check_not_cancelled();
     auto images_encoded = Clock::now();
     Executor& executor = this->executor(prompts.contexts());
+    if (!request.latents_only) engine_->warm_up_decoder(latent_shape());
     std::vector<Control> controls = steps.timeline.controls(
         prompts, request.norm_factor, layer_masks_for(executor, update_mask(source, task, settings)));
     const Array* extra_channels = inputs.extra_channels ? &*inputs.extra_channels : nullptr;
     Watch watch{request.on_step, &cancelled_};
     auto opened = began;
     auto on_host = [&] {
-        for (const Control& control : controls) executor.bind(control.variant());
+        engine_->with_room([&] {
+            for (const Control& control : controls) executor.bind(control.variant());
+        });
         opened = Clock::now();
         NoisePredictor predictor(executor, scale, extra_channels, request.reset_edits, &cancelled_);
         Array latents = steps.repaint ? repaint(predictor, *steps.repaint, inputs.initial, *inputs.clean, *source->hole,
@@ -117,7 +120,7 @@ Result Session::generate(const GenerateRequest& request) {
     auto on_device = [&](GraphSampler& sampler) {
         bool carry_edits = !request.edits.empty() && !request.reset_edits;
         TableRun run{*steps.table, inputs.initial, controls, scale, extra_channels, carry_edits};
-        sampler.prepare(run);
+        engine_->with_room([&] { sampler.prepare(run); });
         check_not_cancelled();
         opened = Clock::now();
         return sampler.run(run, watch);
@@ -171,7 +174,7 @@ Result Session::invert(const InvertRequest& request) {
     Executor& executor = this->executor(prompts.contexts());
     Timeline timeline = Timeline::make({}, {}, {}, request.steps, table.evaluations(), table.name);
     std::vector<Control> controls = timeline.controls(prompts, 1.0, nullptr);
-    executor.bind(controls.front().variant());
+    engine_->with_room([&] { executor.bind(controls.front().variant()); });
     auto opened = Clock::now();
     NoisePredictor predictor(executor, std::nullopt, nullptr, false, &cancelled_);
     Result result;

@@ -26,6 +26,9 @@ struct Dim {
     std::string text;  // as the manifest spells it
 };
 
+// Values of symbolic dimensions by their texts: "batch", "height_2*width_2", ...
+using Dimensions = std::map<std::string, int64_t>;
+
 // EngineError for anything that is not of the language.
 Dim parse_dim(std::string_view spelled);
 Dim parse_dim(int64_t value);

@@ -124,6 +124,12 @@ UNetSpec unet(const Value& value) {
     const Value& bound = json::optional_member(value, "max_contexts");
     if (!bound.is_null()) out.max_contexts = json::integer(bound, "unet.max_contexts", 1, kMany);
     out.full = optional_string(value, "vanilla");
+    const Value& channels_last = json::optional_member(value, "channels_last");
+    if (!channels_last.is_null()) {
+        for (const auto& [backend, names] : json::object(channels_last, "channels_last").items()) {
+            out.channels_last[backend] = strings(names, "channels_last");
+        }
+    }
     return out;
 }
 
@@ -236,6 +242,20 @@ void validate_edges(const UNetSpec& unet) {
     }
 }
 
+// Tensors that the host fills or reads keep their layout.
+void validate_channels_last(const UNetSpec& unet) {
+    std::set<std::string> edges(unet.inputs.begin(), unet.inputs.end());
+    edges.insert(unet.outputs.begin(), unet.outputs.end());
+    for (const auto& [backend, names] : unet.channels_last) {
+        for (const std::string& name : names) {
+            auto found = unet.tensors.find(name);
+            if (found == unet.tensors.end() || edges.count(name) || found->second.shape.size() != 4) {
+                throw EngineError(text("'", name, "' of channels_last is not an image between segments"));
+            }
+        }
+    }
+}
+
 void validate_plan(const Manifest& manifest) {
     const UNetSpec& unet = manifest.unet;
     std::set<std::string> written(unet.inputs.begin(), unet.inputs.end());
@@ -281,6 +301,7 @@ void validate(const Manifest& manifest) {
         for (const auto& [backend, graph] : component.lowered) need_file(manifest, graph, who);
     }
     validate_edges(manifest.unet);
+    validate_channels_last(manifest.unet);
     validate_plan(manifest);
     for (const LayerSpec& layer : manifest.unet.layers) {
         auto variants = manifest.unet.ops.find(layer.op);
@@ -366,6 +387,18 @@ const std::string& Component::graph_for(const std::string& backend) const {
 std::vector<std::string> Component::files(const std::string& backend) const {
     std::vector<std::string> out{graph_for(backend)};
     if (!weights.empty()) out.push_back(weights);
+    return out;
+}
+
+Dimensions Component::dimensions(const Sizes& sizes) const {
+    Dimensions out;
+    for (const auto* tensors : {&inputs, &outputs}) {
+        for (const auto& [name, tensor] : *tensors) {
+            for (const Dim& dim : tensor.shape) {
+                if (!dim.factors.empty()) out[dim.text] = evaluate(dim, sizes);
+            }
+        }
+    }
     return out;
 }
 

@@ -46,8 +46,8 @@ class GraphDevice {
     virtual ~GraphDevice() = default;
     // One of the kernels of sampling/graph_sampler.hpp, bound to its arrays.
     virtual std::unique_ptr<Call> sampling(const std::string& kernel, const Tensors& arrays) = 0;
-    // One launch of all of `calls`. Those in `warm` run before they are recorded.
-    virtual std::shared_ptr<Recording> graph(std::vector<Call*> calls, const std::vector<Call*>& warm) = 0;
+    // One launch of all of `calls`. Those in `warm` run a few times before they are recorded.
+    virtual std::shared_ptr<Recording> graph(std::vector<Call*> calls, std::vector<Call*> warm) = 0;
     // One launch of several recordings of this device, in order.
     virtual std::shared_ptr<Recording> chain(std::vector<std::shared_ptr<Recording>> recordings) = 0;
 };
@@ -71,7 +71,7 @@ class Device {
     // For sampling without the host; null if the device has none.
     virtual GraphDevice* graphs() { return nullptr; }
 
-    // std::bad_alloc, or ParameterError that says what is full.
+    // std::bad_alloc, or DeviceMemoryError that says what is full.
     virtual Memory allocate(int64_t bytes) = 0;
 
     // Let the host read and write an array of this device.
@@ -94,6 +94,9 @@ class Device {
 
     // Run one bound call, outside of a recorded step.
     virtual void run(Call& call) = 0;
+
+    // Record everything again before its next use: memory that it uses as scratch may have been given away.
+    virtual void invalidate() {}
 
     // One replay that uploads `reads`, runs all of `calls` in order, and downloads `writes`. The calls must outlive it.
     virtual std::unique_ptr<Replay> record(std::vector<Call*> calls, std::vector<Shared> reads,

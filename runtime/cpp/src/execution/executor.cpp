@@ -18,13 +18,18 @@ void copy(const Array& from, const Tensor& to) {
 
 }  // namespace
 
-Executor::Executor(const UNetSpec& unet, OpenRunner open_runner, const Sizes& sizes, std::shared_ptr<Device> device)
+Executor::Executor(const UNetSpec& unet, OpenRunner open_runner, const Sizes& sizes, std::shared_ptr<Device> device,
+                   const std::vector<std::string>& channels_last)
     : unet_(unet), open_(std::move(open_runner)), sizes_(sizes), device_(std::move(device)) {
     std::map<std::string, Shape> shapes;
     std::map<std::string, int64_t> bytes;
     for (const auto& [name, spec] : unet.tensors) {
         shapes[name] = evaluate(spec.shape, sizes);
         bytes[name] = byte_size(shapes[name], spec.dtype);
+    }
+    for (const std::string& name : channels_last) {
+        Shape& shape = shapes.at(name);
+        std::rotate(shape.begin() + 1, shape.begin() + 2, shape.end());
     }
     std::vector<std::string> keep = unet.inputs;
     keep.insert(keep.end(), unet.outputs.begin(), unet.outputs.end());
@@ -123,7 +128,7 @@ Executor::Calls& Executor::full_unet() {
         Tensors inputs, outputs;
         for (const std::string& name : unet_.inputs) inputs.emplace_back(name, tensors_.at(name));
         for (const std::string& name : unet_.outputs) outputs.emplace_back(name, tensors_.at(name));
-        full_unet_.push_back(open_(unet_.full)->bind(inputs, outputs));
+        full_unet_.push_back(open_(unet_.full, sizes_)->bind(inputs, outputs));
     }
     return full_unet_;
 }
@@ -139,13 +144,15 @@ Executor::Calls& Executor::steps(Variant variant) {
         if (work.kernel) need = std::max(need, work.kernel->scratch_bytes(work.inputs));
     }
     // One block for all: they run one after the other.
-    void* scratch = nullptr;
-    if (need) scratch = workspaces_.emplace_back(device_->allocate(need)).view(0, {}, DType::float32).data;
+    std::optional<Memory> workspace;
+    if (need) workspace = device_->allocate(need);
+    void* scratch = need ? workspace->view(0, {}, DType::float32).data : nullptr;
     Calls calls;
     for (const Operands& work : plan) {
         calls.push_back(work.kernel ? work.kernel->bind(work.inputs, work.outputs, scratch)
                                     : work.runner->bind(work.inputs, work.outputs));
     }
+    if (workspace) workspaces_.push_back(*std::move(workspace));
     return bound_.emplace(variant, std::move(calls)).first->second;
 }
 
@@ -175,7 +182,11 @@ Executor::Operands Executor::operands(const Step& step, Variant variant) const {
     const LayerSpec& layer = unet_.layers[step.layer];
     Operands work;
     work.kernel = device_->op(variant, layer, tensors_.at(step.inputs[0]).dtype);
-    if (!work.kernel) work.runner = open_(unet_.ops.at(layer.op).at(to_string(variant)));
+    if (!work.kernel) {
+        Sizes sizes = sizes_;
+        sizes["positions"] = tensors_.at(step.inputs[0]).shape.at(1);
+        work.runner = open_(unet_.ops.at(layer.op).at(to_string(variant)), sizes);
+    }
     const char* const names[] = {"q", "k", "v"};
     for (size_t i = 0; i < 3; ++i) work.inputs.emplace_back(names[i], tensors_.at(step.inputs[i]));
     work.inputs.emplace_back("weights", control_.at("weights").shared().array);
@@ -193,7 +204,7 @@ Executor::Operands Executor::operands(const Step& step, Variant variant) const {
 
 Executor::Operands Executor::segment_operands(const Step& step, Variant variant) const {
     Operands work;
-    work.runner = open_(step.segment);
+    work.runner = open_(step.segment, sizes_);
     for (const std::string& name : step.inputs) {
         Tensor tensor = tensors_.at(name);
         bool is_g = std::any_of(unet_.steps.begin(), unet_.steps.end(),

@@ -18,15 +18,16 @@
 
 namespace ebca {
 
-// Opens a component by name.
-using OpenRunner = std::function<std::shared_ptr<Runner>(const std::string&)>;
+// Opens a component by name, for given sizes: batch, contexts, tokens, height, width.
+using OpenRunner = std::function<std::shared_ptr<Runner>(const std::string&, const Sizes&)>;
 
 // One UNet evaluation at fixed sizes. Owns its buffers; use from one thread at a time.
 class Executor {
   public:
-    // sizes: batch, contexts, tokens, height, width (latent). `unet` must outlive it. std::bad_alloc or ParameterError
-    // if there is not enough memory for these sizes.
-    Executor(const UNetSpec& unet, OpenRunner open_runner, const Sizes& sizes, std::shared_ptr<Device> device);
+    // sizes: batch, contexts, tokens, height, width (latent). channels_last: tensors that are [B,h,w,C] in memory.
+    // `unet` must outlive it. std::bad_alloc or ParameterError if there is not enough memory for these sizes.
+    Executor(const UNetSpec& unet, OpenRunner open_runner, const Sizes& sizes, std::shared_ptr<Device> device,
+             const std::vector<std::string>& channels_last = {});
 
     // Inputs on the host, kept from step to step: sample [B,C,h,w], timestep [B], contexts [B,S,T,D], float32.
     const Tensor& sample() const { return host("sample"); }

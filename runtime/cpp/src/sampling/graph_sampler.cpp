@@ -38,7 +38,9 @@ NumericalError not_finite(double timestep) {
 
 void GraphSampler::prepare(const TableRun& run) {
     reserve(run.table.evaluations());
-    for (const Control& control : run.controls) recorded(control.variant());
+    // Whatever is opened later outdates what was recorded before.
+    for (Variant variant : variants_of(run.controls)) executor_.calls(variant);
+    for (Variant variant : variants_of(run.controls)) recorded(variant);
     fill(run);
     if (run.extra_channels) set_extra_channels(executor_, *run.extra_channels);
     executor_.set_control(run.controls.front());
@@ -84,7 +86,7 @@ Recording& GraphSampler::recorded(Variant variant) {
     every.push_back(kernels_.at("end").get());
     every.push_back(kernels_.at("advance").get());
     // Only the UNet is warmed up: its outputs are overwritten before the sampler reads them.
-    found = device_.graphs()->graph(std::move(every), unet);
+    found = device_.graphs()->graph(std::move(every), std::move(unet));
     return *found;
 }
 
