@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ebca.errors import ParameterError
+from ebca.runtime.devices.choice import AUTO
 from ebca.runtime.engine import Engine, load
 from ebca.runtime.execution.control import EnergyControl, resolve
 from ebca.runtime.execution.executor import Executor
@@ -46,7 +47,7 @@ class Denoiser:
     def __init__(
         self,
         engine: Engine | str | Path,
-        device: str = "cpu",
+        device: str = AUTO,
         backend: str | None = None,
         *,
         precision: str = "fp32",

@@ -61,6 +61,14 @@ def exported(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable
 
 
 @pytest.fixture(scope="session")
+def shapes_dir() -> Path:
+    """The bundled model."""
+    from ebca.engines.contract.directory import BUNDLED
+
+    return BUNDLED / "shapes"
+
+
+@pytest.fixture(scope="session")
 def tiny_engine_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The complete built-in model in float32. Shared: copy it before changing anything."""
 

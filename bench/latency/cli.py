@@ -9,7 +9,7 @@ from ebca.bench import options
 from ebca.bench.latency.compare import ROWS, USUAL, parse_rows
 from ebca.bench.latency.measure import Settings, measure
 from ebca.bench.latency.report import print_report, to_json
-from ebca.runtime.cli.options import add_machine
+from ebca.runtime.cli.options import add_machine, tell_device
 
 PROGRAM = "ebca-bench"
 
@@ -83,6 +83,7 @@ def _run(args: argparse.Namespace) -> int:
         report = measure(
             settings,
             on_prepare=prepare,
+            on_device=tell_device(args),
             on_round=lambda done, total: line.update(f"round {min(done + 1, total)} of {total}", done, total),
         )
     print_report(report, options.output(140))

@@ -22,7 +22,8 @@ from ebca.bench.timing import OnRound, Ratio, Samples, interleave, time_call
 from ebca.engines.machine import processor
 from ebca.errors import ParameterError
 from ebca.runtime.components import OnPrepare
-from ebca.runtime.engine import Engine, load
+from ebca.runtime.devices.choice import AUTO
+from ebca.runtime.engine import Engine, OnDevice, load
 from ebca.runtime.sampling.tables import SchedulerTable, load_table
 
 
@@ -41,7 +42,7 @@ class Settings:
     """
 
     engine: str | Path
-    device: str = "cpu"
+    device: str = AUTO
     backend: str | None = None
     precision: str = "fp32"
     threads: int | None = None
@@ -116,12 +117,15 @@ class _Opening:
 
     settings: Settings
     on_prepare: OnPrepare | None
+    on_device: OnDevice | None = None
     prepared: bool = False
     seconds: float = field(default=0.0)
 
     def __call__(self) -> Engine:
         began = time.perf_counter()
         settings = self.settings
+        # Told once, also if the engine is opened again.
+        on_device, self.on_device = self.on_device, None
         engine = load(
             settings.engine,
             backend=settings.backend,
@@ -129,6 +133,7 @@ class _Opening:
             threads=settings.threads,
             device=settings.device,
             on_prepare=self._note,
+            on_device=on_device,
         )
         engine.open_all()
         # On a GPU, the op runs as one of our kernels.
@@ -144,12 +149,18 @@ class _Opening:
             self.on_prepare(done, total, name)
 
 
-def measure(settings: Settings, *, on_prepare: OnPrepare | None = None, on_round: OnRound | None = None) -> Report:
+def measure(
+    settings: Settings,
+    *,
+    on_prepare: OnPrepare | None = None,
+    on_device: OnDevice | None = None,
+    on_round: OnRound | None = None,
+) -> Report:
     """Run the benchmark.
 
     Args:
         settings: what to measure.
-        on_prepare: as in `ebca.load`.
+        on_prepare, on_device: as in `ebca.load`.
         on_round: called with (done, total) while UNet steps are timed.
 
     Raises:
@@ -159,7 +170,7 @@ def measure(settings: Settings, *, on_prepare: OnPrepare | None = None, on_round
     settings.check()
     # PyTorch in this process would count as memory of the engine.
     comparable = "torch" not in sys.modules
-    opening = _Opening(settings, on_prepare)
+    opening = _Opening(settings, on_prepare, on_device)
     engine = opening()
     prepare_seconds = None
     if opening.prepared:

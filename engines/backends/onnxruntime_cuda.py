@@ -50,6 +50,9 @@ _GPU_OPERATORS = (
     | frozenset(("Cos", "Transpose"))
 )
 
+# Of ONNX Runtime's log; the second is its default.
+_ERRORS, _WARNINGS = 3, 2
+
 # The backend whose sessions use a GPU's shared arena. ONNX Runtime has one arena per process and GPU, and what one
 # session frees, the next one uses at once: right on one stream, and a race between two.
 _arena_users: dict[int, "weakref.ref[OnnxRuntimeCudaBackend]"] = {}
@@ -135,7 +138,7 @@ class OnnxRuntimeCudaBackend(Backend):
             DeviceMemoryError: the GPU has too little memory left.
         """
         options = ort.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = _ERRORS
         # A memory pattern is allocated at the second run of a shape, which may be inside a capture.
         options.enable_mem_pattern = False
         for key, value in SESSION_OPTIONS.items():
@@ -144,10 +147,14 @@ class OnnxRuntimeCudaBackend(Backend):
             options.add_session_config_entry("session.use_env_allocators", "1")
         for name, size in (dimensions or {}).items():
             options.add_free_dimension_override_by_name(name, size)
+        # Each session would warn that the provider is no plugin.
+        ort.set_default_logger_severity(_ERRORS)
         try:
             session = ort.InferenceSession(str(graph), options, providers=[(PROVIDER, self._provider)])
         except Exception as error:
             raise _opening_error(graph, error) from None
+        finally:
+            ort.set_default_logger_severity(_WARNINGS)
         # A provider that cannot start leaves a session that silently runs on the CPU.
         session.disable_fallback()
         if PROVIDER not in session.get_providers():

@@ -3,7 +3,8 @@
 A new backend is one entry of the table and one module in this folder with a function `create`:
 
     on the CPU    create(options: BackendOptions) -> Backend
-    on a GPU      create(target: GpuTarget) -> Backend
+    on a GPU      create(target: GpuTarget) -> Backend, and in the module of the entry's `checks` a function
+                  check(name: str, directory: EngineDirectory, gpu: Gpu, cuda: str) -> None, see `check_on_gpu`
 """
 
 from collections.abc import Mapping
@@ -20,31 +21,37 @@ from ebca.errors import BackendError, ParameterError
 
 
 @dataclass(frozen=True)
-class _Entry:
+class Entry:
     """One backend.
 
     module: its module in this folder, imported when the backend is created.
     on_gpu: runs on an NVIDIA GPU, else on the CPU.
     needs: the Python package that must be installed; None if the module checks that itself.
     install: what to give to `pip install`.
+    adds: what an optional backend is good for; "" if the package depends on it.
+    checks: on a GPU, the module that says whether it can be used, without opening anything.
     """
 
     module: str
     on_gpu: bool
     needs: str | None = None
     install: str | None = None
+    adds: str = ""
+    checks: str = ""
 
 
-_TABLE: Final[Mapping[str, _Entry]] = {
-    "onnxruntime": _Entry("onnxruntime", on_gpu=False, needs="onnxruntime", install="onnxruntime"),
-    "openvino": _Entry("openvino", on_gpu=False, needs="openvino", install="openvino"),
-    "tensorrt-rtx": _Entry("tensorrt", on_gpu=True),
-    "tensorrt": _Entry("tensorrt", on_gpu=True),
-    "onnxruntime-cuda": _Entry("onnxruntime_cuda", on_gpu=True, needs="onnxruntime", install="onnxruntime-gpu"),
+TABLE: Final[Mapping[str, Entry]] = {
+    "onnxruntime": Entry("onnxruntime", on_gpu=False, needs="onnxruntime", install="onnxruntime"),
+    "openvino": Entry("openvino", on_gpu=False, needs="openvino", install='"ebca[openvino]"', adds="bfloat16"),
+    "tensorrt-rtx": Entry("tensorrt", on_gpu=True, checks="tensorrt_library"),
+    "tensorrt": Entry("tensorrt", on_gpu=True, checks="tensorrt_library"),
+    "onnxruntime-cuda": Entry(
+        "onnxruntime_cuda", on_gpu=True, needs="onnxruntime", install="onnxruntime-gpu", checks="onnxruntime_provider"
+    ),
 }
 
-CPU_BACKENDS = tuple(name for name, entry in _TABLE.items() if not entry.on_gpu)
-GPU_BACKENDS = tuple(name for name, entry in _TABLE.items() if entry.on_gpu)
+CPU_BACKENDS = tuple(name for name, entry in TABLE.items() if not entry.on_gpu)
+GPU_BACKENDS = tuple(name for name, entry in TABLE.items() if entry.on_gpu)
 PRECISIONS = ("fp32", "bf16")
 
 # On the processors measured, openvino is the faster default for bfloat16. In float32 both are as fast, and onnxruntime
@@ -112,10 +119,26 @@ def create_on_gpu(
     return backend
 
 
-def _entry(name: str, *, on_gpu: bool) -> _Entry:
+def check_on_gpu(name: str, directory: EngineDirectory, gpu: Gpu, cuda: str) -> None:
+    """Check whether a backend can run an engine directory on a GPU, as far as that can be told without opening either.
+
+    Args:
+        name: one of GPU_BACKENDS.
+        directory: what the backend would open.
+        gpu, cuda: the GPU, and the newest CUDA version that the driver supports.
+
+    Raises:
+        BackendError: the backend is not installed, misses libraries, or cannot run this directory on this GPU.
+        ParameterError: a backend that does not run on a GPU.
+    """
+    entry = _entry(name, on_gpu=True)
+    import_module(f"ebca.engines.backends.{entry.checks}").check(name, directory, gpu, cuda)
+
+
+def _entry(name: str, *, on_gpu: bool) -> Entry:
     """The entry of an installed backend that runs there; raises as `create` does."""
     choices = GPU_BACKENDS if on_gpu else CPU_BACKENDS
-    entry = _TABLE.get(name)
+    entry = TABLE.get(name)
     if entry is None:
         raise ParameterError(f"backend '{name}' is unknown", f"choose one of {', '.join(choices)}")
     if entry.on_gpu and not on_gpu:
@@ -133,5 +156,5 @@ def _entry(name: str, *, on_gpu: bool) -> _Entry:
 
 
 def _is_installed(name: str) -> bool:
-    needs = _TABLE[name].needs
+    needs = TABLE[name].needs
     return needs is None or find_spec(needs) is not None

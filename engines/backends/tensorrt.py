@@ -16,7 +16,15 @@ from typing import Any
 
 from ebca.engines.backends.gpu_target import GpuTarget
 from ebca.engines.backends.protocol import Arrays, Backend, Call
-from ebca.engines.backends.tensorrt_library import RTX, check_target, identity, load_library, logger, runtime_cache
+from ebca.engines.backends.tensorrt_library import (
+    RTX,
+    check_target,
+    identity,
+    load_library,
+    logger,
+    plans_of,
+    runtime_cache,
+)
 from ebca.engines.contract.manifest import Component
 from ebca.engines.contract.plans import Plan
 from ebca.engines.machine.memory import address
@@ -48,12 +56,7 @@ class TensorRTBackend(Backend):
         self._directory = directory = target.directory
         self._stream = target.stream
         self._gpu = target.gpu
-        if library not in directory.manifest.plans:
-            raise BackendError(
-                f"'{directory.path}' has no plans for {library}",
-                f"export again with --backend {library}, or run it with another backend",
-            )
-        self._plans = directory.manifest.plans[library]
+        self._plans = plans_of(directory, library)
         self._trt = module or load_library(library)
         check_target(self._plans, library, self._gpu, str(self._trt.__version__))
         self._log = logger(self._trt)

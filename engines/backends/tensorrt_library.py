@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ebca.engines.contract.directory import EngineDirectory
 from ebca.engines.contract.plans import LibraryPlans
 from ebca.engines.machine import nvidia
 from ebca.engines.machine.cache_folder import cache_folder
@@ -32,6 +33,10 @@ _DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = {
 
 _MINIMUM_RTX = (1, 7)
 
+# Version 1.7.1 says on an H200, whatever a plan was built for: "The engine cannot run on this GPU, which has compute
+# capability 9.0". So another export would not help.
+_NEVER_RTX = ("9.0",)
+
 
 def installed_version(library: str) -> str | None:
     """The library's version, without loading it; None if it is not installed."""
@@ -39,6 +44,14 @@ def installed_version(library: str) -> str | None:
         with suppress(PackageNotFoundError):
             return version(name)
     return None
+
+
+def require_installed(library: str) -> str:
+    """The library's version, without loading it. Raises BackendError if it is not installed."""
+    installed = installed_version(library)
+    if installed is None:
+        raise BackendError(f"{library} is not installed", _installation(library))
+    return installed
 
 
 def load_library(library: str) -> ModuleType:
@@ -50,7 +63,7 @@ def load_library(library: str) -> ModuleType:
     """
     if library not in LIBRARIES:
         raise ParameterError(f"library '{library}' is unknown", f"choose one of {', '.join(LIBRARIES)}")
-    remedy = 'run `pip install "ebca[tensorrt-rtx]"`' if library == RTX else "run `pip install tensorrt`"
+    remedy = _installation(library)
     name = next((name for name in LIBRARIES[library] if find_spec(name) is not None), None)
     if name is None:
         raise BackendError(f"{library} is not installed", remedy)
@@ -62,6 +75,10 @@ def load_library(library: str) -> ModuleType:
     if library == RTX and numbers < _MINIMUM_RTX:
         raise BackendError(f"{library} is version {module.__version__}, 1.7 or newer is needed", remedy)
     return module
+
+
+def _installation(library: str) -> str:
+    return 'run `pip install "ebca[tensorrt-rtx]"`' if library == RTX else "run `pip install tensorrt`"
 
 
 def platform_name() -> str:
@@ -101,12 +118,39 @@ def logger(trt: ModuleType) -> Any:
     return Log()
 
 
+def runs_on(library: str, gpu: nvidia.Gpu) -> None:
+    """Raise BackendError if no plan of a library can run on a GPU."""
+    if library == RTX and gpu.compute_capability in _NEVER_RTX:
+        raise BackendError(
+            f"TensorRT for RTX cannot run on {gpu.name}, which has compute capability {gpu.compute_capability}",
+            "use --backend onnxruntime-cuda",
+        )
+
+
+def plans_of(directory: EngineDirectory, library: str) -> LibraryPlans:
+    """The plans of an engine directory for a library. Raises BackendError if there are none."""
+    if library not in directory.manifest.plans:
+        raise BackendError(
+            f"'{directory.path}' has no plans for {library}",
+            f"export again with --backend {library}, or run it with another backend",
+        )
+    return directory.manifest.plans[library]
+
+
+def check(library: str, directory: EngineDirectory, gpu: nvidia.Gpu, cuda: str) -> None:
+    """See `ebca.engines.backends.registry.check_on_gpu`."""
+    plans = plans_of(directory, library)
+    runs_on(library, gpu)
+    check_target(plans, library, gpu, require_installed(library))
+
+
 def check_target(plans: LibraryPlans, library: str, gpu: nvidia.Gpu, installed: str) -> None:
     """Check that plans are for this platform, GPU and version, by their entry in the manifest.
 
     Raises:
         BackendError: another GPU, platform or version; the message says what to do.
     """
+    runs_on(library, gpu)
     again = "export the engine again here, or with --backend onnxruntime-cuda"
     if plans.platform != platform_name():
         raise BackendError(f"this engine directory's plans are for {plans.platform}, this is {platform_name()}", again)

@@ -1,12 +1,16 @@
 """The NVIDIA driver and GPUs of this machine, queried through the driver's own library; no package is needed."""
 
 import ctypes
+import os
 import sys
 from dataclasses import dataclass
 from typing import Any
 
 from ebca.errors import BackendError
 
+# CUDA's major version -> the oldest driver that runs what was built with any minor version of it, see table 1 of
+# https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html
+_OLDEST_DRIVER = {12: "525", 13: "580"}
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 _DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
@@ -54,6 +58,49 @@ def find(driver: Any = None) -> Nvidia:
     count = ctypes.c_int()
     _do(driver.cuDeviceGetCount(ctypes.byref(count)), "cuDeviceGetCount")
     return Nvidia(cuda, tuple(_gpu(driver, index) for index in range(count.value)))
+
+
+def select(found: Nvidia, index: int) -> Gpu:
+    """The GPU of that number, as CUDA counts them.
+
+    Raises:
+        BackendError: there is no such GPU.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not found.gpus and visible is not None:
+        raise BackendError(
+            f"CUDA_VISIBLE_DEVICES is '{visible}', so the NVIDIA driver shows no GPU",
+            "unset it, or set it to the numbers of existing GPUs, such as 0",
+        )
+    if not found.gpus:
+        raise BackendError(
+            f"the NVIDIA driver (CUDA up to {found.cuda}) finds no GPU", "check it with `nvidia-smi`, or use the CPU"
+        )
+    if index >= len(found.gpus):
+        present = ", ".join(f"cuda:{number} ({gpu.name})" for number, gpu in enumerate(found.gpus))
+        limited = "" if visible is None else f"; CUDA_VISIBLE_DEVICES is '{visible}'"
+        raise BackendError(f"there is no GPU 'cuda:{index}'", f"choose from {present}{limited}")
+    return found.gpus[index]
+
+
+def check_cuda(found_cuda: str, needed: str, library: str) -> None:
+    """Check that the driver is new enough for a library.
+
+    Args:
+        found_cuda: `Nvidia.cuda`, what the driver supports.
+        needed: the CUDA version that the library was built with, such as "13.0". Only its major version counts.
+        library: name and version.
+
+    Raises:
+        BackendError: the driver is too old.
+    """
+    major = int(needed.split(".")[0])
+    if int(found_cuda.split(".")[0]) < major:
+        oldest = f" to version {_OLDEST_DRIVER[major]} or newer" if major in _OLDEST_DRIVER else ""
+        raise BackendError(
+            f"the NVIDIA driver supports CUDA up to {found_cuda}, {library} needs CUDA {major}",
+            f"update the driver{oldest}",
+        )
 
 
 def _gpu(driver: Any, index: int) -> Gpu:

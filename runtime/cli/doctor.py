@@ -34,8 +34,9 @@ def parser() -> argparse.ArgumentParser:
     """The command-line parser."""
     p = argparse.ArgumentParser(
         PROGRAM,
-        description="Check this machine and, with --engine, an engine directory: the contents of every file, and one\n"
-        "small UNet evaluation. The exit code is 0 if there are no problems, else 1.",
+        description="Check this machine and, with --engine, an engine directory: the contents of every file, the\n"
+        "device that ebca-run would choose, and one small UNet evaluation there. The exit code is 0 if there\n"
+        "are no problems, else 1.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -43,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--backend",
         choices=(*CPU_BACKENDS, *GPU_BACKENDS),
-        help="backend to check and to run the engine with (default: onnxruntime)",
+        help="backend to check and to run the engine with (default: what ebca-run would choose)",
     )
     p.add_argument(
         "--verify",

@@ -4,13 +4,14 @@ import argparse
 from collections.abc import Sequence
 from typing import TypeVar
 
+from ebca import console
 from ebca.engines.backends.registry import CPU_BACKENDS, GPU_BACKENDS, PRECISIONS
 from ebca.errors import ParameterError
 from ebca.runtime.components import OnPrepare
 from ebca.runtime.conditioning.edits import Edit
 from ebca.runtime.conditioning.schedules import Gamma, Kind, Schedule
-from ebca.runtime.devices.registry import parse
-from ebca.runtime.engine import Engine, load
+from ebca.runtime.devices.choice import AUTO, parse
+from ebca.runtime.engine import Engine, OnDevice, load
 from ebca.runtime.schema import parameters as rules
 from ebca.runtime.validation import finite
 
@@ -133,11 +134,15 @@ def add_machine(p: argparse.ArgumentParser, threads: str = "default: one per phy
         threads: help text of `--threads`.
     """
     machine = p.add_argument_group("machine")
-    machine.add_argument("--device", type=device, default="cpu", help="cpu, cuda, cuda:1 and so on (default: cpu)")
+    machine.add_argument(
+        "--device", type=device, default=AUTO,
+        help="auto, cpu, cuda, cuda:1 and so on; auto is the GPU if the engine computes in float16 and everything for "
+        "the GPU is installed, else the CPU, and a line says which and why; cuda never becomes the CPU (default: auto)",
+    )  # fmt: skip
     machine.add_argument(
         "--backend", choices=(*CPU_BACKENDS, *GPU_BACKENDS),
-        help="default: onnxruntime, or openvino for bf16; with --device cuda, the library that the engine has plans "
-        "for, else onnxruntime-cuda",
+        help="default on the CPU: onnxruntime, or openvino for bf16; on a GPU: the library that the engine has plans "
+        "for, else onnxruntime-cuda. A backend also decides what --device auto is",
     )  # fmt: skip
     machine.add_argument(
         "--precision", choices=PRECISIONS, default="fp32",
@@ -147,8 +152,22 @@ def add_machine(p: argparse.ArgumentParser, threads: str = "default: one per phy
     return machine
 
 
-def open_engine(args: argparse.Namespace, on_prepare: OnPrepare | None) -> Engine:
-    """Open `--engine` with the options of `add_machine`. Raises the same errors as `ebca.load`."""
+def tell_device(args: argparse.Namespace) -> OnDevice | None:
+    """Prints the line that says which device `--device auto` is; None if a device was named, or a backend, which is as
+    good."""
+    return (lambda choice: console.notice(str(choice))) if args.device == AUTO and args.backend is None else None
+
+
+def open_engine(args: argparse.Namespace, on_prepare: OnPrepare | None, *, quiet: bool = False) -> Engine:
+    """Open `--engine` with the options of `add_machine`, and say on stderr what `--device auto` is.
+
+    Args:
+        args: the options.
+        on_prepare: as in `ebca.load`.
+        quiet: do not say it.
+
+    Raises the same errors as `ebca.load`.
+    """
     return load(
         args.engine,
         args.device,
@@ -156,6 +175,7 @@ def open_engine(args: argparse.Namespace, on_prepare: OnPrepare | None) -> Engin
         precision=args.precision,
         threads=args.threads,
         on_prepare=on_prepare,
+        on_device=None if quiet else tell_device(args),
     )
 
 

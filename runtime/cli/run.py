@@ -38,7 +38,7 @@ def _run(args: argparse.Namespace, ctrl_c: console.CtrlC) -> int:
     asked = request(args)
     given_size = inputs.image_size(args.image) if args.image else None
     with console.PrepareProgress() as prepare:
-        engine = options.open_engine(args, None if args.quiet else prepare)
+        engine = options.open_engine(args, None if args.quiet else prepare, quiet=args.quiet)
     height, width = _size(args, engine, given_size)
     with engine, engine.session(height, width, count) as session, _Steps(args.quiet, ctrl_c) as steps:
         if args.source_prompt is not None:

@@ -27,6 +27,8 @@ examples:
   ebca-run --engine engine-sd15 --image cat.jpg --source-prompt "a cat" --editing-prompt dog cat \\
            --editing-direction 1 0 --alpha 0.75 0.65 --alpha-tau 0.5
   ebca-run --engine engine-inpainting --image room.png --mask hole.png --prompt "teddy bear"
+  ebca-run --engine engine-gpu --prompt "a lion"                  on the GPU if it is usable
+  ebca-run --engine engine-gpu --prompt "a lion" --device cuda    on the GPU, or an error
 
 """
 
@@ -50,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     _add_telemetry(p)
     machine = options.add_machine(p)
     machine.add_argument("--json", action="store_true", help="print files, parameters and timings as JSON")
-    machine.add_argument("--quiet", action="store_true", help="show no progress")
+    machine.add_argument("--quiet", action="store_true", help="show no progress, and not which device is used")
     return p
 
 

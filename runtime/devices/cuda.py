@@ -142,6 +142,7 @@ class CudaDevice:
         self._lock = threading.RLock()
         self._state = object()
         self._free_at_first = driver.free_bytes()
+        self._told: set[str] = set()
 
     def description(self) -> str:
         return nvidia.find().gpus[self.driver.index].name
@@ -285,11 +286,13 @@ class CudaDevice:
             self.driver.submit(call)
 
     def _or_none(self, make: Callable[[Any], Any], of: Any) -> Any:
-        """The driver's result; if it fails, log a warning and return None."""
+        """The driver's result; None if it fails. Each reason is logged once: it usually stops every recording."""
         try:
             return make(of)
         except BackendError as error:
-            log.warning("capturing a CUDA graph failed, so calls are enqueued individually: %s", error)
+            if str(error) not in self._told:
+                self._told.add(str(error))
+                log.warning("capturing a CUDA graph failed, so calls are enqueued individually: %s", error)
             return None
 
     def launch(self, recording: "Recording") -> None:

@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 
 from ebca import console
-from ebca.engines.backends import registry as backends
 from ebca.engines.backends import tensorrt_library as tensorrt
-from ebca.engines.backends.protocol import BackendOptions
+from ebca.engines.backends.protocol import BackendOptions, PreparingBackend
 from ebca.engines.backends.registry import GPU_BACKENDS
+from ebca.engines.cache import storage
 from ebca.engines.cache.prepared import prepared_engine
 from ebca.engines.contract.directory import EngineDirectory, open_directory
 from ebca.engines.contract.manifest import Manifest
 from ebca.engines.contract.plans import LibraryPlans, describe
 from ebca.errors import BackendError, EbcaError, EngineError, NumericalError
 from ebca.runtime.denoiser import Denoiser
+from ebca.runtime.devices.choice import AUTO, DeviceChoice, choose
 from ebca.runtime.diagnostics import verify as verification
 from ebca.runtime.diagnostics.findings import Finding, explain, size_text
 from ebca.runtime.diagnostics.machine import gpus
@@ -33,7 +34,7 @@ def check_engine(engine: str | Path, backend: str | None = None, *, verify: bool
 
     Args:
         engine: the directory, or the name of a bundled engine.
-        backend: runs the UNet; None: the default.
+        backend: runs the UNet; None: the default on the device that "auto" stands for.
         verify: also compare every part on `backend` with ONNX Runtime on the CPU.
     """
     try:
@@ -58,7 +59,10 @@ def check_engine(engine: str | Path, backend: str | None = None, *, verify: bool
     if backend in GPU_BACKENDS and not gpus():
         yield Finding("note", "trial", "skipped: no NVIDIA GPU found")
         return
-    yield from _try(directory, backend)
+    choice = None if backend in GPU_BACKENDS else choose(directory, AUTO, backend, BackendOptions())
+    if choice is not None:
+        yield _auto(directory, choice, backend)
+    yield from _try(directory, backend, choice)
     if verify and backend is not None:
         yield from check_verified(directory.path, backend)
 
@@ -70,7 +74,7 @@ def check_verified(engine: str | Path, backend: str) -> Iterator[Finding]:
     try:
         with (
             load(engine, device, backend) as opened,
-            load(engine, backend=verification.REFERENCE) as reference,
+            load(engine, "cpu", verification.REFERENCE) as reference,
             console.ProgressLine() as line,
         ):
             parts = verification.verify(opened, reference, lambda done, total, part: line.update(part, done, total))
@@ -85,6 +89,13 @@ def check_verified(engine: str | Path, backend: str) -> Iterator[Finding]:
         worst = max(parts, key=lambda part: part.error)
         text = f"all {len(parts)} parts agree with {against}: at most {worst.error:.1e}, in {worst.part}"
         yield Finding("ok", "verify", f"{text} (relative L2, limit {worst.limit:.0e})")
+
+
+def _auto(directory: EngineDirectory, choice: DeviceChoice, backend: str | None) -> Finding:
+    """The device that programs use for this engine directory unless they are told otherwise."""
+    # Worth a look only if a GPU is there and is not used.
+    missed = choice.device == "cpu" and backend is None and directory.manifest.compute == "fp16" and gpus()
+    return Finding("note" if missed else "ok", "device", f"auto is {choice.device}: {choice.reason}")
 
 
 def _check_plans(library: str, plans: LibraryPlans, manifest: Manifest, *, wanted: bool) -> Iterator[Finding]:
@@ -171,28 +182,26 @@ def _damaged_files(directory: EngineDirectory) -> Iterator[Finding]:
             done += record.size
 
 
-def _try(directory: EngineDirectory, backend: str | None) -> Iterator[Finding]:
-    """Run one evaluation with updates on small latents."""
+def _try(directory: EngineDirectory, backend: str | None, choice: DeviceChoice | None) -> Iterator[Finding]:
+    """Run one evaluation with updates on small latents, where `ebca-run` would run it.
+
+    Args:
+        directory, backend: what to run, and what runs it.
+        choice: the device that "auto" should be, and has been reported; None if `backend` decides.
+    """
     manifest = directory.manifest
-    rng = np.random.default_rng(0)
-    tokens = manifest.text_encoder.max_length if manifest.text_encoder else 77
-    sample = rng.standard_normal((2, manifest.unet.in_channels, _TRIAL_SIDE, _TRIAL_SIDE), np.float32)
-    contexts = rng.standard_normal((2, 1, tokens, manifest.unet.context_dim), np.float32)
     try:
         began = time.perf_counter()
-        if backend in GPU_BACKENDS:
-            engine = load(directory.path, device="cuda", backend=backend)
-        else:
-            chosen = backends.create(backend, BackendOptions())
-            prepared = prepared_engine(directory, chosen).folder.is_dir()
-            with console.PrepareProgress() as progress:
-                engine = load(directory.path, backend=chosen.name, on_prepare=progress)
-            if progress.seconds is None:
-                yield Finding("ok", "prepared", f"ready for {chosen.name}")
-            else:
-                what = "parts were missing or outdated" if prepared else "this was the first use"
-                yield Finding("ok", "prepared", f"for {chosen.name} in {progress.seconds:.1f} s: {what}")
+        known = {stored.folder for stored in storage.stored_engines()}
+        with console.PrepareProgress() as progress:
+            engine = load(directory.path, backend=backend, on_prepare=progress)
         with engine:
+            where, made = engine.backend.name, engine.device_choice
+            if choice is not None and made.device != choice.device:
+                yield Finding("note", "device", f"auto becomes {made.device}: {made.reason}")
+            if isinstance(engine.backend, PreparingBackend):
+                yield _prepared(where, progress.seconds, prepared_engine(directory, engine.backend).folder in known)
+            sample, contexts = _trial_inputs(manifest, where)
             result = Denoiser(engine)(sample, 500.0, contexts, EnergyControl(0.01, 0.02))
             if not np.isfinite(result.contexts).all():
                 raise NumericalError("the updated contexts are not finite", "check the checkpoint")
@@ -200,9 +209,29 @@ def _try(directory: EngineDirectory, backend: str | None) -> Iterator[Finding]:
     except (EbcaError, ImportError, OSError) as error:
         yield Finding("problem", "trial", *explain(error))
         return
-    pixels = _TRIAL_SIDE * (manifest.vae.downscale if manifest.vae else 8)
+    height, width = (side * (manifest.vae.downscale if manifest.vae else 8) for side in sample.shape[2:])
     yield Finding(
         "ok",
         "trial",
-        f"an evaluation at {pixels} x {pixels} pixels gave finite results; opening and running took {seconds:.1f} s",
+        f"an evaluation at {height} x {width} pixels by {where} on {engine.device.name} gave finite results; opening "
+        f"and running took {seconds:.1f} s",
     )
+
+
+def _prepared(backend: str, seconds: float | None, known: bool) -> Finding:
+    """Whether components had to be prepared, which took `seconds`; `known`: the cache had this engine."""
+    if seconds is None:
+        return Finding("ok", "prepared", f"ready for {backend}")
+    what = "parts were missing or outdated" if known else "this was the first use"
+    return Finding("ok", "prepared", f"for {backend} in {seconds:.1f} s: {what}")
+
+
+def _trial_inputs(manifest: Manifest, backend: str) -> tuple[np.ndarray, np.ndarray]:
+    """Latents [rows,C,h,w] and contexts [rows,1,T,D], float32: small, or of a size that the backend's plans have."""
+    rows, height, width = 2, _TRIAL_SIDE, _TRIAL_SIDE
+    if backend in manifest.plans:
+        rows, height, width = (manifest.plans[backend].shapes[0][name][1] for name in ("batch", "height", "width"))
+    tokens = manifest.text_encoder.max_length if manifest.text_encoder else 77
+    rng = np.random.default_rng(0)
+    sample = rng.standard_normal((rows, manifest.unet.in_channels, height, width), np.float32)
+    return sample, rng.standard_normal((rows, 1, tokens, manifest.unet.context_dim), np.float32)

@@ -16,6 +16,7 @@ from ebca.engines.backends.registry import GPU_BACKENDS
 from ebca.engines.cache import storage
 from ebca.engines.machine import cache_folder, nvidia, processor
 from ebca.errors import BackendError, EbcaError, EngineError, ParameterError
+from ebca.runtime.devices import requirements
 from ebca.runtime.diagnostics.findings import Finding, explain, size_text, version_text
 from ebca.version import __version__
 
@@ -32,7 +33,7 @@ def check_environment(backend: str | None = None) -> Iterator[Finding]:
     """
     yield Finding("ok", "ebca", f"{__version__} on Python {platform.python_version()}, {platform.system()}")
     yield from _check_backends(None if backend in GPU_BACKENDS else backend)
-    yield from _check_gpus(wanted=backend in GPU_BACKENDS)
+    yield from _check_gpus(backend if backend in GPU_BACKENDS else None)
     yield from _check_processor()
     yield _check_memory()
     yield from _check_cache()
@@ -66,19 +67,13 @@ def gpus() -> tuple[nvidia.Gpu, ...]:
 
 def _check_backends(wanted: str | None) -> Iterator[Finding]:
     present = backends.available()
-    if "onnxruntime" in present:
-        yield Finding("ok", "onnxruntime", version_text("onnxruntime"))
-    else:
-        yield Finding("problem", "onnxruntime", "not installed", "run `pip install onnxruntime`")
-    if "openvino" in present:
-        yield Finding("ok", "openvino", version_text("openvino"))
-    else:
-        yield Finding(
-            "note",
-            "openvino",
-            "not installed; it adds bfloat16",
-            'run `pip install "ebca[openvino]"`',
-        )
+    for name in backends.CPU_BACKENDS:
+        entry = backends.TABLE[name]
+        if name in present:
+            yield Finding("ok", name, version_text(name))
+        else:
+            level, adds = ("note", f"; it adds {entry.adds}") if entry.adds else ("problem", "")
+            yield Finding(level, name, f"not installed{adds}", f"run `pip install {entry.install}`")
     try:
         chosen = backends.create(wanted, BackendOptions()).name
     except (EbcaError, ImportError, OSError) as error:
@@ -97,7 +92,8 @@ def _check_backends(wanted: str | None) -> Iterator[Finding]:
 
 def _check_bf16(present: Sequence[str]) -> Finding:
     if "openvino" not in present:
-        return Finding("note", "bf16", "needs openvino", 'run `pip install "ebca[openvino]"`')
+        remedy = f"run `pip install {backends.TABLE['openvino'].install}`"
+        return Finding("note", "bf16", "needs openvino", remedy)
     try:
         backends.create("openvino", BackendOptions(precision="bf16"))
     except (EbcaError, ImportError, OSError):
@@ -105,22 +101,50 @@ def _check_bf16(present: Sequence[str]) -> Finding:
     return Finding("ok", "bf16", "available: `--backend openvino --precision bf16` is faster, slightly less accurate")
 
 
-def _check_gpus(*, wanted: bool) -> Iterator[Finding]:
-    """The driver and the GPUs. Their absence is a problem only if a backend for GPUs is wanted."""
+def _check_gpus(wanted: str | None) -> Iterator[Finding]:
+    """The driver, the GPUs, and what runs on the first of them.
+
+    Args:
+        wanted: a backend for GPUs; its absence, and that of a GPU, are problems. None: they are not.
+    """
+    level = "problem" if wanted else "note"
     try:
         found = nvidia.find()
     except BackendError as error:
-        yield Finding("problem" if wanted else "note", "gpu", *explain(error))
+        yield Finding(level, "gpu", *explain(error))
         return
     for gpu in found.gpus:
         text = f"{gpu.name}, compute capability {gpu.compute_capability}, {size_text(gpu.memory)}"
         yield Finding("ok", "gpu", f"{text}; driver for CUDA up to {found.cuda}")
-    if not found.gpus:
-        text = f"the NVIDIA driver (CUDA up to {found.cuda}) finds no GPU"
-        yield Finding("problem" if wanted else "note", "gpu", text, "check it with `nvidia-smi`, or use the CPU")
-    for library in tensorrt.LIBRARIES:
-        if (installed := tensorrt.installed_version(library)) is not None:
-            yield Finding("ok", library, installed)
+    try:
+        first, _ = requirements.usable_gpu(0)
+    except BackendError as error:
+        yield Finding(level, "gpu", *explain(error))
+        return
+    yield from _check_gpu_libraries(first, found.cuda, wanted)
+
+
+def _check_gpu_libraries(gpu: nvidia.Gpu, cuda: str, wanted: str | None) -> Iterator[Finding]:
+    """Which libraries for GPUs are installed and run on this one. Plans are checked with their engine directory."""
+    for library in (*tensorrt.LIBRARIES, "onnxruntime-cuda"):
+        try:
+            version = _library_on(library, gpu, cuda)
+        except (EbcaError, ImportError, OSError) as error:
+            text, remedy = explain(error)
+            yield Finding("problem" if library == wanted else "note", library, text, remedy or "reinstall it")
+        else:
+            yield Finding("ok", library, version)
+
+
+def _library_on(library: str, gpu: nvidia.Gpu, cuda: str) -> str:
+    """The version of a library that runs on a GPU. Raises BackendError if it does not."""
+    if library in tensorrt.LIBRARIES:
+        tensorrt.runs_on(library, gpu)
+        return tensorrt.require_installed(library)
+    # Imports ONNX Runtime, which the doctor must be able to miss.
+    from ebca.engines.backends import onnxruntime_provider
+
+    return onnxruntime_provider.check_provider(cuda)
 
 
 def _check_processor() -> Iterator[Finding]:

@@ -51,6 +51,11 @@ def run(program: str, body: Callable[[], int], *, interrupted: str = "interrupte
         return 1
 
 
+def notice(text: str) -> None:
+    """Print one line on stderr that is neither a result nor a warning."""
+    print(_one_line(text), file=sys.stderr, flush=True)
+
+
 def write_json(path: str | Path, data: Mapping[str, Any]) -> None:
     """Write `data` as indented JSON.
 
@@ -161,8 +166,11 @@ class PrepareProgress:
 
 
 def _say(program: str, text: str) -> None:
-    line = " ".join(part.strip() for part in text.splitlines() if part.strip())
-    print(f"{program}: {line}", file=sys.stderr, flush=True)
+    print(f"{program}: {_one_line(text)}", file=sys.stderr, flush=True)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(part.strip() for part in text.splitlines() if part.strip())
 
 
 def _silence_stdout() -> None:

@@ -15,7 +15,6 @@ import pytest
 from helpers import building
 
 import ebca
-from ebca.engines.contract.directory import BUNDLED
 from ebca.runtime import native
 
 CPP = Path(__file__).parents[2] / "runtime" / "cpp"
@@ -70,11 +69,6 @@ def onnxruntime_file() -> Path:
 @pytest.fixture(scope="session")
 def library(library_file: Path, onnxruntime_file: Path) -> native.Library:
     return native.Library(library_file, onnxruntime_file)
-
-
-@pytest.fixture(scope="session")
-def shapes_dir() -> Path:
-    return BUNDLED / "shapes"
 
 
 @pytest.fixture(scope="session")

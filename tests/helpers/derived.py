@@ -73,6 +73,24 @@ def with_float16_between(source: Path, target: Path) -> Path:
     return _edited(source, target, edit)
 
 
+def with_channels_last(source: Path, target: Path) -> Path:
+    """The segments hand images to one another with channels last, as those for ONNX Runtime's CUDA provider do."""
+
+    def edit(manifest: dict[str, Any]) -> None:
+        from ebca.export.graph.cuda.channels_last import is_image
+
+        unet = manifest["unet"]
+        names = {name for name, tensor in unet["tensors"].items() if is_image(tensor["shape"])}
+        names -= {*unet["inputs"], *unet["outputs"]}
+        assert names
+        unet["channels_last"] = {"onnxruntime": sorted(names)}
+        for step in unet["plan"]:
+            if step["segment"]:
+                _move_channels(target / manifest["components"][step["segment"]]["lowered"]["onnxruntime"], names)
+
+    return _edited(source, target, edit)
+
+
 def _sides(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for component in manifest["components"].values():
         yield component["inputs"]
@@ -109,6 +127,16 @@ def _widen_input(path: Path, channels: int) -> None:
     sample.type.tensor_type.shape.dim[1].dim_value = channels
     # With all weights in it, so its own file is no longer read.
     onnx.save(model, path)
+
+
+def _move_channels(path: Path, names: set[str]) -> None:
+    import onnx_ir as ir
+
+    from ebca.export.graph.cuda.channels_last import channels_last
+
+    model = ir.load(path)
+    channels_last(model.graph, names)
+    ir.save(model, path)
 
 
 def _cast_at_the_edges(path: Path, names: set[str]) -> None:

@@ -11,13 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
+from ebca.engines.backends import onnxruntime_provider
 from ebca.engines.backends import registry as backends
 from ebca.engines.backends.protocol import Arrays, BackendOptions, Call
 from ebca.engines.contract.directory import open_directory
 from ebca.engines.contract.manifest import LayerSpec
+from ebca.engines.machine import nvidia
+from ebca.engines.machine.nvidia import Gpu, Nvidia
 from ebca.errors import BackendError
 from ebca.plugins.sampling import reference
+from ebca.runtime.devices import registry as devices
+from ebca.runtime.devices import requirements
 from ebca.runtime.devices.cuda import CudaDevice
 from ebca.runtime.engine import Engine
 
@@ -34,6 +40,39 @@ class HostKernels:
 
     def register(self, trt: Any, registry: Any) -> object:
         raise AssertionError("the backends of these tests take no plugins")
+
+
+def pretend_gpus(monkeypatch: pytest.MonkeyPatch, *gpus: Gpu, cuda: str = "13.0", free: int = 8 << 30) -> list[str]:
+    """Simulates GPUs, ready to use with ONNX Runtime: devices on them are on the host, and so is their backend.
+
+    Returns:
+        A list that gets a line when a driver is opened or closed.
+    """
+    events: list[str] = []
+
+    class Driver(HostDriver):
+        def __init__(self, index: int) -> None:
+            super().__init__(f"cuda:{index}", index)
+            events.append(f"open {index}")
+
+        def free_bytes(self) -> int:
+            return free
+
+        def close(self) -> None:
+            events.append(f"close {self.index}")
+
+    def create(name: str, *_: Any) -> Any:
+        backend = backends.create("onnxruntime", BackendOptions())
+        backend.name = name
+        return backend
+
+    monkeypatch.setattr(nvidia, "find", lambda: Nvidia(cuda, gpus))
+    monkeypatch.setattr(requirements, "installed_version", lambda package: "13.5.0")
+    monkeypatch.setattr(onnxruntime_provider, "check_provider", lambda cuda: "1.31.1, CUDA 13.0")
+    monkeypatch.setattr(devices, "CudaDriver", Driver)
+    monkeypatch.setattr(devices, "CudaKernels", lambda driver: HostKernels())
+    monkeypatch.setattr(backends, "create_on_gpu", create)
+    return events
 
 
 def host_device(**settings: Any) -> tuple[CudaDevice, "HostDriver"]:

@@ -104,7 +104,7 @@ def test_the_default_is_an_installed_backend(monkeypatch: pytest.MonkeyPatch) ->
     assert create("onnxruntime", BackendOptions()).name == "onnxruntime"
     monkeypatch.setattr(backends, "find_spec", lambda name: object() if name == "onnxruntime" else None)
     assert create(None, BackendOptions()).name == "onnxruntime"
-    with pytest.raises(BackendError, match="pip install openvino"):
+    with pytest.raises(BackendError, match=r"run `pip install \"ebca\[openvino\]\"`"):
         create("openvino", BackendOptions())
 
 

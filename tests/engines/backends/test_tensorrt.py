@@ -24,6 +24,7 @@ from ebca.engines.machine.nvidia import Gpu
 from ebca.errors import BackendError, EngineError, ParameterError
 
 ADA = Gpu("RTX 4090", "8.9", 24 << 30)
+AMPERE = Gpu("A100", "8.0", 80 << 30)
 HOPPER = Gpu("H100", "9.0", 80 << 30)
 VERSION = "1.7.1.116"
 X = {"x": TensorSpec("float16", ("batch", 8))}
@@ -331,7 +332,11 @@ def test_a_component_without_a_plan_and_a_directory_without_plans(directory: Any
 def test_plans_for_another_gpu_version_or_platform_are_refused() -> None:
     check_target(plans(), RTX, ADA, VERSION)
     with pytest.raises(
-        BackendError, match=r"targets compute capability 8\.6 and 8\.9, H100 is 9\.0; .*onnxruntime-cuda"
+        BackendError, match=r"targets compute capability 8\.6 and 8\.9, A100 is 8\.0; export again with --compute-cap"
+    ):
+        check_target(plans(), RTX, AMPERE, VERSION)
+    with pytest.raises(
+        BackendError, match=r"RTX cannot run on H100, which has compute capability 9\.0; use --backend onnxruntime-cuda"
     ):
         check_target(plans(), RTX, HOPPER, VERSION)
     with pytest.raises(

@@ -40,3 +40,18 @@ def test_unknown_names_are_refused(dim: str) -> None:
 
 def test_shape() -> None:
     assert dims.shape(("batch", 4, "height", "width"), SIZES) == (2, 4, 65, 40)
+
+
+def test_the_value_of_every_symbolic_dimension() -> None:
+    shapes = [("batch", 4, "height_1", "width_1"), ("batch", "height_1*width_1", 320), ("8*height",)]
+    sizes = {"batch": 2, "height": 9, "width": 4}
+    expected = {"batch": 2, "height_1": 5, "width_1": 2, "height_1*width_1": 10, "8*height": 72}
+    assert dims.fixed(shapes, sizes) == expected
+
+
+def test_sizes_from_shapes() -> None:
+    shapes = [("batch", 3, "8*height", "8*width"), ("batch", 77)]
+    assert dims.sizes_of(shapes, [(2, 3, 16, 40), (2, 77)]) == {"batch": 2, "height": 2, "width": 5}
+    for wrong in ([(2, 4, 16, 40), (2, 77)], [(2, 3, 17, 40), (2, 77)], [(2, 3, 16, 40), (3, 77)]):
+        with pytest.raises(EngineError, match="the engine expects"):
+            dims.sizes_of(shapes, wrong)

@@ -71,3 +71,40 @@ def test_a_missing_driver_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvidia, "_DRIVER", "libcuda-of-nowhere.so.1")
     with pytest.raises(BackendError, match="there is no NVIDIA driver; install"):
         nvidia.find()
+
+
+# --- whether a GPU can be used
+
+
+def test_a_gpu_is_selected_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    found = Nvidia("13.0", (ADA, TESLA))
+    assert nvidia.select(found, 1) == TESLA
+    with pytest.raises(BackendError) as error:
+        nvidia.select(found, 2)
+    expected = "there is no GPU 'cuda:2'; choose from cuda:0 (NVIDIA GeForce RTX 4090), cuda:1 (Tesla T4)"
+    assert str(error.value) == expected
+    with pytest.raises(BackendError, match=r"the NVIDIA driver \(CUDA up to 13\.0\) finds no GPU; check it with"):
+        nvidia.select(Nvidia("13.0", ()), 0)
+
+
+@pytest.mark.parametrize("visible", ["", "-1"])
+def test_gpus_that_the_environment_hides(monkeypatch: pytest.MonkeyPatch, visible: str) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with pytest.raises(BackendError, match=f"CUDA_VISIBLE_DEVICES is '{visible}', so the NVIDIA driver shows no GPU"):
+        nvidia.select(Nvidia("13.0", ()), 0)
+    with pytest.raises(BackendError, match=f"choose from cuda:0 .*; CUDA_VISIBLE_DEVICES is '{visible}'"):
+        nvidia.select(Nvidia("13.0", (ADA,)), 1)
+
+
+def test_a_driver_that_is_too_old_for_a_library() -> None:
+    for found, needed in (("13.0", "13.0"), ("13.0", "13.5.0"), ("14.1", "13.0"), ("12.2", "12.9")):
+        nvidia.check_cuda(found, needed, "library 1")
+    with pytest.raises(BackendError) as error:
+        nvidia.check_cuda("12.8", "13.0", "library 1")
+    expected = (
+        "the NVIDIA driver supports CUDA up to 12.8, library 1 needs CUDA 13; update the driver to version 580 or"
+    )
+    assert str(error.value) == f"{expected} newer"
+    with pytest.raises(BackendError, match=r"needs CUDA 15; update the driver$"):
+        nvidia.check_cuda("13.0", "15.0", "library 1")

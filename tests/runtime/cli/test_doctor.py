@@ -5,18 +5,25 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.derived import with_float16_between
+from helpers.driver import pretend_gpus
 
 import ebca
+from ebca.engines.backends import onnxruntime_provider, tensorrt_library
 from ebca.engines.backends import registry as backends
-from ebca.engines.backends import tensorrt_library
+from ebca.engines.contract.directory import BUNDLED, open_directory
+from ebca.engines.contract.plans import LibraryPlans
 from ebca.engines.machine import nvidia
 from ebca.engines.machine.nvidia import Gpu, Nvidia
 from ebca.errors import BackendError, NumericalError
 from ebca.runtime.cli import doctor
+from ebca.runtime.devices import requirements
+from ebca.runtime.diagnostics import directory as directory_checks
 from ebca.runtime.diagnostics import machine as machine_checks
 
 Findings = list[dict[str, Any]]
@@ -148,7 +155,7 @@ def test_a_requested_backend_that_is_missing(diagnose: Any, monkeypatch: pytest.
     monkeypatch.setattr(backends, "find_spec", lambda name: None if name == "openvino" else object())
     code, findings = diagnose("--backend", "openvino")
     assert code == 1
-    assert "pip install openvino" in _one(findings, "backend", "problem")["remedy"]
+    assert _one(findings, "backend", "problem")["remedy"] == 'run `pip install "ebca[openvino]"`'
 
 
 def test_without_the_export_packages(diagnose: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,10 +254,11 @@ def test_plans_on_gpus_that_fit_and_that_do_not(
     machine(Gpu("H100", "9.0", 80 << 30))
     code, findings = diagnose("--engine", str(tiny_gpu_dir))
     problem = _one(findings, "plans", "problem")
-    assert code == 1 and problem["text"] == (
-        "this engine directory targets compute capability 8.6 and 8.9, H100 is 9.0"
-    )
-    assert problem["remedy"] == "export again with --backend onnxruntime-cuda"
+    assert code == 1
+    assert problem["text"] == "TensorRT for RTX cannot run on H100, which has compute capability 9.0"
+    assert problem["remedy"] == "use --backend onnxruntime-cuda"
+    # Installed, and of no use here, whatever the engine directory.
+    assert _one(findings, "tensorrt-rtx", "note")["text"] == problem["text"]
     machine(ada)
     monkeypatch.setattr(tensorrt_library, "installed_version", lambda library: None)
     _, findings = diagnose("--engine", str(tiny_gpu_dir))
@@ -264,3 +272,79 @@ def test_a_directory_without_plans_for_the_requested_backend(
     code, findings = diagnose("--engine", str(tiny_unet_dir), "--backend", "tensorrt-rtx")
     assert code == 1
     assert _one(findings, "plans", "problem")["text"] == "this engine directory has no plans for tensorrt-rtx"
+
+
+# --- the device that programs choose
+
+
+@pytest.fixture
+def half(tmp_path: Path) -> Path:
+    """A directory that computes in float16, by its manifest."""
+    pytest.importorskip("onnx")
+    return with_float16_between(BUNDLED / "shapes", tmp_path / "half")
+
+
+def test_it_says_what_auto_is(diagnose: Any, machine: Callable[..., None]) -> None:
+    machine(Gpu("RTX 4090", "8.9", 24 << 30))
+    _, findings = diagnose("--engine", "shapes")
+    assert _one(findings, "device", "ok")["text"] == "auto is cpu: the engine directory computes in float32"
+    _, findings = diagnose("--engine", "shapes", "--backend", "onnxruntime")
+    assert _one(findings, "device", "ok")["text"] == "auto is cpu: backend onnxruntime runs on the CPU"
+
+
+def test_a_gpu_that_auto_does_not_use_is_worth_a_note(
+    diagnose: Any, machine: Callable[..., None], half: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine()
+    code, findings = diagnose("--engine", str(half))
+    assert code == 0 and "auto is cpu: there is no NVIDIA driver" in _one(findings, "device", "ok")["text"]
+
+    def check(cuda: str) -> str:
+        raise BackendError("onnxruntime 1.31.1 is built without CUDA", "install the other one")
+
+    machine(Gpu("RTX 4090", "8.9", 24 << 30))
+    monkeypatch.setattr(requirements, "installed_version", lambda package: "13.0.0")
+    monkeypatch.setattr(onnxruntime_provider, "check_provider", check)
+    code, findings = diagnose("--engine", str(half))
+    assert code == 0
+    assert _one(findings, "device", "note")["text"].startswith(
+        "auto is cpu: RTX 4090 cannot be used: onnxruntime 1.31.1"
+    )
+    assert _one(findings, "onnxruntime-cuda", "note")["remedy"] == "install the other one"
+    assert "by onnxruntime on cpu gave finite results" in _one(findings, "trial", "ok")["text"]
+
+
+def test_the_trial_runs_where_auto_runs(diagnose: Any, half: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_gpus(monkeypatch, Gpu("RTX 4090", "8.9", 24 << 30))
+    code, findings = diagnose("--engine", str(half))
+    assert code == 0
+    assert _one(findings, "device", "ok")["text"] == "auto is cuda: RTX 4090, onnxruntime-cuda"
+    assert "by onnxruntime-cuda on cuda:0 gave finite results" in _one(findings, "trial", "ok")["text"]
+    # What only opening can tell.
+    pretend_gpus(monkeypatch, Gpu("RTX 4090", "8.9", 24 << 30), free=1000)
+    code, findings = diagnose("--engine", str(half))
+    assert code == 0 and _one(findings, "device", "ok")["text"].startswith("auto is cuda")
+    assert _one(findings, "device", "note")["text"].startswith("auto becomes cpu: the weights of the UNet need")
+    assert "by onnxruntime on cpu" in _one(findings, "trial", "ok")["text"]
+
+
+def test_the_trial_has_a_size_that_the_plans_have() -> None:
+    manifest = open_directory("shapes").manifest
+    sizes = {"batch": (2, 4, 4), "height": (64, 96, 128), "width": (64, 64, 64), "contexts": (1, 1, 4)}
+    built = LibraryPlans("1.7.1", ("8.9",), "linux-x86_64", (sizes,), {})
+    planned = replace(manifest, plans={"tensorrt-rtx": built})
+    sample, contexts = directory_checks._trial_inputs(planned, "tensorrt-rtx")
+    assert sample.shape == (4, 4, 96, 64) and contexts.shape[:2] == (4, 1)
+    sample, contexts = directory_checks._trial_inputs(planned, "onnxruntime-cuda")
+    assert sample.shape == (2, 4, 8, 8) and contexts.shape[:2] == (2, 1)
+
+
+def test_a_gpu_without_what_it_needs(
+    diagnose: Any, machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(Gpu("Tesla T4", "7.5", 16 << 30))
+    monkeypatch.setattr(requirements, "installed_version", lambda package: "13.0.0")
+    _, findings = diagnose()
+    assert "Tesla T4: no GPU kernel for compute capability 7.5" in _one(findings, "gpu", "note")["text"]
+    code, findings = diagnose("--backend", "onnxruntime-cuda")
+    assert code == 1 and "PTX for any GPU from 8.0 on" in _one(findings, "gpu", "problem")["remedy"]

@@ -105,6 +105,21 @@ def test_if_capture_fails_calls_are_enqueued_individually_with_a_warning(
     assert driver.count["launch"] == 0 and np.array_equal(made.noise, cpu.noise)
 
 
+def test_a_reason_why_captures_fail_is_logged_once_per_device(
+    engine: ebca.Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    device, driver = host_device(refuse_capture=True)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            made = executor(engine, device)
+            made.run("attention")
+            made.run("update")
+        assert driver.count["capture"] == 4 and len(caplog.messages) == 1
+        # Another device may have another reason, and another owner who reads.
+        executor(engine, host_device(refuse_capture=True)[0]).run("attention")
+    assert len(caplog.messages) == 2
+
+
 def test_a_probe_gets_the_devices_arrays(engine: ebca.Engine) -> None:
     seen: list[tuple[int, float]] = []
     for device in (CpuDevice(), host_device()[0]):
@@ -317,15 +332,15 @@ def test_the_error_about_non_finite_results_names_the_timestep(on_host: tuple[eb
 
 
 def test_a_missing_gpu_gives_one_line() -> None:
-    # No machine has a GPU 99; a machine may also lack cuda-bindings or the driver.
+    # No machine has a GPU 99; a machine may also lack the driver, cuda-bindings, or every GPU.
     with pytest.raises(ebca.BackendError) as error:
         devices.create("cuda:99")
     assert "\n" not in str(error.value)
-    known = ("no NVIDIA driver on this machine", "cuDeviceGet failed", 'pip install "ebca[gpu]"')
+    known = ("there is no NVIDIA driver", "finds no GPU", "there is no GPU 'cuda:99'", 'pip install "ebca[gpu]"')
     assert any(words in str(error.value) for words in known)
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cpu:1", ""])
 def test_unknown_devices_are_refused(name: str) -> None:
-    with pytest.raises(ebca.ParameterError, match="is unknown; choose cpu, cuda, cuda:1 and so on"):
+    with pytest.raises(ebca.ParameterError, match="is unknown; choose auto, cpu, cuda, cuda:1 and so on"):
         devices.create(name)
