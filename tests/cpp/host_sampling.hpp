@@ -42,6 +42,13 @@ inline void host_begin(Parameters p) {
     std::copy_n(from + cells * (tokens + 1), cells, gamma_norm);
 }
 
+inline void host_embed(Parameters p) {
+    auto *step = p.pointer<int32_t>(), *embeddings = p.pointer<int32_t>(), *base = p.pointer<int32_t>();
+    auto *stride = p.pointer<int32_t>(), *time_embeddings = p.pointer<int32_t>();
+    int64_t words = p.number();
+    for (int64_t at = 0; at < words; ++at) time_embeddings[at] = embeddings[base[at] + *step * stride[at]];
+}
+
 inline void host_end(Parameters p) {
     auto* step = p.pointer<int32_t>();
     auto *noise = p.pointer<float>(), *start = p.pointer<float>();
@@ -76,6 +83,8 @@ inline bool run_sampling(const std::string& kernel, void** parameters) {
     Parameters p(parameters);
     if (kernel == "ebca_begin") {
         host_begin(p);
+    } else if (kernel == "ebca_embed") {
+        host_embed(p);
     } else if (kernel == "ebca_end") {
         host_end(p);
     } else if (kernel == "ebca_advance") {

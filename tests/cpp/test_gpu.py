@@ -100,11 +100,11 @@ def test_a_generation_is_one_launch_and_the_cpu_s(probe: Probe, tiny_engine_dir:
         # Arrays of text encoder and VAE, one input and one output each; the steps make none.
         assert again["allocate"] == again["allocate_host"] == 2 + 2 * images
     plain, edited, reset, multistep, long_one, short_again, _ = (one["first"] for one in made)
-    # The schedule goes from one variant to the other. Other steps need another chain, more than fit the buffers
-    # other recordings, fewer do not.
-    assert plain["capture"] == edited["capture"] == 2 and "capture" not in reset
+    # The time embeddings of the run, and both variants of the schedule. Other steps need another chain, more than fit
+    # the buffers other recordings, fewer do not.
+    assert plain["capture"] == edited["capture"] == 3 and "capture" not in reset
     assert "capture" not in multistep and multistep["chain"] == 1
-    assert long_one["capture"] == 2 and "capture" not in short_again
+    assert long_one["capture"] == 3 and "capture" not in short_again
     assert inverted["equal"]
     assert end["live"] == 0
 
@@ -114,16 +114,17 @@ def test_generations_that_are_observed_cancelled_or_fail(
 ) -> None:
     answers = probe("watch", tiny_engine_dir, onnxruntime_file, FOLDER)
     assert [one["refused"] for one in answers] == ["", "chain", "capture"]
-    for one, launches, per_step in zip(answers, (1, 4, 0), (1, 1, 0), strict=True):
+    # One launch is for the time embeddings of the run.
+    for one, launches, per_step in zip(answers, (1, 5, 0), (1, 1, 0), strict=True):
         assert one["equal"] and one["equal_after"]
         assert one["done"].get("launch", 0) == launches
         observed, cancelled = one["observed"], one["cancelled"]
-        assert observed["equal"] and observed["done"].get("launch", 0) == 4 * per_step
-        assert cancelled["equal"] and cancelled["done"].get("launch", 0) == 2 * per_step
+        assert observed["equal"] and observed["done"].get("launch", 0) == 5 * per_step
+        assert cancelled["equal"] and cancelled["done"].get("launch", 0) == 3 * per_step
         assert cancelled["cancelled"] == cancelled["cancelled_on_cpu"] == "cancelled after 2 of 4 evaluations"
         assert re.match(r"the result at timestep \d+ is not finite; lower gamma_attn", one["bad"])
     whole, chain, capture = (one["warnings"] for one in answers)
-    assert whole == [] and len(chain) == 1 and len(capture) == 2
+    assert whole == [] and len(chain) == 1 and len(capture) == 3
     assert chain[0].endswith("launched one by one: child graphs are not supported")
 
 
@@ -142,14 +143,16 @@ def test_components_are_opened_per_size_and_again_when_memory_is_short(
     }  # fmt: skip
     every = {one["name"]: one for one in (first, *others)}
     assert all(one["equal"] and one["done"]["launch"] == 1 for one in every.values()), every
-    assert set(first["opened"].values()) == {1} and {"text_encoder", "vae_decoder"} <= set(first["opened"])
+    # One time embedding is for the rows of the UNet, one for all timesteps of a run.
+    assert first["opened"].pop("time_embedding") == 2 and set(first["opened"].values()) == {1}
+    assert {"text_encoder", "vae_decoder"} <= set(first["opened"])
     # Everything is open before anything is recorded.
-    assert first["done"]["capture"] == 2
+    assert first["done"]["capture"] == 3
     assert every["square again"]["opened"] == {} and "capture" not in every["square again"]["done"]
     # Prompts have one size; text encoder and VAE stay open. What has been opened since outdates recordings.
     wide, after = every["wide"], every["square after wide"]
     assert "text_encoder" not in wide["opened"] and wide["opened"]["vae_decoder"] == 1
-    assert after["opened"] == {} and after["done"]["capture"] == 2
+    assert after["opened"] == {} and after["done"]["capture"] == 3
     # The time embedding does not depend on the number of contexts.
     assert "time_embedding" not in every["edited"]["opened"]
     # The text encoder and the VAE make room for a segment, and open again.

@@ -107,11 +107,10 @@ Result Session::generate(const GenerateRequest& request) {
     Watch watch{request.on_step, &cancelled_};
     auto opened = began;
     auto on_host = [&] {
-        engine_->with_room([&] {
-            for (const Control& control : controls) executor.bind(control.variant());
-        });
-        opened = Clock::now();
         NoisePredictor predictor(executor, scale, extra_channels, request.reset_edits, &cancelled_);
+        engine_->with_room(
+            [&] { predictor.prepare(controls, steps.repaint ? steps.repaint->timesteps() : steps.table->timesteps); });
+        opened = Clock::now();
         Array latents = steps.repaint ? repaint(predictor, *steps.repaint, inputs.initial, *inputs.clean, *source->hole,
                                                 controls, streams, settings.eta, watch)
                                       : sample(predictor, *steps.table, inputs.initial, controls, watch);
@@ -174,9 +173,9 @@ Result Session::invert(const InvertRequest& request) {
     Executor& executor = this->executor(prompts.contexts());
     Timeline timeline = Timeline::make({}, {}, {}, request.steps, table.evaluations(), table.name);
     std::vector<Control> controls = timeline.controls(prompts, 1.0, nullptr);
-    engine_->with_room([&] { executor.bind(controls.front().variant()); });
-    auto opened = Clock::now();
     NoisePredictor predictor(executor, std::nullopt, nullptr, false, &cancelled_);
+    engine_->with_room([&] { predictor.prepare(controls, table.timesteps); });
+    auto opened = Clock::now();
     Result result;
     result.latents = sample(predictor, table, clean, controls, {request.on_step, &cancelled_}, adjust);
     result.task = "inversion";

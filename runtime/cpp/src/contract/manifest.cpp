@@ -390,6 +390,16 @@ std::vector<std::string> Component::files(const std::string& backend) const {
     return out;
 }
 
+const Step* UNetSpec::time_step() const {
+    const Step* first = steps.empty() ? nullptr : &steps.front();
+    if (!first || first->is_op() || first->inputs != std::vector<std::string>{"timestep"}) return nullptr;
+    bool in_rows = std::all_of(first->outputs.begin(), first->outputs.end(), [&](const std::string& name) {
+        const std::vector<Dim>& shape = tensors.at(name).shape;
+        return !shape.empty() && is_same(shape.front(), parse_dim("batch"));
+    });
+    return in_rows ? first : nullptr;
+}
+
 Dimensions Component::dimensions(const Sizes& sizes) const {
     Dimensions out;
     for (const auto* tensors : {&inputs, &outputs}) {

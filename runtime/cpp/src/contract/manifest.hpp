@@ -67,6 +67,9 @@ struct UNetSpec {
     std::vector<Step> steps;
     std::optional<int64_t> max_contexts;
     std::string full;  // component of the full UNet; empty: none
+    // The first step, if it depends on the timestep alone and has a row per timestep; else null.
+    const Step* time_step() const;
+
     // Images between segments that are [B,h,w,C] in a backend's graphs, by backend; `tensors` has [B,C,h,w].
     std::map<std::string, std::vector<std::string>> channels_last;
 };

@@ -44,7 +44,7 @@ class Recording {
 class GraphDevice {
   public:
     virtual ~GraphDevice() = default;
-    // One of the kernels of sampling/graph_sampler.hpp, bound to its arrays.
+    // One of the kernels of sampling/graph_sampler.hpp, by name, bound to its arrays.
     virtual std::unique_ptr<Call> sampling(const std::string& kernel, const Tensors& arrays) = 0;
     // One launch of all of `calls`. Those in `warm` run a few times before they are recorded.
     virtual std::shared_ptr<Recording> graph(std::vector<Call*> calls, std::vector<Call*> warm) = 0;

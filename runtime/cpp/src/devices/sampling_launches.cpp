@@ -48,7 +48,10 @@ SamplingLaunch sampling_launch(const std::string& kernel, const Tensors& arrays)
         size("words", tokens * of_contexts[3]);
         work = std::max(images * image, elements(of_contexts));
     }
-    if (kernel != "advance") {
+    if (kernel == "embed") {
+        work = elements(shape_of(arrays, "time_embeddings"));
+        size("words", work);
+    } else if (kernel != "advance") {
         size("rows", rows);
         size("contexts", contexts);
     }

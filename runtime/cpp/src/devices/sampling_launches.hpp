@@ -16,7 +16,7 @@ struct SamplingLaunch {
     int64_t blocks = 1;
 };
 
-// The launch of "begin", "end" or "advance" for arrays with the names of `SamplingState` and of the UNet.
+// The launch of "begin", "embed", "end" or "advance" for arrays by name.
 // ParameterError for sizes that a kernel cannot have.
 SamplingLaunch sampling_launch(const std::string& kernel, const Tensors& arrays);
 

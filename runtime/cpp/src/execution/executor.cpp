@@ -33,11 +33,21 @@ Executor::Executor(const UNetSpec& unet, OpenRunner open_runner, const Sizes& si
     }
     std::vector<std::string> keep = unet.inputs;
     keep.insert(keep.end(), unet.outputs.begin(), unet.outputs.end());
-    Layout layout = lay_out(lifetimes(unet.steps, bytes, keep));
+    std::map<std::string, Lifetime> alive = lifetimes(unet.steps, bytes, keep);
+    std::vector<Block::Spec> embeddings;
+    if (const Step* step = unet.time_step()) {
+        for (const std::string& name : step->outputs) {
+            embeddings.push_back({name, shapes.at(name), unet.tensors.at(name).dtype});
+            alive.erase(name);
+        }
+    }
+    Layout layout = lay_out(alive);
     arena_.emplace(device_->allocate(layout.bytes));
     for (const auto& [name, offset] : layout.offsets) {
         tensors_[name] = arena_->view(offset, shapes.at(name), unet.tensors.at(name).dtype);
     }
+    time_embeddings_.emplace(*device_, embeddings);
+    tensors_.insert(time_embeddings_->tensors().begin(), time_embeddings_->tensors().end());
     for (const std::string& name : keep) seen_[name] = device_->share(tensors_.at(name));
     int64_t batch = sizes.at("batch"), contexts = sizes.at("contexts"), tokens = sizes.at("tokens");
     control_.emplace("weights", own({batch, contexts}));
@@ -74,13 +84,13 @@ void Executor::set_control(const Control& control) {
     }
 }
 
-void Executor::run(Variant variant, const std::atomic<bool>* cancelled) {
-    recorded(variant).run(cancelled);
+void Executor::run(Variant variant, const std::atomic<bool>* cancelled, bool embedded) {
+    recorded(variant, embedded).run(cancelled);
 }
 
-Replay& Executor::recorded(Variant variant) {
-    std::unique_ptr<Replay>& found = recorded_[variant];
-    if (!found) found = device_->record(calls(variant), reads(variant), outputs());
+Replay& Executor::recorded(Variant variant, bool embedded) {
+    std::unique_ptr<Replay>& found = recorded_[{variant, embedded}];
+    if (!found) found = device_->record(calls(variant, embedded), reads(variant), outputs());
     return *found;
 }
 
@@ -115,10 +125,15 @@ std::vector<Shared> Executor::reads(Variant variant) const {
     return out;
 }
 
-std::vector<Call*> Executor::calls(Variant variant) {
-    bool full = variant == Variant::attention && !unet_.full.empty() && sizes_.at("contexts") == 1;
+bool Executor::runs_steps(Variant variant) const {
+    return variant != Variant::attention || unet_.full.empty() || sizes_.at("contexts") > 1;
+}
+
+std::vector<Call*> Executor::calls(Variant variant, bool embedded) {
+    bool whole = !runs_steps(variant);
     std::vector<Call*> out;
-    for (const std::unique_ptr<Call>& call : full ? full_unet() : steps(variant)) out.push_back(call.get());
+    for (const std::unique_ptr<Call>& call : whole ? full_unet() : steps(variant)) out.push_back(call.get());
+    if (!whole && embedded && unet_.time_step()) out.erase(out.begin());
     return out;
 }
 

@@ -48,6 +48,7 @@ void GraphSampler::prepare(const TableRun& run) {
     std::vector<Shared> state;
     for (const auto& [name, memory] : state_) state.push_back(memory.shared());
     device_.upload(state);
+    if (table_ && !embed_) embed_ = device_.graphs()->graph({&table_->call()}, {&table_->call()});
 }
 
 Samples GraphSampler::run(const TableRun& run, const Watch& watch) {
@@ -66,6 +67,7 @@ Samples GraphSampler::run(const TableRun& run, const Watch& watch) {
         report(total - 1);
         return out;
     }
+    if (embed_) embed_->launch();
     for (int64_t index = 0; index < total; ++index) {
         auto began = Clock::now();
         recorded(run.controls[static_cast<size_t>(index)].variant()).launch();
@@ -81,7 +83,8 @@ Samples GraphSampler::run(const TableRun& run, const Watch& watch) {
 Recording& GraphSampler::recorded(Variant variant) {
     std::shared_ptr<Recording>& found = recorded_[variant];
     if (found) return *found;
-    std::vector<Call*> unet = executor_.calls(variant), every{kernels_.at("begin").get()};
+    std::vector<Call*> unet = executor_.calls(variant, table_ != nullptr), every{kernels_.at("begin").get()};
+    if (table_) every.push_back(kernels_.at("embed").get());
     every.insert(every.end(), unet.begin(), unet.end());
     every.push_back(kernels_.at("end").get());
     every.push_back(kernels_.at("advance").get());
@@ -95,6 +98,7 @@ Recording& GraphSampler::chained(const std::vector<Control>& controls) {
     if (!chain_.second || chain_.first != variants) {
         chain_ = {};
         std::vector<std::shared_ptr<Recording>> parts;
+        if (embed_) parts.push_back(embed_);
         for (Variant variant : variants) {
             recorded(variant);
             parts.push_back(recorded_.at(variant));
@@ -142,6 +146,10 @@ Tensors GraphSampler::arrays() const {
     Shape history = host("latents").shape;
     history.insert(history.begin(), room_);
     out.emplace_back("history", history_->view(0, history, DType::float32));
+    if (table_) {
+        out.emplace_back("embeddings", table_->words());
+        out.emplace_back("time_embeddings", executor_.time_embeddings().words());
+    }
     return out;
 }
 
@@ -149,6 +157,23 @@ Tensors GraphSampler::arrays() const {
 void GraphSampler::reserve(int64_t evaluations) {
     if (evaluations <= room_) return;
     int64_t room = (evaluations + kRoom - 1) / kRoom * kRoom;
+    std::map<std::string, SharedMemory> state = allocate(room);
+    std::unique_ptr<TimeTable> table = time_table(state);
+    Memory history = device_.allocate(byte_size({room, state.at("latents").shared().array.count()}, DType::float32));
+    // Recordings go first: they use the buffers.
+    chain_ = {};
+    recorded_.clear();
+    embed_.reset();
+    kernels_.clear();
+    table_ = std::move(table);
+    state_ = std::move(state);
+    history_ = std::move(history);
+    room_ = room;
+    for (const char* name : {"begin", "end", "advance"}) kernels_[name] = device_.graphs()->sampling(name, arrays());
+    if (table_) kernels_["embed"] = device_.graphs()->sampling("embed", arrays());
+}
+
+std::map<std::string, SharedMemory> GraphSampler::allocate(int64_t room) {
     const Sizes& sizes = executor_.sizes();
     int64_t control = sizes.at("batch") * sizes.at("contexts") * (sizes.at("tokens") + 2);
     Shape latents = executor_.noise().shape;
@@ -167,15 +192,21 @@ void GraphSampler::reserve(int64_t evaluations) {
     };
     std::map<std::string, SharedMemory> state;
     for (const auto& [name, shape, dtype] : tensors) state.emplace(name, SharedMemory(device_, shape, dtype));
-    Memory history = device_.allocate(byte_size({room, elements(latents)}, DType::float32));
-    // Recordings go first: they use the buffers.
-    chain_ = {};
-    recorded_.clear();
-    kernels_.clear();
-    state_ = std::move(state);
-    history_ = std::move(history);
-    room_ = room;
-    for (const char* name : {"begin", "end", "advance"}) kernels_[name] = device_.graphs()->sampling(name, arrays());
+    return state;
+}
+
+// The table of embeddings, and where evaluations read it as part of the state; null if the UNet embeds by itself.
+std::unique_ptr<TimeTable> GraphSampler::time_table(std::map<std::string, SharedMemory>& state) {
+    const Block& target = executor_.time_embeddings();
+    if (!executor_.unet().time_step() || !in_words(target)) return nullptr;
+    auto table = std::make_unique<TimeTable>(executor_, state.at("timesteps").shared().array);
+    const auto [base, stride] = table->gather(target);
+    for (const auto& [name, values] : {std::pair{"embedding_base", &base}, std::pair{"embedding_stride", &stride}}) {
+        SharedMemory memory(device_, {static_cast<int64_t>(values->size())}, DType::int32);
+        std::copy(values->begin(), values->end(), static_cast<int32_t*>(memory.shared().host.data));
+        state.emplace(name, std::move(memory));
+    }
+    return table;
 }
 
 }  // namespace ebca

@@ -4,8 +4,9 @@
 // Latents, the history of noise predictions, and everything that changes between evaluations are in device memory. A
 // counter there holds the index of the evaluation, so one recorded evaluation serves all of them. Three kernels
 // surround the UNet (plugins/sampling/__init__.py has their equations): "begin" writes its inputs, "end" applies
-// guidance and takes the scheduler's step, "advance" counts. The largest sums are in float64, in the order of the
-// host's.
+// guidance and takes the scheduler's step, "advance" counts. A fourth, "embed", copies the time embeddings of an
+// evaluation out of a table that one call has filled at the start of the run (TimeTable). The largest sums are in
+// float64, in the order of the host's.
 #pragma once
 
 #include <cstdint>
@@ -20,6 +21,7 @@
 #include "devices/device.hpp"
 #include "execution/control.hpp"
 #include "execution/executor.hpp"
+#include "execution/time_table.hpp"
 #include "sampling/sampler.hpp"
 #include "sampling/schedulers.hpp"
 
@@ -55,6 +57,8 @@ class GraphSampler {
     Recording& recorded(Variant variant);
     Recording& chained(const std::vector<Control>& controls);
     void reserve(int64_t evaluations);
+    std::map<std::string, SharedMemory> allocate(int64_t room);
+    std::unique_ptr<TimeTable> time_table(std::map<std::string, SharedMemory>& state);
     void fill(const TableRun& run);
     Tensors arrays() const;
     void wait(const TableRun& run, Array& latents);
@@ -66,8 +70,10 @@ class GraphSampler {
     int64_t images_;
     int64_t room_ = 0;  // evaluations that fit the buffers
     std::map<std::string, SharedMemory> state_;
-    std::optional<Memory> history_;  // [room,n,C,h,w]
+    std::optional<Memory> history_;     // [room,n,C,h,w]
+    std::unique_ptr<TimeTable> table_;  // null: each evaluation embeds its timestep
     std::map<std::string, std::unique_ptr<Call>> kernels_;
+    std::shared_ptr<Recording> embed_;  // fills the table
     std::map<Variant, std::shared_ptr<Recording>> recorded_;
     // The evaluations of the latest run as one launch.
     std::pair<std::vector<Variant>, std::shared_ptr<Recording>> chain_;

@@ -21,6 +21,15 @@ NoisePredictor::NoisePredictor(Executor& executor, std::optional<double> guidanc
     if (extra_channels) set_extra_channels(executor, *extra_channels);
 }
 
+void NoisePredictor::prepare(const std::vector<Control>& controls, const std::vector<double>& timesteps) {
+    bool steps = std::any_of(controls.begin(), controls.end(),
+                             [&](const Control& control) { return executor_.runs_steps(control.variant()); });
+    if (steps && executor_.unet().time_step() && executor_.on_host()) {
+        embeddings_ = std::make_unique<HostEmbeddings>(executor_, timesteps);
+    }
+    for (const Control& control : controls) executor_.bind(control.variant(), embeddings_ != nullptr);
+}
+
 void NoisePredictor::predict(const Array& latents, double timestep, const Control& control, Array& out) {
     const Tensor& sample = executor_.sample();
     int64_t width = sample.count() / sample.shape[0];
@@ -32,7 +41,8 @@ void NoisePredictor::predict(const Array& latents, double timestep, const Contro
     executor_.set_control(control);
     Variant variant = control.variant();
     auto began = std::chrono::steady_clock::now();
-    executor_.run(variant, cancelled_);
+    if (embeddings_) embeddings_->write(timestep);
+    executor_.run(variant, cancelled_, embeddings_ != nullptr);
     seconds_.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count());
     check_finite(variant, timestep);
     guide(latents.size(0), out);

@@ -3,12 +3,14 @@
 
 #include <atomic>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <vector>
 
 #include "contract/tensor.hpp"
 #include "execution/control.hpp"
 #include "execution/executor.hpp"
+#include "execution/time_table.hpp"
 #include "sampling/schedulers.hpp"
 
 namespace ebca {
@@ -54,6 +56,9 @@ class NoisePredictor {
     NoisePredictor(Executor& executor, std::optional<double> guidance_scale, const Array* extra_channels,
                    bool reset_edits, const std::atomic<bool>* cancelled);
 
+    // Bind and record the variants of all controls, and embed all timesteps that an evaluation may have in one call.
+    void prepare(const std::vector<Control>& controls, const std::vector<double>& timesteps);
+
     // One evaluation: latents [n,C,h,w] as the UNet takes them to the guided noise prediction in `out`.
     // NumericalError: a result is not finite; the message names the segment.
     void predict(const Array& latents, double timestep, const Control& control, Array& out);
@@ -70,6 +75,7 @@ class NoisePredictor {
     std::optional<float> guidance_scale_;
     bool carry_;
     const std::atomic<bool>* cancelled_;
+    std::unique_ptr<HostEmbeddings> embeddings_;  // null: each evaluation embeds its timestep
     std::vector<double> seconds_;
     std::vector<double> timesteps_;
 };
