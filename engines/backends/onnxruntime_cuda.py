@@ -18,13 +18,12 @@ import onnxruntime as ort
 
 from ebca.engines.backends.gpu_target import GpuTarget
 from ebca.engines.backends.onnxruntime import OnnxRuntimeRunner
+from ebca.engines.backends.onnxruntime_provider import PROVIDER, preload
 from ebca.engines.backends.protocol import Backend
 from ebca.engines.contract.manifest import Component
 from ebca.errors import BackendError, DeviceMemoryError
 
 _OPTIONS_VARIABLE = "EBCA_ORT_CUDA_OPTIONS"
-
-PROVIDER = "CUDAExecutionProvider"
 
 PROVIDER_OPTIONS: Mapping[str, str] = {
     # Convolutions of ONNX Runtime are a quarter faster with channels last.
@@ -108,10 +107,7 @@ class OnnxRuntimeCudaBackend(Backend):
                 f"onnxruntime {ort.__version__} is built without CUDA",
                 "run `pip uninstall onnxruntime` and `pip install onnxruntime-gpu`",
             )
-        # The system's loader does not find CUDA and cuDNN installed as Python packages.
-        preload = getattr(ort, "preload_dlls", None)
-        if preload is not None:
-            preload()
+        preload()
         self._index = index
         self._provider = {
             **PROVIDER_OPTIONS,
