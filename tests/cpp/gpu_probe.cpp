@@ -7,6 +7,7 @@
 //     gpu_probe threads ENGINE ONNXRUNTIME KERNELS       sessions of several threads on one device
 //     gpu_probe kernels ENGINE ONNXRUNTIME KERNELS       every variant with the compiled kernels, which do nothing here
 //     gpu_probe launches KERNELS < lines of "variant major minor dtype batch positions contexts tokens heads head_dim"
+//     gpu_probe sampling KERNELS < lines of "major minor" and the sizes of `sampling_arrays`
 //     gpu_probe backend ONNXRUNTIME [PLUGIN]             opens ONNX Runtime's GPU side
 //     gpu_probe components ENGINE ONNXRUNTIME            opens every component of the UNet with the CUDA provider
 //     gpu_probe open ENGINE ONNXRUNTIME                  opens an engine on "cuda"
@@ -24,6 +25,7 @@
 #include "contract/sha256.hpp"
 #include "devices/cuda_device.hpp"
 #include "devices/cuda_driver.hpp"
+#include "devices/sampling_launches.hpp"
 #include "engine.hpp"
 #include "host_driver.hpp"
 #include "session.hpp"
@@ -402,6 +404,60 @@ json with_kernels(const std::string& path, const std::string& ort, const std::st
     return out;
 }
 
+json as_json(const KernelSet& kernels, const KernelLaunch& one, const Addresses& addresses) {
+    std::string hex;
+    char digits[3];
+    for (std::byte byte : one.pack(addresses)) {
+        std::snprintf(digits, sizeof digits, "%02x", static_cast<unsigned>(byte));
+        hex += digits;
+    }
+    return {{"kernel", one.binary->kernel},
+            {"pack", one.binary->pack()},
+            {"offset", one.binary->offset},
+            {"grid", one.grid},
+            {"threads", one.binary->threads()},
+            {"shared_bytes", one.binary->shared_bytes},
+            {"image", sha256(kernels.image(*one.binary))},
+            {"packed", hex}};
+}
+
+// The arrays of sampling whose shapes launches depend on.
+Tensors sampling_arrays(std::istream& sizes) {
+    int64_t images, rows, channels, in_channels, height, width, contexts, tokens, depth, room, words;
+    sizes >> images >> rows >> channels >> in_channels >> height >> width >> contexts >> tokens >> depth >> room >>
+        words;
+    return {{"latents", {nullptr, DType::float32, {images, channels, height, width}}},
+            {"sample", {nullptr, DType::float32, {rows, in_channels, height, width}}},
+            {"contexts", {nullptr, DType::float32, {rows, contexts, tokens, depth}}},
+            {"history", {nullptr, DType::float32, {room, images, channels, height, width}}},
+            {"time_embeddings", {nullptr, DType::int32, {words}}}};
+}
+
+json sampling_launches(const std::string& folder) {
+    KernelSet kernels(folder);
+    json out = json::array();
+    for (std::string line; std::getline(std::cin, line);) {
+        std::istringstream sizes(line);
+        Capability capability;
+        sizes >> capability.first >> capability.second;
+        Tensors arrays = sampling_arrays(sizes);
+        for (const char* kernel : {"begin", "embed", "end", "advance"}) {
+            SamplingLaunch planned = sampling_launch(kernel, arrays);
+            KernelLaunch one =
+                kernels.launch(std::string("ebca_") + kernel, capability, planned.blocks, planned.values);
+            // Addresses as the test gives them to Python's launcher.
+            Addresses addresses;
+            uint64_t next = 0x7f0000000000;
+            for (const Argument& argument : *one.arguments) {
+                std::string name = argument.name.substr(0, argument.name.size() - 4);
+                if (argument.type == Argument::Type::pointer) addresses[name] = next += 4096;
+            }
+            out.push_back(as_json(kernels, one, addresses));
+        }
+    }
+    return out;
+}
+
 json launches(const KernelSet& kernels, const std::string& line) {
     std::istringstream words(line);
     std::string variant, dtype;
@@ -421,22 +477,7 @@ json launches(const KernelSet& kernels, const std::string& line) {
                                  "out", "g", "partial", "column", "norm2"}) {
             addresses[name] = next += 4096;
         }
-        for (const KernelLaunch& one : made.launches) {
-            std::string hex;
-            char digits[3];
-            for (std::byte byte : one.pack(addresses)) {
-                std::snprintf(digits, sizeof digits, "%02x", static_cast<unsigned>(byte));
-                hex += digits;
-            }
-            out["launches"].push_back({{"kernel", one.binary->kernel},
-                                       {"pack", one.binary->pack()},
-                                       {"offset", one.binary->offset},
-                                       {"grid", one.grid},
-                                       {"threads", one.binary->threads()},
-                                       {"shared_bytes", one.binary->shared_bytes},
-                                       {"image", sha256(kernels.image(*one.binary))},
-                                       {"packed", hex}});
-        }
+        for (const KernelLaunch& one : made.launches) out["launches"].push_back(as_json(kernels, one, addresses));
         return out;
     } catch (const Error& error) {
         return {{"error", error.what()}};
@@ -555,6 +596,7 @@ json answer(const std::vector<std::string>& words) {
     if (task == "threads") return threads(words.at(1), words.at(2), words.at(3));
     if (task == "kernels") return with_kernels(words.at(1), words.at(2), words.at(3));
     if (task == "launches") return all_launches(words.at(1));
+    if (task == "sampling") return sampling_launches(words.at(1));
     if (task == "backend") return backend(words.at(1), words.size() > 2 ? words[2] : "");
     if (task == "components") return components(words.at(1), words.at(2));
     if (task == "open") return open_on_cuda(words.at(1), words.at(2));

@@ -19,7 +19,8 @@ from helpers import building
 
 from ebca.errors import BackendError, EbcaError, ParameterError
 from ebca.plugins.energy_attention.launches import OpShape, launches
-from ebca.plugins.kernels.binaries import FOLDER, KernelSet, pack_key
+from ebca.plugins.kernels.binaries import FOLDER, KernelLaunch, KernelSet, pack_key
+from ebca.plugins.sampling import launches as sampling
 from ebca.runtime import native
 
 HERE = Path(__file__).parent
@@ -115,9 +116,9 @@ def test_generations_that_are_observed_cancelled_or_fail(
     answers = probe("watch", tiny_engine_dir, onnxruntime_file, FOLDER)
     assert [one["refused"] for one in answers] == ["", "chain", "capture"]
     # One launch is for the time embeddings of the run.
-    for one, launches, per_step in zip(answers, (1, 5, 0), (1, 1, 0), strict=True):
+    for one, whole_run, per_step in zip(answers, (1, 5, 0), (1, 1, 0), strict=True):
         assert one["equal"] and one["equal_after"]
-        assert one["done"].get("launch", 0) == launches
+        assert one["done"].get("launch", 0) == whole_run
         observed, cancelled = one["observed"], one["cancelled"]
         assert observed["equal"] and observed["done"].get("launch", 0) == 5 * per_step
         assert cancelled["equal"] and cancelled["done"].get("launch", 0) == 3 * per_step
@@ -207,19 +208,21 @@ def planned(kernels: KernelSet, variant: str, capability: tuple[int, int], dtype
     return {
         "scratch": dict(plan.scratch),
         "scratch_bytes": plan.scratch_bytes,
-        "launches": [
-            {
-                "kernel": one.binary.kernel,
-                "pack": pack_key(one.binary),
-                "offset": one.binary.offset,
-                "grid": list(one.grid),
-                "threads": one.binary.block[0],
-                "shared_bytes": one.binary.shared_bytes,
-                "image": hashlib.sha256(kernels.image(one.binary)).hexdigest(),
-                "packed": one.pack(addresses).hex(),
-            }
-            for one in plan.launches
-        ],
+        "launches": [described(kernels, one, addresses) for one in plan.launches],
+    }
+
+
+def described(kernels: KernelSet, one: KernelLaunch, addresses: dict[str, int]) -> dict[str, Any]:
+    """A launch in the form of gpu_probe."""
+    return {
+        "kernel": one.binary.kernel,
+        "pack": pack_key(one.binary),
+        "offset": one.binary.offset,
+        "grid": list(one.grid),
+        "threads": one.binary.block[0],
+        "shared_bytes": one.binary.shared_bytes,
+        "image": hashlib.sha256(kernels.image(one.binary)).hexdigest(),
+        "packed": one.pack(addresses).hex(),
     }
 
 
@@ -239,6 +242,26 @@ def test_kernels_are_chosen_and_packed_as_in_python(probe: Probe) -> None:
         else:
             assert made == expected, case
     assert refused == 7
+
+
+def test_kernels_of_sampling_are_launched_as_in_python(probe: Probe) -> None:
+    # Images, rows, channels, input channels, height, width, contexts, tokens, width of contexts, evaluations, words.
+    sizes = ((1, 2, 4, 4, 64, 64, 1, 77, 768, 64, 24064), (3, 3, 4, 9, 8, 24, 3, 154, 32, 128, 1))
+    every = list(itertools.product(((8, 0), (8, 9), (9, 0), (12, 1), (10, 0)), sizes))
+    lines = "".join(f"{major} {minor} {' '.join(map(str, size))}\n" for (major, minor), size in every)
+    kernels, expected = KernelSet.load(), []
+    for capability, (n, rows, c, c_in, h, w, contexts, tokens, width, room, words) in every:
+        shapes = {
+            "latents": (n, c, h, w), "sample": (rows, c_in, h, w), "contexts": (rows, contexts, tokens, width),
+            "history": (room, n, c, h, w), "time_embeddings": (words,),
+        }  # fmt: skip
+        for name in ("begin", "embed", "end", "advance"):
+            made = sampling.launch(name, shapes)
+            one = kernels.launch(f"ebca_{name}", capability, (made.blocks, 1, 1), made.values)
+            pointers = [a.name.removesuffix("_ptr") for a in one.arguments if a.type == "pointer"]
+            addresses = {pointer: 0x7F0000000000 + 4096 * (i + 1) for i, pointer in enumerate(pointers)}
+            expected.append(described(kernels, one, addresses))
+    assert probe("sampling", FOLDER, given=lines) == expected
 
 
 @pytest.mark.parametrize("damage", ["missing", "manifest", "version", "pack", "path"])
@@ -310,6 +333,18 @@ def test_missing_parts_are_named(
         for device in ("cuda", "cuda:1"):
             with pytest.raises(BackendError, match=r"there is no NVIDIA driver .*; install one, or use device 'cpu'"):
                 library.open(shapes_dir, device=device)
+
+
+def test_components_open_on_the_cuda_provider(probe: Probe, shapes_dir: Path, tmp_path: Path) -> None:
+    """Over stand-ins for NVIDIA's libraries, where nothing can run: options, dimensions, arena, where operators go."""
+    sessions = pytest.importorskip("helpers.cuda_standins.sessions", reason="no stand-ins for NVIDIA's libraries")
+    stand_ins = sessions.stand_ins(tmp_path)
+    script = tmp_path / "library.py"
+    script.write_text("import onnxruntime, pathlib; print(pathlib.Path(onnxruntime.__file__).parent / 'capi')")
+    (library,) = Path(stand_ins.run(script).strip()).glob("libonnxruntime.so*")
+    opened = probe("components", shapes_dir, library, LD_LIBRARY_PATH=str(stand_ins.libraries))
+    made = {"name": "onnxruntime-cuda", "opened": 9, "fixes_shapes": True, "shares_scratch": True}
+    assert opened == [made, made]
 
 
 def test_an_engine_that_cannot_open_on_a_gpu_holds_nothing(
