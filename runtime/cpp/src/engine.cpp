@@ -106,10 +106,10 @@ std::shared_ptr<Runner> Engine::runner(const std::string& component, const Sizes
     return runners_[component].front().second;
 }
 
+// The device is held: nothing is recorded or launched meanwhile.
 std::shared_ptr<Runner> Engine::open(const std::string& component, const Dimensions& dimensions) {
-    std::shared_ptr<Runner> made = with_room([&] { return prepared_->open(component, dimensions); });
     if (backend_->shares_scratch()) device_->invalidate();
-    return made;
+    return with_room([&] { return prepared_->open(component, dimensions); });
 }
 
 void Engine::release(const std::string& component) {

@@ -206,6 +206,7 @@ std::shared_ptr<Recording> CudaDevice::chain(std::vector<std::shared_ptr<Recordi
 
 void CudaDevice::invalidate() {
     Lock held = ready();
+    stream_->driver->synchronize();
     ++stream_->state;
 }
 

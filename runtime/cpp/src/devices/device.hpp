@@ -95,7 +95,8 @@ class Device {
     // Run one bound call, outside of a recorded step.
     virtual void run(Call& call) = 0;
 
-    // Record everything again before its next use: memory that it uses as scratch may have been given away.
+    // Wait for recorded work, and record everything again before its next use: memory that it uses as scratch may be
+    // given away from now on.
     virtual void invalidate() {}
 
     // One replay that uploads `reads`, runs all of `calls` in order, and downloads `writes`. The calls must outlive it.
