@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Check everything that needs an NVIDIA GPU and write one JSON file: bench/gpu_check.sh [--model MODEL] [--json FILE]
+# Check everything that needs an NVIDIA GPU: bench/gpu_check.sh [--output DIR] [--model MODEL], see --help.
 # Makes a virtual environment of its own in .venv-gpu; needs Python 3.11 or newer, NVIDIA's driver, and PyTorch's
-# CUDA build from PyPI (several gigabytes).
+# CUDA build from PyPI (several gigabytes). Exports what it needs, with random weights unless --model names others.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,4 +13,5 @@ if [ ! -x "$venv/bin/ebca-doctor" ]; then
   "$venv/bin/pip" uninstall --quiet --yes onnxruntime
   "$venv/bin/pip" install --quiet --force-reinstall --no-deps onnxruntime-gpu
 fi
-exec "$venv/bin/python" -m ebca.bench.gpu_check "$@"
+# The limits of the parts are for 16 cores and a fast GPU.
+exec "$venv/bin/python" -m ebca.bench.gpu_check --export --patience 4 "$@"

@@ -79,7 +79,10 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     # Prepares what it has exported, and compares backends.
     "export.cli": (*_ENGINE, *_EXPORT, "console", "runtime.diagnostics", "export.api"),
     # Measures everything.
-    "bench": (*_ENGINE, *_EXPORT, "console", "export", "export.api", "export.cli", "runtime.cli", "plugins.compile"),
+    "bench": (
+        *(*_ENGINE, *_EXPORT, "console", "export", "export.api", "export.cli", "plugins.compile"),
+        *("runtime.cli", "runtime.diagnostics", "runtime.native"),
+    ),
 }
 
 

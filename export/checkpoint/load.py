@@ -9,11 +9,11 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from ebca.errors import ModelError
+from ebca.export.checkpoint.built_in import BUILT_IN
 from ebca.export.checkpoint.folder import check_folder, choose_files, load_folder
 from ebca.export.checkpoint.hub import fetch
 from ebca.export.checkpoint.model import Checkpoint
 from ebca.export.checkpoint.single_file import check_suffix, load_single_file
-from ebca.export.checkpoint.tiny import build_tiny
 
 # The original repositories of 1.5 and inpainting were deleted; these have the same weights.
 SHORT_NAMES: dict[str, str] = {
@@ -36,8 +36,9 @@ def load_checkpoint(
     """Load a model for export.
 
     Args:
-        model: "tiny", "sd-1.4", "sd-1.5", "sd-1.5-inpainting", a hub id "owner/name", a folder in diffusers
-            format (a pipeline or a UNet alone), or a single .safetensors file of Stable Diffusion 1.x.
+        model: "sd-1.4", "sd-1.5", "sd-1.5-inpainting", a hub id "owner/name", a folder in diffusers format (a pipeline
+            or a UNet alone), a single .safetensors file of Stable Diffusion 1.x, or a built-in model with random
+            weights: "tiny", "random-sd-1.5".
         revision: branch, tag or commit on the hub.
         token: hub access token; None takes HF_TOKEN or the stored login.
         cache_dir: hub cache; None takes HF_HOME.
@@ -58,8 +59,8 @@ def _load(
     cache_dir: str | Path | None,
     tokenizer: str | Path | None,
 ) -> Checkpoint:
-    if model == "tiny":
-        return build_tiny()
+    if model in BUILT_IN:
+        return BUILT_IN[model].build()
     path = Path(model).expanduser()
     if model in SHORT_NAMES:
         return _load_hub(SHORT_NAMES[model], revision, token, cache_dir, tokenizer)
@@ -77,7 +78,7 @@ def _load(
     if "/" in model or "\\" in model:
         raise ModelError(f"there is no folder {model}")
     raise ModelError(
-        f"unknown model {model!r}: known names are tiny, {', '.join(SHORT_NAMES)}",
+        f"unknown model {model!r}: known names are {', '.join((*BUILT_IN, *SHORT_NAMES))}",
         "else give a hub id (owner/name), a folder in diffusers format or a .safetensors file",
     )
 

@@ -6,24 +6,14 @@ Its images are noise, but every code path is that of a real model. The same seed
 from __future__ import annotations
 
 import json
-import math
-import tempfile
-import zlib
-from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-import numpy as np
-import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel
-
-from ebca.errors import ParameterError
 from ebca.export.checkpoint.defaults import SCHEDULER_CONFIG
 from ebca.export.checkpoint.model import Checkpoint
-from ebca.export.checkpoint.tokenizer import BOS, CLIP_MAX_LENGTH, EOS, tokenizer_json
-from ebca.export.checkpoint.word_tokenizer import word_vocabulary, write_word_tokenizer
+from ebca.export.checkpoint.random_model import RandomModel
+from ebca.export.checkpoint.tokenizer import CLIP_MAX_LENGTH
+from ebca.export.checkpoint.word_tokenizer import write_word_tokenizer
 
 UNET_CONFIG: dict[str, Any] = {
     "sample_size": 16,  # 128 x 128 pixels
@@ -74,27 +64,12 @@ high quality detailed realistic blurry low bad ugly cartoon fantasy landscape
 WORDS: tuple[str, ...] = tuple(_WORD_LIST.split())
 
 
+TINY: Final = RandomModel("tiny", UNET_CONFIG, VAE_CONFIG, TEXT_ENCODER_CONFIG, WORDS)
+
+
 def build_tiny(seed: int = 0, *, in_channels: int = 4) -> Checkpoint:
-    """Build the model; `in_channels` 9 gives its inpainting form, which differs in the first convolution only."""
-    if not 0 <= seed < 2**32:
-        raise ParameterError(f"seed must be between 0 and {2**32 - 1}, not {seed}")
-    vocabulary, _ = word_vocabulary(WORDS)
-    ids = {"bos_token_id": vocabulary[BOS], "eos_token_id": vocabulary[EOS], "pad_token_id": vocabulary[EOS]}
-    text_config = CLIPTextConfig(vocab_size=len(vocabulary), **TEXT_ENCODER_CONFIG, **ids)
-    with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config({**UNET_CONFIG, "in_channels": in_channels})
-        vae = AutoencoderKL.from_config(VAE_CONFIG)
-    text, info = _tokenizer()
-    return Checkpoint(
-        name="tiny",
-        unet=_fill(unet, "", seed),
-        text_encoder=_fill(CLIPTextModel(text_config), "text_encoder.", seed),
-        vae=_fill(vae, "vae.", seed),
-        tokenizer_json=text,
-        tokenizer_info=dict(info),
-        scheduler_config=dict(SCHEDULER_CONFIG),
-        source={"kind": "built-in", "id": "tiny", "revision": None},
-    )
+    """Build the model, see `RandomModel.build`."""
+    return TINY.build(seed, in_channels=in_channels)
 
 
 def save_tiny(folder: str | Path, seed: int = 0, *, in_channels: int = 4) -> Path:
@@ -122,36 +97,6 @@ def save_tiny(folder: str | Path, seed: int = 0, *, in_channels: int = 4) -> Pat
     }
     _write_json(folder / "model_index.json", index)
     return folder
-
-
-def _fill(model: nn.Module, prefix: str, seed: int) -> Any:
-    """Give every parameter a random stream of its own, keyed by name, so that their order does not matter."""
-    state = {}
-    for name, value in model.named_parameters():
-        # Some versions of transformers have this level in CLIPTextModel, others do not.
-        key = prefix + name.removeprefix("text_model.")
-        state[name] = _random_parameter(key, tuple(value.shape), seed)
-    model.load_state_dict(state, strict=True, assign=True)
-    return model.eval().requires_grad_(False)
-
-
-def _random_parameter(key: str, shape: tuple[int, ...], seed: int) -> Tensor:
-    rng = np.random.Generator(np.random.PCG64(zlib.crc32(key.encode(), seed)))
-    noise = rng.standard_normal(size=shape, dtype=np.float32)
-    if key.endswith(".bias"):
-        noise *= np.float32(0.02)
-    elif len(shape) == 1:
-        noise = np.float32(1) + np.float32(0.02) * noise
-    else:
-        noise /= np.float32(math.sqrt(math.prod(shape[1:])))
-    return torch.from_numpy(noise)
-
-
-@cache
-def _tokenizer() -> tuple[str, dict[str, Any]]:
-    with tempfile.TemporaryDirectory() as folder:
-        write_word_tokenizer(folder, WORDS, CLIP_MAX_LENGTH)
-        return tokenizer_json(folder)
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

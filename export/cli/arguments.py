@@ -57,8 +57,8 @@ def _add_model_and_output(p: argparse.ArgumentParser) -> None:
         "--model",
         required=True,
         metavar="MODEL",
-        help="sd-1.4, sd-1.5, sd-1.5-inpainting, tiny (random weights, made in seconds), a hub id owner/name, a folder "
-        "in diffusers format, or a single .safetensors file",
+        help="sd-1.4, sd-1.5, sd-1.5-inpainting, a hub id owner/name, a folder in diffusers format, a single "
+        ".safetensors file, or random weights, made in seconds: tiny, random-sd-1.5",
     )
     p.add_argument("--output-dir", type=Path, metavar="DIR", help="engine directory to make; required unless --dry-run")
     p.add_argument(

@@ -106,7 +106,7 @@ def test_a_dry_run_prints_the_split_and_writes_nothing(here: Path, capsys: pytes
         (("--batch-size", "0"), "--batch-size is 0; give 1 or more"),
         (("--scheduler-steps", "0"), "--scheduler-steps has 0; a step count lies between 1 and 1000"),
         (("--scheduler-steps", "20", "1001"), "--scheduler-steps has 1001"),
-        (("--model", "sd-9"), "unknown model 'sd-9': known names are tiny, sd-1.4"),
+        (("--model", "sd-9"), "unknown model 'sd-9': known names are tiny, random-sd-1.5, sd-1.4"),
         (("--model", ""), "--model is empty"),
         (("--model", "./nowhere"), "there is no folder ./nowhere"),
         (("--model", "./with[red]markup[/]"), "there is no folder ./with[red]markup[/]"),
