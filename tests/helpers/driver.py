@@ -8,10 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pytest
 
 from ebca.engines.backends import onnxruntime_provider
 from ebca.engines.backends import registry as backends
@@ -26,6 +25,10 @@ from ebca.runtime.devices import registry as devices
 from ebca.runtime.devices import requirements
 from ebca.runtime.devices.cuda import CudaDevice
 from ebca.runtime.engine import Engine
+
+if TYPE_CHECKING:
+    # Not in the interpreter of `helpers.cuda_standins`.
+    import pytest
 
 
 class HostKernels:
@@ -42,7 +45,7 @@ class HostKernels:
         raise AssertionError("the backends of these tests take no plugins")
 
 
-def pretend_gpus(monkeypatch: pytest.MonkeyPatch, *gpus: Gpu, cuda: str = "13.0", free: int = 8 << 30) -> list[str]:
+def pretend_gpus(monkeypatch: "pytest.MonkeyPatch", *gpus: Gpu, cuda: str = "13.0", free: int = 8 << 30) -> list[str]:
     """Simulates GPUs, ready to use with ONNX Runtime: devices on them are on the host, and so is their backend.
 
     Returns:

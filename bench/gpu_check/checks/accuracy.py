@@ -1,5 +1,6 @@
 """Whether a GPU computes what the CPU computes, and what PyTorch computes."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ class _Unprepared(Backend):
         # Apart from the prepared forms of the real backend.
         return {"onnxruntime": ort.__version__, "unprepared": "1"}
 
-    def open(self, graph: Path, component: Component) -> OnnxRuntimeRunner:
+    def open(self, graph: Path, component: Component, dimensions: Mapping[str, int] | None = None) -> OnnxRuntimeRunner:
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.enable_mem_pattern = False

@@ -103,7 +103,7 @@ def test_fifty_steps_take_turns(visit: Visit, monkeypatch: pytest.MonkeyPatch) -
     assert report["step_by_step"]["update"]["denoising_s"] > 0
     assert seen == [{"settings", "one_launch", "step_by_step"}]
     # PNDM makes one evaluation more than it has steps; with and without updates, twice each.
-    assert drivers[0].count["launch"] == 2 * (2 + 2 * 6)
+    assert drivers[0].count["launch"] == 2 * (2 + 2 * (1 + 6))
 
 
 def test_first_images_are_measured_with_cold_and_with_warm_caches(
