@@ -101,7 +101,8 @@ class Components:
             EngineError, BackendError: it cannot be opened.
             DeviceMemoryError: the device has too little memory left for it.
         """
-        with self._lock:
+        # The device first, as wherever both are held.
+        with self.device.ready(), self._lock:
             dimensions = self._dimensions(component, sizes)
             opened = self._runners.setdefault(component, {})
             key = tuple(sorted(dimensions.items()))
@@ -121,10 +122,9 @@ class Components:
         return dims.fixed((t.shape for t in (*spec.inputs.values(), *spec.outputs.values())), sizes)
 
     def _open(self, component: str, dimensions: Mapping[str, int]) -> Runner:
-        runner = self._with_room(partial(self._prepared.open, component, dimensions))
         if self.backend.shares_scratch:
             self.device.invalidate()
-        return runner
+        return self._with_room(partial(self._prepared.open, component, dimensions))
 
     def release(self, component: str) -> None:
         """Close a component that sampling does not need, unless the backend keeps components open. Existing bindings
@@ -301,18 +301,19 @@ class Components:
             given[n].host[...] = array
         arrays = {n: s.array for n, s in given.items()}, {n: s.array for n, s in made.items()}
         sizes = dims.sizes_of((component.inputs[n].shape for n in inputs), (array.shape for array in inputs.values()))
+        # Nothing recorded may run before it is outdated.
         with device.ready():
             runner = self.runner(name, sizes)
             need = runner.workspace_bytes(*arrays)
             scratch = device.allocate(need).view(0, (need,), np.uint8) if need else None
             call = runner.bind(*arrays, 0 if scratch is None else address(scratch))
-        device.upload(list(given.values()))
-        device.run(call)
-        device.download(list(made.values()))
-        if self.backend.shares_scratch and runner not in self._settled:
-            # A library may keep memory from the first run on.
-            device.invalidate()
-            self._settled.add(runner)
+            device.upload(list(given.values()))
+            device.run(call)
+            device.download(list(made.values()))
+            if self.backend.shares_scratch and runner not in self._settled:
+                # A library may keep memory from the first run on.
+                device.invalidate()
+                self._settled.add(runner)
         return {n: s.host for n, s in made.items()}
 
     def flush_caches(self) -> None:

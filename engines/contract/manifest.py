@@ -122,9 +122,11 @@ class UNetSpec:
 
     @property
     def time_step(self) -> Step | None:
-        """The first step, if it depends on the timestep alone."""
+        """The first step, if it depends on the timestep alone, row by row."""
         first = self.steps[0] if self.steps else None
-        return first if first is not None and first.segment is not None and first.inputs == ("timestep",) else None
+        if first is None or first.segment is None or first.inputs != ("timestep",):
+            return None
+        return first if all(self.tensors[name].shape[:1] == ("batch",) for name in first.outputs) else None
 
 
 @dataclass(frozen=True)

@@ -247,7 +247,9 @@ class CudaDevice:
         return self._refresh(Recording(self, enqueue, make))
 
     def invalidate(self) -> None:
-        self._state = object()
+        with self._lock:
+            self.driver.synchronize()
+            self._state = object()
 
     def _recorded(self, enqueue: Call, warm: Call) -> "Recording":
         def make() -> Any:

@@ -135,7 +135,8 @@ class Device(Protocol):
         ...
 
     def invalidate(self) -> None:
-        """Record everything again before its next use: memory that it uses as scratch may have been given away."""
+        """Wait for the device, and record everything again before its next use: memory that it uses as scratch may be
+        given away. Call it with `ready`, before memory is taken for good."""
         ...
 
     def record(

@@ -35,10 +35,10 @@ class StepBinder:
         self._device = device
         self._workspaces: list[Memory] = []
 
-    def steps(self, variant: str) -> list[Call]:
-        """One bound call per step of the manifest, in order."""
+    def steps(self, variant: str, first: int = 0) -> list[Call]:
+        """One bound call per step of the manifest, in order, from the first one to bind."""
         with self._device.ready():
-            return self._bind([self._step(step, variant) for step in self._unet.steps])
+            return self._bind([self._step(step, variant) for step in self._unet.steps[first:]])
 
     def full_unet(self, runner: Runner | str, controls: Iterable[str] = ()) -> list[Call]:
         """A full UNet bound to the inputs, the outputs and these controls.

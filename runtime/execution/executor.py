@@ -49,7 +49,7 @@ class Executor:
         self._open_runner = open_runner
         self._binder = StepBinder(unet, open_runner, self.buffers, device)
         self._full_unet_with_updates = full_unet_with_updates
-        self._steps: dict[str, list[Call]] = {}
+        self._steps: dict[tuple[str, bool], list[Call]] = {}
         self._full_unets: dict[str, list[Call]] = {}
         self._recorded: dict[tuple[str, bool], Call] = {}
         self.sample, self.timestep, self.contexts = (buffer.host for buffer in self.buffers.inputs)
@@ -109,17 +109,19 @@ class Executor:
         """
         component = self._full_unet(variant)
         if component is None:
-            return self.steps(variant)[embedded and self.unet.time_step is not None :]
+            return self.steps(variant, embedded=embedded)
         if variant not in self._full_unets:
             controls = self.buffers.control if variant == "update" else ()
             self._full_unets[variant] = self._binder.full_unet(component, controls)
         return self._full_unets[variant]
 
-    def steps(self, variant: str) -> list[Call]:
-        """One bound call per step of the manifest, shared by recorded evaluations and inspection."""
-        if variant not in self._steps:
-            self._steps[variant] = self._binder.steps(variant)
-        return self._steps[variant]
+    def steps(self, variant: str, *, embedded: bool = False) -> list[Call]:
+        """One bound call per step of the manifest, shared by recorded evaluations and inspection; with `embedded`, as
+        in `calls`."""
+        key = variant, embedded and self.unet.time_step is not None
+        if key not in self._steps:
+            self._steps[key] = self._binder.steps(variant, first=int(key[1]))
+        return self._steps[key]
 
     def upload(self) -> None:
         """Copy inputs, controls and masks to the device. `run` includes this."""

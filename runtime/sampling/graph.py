@@ -49,8 +49,12 @@ class GraphSampler:
         """See `ebca.runtime.sampling.sampler.Sampler`."""
         table = _table(inputs)
         self._reserve(table.evaluations)
-        for control in inputs.controls:
-            self.record(control.variant)
+        variants = dict.fromkeys(control.variant for control in inputs.controls)
+        # Opening a component outdates recordings, so everything is opened first.
+        for variant in variants:
+            self._executor.calls(variant, embedded=self._table is not None)
+        for variant in variants:
+            self.record(variant)
         self._fill(inputs, table)
         if inputs.extra_channels is not None:
             sample = self._executor.sample

@@ -51,6 +51,8 @@ CHECK(cuStreamDestroy_v2, cuStreamDestroy);
 CHECK(cuStreamSynchronize, cuStreamSynchronize);
 CHECK(cuStreamBeginCapture_v2, cuStreamBeginCapture);
 CHECK(cuStreamEndCapture, cuStreamEndCapture);
+CHECK(cuGraphCreate, cuGraphCreate);
+CHECK(cuGraphAddChildGraphNode, cuGraphAddChildGraphNode);
 CHECK(cuGraphInstantiateWithFlags, cuGraphInstantiateWithFlags);
 CHECK(cuGraphLaunch, cuGraphLaunch);
 CHECK(cuGraphDestroy, cuGraphDestroy);
@@ -78,11 +80,12 @@ static_assert(ebca::kRelaxedCapture == CU_STREAM_CAPTURE_MODE_RELAXED);
 
 // A name that the header maps to a suffixed one must be declared by the library.
 int main() {
-    for (const char* name : {EXPORTED(cuDevicePrimaryCtxRelease), EXPORTED(cuCtxPushCurrent), EXPORTED(cuCtxPopCurrent),
-                             EXPORTED(cuStreamDestroy), EXPORTED(cuStreamBeginCapture), EXPORTED(cuMemAlloc),
-                             EXPORTED(cuMemFree), EXPORTED(cuMemcpyHtoDAsync), EXPORTED(cuMemcpyDtoHAsync),
-                             EXPORTED(cuStreamEndCapture), EXPORTED(cuGraphLaunch), EXPORTED(cuLaunchKernel),
-                             EXPORTED(cuModuleLoadData), EXPORTED(cuMemHostAlloc), EXPORTED(cuCtxSetCurrent)}) {
+    for (const char* name :
+         {EXPORTED(cuDevicePrimaryCtxRelease), EXPORTED(cuCtxPushCurrent), EXPORTED(cuCtxPopCurrent),
+          EXPORTED(cuStreamDestroy), EXPORTED(cuStreamBeginCapture), EXPORTED(cuMemAlloc), EXPORTED(cuMemFree),
+          EXPORTED(cuMemcpyHtoDAsync), EXPORTED(cuMemcpyDtoHAsync), EXPORTED(cuStreamEndCapture),
+          EXPORTED(cuGraphLaunch), EXPORTED(cuLaunchKernel), EXPORTED(cuModuleLoadData), EXPORTED(cuMemHostAlloc),
+          EXPORTED(cuCtxSetCurrent), EXPORTED(cuGraphCreate), EXPORTED(cuGraphAddChildGraphNode)}) {
         std::puts(name);
     }
 }

@@ -136,6 +136,20 @@ int cuStreamEndCapture(void*, void** graph) {
     state.capture = nullptr;
     return ebca::kCudaSuccess;
 }
+int cuGraphCreate(void** graph, unsigned flags) {
+    if (!in_context() || flags) return refuse(kInvalidValue);
+    *graph = new std::vector<Work>;
+    return made("graph");
+}
+int cuGraphAddChildGraphNode(void** node, void* graph, void* const* dependencies, size_t count, void* child) {
+    auto* parent = static_cast<std::vector<Work>*>(graph);
+    // All of it runs in order: the first has no predecessor, each other one the last.
+    if (!in_context() || count != !parent->empty() || (count && !dependencies[0])) return refuse(kInvalidValue);
+    const auto& work = *static_cast<std::vector<Work>*>(child);
+    parent->insert(parent->end(), work.begin(), work.end());
+    *node = parent;
+    return ebca::kCudaSuccess;
+}
 int cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long long) {
     *executable = new std::vector<Work>(*static_cast<std::vector<Work>*>(graph));
     return made("executable");

@@ -1,11 +1,15 @@
 // Programs of tests/cpp/test_gpu.py for the GPU's side of the library, on a machine without a GPU. Answers in JSON.
 //
 //     gpu_probe steps ENGINE ONNXRUNTIME                 every variant of the UNet, on the CPU and on a host driver
-//     gpu_probe generate ENGINE ONNXRUNTIME              complete generations on both
-//     gpu_probe threads ENGINE ONNXRUNTIME               sessions of several threads on one device
+//     gpu_probe generate ENGINE ONNXRUNTIME KERNELS      complete generations on both
+//     gpu_probe watch ENGINE ONNXRUNTIME KERNELS         generations that are observed, cancelled, refused, not finite
+//     gpu_probe sizes ENGINE ONNXRUNTIME KERNELS         generations of several sizes, opened per size, short of memory
+//     gpu_probe threads ENGINE ONNXRUNTIME KERNELS       sessions of several threads on one device
 //     gpu_probe kernels ENGINE ONNXRUNTIME KERNELS       every variant with the compiled kernels, which do nothing here
 //     gpu_probe launches KERNELS < lines of "variant major minor dtype batch positions contexts tokens heads head_dim"
+//     gpu_probe sampling KERNELS < lines of "major minor" and the sizes of `sampling_arrays`
 //     gpu_probe backend ONNXRUNTIME [PLUGIN]             opens ONNX Runtime's GPU side
+//     gpu_probe components ENGINE ONNXRUNTIME            opens every component of the UNet with the CUDA provider
 //     gpu_probe open ENGINE ONNXRUNTIME                  opens an engine on "cuda"
 //     gpu_probe assignment GRAPH ONNXRUNTIME PROVIDER    opens a graph on the CPU, asks if it runs on that provider
 //     gpu_probe driver                                   works with the libcuda.so.1 that the loader finds
@@ -21,6 +25,7 @@
 #include "contract/sha256.hpp"
 #include "devices/cuda_device.hpp"
 #include "devices/cuda_driver.hpp"
+#include "devices/sampling_launches.hpp"
 #include "engine.hpp"
 #include "host_driver.hpp"
 #include "session.hpp"
@@ -129,49 +134,220 @@ json steps(const std::string& path, const std::string& ort) {
     return out;
 }
 
-json generations(const std::string& path, const std::string& ort) {
+GenerateRequest lion() {
+    GenerateRequest request;
+    request.prompt.texts = {"a lion with a crown"};
+    request.steps = 4;
+    request.seeds = {3};
+    request.scheduler = "ddim";
+    request.gamma_attn = {Schedule::Kind::step, 0.01, 0.5, {}};
+    return request;
+}
+
+GenerateRequest edited_lion() {
+    GenerateRequest request = lion();
+    Edit edit;
+    edit.prompt.texts = {"a crown"};
+    edit.alpha.value = 0.5;
+    request.edits = {edit};
+    return request;
+}
+
+bool same(const Result& a, const Result& b) {
+    return a.latents.values == b.latents.values && a.pixels == b.pixels && a.timesteps == b.timesteps;
+}
+
+// Two generations each on the GPU, the first beside one on the CPU.
+json generations(const std::string& path, const std::string& ort, const std::string& kernels) {
     auto driver = std::make_shared<HostDriver>();
-    auto gpu = open(path, ort, std::make_shared<CudaDevice>(driver, nullptr, nullptr));
+    auto set = std::make_shared<GpuKernels>(driver, kernels);
+    auto gpu = open(path, ort, std::make_shared<CudaDevice>(driver, set, nullptr));
     auto cpu = open(path, ort, std::make_shared<CpuDevice>());
+    GenerateRequest unguided = lion(), multistep = lion(), long_one = lion(), reset = edited_lion();
+    unguided.guidance_scale = 1.0;
+    multistep.scheduler = "pndm";
+    long_one.steps = 70;
+    long_one.latents_only = true;
+    reset.reset_edits = true;
     json out = json::array();
     {
         Session a(gpu, 0, 0, 1), b(cpu, 0, 0, 1);
-        GenerateRequest request;
-        request.prompt.texts = {"a lion with a crown"};
-        request.steps = 4;
-        request.seeds = {3};
-        request.scheduler = "ddim";
-        request.gamma_attn = {Schedule::Kind::step, 0.01, 0.5, {}};
-        Edit edit;
-        edit.prompt.texts = {"a crown"};
-        edit.alpha.value = 0.5;
-        for (bool edited : {false, true}) {
-            if (edited) request.edits = {edit};
+        for (const GenerateRequest& request : {lion(), edited_lion(), reset, multistep, long_one, lion(), unguided}) {
             auto before = driver->count;
             Result made = a.generate(request), expected = b.generate(request);
             auto first = driver->count;
-            a.generate(request);
-            out.push_back({{"equal", made.latents.values == expected.latents.values && made.pixels == expected.pixels},
+            Result again = a.generate(request);
+            out.push_back({{"equal", same(made, expected) && same(again, expected)},
                            {"pixels", made.pixels.size()},
                            {"evaluations", made.timesteps.size()},
+                           {"seconds", made.timings.unet_steps.size()},
                            {"first", counts(first, before)},
                            {"again", counts(driver->count, first)}});
         }
         InvertRequest invert;
-        invert.latents = a.generate(request).latents;
+        invert.latents = a.generate(lion()).latents;
         invert.prompt.texts = {"a lion"};
         invert.steps = 3;
         out.push_back({{"equal", a.invert(invert).latents.values == b.invert(invert).latents.values}});
     }
     gpu.reset();
+    set.reset();
     out.push_back({{"live", driver->live.load()}});
     return out;
 }
 
-json threads(const std::string& path, const std::string& ort) {
+// A generation that a callback observes; `break_at`: the callback cancels there.
+json observed_by(Session& gpu, Session& cpu, HostDriver& driver, int64_t break_at) {
+    std::vector<float> seen[2];
+    auto watch = [&](std::vector<float>& values) {
+        return [&values, break_at](const StepInfo& info) {
+            values.insert(values.end(), info.latents.values.begin(), info.latents.values.end());
+            values.insert(values.end(), info.contexts.floats(), info.contexts.floats() + info.contexts.count());
+            return info.index != break_at;
+        };
+    };
+    GenerateRequest request = edited_lion();
+    request.on_step = watch(seen[0]);
+    auto before = driver.count;
+    json out = json::object();
+    try {
+        gpu.generate(request);
+    } catch (const CancelledError& error) {
+        out["cancelled"] = error.what();
+    }
+    out["done"] = counts(driver.count, before);
+    request.on_step = watch(seen[1]);
+    try {
+        cpu.generate(request);
+    } catch (const CancelledError& error) {
+        out["cancelled_on_cpu"] = error.what();
+    }
+    out["equal"] = !seen[0].empty() && seen[0] == seen[1];
+    return out;
+}
+
+// What a generation does where capture or chaining fails, a callback observes it, or a value is not finite.
+json watched(const std::string& path, const std::string& ort, const std::string& kernels) {
+    auto cpu = open(path, ort, std::make_shared<CpuDevice>());
+    Session b(cpu, 0, 0, 1);
+    Result expected = b.generate(lion());
+    json out = json::array();
+    for (const char* refused : {"", "chain", "capture"}) {
+        auto driver = std::make_shared<HostDriver>();
+        driver->refuse_chain = std::string(refused) == "chain";
+        driver->refuse_capture = std::string(refused) == "capture";
+        std::vector<std::string> warnings;
+        auto warn = [&](const std::string& line) { warnings.push_back(line); };
+        auto set = std::make_shared<GpuKernels>(driver, kernels);
+        auto gpu = open(path, ort, std::make_shared<CudaDevice>(driver, std::move(set), warn));
+        Session a(gpu, 0, 0, 1);
+        auto before = driver->count;
+        json one{{"refused", refused}, {"equal", same(a.generate(lion()), expected)}};
+        one["done"] = counts(driver->count, before);
+        one["warnings"] = warnings;
+        one["observed"] = observed_by(a, b, *driver, -1);
+        one["cancelled"] = observed_by(a, b, *driver, 1);
+        GenerateRequest wild = lion();
+        wild.guidance_scale = 1e38;
+        try {
+            a.generate(wild);
+        } catch (const NumericalError& error) {
+            one["bad"] = error.what();
+        }
+        // A failed run leaves nothing behind.
+        one["equal_after"] = same(a.generate(lion()), expected);
+        out.push_back(one);
+    }
+    return out;
+}
+
+// ONNX Runtime on the CPU that opens components per size, as its CUDA provider does, and may find too little memory.
+class PerSize : public Backend {
+  public:
+    explicit PerSize(std::shared_ptr<const Backend> inner) : inner_(std::move(inner)) {}
+    const std::string& name() const override { return inner_->name(); }
+    const std::string& version() const override { return inner_->version(); }
+    int threads() const override { return inner_->threads(); }
+    bool prepares() const override { return inner_->prepares(); }
+    bool fixes_shapes() const override { return true; }
+    bool stays_open() const override { return true; }
+    bool shares_scratch() const override { return true; }
+    std::map<std::string, std::string> identity() const override { return inner_->identity(); }
+    void prepare(const std::filesystem::path& graph, const std::filesystem::path& target) const override {
+        inner_->prepare(graph, target);
+    }
+    std::shared_ptr<Runner> open(const std::filesystem::path& prepared, const Component& component,
+                                 const Dimensions& dimensions) const override {
+        std::string name = prepared.stem().string();
+        if (name == short_of && failures-- > 0) throw DeviceMemoryError("the GPU is full", "make a smaller image");
+        ++opened[name];
+        seen[name] = dimensions;
+        return inner_->open(prepared, component, dimensions);
+    }
+
+    mutable std::map<std::string, int64_t> opened;
+    mutable std::map<std::string, Dimensions> seen;  // the latest
+    mutable int failures = 0;
+    std::string short_of;  // component whose opening fails that often
+
+  private:
+    std::shared_ptr<const Backend> inner_;
+};
+
+json sizes(const std::string& path, const std::string& ort, const std::string& kernels) {
+    CpuBackendOptions options;
+    options.ort_library = ort;
+    options.threads = 1;
+    auto driver = std::make_shared<HostDriver>();
+    auto backend = std::make_shared<PerSize>(create_cpu_backend(options));
+    auto set = std::make_shared<GpuKernels>(driver, kernels);
+    EngineOptions given;
+    given.path = path;
+    auto gpu = std::make_shared<Engine>(given, std::make_shared<CudaDevice>(driver, set, nullptr), backend);
+    auto cpu = open(path, ort, std::make_shared<CpuDevice>());
+    json out = json::array();
+    auto generated = [&](const char* name, Session& session, const GenerateRequest& request) {
+        auto before = driver->count;
+        auto opened = backend->opened;
+        Result expected = Session(cpu, session.height(), session.width(), 1).generate(request);
+        out.push_back({{"name", name}, {"equal", same(session.generate(request), expected)}});
+        out.back()["opened"] = counts(backend->opened, opened);
+        out.back()["done"] = counts(driver->count, before);
+    };
+    {
+        Session square(gpu, 0, 0, 1), wide(gpu, square.height(), 2 * square.width(), 1),
+            tall(gpu, 2 * square.height(), square.width(), 1);
+        generated("square", square, lion());
+        out.push_back({{"dimensions",
+                        {{"text_encoder", backend->seen["text_encoder"]},
+                         {"vae_decoder", backend->seen["vae_decoder"]},
+                         {"segment_01", backend->seen["segment_01"]}}}});
+        generated("square again", square, lion());
+        generated("wide", wide, lion());
+        generated("square after wide", square, lion());
+        generated("edited", square, edited_lion());
+        backend->short_of = "segment_01";
+        backend->failures = 1;
+        generated("tall, once short of memory", tall, lion());
+        generated("tall again", tall, lion());
+    }
+    backend->failures = 1000;
+    try {
+        Session(gpu, 0, 0, 2).generate(lion());
+    } catch (const DeviceMemoryError& error) {
+        out.push_back({{"full", error.what()}});
+    }
+    gpu.reset();
+    set.reset();
+    out.push_back({{"live", driver->live.load()}});
+    return out;
+}
+
+json threads(const std::string& path, const std::string& ort, const std::string& kernels) {
     constexpr int count = 4;
     auto driver = std::make_shared<HostDriver>();
-    auto gpu = open(path, ort, std::make_shared<CudaDevice>(driver, nullptr, nullptr));
+    auto set = std::make_shared<GpuKernels>(driver, kernels);
+    auto gpu = open(path, ort, std::make_shared<CudaDevice>(driver, std::move(set), nullptr));
     auto cpu = open(path, ort, std::make_shared<CpuDevice>());
     auto pixels = [](const std::shared_ptr<Engine>& engine, int seed) {
         Session session(engine, 0, 0, 1);
@@ -228,6 +404,60 @@ json with_kernels(const std::string& path, const std::string& ort, const std::st
     return out;
 }
 
+json as_json(const KernelSet& kernels, const KernelLaunch& one, const Addresses& addresses) {
+    std::string hex;
+    char digits[3];
+    for (std::byte byte : one.pack(addresses)) {
+        std::snprintf(digits, sizeof digits, "%02x", static_cast<unsigned>(byte));
+        hex += digits;
+    }
+    return {{"kernel", one.binary->kernel},
+            {"pack", one.binary->pack()},
+            {"offset", one.binary->offset},
+            {"grid", one.grid},
+            {"threads", one.binary->threads()},
+            {"shared_bytes", one.binary->shared_bytes},
+            {"image", sha256(kernels.image(*one.binary))},
+            {"packed", hex}};
+}
+
+// The arrays of sampling whose shapes launches depend on.
+Tensors sampling_arrays(std::istream& sizes) {
+    int64_t images, rows, channels, in_channels, height, width, contexts, tokens, depth, room, words;
+    sizes >> images >> rows >> channels >> in_channels >> height >> width >> contexts >> tokens >> depth >> room >>
+        words;
+    return {{"latents", {nullptr, DType::float32, {images, channels, height, width}}},
+            {"sample", {nullptr, DType::float32, {rows, in_channels, height, width}}},
+            {"contexts", {nullptr, DType::float32, {rows, contexts, tokens, depth}}},
+            {"history", {nullptr, DType::float32, {room, images, channels, height, width}}},
+            {"time_embeddings", {nullptr, DType::int32, {words}}}};
+}
+
+json sampling_launches(const std::string& folder) {
+    KernelSet kernels(folder);
+    json out = json::array();
+    for (std::string line; std::getline(std::cin, line);) {
+        std::istringstream sizes(line);
+        Capability capability;
+        sizes >> capability.first >> capability.second;
+        Tensors arrays = sampling_arrays(sizes);
+        for (const char* kernel : {"begin", "embed", "end", "advance"}) {
+            SamplingLaunch planned = sampling_launch(kernel, arrays);
+            KernelLaunch one =
+                kernels.launch(std::string("ebca_") + kernel, capability, planned.blocks, planned.values);
+            // Addresses as the test gives them to Python's launcher.
+            Addresses addresses;
+            uint64_t next = 0x7f0000000000;
+            for (const Argument& argument : *one.arguments) {
+                std::string name = argument.name.substr(0, argument.name.size() - 4);
+                if (argument.type == Argument::Type::pointer) addresses[name] = next += 4096;
+            }
+            out.push_back(as_json(kernels, one, addresses));
+        }
+    }
+    return out;
+}
+
 json launches(const KernelSet& kernels, const std::string& line) {
     std::istringstream words(line);
     std::string variant, dtype;
@@ -247,22 +477,7 @@ json launches(const KernelSet& kernels, const std::string& line) {
                                  "out", "g", "partial", "column", "norm2"}) {
             addresses[name] = next += 4096;
         }
-        for (const KernelLaunch& one : made.launches) {
-            std::string hex;
-            char digits[3];
-            for (std::byte byte : one.pack(addresses)) {
-                std::snprintf(digits, sizeof digits, "%02x", static_cast<unsigned>(byte));
-                hex += digits;
-            }
-            out["launches"].push_back({{"kernel", one.binary->kernel},
-                                       {"pack", one.binary->pack()},
-                                       {"offset", one.binary->offset},
-                                       {"grid", one.grid},
-                                       {"threads", one.binary->threads()},
-                                       {"shared_bytes", one.binary->shared_bytes},
-                                       {"image", sha256(kernels.image(*one.binary))},
-                                       {"packed", hex}});
-        }
+        for (const KernelLaunch& one : made.launches) out["launches"].push_back(as_json(kernels, one, addresses));
         return out;
     } catch (const Error& error) {
         return {{"error", error.what()}};
@@ -279,6 +494,29 @@ json all_launches(const std::string& folder) {
 json backend(const std::string& ort, const std::string& plugin) {
     auto made = create_gpu_backend({ort, plugin, 0, nullptr});
     return {{"name", made->name()}};
+}
+
+// Two engines in turn: the second has no part in the arena of the first.
+json components(const std::string& path, const std::string& ort) {
+    EngineDirectory directory = open_directory(path);
+    Sizes sizes{{"batch", 2}, {"contexts", 1}, {"tokens", 77}, {"height", 8}, {"width", 8}, {"positions", 64}};
+    json out = json::array();
+    int stream = 0;
+    auto first = create_gpu_backend({ort, "", 0, &stream}), second = create_gpu_backend({ort, "", 0, &stream});
+    for (const auto& backend : {first, second}) {
+        std::vector<std::shared_ptr<Runner>> opened;
+        for (const Step& step : directory.manifest.unet.steps) {
+            if (step.is_op()) continue;
+            const Component& component = directory.manifest.components.at(step.segment);
+            opened.push_back(backend->open(directory.file(component.graph_for(backend->name())), component,
+                                           component.dimensions(sizes)));
+        }
+        out.push_back({{"name", backend->name()},
+                       {"opened", opened.size()},
+                       {"fixes_shapes", backend->fixes_shapes()},
+                       {"shares_scratch", backend->shares_scratch()}});
+    }
+    return out;
 }
 
 json open_on_cuda(const std::string& path, const std::string& ort) {
@@ -322,6 +560,16 @@ json driver() {
     float read[4]{};
     device.read(read, shared.array.data, sizeof read);
     out["replayed"] = read[3] == 5.0f;
+    // Copies in, then out: as children of one graph.
+    auto in = driver->capture([&] { driver->copy_in(shared.array.data, shared.host.data, 16); });
+    auto back = driver->capture([&] { driver->copy_out(shared.host.data, shared.array.data, 16); });
+    auto both = driver->chain({in.get(), back.get()});
+    in.reset();
+    back.reset();
+    std::fill_n(shared.host.floats(), 4, 7.0f);
+    driver->launch(*both);
+    device.read(read, shared.array.data, sizeof read);
+    out["chained"] = read[3] == 7.0f && shared.host.floats()[3] == 7.0f;
     void* kernel = driver->load("image", "ebca_forward");
     uint64_t parameter = 42;
     void* parameters[] = {&parameter};
@@ -342,11 +590,15 @@ json driver() {
 json answer(const std::vector<std::string>& words) {
     const std::string& task = words.at(0);
     if (task == "steps") return steps(words.at(1), words.at(2));
-    if (task == "generate") return generations(words.at(1), words.at(2));
-    if (task == "threads") return threads(words.at(1), words.at(2));
+    if (task == "generate") return generations(words.at(1), words.at(2), words.at(3));
+    if (task == "watch") return watched(words.at(1), words.at(2), words.at(3));
+    if (task == "sizes") return sizes(words.at(1), words.at(2), words.at(3));
+    if (task == "threads") return threads(words.at(1), words.at(2), words.at(3));
     if (task == "kernels") return with_kernels(words.at(1), words.at(2), words.at(3));
     if (task == "launches") return all_launches(words.at(1));
+    if (task == "sampling") return sampling_launches(words.at(1));
     if (task == "backend") return backend(words.at(1), words.size() > 2 ? words[2] : "");
+    if (task == "components") return components(words.at(1), words.at(2));
     if (task == "open") return open_on_cuda(words.at(1), words.at(2));
     if (task == "assignment") return assignment(words.at(1), words.at(2), words.at(3));
     if (task == "driver") return driver();

@@ -1,11 +1,13 @@
 // A CUDA driver without a GPU: its device memory is host memory of its own, its stream runs at once, a
-// graph is the list of what was enqueued. It counts what is done; what runs inside a graph is not counted.
+// graph is the list of what was enqueued; of the kernels, those of sampling compute. It counts what is done; what runs
+// inside a graph is not counted.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <map>
 #include <new>
 #include <stdexcept>
@@ -15,6 +17,7 @@
 #include "contract/tensor.hpp"
 #include "devices/driver.hpp"
 #include "error.hpp"
+#include "host_sampling.hpp"
 
 namespace ebca {
 
@@ -29,8 +32,9 @@ class HostDriver : public Driver {
 
     std::map<std::string, int64_t> count;
     bool refuse_capture = false;
+    bool refuse_chain = false;
     std::atomic<int64_t> live{0};  // blocks that were not freed
-    int64_t kernels = 0;           // kernel launches that ran, inside graphs or not
+    int64_t kernels = 0;           // launches of the op's kernels that ran, inside graphs or not
 
     const std::string& name() const override { return name_; }
     int index() const override { return 0; }
@@ -67,9 +71,24 @@ class HostDriver : public Driver {
         if (refuse_capture) throw BackendError("operation not permitted when stream is capturing");
         auto graph = std::make_unique<HostGraph>();
         recording_ = graph.get();
-        work();
+        try {
+            work();
+        } catch (...) {
+            recording_ = nullptr;
+            throw;
+        }
         recording_ = nullptr;
         return graph;
+    }
+    std::unique_ptr<Graph> chain(const std::vector<const Graph*>& graphs) override {
+        ++count["chain"];
+        if (refuse_chain) throw BackendError("child graphs are not supported");
+        auto made = std::make_unique<HostGraph>();
+        for (const Graph* graph : graphs) {
+            const auto& work = static_cast<const HostGraph&>(*graph).work;
+            made->work.insert(made->work.end(), work.begin(), work.end());
+        }
+        return made;
     }
     void launch(Graph& graph) override {
         forbid("a graph launched inside a capture");
@@ -83,10 +102,13 @@ class HostDriver : public Driver {
     void* load(const std::string& image, const std::string& kernel) override {
         forbid("a kernel loaded inside a capture");
         ++count["load"];
-        images_.push_back(image + kernel);
-        return images_.back().data();
+        if (image.empty()) throw BackendError("the image is empty");
+        loaded_.push_back(kernel);
+        return &loaded_.back();
     }
-    void launch_kernel(void*, const std::array<uint32_t, 3>&, uint32_t, uint32_t, void**) override { ++kernels; }
+    void launch_kernel(void* kernel, const std::array<uint32_t, 3>&, uint32_t, uint32_t, void** parameters) override {
+        if (!run_sampling(*static_cast<const std::string*>(kernel), parameters)) ++kernels;
+    }
 
   private:
     void* block(const char* name, int64_t bytes) {
@@ -118,7 +140,7 @@ class HostDriver : public Driver {
     Capability capability_;
     HostGraph* recording_ = nullptr;
     bool inside_ = false;
-    std::vector<std::string> images_;
+    std::deque<std::string> loaded_;  // names of kernels
 };
 
 }  // namespace ebca

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -18,7 +19,8 @@ from helpers import building
 
 from ebca.errors import BackendError, EbcaError, ParameterError
 from ebca.plugins.energy_attention.launches import OpShape, launches
-from ebca.plugins.kernels.binaries import FOLDER, KernelSet, pack_key
+from ebca.plugins.kernels.binaries import FOLDER, KernelLaunch, KernelSet, pack_key
+from ebca.plugins.sampling import launches as sampling
 from ebca.runtime import native
 
 HERE = Path(__file__).parent
@@ -85,25 +87,86 @@ def test_all_memory_is_freed(steps: list[dict[str, Any]]) -> None:
     assert [one["live"] for one in steps if "live" in one] == [0, 0]
 
 
-def test_generations_are_the_cpu_s(probe: Probe, tiny_engine_dir: Path, onnxruntime_file: Path) -> None:
-    plain, edited, inverted, end = probe("generate", tiny_engine_dir, onnxruntime_file)
-    for one in (plain, edited):
-        assert one["equal"] and one["pixels"] == 128 * 128 * 3 and one["evaluations"] == 4
-        # The schedule goes from one variant to the other; a second image records nothing.
-        assert one["first"]["capture"] == 2 and one["first"]["launch"] == 4
-        # Two waits beside those of the steps: for the text encoder, which takes both prompts at once, and for the VAE.
+def test_a_generation_is_one_launch_and_the_cpu_s(probe: Probe, tiny_engine_dir: Path, onnxruntime_file: Path) -> None:
+    *made, inverted, end = probe("generate", tiny_engine_dir, onnxruntime_file, FOLDER)
+    assert [one["evaluations"] for one in made] == [4, 4, 4, 5, 70, 4, 4]
+    for one in made:
+        assert one["equal"] and one["seconds"] == one["evaluations"], one
+        assert one["first"]["launch"] == one["again"]["launch"] == 1
+        # A second image records nothing. It waits for the text encoder, which takes both prompts at once, for the
+        # run, and for the VAE.
+        images = one["pixels"] > 0
         again = one["again"]
-        assert "capture" not in again and again["launch"] == 4 and again["synchronize"] == 6
-        # Their arrays, one input and one output each; the steps make none.
-        assert again["allocate"] == again["allocate_host"] == 4
+        assert "capture" not in again and "chain" not in again and again["synchronize"] == 2 + images
+        # Arrays of text encoder and VAE, one input and one output each; the steps make none.
+        assert again["allocate"] == again["allocate_host"] == 2 + 2 * images
+    plain, edited, reset, multistep, long_one, short_again, _ = (one["first"] for one in made)
+    # The time embeddings of the run, and both variants of the schedule. Other steps need another chain, more than fit
+    # the buffers other recordings, fewer do not.
+    assert plain["capture"] == edited["capture"] == 3 and "capture" not in reset
+    assert "capture" not in multistep and multistep["chain"] == 1
+    assert long_one["capture"] == 3 and "capture" not in short_again
     assert inverted["equal"]
     assert end["live"] == 0
 
 
+def test_generations_that_are_observed_cancelled_or_fail(
+    probe: Probe, tiny_engine_dir: Path, onnxruntime_file: Path
+) -> None:
+    answers = probe("watch", tiny_engine_dir, onnxruntime_file, FOLDER)
+    assert [one["refused"] for one in answers] == ["", "chain", "capture"]
+    # One launch is for the time embeddings of the run.
+    for one, whole_run, per_step in zip(answers, (1, 5, 0), (1, 1, 0), strict=True):
+        assert one["equal"] and one["equal_after"]
+        assert one["done"].get("launch", 0) == whole_run
+        observed, cancelled = one["observed"], one["cancelled"]
+        assert observed["equal"] and observed["done"].get("launch", 0) == 5 * per_step
+        assert cancelled["equal"] and cancelled["done"].get("launch", 0) == 3 * per_step
+        assert cancelled["cancelled"] == cancelled["cancelled_on_cpu"] == "cancelled after 2 of 4 evaluations"
+        assert re.match(r"the result at timestep \d+ is not finite; lower gamma_attn", one["bad"])
+    whole, chain, capture = (one["warnings"] for one in answers)
+    assert whole == [] and len(chain) == 1 and len(capture) == 3
+    assert chain[0].endswith("launched one by one: child graphs are not supported")
+
+
+def test_components_are_opened_per_size_and_again_when_memory_is_short(
+    probe: Probe, shapes_dir: Path, onnxruntime_file: Path
+) -> None:
+    first, dimensions, *others, full, end = probe("sizes", shapes_dir, onnxruntime_file, FOLDER)
+    assert dimensions["dimensions"] == {
+        # A prompt and its negative prompt; one image; both rows of the UNet.
+        "text_encoder": {"batch": 2},
+        "vae_decoder": {"batch": 1, "height": 16, "width": 16, "4*height": 64, "4*width": 64},
+        "segment_01": {
+            "batch": 2, "contexts": 1, "tokens": 24, "height_1": 8, "width_1": 8, "height_1*width_1": 64,
+            "height_2": 4, "width_2": 4, "height_2*width_2": 16,
+        },
+    }  # fmt: skip
+    every = {one["name"]: one for one in (first, *others)}
+    assert all(one["equal"] and one["done"]["launch"] == 1 for one in every.values()), every
+    # One time embedding is for the rows of the UNet, one for all timesteps of a run.
+    assert first["opened"].pop("time_embedding") == 2 and set(first["opened"].values()) == {1}
+    assert {"text_encoder", "vae_decoder"} <= set(first["opened"])
+    # Everything is open before anything is recorded.
+    assert first["done"]["capture"] == 3
+    assert every["square again"]["opened"] == {} and "capture" not in every["square again"]["done"]
+    # Prompts have one size; text encoder and VAE stay open. What has been opened since outdates recordings.
+    wide, after = every["wide"], every["square after wide"]
+    assert "text_encoder" not in wide["opened"] and wide["opened"]["vae_decoder"] == 1
+    assert after["opened"] == {} and after["done"]["capture"] == 3
+    # The time embedding does not depend on the number of contexts.
+    assert "time_embedding" not in every["edited"]["opened"]
+    # The text encoder and the VAE make room for a segment, and open again.
+    short = every["tall, once short of memory"]
+    assert short["opened"]["vae_decoder"] == 2 and short["opened"]["segment_01"] == 1
+    assert every["tall again"]["opened"] == {"text_encoder": 1}
+    assert full["full"] == "the GPU is full; make a smaller image"
+    assert end["live"] == 0
+
+
 def test_threads_share_a_device(probe: Probe, tiny_engine_dir: Path, onnxruntime_file: Path) -> None:
-    answer = probe("threads", tiny_engine_dir, onnxruntime_file)
-    # The default scheduler makes one evaluation more than steps.
-    assert answer == {"equal": True, "launches": 4 * 3, "live": 0}
+    answer = probe("threads", tiny_engine_dir, onnxruntime_file, FOLDER)
+    assert answer == {"equal": True, "launches": 4, "live": 0}
 
 
 def test_kernels_take_the_place_of_the_op_s_graphs(probe: Probe, tiny_engine_dir: Path, onnxruntime_file: Path) -> None:
@@ -145,19 +208,21 @@ def planned(kernels: KernelSet, variant: str, capability: tuple[int, int], dtype
     return {
         "scratch": dict(plan.scratch),
         "scratch_bytes": plan.scratch_bytes,
-        "launches": [
-            {
-                "kernel": one.binary.kernel,
-                "pack": pack_key(one.binary),
-                "offset": one.binary.offset,
-                "grid": list(one.grid),
-                "threads": one.binary.block[0],
-                "shared_bytes": one.binary.shared_bytes,
-                "image": hashlib.sha256(kernels.image(one.binary)).hexdigest(),
-                "packed": one.pack(addresses).hex(),
-            }
-            for one in plan.launches
-        ],
+        "launches": [described(kernels, one, addresses) for one in plan.launches],
+    }
+
+
+def described(kernels: KernelSet, one: KernelLaunch, addresses: dict[str, int]) -> dict[str, Any]:
+    """A launch in the form of gpu_probe."""
+    return {
+        "kernel": one.binary.kernel,
+        "pack": pack_key(one.binary),
+        "offset": one.binary.offset,
+        "grid": list(one.grid),
+        "threads": one.binary.block[0],
+        "shared_bytes": one.binary.shared_bytes,
+        "image": hashlib.sha256(kernels.image(one.binary)).hexdigest(),
+        "packed": one.pack(addresses).hex(),
     }
 
 
@@ -177,6 +242,26 @@ def test_kernels_are_chosen_and_packed_as_in_python(probe: Probe) -> None:
         else:
             assert made == expected, case
     assert refused == 7
+
+
+def test_kernels_of_sampling_are_launched_as_in_python(probe: Probe) -> None:
+    # Images, rows, channels, input channels, height, width, contexts, tokens, width of contexts, evaluations, words.
+    sizes = ((1, 2, 4, 4, 64, 64, 1, 77, 768, 64, 24064), (3, 3, 4, 9, 8, 24, 3, 154, 32, 128, 1))
+    every = list(itertools.product(((8, 0), (8, 9), (9, 0), (12, 1), (10, 0)), sizes))
+    lines = "".join(f"{major} {minor} {' '.join(map(str, size))}\n" for (major, minor), size in every)
+    kernels, expected = KernelSet.load(), []
+    for capability, (n, rows, c, c_in, h, w, contexts, tokens, width, room, words) in every:
+        shapes = {
+            "latents": (n, c, h, w), "sample": (rows, c_in, h, w), "contexts": (rows, contexts, tokens, width),
+            "history": (room, n, c, h, w), "time_embeddings": (words,),
+        }  # fmt: skip
+        for name in ("begin", "embed", "end", "advance"):
+            made = sampling.launch(name, shapes)
+            one = kernels.launch(f"ebca_{name}", capability, (made.blocks, 1, 1), made.values)
+            pointers = [a.name.removesuffix("_ptr") for a in one.arguments if a.type == "pointer"]
+            addresses = {pointer: 0x7F0000000000 + 4096 * (i + 1) for i, pointer in enumerate(pointers)}
+            expected.append(described(kernels, one, addresses))
+    assert probe("sampling", FOLDER, given=lines) == expected
 
 
 @pytest.mark.parametrize("damage", ["missing", "manifest", "version", "pack", "path"])
@@ -207,7 +292,7 @@ def test_the_driver_s_code_works_in_order_and_frees_everything(probe: Probe, pro
     report = tmp_path / "report.json"
     answer = probe("driver", LD_LIBRARY_PATH=str(programs / "fake_cuda"), FAKE_CUDA_REPORT=str(report))
     assert answer["name"] == "cuda:0" and answer["capability"] == [8, 9]
-    assert answer["copied"] and answer["replayed"]
+    assert answer["copied"] and answer["replayed"] and answer["chained"]
     assert answer["refused"] == "the step cannot be captured: not while capturing"
     assert answer["full"].startswith("the GPU has no 1099512 MB left; make a smaller image")
     seen = json.loads(report.read_text(encoding="utf-8"))
@@ -248,6 +333,18 @@ def test_missing_parts_are_named(
         for device in ("cuda", "cuda:1"):
             with pytest.raises(BackendError, match=r"there is no NVIDIA driver .*; install one, or use device 'cpu'"):
                 library.open(shapes_dir, device=device)
+
+
+def test_components_open_on_the_cuda_provider(probe: Probe, shapes_dir: Path, tmp_path: Path) -> None:
+    """Over stand-ins for NVIDIA's libraries, where nothing can run: options, dimensions, arena, where operators go."""
+    sessions = pytest.importorskip("helpers.cuda_standins.sessions", reason="no stand-ins for NVIDIA's libraries")
+    stand_ins = sessions.stand_ins(tmp_path)
+    script = tmp_path / "library.py"
+    script.write_text("import onnxruntime, pathlib; print(pathlib.Path(onnxruntime.__file__).parent / 'capi')")
+    (library,) = Path(stand_ins.run(script).strip()).glob("libonnxruntime.so*")
+    opened = probe("components", shapes_dir, library, LD_LIBRARY_PATH=str(stand_ins.libraries))
+    made = {"name": "onnxruntime-cuda", "opened": 9, "fixes_shapes": True, "shares_scratch": True}
+    assert opened == [made, made]
 
 
 def test_an_engine_that_cannot_open_on_a_gpu_holds_nothing(

@@ -4,7 +4,9 @@ Every bit is the same, from latents that are given and from seeds: both run the 
 round what noise is made of to the nearest float32.
 """
 
+import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -269,8 +271,8 @@ def test_a_unet_alone(library: native.Library, shapes_dir: Path, tmp_path: Path)
     engine.close()
 
 
-@pytest.mark.parametrize("derive", [derived.with_full_unet, derived.with_float16_between])
-def test_the_full_unet_and_float16_between_segments(
+@pytest.mark.parametrize("derive", [derived.with_full_unet, derived.with_float16_between, derived.with_channels_last])
+def test_the_full_unet_and_other_forms_between_segments(
     library: native.Library, shapes_dir: Path, tmp_path: Path, derive: Callable[[Path, Path], Path]
 ) -> None:
     """Steps without gammas run the full UNet if the engine has one."""
@@ -284,6 +286,19 @@ def test_the_full_unet_and_float16_between_segments(
             compare((session, python), **given)
     session.close()
     engine.close()
+
+
+@pytest.mark.parametrize("name", ["sample", "noise", "layer_00.q", "hidden_99"])
+def test_channels_last_of_what_is_no_image_between_segments(
+    library: native.Library, shapes_dir: Path, tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / "engine"
+    shutil.copytree(shapes_dir, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["unet"]["channels_last"] = {"onnxruntime": ["hidden_00_0"], "onnxruntime-cuda": ["hidden_00_0", name]}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ebca.errors.EngineError, match=f"'{name}' of channels_last is not an image between segments"):
+        library.open(folder)
 
 
 @pytest.mark.slow

@@ -197,7 +197,8 @@ EBCA_API const char* ebca_session_last_problem(const ebca_session* session);
 EBCA_API const char* ebca_session_last_remedy(const ebca_session* session);
 
 /* Stop the call that is running in another thread as soon as possible: it returns EBCA_ERROR_CANCELLED. Does nothing
- * if none is running. */
+ * if none is running. On a GPU all evaluations are one launch, which cannot be stopped: set on_step to cancel between
+ * them. */
 EBCA_API ebca_status ebca_session_cancel(ebca_session* session);
 
 /* ---- what a generation takes ------------------------------------------------------------------------------------ */

@@ -11,6 +11,11 @@
 namespace ebca {
 namespace {
 
+// A component that is opened per size stays open for the sizes that were used last.
+constexpr size_t kKeptSizes = 2;
+// Texts that a component of fixed shape encodes together: a prompt and its negative prompt.
+constexpr int64_t kTextsAtOnce = 2;
+
 Tensor as_tensor(Array& array) {
     return {array.values.data(), DType::float32, array.shape};
 }
@@ -83,18 +88,56 @@ void Engine::log(LogLevel level, const std::string& message) const {
     if (log_) log_(level, message);
 }
 
-std::shared_ptr<Runner> Engine::runner(const std::string& component) {
+std::shared_ptr<Runner> Engine::runner(const std::string& component, const Sizes& sizes) {
     // The device first: executors that bind hold it already.
     auto device = device_->ready();
     std::lock_guard held(lock_);
-    std::shared_ptr<Runner>& found = runners_[component];
-    if (!found) found = prepared_->open(component);
-    return found;
+    Dimensions dimensions;
+    if (backend_->fixes_shapes()) dimensions = manifest().components.at(component).dimensions(sizes);
+    auto& opened = runners_[component];
+    auto found = std::find_if(opened.begin(), opened.end(), [&](const auto& one) { return one.first == dimensions; });
+    if (found != opened.end()) {
+        opened.splice(opened.begin(), opened, found);
+    } else {
+        while (opened.size() >= kKeptSizes) opened.pop_back();
+        std::shared_ptr<Runner> made = open(component, dimensions);
+        runners_[component].emplace_front(std::move(dimensions), std::move(made));
+    }
+    return runners_[component].front().second;
+}
+
+// The device is held: nothing is recorded or launched meanwhile.
+std::shared_ptr<Runner> Engine::open(const std::string& component, const Dimensions& dimensions) {
+    if (backend_->shares_scratch()) device_->invalidate();
+    return with_room([&] { return prepared_->open(component, dimensions); });
 }
 
 void Engine::release(const std::string& component) {
+    if (backend_->stays_open()) return;
     std::lock_guard held(lock_);
     runners_.erase(component);
+}
+
+void Engine::close_idle() {
+    auto device = device_->ready();
+    std::lock_guard held(lock_);
+    if (manifest().text_encoder) runners_.erase(manifest().text_encoder->component);
+    if (!manifest().vae) return;
+    runners_.erase(manifest().vae->decoder);
+    runners_.erase(manifest().vae->encoder);
+}
+
+// Run a component once on arrays of the host.
+void Engine::evaluate(const std::string& component, const Sizes& sizes, const Tensors& inputs, const Tensors& outputs) {
+    with_room([&] {
+        auto held = device_->ready();
+        std::shared_ptr<Runner> runner = this->runner(component, sizes);
+        run_once(*device_, *runner, inputs, outputs);
+        // A library may keep memory from the first run on.
+        if (!backend_->shares_scratch()) return;
+        std::lock_guard own(lock_);
+        if (settled_.insert(runner).second) device_->invalidate();
+    });
 }
 
 void Engine::forget_weights() {
@@ -107,9 +150,12 @@ void Engine::forget_weights() {
 }
 
 std::unique_ptr<Executor> Engine::executor(const Sizes& sizes) {
+    const UNetSpec& unet = manifest().unet;
+    auto found = unet.channels_last.find(backend_->name());
+    auto channels_last = found == unet.channels_last.end() ? std::vector<std::string>() : found->second;
+    auto open = [this](const std::string& name, const Sizes& of) { return runner(name, of); };
     try {
-        return std::make_unique<Executor>(
-            manifest().unet, [this](const std::string& name) { return runner(name); }, sizes, device_);
+        return with_room([&] { return std::make_unique<Executor>(unet, open, sizes, device_, channels_last); });
     } catch (const std::bad_alloc&) {
         throw rules::no_memory(sizes.at("batch"), sizes.at("height"), sizes.at("width"));
     }
@@ -145,10 +191,21 @@ Array Engine::encode(const std::vector<int64_t>& ids, int64_t rows) {
     }
     const TextEncoderSpec& spec = *manifest().text_encoder;
     Array out({rows, spec.max_length, spec.hidden_size});
-    std::vector<int64_t> given = ids;
-    Tensor input{given.data(), DType::int64, {rows, spec.max_length}};
-    run_once(*device_, *runner(spec.component), {{"input_ids", input}}, {{"hidden_states", as_tensor(out)}});
-    // It holds half a gigabyte at SD 1.5 size that no step needs; reopening it takes a fraction of a step.
+    int64_t at_once = backend_->fixes_shapes() ? kTextsAtOnce : rows;
+    Array made({at_once, spec.max_length, spec.hidden_size});
+    for (int64_t first = 0; first < rows; first += at_once) {
+        int64_t count = std::min(at_once, rows - first);
+        auto begin = ids.begin() + first * spec.max_length, end = begin + count * spec.max_length;
+        std::vector<int64_t> given(begin, end);
+        // Rows are independent; the last one fills up what a component of fixed shape expects.
+        while (count && static_cast<int64_t>(given.size()) < at_once * spec.max_length) {
+            given.insert(given.end(), end - spec.max_length, end);
+        }
+        Tensor input{given.data(), DType::int64, {at_once, spec.max_length}};
+        evaluate(spec.component, {{"batch", at_once}}, {{"input_ids", input}}, {{"hidden_states", as_tensor(made)}});
+        std::copy_n(made.values.begin(), count * made.stride(), out.row(first));
+    }
+    // At SD 1.5 size it holds half a gigabyte that no step needs.
     release(spec.component);
     return out;
 }
@@ -164,11 +221,24 @@ Array Engine::decode(const Array& latents) {
     std::transform(latents.values.begin(), latents.values.end(), unscaled.values.begin(),
                    [&](float value) { return value / scale + shift; });
     Array images({latents.size(0), 3, latents.size(2) * spec.downscale, latents.size(3) * spec.downscale});
-    std::shared_ptr<Runner> decoder = runner(spec.decoder);
     for (int64_t n = 0; n < latents.size(0); ++n) {
-        run_once(*device_, *decoder, {{"latents", one(unscaled, n)}}, {{"image", one(images, n)}});
+        evaluate(spec.decoder, {{"batch", 1}, {"height", latents.size(2)}, {"width", latents.size(3)}},
+                 {{"latents", one(unscaled, n)}}, {{"image", one(images, n)}});
     }
     return images;
+}
+
+void Engine::warm_up_decoder(const Shape& latents) {
+    if (!manifest().vae || !backend_->shares_scratch()) return;
+    Shape one = latents;
+    one.at(0) = 1;
+    Sizes sizes{{"batch", 1}, {"height", one.at(2)}, {"width", one.at(3)}};
+    std::shared_ptr<Runner> decoder = runner(manifest().vae->decoder, sizes);
+    {
+        std::lock_guard held(lock_);
+        if (settled_.count(decoder)) return;
+    }
+    decode(Array(one));
 }
 
 std::pair<Array, Array> Engine::encode_image(const Array& pixels) {
@@ -184,12 +254,9 @@ std::pair<Array, Array> Engine::encode_image(const Array& pixels) {
             }
         }
     }
-    {
-        std::shared_ptr<Runner> encoder = runner(spec.encoder);
-        for (int64_t row = 0; row < n; ++row) {
-            run_once(*device_, *encoder, {{"image", one(images, row)}},
-                     {{"mean", one(mean, row)}, {"std", one(std, row)}});
-        }
+    for (int64_t row = 0; row < n; ++row) {
+        evaluate(spec.encoder, {{"batch", 1}, {"height", shape[2]}, {"width", shape[3]}}, {{"image", one(images, row)}},
+                 {{"mean", one(mean, row)}, {"std", one(std, row)}});
     }
     // Not needed until the next image is passed in.
     release(spec.encoder);

@@ -3,10 +3,12 @@
 
 #include <filesystem>
 #include <functional>
+#include <list>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,6 +20,7 @@
 #include "contract/tensor.hpp"
 #include "devices/device.hpp"
 #include "devices/gpu_device.hpp"
+#include "error.hpp"
 #include "execution/executor.hpp"
 #include "tokenizer/prompt_tokenizer.hpp"
 
@@ -51,14 +54,28 @@ class Engine {
     const EngineDirectory& directory() const { return directory_; }
     const Manifest& manifest() const { return directory_.manifest; }
     const Backend& backend() const { return *backend_; }
-    const Device& device() const { return *device_; }
+    Device& device() const { return *device_; }
     void log(LogLevel level, const std::string& message) const;
 
-    // An opened component; opened once and shared.
-    std::shared_ptr<Runner> runner(const std::string& component);
+    // An opened component; opened on first use and shared. sizes: batch, contexts, tokens, height, width, as far as its
+    // shapes use them. A component that is opened per size stays open for the sizes used last. DeviceMemoryError.
+    std::shared_ptr<Runner> runner(const std::string& component, const Sizes& sizes);
 
-    // Close a component until it is needed again; bindings that exist keep it open.
+    // Close a component that sampling does not need, unless the backend keeps components open; bindings that exist keep
+    // it open.
     void release(const std::string& component);
+
+    // What `work` returns. If the device has too little memory for it, it is tried again after closing what sampling
+    // does not need.
+    template <typename Work>
+    auto with_room(Work&& work) -> decltype(work()) {
+        try {
+            return work();
+        } catch (const DeviceMemoryError&) {
+            close_idle();
+        }
+        return work();
+    }
 
     // Drop the UNet's mapped weights from memory. They return from the page cache when used.
     void forget_weights();
@@ -71,6 +88,9 @@ class Engine {
 
     // Compare the scheduler tables with the manifest, once. EngineError if they differ.
     void verify_tables();
+
+    // Open the VAE's decoder for latents [n,C,h,w] and run it once, if that would later outdate recorded work.
+    void warm_up_decoder(const Shape& latents);
 
     // Token ids of n rows to embeddings [n,T,D].
     Array encode(const std::vector<int64_t>& ids, int64_t rows);
@@ -85,14 +105,20 @@ class Engine {
     void open_device(const EngineOptions& options);
     void start(const EngineOptions& options);
     void prepare(const OnPrepare& on_prepare);
+    std::shared_ptr<Runner> open(const std::string& component, const Dimensions& dimensions);
+    void close_idle();
+    void evaluate(const std::string& component, const Sizes& sizes, const Tensors& inputs, const Tensors& outputs);
 
     EngineDirectory directory_;
     std::shared_ptr<Device> device_;
     std::shared_ptr<const Backend> backend_;
     Log log_;
     std::optional<PreparedEngine> prepared_;
-    std::mutex lock_;
-    std::map<std::string, std::shared_ptr<Runner>> runners_;
+    std::recursive_mutex lock_;
+    // By component, for each set of dimensions; those used last come first.
+    std::map<std::string, std::list<std::pair<Dimensions, std::shared_ptr<Runner>>>> runners_;
+    // Runners that have run outside of recorded work.
+    std::set<std::weak_ptr<Runner>, std::owner_less<std::weak_ptr<Runner>>> settled_;
     std::optional<PromptTokenizer> tokenizer_;
     bool tables_verified_ = false;
 };

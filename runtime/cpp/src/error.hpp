@@ -49,6 +49,11 @@ struct ParameterError : Error {
         : Error(Status::parameter, std::move(problem), std::move(remedy)) {}
 };
 
+// A device has too little memory left for a call.
+struct DeviceMemoryError : ParameterError {
+    using ParameterError::ParameterError;
+};
+
 // An engine directory, or a file in it, that cannot be used.
 struct EngineError : Error {
     explicit EngineError(std::string problem, std::string remedy = {})

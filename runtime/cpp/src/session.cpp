@@ -82,6 +82,7 @@ Result Session::generate(const GenerateRequest& request) {
     double guidance_scale = request.guidance_scale.value_or(manifest.guidance_scale);
     if (!std::isfinite(guidance_scale)) throw rules::finite_number("guidance_scale", guidance_scale);
     bool guided = guidance_scale > 1;
+    std::optional<double> scale = guided ? std::optional(guidance_scale) : std::nullopt;
     const Steps steps = this->steps(request, task, settings);
     std::optional<Source> source =
         load_source(*engine_, batch_, height_, width_, downscale_, request.images, request.masks);
@@ -99,28 +100,44 @@ Result Session::generate(const GenerateRequest& request) {
     check_not_cancelled();
     auto images_encoded = Clock::now();
     Executor& executor = this->executor(prompts.contexts());
+    if (!request.latents_only) engine_->warm_up_decoder(latent_shape());
     std::vector<Control> controls = steps.timeline.controls(
         prompts, request.norm_factor, layer_masks_for(executor, update_mask(source, task, settings)));
-    for (const Control& control : controls) executor.bind(control.variant());
-    auto opened = Clock::now();
-    NoisePredictor predictor(executor, guided ? std::optional(guidance_scale) : std::nullopt,
-                             inputs.extra_channels ? &*inputs.extra_channels : nullptr, request.reset_edits,
-                             &cancelled_);
+    const Array* extra_channels = inputs.extra_channels ? &*inputs.extra_channels : nullptr;
     Watch watch{request.on_step, &cancelled_};
-    Result result;
-    result.latents = steps.repaint ? repaint(predictor, *steps.repaint, inputs.initial, *inputs.clean, *source->hole,
-                                             controls, streams, settings.eta, watch)
-                                   : sample(predictor, *steps.table, inputs.initial, controls, watch);
+    auto opened = began;
+    auto on_host = [&] {
+        NoisePredictor predictor(executor, scale, extra_channels, request.reset_edits, &cancelled_);
+        engine_->with_room(
+            [&] { predictor.prepare(controls, steps.repaint ? steps.repaint->timesteps() : steps.table->timesteps); });
+        opened = Clock::now();
+        Array latents = steps.repaint ? repaint(predictor, *steps.repaint, inputs.initial, *inputs.clean, *source->hole,
+                                                controls, streams, settings.eta, watch)
+                                      : sample(predictor, *steps.table, inputs.initial, controls, watch);
+        return Samples{std::move(latents), predictor.timesteps(), predictor.seconds()};
+    };
+    auto on_device = [&](GraphSampler& sampler) {
+        bool carry_edits = !request.edits.empty() && !request.reset_edits;
+        TableRun run{*steps.table, inputs.initial, controls, scale, extra_channels, carry_edits};
+        engine_->with_room([&] { sampler.prepare(run); });
+        check_not_cancelled();
+        opened = Clock::now();
+        return sampler.run(run, watch);
+    };
+    GraphSampler* sampler = steps.table ? graph_sampler() : nullptr;
+    Samples samples = sampler ? on_device(*sampler) : on_host();
     auto sampled = Clock::now();
+    Result result;
+    result.latents = std::move(samples.latents);
     if (!request.latents_only) {
         result.pixels = decode(result.latents, source && source->mask && request.composite ? &*source : nullptr);
     }
     result.task = to_string(task);
     result.scheduler = steps.scheduler;
-    result.timesteps = predictor.timesteps();
+    result.timesteps = std::move(samples.timesteps);
     // With latents that were given, a random seed was not used.
     if (!request.seeds.empty() || !request.latents || source) result.seeds = seeds;
-    const std::vector<double>& in_unet = predictor.seconds();
+    const std::vector<double>& in_unet = samples.seconds;
     result.timings = {seconds(began, texts_encoded),
                       seconds(texts_encoded, images_encoded),
                       seconds(images_encoded, opened),
@@ -156,9 +173,9 @@ Result Session::invert(const InvertRequest& request) {
     Executor& executor = this->executor(prompts.contexts());
     Timeline timeline = Timeline::make({}, {}, {}, request.steps, table.evaluations(), table.name);
     std::vector<Control> controls = timeline.controls(prompts, 1.0, nullptr);
-    executor.bind(controls.front().variant());
-    auto opened = Clock::now();
     NoisePredictor predictor(executor, std::nullopt, nullptr, false, &cancelled_);
+    engine_->with_room([&] { predictor.prepare(controls, table.timesteps); });
+    auto opened = Clock::now();
     Result result;
     result.latents = sample(predictor, table, clean, controls, {request.on_step, &cancelled_}, adjust);
     result.task = "inversion";
@@ -231,18 +248,17 @@ SchedulerTable Session::table(Task task, const std::string& scheduler, int64_t s
 
 Executor& Session::executor(const Array& contexts) {
     Shape key{contexts.size(0), contexts.size(1), contexts.size(2)};
-    auto found =
-        std::find_if(executors_.begin(), executors_.end(), [&](const Kept& kept) { return kept.first == key; });
+    auto found = std::find_if(executors_.begin(), executors_.end(), [&](const Kept& kept) { return kept.key == key; });
     if (found == executors_.end()) {
         while (executors_.size() >= kKeptExecutors) executors_.pop_back();
         Shape latents = latent_shape();
         Sizes sizes{
             {"batch", key[0]}, {"contexts", key[1]}, {"tokens", key[2]}, {"height", latents[2]}, {"width", latents[3]}};
-        executors_.emplace_front(key, engine_->executor(sizes));
+        executors_.push_front({key, engine_->executor(sizes), nullptr});
     } else {
         executors_.splice(executors_.begin(), executors_, found);
     }
-    Executor& executor = *executors_.front().second;
+    Executor& executor = *executors_.front().executor;
     if (executor.contexts().shape != contexts.shape) {
         throw EngineError(text("the text encoder makes contexts ", to_string(contexts.shape), ", the UNet takes ",
                                to_string(executor.contexts().shape)),
@@ -250,6 +266,14 @@ Executor& Session::executor(const Array& contexts) {
     }
     std::copy(contexts.values.begin(), contexts.values.end(), executor.contexts().floats());
     return executor;
+}
+
+// Runs the executor that was opened last without the host; null if its device cannot.
+GraphSampler* Session::graph_sampler() {
+    if (!engine_->device().graphs()) return nullptr;
+    Kept& kept = executors_.front();
+    if (!kept.sampler) kept.sampler = std::make_unique<GraphSampler>(*kept.executor, engine_->device(), batch_);
+    return kept.sampler.get();
 }
 
 void Session::check_latents_given(const Array& latents) const {

@@ -14,6 +14,7 @@
 #include "engine.hpp"
 #include "images/latents.hpp"
 #include "request.hpp"
+#include "sampling/graph_sampler.hpp"
 #include "sampling/repaint.hpp"
 #include "sampling/schedulers.hpp"
 
@@ -63,8 +64,12 @@ class Session {
     Shape latent_shape() const;
 
   private:
-    // (rows, contexts, tokens), and its buffers.
-    using Kept = std::pair<Shape, std::unique_ptr<Executor>>;
+    // The buffers of one kind of call.
+    struct Kept {
+        Shape key;  // rows, contexts, tokens
+        std::unique_ptr<Executor> executor;
+        std::unique_ptr<GraphSampler> sampler;  // null until it is used
+    };
 
     // The steps of one generation: those of a scheduler's table or of RePaint.
     struct Steps {
@@ -77,6 +82,7 @@ class Session {
     Steps steps(const GenerateRequest& request, Task task, const RePaint& settings);
     std::shared_ptr<const LayerMasks> layer_masks_for(const Executor& executor, std::optional<Array> mask) const;
     Executor& executor(const Array& contexts);
+    GraphSampler* graph_sampler();
     SchedulerTable table(Task task, const std::string& scheduler, int64_t steps, const std::optional<double>& strength);
     void check_latents_given(const Array& latents) const;
     void check_not_cancelled() const;

@@ -36,6 +36,13 @@ class Backend {
     virtual const std::string& version() const = 0;  // of the library that was found
     virtual int threads() const = 0;                 // of every graph
     virtual bool prepares() const = 0;
+    // A component is opened for one set of sizes, and again for another.
+    virtual bool fixes_shapes() const { return false; }
+    // Opening takes far longer than running, so components stay open while memory allows.
+    virtual bool stays_open() const { return false; }
+    // Components take scratch memory from one place and give it back after each run. Recorded work still uses what it
+    // was given, so it is out of date once another component has been opened.
+    virtual bool shares_scratch() const { return false; }
 
     // Everything beside the files that a prepared form depends on: versions, processor, precision.
     virtual std::map<std::string, std::string> identity() const = 0;
@@ -43,8 +50,10 @@ class Backend {
     // Write the prepared form of `graph` as `target` and files named after it. May be slow.
     virtual void prepare(const std::filesystem::path& graph, const std::filesystem::path& target) const = 0;
 
-    // Open what `prepare` wrote. BackendError where the library refuses it.
-    virtual std::shared_ptr<Runner> open(const std::filesystem::path& prepared, const Component& component) const = 0;
+    // Open what `prepare` wrote. dimensions: of the component's inputs and outputs, for backends that fix shapes.
+    // BackendError where the library refuses it, DeviceMemoryError.
+    virtual std::shared_ptr<Runner> open(const std::filesystem::path& prepared, const Component& component,
+                                         const Dimensions& dimensions) const = 0;
 };
 
 }  // namespace ebca

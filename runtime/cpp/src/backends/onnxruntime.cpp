@@ -132,7 +132,8 @@ void OnnxRuntime::optimise(const std::filesystem::path& graph, const std::filesy
     session(graph, *chosen);
 }
 
-std::shared_ptr<Runner> OnnxRuntime::open(const std::filesystem::path& prepared, const Component&) const {
+std::shared_ptr<Runner> OnnxRuntime::open(const std::filesystem::path& prepared, const Component&,
+                                          const Dimensions&) const {
     auto chosen = options();
     library_.check(library_.api().SetSessionGraphOptimizationLevel(chosen.get(), ORT_DISABLE_ALL), "has no such level");
     set(*chosen, "session.use_env_allocators", "1");

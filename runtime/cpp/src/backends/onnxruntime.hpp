@@ -27,7 +27,8 @@ class OnnxRuntime : public Backend, public std::enable_shared_from_this<OnnxRunt
     bool prepares() const override { return true; }
     std::map<std::string, std::string> identity() const override;
     void prepare(const std::filesystem::path& graph, const std::filesystem::path& target) const override;
-    std::shared_ptr<Runner> open(const std::filesystem::path& prepared, const Component& component) const override;
+    std::shared_ptr<Runner> open(const std::filesystem::path& prepared, const Component& component,
+                                 const Dimensions& dimensions) const override;
 
     const OrtLibrary& library() const { return library_; }
 

@@ -1,8 +1,11 @@
-// ONNX Runtime on an NVIDIA GPU: its CUDA provider, as engines/backends/onnxruntime_cuda.py runs it, or the plugin provider of
-// TensorRT for RTX. Not run on a GPU yet.
+// ONNX Runtime on an NVIDIA GPU: its CUDA provider, as engines/backends/onnxruntime_cuda.py runs it, or the plugin
+// provider of TensorRT for RTX. Not run on a GPU yet.
 //
 // Everything is enqueued on the caller's stream and nothing waits for it, so that an evaluation can be captured in one
-// CUDA graph from outside; the providers' own graphs stay off. Nothing falls back to the CPU in silence.
+// CUDA graph from outside; the providers' own graphs stay off. Nothing falls back to the CPU in silence. The CUDA
+// provider opens a component for one set of sizes: with sizes unknown, arithmetic on shapes runs between the kernels,
+// with copies to the host and back that no graph can hold. It refuses an allocator of the caller together with a stream
+// of the caller; hence one arena that its sessions share.
 #pragma once
 
 #include <memory>

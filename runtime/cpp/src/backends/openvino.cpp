@@ -152,7 +152,8 @@ OpenVino::OpenVino(const std::string& library, int threads, bool bf16)
     }
 }
 
-std::shared_ptr<Runner> OpenVino::open(const std::filesystem::path& graph, const Component& component) const {
+std::shared_ptr<Runner> OpenVino::open(const std::filesystem::path& graph, const Component& component,
+                                       const Dimensions&) const {
     const openvino_c::Functions& ov = library_.api();
     const std::string doing = text("cannot open '", graph.string(), "'");
     const std::string threads = std::to_string(threads_);

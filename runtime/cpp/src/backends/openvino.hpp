@@ -29,7 +29,8 @@ class OpenVino : public Backend, public std::enable_shared_from_this<OpenVino> {
     bool prepares() const override { return false; }
     std::map<std::string, std::string> identity() const override { return {}; }
     void prepare(const std::filesystem::path&, const std::filesystem::path&) const override {}
-    std::shared_ptr<Runner> open(const std::filesystem::path& graph, const Component& component) const override;
+    std::shared_ptr<Runner> open(const std::filesystem::path& graph, const Component& component,
+                                 const Dimensions& dimensions) const override;
 
     const OpenVinoLibrary& library() const { return library_; }
 

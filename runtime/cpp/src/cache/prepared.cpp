@@ -179,11 +179,11 @@ void PreparedEngine::prepare(const std::vector<std::string>& names, const OnPrep
     }
 }
 
-std::shared_ptr<Runner> PreparedEngine::open(const std::string& name) const {
+std::shared_ptr<Runner> PreparedEngine::open(const std::string& name, const Dimensions& dimensions) const {
     prepare({name}, {});
     const Component& component = directory_.manifest.components.at(name);
     fs::path graph = backend_->prepares() ? target(name) : directory_.file(component.graph_for(backend_->name()));
-    return backend_->open(graph, component);
+    return backend_->open(graph, component, dimensions);
 }
 
 void PreparedEngine::forget(const std::vector<std::string>& names) const {

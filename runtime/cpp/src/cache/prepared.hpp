@@ -34,8 +34,8 @@ class PreparedEngine {
     // Make what is missing or stale. EngineError: a source file is corrupted, or the cache cannot be written.
     void prepare(const std::vector<std::string>& names, const OnPrepare& progress) const;
 
-    // Open a component, preparing it first if needed.
-    std::shared_ptr<Runner> open(const std::string& name) const;
+    // Open a component, preparing it first if needed. dimensions: as in `Backend::open`.
+    std::shared_ptr<Runner> open(const std::string& name, const Dimensions& dimensions) const;
 
     // Drop the mapped files of components from memory; they are read again when touched.
     void forget(const std::vector<std::string>& names) const;

@@ -1,5 +1,6 @@
 #include "contract/dims.hpp"
 
+#include <algorithm>
 #include <charconv>
 
 #include "error.hpp"
@@ -67,6 +68,14 @@ Dim parse_dim(int64_t value) {
     dim.constant = value;
     dim.text = std::to_string(value);
     return dim;
+}
+
+bool is_same(const Dim& a, const Dim& b) {
+    auto same = [](const Dim::Factor& one, const Dim::Factor& other) {
+        return one.name == other.name && one.halvings == other.halvings;
+    };
+    return a.constant == b.constant &&
+           std::equal(a.factors.begin(), a.factors.end(), b.factors.begin(), b.factors.end(), same);
 }
 
 int64_t evaluate(const Dim& dim, const Sizes& sizes) {

@@ -26,9 +26,15 @@ struct Dim {
     std::string text;  // as the manifest spells it
 };
 
+// Values of symbolic dimensions by their texts: "batch", "height_2*width_2", ...
+using Dimensions = std::map<std::string, int64_t>;
+
 // EngineError for anything that is not of the language.
 Dim parse_dim(std::string_view spelled);
 Dim parse_dim(int64_t value);
+
+// Whether both have the same value at all sizes, by their texts.
+bool is_same(const Dim& a, const Dim& b);
 
 // EngineError where a name is not in `sizes`, or the product does not fit 63 bits.
 int64_t evaluate(const Dim& dim, const Sizes& sizes);

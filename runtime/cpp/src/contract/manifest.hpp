@@ -30,6 +30,8 @@ struct Component {
     const std::string& graph_for(const std::string& backend) const;
     // The graph and its weights.
     std::vector<std::string> files(const std::string& backend) const;
+    // The value of every symbolic dimension of its inputs and outputs. EngineError as `evaluate`.
+    Dimensions dimensions(const Sizes& sizes) const;
 };
 
 // One cross-attention layer: its name in the checkpoint, its op, and the size of its positions.
@@ -65,6 +67,11 @@ struct UNetSpec {
     std::vector<Step> steps;
     std::optional<int64_t> max_contexts;
     std::string full;  // component of the full UNet; empty: none
+    // The first step, if it depends on the timestep alone and has a row per timestep; else null.
+    const Step* time_step() const;
+
+    // Images between segments that are [B,h,w,C] in a backend's graphs, by backend; `tensors` has [B,C,h,w].
+    std::map<std::string, std::vector<std::string>> channels_last;
 };
 
 struct VaeSpec {

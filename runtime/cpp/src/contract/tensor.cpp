@@ -12,6 +12,7 @@ size_t item_size(DType dtype) {
         case DType::float16:
             return 2;
         case DType::int64:
+        case DType::float64:
             return 8;
         default:
             return 4;

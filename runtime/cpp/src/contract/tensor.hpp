@@ -14,7 +14,7 @@ namespace ebca {
 
 using Shape = std::vector<int64_t>;
 
-enum class DType { float32, float16, int64 };
+enum class DType { float32, float16, int64, int32, float64 };
 
 size_t item_size(DType dtype);
 

@@ -35,6 +35,8 @@ struct CudaFunctions {
     int (*cuStreamSynchronize)(void* stream);
     int (*cuStreamBeginCapture_v2)(void* stream, int mode);
     int (*cuStreamEndCapture)(void* stream, void** graph);
+    int (*cuGraphCreate)(void** graph, unsigned flags);
+    int (*cuGraphAddChildGraphNode)(void** node, void* graph, void* const* dependencies, size_t count, void* child);
     int (*cuGraphInstantiateWithFlags)(void** executable, void* graph, unsigned long long flags);
     int (*cuGraphLaunch)(void* executable, void* stream);
     int (*cuGraphDestroy)(void* graph);
@@ -72,6 +74,8 @@ void for_each_function(CudaFunctions& api, Visit&& visit) {
     visit("cuStreamSynchronize", api.cuStreamSynchronize);
     visit("cuStreamBeginCapture_v2", api.cuStreamBeginCapture_v2);
     visit("cuStreamEndCapture", api.cuStreamEndCapture);
+    visit("cuGraphCreate", api.cuGraphCreate);
+    visit("cuGraphAddChildGraphNode", api.cuGraphAddChildGraphNode);
     visit("cuGraphInstantiateWithFlags", api.cuGraphInstantiateWithFlags);
     visit("cuGraphLaunch", api.cuGraphLaunch);
     visit("cuGraphDestroy", api.cuGraphDestroy);

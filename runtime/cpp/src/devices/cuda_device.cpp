@@ -1,5 +1,6 @@
 #include "devices/cuda_device.hpp"
 
+#include <algorithm>
 #include <new>
 
 #include "error.hpp"
@@ -8,6 +9,9 @@ namespace ebca {
 namespace {
 
 using Lock = std::unique_lock<std::recursive_mutex>;
+
+// In the first runs libraries allocate memory, choose algorithms and load kernels, which must not be captured.
+constexpr int kWarmRuns = 3;
 
 int64_t bytes_of(const Tensor& tensor) {
     return byte_size(tensor.shape, tensor.dtype);
@@ -21,103 +25,133 @@ void copy_out(Driver& driver, const std::vector<Shared>& arrays) {
     for (const Shared& one : arrays) driver.copy_out(one.host.data, one.array.data, bytes_of(one.host));
 }
 
+void submit(Driver& driver, const std::vector<Call*>& calls) {
+    for (Call* call : calls) driver.submit(*call);
+}
+
+}  // namespace
+
+// Work of the stream: one graph, or call by call if it could not be captured.
+class CudaRecording : public Recording {
+  public:
+    using Make = std::function<std::unique_ptr<Graph>()>;
+
+    // enqueue: keeps alive what the graph uses. warm: comes before `make`, which returns the graph; `what` stands in
+    // the warning if that throws BackendError.
+    CudaRecording(std::shared_ptr<CudaStream> stream, std::function<void()> enqueue, std::function<void()> warm,
+                  Make make, const char* what)
+        : stream_(std::move(stream)),
+          enqueue_(std::move(enqueue)),
+          warm_(std::move(warm)),
+          make_(std::move(make)),
+          what_(what) {
+        refresh();
+    }
+
+    void launch() override {
+        Lock held(stream_->lock);
+        stream_->driver->enter();
+        refresh();
+        if (graph_) {
+            stream_->driver->launch(*graph_);
+        } else {
+            enqueue_();
+        }
+    }
+
+    // Record again what is out of date.
+    void refresh() {
+        if (state_ == stream_->state) return;
+        graph_.reset();
+        warm_();
+        try {
+            graph_ = make_();
+        } catch (const BackendError& error) {
+            if (stream_->warn) stream_->warn(text(what_, ": ", error.what()));
+        }
+        state_ = stream_->state;
+    }
+
+    const Graph* graph() const { return graph_.get(); }  // null: none
+
+  private:
+    std::shared_ptr<CudaStream> stream_;
+    std::function<void()> enqueue_, warm_;
+    Make make_;
+    const char* what_;
+    std::unique_ptr<Graph> graph_;
+    uint64_t state_ = 0;  // of the stream when it was recorded
+};
+
+namespace {
+
 class RecordedStep : public Replay {
   public:
-    RecordedStep(std::shared_ptr<Driver> driver, std::shared_ptr<std::recursive_mutex> lock, std::vector<Call*> calls,
-                 std::vector<Shared> reads, std::vector<Shared> writes)
-        : driver_(std::move(driver)),
-          lock_(std::move(lock)),
-          calls_(std::move(calls)),
-          reads_(std::move(reads)),
-          writes_(std::move(writes)) {}
-
-    // Returns why there is no graph, or "".
-    std::string record() {
-        // Engines allocate and choose algorithms when they run first, which a capture must not see.
-        enqueue();
-        driver_->synchronize();
-        try {
-            graph_ = driver_->capture([this] { enqueue(); });
-        } catch (const BackendError& error) {
-            return error.what();
-        }
-        return "";
-    }
+    RecordedStep(std::shared_ptr<CudaStream> stream, std::shared_ptr<CudaRecording> recording)
+        : stream_(std::move(stream)), recording_(std::move(recording)) {}
 
     void run(const std::atomic<bool>* cancelled) override {
         if (cancelled && cancelled->load(std::memory_order_relaxed)) throw CancelledError("cancelled in an evaluation");
-        Lock held(*lock_);
-        driver_->enter();
-        if (graph_) {
-            driver_->launch(*graph_);
-        } else {
-            enqueue();
-        }
-        driver_->synchronize();
+        Lock held(stream_->lock);
+        recording_->launch();
+        stream_->driver->synchronize();
     }
 
   private:
-    void enqueue() {
-        copy_in(*driver_, reads_);
-        for (Call* call : calls_) driver_->submit(*call);
-        copy_out(*driver_, writes_);
-    }
-
-    std::shared_ptr<Driver> driver_;
-    std::shared_ptr<std::recursive_mutex> lock_;
-    std::vector<Call*> calls_;
-    std::vector<Shared> reads_, writes_;
-    std::unique_ptr<Graph> graph_;  // null: call by call
+    std::shared_ptr<CudaStream> stream_;
+    std::shared_ptr<CudaRecording> recording_;
 };
 
 }  // namespace
 
 CudaDevice::CudaDevice(std::shared_ptr<Driver> driver, std::shared_ptr<GpuKernels> kernels,
                        std::function<void(const std::string&)> warn)
-    : driver_(std::move(driver)),
-      kernels_(std::move(kernels)),
-      warn_(std::move(warn)),
-      lock_(std::make_shared<std::recursive_mutex>()) {}
+    : stream_(std::make_shared<CudaStream>()), kernels_(std::move(kernels)) {
+    stream_->driver = std::move(driver);
+    stream_->warn = std::move(warn);
+}
 
 Lock CudaDevice::ready() {
-    Lock held(*lock_);
-    driver_->enter();
+    Lock held(stream_->lock);
+    stream_->driver->enter();
     return held;
 }
 
 Memory CudaDevice::allocate(int64_t bytes) {
     Lock held = ready();
     try {
-        return Memory({driver_->allocate(bytes), [driver = driver_](void* memory) { driver->free(memory); }}, bytes);
+        return Memory(
+            {stream_->driver->allocate(bytes), [driver = stream_->driver](void* memory) { driver->free(memory); }},
+            bytes);
     } catch (const std::bad_alloc&) {
-        throw ParameterError(text("the GPU has no ", (bytes + 999999) / 1000000, " MB left"),
-                             "make a smaller image, or fewer at once");
+        throw DeviceMemoryError(text("the GPU has no ", (bytes + 999999) / 1000000, " MB left"),
+                                "make a smaller image, or fewer at once");
     }
 }
 
 Shared CudaDevice::share(const Tensor& array) {
     Lock held = ready();
-    std::shared_ptr<void> mirror(driver_->allocate_host(bytes_of(array)),
-                                 [driver = driver_](void* memory) { driver->free_host(memory); });
+    std::shared_ptr<void> mirror(stream_->driver->allocate_host(bytes_of(array)),
+                                 [driver = stream_->driver](void* memory) { driver->free_host(memory); });
     return {array, {mirror.get(), array.dtype, array.shape}, mirror};
 }
 
 void CudaDevice::upload(const std::vector<Shared>& arrays) {
     Lock held = ready();
-    copy_in(*driver_, arrays);
+    copy_in(*stream_->driver, arrays);
 }
 
 void CudaDevice::download(const std::vector<Shared>& arrays) {
     Lock held = ready();
-    copy_out(*driver_, arrays);
-    driver_->synchronize();
+    copy_out(*stream_->driver, arrays);
+    stream_->driver->synchronize();
 }
 
 void CudaDevice::read(void* host, const void* array, int64_t bytes) const {
-    Lock held(*lock_);
-    driver_->enter();
-    driver_->copy_out(host, array, bytes);
-    driver_->synchronize();
+    Lock held(stream_->lock);
+    stream_->driver->enter();
+    stream_->driver->copy_out(host, array, bytes);
+    stream_->driver->synchronize();
 }
 
 std::unique_ptr<OpKernel> CudaDevice::op(Variant variant, const LayerSpec& layer, DType dtype) {
@@ -126,16 +160,65 @@ std::unique_ptr<OpKernel> CudaDevice::op(Variant variant, const LayerSpec& layer
 
 void CudaDevice::run(Call& call) {
     Lock held = ready();
-    driver_->submit(call);
+    stream_->driver->submit(call);
 }
 
 std::unique_ptr<Replay> CudaDevice::record(std::vector<Call*> calls, std::vector<Shared> reads,
                                            std::vector<Shared> writes) {
+    auto enqueue = [driver = stream_->driver, calls = std::move(calls), reads = std::move(reads),
+                    writes = std::move(writes)] {
+        copy_in(*driver, reads);
+        submit(*driver, calls);
+        copy_out(*driver, writes);
+    };
+    return std::make_unique<RecordedStep>(stream_, recorded(enqueue, enqueue));
+}
+
+std::unique_ptr<Call> CudaDevice::sampling(const std::string& kernel, const Tensors& arrays) {
     Lock held = ready();
-    auto step = std::make_unique<RecordedStep>(driver_, lock_, std::move(calls), std::move(reads), std::move(writes));
-    std::string refused = step->record();
-    if (!refused.empty() && warn_) warn_("this step runs without a CUDA graph, call by call: " + refused);
-    return step;
+    return kernels_->sampling(kernel, arrays);
+}
+
+std::shared_ptr<Recording> CudaDevice::graph(std::vector<Call*> calls, std::vector<Call*> warm) {
+    return recorded([driver = stream_->driver, calls = std::move(calls)] { submit(*driver, calls); },
+                    [driver = stream_->driver, warm = std::move(warm)] { submit(*driver, warm); });
+}
+
+std::shared_ptr<Recording> CudaDevice::chain(std::vector<std::shared_ptr<Recording>> recordings) {
+    Lock held = ready();
+    auto parts = std::make_shared<std::vector<std::shared_ptr<Recording>>>(std::move(recordings));
+    auto enqueue = [parts] {
+        for (const auto& one : *parts) one->launch();
+    };
+    auto refresh = [parts] {
+        for (const auto& one : *parts) static_cast<CudaRecording&>(*one).refresh();
+    };
+    auto make = [parts, driver = stream_->driver]() -> std::unique_ptr<Graph> {
+        std::vector<const Graph*> graphs;
+        for (const auto& one : *parts) graphs.push_back(static_cast<const CudaRecording&>(*one).graph());
+        // A recording without a graph has been reported already.
+        if (std::find(graphs.begin(), graphs.end(), nullptr) != graphs.end()) return nullptr;
+        return driver->chain(graphs);
+    };
+    return std::make_shared<CudaRecording>(stream_, enqueue, refresh, make,
+                                           "the evaluations of a run are launched one by one");
+}
+
+void CudaDevice::invalidate() {
+    Lock held = ready();
+    stream_->driver->synchronize();
+    ++stream_->state;
+}
+
+std::shared_ptr<CudaRecording> CudaDevice::recorded(std::function<void()> enqueue, std::function<void()> warm) {
+    Lock held = ready();
+    auto warm_up = [driver = stream_->driver, warm = std::move(warm)] {
+        for (int run = 0; run < kWarmRuns; ++run) warm();
+        driver->synchronize();
+    };
+    auto make = [driver = stream_->driver, enqueue] { return driver->capture(enqueue); };
+    return std::make_shared<CudaRecording>(stream_, enqueue, warm_up, make,
+                                           "this step runs without a CUDA graph, call by call");
 }
 
 }  // namespace ebca

@@ -2,9 +2,14 @@
 //
 // The host works on pinned copies of the arrays it reads and writes. A recorded step holds, in one graph, the copies to
 // the GPU, everything that engines and kernels enqueue, and the copies back; so a value that changes from step to step
-// is never part of the recording, and a step is one launch and one wait.
+// is never part of the recording, and a step is one launch and one wait. Sampling without the host chains recordings
+// without such copies: a whole run is one launch.
+//
+// A recording may be out of date, because memory that it uses as scratch was given away (`Device::invalidate`). It is
+// then recorded again before its next launch.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -17,15 +22,26 @@
 
 namespace ebca {
 
+class CudaRecording;
+
+// What recordings share with their device, which they may outlive.
+struct CudaStream {
+    std::shared_ptr<Driver> driver;
+    std::function<void(const std::string&)> warn;
+    std::recursive_mutex lock;
+    uint64_t state = 1;  // recordings of another one are out of date
+};
+
 // Sessions of several threads share the stream, one graph after the other.
-class CudaDevice : public Device {
+class CudaDevice : public Device, public GraphDevice {
   public:
-    // kernels: of the op, on the same driver; null: the engine runs the op's graphs. warn: gets a line where a step
-    // runs without a graph; may be empty.
+    // kernels: on the same driver; null: the engine runs the op's graphs, and the host samples. warn: gets a line where
+    // a step runs without a graph; may be empty.
     CudaDevice(std::shared_ptr<Driver> driver, std::shared_ptr<GpuKernels> kernels,
                std::function<void(const std::string&)> warn);
 
-    const std::string& name() const override { return driver_->name(); }
+    const std::string& name() const override { return stream_->driver->name(); }
+    GraphDevice* graphs() override { return kernels_ ? this : nullptr; }
     Memory allocate(int64_t bytes) override;
     Shared share(const Tensor& array) override;
     void upload(const std::vector<Shared>& arrays) override;
@@ -34,15 +50,18 @@ class CudaDevice : public Device {
     std::unique_ptr<OpKernel> op(Variant variant, const LayerSpec& layer, DType dtype) override;
     std::unique_lock<std::recursive_mutex> ready() override;
     void run(Call& call) override;
+    void invalidate() override;
     std::unique_ptr<Replay> record(std::vector<Call*> calls, std::vector<Shared> reads,
                                    std::vector<Shared> writes) override;
+    std::unique_ptr<Call> sampling(const std::string& kernel, const Tensors& arrays) override;
+    std::shared_ptr<Recording> graph(std::vector<Call*> calls, std::vector<Call*> warm) override;
+    std::shared_ptr<Recording> chain(std::vector<std::shared_ptr<Recording>> recordings) override;
 
   private:
-    std::shared_ptr<Driver> driver_;
+    std::shared_ptr<CudaRecording> recorded(std::function<void()> enqueue, std::function<void()> warm);
+
+    std::shared_ptr<CudaStream> stream_;
     std::shared_ptr<GpuKernels> kernels_;
-    std::function<void(const std::string&)> warn_;
-    // Shared with the recordings, which may outlive the device.
-    std::shared_ptr<std::recursive_mutex> lock_;
 };
 
 }  // namespace ebca

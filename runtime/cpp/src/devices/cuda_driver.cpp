@@ -52,15 +52,17 @@ class ForNow {
 
 class CudaGraph : public Graph {
   public:
-    CudaGraph(std::shared_ptr<const CudaFunctions> api, void* context, void* executable)
-        : executable(executable), api_(std::move(api)), context_(context) {}
+    CudaGraph(std::shared_ptr<const CudaFunctions> api, void* context, void* definition, void* executable)
+        : definition(definition), executable(executable), api_(std::move(api)), context_(context) {}
     ~CudaGraph() override {
         ForNow held(*api_, context_);
         api_->cuGraphExecDestroy(executable);
+        api_->cuGraphDestroy(definition);
     }
     CudaGraph(const CudaGraph&) = delete;
     CudaGraph& operator=(const CudaGraph&) = delete;
 
+    void* const definition;
     void* const executable;
 
   private:
@@ -180,11 +182,29 @@ std::unique_ptr<Graph> CudaDriver::capture(const std::function<void()>& enqueue)
         throw BackendError(text("the step cannot be captured: ", refused));
     }
     check(status, "cuStreamEndCapture");
+    return instantiated(graph);
+}
+
+std::unique_ptr<Graph> CudaDriver::chain(const std::vector<const Graph*>& graphs) {
+    void *parent = nullptr, *last = nullptr;
+    check(api_->cuGraphCreate(&parent, 0), "cuGraphCreate");
+    for (const Graph* graph : graphs) {
+        void *node = nullptr, *child = static_cast<const CudaGraph*>(graph)->definition;
+        // The parent gets a copy of the child.
+        int status = api_->cuGraphAddChildGraphNode(&node, parent, &last, last ? 1 : 0, child);
+        if (status != kCudaSuccess) api_->cuGraphDestroy(parent);
+        check(status, "cuGraphAddChildGraphNode");
+        last = node;
+    }
+    return instantiated(parent);
+}
+
+std::unique_ptr<Graph> CudaDriver::instantiated(void* definition) {
     void* executable = nullptr;
-    status = api_->cuGraphInstantiateWithFlags(&executable, graph, 0);
-    api_->cuGraphDestroy(graph);
+    int status = api_->cuGraphInstantiateWithFlags(&executable, definition, 0);
+    if (status != kCudaSuccess) api_->cuGraphDestroy(definition);
     check(status, "cuGraphInstantiate");
-    return std::make_unique<CudaGraph>(api_, context_, executable);
+    return std::make_unique<CudaGraph>(api_, context_, definition, executable);
 }
 
 void CudaDriver::launch(Graph& graph) {

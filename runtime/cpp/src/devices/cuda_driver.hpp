@@ -34,6 +34,7 @@ class CudaDriver : public Driver {
     void copy_out(void* host, const void* device, int64_t bytes) override;
     void submit(Call& call) override;
     std::unique_ptr<Graph> capture(const std::function<void()>& enqueue) override;
+    std::unique_ptr<Graph> chain(const std::vector<const Graph*>& graphs) override;
     void launch(Graph& graph) override;
     void synchronize() override;
     void* load(const std::string& image, const std::string& kernel) override;
@@ -42,6 +43,7 @@ class CudaDriver : public Driver {
 
   private:
     void check(int status, const char* call) const;
+    std::unique_ptr<Graph> instantiated(void* definition);
 
     std::shared_ptr<const CudaFunctions> api_;
     std::string name_;

@@ -31,6 +31,27 @@ class Replay {
     virtual void run(const std::atomic<bool>* cancelled) = 0;
 };
 
+// Recorded work of a device that samples without the host.
+class Recording {
+  public:
+    virtual ~Recording() = default;
+    // Enqueue it without waiting for it.
+    virtual void launch() = 0;
+};
+
+// A device that runs several evaluations without the host. Calls and arrays must outlive what they are recorded in or
+// bound to.
+class GraphDevice {
+  public:
+    virtual ~GraphDevice() = default;
+    // One of the kernels of sampling/graph_sampler.hpp, by name, bound to its arrays.
+    virtual std::unique_ptr<Call> sampling(const std::string& kernel, const Tensors& arrays) = 0;
+    // One launch of all of `calls`. Those in `warm` run a few times before they are recorded.
+    virtual std::shared_ptr<Recording> graph(std::vector<Call*> calls, std::vector<Call*> warm) = 0;
+    // One launch of several recordings of this device, in order.
+    virtual std::shared_ptr<Recording> chain(std::vector<std::shared_ptr<Recording>> recordings) = 0;
+};
+
 // A device's own kernels for the op between segments, of one variant and layer. Tensors by the op's names.
 class OpKernel {
   public:
@@ -47,7 +68,10 @@ class Device {
     virtual ~Device() = default;
     virtual const std::string& name() const = 0;
 
-    // std::bad_alloc, or ParameterError that says what is full.
+    // For sampling without the host; null if the device has none.
+    virtual GraphDevice* graphs() { return nullptr; }
+
+    // std::bad_alloc, or DeviceMemoryError that says what is full.
     virtual Memory allocate(int64_t bytes) = 0;
 
     // Let the host read and write an array of this device.
@@ -70,6 +94,10 @@ class Device {
 
     // Run one bound call, outside of a recorded step.
     virtual void run(Call& call) = 0;
+
+    // Wait for recorded work, and record everything again before its next use: memory that it uses as scratch may be
+    // given away from now on.
+    virtual void invalidate() {}
 
     // One replay that uploads `reads`, runs all of `calls` in order, and downloads `writes`. The calls must outlive it.
     virtual std::unique_ptr<Replay> record(std::vector<Call*> calls, std::vector<Shared> reads,

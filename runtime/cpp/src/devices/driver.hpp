@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "backends/backend.hpp"
 
@@ -16,7 +17,7 @@ namespace ebca {
 // Compute capability, (8, 9) for 8.9.
 using Capability = std::pair<int, int>;
 
-// A captured step; given back with the object, before its driver.
+// Captured work; given back with the object, before its driver.
 class Graph {
   public:
     virtual ~Graph() = default;
@@ -51,6 +52,9 @@ class Driver {
 
     // A graph of what `enqueue` enqueues, which does not run now. BackendError where that cannot be.
     virtual std::unique_ptr<Graph> capture(const std::function<void()>& enqueue) = 0;
+
+    // One graph that runs several graphs in order; they may go before it does. BackendError where that cannot be.
+    virtual std::unique_ptr<Graph> chain(const std::vector<const Graph*>& graphs) = 0;
 
     // Enqueue a graph.
     virtual void launch(Graph& graph) = 0;

@@ -1,7 +1,6 @@
 #include "devices/gpu_kernels.hpp"
 
-#include <vector>
-
+#include "devices/sampling_launches.hpp"
 #include "error.hpp"
 
 namespace ebca {
@@ -16,6 +15,12 @@ const Tensor& named(const Tensors& tensors, const std::string& name) {
     throw ParameterError(text("no device address for tensor '", name, "'"));
 }
 
+Addresses addresses_of(const Tensors& tensors) {
+    Addresses out;
+    for (const auto& [name, tensor] : tensors) out[name] = reinterpret_cast<uint64_t>(tensor.data);
+    return out;
+}
+
 // One launch with its parameter buffer, which the driver reads at each call.
 struct BoundLaunch {
     void* function;
@@ -25,9 +30,9 @@ struct BoundLaunch {
     std::vector<void*> parameters;  // into the buffer
 };
 
-class BoundOp : public Call {
+class BoundKernels : public Call {
   public:
-    BoundOp(std::shared_ptr<GpuKernels> kernels, std::vector<BoundLaunch> launches)
+    BoundKernels(std::shared_ptr<GpuKernels> kernels, std::vector<BoundLaunch> launches)
         : kernels_(std::move(kernels)), launches_(std::move(launches)) {}
 
     void run() override {
@@ -51,22 +56,12 @@ class LayerOp : public OpKernel {
 
     std::unique_ptr<Call> bind(const Tensors& inputs, const Tensors& outputs, void* scratch) const override {
         OpLaunches made = launches(inputs);
-        Addresses addresses;
-        for (const Tensors* tensors : {&inputs, &outputs}) {
-            for (const auto& [name, tensor] : *tensors) addresses[name] = reinterpret_cast<uint64_t>(tensor.data);
-        }
+        Addresses addresses = addresses_of(inputs);
+        addresses.merge(addresses_of(outputs));
         for (const auto& [name, offset] : made.scratch) {
             addresses[name] = reinterpret_cast<uint64_t>(static_cast<std::byte*>(scratch) + offset);
         }
-        std::vector<BoundLaunch> launches;
-        for (const KernelLaunch& one : made.launches) {
-            BoundLaunch bound{kernels_->function(*one.binary), one.binary, one.grid, one.pack(addresses), {}};
-            for (const Argument& argument : *one.arguments) {
-                bound.parameters.push_back(bound.buffer.data() + argument.offset);
-            }
-            launches.push_back(std::move(bound));
-        }
-        return std::make_unique<BoundOp>(kernels_, std::move(launches));
+        return kernels_->bind(made.launches, addresses);
     }
 
   private:
@@ -90,6 +85,24 @@ GpuKernels::GpuKernels(std::shared_ptr<Driver> driver, const std::filesystem::pa
 std::unique_ptr<OpKernel> GpuKernels::op(Variant variant, const LayerSpec& layer, DType dtype) {
     if (dtype != DType::float16) return nullptr;
     return std::make_unique<LayerOp>(shared_from_this(), variant, layer.heads, layer.head_dim);
+}
+
+std::unique_ptr<Call> GpuKernels::sampling(const std::string& kernel, const Tensors& arrays) {
+    SamplingLaunch planned = sampling_launch(kernel, arrays);
+    return bind({kernels_.launch("ebca_" + kernel, driver_->capability(), planned.blocks, planned.values)},
+                addresses_of(arrays));
+}
+
+std::unique_ptr<Call> GpuKernels::bind(const std::vector<KernelLaunch>& launches, const Addresses& addresses) {
+    std::vector<BoundLaunch> made;
+    for (const KernelLaunch& one : launches) {
+        BoundLaunch bound{function(*one.binary), one.binary, one.grid, one.pack(addresses), {}};
+        for (const Argument& argument : *one.arguments) {
+            bound.parameters.push_back(bound.buffer.data() + argument.offset);
+        }
+        made.push_back(std::move(bound));
+    }
+    return std::make_unique<BoundKernels>(shared_from_this(), std::move(made));
 }
 
 void* GpuKernels::function(const Binary& binary) {

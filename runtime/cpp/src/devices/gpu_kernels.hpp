@@ -1,10 +1,11 @@
-// The op's compiled kernels on a GPU, bound to its stream, as runtime/devices/kernels.py has them.
+// The compiled kernels on a GPU, bound to its stream, as runtime/devices/kernels.py has them.
 #pragma once
 
 #include <filesystem>
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "devices/device.hpp"
 #include "devices/driver.hpp"
@@ -21,13 +22,19 @@ class GpuKernels : public std::enable_shared_from_this<GpuKernels> {
     // The op for q, k, v of a dtype; null for one that there are no kernels for.
     std::unique_ptr<OpKernel> op(Variant variant, const LayerSpec& layer, DType dtype);
 
+    // One of the kernels of sampling, bound to its arrays.
+    std::unique_ptr<Call> sampling(const std::string& kernel, const Tensors& arrays);
+
+    // A call that enqueues launches in order.
+    std::unique_ptr<Call> bind(const std::vector<KernelLaunch>& launches, const Addresses& addresses);
+
     const KernelSet& kernels() const { return kernels_; }
     Driver& driver() const { return *driver_; }
 
+  private:
     // A binary's kernel on the device; loaded once.
     void* function(const Binary& binary);
 
-  private:
     std::shared_ptr<Driver> driver_;
     KernelSet kernels_;
     std::map<const Binary*, void*> functions_;

@@ -1,11 +1,9 @@
 #include "devices/kernel_set.hpp"
 
-#include <dlfcn.h>
 #include <zlib.h>
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <optional>
 #include <set>
@@ -324,6 +322,19 @@ KernelLaunch KernelSet::launch(const Binary& binary, const std::array<int64_t, 3
     return out;
 }
 
+KernelLaunch KernelSet::launch(const std::string& kernel, Capability capability, int64_t blocks,
+                               const std::map<std::string, int32_t>& integers) const {
+    const Binary& binary = *on(kernel, capability).front();
+    std::map<std::string, KernelLaunch::Value> values(integers.begin(), integers.end());
+    const std::string suffix = "_ptr";
+    for (const Argument& argument : arguments_.at(kernel)) {
+        size_t length = argument.name.size();
+        if (length <= suffix.size() || argument.name.compare(length - suffix.size(), suffix.size(), suffix)) continue;
+        values[argument.name] = argument.name.substr(0, length - suffix.size());
+    }
+    return launch(binary, {blocks, 1, 1}, values);
+}
+
 OpLaunches KernelSet::launches(Variant variant, Capability capability, const std::string& dtype,
                                const OpShape& shape) const {
     shape.check();
@@ -375,24 +386,6 @@ OpLaunches KernelSet::launches(Variant variant, Capability capability, const std
     out.launches.push_back(
         launch(combine, {of_tokens * of_channels, shape.heads, shape.batch * shape.contexts}, values));
     return out;
-}
-
-std::filesystem::path kernels_folder(const std::string& named) {
-    if (!named.empty()) return named;
-    if (const char* chosen = std::getenv("EBCA_KERNELS_DIR"); chosen && *chosen) return chosen;
-    Dl_info found{};
-    // Any address in this library will do.
-    if (dladdr(reinterpret_cast<void*>(&kernels_folder), &found) && found.dli_fname) {
-        std::filesystem::path at = std::filesystem::absolute(found.dli_fname).parent_path();
-        // The library is in lib, lib64 or lib/x86_64-linux-gnu of the prefix.
-        for (int up = 0; up < 2; ++up) {
-            at = at.parent_path();
-            std::filesystem::path folder = at / "share" / "ebca" / "kernels";
-            if (std::filesystem::is_regular_file(folder / "manifest.json")) return folder;
-        }
-    }
-    throw BackendError("the GPU kernels are not beside the installed library",
-                       "name their folder in the parameters or in EBCA_KERNELS_DIR");
 }
 
 }  // namespace ebca

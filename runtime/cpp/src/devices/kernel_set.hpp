@@ -98,6 +98,11 @@ class KernelSet {
     // if there is neither a cubin nor PTX for it, ParameterError for sizes or a dtype that none serves.
     OpLaunches launches(Variant variant, Capability capability, const std::string& dtype, const OpShape& shape) const;
 
+    // The launch of a kernel that has a single form; its tensors have the names of its pointers without "_ptr".
+    // BackendError as `launches`, or for integers other than the kernel's.
+    KernelLaunch launch(const std::string& kernel, Capability capability, int64_t blocks,
+                        const std::map<std::string, int32_t>& integers) const;
+
     // The cubin or PTX text itself. BackendError for a damaged file.
     std::string image(const Binary& binary) const;
 

@@ -18,7 +18,8 @@ void copy(const Array& from, const Tensor& to) {
 
 }  // namespace
 
-Executor::Executor(const UNetSpec& unet, OpenRunner open_runner, const Sizes& sizes, std::shared_ptr<Device> device)
+Executor::Executor(const UNetSpec& unet, OpenRunner open_runner, const Sizes& sizes, std::shared_ptr<Device> device,
+                   const std::vector<std::string>& channels_last)
     : unet_(unet), open_(std::move(open_runner)), sizes_(sizes), device_(std::move(device)) {
     std::map<std::string, Shape> shapes;
     std::map<std::string, int64_t> bytes;
@@ -26,13 +27,27 @@ Executor::Executor(const UNetSpec& unet, OpenRunner open_runner, const Sizes& si
         shapes[name] = evaluate(spec.shape, sizes);
         bytes[name] = byte_size(shapes[name], spec.dtype);
     }
+    for (const std::string& name : channels_last) {
+        Shape& shape = shapes.at(name);
+        std::rotate(shape.begin() + 1, shape.begin() + 2, shape.end());
+    }
     std::vector<std::string> keep = unet.inputs;
     keep.insert(keep.end(), unet.outputs.begin(), unet.outputs.end());
-    Layout layout = lay_out(lifetimes(unet.steps, bytes, keep));
+    std::map<std::string, Lifetime> alive = lifetimes(unet.steps, bytes, keep);
+    std::vector<Block::Spec> embeddings;
+    if (const Step* step = unet.time_step()) {
+        for (const std::string& name : step->outputs) {
+            embeddings.push_back({name, shapes.at(name), unet.tensors.at(name).dtype});
+            alive.erase(name);
+        }
+    }
+    Layout layout = lay_out(alive);
     arena_.emplace(device_->allocate(layout.bytes));
     for (const auto& [name, offset] : layout.offsets) {
         tensors_[name] = arena_->view(offset, shapes.at(name), unet.tensors.at(name).dtype);
     }
+    time_embeddings_.emplace(*device_, embeddings);
+    tensors_.insert(time_embeddings_->tensors().begin(), time_embeddings_->tensors().end());
     for (const std::string& name : keep) seen_[name] = device_->share(tensors_.at(name));
     int64_t batch = sizes.at("batch"), contexts = sizes.at("contexts"), tokens = sizes.at("tokens");
     control_.emplace("weights", own({batch, contexts}));
@@ -69,18 +84,21 @@ void Executor::set_control(const Control& control) {
     }
 }
 
-void Executor::run(Variant variant, const std::atomic<bool>* cancelled) {
-    recorded(variant).run(cancelled);
+void Executor::run(Variant variant, const std::atomic<bool>* cancelled, bool embedded) {
+    recorded(variant, embedded).run(cancelled);
 }
 
-Replay& Executor::recorded(Variant variant) {
-    std::unique_ptr<Replay>& found = recorded_[variant];
-    if (!found) {
-        std::vector<Call*> bound;
-        for (const std::unique_ptr<Call>& call : calls(variant)) bound.push_back(call.get());
-        found = device_->record(std::move(bound), reads(variant), outputs());
-    }
+Replay& Executor::recorded(Variant variant, bool embedded) {
+    std::unique_ptr<Replay>& found = recorded_[{variant, embedded}];
+    if (!found) found = device_->record(calls(variant, embedded), reads(variant), outputs());
     return *found;
+}
+
+Tensors Executor::arrays() const {
+    Tensors out;
+    for (const auto& [name, shared] : seen_) out.emplace_back(name, shared.array);
+    for (const auto& [name, memory] : control_) out.emplace_back(name, memory.shared().array);
+    return out;
 }
 
 std::vector<Shared> Executor::inputs() const {
@@ -107,15 +125,25 @@ std::vector<Shared> Executor::reads(Variant variant) const {
     return out;
 }
 
-// The bound steps, or the full UNet if the engine has one and it computes the same.
-Executor::Calls& Executor::calls(Variant variant) {
-    if (variant != Variant::attention || unet_.full.empty() || sizes_.at("contexts") > 1) return steps(variant);
+bool Executor::runs_steps(Variant variant) const {
+    return variant != Variant::attention || unet_.full.empty() || sizes_.at("contexts") > 1;
+}
+
+std::vector<Call*> Executor::calls(Variant variant, bool embedded) {
+    bool whole = !runs_steps(variant);
+    std::vector<Call*> out;
+    for (const std::unique_ptr<Call>& call : whole ? full_unet() : steps(variant)) out.push_back(call.get());
+    if (!whole && embedded && unet_.time_step()) out.erase(out.begin());
+    return out;
+}
+
+Executor::Calls& Executor::full_unet() {
     if (full_unet_.empty()) {
         auto held = device_->ready();
         Tensors inputs, outputs;
         for (const std::string& name : unet_.inputs) inputs.emplace_back(name, tensors_.at(name));
         for (const std::string& name : unet_.outputs) outputs.emplace_back(name, tensors_.at(name));
-        full_unet_.push_back(open_(unet_.full)->bind(inputs, outputs));
+        full_unet_.push_back(open_(unet_.full, sizes_)->bind(inputs, outputs));
     }
     return full_unet_;
 }
@@ -131,13 +159,15 @@ Executor::Calls& Executor::steps(Variant variant) {
         if (work.kernel) need = std::max(need, work.kernel->scratch_bytes(work.inputs));
     }
     // One block for all: they run one after the other.
-    void* scratch = nullptr;
-    if (need) scratch = workspaces_.emplace_back(device_->allocate(need)).view(0, {}, DType::float32).data;
+    std::optional<Memory> workspace;
+    if (need) workspace = device_->allocate(need);
+    void* scratch = need ? workspace->view(0, {}, DType::float32).data : nullptr;
     Calls calls;
     for (const Operands& work : plan) {
         calls.push_back(work.kernel ? work.kernel->bind(work.inputs, work.outputs, scratch)
                                     : work.runner->bind(work.inputs, work.outputs));
     }
+    if (workspace) workspaces_.push_back(*std::move(workspace));
     return bound_.emplace(variant, std::move(calls)).first->second;
 }
 
@@ -167,7 +197,11 @@ Executor::Operands Executor::operands(const Step& step, Variant variant) const {
     const LayerSpec& layer = unet_.layers[step.layer];
     Operands work;
     work.kernel = device_->op(variant, layer, tensors_.at(step.inputs[0]).dtype);
-    if (!work.kernel) work.runner = open_(unet_.ops.at(layer.op).at(to_string(variant)));
+    if (!work.kernel) {
+        Sizes sizes = sizes_;
+        sizes["positions"] = tensors_.at(step.inputs[0]).shape.at(1);
+        work.runner = open_(unet_.ops.at(layer.op).at(to_string(variant)), sizes);
+    }
     const char* const names[] = {"q", "k", "v"};
     for (size_t i = 0; i < 3; ++i) work.inputs.emplace_back(names[i], tensors_.at(step.inputs[i]));
     work.inputs.emplace_back("weights", control_.at("weights").shared().array);
@@ -185,7 +219,7 @@ Executor::Operands Executor::operands(const Step& step, Variant variant) const {
 
 Executor::Operands Executor::segment_operands(const Step& step, Variant variant) const {
     Operands work;
-    work.runner = open_(step.segment);
+    work.runner = open_(step.segment, sizes_);
     for (const std::string& name : step.inputs) {
         Tensor tensor = tensors_.at(name);
         bool is_g = std::any_of(unet_.steps.begin(), unet_.steps.end(),

@@ -8,25 +8,28 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "backends/backend.hpp"
 #include "contract/manifest.hpp"
 #include "contract/tensor.hpp"
 #include "devices/device.hpp"
+#include "execution/block.hpp"
 #include "execution/control.hpp"
 
 namespace ebca {
 
-// Opens a component by name.
-using OpenRunner = std::function<std::shared_ptr<Runner>(const std::string&)>;
+// Opens a component by name, for given sizes: batch, contexts, tokens, height, width.
+using OpenRunner = std::function<std::shared_ptr<Runner>(const std::string&, const Sizes&)>;
 
 // One UNet evaluation at fixed sizes. Owns its buffers; use from one thread at a time.
 class Executor {
   public:
-    // sizes: batch, contexts, tokens, height, width (latent). `unet` must outlive it. std::bad_alloc or ParameterError
-    // if there is not enough memory for these sizes.
-    Executor(const UNetSpec& unet, OpenRunner open_runner, const Sizes& sizes, std::shared_ptr<Device> device);
+    // sizes: batch, contexts, tokens, height, width (latent). channels_last: tensors that are [B,h,w,C] in memory.
+    // `unet` must outlive it. std::bad_alloc or ParameterError if there is not enough memory for these sizes.
+    Executor(const UNetSpec& unet, OpenRunner open_runner, const Sizes& sizes, std::shared_ptr<Device> device,
+             const std::vector<std::string>& channels_last = {});
 
     // Inputs on the host, kept from step to step: sample [B,C,h,w], timestep [B], contexts [B,S,T,D], float32.
     const Tensor& sample() const { return host("sample"); }
@@ -37,15 +40,45 @@ class Executor {
     const Tensor& contexts_out() const { return host("contexts_out"); }
 
     const Sizes& sizes() const { return sizes_; }
+    const UNetSpec& unet() const { return unet_; }
+    Device& device() const { return *device_; }
+
+    // What the first step writes, if that depends on the timestep alone (see TimeTable); else empty.
+    const Block& time_embeddings() const { return *time_embeddings_; }
+
+    // Open a component, as the steps do.
+    std::shared_ptr<Runner> open(const std::string& component, const Sizes& sizes) const {
+        return open_(component, sizes);
+    }
+
+    // Whether the host uses the device's arrays themselves.
+    bool on_host() const { return seen_.at("timestep").host.data == seen_.at("timestep").array.data; }
+
+    // Whether a variant runs the steps of the manifest, rather than the full UNet.
+    bool runs_steps(Variant variant) const;
 
     // Copy a control into the buffers that the bound steps read.
     void set_control(const Control& control);
 
-    // Bind and record a variant, so that the first run does not have to.
-    void bind(Variant variant) { recorded(variant); }
+    // Bind and record a variant, so that the first run does not have to. embedded: as of `run`.
+    void bind(Variant variant, bool embedded = false) { recorded(variant, embedded); }
 
-    // One evaluation. CancelledError as soon as `cancelled` is set; null: never.
-    void run(Variant variant, const std::atomic<bool>* cancelled);
+    // The bound steps of a variant, or the full UNet if the engine has one and it computes the same. embedded: without
+    // the first step, if that only embeds the timestep.
+    std::vector<Call*> calls(Variant variant, bool embedded = false);
+
+    // Inputs, outputs and controls on the device, by name.
+    Tensors arrays() const;
+
+    // Copy inputs, controls and masks to the device; `run` includes this.
+    void upload() { device_->upload(reads(Variant::update_masked)); }
+
+    // Wait for the device, and copy the outputs to the host; `run` includes this.
+    void download() { device_->download(outputs()); }
+
+    // One evaluation. embedded: the time embeddings are in the buffers already. CancelledError as soon as `cancelled`
+    // is set; null: never.
+    void run(Variant variant, const std::atomic<bool>* cancelled, bool embedded = false);
 
     // Run again step by step; a description of the step that first writes a value that is not finite, or "".
     std::string first_nonfinite(Variant variant);
@@ -60,8 +93,8 @@ class Executor {
         Tensors inputs, outputs;
     };
 
-    Replay& recorded(Variant variant);
-    Calls& calls(Variant variant);
+    Replay& recorded(Variant variant, bool embedded);
+    Calls& full_unet();
     Calls& steps(Variant variant);
     Operands operands(const Step& step, Variant variant) const;
     Operands segment_operands(const Step& step, Variant variant) const;
@@ -76,6 +109,7 @@ class Executor {
     Sizes sizes_;
     std::shared_ptr<Device> device_;
     std::optional<Memory> arena_;
+    std::optional<Block> time_embeddings_;
     std::map<std::string, Tensor> tensors_;  // of the device
     std::map<std::string, Shared> seen_;     // inputs and outputs of the UNet
     std::map<std::string, SharedMemory> control_;
@@ -85,7 +119,7 @@ class Executor {
     std::vector<Memory> workspaces_;  // of bound kernels
     std::map<Variant, Calls> bound_;
     Calls full_unet_;
-    std::map<Variant, std::unique_ptr<Replay>> recorded_;
+    std::map<std::pair<Variant, bool>, std::unique_ptr<Replay>> recorded_;
 };
 
 }  // namespace ebca

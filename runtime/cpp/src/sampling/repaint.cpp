@@ -78,6 +78,12 @@ int64_t RePaintSchedule::evaluations() const {
     return std::count_if(moves_.begin(), moves_.end(), [](const Move& move) { return move.denoise; });
 }
 
+std::vector<double> RePaintSchedule::timesteps() const {
+    std::vector<double> out;
+    for (int64_t level = 0; level < steps_; ++level) out.push_back(static_cast<double>(level * stride()));
+    return out;
+}
+
 double RePaintSchedule::alpha(int64_t level) const {
     return level >= 0 ? alphas_cumprod_[level * stride()] : 1.0;
 }

@@ -37,6 +37,8 @@ class RePaintSchedule {
     int64_t steps() const { return steps_; }
     int64_t stride() const { return static_cast<int64_t>(alphas_cumprod_.size()) / steps_; }
     const std::vector<Move>& moves() const { return moves_; }
+    // Every timestep that an evaluation may have, in ascending order.
+    std::vector<double> timesteps() const;
     // How often the UNet runs.
     int64_t evaluations() const;
     // Cumulative product of the alphas at a level.

@@ -18,14 +18,16 @@ NoisePredictor::NoisePredictor(Executor& executor, std::optional<double> guidanc
                                bool reset_edits, const std::atomic<bool>* cancelled)
     : executor_(executor), carry_(executor.sizes().at("contexts") > 1 && !reset_edits), cancelled_(cancelled) {
     if (guidance_scale) guidance_scale_ = static_cast<float>(*guidance_scale);
-    if (!extra_channels) return;
-    const Tensor& sample = executor.sample();
-    int64_t plane = sample.shape[2] * sample.shape[3], width = sample.shape[1] * plane;
-    int64_t channels = executor.noise().shape[1];
-    for (int64_t row = 0; row < sample.shape[0]; ++row) {
-        std::copy_n(extra_channels->row(row % extra_channels->size(0)), extra_channels->stride(),
-                    sample.floats() + row * width + channels * plane);
+    if (extra_channels) set_extra_channels(executor, *extra_channels);
+}
+
+void NoisePredictor::prepare(const std::vector<Control>& controls, const std::vector<double>& timesteps) {
+    bool steps = std::any_of(controls.begin(), controls.end(),
+                             [&](const Control& control) { return executor_.runs_steps(control.variant()); });
+    if (steps && executor_.unet().time_step() && executor_.on_host()) {
+        embeddings_ = std::make_unique<HostEmbeddings>(executor_, timesteps);
     }
+    for (const Control& control : controls) executor_.bind(control.variant(), embeddings_ != nullptr);
 }
 
 void NoisePredictor::predict(const Array& latents, double timestep, const Control& control, Array& out) {
@@ -39,7 +41,8 @@ void NoisePredictor::predict(const Array& latents, double timestep, const Contro
     executor_.set_control(control);
     Variant variant = control.variant();
     auto began = std::chrono::steady_clock::now();
-    executor_.run(variant, cancelled_);
+    if (embeddings_) embeddings_->write(timestep);
+    executor_.run(variant, cancelled_, embeddings_ != nullptr);
     seconds_.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count());
     check_finite(variant, timestep);
     guide(latents.size(0), out);
@@ -92,6 +95,16 @@ Array sample(NoisePredictor& predictor, const SchedulerTable& table, const Array
         watch.report({i, table.evaluations(), timestep, current, predictor.executor().contexts_out()});
     }
     return current;
+}
+
+void set_extra_channels(Executor& executor, const Array& channels) {
+    const Tensor& sample = executor.sample();
+    int64_t plane = sample.shape[2] * sample.shape[3], width = sample.shape[1] * plane;
+    int64_t latents = executor.noise().shape[1];
+    for (int64_t row = 0; row < sample.shape[0]; ++row) {
+        std::copy_n(channels.row(row % channels.size(0)), channels.stride(),
+                    sample.floats() + row * width + latents * plane);
+    }
 }
 
 void check_latents(const Array& latents, double timestep) {

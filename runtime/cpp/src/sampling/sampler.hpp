@@ -3,12 +3,14 @@
 
 #include <atomic>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <vector>
 
 #include "contract/tensor.hpp"
 #include "execution/control.hpp"
 #include "execution/executor.hpp"
+#include "execution/time_table.hpp"
 #include "sampling/schedulers.hpp"
 
 namespace ebca {
@@ -37,6 +39,13 @@ struct Watch {
     void report(const StepInfo& info) const;
 };
 
+// Outputs of one run.
+struct Samples {
+    Array latents;                  // [n,C,h,w]
+    std::vector<double> timesteps;  // one per evaluation, as all that follow
+    std::vector<double> seconds;
+};
+
 // Guided noise predictions of one generation, with the state that one evaluation hands to the next.
 class NoisePredictor {
   public:
@@ -46,6 +55,9 @@ class NoisePredictor {
     // the editing prompts instead of the contexts of the last evaluation.
     NoisePredictor(Executor& executor, std::optional<double> guidance_scale, const Array* extra_channels,
                    bool reset_edits, const std::atomic<bool>* cancelled);
+
+    // Bind and record the variants of all controls, and embed all timesteps that an evaluation may have in one call.
+    void prepare(const std::vector<Control>& controls, const std::vector<double>& timesteps);
 
     // One evaluation: latents [n,C,h,w] as the UNet takes them to the guided noise prediction in `out`.
     // NumericalError: a result is not finite; the message names the segment.
@@ -63,6 +75,7 @@ class NoisePredictor {
     std::optional<float> guidance_scale_;
     bool carry_;
     const std::atomic<bool>* cancelled_;
+    std::unique_ptr<HostEmbeddings> embeddings_;  // null: each evaluation embeds its timestep
     std::vector<double> seconds_;
     std::vector<double> timesteps_;
 };
@@ -71,6 +84,9 @@ class NoisePredictor {
 // one per evaluation; adjust: null: nothing. CancelledError, NumericalError.
 Array sample(NoisePredictor& predictor, const SchedulerTable& table, const Array& start,
              const std::vector<Control>& controls, const Watch& watch, const Adjust& adjust = {});
+
+// Write the channels [n,K,h,w] that follow the latents into the UNet of an inpainting model, for all rows.
+void set_extra_channels(Executor& executor, const Array& channels);
 
 // NumericalError for latents that are not finite.
 void check_latents(const Array& latents, double timestep);

@@ -1,0 +1,11 @@
+// Whether what a manifest says fits together.
+#pragma once
+
+#include "contract/manifest.hpp"
+
+namespace ebca {
+
+// EngineError for parts that are missing or contradict each other, and for paths that leave the directory.
+void validate(const Manifest& manifest);
+
+}  // namespace ebca

@@ -1,0 +1,28 @@
+#include <dlfcn.h>
+
+#include <cstdlib>
+
+#include "devices/kernel_set.hpp"
+#include "error.hpp"
+
+namespace ebca {
+
+std::filesystem::path kernels_folder(const std::string& named) {
+    if (!named.empty()) return named;
+    if (const char* chosen = std::getenv("EBCA_KERNELS_DIR"); chosen && *chosen) return chosen;
+    Dl_info found{};
+    // Any address in this library will do.
+    if (dladdr(reinterpret_cast<void*>(&kernels_folder), &found) && found.dli_fname) {
+        std::filesystem::path at = std::filesystem::absolute(found.dli_fname).parent_path();
+        // The library is in lib, lib64 or lib/x86_64-linux-gnu of the prefix.
+        for (int up = 0; up < 2; ++up) {
+            at = at.parent_path();
+            std::filesystem::path folder = at / "share" / "ebca" / "kernels";
+            if (std::filesystem::is_regular_file(folder / "manifest.json")) return folder;
+        }
+    }
+    throw BackendError("the GPU kernels are not beside the installed library",
+                       "name their folder in the parameters or in EBCA_KERNELS_DIR");
+}
+
+}  // namespace ebca
