@@ -2,8 +2,8 @@
 
 The caller owns all addresses and all scratch memory, and nothing is allocated while a run is enqueued, so a whole step
 can be captured in one CUDA graph. The kernels that TensorRT for RTX compiles when a plan first runs on a GPU are kept
-in a runtime cache. Written against TensorRT for RTX 1.7 and not run on a GPU yet. `ebca.export.plans.tensorrt`
-builds the plans.
+in a runtime cache. Written against TensorRT for RTX 1.7, and no plan has run on a GPU yet: the one at hand had compute
+capability 9.0, which the library refuses. `ebca.export.plans.tensorrt` builds the plans.
 """
 
 import json

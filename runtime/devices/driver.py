@@ -1,4 +1,4 @@
-"""The CUDA driver for a device: memory, one stream, and graphs captured from it. Not tested on a GPU yet."""
+"""The CUDA driver for a device: memory, one stream, and graphs captured from it."""
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
