@@ -59,7 +59,7 @@ def unavailable() -> str | None:
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         return "the stand-ins for NVIDIA's libraries are for Linux on x86-64"
     if PYTHON not in os.environ:
-        return f"{PYTHON} does not name a Python with onnxruntime-gpu, onnx and psutil"
+        return f"{PYTHON} does not name a Python with onnxruntime-gpu, as .ci/run makes it"
     tool = missing_tool()
     return None if tool is None else f"the stand-ins for NVIDIA's libraries need {tool}"
 
