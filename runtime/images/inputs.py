@@ -1,7 +1,7 @@
 """Reads images and masks, and resizes them to the size of a session."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +90,10 @@ def _each(name: str, value: Any) -> list[Any]:
         if value.ndim == 4 or (value.ndim == 3 and name == "mask"):
             return list(value) or [value]
         raise _wrong_shape(name, value)
-    try:
-        items = list(value)
-    except TypeError:
-        raise _not_an_image(name, value) from None
+    # Bytes and open files can be iterated, too, but not over images.
+    if not isinstance(value, Iterable) or isinstance(value, bytes | bytearray | memoryview) or hasattr(value, "read"):
+        raise _not_an_image(name, value)
+    items = list(value)
     if not items:
         raise ParameterError(f"{name} is an empty list", "give at least one image")
     return items
