@@ -326,7 +326,7 @@ class Components:
         self.backend.flush_caches()
 
     def close(self) -> None:
-        """Close all components. Sessions refuse later calls; a call that runs comes to its end. Closing twice is fine."""
+        """Close all components. A call that runs comes to its end, later ones are refused. Closing twice is fine."""
         self._closed = True
         self.backend.flush_caches()
         with self._lock:

@@ -118,7 +118,7 @@ def shortened(text: str, limit: int) -> str:
 
 def _shown(value: Any) -> str:
     """Numbers as C++ writes them; no value fills the screen."""
-    return f"{value:g}" if isinstance(value, float) else shortened(str(value), 1000)
+    return f"{value:g}" if isinstance(value, float) else shortened(str(value), 2000)
 
 
 FINITE_NUMBER = Rule(ParameterError, "{field} is {value}", "give a finite number")
@@ -245,7 +245,7 @@ PROMPT_TRUNCATED = Rule(EbcaError, "the {name} is longer than {limit} tokens", "
 PROMPT_WEIGHTS = Rule(
     EbcaError,
     "the {name} has '{found}', and weights in a text are not interpreted: they are read as words",
-    "use token_weights",
+    "use token_weights (ebca-run: --token-words, --token-upweight)",
 )
 NOT_NUMBERS = Rule(ParameterError, "{name} is not an array of numbers", "give {expected}")
 EMBEDS_SHAPE = Rule(ParameterError, "{name} has shape {shape}", "give [{batch}, tokens, {width}]")

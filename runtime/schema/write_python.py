@@ -42,7 +42,7 @@ def shortened(text: str, limit: int) -> str:
 
 def _shown(value: Any) -> str:
     """Numbers as C++ writes them; no value fills the screen."""
-    return f"{value:g}" if isinstance(value, float) else shortened(str(value), 1000)
+    return f"{value:g}" if isinstance(value, float) else shortened(str(value), 2000)
 '''
 
 _CLASSES = {

@@ -138,7 +138,7 @@ def test_other_values_are_not_requests(session: ebca.Session, given: Any, named:
 
 @pytest.mark.parametrize("regularize", ["no", 5])
 def test_regularize_is_a_switch_or_its_settings(session: ebca.Session, regularize: Any) -> None:
-    with pytest.raises(ebca.ParameterError, match="regularize is .*; give True or False"):
+    with pytest.raises(ebca.ParameterError, match=r"regularize is .*; give True or False"):
         session.invert(np.zeros((64, 64, 3)), PROMPT, steps=3, regularize=regularize)
 
 

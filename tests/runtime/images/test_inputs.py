@@ -342,9 +342,9 @@ def test_objects_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     """Pillow reads the pixels of an opened file when they are needed."""
     Image.new("RGB", (64, 64), "red").save(tmp_path / "complete.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "complete.png").read_bytes()[:-40])
-    with Image.open(tmp_path / "cut.png") as image, pytest.raises(ebca.ParameterError, match="^image cannot be read"):
+    with Image.open(tmp_path / "cut.png") as image, pytest.raises(ebca.ParameterError, match=r"^image cannot be read"):
         load_images(image, *SIZE)
-    with pytest.raises(ebca.ParameterError, match="^mask has 0 x 5 pixels"):
+    with pytest.raises(ebca.ParameterError, match=r"^mask has 0 x 5 pixels"):
         load_masks(Image.new("RGB", (0, 5)), *SIZE)
 
 
