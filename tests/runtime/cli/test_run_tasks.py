@@ -49,8 +49,8 @@ def test_what_is_read_otherwise_than_meant_is_one_line_each(
     run(engine_dir, "--image", "rgba.png", "--prompt", "a (red:1.3) cat", "--strength", "0.5", "--scheduler", "ddim")
     assert capsys.readouterr().err == (
         "ebca-run: warning: the image has transparent pixels; they are composited on white\n"
-        "ebca-run: warning: the prompt has '(red:1.3)', and weights in a text are not interpreted: they are read as words; "
-        "use token_weights (ebca-run: --token-words, --token-upweight)\n"
+        "ebca-run: warning: the prompt has '(red:1.3)', and weights in a text are not interpreted: they are read as "
+        "words; use token_weights (ebca-run: --token-words, --token-upweight)\n"
     )
 
 
