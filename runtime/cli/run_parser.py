@@ -104,7 +104,8 @@ def _add_images(p: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     given.add_argument(
         "--mask", "--mask-image", "--mask_file", type=Path, nargs="+", metavar="FILE",
-        help="white pixels are regenerated; one for all images, or one per image",
+        help="white pixels are regenerated, or transparent ones in a mask with one colour; one for all images, or one "
+        "per image",
     )  # fmt: skip
     given.add_argument(
         "--strength", type=float, default=rules.GENERATE.strength,

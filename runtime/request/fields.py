@@ -19,8 +19,10 @@ class ImageInputs:
     """Images to start from.
 
     Attributes:
-        image: one for all generated images, or one per image; resized to the session's size.
-        mask: white pixels are regenerated; one for all images, or one per image.
+        image: one for all generated images, or one per image; resized to the session's size. Transparent pixels are
+            composited on white, with a warning.
+        mask: white pixels are regenerated, or transparent ones if the mask has only one colour; one for all images, or
+            one per image. Forms: see `ebca.runtime.images.inputs.load_masks`.
         strength: of image to image: the share of the steps to run, above 0 and up to 1. None: 0.8.
         repaint: settings of RePaint; None: the defaults.
         composite: copy the pixels of `image` back outside the mask.

@@ -406,6 +406,20 @@ def test_a_truncated_prompt_is_logged(library: native.Library, shapes_dir: Path)
     assert level == 0 and "the prompt is longer than" in message and "dropped: 'circle" in message
 
 
+def test_what_is_read_otherwise_than_meant_is_logged(library: native.Library, shapes_dir: Path) -> None:
+    said: list[str] = []
+    session = library.open(shapes_dir, log=lambda level, text: said.append(text)).session(64, 64)
+    image = np.zeros((64, 64, 4), np.uint8)
+    given = {"steps": 2, "output": "latents"}
+    session.generate("a (red:1.3) circle", negative_prompt="(16:9) (at 5:30) (:3)", image=image, strength=1.0, **given)
+    session.generate("a circle" + " \u00fc" * 5000, **given)
+    texts = [text for text in said if not text.startswith("device")]
+    assert texts[0] == "images[0] has transparent pixels; they are composited on white"
+    assert texts[1].startswith("the prompt has '(red:1.3)', and weights in a text are not interpreted")
+    assert texts[2].startswith("the prompt is longer than") and texts[2].endswith(" more characters)'")
+    assert len(texts) == 3 and len(texts[2]) < 250
+
+
 def test_only_names_of_the_header_are_exported(library_file: Path) -> None:
     if shutil.which("nm") is None:
         pytest.skip("there is no nm to list symbols with")

@@ -156,6 +156,7 @@ def test_latents_replace_the_seed(session: ebca.Session) -> None:
         given = session.generate(PROMPT, steps=2, latents=start, output="latents", scheduler=scheduler)
         assert np.array_equal(given.latents, latents(session, steps=2, seed=9, scheduler=scheduler))
         assert given.parameters["seed"] is None
+        assert session.generate(PROMPT, steps=2, latents=start, seed=1).parameters["seed"] is None
     assert np.array_equal(start, before)
 
 

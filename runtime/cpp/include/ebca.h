@@ -278,7 +278,7 @@ typedef struct ebca_edit {
 EBCA_API void ebca_edit_init(ebca_edit* edit, size_t struct_size);
 
 /* from runtime/schema/schema.toml: ebca_image */
-/* Pixels [height,width,channels] without gaps: 1 (grey), 3 (RGB) or 4 channels (alpha is ignored). */
+/* Pixels [height,width,channels] without gaps: 1 (grey), 3 (RGB) or 4 channels (alpha last). */
 typedef struct ebca_image {
     const uint8_t* pixels;
     int32_t height;
@@ -339,9 +339,11 @@ typedef struct ebca_generate_params {
     const ebca_edit* edits;
     size_t edit_count;
     int32_t reset_edits;      /* 1: every evaluation starts from the embeddings of the editing prompts */
-    const ebca_image* images; /* one for all images of the batch or one each; resized to the session's size */
+    const ebca_image* images; /* One for all images of the batch or one each; resized to the session's size.
+                                 Transparent pixels are composited on white, with a warning. */
     size_t image_count;
-    const ebca_image* masks; /* white pixels are regenerated */
+    const ebca_image* masks; /* White pixels are regenerated, or transparent ones in a mask with one colour. Pixels
+                                of only 0 and 1 are black and white. */
     size_t mask_count;
     double strength;                    /* of image to image, above 0 to 1; NaN: 0.8 */
     const ebca_repaint_params* repaint; /* NULL: defaults */

@@ -40,6 +40,20 @@ def run(engine: Path, *more: str) -> dict[str, object]:
     return read_parameters(Path("out.png"))
 
 
+def test_what_is_read_otherwise_than_meant_is_one_line_each(
+    engine_dir: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rgba = np.full((64, 64, 4), 200, np.uint8)
+    rgba[:8, :, 3] = 0
+    Image.fromarray(rgba).save("rgba.png")
+    run(engine_dir, "--image", "rgba.png", "--prompt", "a (red:1.3) cat", "--strength", "0.5", "--scheduler", "ddim")
+    assert capsys.readouterr().err == (
+        "ebca-run: warning: the image has transparent pixels; they are composited on white\n"
+        "ebca-run: warning: the prompt has '(red:1.3)', and weights in a text are not interpreted: they are read as "
+        "words; use token_weights (ebca-run: --token-words, --token-upweight)\n"
+    )
+
+
 def refused(engine: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:
     before = sorted(Path().iterdir())
     assert cli.main(["--engine", str(engine), *COMMON, "--output", "out.png", *more]) == 1
