@@ -29,15 +29,19 @@ ALPHAS_CUMPROD_FILE = "schedulers/alphas_cumprod.f64"
 
 
 def export(context: Context) -> StageResult:
-    """Compute and write the tables; they take a second, so an interrupted export computes them again."""
+    """Compute and write the tables; they take seconds, so an interrupted export computes them again.
+
+    Each thing that differs from the checkpoint's own configuration is a Python warning of one line.
+    """
     context.report("scheduler tables")
-    config = context.checkpoint.scheduler_config
-    notices: tuple[str, ...] = ()
-    if config is None:
-        config = SCHEDULER_CONFIG
-        notices = ("the checkpoint has no scheduler_config.json; pndm as in Stable Diffusion 1.5 is the default",)
-    tables = build_tables(config, _steps(context, config), inpainting=context.checkpoint.unet.config.in_channels == 9)
-    for notice in (*notices, *tables.notices):
+    checkpoint = context.checkpoint
+    config = SCHEDULER_CONFIG if checkpoint.scheduler_config is None else checkpoint.scheduler_config
+    tables = build_tables(config, _steps(context, config), inpainting=checkpoint.unet.config.in_channels == 9)
+    notices = list(tables.notices)
+    # A UNet alone never has one.
+    if checkpoint.scheduler_config is None and checkpoint.text_encoder is not None:
+        notices.append("the checkpoint has no scheduler_config.json; pndm as in Stable Diffusion 1.5 is the default")
+    for notice in notices:
         warnings.warn(notice, stacklevel=2)
     section = write_tables(tables, context.folder)
     files = (section["alphas_cumprod"], *(table["file"] for table in section["tables"].values()))
