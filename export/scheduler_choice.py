@@ -27,6 +27,8 @@ from ebca.errors import ExportError
 INVERSE = "ddim_inverse"
 ONE_STEP = ("ddim", "euler")
 """Schedulers that can start at an intermediate noise level, as image to image does."""
+REPLACEMENTS = ("euler", "dpmpp_2m", "unipc", "ddim", "pndm")
+"""What replaces a checkpoint's own scheduler without a table: those first that know most of diffusers' options."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ SCHEDULERS: dict[str, SchedulerSpec] = {
 _RANDOM = "draws random numbers at every step, which no table can hold"
 _UNKNOWN = "cannot be exported"
 
-# What replaces a checkpoint's own scheduler that cannot be tabulated: the closest method that can. Any other: "pndm".
+# What replaces a checkpoint's own scheduler that cannot be tabulated: the closest method that can. Any other: "euler".
 _STAND_INS: dict[str, tuple[str, str]] = {
     "DDPMScheduler": ("ddim", _RANDOM),
     "LCMScheduler": ("ddim", _RANDOM),
@@ -66,9 +68,6 @@ _STAND_INS: dict[str, tuple[str, str]] = {
     "DPMSolverSDEScheduler": ("dpmpp_2m", _RANDOM),
     "DEISMultistepScheduler": ("dpmpp_2m", _UNKNOWN),
     "DPMSolverSinglestepScheduler": ("dpmpp_2m", _UNKNOWN),
-    "HeunDiscreteScheduler": ("euler", _UNKNOWN),
-    "KDPM2DiscreteScheduler": ("euler", _UNKNOWN),
-    "LMSDiscreteScheduler": ("euler", _UNKNOWN),
 }
 
 
@@ -117,7 +116,7 @@ def checkpoint_schedulers(config: Mapping[str, Any], *, inpainting: bool = False
     class_name = str(config.get("_class_name") or "PNDMScheduler")
     classes = {spec.diffusers_class.__name__: name for name, spec in SCHEDULERS.items() if name != INVERSE}
     if class_name not in classes:
-        own, reason = _STAND_INS.get(class_name, ("pndm", _UNKNOWN))
+        own, reason = _STAND_INS.get(class_name, ("euler", _UNKNOWN))
         problem = f"the checkpoint's scheduler {class_name} {reason}"
         return CheckpointSchedulers(own, SCHEDULERS, shared, shared, problem)
     own, specs = classes[class_name], dict(SCHEDULERS)

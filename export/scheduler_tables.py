@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from ebca.errors import ExportError, ParameterError
 from ebca.export.options import DEFAULT_STEPS
-from ebca.export.scheduler_choice import INVERSE, ONE_STEP, CheckpointSchedulers, checkpoint_schedulers
+from ebca.export.scheduler_choice import INVERSE, ONE_STEP, REPLACEMENTS, CheckpointSchedulers, checkpoint_schedulers
 
 _BETA_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "rescale_betas_zero_snr")
 _SAMPLING_KEYS = (
@@ -132,10 +132,10 @@ def build_tables(
                 minimum_steps[name] = minimum
             except ExportError as error:
                 refused[name] = error
-    forward = [name for name in records if name != INVERSE]
-    if not forward and refused:
+    default = next((name for name in (choice.own, *REPLACEMENTS, *records) if name in records), None)
+    if default is None or (default == INVERSE and refused):
         raise next(iter(refused.values()))
-    default = choice.own if choice.own in records else next(iter(forward or records))
+    left_out = {name: _reason(name, error) for name, error in refused.items()}
     kept, alphas_cumprod = _beta_schedule(choice, default, config)
     return SchedulerTables(
         default=default,
@@ -144,8 +144,8 @@ def build_tables(
         alphas_cumprod=alphas_cumprod,
         records=records,
         minimum_steps=minimum_steps,
-        left_out={name: error.problem for name, error in refused.items()},
-        notices=_notices(choice, default, refused, minimum_steps),
+        left_out=left_out,
+        notices=_notices(choice, default, left_out, minimum_steps),
     )
 
 
@@ -163,15 +163,21 @@ def _beta_schedule(
     return kept, reference.alphas_cumprod.numpy().astype(np.float64)
 
 
+def _reason(name: str, error: ExportError) -> str:
+    """The problem of an error in a sentence that has named the scheduler already."""
+    subject = f"scheduler {name!r} "
+    return "it " + error.problem.removeprefix(subject) if error.problem.startswith(subject) else error.problem
+
+
 def _notices(
-    choice: CheckpointSchedulers, default: str, refused: Mapping[str, ExportError], minimum_steps: Mapping[str, int]
+    choice: CheckpointSchedulers, default: str, left_out: Mapping[str, str], minimum_steps: Mapping[str, int]
 ) -> tuple[str, ...]:
     lines = []
     if choice.problem is not None:
         lines.append(f"{choice.problem}; {default} is the default instead")
-    for name, error in refused.items():
+    for name, reason in left_out.items():
         instead = f"; {default} is the default instead" if name == choice.own and choice.problem is None else ""
-        lines.append(f"scheduler {name} is left out: {error.problem}{instead}")
+        lines.append(f"scheduler {name} is left out: {reason}{instead}")
     if default == "pndm" and minimum_steps[default] == _PRK_MINIMUM_STEPS:
         lines.append(
             "pndm starts with Runge-Kutta steps, because the checkpoint's scheduler config does not have "
@@ -206,9 +212,10 @@ def _tabulate(name: str, scheduler: Any, steps: int) -> TableRecord:
     except (ValueError, IndexError) as error:
         raise ExportError(f"scheduler {name!r} cannot do {steps} steps with this config: {error}") from error
     if not (np.isfinite(record.coefficients).all() and np.isfinite(record.input_scale).all()):
+        zero_snr = ", rescale_betas_zero_snr" if scheduler.config.get("rescale_betas_zero_snr") else ""
         raise ExportError(
-            f"scheduler {name!r} with {steps} steps gives coefficients that are not finite for this config "
-            f"(prediction_type {scheduler.config.prediction_type!r})"
+            f"scheduler {name!r} has coefficients that are not finite with {steps} steps of this config "
+            f"(prediction_type {scheduler.config.prediction_type!r}{zero_snr})"
         )
     return record
 

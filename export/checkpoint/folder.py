@@ -133,10 +133,10 @@ def _find_layout(folder: Path) -> Layout:
     if (folder / "model_index.json").is_file():
         return _pipeline_layout(folder, read_json(folder / "model_index.json"))
     if (folder / "unet" / "config.json").is_file():
-        return Layout(
-            folder / "unet",
-            *(_part(folder, part) for part in ("text_encoder", "vae", "tokenizer", "scheduler")),
-        )
+        parts: dict[str, Any] = {
+            part: _part(folder, part) for part in ("text_encoder", "vae", "tokenizer", "scheduler")
+        }
+        return Layout(folder / "unet", **parts)
     if (folder / "config.json").is_file():
         scheduler = folder / "scheduler_config.json"
         return Layout(folder, scheduler=scheduler if scheduler.is_file() else None)

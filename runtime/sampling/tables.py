@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ebca.errors import EngineError, ParameterError
+from ebca.errors import EbcaError, EngineError, ParameterError
 from ebca.runtime.schema import parameters as rules
 
 INVERSE = "ddim_inverse"
@@ -147,7 +147,7 @@ def find_scheduler(name: str, names: Iterable[str]) -> str | None:
     return next((one for one in names if normalise_name(one) == normalise_name(name)), None)
 
 
-def unknown_scheduler(section: Mapping[str, Any], name: object, choices: Iterable[str]) -> ParameterError:
+def unknown_scheduler(section: Mapping[str, Any], name: object, choices: Iterable[str]) -> EbcaError:
     """The error about a scheduler that an engine does not have; it says why if the export left the scheduler out.
 
     Args:

@@ -90,12 +90,12 @@ def test_clip_sample_is_off_for_latents() -> None:
     ("changes", "left_out", "why"),
     [
         ({"thresholding": True}, {"ddim", "ddim_inverse", "dpmpp_2m", "unipc"}, "has thresholding=true"),
-        ({"use_dynamic_shifting": True}, {"dpmpp_2m", "unipc"}, "has use_dynamic_shifting=true"),
+        ({"use_dynamic_shifting": True}, {"dpmpp_2m", "unipc"}, "it has use_dynamic_shifting=true"),
         # An epsilon of the last timestep says nothing about an image without signal.
         (
             {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"},
             {"ddim"},
-            "gives coefficients that are not finite",
+            "it has coefficients that are not finite",
         ),
     ],
 )
@@ -113,9 +113,9 @@ def test_a_scheduler_that_cannot_be_tabulated_is_left_out_with_a_notice(
 def test_the_checkpoints_own_scheduler_left_out_names_the_default_that_replaces_it() -> None:
     config = {**SCHEDULER_CONFIG, "_class_name": "DDIMScheduler", "rescale_betas_zero_snr": True}
     tables = build_tables({**config, "timestep_spacing": "trailing"}, [2, 5])
-    assert tables.default == "pndm" and tables.image_to_image == "euler"
+    assert tables.default == "euler" and tables.image_to_image == "euler"
     assert tables.notices[0].startswith("scheduler ddim is left out: ")
-    assert tables.notices[0].endswith("; pndm is the default instead")
+    assert tables.notices[0].endswith("; euler is the default instead")
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_the_checkpoints_own_scheduler_left_out_names_the_default_that_replaces_
         ({"_class_name": "EulerAncestralDiscreteScheduler"}, "euler", "draws random numbers at every step"),
         ({"_class_name": "DDPMScheduler"}, "ddim", "draws random numbers at every step"),
         ({"_class_name": "HeunDiscreteScheduler"}, "euler", "cannot be exported"),
-        ({"_class_name": "MyScheduler"}, "pndm", "MyScheduler cannot be exported"),
+        ({"_class_name": "MyScheduler"}, "euler", "MyScheduler cannot be exported"),
         (
             {"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"},
             "dpmpp_2m",

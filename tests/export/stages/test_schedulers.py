@@ -25,6 +25,7 @@ from ebca.export.checkpoint.defaults import SCHEDULER_CONFIG  # noqa: E402
 from ebca.export.checkpoint.folder import load_folder  # noqa: E402
 from ebca.export.checkpoint.tiny import save_tiny  # noqa: E402
 from ebca.export.scheduler_choice import SCHEDULERS  # noqa: E402
+from ebca.export.scheduler_tables import build_tables  # noqa: E402
 from ebca.export.stages import schedulers  # noqa: E402
 
 PROMPT = "a lion with a crown"
@@ -176,6 +177,16 @@ def test_image_to_image_starts_with_the_default_if_it_can_and_with_ddim_otherwis
     result = of_engine(engine, image=sample_image(), strength=0.6)
     assert result.parameters["scheduler"] == ("euler" if key == "euler-karras" else "ddim")
     assert relative_l2(result.latents, of_diffusers(pipe, image=sample_image(), strength=0.6)) <= LIMIT
+
+
+def test_an_inpainting_model_starts_without_runge_kutta_steps_as_in_diffusers(tmp_path: Path) -> None:
+    folder = with_scheduler(save_tiny(tmp_path / "nine", in_channels=9), tmp_path / "other", "PNDMScheduler", BETAS)
+    scheduler = pipeline(folder, diffusers.StableDiffusionInpaintPipeline).scheduler
+    scheduler.set_timesteps(STEPS)
+    config = load_folder(folder, name="x", source={}).scheduler_config
+    assert config is not None
+    table = build_tables(config, [STEPS], ["pndm"], inpainting=True).records["pndm"][STEPS]
+    assert table.timesteps.tolist() == scheduler.timesteps.tolist() and table.evaluations == STEPS + 1
 
 
 def test_too_few_steps_for_runge_kutta_are_refused_with_the_minimum(
