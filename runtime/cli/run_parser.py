@@ -78,8 +78,8 @@ def _add_core(p: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     p.add_argument(
         "--scheduler",
-        help="pndm, ddim, euler, dpmpp_2m or unipc; not for RePaint (default: ddim for image to image, else the "
-        "engine's, usually pndm)",
+        help="pndm, ddim, euler, dpmpp_2m or unipc; not for RePaint (default: the checkpoint's own; for image to image "
+        "ddim, if that one cannot start at an intermediate timestep)",
     )
     p.add_argument(
         "--seed", type=int, nargs="+", metavar="N",

@@ -59,8 +59,9 @@ class GenerateRequest:
         image_inputs: images to start from.
         telemetry: what to record.
         steps: scheduler steps.
-        scheduler: "pndm", "ddim", "euler", "dpmpp_2m" or "unipc". None: the engine's default; for image to image with
-            strength below 1, "ddim", because multistep schedulers cannot start at an intermediate timestep.
+        scheduler: "pndm", "ddim", "euler", "dpmpp_2m" or "unipc". None: the engine's default, which is the checkpoint's
+            own; for image to image with strength below 1, "ddim" if the default is a multistep scheduler, because
+            those cannot start at an intermediate timestep.
         seed: of the initial latents, which equal those of torch.randn on the CPU: one for all images, or one per image.
             None: random.
         latents: initial latents [n,C,h,w] of unit variance, or the latents that `Session.invert` found.

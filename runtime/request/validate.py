@@ -267,9 +267,10 @@ def _scheduler(request: GenerateRequest, task: Task, skipped: int, manifest: Man
         require_noise_prediction(manifest, "RePaint")
         return "RePaint"
     if name is None:
-        name = "ddim" if skipped else str(section["default"])
+        # Engines that do not name one for intermediate timesteps have a multistep default.
+        name = str(section.get("image_to_image", "ddim")) if skipped else str(section["default"])
     choices = [choice for choice in tables.available_schedulers(section) if choice != tables.INVERSE]
     found = tables.find_scheduler(name, choices) if isinstance(name, str) else None
     if found is None:
-        raise rules.SCHEDULER_UNKNOWN.error(value=name, choices=", ".join(choices))
+        raise tables.unknown_scheduler(section, name, choices)
     return found

@@ -182,6 +182,9 @@ STRENGTH_LEAVES_NO_STEP = Rule(
     ParameterError, "strength {value} of {count} steps leaves no step to run", "raise either"
 )
 SCHEDULER_UNKNOWN = Rule(ParameterError, "scheduler '{value}' is not in this engine", "available: {choices}")
+SCHEDULER_LEFT_OUT = Rule(
+    ParameterError, "scheduler '{value}' was left out of this engine: {reason}", "available: {choices}"
+)
 SCHEDULER_WITH_REPAINT = Rule(
     ParameterError, "scheduler '{value}' does not apply: RePaint has steps of its own", "leave it out"
 )

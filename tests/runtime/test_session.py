@@ -18,7 +18,7 @@ from PIL import Image  # noqa: E402
 
 import ebca  # noqa: E402
 from ebca.engines.contract.accuracy import relative_l2  # noqa: E402
-from ebca.export.scheduler_tables import SCHEDULERS  # noqa: E402
+from ebca.export.scheduler_choice import SCHEDULERS  # noqa: E402
 from ebca.runtime.noise import randn  # noqa: E402
 
 PROMPT = "a lion with a crown"

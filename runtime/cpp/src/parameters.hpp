@@ -172,6 +172,11 @@ ParameterError scheduler_unknown(const Value& value, const Choices& choices) {
     return ParameterError(text("scheduler '", value, "' is not in this engine"), text("available: ", choices));
 }
 
+template <typename Value, typename Reason, typename Choices>
+ParameterError scheduler_left_out(const Value& value, const Reason& reason, const Choices& choices) {
+    return ParameterError(text("scheduler '", value, "' was left out of this engine: ", reason), text("available: ", choices));
+}
+
 template <typename Value>
 ParameterError scheduler_with_repaint(const Value& value) {
     return ParameterError(text("scheduler '", value, "' does not apply: RePaint has steps of its own"), "leave it out");

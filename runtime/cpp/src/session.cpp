@@ -236,14 +236,14 @@ SchedulerTable Session::table(Task task, const std::string& scheduler, int64_t s
                               const std::optional<double>& strength) {
     const SchedulerSection& section = engine_->manifest().schedulers;
     int64_t skipped = task == Task::image_to_image ? skipped_steps(strength, steps) : 0;
-    std::string name = !scheduler.empty() ? scheduler : skipped ? std::string("ddim") : section.standard;
+    std::string name = !scheduler.empty() ? scheduler : skipped ? section.image_to_image : section.standard;
     std::string key = find_scheduler(name, section.tables);
     if (key == kInverse || key.empty()) {
         std::string choices;
         for (const auto& [choice, table] : section.tables) {
             if (choice != kInverse) choices += (choices.empty() ? "" : ", ") + choice;
         }
-        throw rules::scheduler_unknown(name, choices);
+        throw unknown_scheduler(section, name, choices);
     }
     SchedulerTable table = load_table(engine_->directory(), key, steps);
     return task == Task::image_to_image ? table.after(skipped) : table;

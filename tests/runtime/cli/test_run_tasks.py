@@ -144,6 +144,21 @@ def test_a_model_trained_for_inpainting_inpaints_without_repaint(tiny_inpainting
     assert run(tiny_inpainting_dir, *given, "--seed", "1")["task"] == "inpainting"
 
 
+def test_a_number_is_constant_as_in_python_and_gamma_tau_is_the_authors_schedule(
+    engine_dir: Path, session: ebca.Session, here: Path
+) -> None:
+    """With pndm they differ at the last evaluation: the authors' schedule ends with the steps."""
+    given = ("--prompt", "a cat", "--seed", "1", "--gamma-attn", "0.05", "--gamma-norm", "0.02")
+    for more, kind in (
+        ((), float),
+        (("--gamma-tau", "1"), lambda value: ebca.Schedule.reverse_step(value, 1)),
+        (("--gamma-schedule", "reverse_step"), lambda value: ebca.Schedule.reverse_step(value, 1)),
+    ):
+        run(engine_dir, *given, *more)
+        same = session.generate("a cat", steps=3, seed=1, gamma_attn=kind(0.05), gamma_norm=kind(0.02))
+        assert np.array_equal(pixels("out.png"), np.asarray(same.images[0])), more
+
+
 def test_several_input_images_give_several_images(engine_dir: Path, here: Path) -> None:
     given = ("--image", "image.png", "mask.png", "--prompt", "a cat", "--seed", "1")
     assert cli.main(["--engine", str(engine_dir), *COMMON, *given]) == 0
