@@ -20,7 +20,7 @@ Reports = Mapping[str, Mapping[str, Report]]
 def opened(opener: StandIns, tmp_path_factory: pytest.TempPathFactory) -> Reports:
     """Architecture -> component -> what became of its graph."""
     folder = tmp_path_factory.mktemp("graphs")
-    jobs = models.full_sizes(FULL_SIZE, folder)
+    jobs = models.full_sizes(folder)
     reports = iter(opener.inspect([job for parts in jobs.values() for job in parts.values()], folder))
     return {model: {name: next(reports) for name in parts} for model, parts in jobs.items()}
 

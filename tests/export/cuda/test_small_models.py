@@ -16,10 +16,16 @@ from helpers.cuda_standins.sessions import ROOT, StandIns
 from ebca.engines.contract.directory import open_directory
 
 
+@pytest.fixture(scope="module")
+def directories(opener: StandIns, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    """Engine directories by model. Skips before the export where nothing can be opened."""
+    return models.small(tmp_path_factory.mktemp("small"))
+
+
 @pytest.fixture(scope="module", params=models.SMALL)
-def directory(request: pytest.FixtureRequest, opener: StandIns, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The engine directory of a model, which it is named after. Skips before the export where nothing can be opened."""
-    return models.small(request.param, tmp_path_factory.mktemp("small"))
+def directory(request: pytest.FixtureRequest, directories: Mapping[str, Path]) -> Path:
+    """The engine directory of a model, which it is named after."""
+    return directories[request.param]
 
 
 @pytest.fixture(scope="module")

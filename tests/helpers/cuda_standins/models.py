@@ -10,10 +10,11 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from helpers.cuda_standins import full_size
 from helpers.cuda_standins.full_size import ARCHITECTURES, COMPONENTS
@@ -28,6 +29,8 @@ BACKEND = "onnxruntime-cuda"
 TABLE = ROOT / "tests" / "export" / "cuda" / "graphs.json"
 SMALL = ("tiny", "shapes")
 FULL_SIZE = tuple(ARCHITECTURES)
+_CHECKPOINTS = {"tiny": "tiny", "shapes": str(ROOT / "examples" / "shapes" / "shapes")}
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,15 @@ class Size:
         return self.nodes > limit.nodes or self.transposes > limit.transposes
 
 
-def small(name: str, folder: Path) -> Path:
-    """Export `tiny` or `shapes` as for a GPU. Returns the engine directory."""
-    from ebca.export.api import export_checkpoint
-    from ebca.export.checkpoint.load import load_checkpoint
+def small(folder: Path) -> dict[str, Path]:
+    """Export each of SMALL as the command line does for this backend. Name -> engine directory."""
 
-    checkpoint = load_checkpoint("tiny" if name == "tiny" else ROOT / "examples" / "shapes" / "shapes")
-    return export_checkpoint(checkpoint, folder / name, precision="fp16", compute="fp16")
+    def make(name: str) -> Path:
+        words = ["--model", _CHECKPOINTS[name], "--backend", BACKEND, "--output-dir", str(folder / name)]
+        _run("-m", "ebca.export.cli", *words)
+        return folder / name
+
+    return _side_by_side(SMALL, make)
 
 
 def small_jobs(directory: Path) -> dict[str, Job]:
@@ -62,24 +67,28 @@ def small_jobs(directory: Path) -> dict[str, Job]:
     return _jobs(directory, manifest.components, manifest.unet.sample_size, manifest.text_encoder.max_length)
 
 
-def full_sizes(names: Iterable[str], folder: Path) -> dict[str, dict[str, Job]]:
-    """Make the graphs of architectures: name -> component -> its graph. A graph that an earlier one has too is left
-    out."""
+def full_sizes(folder: Path) -> dict[str, dict[str, Job]]:
+    """Make the graphs of FULL_SIZE: name -> component -> its graph. A graph that an earlier one has too is left out."""
 
     def make(name: str) -> dict[str, Job]:
         (folder / name).mkdir()
-        command = [sys.executable, full_size.__file__, name, str(folder / name)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-4000:]
+        _run(full_size.__file__, name, str(folder / name))
         made = json.loads((folder / name / COMPONENTS).read_text(encoding="utf-8"))
         components = {part: component_from_json(entry) for part, entry in made["components"].items()}
         return _jobs(Path(made["folder"]), components, ARCHITECTURES[name].unet["sample_size"], CLIP_MAX_LENGTH)
 
-    names = list(names)
-    # Tracing uses one thread.
+    return _distinct(_side_by_side(FULL_SIZE, make))
+
+
+def _side_by_side(names: Sequence[str], make: Callable[[str], T]) -> dict[str, T]:
+    """Name -> what `make` returns. Two at once: each is a process that traces, on one thread."""
     with ThreadPoolExecutor(max_workers=2) as pool:
-        every = dict(zip(names, pool.map(make, names), strict=True))
-    return _distinct(every)
+        return dict(zip(names, pool.map(make, names), strict=True))
+
+
+def _run(*words: str) -> None:
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{words}\n{done.stderr[-4000:]}"
 
 
 def worse(model: str, reports: Mapping[str, Report]) -> dict[str, Size]:
@@ -117,7 +126,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         opener: StandIns = stand_ins(folder / "libraries")
-        jobs = {name: small_jobs(small(name, folder)) for name in SMALL} | full_sizes(FULL_SIZE, folder)
+        jobs = {name: small_jobs(directory) for name, directory in small(folder).items()} | full_sizes(folder)
         lines = []
         for model, parts in jobs.items():
             reports = opener.inspect(list(parts.values()), folder)
