@@ -4,7 +4,8 @@
 //     gpu_probe generate ENGINE ONNXRUNTIME              complete generations on both
 //     gpu_probe threads ENGINE ONNXRUNTIME               sessions of several threads on one device
 //     gpu_probe kernels ENGINE ONNXRUNTIME KERNELS       every variant with the compiled kernels, which do nothing here
-//     gpu_probe launches KERNELS < lines of "variant major minor dtype batch positions contexts tokens heads head_dim"
+//     gpu_probe launches KERNELS < lines of "variant major minor dtype batch positions contexts tokens heads head_dim";
+//                                  variant "embed" launches that sampling kernel for so many positions
 //     gpu_probe backend ONNXRUNTIME [PLUGIN]             opens ONNX Runtime's GPU side
 //     gpu_probe open ENGINE ONNXRUNTIME                  opens an engine on "cuda"
 //     gpu_probe assignment GRAPH ONNXRUNTIME PROVIDER    opens a graph on the CPU, asks if it runs on that provider
@@ -238,13 +239,20 @@ json launches(const KernelSet& kernels, const std::string& line) {
     const std::map<std::string, Variant> variants{
         {"attention", Variant::attention}, {"update", Variant::update}, {"update_masked", Variant::update_masked}};
     try {
-        OpLaunches made = kernels.launches(variants.at(variant), capability, dtype, shape);
+        OpLaunches made;
+        if (variant == "embed") {
+            auto size = static_cast<int32_t>(shape.positions);
+            made.launches.push_back(kernels.sampling("ebca_embed", capability, size, {{"words", size}}));
+        } else {
+            made = kernels.launches(variants.at(variant), capability, dtype, shape);
+        }
         json out{{"scratch", made.scratch}, {"scratch_bytes", made.scratch_bytes}, {"launches", json::array()}};
         // Addresses as the test gives them to Python's launcher.
         Addresses addresses;
         uint64_t next = 0x7f0000000000;
         for (const char* name : {"q", "k", "v", "weights", "gamma_attn", "gamma_norm", "norm_factor", "tie", "mask",
-                                 "out", "g", "partial", "column", "norm2"}) {
+                                 "out", "g", "partial", "column", "norm2", "step", "embeddings", "embedding_base",
+                                 "embedding_stride", "time_embeddings"}) {
             addresses[name] = next += 4096;
         }
         for (const KernelLaunch& one : made.launches) {

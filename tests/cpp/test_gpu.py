@@ -17,8 +17,10 @@ import pytest
 from helpers import building
 
 from ebca.errors import BackendError, EbcaError, ParameterError
-from ebca.plugins.energy_attention.launches import OpShape, launches
+from ebca.plugins.energy_attention.launches import OpLaunches, OpShape, launches
 from ebca.plugins.kernels.binaries import FOLDER, KernelSet, pack_key
+from ebca.plugins.sampling import EMBEDDINGS
+from ebca.plugins.sampling import launches as sampling
 from ebca.runtime import native
 
 HERE = Path(__file__).parent
@@ -123,6 +125,8 @@ def cases() -> Iterator[tuple[str, tuple[int, int], str, tuple[int, int, int, in
     yield from itertools.product(variants, capabilities, ("float16",), sizes)
     odd = ((1, 1, 1, 1, 1, 4), (3, 63, 2, 5, 2, 56), (1, 16384, 1, 77, 5, 64), (2, 256, 4, 154, 20, 64))
     yield from itertools.product(variants, ((8, 9),), ("float16", "bfloat16"), odd)
+    for capability in capabilities:
+        yield "embed", capability, "float16", (1, 2000, 1, 1, 1, 1)
     # Cases that no kernel serves.
     yield "update", (7, 5), "float16", (2, 64, 1, 77, 8, 40)
     yield "update", (8, 9), "float32", (2, 64, 1, 77, 8, 40)
@@ -130,16 +134,21 @@ def cases() -> Iterator[tuple[str, tuple[int, int], str, tuple[int, int, int, in
     yield "update", (8, 9), "float16", (2, 64, 1, 0, 8, 40)
     yield "update", (8, 9), "float16", (70000, 64, 1, 77, 8, 40)
     yield "update", (8, 9), "float16", (1, 2**24, 1, 77, 8, 160)
-    yield "update", (8, 9), "float16", (1, 45_000_000, 1, 154, 1, 40)
+    yield "update", (8, 9), "float16", (1, 128, 1, 13_421_772, 1, 160)
 
 
 def planned(kernels: KernelSet, variant: str, capability: tuple[int, int], dtype: str, sizes: Any) -> Any:
     """The launches of Python's launcher, in the form of gpu_probe."""
     tensors = ("q", "k", "v", "weights", "gamma_attn", "gamma_norm", "norm_factor", "tie", "mask", "out", "g")
-    names = (*tensors, "partial", "column", "norm2")
+    names = (*tensors, "partial", "column", "norm2", *EMBEDDINGS)
     addresses = {name: 0x7F0000000000 + 4096 * (index + 1) for index, name in enumerate(names)}
     try:
-        plan = launches(kernels, variant, capability, dtype, OpShape(*sizes))
+        if variant == "embed":
+            made = sampling.launch("embed", {"time_embeddings": (sizes[1],)})
+            one = kernels.launch("ebca_embed", capability, (made.blocks, 1, 1), made.values)
+            plan = OpLaunches((one,), (), {}, 0)
+        else:
+            plan = launches(kernels, variant, capability, dtype, OpShape(*sizes))
     except EbcaError as error:
         return {"error": str(error)}
     return {

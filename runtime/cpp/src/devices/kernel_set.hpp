@@ -98,6 +98,12 @@ class KernelSet {
     // if there is neither a cubin nor PTX for it, ParameterError for sizes or a dtype that none serves.
     OpLaunches launches(Variant variant, Capability capability, const std::string& dtype, const OpShape& shape) const;
 
+    // One launch of a kernel between two evaluations, as plugins/sampling has them: "ebca_embed" with
+    // {{"words", work}}, for example. work: elements that it needs threads for. Its pointers are named after its
+    // tensors. BackendError as above, and for sizes that are not the kernel's.
+    KernelLaunch sampling(const std::string& kernel, Capability capability, int64_t work,
+                          const std::map<std::string, int32_t>& sizes) const;
+
     // The cubin or PTX text itself. BackendError for a damaged file.
     std::string image(const Binary& binary) const;
 
