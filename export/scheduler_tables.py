@@ -15,55 +15,32 @@ are all contained in those numbers, and the runtime computes one weighted sum.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import (
-    DDIMInverseScheduler,
-    DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerDiscreteScheduler,
-    PNDMScheduler,
-    UniPCMultistepScheduler,
-)
+from diffusers import DDIMInverseScheduler, DDIMScheduler, PNDMScheduler
 from numpy.typing import NDArray
 
 from ebca.errors import ExportError, ParameterError
 from ebca.export.options import DEFAULT_STEPS
+from ebca.export.scheduler_choice import INVERSE, ONE_STEP, REPLACEMENTS, CheckpointSchedulers, checkpoint_schedulers
 
 _BETA_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "rescale_betas_zero_snr")
-_SAMPLING_KEYS = ("prediction_type", "timestep_spacing", "steps_offset", "set_alpha_to_one", "skip_prk_steps")
+_SAMPLING_KEYS = (
+    "_class_name",
+    "prediction_type",
+    "timestep_spacing",
+    "steps_offset",
+    "set_alpha_to_one",
+    "skip_prk_steps",
+)
 
+# PNDM's Runge-Kutta start: four steps, of which three make four evaluations each.
 _PRK_MINIMUM_STEPS = 4
-
-
-@dataclass(frozen=True)
-class SchedulerSpec:
-    """A scheduler that can be tabulated: the diffusers class, and settings that override the checkpoint's config."""
-
-    diffusers_class: Any
-    overrides: Mapping[str, Any]
-    minimum_steps: int = 1
-
-
-SCHEDULERS: dict[str, SchedulerSpec] = {
-    "pndm": SchedulerSpec(PNDMScheduler, {}),
-    # Clipping to [-1, 1] is meant for pixels; diffusers' Stable Diffusion pipelines turn it off as well.
-    "ddim": SchedulerSpec(DDIMScheduler, {"clip_sample": False}),
-    # N points have N - 1 intervals between them, so the inversion of one step has nothing to evaluate.
-    "ddim_inverse": SchedulerSpec(DDIMInverseScheduler, {"clip_sample": False}, minimum_steps=2),
-    "euler": SchedulerSpec(EulerDiscreteScheduler, {}),
-    "dpmpp_2m": SchedulerSpec(
-        DPMSolverMultistepScheduler,
-        {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint"},
-    ),
-    "unipc": SchedulerSpec(UniPCMultistepScheduler, {}),
-}
+_PRK_MORE_EVALUATIONS = 9
 
 
 @dataclass(frozen=True)
@@ -94,65 +71,120 @@ class TableRecord:
 
 @dataclass(frozen=True)
 class SchedulerTables:
-    """All tables of a checkpoint: `records[name][steps]`; alphas_cumprod [num_train_timesteps] float64."""
+    """All tables of a checkpoint.
 
+    Attributes:
+        default: name of the checkpoint's own scheduler, or of what replaces it.
+        image_to_image: the default for starts at an intermediate noise level; None if no scheduler can.
+        config: what a host may want to know about the checkpoint's scheduler config.
+        alphas_cumprod: [num_train_timesteps] float64.
+        records: by name and number of steps.
+        minimum_steps: by name.
+        left_out: name to the reason why there is no table.
+        notices: lines for whoever exports, about everything that differs from the checkpoint's own configuration.
+    """
+
+    default: str
+    image_to_image: str | None
     config: dict[str, Any]
     alphas_cumprod: NDArray[np.float64]
     records: dict[str, dict[int, TableRecord]]
     minimum_steps: dict[str, int]
+    left_out: dict[str, str] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
 
 
 def build_tables(
     config: Mapping[str, Any],
     steps: Sequence[int] = DEFAULT_STEPS,
-    names: Sequence[str] = tuple(SCHEDULERS),
+    names: Sequence[str] = (),
+    *,
+    inpainting: bool = False,
 ) -> SchedulerTables:
     """Run the diffusers schedulers on basis vectors.
+
+    A scheduler that cannot be tabulated with this config is left out, and a notice says why: it is not linear, it
+    refuses the config, or its coefficients are not finite.
 
     config: the checkpoint's `scheduler_config.json`, of any diffusers class; a key that a scheduler does not
         know is ignored, as in diffusers.
     steps: step counts to store. Those below a scheduler's minimum are skipped for that scheduler.
-    names: keys of `SCHEDULERS`.
+    names: keys of `SCHEDULERS`; none for all of them and the checkpoint's own.
+    inpainting: whether the checkpoint is made for diffusers' inpainting pipeline.
 
-    Raises ParameterError for an unknown name or a bad step count, ExportError when the config is not linear
-    (thresholding, dynamic shifting) or a scheduler refuses it.
+    Raises ParameterError for an unknown name or a bad step count, ExportError when no scheduler is left.
     """
-    unknown = [name for name in names if name not in SCHEDULERS]
-    if unknown or not names:
-        raise ParameterError(
-            f"scheduler names {list(names)!r}: {unknown or 'none given'}", f"choose from {', '.join(SCHEDULERS)}"
-        )
-    _refuse_nonlinear(config)
-    train_steps = int(config.get("num_train_timesteps", 1000))
-    wanted = _checked_steps(steps, train_steps)
+    choice = checkpoint_schedulers(config, inpainting=inpainting)
+    unknown = [name for name in names if name not in choice.specs]
+    if unknown:
+        raise ParameterError(f"scheduler names {list(names)!r}: {unknown!r}", f"choose from {', '.join(choice.specs)}")
+    wanted = _checked_steps(steps, int(config.get("num_train_timesteps", 1000)))
 
     records: dict[str, dict[int, TableRecord]] = {}
     minimum_steps: dict[str, int] = {}
+    refused: dict[str, ExportError] = {}
     with torch.no_grad():
-        for name in names:
-            scheduler = _make_scheduler(name, config)
-            minimum_steps[name] = _minimum_steps(name, scheduler)
-            records[name] = {
-                count: _tabulate(name, scheduler, count) for count in wanted if count >= minimum_steps[name]
-            }
-        reference = _make_scheduler("ddim", config)
+        for name in names or choice.specs:
+            try:
+                scheduler = choice.make(name)
+                minimum = _minimum_steps(choice, name, scheduler)
+                records[name] = {count: _tabulate(name, scheduler, count) for count in wanted if count >= minimum}
+                minimum_steps[name] = minimum
+            except ExportError as error:
+                refused[name] = error
+    default = next((name for name in (choice.own, *REPLACEMENTS, *records) if name in records), None)
+    if default is None or (default == INVERSE and refused):
+        raise next(iter(refused.values()))
+    left_out = {name: _reason(name, error) for name, error in refused.items()}
+    kept, alphas_cumprod = _beta_schedule(choice, default, config)
+    return SchedulerTables(
+        default=default,
+        image_to_image=next((name for name in (default, *ONE_STEP) if name in ONE_STEP and name in records), None),
+        config=kept,
+        alphas_cumprod=alphas_cumprod,
+        records=records,
+        minimum_steps=minimum_steps,
+        left_out=left_out,
+        notices=_notices(choice, default, left_out, minimum_steps),
+    )
+
+
+def _beta_schedule(
+    choice: CheckpointSchedulers, default: str, config: Mapping[str, Any]
+) -> tuple[dict[str, Any], NDArray[np.float64]]:
+    """The config that the manifest keeps, and alphas_cumprod: DDIM's, whose values are not moved away from zero."""
+    try:
+        reference = choice.make("ddim")
+    except ExportError:
+        reference = choice.make(default)
     kept = {key: config[key] for key in (*_BETA_KEYS, *_SAMPLING_KEYS) if key in config}
     for key in ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type"):
         kept.setdefault(key, getattr(reference.config, key))
-    alphas_cumprod = reference.alphas_cumprod.numpy().astype(np.float64)
-    return SchedulerTables(kept, alphas_cumprod, records, minimum_steps)
+    return kept, reference.alphas_cumprod.numpy().astype(np.float64)
 
 
-def _refuse_nonlinear(config: Mapping[str, Any]) -> None:
-    for key, why in (
-        ("thresholding", "dynamic thresholding depends on the latents"),
-        ("use_dynamic_shifting", "the timesteps depend on the image size"),
-    ):
-        if config.get(key):
-            raise ExportError(
-                f"the scheduler config has {key}=true, which no table can hold ({why})",
-                "set it to false in scheduler_config.json",
-            )
+def _reason(name: str, error: ExportError) -> str:
+    """The problem of an error in a sentence that has named the scheduler already."""
+    subject = f"scheduler {name!r} "
+    return "it " + error.problem.removeprefix(subject) if error.problem.startswith(subject) else error.problem
+
+
+def _notices(
+    choice: CheckpointSchedulers, default: str, left_out: Mapping[str, str], minimum_steps: Mapping[str, int]
+) -> tuple[str, ...]:
+    lines = []
+    if choice.problem is not None:
+        lines.append(f"{choice.problem}; {default} is the default instead")
+    for name, reason in left_out.items():
+        instead = f"; {default} is the default instead" if name == choice.own and choice.problem is None else ""
+        lines.append(f"scheduler {name} is left out: {reason}{instead}")
+    if default == "pndm" and minimum_steps[default] == _PRK_MINIMUM_STEPS:
+        lines.append(
+            "pndm starts with Runge-Kutta steps, because the checkpoint's scheduler config does not have "
+            f"skip_prk_steps: it makes {_PRK_MORE_EVALUATIONS} evaluations more than steps, and at least "
+            f"{_PRK_MINIMUM_STEPS} steps"
+        )
+    return tuple(lines)
 
 
 def _checked_steps(steps: Sequence[int], train_steps: int) -> list[int]:
@@ -167,35 +199,10 @@ def _checked_steps(steps: Sequence[int], train_steps: int) -> list[int]:
     return wanted
 
 
-@contextmanager
-def _quiet_diffusers() -> Iterator[None]:
-    """diffusers warns about keys that a class does not know; here, every class gets the same config."""
-    logger = logging.getLogger("diffusers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def _make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
-    spec = SCHEDULERS[name]
-    settings = {**config, **spec.overrides}
-    if name == "ddim_inverse" and settings.get("timestep_spacing") == "linspace":
-        settings["timestep_spacing"] = "leading"  # the only other one diffusers has for the inverse is "trailing"
-    try:
-        with _quiet_diffusers():
-            scheduler = spec.diffusers_class.from_config(settings)
-    except (ValueError, TypeError, NotImplementedError, ImportError) as error:
-        raise ExportError(f"diffusers cannot make scheduler {name!r} from this config: {error}") from error
-    return scheduler
-
-
-def _minimum_steps(name: str, scheduler: Any) -> int:
+def _minimum_steps(choice: CheckpointSchedulers, name: str, scheduler: Any) -> int:
     if name == "pndm" and not scheduler.config.skip_prk_steps:
-        return _PRK_MINIMUM_STEPS  # four Runge-Kutta steps come first
-    return SCHEDULERS[name].minimum_steps
+        return _PRK_MINIMUM_STEPS
+    return choice.specs[name].minimum_steps
 
 
 def _tabulate(name: str, scheduler: Any, steps: int) -> TableRecord:
@@ -205,10 +212,10 @@ def _tabulate(name: str, scheduler: Any, steps: int) -> TableRecord:
     except (ValueError, IndexError) as error:
         raise ExportError(f"scheduler {name!r} cannot do {steps} steps with this config: {error}") from error
     if not (np.isfinite(record.coefficients).all() and np.isfinite(record.input_scale).all()):
+        zero_snr = ", rescale_betas_zero_snr" if scheduler.config.get("rescale_betas_zero_snr") else ""
         raise ExportError(
-            f"scheduler {name!r} with {steps} steps gives coefficients that are not finite for this config "
-            f"(prediction_type {scheduler.config.prediction_type!r})",
-            "leave it out",
+            f"scheduler {name!r} has coefficients that are not finite with {steps} steps of this config "
+            f"(prediction_type {scheduler.config.prediction_type!r}{zero_snr})"
         )
     return record
 
@@ -218,7 +225,7 @@ def _run_on_basis(name: str, scheduler: Any, steps: int) -> TableRecord:
     _in_double(scheduler)
     timesteps: list[int | float] = scheduler.timesteps.tolist()
     stepped = timesteps
-    if name == "ddim_inverse":
+    if name == INVERSE:
         # diffusers' inverse goes from t - r to t, the one EBCA was published with from t to t + r: the same step,
         # named by its other end. The last point starts no step.
         timesteps = timesteps[:-1]

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,8 +51,13 @@ class Width:
     D2: int
 
 
-# Head size 40 is faster in 64 channels than in 32 + 16, where warps repeat work (counted in matrix instructions).
+# Head size 40 takes fewer instructions in 64 channels than in 32 + 16, where warps repeat work.
 WIDTHS: Final = (Width(4, 16, 4, 16, 0), Width(24, 64, 8, 64, 0), Width(72, 80, 8, 64, 16), Width(88, 160, 8, 128, 32))
+
+SPLITS: Final = ((1, 4, 16), (512, 8, 8), (2048, 16, 8))
+"""Of ebca_combine: from so many positions on, at most so many ranges, and tokens per program."""
+
+_SMALL_BLOCKS: Final = {"T2": 16, "TAIL": 16, "NORM_T": 4, "NORM_C": 512}
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,7 @@ class Spec:
     positions_from: int = 1
     num_warps: int = 4
     num_stages: int = 2
+    max_registers: int = 255
     format: str = "cubin"
 
 
@@ -83,29 +90,14 @@ class Compiled:
 
     def binary(self, offset: int = 0, size: int = 0) -> Binary:
         """The entry for the manifest."""
-        spec = self.spec
-        return Binary(
-            kernel=spec.kernel,
-            format=spec.format,
-            capability=spec.capability,
-            dtype=spec.dtype,
-            head_dims=spec.head_dims,
-            unit=spec.unit,
-            positions_from=spec.positions_from,
-            constants=spec.constants,
-            num_warps=spec.num_warps,
-            shared_bytes=self.shared_bytes,
-            registers=self.registers,
-            stack_bytes=self.stack_bytes,
-            offset=offset,
-            size=size,
-        )
+        named = {name: getattr(self, name) for name in ("shared_bytes", "registers", "stack_bytes")}
+        common = Binary.__dataclass_fields__.keys() & Spec.__dataclass_fields__.keys()
+        return Binary(**{name: getattr(self.spec, name) for name in common}, **named, offset=offset, size=size)
 
 
-def forward_spec(
-    width: Width, dtype: str, capability: Capability, block: Mapping[str, int], *, update: bool, single: bool
-) -> Spec:
-    """ebca_forward with the block sizes of one entry of tuning.json."""
+def forward_spec(width: Width, dtype: str, capability: Capability, block: Mapping[str, Any], *, single: bool) -> Spec:
+    """ebca_forward with the block sizes of one entry of tuning.json; `several` has those for SINGLE 0 that differ."""
+    block = block if single else {**block, **block.get("several", {})}
     return Spec(
         kernel="ebca_forward",
         capability=capability,
@@ -114,36 +106,36 @@ def forward_spec(
         unit=width.unit,
         positions_from=block["positions_from"],
         constants={
-            "BLOCK_N": block["BLOCK_N"],
-            "BLOCK_T": 16,
+            **{name: block[name] for name in ("BLOCK_N", "T1", "ROWS", "BLOCK_P")},
+            **_SMALL_BLOCKS,
             "D1": width.D1,
             "D2": width.D2,
-            "UPDATE": int(update),
             "SINGLE": int(single),
         },
         num_warps=block["num_warps"],
         num_stages=block["num_stages"],
+        max_registers=block.get("max_registers", 255),
     )
 
 
 def specs(capability: Capability, tuning: Mapping[str, Any]) -> Iterator[Spec]:
     """Every binary of the shipped set for one compute capability."""
     blocks = {**tuning["default"], **tuning.get(text(capability), {})}
+    small, others = WIDTHS[0], WIDTHS[1:]
     for dtype in DTYPES:
         for width in WIDTHS:
-            for block in blocks[str(width.largest)]:
-                for update in (True, False):
-                    for single in (True, False):
-                        yield forward_spec(width, dtype, capability, block, update=update, single=single)
-        common = {"BLOCK_T": 16, "BLOCK_I": 16, "UNROLL": 8, "BLOCK_L": 128, "BLOCK_H": 8}
-        small, others = WIDTHS[0], WIDTHS[1:]
+            for block, single in product(blocks[str(width.largest)], (True, False)):
+                yield forward_spec(width, dtype, capability, block, single=single)
         for head_dims, unit, channels in (
             ((small.smallest, small.largest), small.unit, 16),
             ((others[0].smallest, others[-1].largest), others[0].unit, 64),
         ):
-            yield Spec("ebca_combine", capability, dtype, head_dims, unit, {**common, "BLOCK_D": channels})
+            for positions_from, splits, tokens in SPLITS:
+                constants = {"BLOCK_T": tokens, "BLOCK_D": channels, "SPLITS": splits, "BLOCK_L": 128}
+                yield Spec("ebca_combine", capability, dtype, head_dims, unit, constants, positions_from)
     every = (WIDTHS[0].smallest, WIDTHS[-1].largest)
-    yield Spec("ebca_energies", capability, None, every, WIDTHS[0].unit, {"BLOCK_T": 128, "BLOCK_I": 16, "BLOCK_H": 8})
+    constants = {"BLOCK_T": 128, "SPLITS": max(splits for _, splits, _ in SPLITS)}
+    yield Spec("ebca_energies", capability, None, every, WIDTHS[0].unit, constants)
     # The kernels between two evaluations do not depend on heads.
     for kernel in ("ebca_begin", "ebca_end", "ebca_embed"):
         yield Spec(kernel, capability, None, every, 1, {"BLOCK": launches.BLOCK})
@@ -196,6 +188,8 @@ def compile_spec(spec: Spec) -> Compiled:
     )
     # Set contraction to fused multiply-adds explicitly: Triton's default changes between versions.
     options = {"num_warps": spec.num_warps, "num_stages": spec.num_stages, "enable_fp_fusion": True}
+    if spec.max_registers < 255:
+        options["maxnreg"] = spec.max_registers
     if spec.format == "ptx":
         options["ptx_version"] = PTX_ISA
     major, minor = spec.capability
@@ -271,7 +265,8 @@ def _portable(ptx: str) -> bytes:
 
 def _where(spec: Spec) -> str:
     where = f"{spec.kernel} for {text(spec.capability)}, {spec.dtype}, head_dim up to {spec.head_dims[1]}"
-    return f"{where}, {dict(spec.constants)}, {spec.num_warps} warps, {spec.num_stages} stages"
+    limits = f"{spec.num_warps} warps, {spec.num_stages} stages, {spec.max_registers} registers"
+    return f"{where}, {dict(spec.constants)}, {limits}"
 
 
 def _check(result: Compiled, metadata: Any) -> None:
@@ -281,7 +276,7 @@ def _check(result: Compiled, metadata: Any) -> None:
     if metadata.num_ctas != 1 or metadata.launch_cooperative_grid or metadata.launch_pdl:
         raise BackendError(f"{where}: this Triton needs a launch attribute", "use another version")
     if result.stack_bytes > MAX_STACK_BYTES:
-        raise BackendError(f"{where}: spills {result.stack_bytes} bytes", "make BLOCK_N smaller in tuning.json")
+        raise BackendError(f"{where}: spills {result.stack_bytes} bytes", "make BLOCK_N or T1 smaller in tuning.json")
     if result.shared_bytes > MAX_SHARED_BYTES:
         raise BackendError(
             f"{where}: {result.shared_bytes} bytes of shared memory", "make BLOCK_N or num_stages smaller"

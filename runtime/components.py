@@ -64,10 +64,16 @@ class Components:
         self._lock = threading.RLock()
         self._tokenizer: Tokenizer | None = None
         self._tables_verified = False
+        self._closed = False
 
     @property
     def manifest(self) -> Manifest:
         return self.directory.manifest
+
+    def check_open(self) -> None:
+        """Raise ParameterError if the engine is closed. Every call asks before it begins."""
+        if self._closed:
+            raise rules.ENGINE_CLOSED.error()
 
     def prepare(self, on_prepare: OnPrepare | None = None) -> None:
         """Prepare every component that is not in the cache yet, then evict old engines from the cache.
@@ -321,7 +327,8 @@ class Components:
         self.backend.flush_caches()
 
     def close(self) -> None:
-        """Close all components. Open sessions keep theirs. Closing twice is fine."""
+        """Close all components. A call that runs comes to its end, later ones are refused. Closing twice is fine."""
+        self._closed = True
         self.backend.flush_caches()
         with self._lock:
             self._runners.clear()

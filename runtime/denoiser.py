@@ -81,11 +81,14 @@ class Denoiser:
             energies: compute the energies too.
 
         Raises:
-            ParameterError: a shape or a value that does not fit the engine.
+            ParameterError: a shape or a value that does not fit the engine, or an engine that is closed.
             NumericalError: the result is not finite.
         """
+        self.engine.check_open()
         unet = self.engine.manifest.unet
         sample = _array("sample", sample, "[batch, channels, height, width]", 4)
+        if control is not None and not isinstance(control, EnergyControl):
+            raise ParameterError(f"control is of type {type(control).__name__}", "give ebca.EnergyControl, or None")
         contexts = _array("contexts", contexts, "[batch, contexts, tokens, width]", 4)
         rows, channels, height, width = sample.shape
         if channels != unet.in_channels:

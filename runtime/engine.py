@@ -12,6 +12,7 @@ from ebca.runtime.devices.choice import AUTO, DeviceChoice, parse
 from ebca.runtime.devices.device import Device
 from ebca.runtime.schema import parameters as rules
 from ebca.runtime.session import Session
+from ebca.runtime.validation import callback
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,8 @@ def load(
         ParameterError: an unknown name, or values that do not go together.
     """
     parse(device)
+    callback("on_prepare", on_prepare)
+    callback("on_device", on_device)
     directory = open_directory(engine)
     found = devices.open_for(directory, device, backend, BackendOptions(threads=threads, precision=precision))
     log.info("%s", found.choice)

@@ -196,7 +196,8 @@ class Generation:
     def _parameters(self) -> Mapping[str, Any]:
         valid, manifest = self._valid, self._components.manifest
         asked = to_json(valid.request, embedded=False)
-        used = valid.seeds is not None or valid.latents is None or self._source is not None
+        # With initial latents, noise is drawn only where an image is encoded.
+        used = valid.latents is None or self._source is not None
         seeds = list(self.seeds) if len(self.seeds) > 1 else self.seeds[0]
         made: dict[str, Any] = {
             "task": valid.task.value,

@@ -1,6 +1,8 @@
 """A session: generates images of one size, and inverts images."""
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -26,14 +28,16 @@ from ebca.runtime.sampling.sampler import SamplerInputs
 from ebca.runtime.sampling.table_stepper import TableStepper
 from ebca.runtime.sampling.tables import INVERSE, load_table
 from ebca.runtime.schema import parameters as rules
-from ebca.runtime.validation import each_image, whole
+from ebca.runtime.validation import callback, each_image, flag, whole
 
 # Each combination of guidance on or off and number of editing prompts needs its own buffers; the oldest are replaced.
 _KEPT_EXECUTORS = 2
 
 
 class Session:
-    """Generates images of one size. Owns its buffers: use one session per thread. A context manager.
+    """Generates images of one size. A context manager.
+
+    Owns its buffers, so it makes one call at a time: a second one, from another thread or from `on_step`, is refused.
 
     Args:
         components: the opened engine, which must outlive the session.
@@ -46,7 +50,7 @@ class Session:
         batch: number of images per call.
 
     Raises:
-        ParameterError: a size that is not supported.
+        ParameterError: a size that is not supported, or an engine that is closed.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class Session:
         width: int | None = rules.SESSION.width,
         batch: int = rules.SESSION.batch,
     ) -> None:
+        components.check_open()
         manifest = components.manifest
         self.engine = components
         self._downscale = manifest.vae.downscale if manifest.vae else rules.DEFAULT_DOWNSCALE
@@ -69,6 +74,7 @@ class Session:
         self._executors: dict[tuple[int, ...], Executor] = {}
         self._samplers: dict[Executor, GraphSampler] = {}
         self._closed = False
+        self._calling = threading.Lock()
 
     def generate(
         self,
@@ -109,7 +115,8 @@ class Session:
             on_step: called after each evaluation; return False to cancel.
 
         Raises:
-            ParameterError: a wrong value, or values that do not go together.
+            ParameterError: a wrong value, values that do not go together, or a session that is closed or in another
+                call.
             EngineError: a task that this engine does not support.
             CancelledError: `on_step` returned False. The session stays usable.
             NumericalError: a result is not finite; the message names the segment.
@@ -119,11 +126,11 @@ class Session:
 
     def run(self, request: GenerateRequest, on_step: OnStep | None = None) -> Result:
         """Generate images for a request. Raises the same errors as `generate`."""
-        self._check_open()
-        target = Target(self.engine.manifest, self._latent_shape)
-        valid = validate(request, target)
-        generation = Generation(self.engine, valid, target, (self.height, self.width), self._downscale)
-        return generation.run(self._executor, self._graph_sampler, on_step)
+        with self._call(on_step):
+            target = Target(self.engine.manifest, self._latent_shape)
+            valid = validate(request, target)
+            generation = Generation(self.engine, valid, target, (self.height, self.width), self._downscale)
+            return generation.run(self._executor, self._graph_sampler, on_step)
 
     def invert(
         self,
@@ -152,8 +159,21 @@ class Session:
         Raises:
             ParameterError, EngineError, CancelledError, NumericalError: as in `generate`.
         """
-        self._check_open()
-        manifest, conditioning = self.engine.manifest, Conditioning(prompt, prompt_embeds=prompt_embeds)
+        conditioning = Conditioning(prompt, prompt_embeds=prompt_embeds)
+        with self._call(on_step):
+            return self._invert(image, conditioning, steps, regularize, on_step)
+
+    def _invert(
+        self,
+        image: ImageLike | Sequence[ImageLike] | np.ndarray,
+        conditioning: Conditioning,
+        steps: int,
+        regularize: bool | NoiseRegularization,
+        on_step: OnStep | None,
+    ) -> Inverted:
+        manifest = self.engine.manifest
+        if not isinstance(regularize, NoiseRegularization):
+            regularize = regularize is not None and flag("regularize", regularize)
         check_inversion(conditioning, manifest, regularize=bool(regularize))
         self.engine.verify_tables()
         table = load_table(self.engine.directory.path, manifest.schedulers, INVERSE, steps)
@@ -201,9 +221,19 @@ class Session:
             raise rules.SIDE_NOT_MULTIPLE.error(field=name, value=side, multiple=multiple, low=low, high=low + multiple)
         return side
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise rules.SESSION_CLOSED.error()
+    @contextmanager
+    def _call(self, on_step: OnStep | None) -> Iterator[None]:
+        """One call at a time: calls share the session's buffers, so a second one would change the images of both."""
+        if not self._calling.acquire(blocking=False):
+            raise rules.SESSION_BUSY.error()
+        try:
+            if self._closed:
+                raise rules.SESSION_CLOSED.error()
+            self.engine.check_open()
+            callback("on_step", on_step)
+            yield
+        finally:
+            self._calling.release()
 
     def _graph_sampler(self, executor: Executor) -> GraphSampler | None:
         """A sampler that runs on the device without the host; None if the device has none."""

@@ -1,13 +1,23 @@
-"""Checks of single values that a caller passes in."""
+"""Checks of single values that a caller passes in, and warnings about them."""
 
 import math
 import operator
-from collections.abc import Sequence
+import sys
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ebca.runtime.schema import parameters as rules
+
+
+def warn(text: str) -> None:
+    """Give a warning about the line that called this package, from any depth inside it."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith("ebca."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, stacklevel=level)
 
 
 def finite(name: str, value: Any) -> float:
@@ -27,6 +37,19 @@ def whole(name: str, value: Any) -> int:
         return operator.index(value)
     except TypeError:
         raise rules.WHOLE_NUMBER.error(field=name, value=repr(value)) from None
+
+
+def flag(name: str, value: Any) -> bool:
+    """`value`, True or False (or 1 or 0), as a bool: a text such as "no" would count as true. Raises ParameterError."""
+    if not isinstance(value, bool | int | np.bool_ | np.integer) or value not in (0, 1):
+        raise rules.TRUE_OR_FALSE.error(field=name, value=repr(value))
+    return bool(value)
+
+
+def callback(name: str, value: Any) -> None:
+    """Raise ParameterError unless `value` can be called or is None."""
+    if value is not None and not callable(value):
+        raise rules.FUNCTION.error(field=name, value=repr(value))
 
 
 def at_least_one(name: str, value: Any) -> int:
@@ -60,10 +83,9 @@ def each_image(items: str, values: np.ndarray, batch: int) -> np.ndarray:
 
 def texts_for_images(name: str, value: str | Sequence[str], batch: int) -> list[str]:
     """One text for all images, or one per image -> `batch` texts. Raises ParameterError."""
-    try:
-        texts = [value] * batch if isinstance(value, str) else list(value)
-    except TypeError:
-        raise rules.PROMPT_TYPE.error(name=name, value=repr(value)) from None
+    if isinstance(value, bytes | bytearray | Mapping) or not isinstance(value, Iterable):
+        raise rules.PROMPT_TYPE.error(name=name, value=repr(value))
+    texts = [value] * batch if isinstance(value, str) else list(value)
     if len(texts) != batch:
         raise rules.PROMPT_COUNT.error(name=name, count=len(texts), batch=batch)
     return texts

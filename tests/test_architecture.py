@@ -25,7 +25,7 @@ _REQUEST = (*_SAMPLING, "runtime.conditioning", "runtime.images", "runtime.telem
 _SESSION = (*_REQUEST, "runtime.request", "runtime.results", "runtime.generation", "runtime.session", "engines.cache")
 _EXPORT = (
     *("export.quiet", "export.checkpoint", "export.graph", "export.plans", "export.options"),
-    *("export.scheduler_tables", "export.weights", "export.workspace", "export.parity"),
+    *("export.scheduler_choice", "export.scheduler_tables", "export.weights", "export.workspace", "export.parity"),
 )
 _ENGINE = (*_SESSION, "runtime.engine", "runtime.denoiser", "version")
 
@@ -68,7 +68,8 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "export.graph": (*_CONTRACT, *_OPERATORS, "export.quiet"),
     "export.plans": (*_BACKENDS, *_OPERATORS),
     "export.options": (*_CONTRACT, "export.plans"),
-    "export.scheduler_tables": ("errors", "export.options"),
+    "export.scheduler_choice": ("errors",),
+    "export.scheduler_tables": ("errors", "export.options", "export.scheduler_choice"),
     "export.weights": (*_CONTRACT, "export.checkpoint", "export.options"),
     "export.workspace": _CONTRACT,
     "export.parity": (*_CONTRACT, *_OPERATORS, "export.graph"),

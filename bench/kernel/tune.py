@@ -20,15 +20,19 @@ from ebca.plugins.kernels.launch import CudaLauncher, KernelLibrary
 
 def candidates() -> Iterator[dict[str, int]]:
     """Block sizes to try. The compiler refuses some of them."""
-    for block, warps, stages in itertools.product((16, 32, 64, 128), (2, 4, 8), (1, 2, 3)):
-        yield {"BLOCK_N": block, "num_warps": warps, "num_stages": stages}
+    names = ("BLOCK_N", "T1", "ROWS", "num_stages", "max_registers")
+    for values in itertools.product((16, 64), (32, 64), (16, 64), (1, 2, 3), (128, 168, 255)):
+        yield {**dict(zip(names, values, strict=True)), "BLOCK_P": 64, "num_warps": 4}
 
 
-def tune(torch: Any, launcher: CudaLauncher, dtype: str, repeats: int) -> dict[str, list[dict[str, int]]]:
-    """The fastest block sizes on this GPU for every entry of tuning.json, timed on `update` with one context."""
+def tune(torch: Any, launcher: CudaLauncher, dtype: str, repeats: int) -> dict[str, list[dict[str, Any]]]:
+    """The fastest block sizes on this GPU for every entry of tuning.json, timed on `update` with one context.
+
+    The forms for several contexts or a mask keep the block sizes of `default`.
+    """
     base = json.loads(ahead.TUNING.read_text(encoding="utf-8"))["default"]
     sizes = {(d, n): h for layers in LAYERS.values() for h, d, n in layers}
-    result: dict[str, list[dict[str, int]]] = {}
+    result: dict[str, list[dict[str, Any]]] = {}
     for width in ahead.WIDTHS:
         entries = sorted(base[str(width.largest)], key=lambda entry: entry["positions_from"])
         result[str(width.largest)] = entries
@@ -43,7 +47,9 @@ def tune(torch: Any, launcher: CudaLauncher, dtype: str, repeats: int) -> dict[s
                 positions, head_dim, heads = max(fits)
                 shape = OpShape(2, positions, 1, 77, heads, head_dim)
                 best = _fastest(torch, launcher, dtype, width, shape, repeats)
-                entries[index] = {"positions_from": entry["positions_from"], **best}
+                several = {"max_registers": 255, **entry, **entry.get("several", {})}
+                several = {name: several[name] for name in best}
+                entries[index] = {"positions_from": entry["positions_from"], **best, "several": several}
     return result
 
 
@@ -60,13 +66,8 @@ def _fastest(
         for block in candidates():
             name = " ".join(f"{key}={value}" for key, value in block.items())
             entry = {"positions_from": 1, **block}
-            spec = ahead.forward_spec(width, dtype, launcher.capability, entry, update=True, single=True)
             try:
-                # The form for several contexts uses the same block sizes, so the compiler must accept it too.
-                ahead.compile_spec(
-                    ahead.forward_spec(width, dtype, launcher.capability, entry, update=True, single=False)
-                )
-                made = ahead.compile_spec(spec)
+                made = ahead.compile_spec(ahead.forward_spec(width, dtype, launcher.capability, entry, single=True))
             except BackendError:
                 continue
             ahead.write_set(Path(folder) / name, [made, *combine])

@@ -76,7 +76,7 @@ def create(name: str | None, options: BackendOptions) -> Backend:
     """
     if options.precision not in PRECISIONS:
         raise ParameterError(f"precision '{options.precision}' is unknown", f"choose one of {', '.join(PRECISIONS)}")
-    if options.threads is not None and options.threads < 1:
+    if options.threads is not None and not (isinstance(options.threads, int) and options.threads >= 1):
         raise ParameterError(f"threads is {options.threads}", "give 1 or more, or nothing for one per physical core")
     if name is None:
         present = available()
@@ -138,7 +138,7 @@ def check_on_gpu(name: str, directory: EngineDirectory, gpu: Gpu, cuda: str) -> 
 def _entry(name: str, *, on_gpu: bool) -> Entry:
     """The entry of an installed backend that runs there; raises as `create` does."""
     choices = GPU_BACKENDS if on_gpu else CPU_BACKENDS
-    entry = TABLE.get(name)
+    entry = TABLE.get(name) if isinstance(name, str) else None
     if entry is None:
         raise ParameterError(f"backend '{name}' is unknown", f"choose one of {', '.join(choices)}")
     if entry.on_gpu and not on_gpu:

@@ -1,13 +1,14 @@
 """An engine directory on disk: its manifest, and whether its files are unchanged since the export."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ebca.engines.contract import manifest as manifests
 from ebca.engines.contract.manifest import FileRecord, Manifest
-from ebca.errors import EngineError
+from ebca.errors import EngineError, ParameterError
 
 BUNDLED = Path(__file__).parents[1] / "bundled"
 
@@ -66,7 +67,10 @@ def open_directory(engine: str | Path) -> EngineDirectory:
 
     Raises:
         EngineError: the directory does not exist or is not a complete engine directory.
+        ParameterError: not a path or a name.
     """
+    if not isinstance(engine, str | os.PathLike):
+        raise ParameterError(f"engine is {engine!r}"[:200], "give an engine directory, or the name of a bundled engine")
     path = Path(engine)
     if not path.exists():
         if str(engine) not in bundled():

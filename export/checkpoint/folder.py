@@ -45,6 +45,7 @@ class Layout:
     vae: Path | None = None
     tokenizer: Path | None = None
     scheduler: Path | None = None  # the file scheduler_config.json
+    scheduler_class: str | None = None  # which a pipeline decides, whatever scheduler_config.json says
 
 
 def load_folder(folder: Path, *, name: str, source: dict[str, Any], tokenizer: str | Path | None = None) -> Checkpoint:
@@ -60,7 +61,7 @@ def load_folder(folder: Path, *, name: str, source: dict[str, Any], tokenizer: s
         vae=_load(AutoencoderKL, layout.vae, "vae") if layout.vae else None,
         tokenizer_json=text,
         tokenizer_info=info,
-        scheduler_config=read_json(layout.scheduler) if layout.scheduler else None,
+        scheduler_config=_scheduler_config(layout),
         source=source,
     )
 
@@ -78,6 +79,13 @@ def check_folder(folder: Path) -> Layout:
         if kind != "AutoencoderKL":
             raise ModelError(f"unsupported VAE: {kind}", "only AutoencoderKL is supported")
     return layout
+
+
+def _scheduler_config(layout: Layout) -> dict[str, Any] | None:
+    if layout.scheduler is None:
+        return None
+    config = read_json(layout.scheduler)
+    return {**config, "_class_name": layout.scheduler_class} if layout.scheduler_class else config
 
 
 def choose_files(names: list[str]) -> list[str]:
@@ -125,10 +133,10 @@ def _find_layout(folder: Path) -> Layout:
     if (folder / "model_index.json").is_file():
         return _pipeline_layout(folder, read_json(folder / "model_index.json"))
     if (folder / "unet" / "config.json").is_file():
-        return Layout(
-            folder / "unet",
-            *(_part(folder, part) for part in ("text_encoder", "vae", "tokenizer", "scheduler")),
-        )
+        parts: dict[str, Any] = {
+            part: _part(folder, part) for part in ("text_encoder", "vae", "tokenizer", "scheduler")
+        }
+        return Layout(folder / "unet", **parts)
     if (folder / "config.json").is_file():
         scheduler = folder / "scheduler_config.json"
         return Layout(folder, scheduler=scheduler if scheduler.is_file() else None)
@@ -161,7 +169,7 @@ def _pipeline_layout(folder: Path, index: dict[str, Any]) -> Layout:
     parts = {part: _part(folder, part) for part in (*_CLASSES, "scheduler") if _class_of(index, part)}
     unet = parts.pop("unet")
     assert unet is not None
-    return Layout(unet, **parts)
+    return Layout(unet, **parts, scheduler_class=_class_of(index, "scheduler"))
 
 
 def _class_of(index: dict[str, Any], part: str) -> str | None:

@@ -14,11 +14,14 @@ with m evaluations starts at `offset` (in float64 values from the start of the f
 image-to-image and inpainting add noise to the clean latents with it.
 """
 
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ebca.errors import ExportError
 from ebca.export.checkpoint.defaults import SCHEDULER_CONFIG
+from ebca.export.options import TRAINING_STEPS
 from ebca.export.scheduler_tables import SchedulerTables, build_tables
 from ebca.export.stages.context import Context, StageResult
 
@@ -26,13 +29,30 @@ ALPHAS_CUMPROD_FILE = "schedulers/alphas_cumprod.f64"
 
 
 def export(context: Context) -> StageResult:
-    """Compute and write the tables; they take a second, so an interrupted export computes them again."""
+    """Compute and write the tables; they take seconds, so an interrupted export computes them again.
+
+    Each thing that differs from the checkpoint's own configuration is a Python warning of one line.
+    """
     context.report("scheduler tables")
-    # A UNet alone has no scheduler.
-    config = context.checkpoint.scheduler_config or SCHEDULER_CONFIG
-    section = write_tables(build_tables(config, context.options.all_steps), context.folder)
+    checkpoint = context.checkpoint
+    config = SCHEDULER_CONFIG if checkpoint.scheduler_config is None else checkpoint.scheduler_config
+    tables = build_tables(config, _steps(context, config), inpainting=checkpoint.unet.config.in_channels == 9)
+    notices = list(tables.notices)
+    # A UNet alone never has one.
+    if checkpoint.scheduler_config is None and checkpoint.text_encoder is not None:
+        notices.append("the checkpoint has no scheduler_config.json; pndm as in Stable Diffusion 1.5 is the default")
+    for notice in notices:
+        warnings.warn(notice, stacklevel=2)
+    section = write_tables(tables, context.folder)
     files = (section["alphas_cumprod"], *(table["file"] for table in section["tables"].values()))
     return StageResult(files=files, sections={"schedulers": section})
+
+
+def _steps(context: Context, config: Mapping[str, Any]) -> list[int]:
+    """The default step counts that the checkpoint's training timesteps allow, and all that were asked for."""
+    limit = int(config.get("num_train_timesteps", TRAINING_STEPS))
+    asked = set(context.options.scheduler_steps)
+    return [count for count in context.options.all_steps if count <= limit or count in asked]
 
 
 def write_tables(tables: SchedulerTables, folder: Path) -> dict[str, Any]:
@@ -41,11 +61,14 @@ def write_tables(tables: SchedulerTables, folder: Path) -> dict[str, Any]:
     Raises ExportError when a file cannot be written.
     """
     section: dict[str, Any] = {
-        "default": "pndm" if "pndm" in tables.records else next(iter(tables.records)),
+        "default": tables.default,
         "config": dict(tables.config),
         "alphas_cumprod": ALPHAS_CUMPROD_FILE,
         "tables": {},
+        "left_out": dict(tables.left_out),
     }
+    if tables.image_to_image is not None:
+        section["image_to_image"] = tables.image_to_image
     try:
         (folder / "schedulers").mkdir(parents=True, exist_ok=True)
         (folder / ALPHAS_CUMPROD_FILE).write_bytes(tables.alphas_cumprod.astype("<f8").tobytes())

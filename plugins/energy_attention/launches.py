@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ebca.errors import ParameterError
 from ebca.plugins.energy_attention.contract import signature
@@ -100,26 +100,19 @@ def launches(kernels: KernelSet, variant: str, capability: Capability, dtype: st
     masked = "mask" in tensors.inputs
     single = shape.contexts == 1 and not masked
     size = shape.head_dim, shape.positions
-    forward = kernels.choose(
-        "ebca_forward", capability, dtype, shape.head_dim, shape.positions, UPDATE=int(update), SINGLE=int(single)
-    )
+    forward = kernels.choose("ebca_forward", capability, dtype, *size, SINGLE=int(single))
+    combine = kernels.choose("ebca_combine", capability, dtype, *size)
+    span, splits = _ranges(shape.positions, forward.constants["BLOCK_P"], combine.constants["SPLITS"])
     tiles = _blocks(shape.positions, forward.constants["BLOCK_N"])
-    if tiles * shape.tokens * shape.head_dim >= 2**31:
-        raise ParameterError(f"{shape} needs scratch of 2^31 elements or more per head", "make the image smaller")
-    groups = shape.batch * shape.contexts * shape.heads
-    sizes = {
-        "partial": groups * tiles * shape.tokens * shape.head_dim * 2,
-        "column": groups * tiles * 2 * shape.tokens * 4,
-        "norm2": groups * shape.tokens * 4,
-    }
-    scratch, total = _layout(sizes if update else {})
+    scratch, total = _layout(_scratch_sizes(shape, splits) if update else {})
     values: dict[str, int | float | str] = {
         "N": shape.positions,
         "T": shape.tokens,
         "S": shape.contexts,
         "d": shape.head_dim,
         "heads": shape.heads,
-        "tiles": tiles,
+        "splits": splits if update else 0,
+        "span": span,
         "q_batch": shape.positions * shape.channels,
         "q_position": shape.channels,
         "k_batch": shape.contexts * shape.tokens * shape.channels,
@@ -133,9 +126,9 @@ def launches(kernels: KernelSet, variant: str, capability: Capability, dtype: st
         "scale": math.log2(math.e) / math.sqrt(shape.head_dim),
     }
     names = (*tensors.inputs, *tensors.outputs, *scratch)
-    grids = [(forward, (tiles, shape.heads, shape.batch))]
+    places = tiles + _update_places(shape, splits, forward.constants) if update else tiles
+    grids = [(forward, (places, shape.heads, shape.batch))]
     if update:
-        combine = kernels.choose("ebca_combine", capability, dtype, *size)
         of_tokens = _blocks(shape.tokens, combine.constants["BLOCK_T"])
         of_channels = _blocks(shape.head_dim, combine.constants["BLOCK_D"])
         grids.append((combine, (of_tokens * of_channels, shape.heads, shape.batch * shape.contexts)))
@@ -153,12 +146,43 @@ def launches(kernels: KernelSet, variant: str, capability: Capability, dtype: st
 def scratch_bytes(kernels: KernelSet, variant: str, capability: Capability, dtype: str, largest: OpShape) -> int:
     """Scratch memory that is enough for calls up to these sizes. Raises as `launches`.
 
-    A smaller call may need more memory: just below `positions_from` the tiles are smaller, so there are more of them.
+    A smaller call may have more ranges of positions, and so need more memory.
     """
-    below = {b.positions_from - 1 for b in kernels.on("ebca_forward", capability)}
-    positions = {largest.positions, *(n for n in below if 1 <= n < largest.positions)}
-    calls = (replace(largest, positions=n, contexts=s) for n in positions for s in {1, largest.contexts})
-    return max(launches(kernels, variant, capability, dtype, call).scratch_bytes for call in calls)
+    own = launches(kernels, variant, capability, dtype, largest).scratch_bytes
+    if not own:
+        return 0
+    block = min(b.constants["BLOCK_P"] for b in kernels.on("ebca_forward", capability))
+    most = max(b.constants["SPLITS"] for b in kernels.on("ebca_combine", capability))
+    splits = min(most, _blocks(largest.positions, block))
+    return _layout(_scratch_sizes(largest, splits))[1]
+
+
+def _ranges(positions: int, block: int, most: int) -> tuple[int, int]:
+    """(span, splits): at most `most` ranges of whole blocks; the last one may be shorter."""
+    span = block * _blocks(_blocks(positions, block), most)
+    return span, _blocks(positions, span)
+
+
+def _update_places(shape: OpShape, splits: int, constants: Mapping[str, int]) -> int:
+    """Programs per head and row that ebca_forward adds for the step: those of its `_pull` and `_square`."""
+    rows, tail = constants["ROWS"], constants["TAIL"]
+    wide = (shape.tokens + tail - 1) // rows
+    narrow = _blocks(max(shape.tokens - wide * rows, 0), tail)
+    norms = shape.contexts * _blocks(shape.tokens, constants["NORM_T"])
+    return shape.contexts * splits * (wide + narrow) + _blocks(norms, shape.heads)
+
+
+def _scratch_sizes(shape: OpShape, splits: int) -> dict[str, int]:
+    """Bytes of each scratch tensor."""
+    elements = splits * shape.tokens * shape.head_dim
+    if elements >= 2**31:
+        raise ParameterError(f"{shape} needs scratch of 2^31 elements or more per head", "make the image smaller")
+    rows = shape.batch * shape.contexts
+    return {
+        "partial": rows * shape.heads * elements * 2,
+        "column": rows * shape.heads * splits * 2 * shape.tokens * 4,
+        "norm2": rows * shape.tokens * 4,
+    }
 
 
 def _blocks(size: int, block: int) -> int:

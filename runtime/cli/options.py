@@ -73,11 +73,12 @@ def add_energy(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         choices=("reverse_step", "step", "constant", "linear", "exponential"),
         help="how both gammas change over the steps: reverse_step applies them until --gamma-tau, step from "
         "--gamma-tau on, constant throughout; linear adds --gamma-ratio per evaluation, exponential multiplies by it "
-        "(default: reverse_step; with --editing-prompt, or with --mask and no --gamma-tau, constant)",
+        "(default: constant; reverse_step with --gamma-tau, if there is no --editing-prompt)",
     )
     energy.add_argument(
         "--gamma-tau", "--gamma_tau", type=float, nargs="+", metavar="TAU",
-        help="share of the steps for --gamma-schedule (default: 1). With --editing-prompt it applies to the editing "
+        help="share of the steps for --gamma-schedule step and reverse_step (default: 1, where pndm's one evaluation "
+        "more than steps is outside). With --editing-prompt it applies to the editing "
         "prompts instead, as in the authors' scripts: their gammas start there (default: 0)",
     )  # fmt: skip
     energy.add_argument("--gamma-ratio", type=float, default=None, help="see --gamma-schedule")
@@ -243,9 +244,8 @@ def _gamma(flag: str, values: list[float | Schedule], args: argparse.Namespace) 
         return value
     finite(flag, value)
     editing = bool(getattr(args, "editing_prompt", None))
-    # As in the authors' scripts. Unlike constant, reverse_step gives pndm's last evaluation 0.
-    inpainting = bool(getattr(args, "mask", None)) and args.gamma_tau is None
-    kind: Kind = args.gamma_schedule or ("constant" if editing or inpainting else "reverse_step")
+    # With editing prompts, --gamma-tau is theirs.
+    kind: Kind = args.gamma_schedule or ("constant" if editing or args.gamma_tau is None else "reverse_step")
     if kind == "constant":
         return Schedule.constant(value)
     if kind in ("linear", "exponential"):

@@ -78,8 +78,8 @@ def _add_core(p: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     p.add_argument(
         "--scheduler",
-        help="pndm, ddim, euler, dpmpp_2m or unipc; not for RePaint (default: ddim for image to image, else the "
-        "engine's, usually pndm)",
+        help="pndm, ddim, euler, dpmpp_2m or unipc; not for RePaint (default: the checkpoint's own; for image to image "
+        "ddim, if that one cannot start at an intermediate timestep)",
     )
     p.add_argument(
         "--seed", type=int, nargs="+", metavar="N",
@@ -104,7 +104,8 @@ def _add_images(p: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     given.add_argument(
         "--mask", "--mask-image", "--mask_file", type=Path, nargs="+", metavar="FILE",
-        help="white pixels are regenerated; one for all images, or one per image",
+        help="white pixels are regenerated, or transparent ones in a mask with one colour; one for all images, or one "
+        "per image",
     )  # fmt: skip
     given.add_argument(
         "--strength", type=float, default=rules.GENERATE.strength,

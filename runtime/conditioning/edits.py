@@ -1,6 +1,6 @@
 """Editing prompts: composition by conjunction and negation (EBCQ in the paper, CACAO in the authors' code)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,14 +44,16 @@ def check(edits: Sequence[Edit], most: int | None) -> tuple[Edit, ...]:
         ParameterError: not a list of edits, too many, or a direction other than 0 and 1.
     """
     if isinstance(edits, Edit):
-        raise rules.EDITS_TYPE.error()
+        raise rules.EDITS_TYPE.error(value="one Edit")
+    if not isinstance(edits, Iterable):
+        raise rules.EDITS_TYPE.error(value=repr(edits))
     listed = tuple(edits)
     if most is not None and len(listed) > most - 1:
         raise rules.EDITS_TOO_MANY.error(count=len(listed), limit=most - 1)
     for index, edit in enumerate(listed):
         if not isinstance(edit, Edit):
             raise rules.EDIT_TYPE.error(value=repr(edit))
-        if edit.direction not in (0, 1):
+        if np.ndim(edit.direction) or edit.direction not in (0, 1):
             raise rules.EDIT_DIRECTION.error(where=_where(index), value=repr(edit.direction))
     return listed
 

@@ -1,6 +1,6 @@
 """Prompts: checks and encodes texts or embeddings, and finds the tokens of words."""
 
-import warnings
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -9,9 +9,14 @@ import numpy as np
 from ebca.runtime.components import Components
 from ebca.runtime.conditioning.edits import Edit
 from ebca.runtime.schema import parameters as rules
-from ebca.runtime.validation import as_numbers, texts_for_images
+from ebca.runtime.validation import as_numbers, texts_for_images, warn
 
 _NEGATIVE = "negative prompt"
+# How much of a text a warning shows.
+_SHOWN = 100
+_WEIGHTED = re.compile(r"\(([^():]+):([^():]+)\)")
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)")
+_SPACE = " \t\r\n"
 _FIELDS = {"prompt": "prompt", _NEGATIVE: "negative_prompt"}
 
 
@@ -151,8 +156,11 @@ class PromptEncoder:
         limit = components.tokenizer.max_length - 2
         for name, each in texts.items():
             for text in dict.fromkeys(each):
+                if found := weight_in(text):
+                    warn(rules.PROMPT_WEIGHTS.text(name=name, found=rules.shortened(found, _SHOWN)))
                 if dropped := encoded.truncated[unique.index(text)].strip():
-                    warnings.warn(rules.PROMPT_TRUNCATED.text(name=name, limit=limit, dropped=dropped), stacklevel=6)
+                    shown = rules.shortened(dropped, _SHOWN)
+                    warn(rules.PROMPT_TRUNCATED.text(name=name, limit=limit, dropped=shown))
         embeddings = components.encode(encoded.ids)
         # Half a gigabyte at SD 1.5 size that sampling does not need; reopening takes a fraction of a step.
         spec = components.manifest.text_encoder
@@ -168,6 +176,18 @@ class PromptEncoder:
         if not np.isfinite(array).all():
             raise rules.EMBEDS_NOT_FINITE.error(name=name)
         return np.broadcast_to(array, (batch, *array.shape[1:]))
+
+
+def weight_in(text: str) -> str:
+    """The first weight in a text as other programs write it, such as "(red:1.3)"; "" if there is none.
+
+    Ratios and times are none: after a digit, only a number with a fraction is a weight.
+    """
+    for match in _WEIGHTED.finditer(text):
+        words, number = (part.strip(_SPACE) for part in match.groups())
+        if words and _NUMBER.fullmatch(number) and ("." in number or words[-1] not in "0123456789"):
+            return match[0]
+    return ""
 
 
 def _edit_name(index: int) -> str:

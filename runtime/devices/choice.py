@@ -37,7 +37,7 @@ class DeviceChoice:
 
 def parse(name: str) -> tuple[str, int]:
     """Kind and index of a device's name: ("cuda", 1) for "cuda:1". Raises ParameterError for an unknown name."""
-    kind, colon, index = name.partition(":")
+    kind, colon, index = name.partition(":") if isinstance(name, str) else ("", "", "")
     if name not in (AUTO, "cpu") and (kind != "cuda" or (bool(colon) and not index.isdecimal())):
         raise ParameterError(f"device '{name}' is unknown", f"choose {', '.join(DEVICES)}, cuda:1 and so on")
     return kind, int(index or 0)

@@ -19,8 +19,10 @@ class ImageInputs:
     """Images to start from.
 
     Attributes:
-        image: one for all generated images, or one per image; resized to the session's size.
-        mask: white pixels are regenerated; one for all images, or one per image.
+        image: one for all generated images, or one per image; resized to the session's size. Transparent pixels are
+            composited on white, with a warning.
+        mask: white pixels are regenerated, or transparent ones if the mask has only one colour; one for all images, or
+            one per image. Forms: see `ebca.runtime.images.inputs.load_masks`.
         strength: of image to image: the share of the steps to run, above 0 and up to 1. None: 0.8.
         repaint: settings of RePaint; None: the defaults.
         composite: copy the pixels of `image` back outside the mask.
@@ -57,8 +59,9 @@ class GenerateRequest:
         image_inputs: images to start from.
         telemetry: what to record.
         steps: scheduler steps.
-        scheduler: "pndm", "ddim", "euler", "dpmpp_2m" or "unipc". None: the engine's default; for image to image with
-            strength below 1, "ddim", because multistep schedulers cannot start at an intermediate timestep.
+        scheduler: "pndm", "ddim", "euler", "dpmpp_2m" or "unipc". None: the engine's default, which is the checkpoint's
+            own; for image to image with strength below 1, "ddim" if the default is a multistep scheduler, because
+            those cannot start at an intermediate timestep.
         seed: of the initial latents, which equal those of torch.randn on the CPU: one for all images, or one per image.
             None: random.
         latents: initial latents [n,C,h,w] of unit variance, or the latents that `Session.invert` found.

@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 from ebca.errors import ParameterError
 from ebca.runtime.conditioning import schedules
 from ebca.runtime.conditioning.edits import Edit
+from ebca.runtime.images.pixels import opened
 from ebca.runtime.request.fields import FIELD_PARTS, GenerateRequest
 from ebca.runtime.sampling.repaint import RePaint
 
@@ -85,16 +87,17 @@ def _write_edits(value: Sequence[Edit]) -> list[dict[str, Any]]:
     return made
 
 
-def _write_images(value: Any) -> Any:
+def _write_images(name: str, value: Any) -> Any:
     if isinstance(value, str | Path):
         return str(value)
     if isinstance(value, np.ndarray):
         return _write_array(value)
     if isinstance(value, Image.Image):
         buffer = io.BytesIO()
-        value.save(buffer, "PNG")
+        # PNG has neither all modes nor, as Pillow writes it, the orientation.
+        opened(name, value).save(buffer, "PNG")
         return {"png": base64.b64encode(buffer.getvalue()).decode()}
-    return [_write_images(one) for one in value]
+    return [_write_images(name, one) for one in value]
 
 
 def _write_array(value: Any) -> dict[str, Any]:
@@ -177,7 +180,8 @@ _WRITERS: Mapping[str, Callable[[Any], Any]] = {
     "edits": _write_edits,
     "repaint": lambda value: dict(vars(value)),
     **dict.fromkeys(_GAMMAS, schedules.to_json),
-    **dict.fromkeys(("image", "mask"), _write_images),
+    "image": partial(_write_images, "image"),
+    "mask": partial(_write_images, "mask"),
     **dict.fromkeys(("prompt_embeds", "negative_prompt_embeds", "latents"), _write_array),
 }
 

@@ -1,6 +1,6 @@
 """Validation of requests: which values each field accepts, and which fields go together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -11,11 +11,11 @@ from ebca.runtime.conditioning import edits as editing
 from ebca.runtime.conditioning.edits import Edit
 from ebca.runtime.conditioning.prompts import Conditioning
 from ebca.runtime.execution.control import check_norm_factor
-from ebca.runtime.request.fields import GenerateRequest, ImageInputs
+from ebca.runtime.request.fields import PARTS, GenerateRequest, ImageInputs
 from ebca.runtime.sampling import tables
 from ebca.runtime.sampling.repaint import RePaint
 from ebca.runtime.schema import parameters as rules
-from ebca.runtime.validation import as_numbers, finite, whole
+from ebca.runtime.validation import as_numbers, finite, flag, whole
 
 OUTPUTS = ("pil", "np", "latents")
 
@@ -83,6 +83,7 @@ def validate(request: GenerateRequest, target: Target) -> ValidRequest:
         ParameterError: a wrong value, or fields that do not go together.
         EngineError: a task that this engine does not support.
     """
+    _check_types(request)
     manifest, inputs = target.manifest, request.image_inputs
     check_output(request.output, manifest)
     task = resolve_task(inputs, manifest)
@@ -202,6 +203,8 @@ def check_conditioning(conditioning: Conditioning, edits: Sequence[Edit], *, gui
     needs_text = guided and conditioning.negative_prompt_embeds is None
     if needs_text and conditioning.prompt_embeds is not None and manifest.text_encoder is None:
         raise rules.GUIDANCE_NEEDS_NEGATIVE.error()
+    if not isinstance(conditioning.token_weights, Mapping):
+        raise rules.TOKEN_WEIGHTS_TYPE.error(value=repr(conditioning.token_weights), example="{'red': 1.3}")
     for key, factor in conditioning.token_weights.items():
         finite(f"the factor of '{key}' in token_weights", factor)
         if not isinstance(key, str):
@@ -236,6 +239,21 @@ def checked_latents(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return array
 
 
+def _check_types(request: GenerateRequest) -> None:
+    """Check that the request and its parts are such, and that its switches are True or False."""
+    if not isinstance(request, GenerateRequest):
+        raise rules.REQUEST_PART.error(what="the request", kind=type(request).__name__, expected="GenerateRequest")
+    for name, part in PARTS.items():
+        given = getattr(request, name)
+        if not isinstance(given, part):
+            expected = f"{part.__module__.removeprefix('ebca.')}.{part.__name__}"
+            raise rules.REQUEST_PART.error(what=name, kind=type(given).__name__, expected=expected)
+    flag("reset_edits", request.guidance.reset_edits)
+    flag("composite", request.image_inputs.composite)
+    for name, value in vars(request.telemetry).items():
+        flag(name, value)
+
+
 def _scheduler(request: GenerateRequest, task: Task, skipped: int, manifest: Manifest) -> str:
     """The scheduler's name in the manifest. Its number of steps is checked when its table is read.
 
@@ -249,9 +267,10 @@ def _scheduler(request: GenerateRequest, task: Task, skipped: int, manifest: Man
         require_noise_prediction(manifest, "RePaint")
         return "RePaint"
     if name is None:
-        name = "ddim" if skipped else str(section["default"])
+        # Engines that do not name one for intermediate timesteps have a multistep default.
+        name = str(section.get("image_to_image", "ddim")) if skipped else str(section["default"])
     choices = [choice for choice in tables.available_schedulers(section) if choice != tables.INVERSE]
     found = tables.find_scheduler(name, choices) if isinstance(name, str) else None
     if found is None:
-        raise rules.SCHEDULER_UNKNOWN.error(value=name, choices=", ".join(choices))
+        raise tables.unknown_scheduler(section, name, choices)
     return found

@@ -12,7 +12,7 @@ import numpy as np
 from ebca.runtime.noise import NormalStream, draw
 from ebca.runtime.sampling.sampler import Evaluation
 from ebca.runtime.schema import parameters as rules
-from ebca.runtime.validation import at_least_one, finite
+from ebca.runtime.validation import at_least_one, finite, flag
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class RePaint:
     def __post_init__(self) -> None:
         at_least_one("jump_length", self.jump_length)
         at_least_one("jump_count", self.jump_count)
+        flag("update_known", self.update_known)
         if not 0 <= finite("eta", self.eta) <= 1:
             raise rules.ETA_RANGE.error(value=self.eta)
 

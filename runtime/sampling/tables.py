@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ebca.errors import EngineError, ParameterError
+from ebca.errors import EbcaError, EngineError, ParameterError
 from ebca.runtime.schema import parameters as rules
 
 INVERSE = "ddim_inverse"
@@ -147,6 +147,22 @@ def find_scheduler(name: str, names: Iterable[str]) -> str | None:
     return next((one for one in names if normalise_name(one) == normalise_name(name)), None)
 
 
+def unknown_scheduler(section: Mapping[str, Any], name: object, choices: Iterable[str]) -> EbcaError:
+    """The error about a scheduler that an engine does not have; it says why if the export left the scheduler out.
+
+    Args:
+        section: the manifest's scheduler section.
+        name: what a user asked for.
+        choices: the names to offer.
+    """
+    left_out = section.get("left_out", {})
+    key = find_scheduler(name, left_out) if isinstance(name, str) else None
+    available = ", ".join(choices)
+    if key is None:
+        return rules.SCHEDULER_UNKNOWN.error(value=name, choices=available)
+    return rules.SCHEDULER_LEFT_OUT.error(value=name, reason=left_out[key], choices=available)
+
+
 def load_table(directory: Path, section: Mapping[str, Any], name: str, steps: int) -> SchedulerTable:
     """Read one table of an engine directory.
 
@@ -165,7 +181,7 @@ def load_table(directory: Path, section: Mapping[str, Any], name: str, steps: in
         raise EngineError(f"the manifest in {directory} has no scheduler tables", "export the engine again")
     key = find_scheduler(name, tables) if isinstance(name, str) else None
     if key is None:
-        raise rules.SCHEDULER_UNKNOWN.error(value=name, choices=", ".join(tables))
+        raise unknown_scheduler(section, name, tables)
     if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
         raise rules.STEPS_BELOW_ONE.error(value=repr(steps))
     try:

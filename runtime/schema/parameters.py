@@ -111,13 +111,20 @@ class Rule:
         return str(self.error(**values))
 
 
+def shortened(text: str, limit: int) -> str:
+    """The text, or its first `limit` characters and how many more there are."""
+    return text if len(text) <= limit else f"{text[:limit]}... ({len(text) - limit} more characters)"
+
+
 def _shown(value: Any) -> str:
-    """Numbers as C++ writes them."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    """Numbers as C++ writes them; no value fills the screen."""
+    return f"{value:g}" if isinstance(value, float) else shortened(str(value), 2000)
 
 
 FINITE_NUMBER = Rule(ParameterError, "{field} is {value}", "give a finite number")
 WHOLE_NUMBER = Rule(ParameterError, "{field} is {value}", "give a whole number")
+TRUE_OR_FALSE = Rule(ParameterError, "{field} is {value}", "give True or False")
+FUNCTION = Rule(ParameterError, "{field} is {value}", "give a function, or None")
 AT_LEAST_ONE = Rule(ParameterError, "{field} is {value}", "give 1 or more")
 NUMBER_RANGE = Rule(ParameterError, "{field} is {value}", "give a number from {low} to {high}")
 NORM_FACTOR = Rule(ParameterError, "norm_factor is {value}", "give 1 (authors' code) or 0.5 (paper)")
@@ -159,8 +166,15 @@ NO_VAE_TO_ENCODE = Rule(
 NO_VAE_TO_DECODE = Rule(EngineError, "this engine directory has no VAE", "ask for output='latents'")
 NO_VAE_FOR_IMAGE = Rule(EngineError, "'{path}' has no VAE", "pass latents instead of an image")
 LATENTS_CHANNELS = Rule(ParameterError, "latents have {count} channels, the VAE has {expected}", "give as many")
+REQUEST_PART = Rule(ParameterError, "{what} is of type {kind}", "give ebca.{expected}")
 OUTPUT = Rule(ParameterError, "output is '{value}'", "choose 'pil', 'np' or 'latents'")
 SESSION_CLOSED = Rule(ParameterError, "this session is closed", "open another with engine.session()")
+ENGINE_CLOSED = Rule(
+    ParameterError, "this engine is closed", "open it again with ebca.load, and close it after its sessions"
+)
+SESSION_BUSY = Rule(
+    ParameterError, "this session is in another call", "use one session per thread, and none from callbacks"
+)
 STRENGTH_RANGE = Rule(
     ParameterError, "strength is {value}", "give a number above 0 (keep the image) and up to 1 (regenerate all of it)"
 )
@@ -168,6 +182,9 @@ STRENGTH_LEAVES_NO_STEP = Rule(
     ParameterError, "strength {value} of {count} steps leaves no step to run", "raise either"
 )
 SCHEDULER_UNKNOWN = Rule(ParameterError, "scheduler '{value}' is not in this engine", "available: {choices}")
+SCHEDULER_LEFT_OUT = Rule(
+    ParameterError, "scheduler '{value}' was left out of this engine: {reason}", "available: {choices}"
+)
 SCHEDULER_WITH_REPAINT = Rule(
     ParameterError, "scheduler '{value}' does not apply: RePaint has steps of its own", "leave it out"
 )
@@ -216,12 +233,23 @@ MASK_STRETCHED = Rule(
     "the mask has {mask_width} x {mask_height} pixels, the image {image_width} x {image_height}",
     "the mask is stretched to fit",
 )
+IMAGE_TRANSPARENT = Rule(EbcaError, "{name} has transparent pixels", "they are composited on white")
+MASK_COLOURS_AND_TRANSPARENCY = Rule(
+    EbcaError,
+    "{name} has several colours and transparency",
+    "its colours are used: white is regenerated; for transparency, fill it with one colour",
+)
 PROMPT_OR_EMBEDS = Rule(
     ParameterError, "{name} has both texts and embeddings, or neither", "give either a prompt or prompt_embeds"
 )
 PROMPT_TYPE = Rule(ParameterError, "{name} is {value}", "give a text, or one per image")
 PROMPT_COUNT = Rule(ParameterError, "{name} has {count} texts for a batch of {batch}", "give one, or one each")
 PROMPT_TRUNCATED = Rule(EbcaError, "the {name} is longer than {limit} tokens", "dropped: '{dropped}'")
+PROMPT_WEIGHTS = Rule(
+    EbcaError,
+    "the {name} has '{found}', and weights in a text are not interpreted: they are read as words",
+    "use token_weights (ebca-run: --token-words, --token-upweight)",
+)
 NOT_NUMBERS = Rule(ParameterError, "{name} is not an array of numbers", "give {expected}")
 EMBEDS_SHAPE = Rule(ParameterError, "{name} has shape {shape}", "give [{batch}, tokens, {width}]")
 EMBEDS_NOT_FINITE = Rule(ParameterError, "{name} has values that are not finite", "give finite numbers")
@@ -232,6 +260,9 @@ GUIDANCE_NEEDS_NEGATIVE = Rule(
 UNET_ONLY = Rule(EngineError, "'{path}' holds a UNet only", "pass prompt_embeds instead of a prompt")
 NO_TEXT_ENCODER = Rule(EngineError, "'{path}' has no text encoder", "pass prompt_embeds instead of a prompt")
 TOKEN_FACTOR = Rule(ParameterError, "the factor of '{key}' in token_weights is {value}", "give a finite number")
+TOKEN_WEIGHTS_TYPE = Rule(
+    ParameterError, "token_weights is {value}", "give a dict of words or positions and their factors, such as {example}"
+)
 TOKEN_POSITION = Rule(ParameterError, "token_weights names position {position}", "there are positions 0 to {last}")
 TOKEN_WORD_WITHOUT_PROMPT = Rule(
     ParameterError, "token_weights names the word '{word}'", "beside prompt_embeds, give its position"
@@ -253,7 +284,7 @@ EDITS_TOO_MANY = Rule(
     "{count} editing prompts are more than the {limit} that this engine was built for",
     "use fewer, or export it again for more",
 )
-EDITS_TYPE = Rule(ParameterError, "edits is one Edit", "give a list of them")
+EDITS_TYPE = Rule(ParameterError, "edits is {value}", "give a list of ebca.Edit")
 EDIT_TYPE = Rule(ParameterError, "edits holds {value}", "give ebca.Edit(prompt, direction=1, alpha=...)")
 EDIT_DIRECTION = Rule(
     ParameterError, "{where} has direction {value}", "give 1 (conjunction: add) or 0 (negation: take away)"

@@ -35,9 +35,14 @@ class Rule:
         return str(self.error(**values))
 
 
+def shortened(text: str, limit: int) -> str:
+    """The text, or its first `limit` characters and how many more there are."""
+    return text if len(text) <= limit else f"{text[:limit]}... ({len(text) - limit} more characters)"
+
+
 def _shown(value: Any) -> str:
-    """Numbers as C++ writes them."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    """Numbers as C++ writes them; no value fills the screen."""
+    return f"{value:g}" if isinstance(value, float) else shortened(str(value), 2000)
 '''
 
 _CLASSES = {

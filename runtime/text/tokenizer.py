@@ -130,7 +130,8 @@ class Tokenizer:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise ParameterError(
-                f"the prompt {text!r} is not valid Unicode text: {error.reason}", "remove unpaired surrogates"
+                f"the prompt {rules.shortened(repr(text), 100)} is not valid Unicode text: {error.reason}",
+                "remove unpaired surrogates",
             ) from error
         return self._backend.encode(text, add_special_tokens=False)
 

@@ -19,13 +19,16 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from ebca.errors import EbcaError, ParameterError
 
+INTERRUPTED = 128 + signal.SIGINT
+"""The exit code after Ctrl-C."""
+
 
 def run(program: str, body: Callable[[], int], *, interrupted: str = "interrupted") -> int:
     """Run a command-line tool. Returns its exit code.
 
-    An `EbcaError` becomes one line on stderr and exit code 1; so does Ctrl-C, with the text `interrupted`. Python
-    warnings become one line each. If the reader closes the pipe, the tool ends without a message. Other exceptions are
-    bugs and keep their traceback.
+    An `EbcaError` becomes one line on stderr and exit code 1; Ctrl-C one with the text `interrupted` and exit code 130,
+    as shells report it. Python warnings become one line each. If the reader closes the pipe, the tool ends without a
+    message. Other exceptions are bugs and keep their traceback.
 
     Args:
         program: the tool's name, for example "ebca-run".
@@ -46,6 +49,7 @@ def run(program: str, body: Callable[[], int], *, interrupted: str = "interrupte
             _say(program, f"error: {error}")
         except KeyboardInterrupt:
             _say(program, interrupted)
+            return INTERRUPTED
         except BrokenPipeError:
             _silence_stdout()
         return 1

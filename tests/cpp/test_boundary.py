@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import building
+from helpers.tiny import changed_copy
 
 import ebca
 from ebca.errors import BackendError, CancelledError, EngineError, NumericalError, ParameterError
@@ -112,6 +113,35 @@ def test_python_has_the_same_error_texts(session: native.Session, python_shapes:
             with pytest.raises(ParameterError) as mine:
                 session.generate(PROMPT, **call)
             assert str(mine.value).split("; ")[0] == str(theirs.value).split("; ")[0]
+
+
+def test_defaults_and_schedulers_left_out_come_from_the_manifest(
+    library: native.Library, shapes_dir: Path, tmp_path: Path
+) -> None:
+    def change(data: dict[str, Any]) -> None:
+        section = data["schedulers"]
+        del section["tables"]["unipc"]
+        section |= {"default": "dpmpp_2m", "image_to_image": "euler", "left_out": {"unipc": "it is not finite"}}
+
+    folder, image = changed_copy(shapes_dir, tmp_path / "engine", change), np.zeros((128, 128, 3), np.uint8)
+    given: dict[str, Any] = {"prompt": PROMPT, "steps": 2, "seed": 1, "output": "latents"}
+    with (
+        library.open(folder) as engine,
+        engine.session() as mine,
+        ebca.load(folder, "cpu") as other,
+        other.session() as theirs,
+    ):
+        for more, scheduler in (
+            ({}, "dpmpp_2m"),
+            ({"image": image, "strength": 0.5}, "euler"),
+            ({"image": image, "strength": 1.0}, "dpmpp_2m"),
+        ):
+            made, same = mine.generate(**given, **more), theirs.generate(**given, **more)
+            assert made.scheduler == same.parameters["scheduler"] == scheduler
+            assert np.array_equal(made.latents, same.latents)
+        for session in (mine, theirs):
+            with pytest.raises(ParameterError, match="'UniPC' was left out of this engine: it is not finite; avail"):
+                session.generate(**given, scheduler="UniPC")
 
 
 def test_a_prompt_that_is_not_utf8_is_refused(session: native.Session) -> None:
@@ -404,6 +434,20 @@ def test_a_truncated_prompt_is_logged(library: native.Library, shapes_dir: Path)
     session.generate(" ".join(["circle"] * 200), steps=1, output="latents")
     ((level, message),) = said
     assert level == 0 and "the prompt is longer than" in message and "dropped: 'circle" in message
+
+
+def test_what_is_read_otherwise_than_meant_is_logged(library: native.Library, shapes_dir: Path) -> None:
+    said: list[str] = []
+    session = library.open(shapes_dir, log=lambda level, text: said.append(text)).session(64, 64)
+    image = np.zeros((64, 64, 4), np.uint8)
+    given = {"steps": 2, "output": "latents"}
+    session.generate("a (red:1.3) circle", negative_prompt="(16:9) (at 5:30) (:3)", image=image, strength=1.0, **given)
+    session.generate("a circle" + " \u00fc" * 5000, **given)
+    texts = [text for text in said if not text.startswith("device")]
+    assert texts[0] == "images[0] has transparent pixels; they are composited on white"
+    assert texts[1].startswith("the prompt has '(red:1.3)', and weights in a text are not interpreted")
+    assert texts[2].startswith("the prompt is longer than") and texts[2].endswith(" more characters)'")
+    assert len(texts) == 3 and len(texts[2]) < 250
 
 
 def test_only_names_of_the_header_are_exported(library_file: Path) -> None:

@@ -103,6 +103,11 @@ def test_text_to_image_and_editing_equal_python_bit_by_bit(sessions: Sessions, n
     assert made.seeds == []
 
 
+def test_a_seed_that_is_not_used_is_not_reported(sessions: Sessions) -> None:
+    made, expected = compare(sessions, seed=7, latents=noise(sessions[1]))
+    assert made.seeds == [] and expected.parameters["seed"] is None
+
+
 def test_seeds_give_the_same_images(sessions: Sessions) -> None:
     made, expected = compare(sessions, seed=7, gamma_attn=0.01)
     assert made.seeds == [7]
@@ -123,6 +128,30 @@ def test_image_to_image(sessions: Sessions) -> None:
     compare(sessions, image=patches(64, 64), strength=0.5, seed=1, gamma_attn=0.01)
     compare(sessions, image=patches(77, 201), strength=1.0, seed=1)
     compare(sessions, image=patches(64, 64), scheduler="euler", seed=2, steps=5)
+
+
+@pytest.mark.filterwarnings("ignore:the image has transparent pixels")
+def test_transparent_pixels(sessions: Sessions) -> None:
+    alpha = np.random.default_rng(1).integers(0, 256, (77, 201), np.uint8)
+    image = np.dstack([patches(77, 201), alpha])
+    compare(sessions, image=image, strength=0.5, seed=1)
+    session, python = sessions
+    made = session.invert(image, PROMPT, steps=STEPS)
+    assert np.array_equal(made.latents, python.invert(image, PROMPT, steps=STEPS).latents)
+
+
+@pytest.mark.filterwarnings("ignore:the mask has several colours and transparency", "ignore:the image has transparent")
+def test_every_form_of_a_mask(sessions: Sessions) -> None:
+    white = hole(64, 64)
+    clear = np.dstack([np.full((64, 64, 3), 255, np.uint8), 255 - white])
+    both = np.dstack([white, white, white, 255 - white // 2])
+    given = {"image": patches(64, 64), "seed": 3, "steps": 4}
+    images = [compare(sessions, mask=mask, **given)[0].pixels for mask in (white, clear, white // 255, both)]
+    assert all(np.array_equal(images[0], image) for image in images)
+    # Of another size, with soft edges.
+    soft = np.dstack([np.zeros((50, 90, 3), np.uint8), np.tile(np.linspace(0, 255, 90).astype(np.uint8), (50, 1))])
+    with pytest.warns(UserWarning, match="stretched"):
+        compare(sessions, mask=soft, **given)
 
 
 def test_repaint(sessions: Sessions) -> None:

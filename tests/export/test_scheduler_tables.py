@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from ebca.engines.contract.accuracy import relative_l2  # noqa: E402
 from ebca.errors import ExportError, ParameterError  # noqa: E402
 from ebca.export.checkpoint.defaults import SCHEDULER_CONFIG  # noqa: E402
 from ebca.export.options import DEFAULT_STEPS  # noqa: E402
-from ebca.export.scheduler_tables import SCHEDULERS, SchedulerTables, TableRecord, build_tables  # noqa: E402
+from ebca.export.scheduler_choice import SCHEDULERS  # noqa: E402
+from ebca.export.scheduler_tables import SchedulerTables, TableRecord, build_tables  # noqa: E402
 from ebca.export.stages.schedulers import write_tables  # noqa: E402
 
 
@@ -84,10 +86,80 @@ def test_clip_sample_is_off_for_latents() -> None:
         assert np.array_equal(on.records[name][5].packed(), off.records[name][5].packed())
 
 
-@pytest.mark.parametrize("key", ["thresholding", "use_dynamic_shifting"])
-def test_config_that_is_not_linear_is_refused(key: str) -> None:
-    with pytest.raises(ExportError, match=key):
-        build_tables({**SCHEDULER_CONFIG, key: True}, [5])
+@pytest.mark.parametrize(
+    ("changes", "left_out", "why"),
+    [
+        ({"thresholding": True}, {"ddim", "ddim_inverse", "dpmpp_2m", "unipc"}, "has thresholding=true"),
+        ({"use_dynamic_shifting": True}, {"dpmpp_2m", "unipc"}, "it has use_dynamic_shifting=true"),
+        # An epsilon of the last timestep says nothing about an image without signal.
+        (
+            {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"},
+            {"ddim"},
+            "it has coefficients that are not finite",
+        ),
+    ],
+)
+def test_a_scheduler_that_cannot_be_tabulated_is_left_out_with_a_notice(
+    changes: dict[str, Any], left_out: set[str], why: str
+) -> None:
+    tables = build_tables({**SCHEDULER_CONFIG, **changes}, [2, 5])
+    assert set(tables.left_out) == left_out and set(tables.records) == set(SCHEDULERS) - left_out
+    assert (tables.default, tables.image_to_image) == ("pndm", "euler" if "ddim" in left_out else "ddim")
+    assert len(tables.notices) == len(left_out)
+    for name, line in zip(tables.left_out, tables.notices, strict=True):
+        assert line == f"scheduler {name} is left out: {tables.left_out[name]}" and why in line and "\n" not in line
+
+
+def test_the_checkpoints_own_scheduler_left_out_names_the_default_that_replaces_it() -> None:
+    config = {**SCHEDULER_CONFIG, "_class_name": "DDIMScheduler", "rescale_betas_zero_snr": True}
+    tables = build_tables({**config, "timestep_spacing": "trailing"}, [2, 5])
+    assert tables.default == "euler" and tables.image_to_image == "euler"
+    assert tables.notices[0].startswith("scheduler ddim is left out: ")
+    assert tables.notices[0].endswith("; euler is the default instead")
+
+
+@pytest.mark.parametrize(
+    ("changes", "default", "why"),
+    [
+        ({"_class_name": "EulerAncestralDiscreteScheduler"}, "euler", "draws random numbers at every step"),
+        ({"_class_name": "DDPMScheduler"}, "ddim", "draws random numbers at every step"),
+        ({"_class_name": "HeunDiscreteScheduler"}, "euler", "cannot be exported"),
+        ({"_class_name": "MyScheduler"}, "euler", "MyScheduler cannot be exported"),
+        (
+            {"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"},
+            "dpmpp_2m",
+            "with algorithm_type sde-dpmsolver++ draws random numbers",
+        ),
+    ],
+)
+def test_a_scheduler_without_a_table_is_replaced_with_a_notice(changes: dict[str, Any], default: str, why: str) -> None:
+    tables = build_tables({**SCHEDULER_CONFIG, **changes}, [5])
+    assert tables.default == default and set(tables.records) == set(SCHEDULERS)
+    (line,) = tables.notices
+    assert why in line and line.endswith(f"; {default} is the default instead")
+
+
+@pytest.mark.parametrize("name", ["DDIMScheduler", "EulerDiscreteScheduler"])
+def test_inversion_and_ddim_run_through_the_same_timesteps(name: str) -> None:
+    """In diffusers, a steps_offset that the config lacks becomes 1 for the pipeline's own scheduler alone."""
+    config = {key: value for key, value in SCHEDULER_CONFIG.items() if key != "steps_offset"}
+    tables = build_tables({**config, "_class_name": name}, [10], ["ddim", "ddim_inverse"])
+    ddim, inverse = (tables.records[one][10].timesteps.tolist() for one in ("ddim", "ddim_inverse"))
+    assert ddim[-1] == (1 if name == "DDIMScheduler" else 0)
+    assert inverse == ddim[:0:-1]
+
+
+@pytest.mark.parametrize("inpainting", [False, True])
+def test_runge_kutta_steps_of_a_config_without_skip_prk_steps(inpainting: bool) -> None:
+    """As in diffusers: its inpainting pipeline alone turns them off."""
+    config = {key: value for key, value in SCHEDULER_CONFIG.items() if key != "skip_prk_steps"}
+    tables = build_tables(config, [2, 50], ["pndm"], inpainting=inpainting)
+    assert {count: record.evaluations for count, record in tables.records["pndm"].items()} == (
+        {2: 3, 50: 51} if inpainting else {50: 59}
+    )
+    assert len(tables.notices) == (0 if inpainting else 1)
+    if not inpainting:
+        assert "9 evaluations more than steps, and at least 4 steps" in tables.notices[0]
 
 
 def test_config_diffusers_refuses_names_the_scheduler() -> None:

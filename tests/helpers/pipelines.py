@@ -11,7 +11,7 @@ from transformers import CLIPTokenizer
 
 from ebca.export.checkpoint.defaults import SCHEDULER_CONFIG
 from ebca.export.checkpoint.tiny import build_tiny, save_tiny
-from ebca.export.scheduler_tables import SCHEDULERS
+from ebca.export.scheduler_choice import SCHEDULERS
 
 
 def tiny_pipeline(pipeline: Any, folder: Path, *, in_channels: int = 4) -> Any:

@@ -18,7 +18,7 @@ from PIL import Image  # noqa: E402
 
 import ebca  # noqa: E402
 from ebca.engines.contract.accuracy import relative_l2  # noqa: E402
-from ebca.export.scheduler_tables import SCHEDULERS  # noqa: E402
+from ebca.export.scheduler_choice import SCHEDULERS  # noqa: E402
 from ebca.runtime.noise import randn  # noqa: E402
 
 PROMPT = "a lion with a crown"
@@ -156,6 +156,7 @@ def test_latents_replace_the_seed(session: ebca.Session) -> None:
         given = session.generate(PROMPT, steps=2, latents=start, output="latents", scheduler=scheduler)
         assert np.array_equal(given.latents, latents(session, steps=2, seed=9, scheduler=scheduler))
         assert given.parameters["seed"] is None
+        assert session.generate(PROMPT, steps=2, latents=start, seed=1).parameters["seed"] is None
     assert np.array_equal(start, before)
 
 

@@ -1,5 +1,6 @@
 """What sessions and engines refuse, and what the errors say."""
 
+import io
 import json
 import warnings
 from collections.abc import Iterator
@@ -91,6 +92,22 @@ def test_wrong_sizes_are_refused(engine: ebca.Engine, kwargs: dict[str, Any], na
             "names the word 'lion'; beside prompt_embeds, give its position",
         ),
         ({"norm_factor": float("nan")}, "norm_factor is nan"),
+        ({"prompt": b"a cat"}, "prompt is b'a cat'; give a text, or one per image"),
+        ({"prompt": {"a cat": 1}}, "prompt is {'a cat': 1}; give a text, or one per image"),
+        ({"negative_prompt": b""}, "negative_prompt is b''; give a text, or one per image"),
+        ({"edits": None}, "edits is None; give a list of ebca.Edit"),
+        ({"edits": ebca.Edit("a dog")}, "edits is one Edit; give a list of ebca.Edit"),
+        ({"edits": [ebca.Edit("a dog", direction=[1, 0])]}, "editing prompt 1 has direction [1, 0]; give 1"),
+        ({"edits": [ebca.Edit(b"a dog")]}, "editing prompt 1 is b'a dog'; give a text, or one per image"),
+        ({"token_weights": [("lion", 2.0)]}, "token_weights is [('lion', 2.0)]; give a dict of words or positions"),
+        ({"token_weights": "lion"}, "token_weights is 'lion'; give a dict of words"),
+        ({"image": b"\x89PNG"}, "image is of type bytes; give an image, its file, or an array of pixels"),
+        ({"image": io.BytesIO(b"")}, "image is of type BytesIO; give an image, its file, or an array of pixels"),
+        ({"reset_edits": "no"}, "reset_edits is 'no'; give True or False"),
+        ({"composite": None}, "composite is None; give True or False"),
+        ({"energies": "no"}, "energies is 'no'; give True or False"),
+        ({"attention_maps": 2}, "attention_maps is 2; give True or False"),
+        ({"on_step": 5}, "on_step is 5; give a function, or None"),
     ],
 )
 def test_wrong_parameters_are_refused_before_the_unet_is_bound(
@@ -103,6 +120,45 @@ def test_wrong_parameters_are_refused_before_the_unet_is_bound(
     with pytest.raises(ebca.ParameterError) as caught:
         session.generate(**{"prompt": PROMPT, "steps": 3, "output": "latents"} | kwargs)
     assert named in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (None, "the request is of type NoneType; give ebca.GenerateRequest"),
+        ({"prompt": PROMPT}, "the request is of type dict; give ebca.GenerateRequest"),
+        (ebca.GenerateRequest(guidance=None), "guidance is of type NoneType; give ebca.runtime.conditioning.timeline."),  # type: ignore[arg-type]
+    ],
+)
+def test_other_values_are_not_requests(session: ebca.Session, given: Any, named: str) -> None:
+    with pytest.raises(ebca.ParameterError) as caught:
+        session.run(given)
+    assert str(caught.value).startswith(named)
+
+
+@pytest.mark.parametrize("regularize", ["no", 5])
+def test_regularize_is_a_switch_or_its_settings(session: ebca.Session, regularize: Any) -> None:
+    with pytest.raises(ebca.ParameterError, match=r"regularize is .*; give True or False"):
+        session.invert(np.zeros((64, 64, 3)), PROMPT, steps=3, regularize=regularize)
+
+
+def test_a_closed_engine_refuses_calls(tiny_engine_dir: Path) -> None:
+    engine = ebca.load(tiny_engine_dir, backend="onnxruntime")
+    session, denoiser = engine.session(64, 64), ebca.Denoiser(engine)
+    # A call that runs comes to its end.
+    made = session.generate(PROMPT, steps=2, seed=1, on_step=lambda step: engine.close())
+    assert len(made.images) == 1
+    engine.close()
+    sample = np.zeros((1, 4, 8, 8), np.float32)
+    calls = (
+        lambda: latents(session),
+        lambda: session.invert(np.zeros((64, 64, 3)), PROMPT),
+        lambda: engine.session(),
+        lambda: denoiser(sample, 1, np.zeros((1, 1, 77, 32), np.float32)),
+    )
+    for call in calls:
+        with pytest.raises(ebca.ParameterError, match=r"^this engine is closed; open it again with ebca.load, and"):
+            call()
 
 
 def test_a_word_needs_one_prompt_for_all_images(engine: ebca.Engine) -> None:
@@ -162,6 +218,13 @@ def test_onnxruntime_has_no_bfloat16(tiny_engine_dir: Path) -> None:
         ({"backend": "tensorflow"}, ebca.ParameterError, "backend 'tensorflow' is unknown"),
         ({"precision": "fp8"}, ebca.ParameterError, "precision 'fp8' is unknown"),
         ({"threads": 0}, ebca.ParameterError, "threads is 0"),
+        ({"threads": "all"}, ebca.ParameterError, "threads is all; give 1 or more"),
+        ({"threads": 1.5}, ebca.ParameterError, "threads is 1.5; give 1 or more"),
+        ({"device": 0}, ebca.ParameterError, "device '0' is unknown; choose auto, cpu, cuda"),
+        ({"device": None}, ebca.ParameterError, "device 'None' is unknown"),
+        ({"backend": ["onnxruntime"]}, ebca.ParameterError, "is unknown; choose one of"),
+        ({"on_prepare": 5}, ebca.ParameterError, "on_prepare is 5; give a function, or None"),
+        ({"on_device": 5}, ebca.ParameterError, "on_device is 5; give a function, or None"),
     ],
 )
 def test_wrong_arguments_of_load_are_refused(
@@ -169,6 +232,14 @@ def test_wrong_arguments_of_load_are_refused(
 ) -> None:
     with pytest.raises(error, match=named):
         ebca.load(tiny_engine_dir, **kwargs)
+
+
+@pytest.mark.parametrize("value", [None, 5, b"shapes", ["shapes"]])
+def test_other_values_are_not_engines(value: Any) -> None:
+    for opened in (ebca.load, ebca.Denoiser):
+        with pytest.raises(ebca.ParameterError) as caught:
+            opened(value)
+        assert str(caught.value) == f"engine is {value!r}; give an engine directory, or the name of a bundled engine"
 
 
 @pytest.mark.parametrize("part", ["tokenizer", "table"])

@@ -32,7 +32,7 @@ def test_an_ebca_error_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture
 
 
 def test_ctrl_c_prints_the_given_text(capsys: pytest.CaptureFixture[str]) -> None:
-    assert console.run("tool", lambda: _raise(KeyboardInterrupt()), interrupted="run it again") == 1
+    assert console.run("tool", lambda: _raise(KeyboardInterrupt()), interrupted="run it again") == 130
     assert capsys.readouterr().err == "tool: run it again\n"
 
 

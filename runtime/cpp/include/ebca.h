@@ -278,7 +278,7 @@ typedef struct ebca_edit {
 EBCA_API void ebca_edit_init(ebca_edit* edit, size_t struct_size);
 
 /* from runtime/schema/schema.toml: ebca_image */
-/* Pixels [height,width,channels] without gaps: 1 (grey), 3 (RGB) or 4 channels (alpha is ignored). */
+/* Pixels [height,width,channels] without gaps: 1 (grey), 3 (RGB) or 4 channels (alpha last). */
 typedef struct ebca_image {
     const uint8_t* pixels;
     int32_t height;
@@ -326,8 +326,9 @@ typedef struct ebca_generate_params {
     ebca_prompt negative_prompt; /* of the unconditional half; not given: "" */
     int32_t steps;               /* of the scheduler (default 50) */
     double guidance_scale;       /* 1 or less: conditional half only; NaN: the engine's default */
-    const char* scheduler;       /* "pndm", "ddim", "euler", "dpmpp_2m", "unipc". NULL: the engine's default, but
-                                    "ddim" for image to image with strength below 1. */
+    const char* scheduler;       /* "pndm", "ddim", "euler", "dpmpp_2m", "unipc". NULL: the engine's default, the
+                                    checkpoint's own; for image to image with strength below 1 "ddim", if the default
+                                    cannot start at an intermediate timestep. */
     const int64_t* seeds;        /* Initial latents are those of torch.randn on the CPU; one seed for all images or
                                     one each. */
     size_t seed_count;           /* 0: random */
@@ -339,9 +340,11 @@ typedef struct ebca_generate_params {
     const ebca_edit* edits;
     size_t edit_count;
     int32_t reset_edits;      /* 1: every evaluation starts from the embeddings of the editing prompts */
-    const ebca_image* images; /* one for all images of the batch or one each; resized to the session's size */
+    const ebca_image* images; /* One for all images of the batch or one each; resized to the session's size.
+                                 Transparent pixels are composited on white, with a warning. */
     size_t image_count;
-    const ebca_image* masks; /* white pixels are regenerated */
+    const ebca_image* masks; /* White pixels are regenerated, or transparent ones in a mask with one colour. Pixels
+                                of only 0 and 1 are black and white. */
     size_t mask_count;
     double strength;                    /* of image to image, above 0 to 1; NaN: 0.8 */
     const ebca_repaint_params* repaint; /* NULL: defaults */

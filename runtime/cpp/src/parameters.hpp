@@ -153,6 +153,10 @@ ParameterError latents_channels(const Count& count, const Expected& expected) {
     return ParameterError(text("latents have ", count, " channels, the VAE has ", expected), "give as many");
 }
 
+inline ParameterError session_busy() {
+    return ParameterError("this session is in another call", "use one session per thread, and none from callbacks");
+}
+
 template <typename Value>
 ParameterError strength_range(const Value& value) {
     return ParameterError(text("strength is ", value), "give a number above 0 (keep the image) and up to 1 (regenerate all of it)");
@@ -166,6 +170,11 @@ ParameterError strength_leaves_no_step(const Value& value, const Count& count) {
 template <typename Value, typename Choices>
 ParameterError scheduler_unknown(const Value& value, const Choices& choices) {
     return ParameterError(text("scheduler '", value, "' is not in this engine"), text("available: ", choices));
+}
+
+template <typename Value, typename Reason, typename Choices>
+ParameterError scheduler_left_out(const Value& value, const Reason& reason, const Choices& choices) {
+    return ParameterError(text("scheduler '", value, "' was left out of this engine: ", reason), text("available: ", choices));
 }
 
 template <typename Value>
@@ -255,6 +264,16 @@ std::string mask_stretched(const MaskWidth& mask_width, const MaskHeight& mask_h
     return text("the mask has ", mask_width, " x ", mask_height, " pixels, the image ", image_width, " x ", image_height, "; ", "the mask is stretched to fit");
 }
 
+template <typename Name>
+std::string image_transparent(const Name& name) {
+    return text(name, " has transparent pixels", "; ", "they are composited on white");
+}
+
+template <typename Name>
+std::string mask_colours_and_transparency(const Name& name) {
+    return text(name, " has several colours and transparency", "; ", "its colours are used: white is regenerated; for transparency, fill it with one colour");
+}
+
 template <typename Name, typename Height, typename Width, typename Channels, typename Data>
 ParameterError image_layout(const Name& name, const Height& height, const Width& width, const Channels& channels, const Data& data) {
     return ParameterError(text(name, " has ", height, " x ", width, " pixels of ", channels, " channels", data), "give [height, width, 3] bytes (1 and 4 channels work too)");
@@ -273,6 +292,11 @@ ParameterError prompt_count(const Name& name, const Count& count, const Batch& b
 template <typename Name, typename Limit, typename Dropped>
 std::string prompt_truncated(const Name& name, const Limit& limit, const Dropped& dropped) {
     return text("the ", name, " is longer than ", limit, " tokens", "; ", "dropped: '", dropped, "'");
+}
+
+template <typename Name, typename Found>
+std::string prompt_weights(const Name& name, const Found& found) {
+    return text("the ", name, " has '", found, "', and weights in a text are not interpreted: they are read as words", "; ", "use token_weights");
 }
 
 template <typename Name, typename Shape, typename Batch, typename Width>
@@ -432,10 +456,6 @@ inline ParameterError engine_null() {
 
 inline ParameterError session_null() {
     return ParameterError("the session is NULL", "create one with ebca_session_create");
-}
-
-inline ParameterError session_busy() {
-    return ParameterError("this session is in another call", "use one session per thread, and none from callbacks");
 }
 
 template <typename What>

@@ -135,8 +135,8 @@ Result Session::generate(const GenerateRequest& request) {
     result.task = to_string(task);
     result.scheduler = steps.scheduler;
     result.timesteps = std::move(samples.timesteps);
-    // With latents that were given, a random seed was not used.
-    if (!request.seeds.empty() || !request.latents || source) result.seeds = seeds;
+    // With latents that were given, noise is drawn only where an image is encoded.
+    if (!request.latents || source) result.seeds = seeds;
     const std::vector<double>& in_unet = samples.seconds;
     result.timings = {seconds(began, texts_encoded),
                       seconds(texts_encoded, images_encoded),
@@ -161,10 +161,13 @@ Result Session::invert(const InvertRequest& request) {
         adjust = request.regularize->start(batch_);
     }
     auto began = Clock::now();
-    Array clean =
-        request.latents
-            ? *request.latents
-            : engine_->encode_image(per_image("images", load_images(request.images, height_, width_), batch_)).first;
+    Warn warn = [&](const std::string& text) { engine_->log(LogLevel::warning, text); };
+    Array clean = request.latents
+                      ? *request.latents
+                      : engine_
+                            ->encode_image(per_image(
+                                "images", load_images(request.images, height_, width_, warn), batch_))
+                            .first;
     check_not_cancelled();
     auto images_encoded = Clock::now();
     Prompts prompts = encode_prompts(*engine_, batch_, request.prompt, {}, {}, {}, false);
@@ -233,14 +236,14 @@ SchedulerTable Session::table(Task task, const std::string& scheduler, int64_t s
                               const std::optional<double>& strength) {
     const SchedulerSection& section = engine_->manifest().schedulers;
     int64_t skipped = task == Task::image_to_image ? skipped_steps(strength, steps) : 0;
-    std::string name = !scheduler.empty() ? scheduler : skipped ? std::string("ddim") : section.standard;
+    std::string name = !scheduler.empty() ? scheduler : skipped ? section.image_to_image : section.standard;
     std::string key = find_scheduler(name, section.tables);
     if (key == kInverse || key.empty()) {
         std::string choices;
         for (const auto& [choice, table] : section.tables) {
             if (choice != kInverse) choices += (choices.empty() ? "" : ", ") + choice;
         }
-        throw rules::scheduler_unknown(name, choices);
+        throw unknown_scheduler(section, name, choices);
     }
     SchedulerTable table = load_table(engine_->directory(), key, steps);
     return task == Task::image_to_image ? table.after(skipped) : table;

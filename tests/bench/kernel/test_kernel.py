@@ -45,9 +45,10 @@ def test_bytes_and_flops_follow_from_the_equations() -> None:
 def test_candidates_include_the_block_sizes_in_use() -> None:
     tuning = json.loads(ahead.TUNING.read_text(encoding="utf-8"))
     tried = list(candidates())
-    for entries in tuning["default"].values():
-        for entry in entries:
-            assert {name: value for name, value in entry.items() if name != "positions_from"} in tried
+    for widths in tuning.values():
+        for entry in (entry for entries in widths.values() for entry in entries):
+            blocks = {name: value for name, value in entry.items() if name not in ("positions_from", "several")}
+            assert {"max_registers": 255, **blocks} in tried
 
 
 def test_without_a_gpu_there_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

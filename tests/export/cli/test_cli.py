@@ -257,7 +257,7 @@ def test_ctrl_c_is_one_line_and_the_same_command_resumes(
 ) -> None:
     argv = ["--model", str(checkpoint), "--output-dir", "engine"]
     code, lines = interrupt_at("segment 5 of ", argv)
-    assert code == 1
+    assert code == 130
     assert lines[-1] == "ebca-export: interrupted; run the same command again to resume"
     assert not any("Traceback" in line for line in lines)
     assert [p.name for p in here.iterdir()] == ["engine.partial"]
@@ -282,7 +282,7 @@ def test_ctrl_c_is_one_line_and_the_same_command_resumes(
 
 def test_ctrl_c_while_tracing_is_one_line(checkpoint: Path, here: Path) -> None:
     code, lines = interrupt_at("tracing the UNet", ["--model", str(checkpoint), "--output-dir", "engine"])
-    assert code == 1
+    assert code == 130
     assert lines[-1] == "ebca-export: interrupted; run the same command again to resume"
     assert not any("Traceback" in line for line in lines)
     assert not (here / "engine").exists()
@@ -297,7 +297,7 @@ def test_ctrl_c_that_a_library_drops_still_ends_the_export(
 
     monkeypatch.setattr("ebca.export.checkpoint.load.load_checkpoint", drop)
     handler = signal.getsignal(signal.SIGINT)
-    assert cli.main(["--model", "tiny", "--output-dir", "engine"]) == 1
+    assert cli.main(["--model", "tiny", "--output-dir", "engine"]) == 130
     assert capsys.readouterr().err.startswith("ebca-export: interrupted")
     assert signal.getsignal(signal.SIGINT) is handler
     assert not list(here.iterdir())

@@ -123,10 +123,26 @@ def test_prompts_of_any_length(run: Run, tokens: int, dtype: str) -> None:
     assert_equal_to_reference(run, "energies", dtype, 1, case)
 
 
-def test_the_large_tile_of_large_images(run: Run) -> None:
-    for variant, contexts in (("update", 1), ("update_masked", 2)):
-        case = make_case(2, B=1, N=4096 + 3, H=1, d=40, S=contexts, T=3)
-        assert_equal_to_reference(run, variant, "float16", 1, case)
+@pytest.mark.parametrize("tokens, head_dim", [(3, 40), (64, 40), (77, 40), (77, 80), (77, 160), (154, 40)])
+def test_wide_and_narrow_blocks_of_tokens(run: Run, tokens: int, head_dim: int) -> None:
+    """With the block sizes of 9.0, which differ from those of the other tests."""
+    case = make_case(tokens, B=1, N=70, H=1, d=head_dim, T=tokens)
+    assert_equal_to_reference(run, "update", "float16", 1, case, capability=(9, 0))
+
+
+@pytest.mark.parametrize("variant, contexts, positions", [("update", 1, 4096 + 3), ("update_masked", 2, 700)])
+def test_ranges_of_several_blocks_of_positions(run: Run, variant: str, contexts: int, positions: int) -> None:
+    case = make_case(2, B=1, N=positions, H=1, d=40, S=contexts, T=3)
+    assert_equal_to_reference(run, variant, "float16", 1, case)
+
+
+def test_a_column_whose_maximum_grows_from_block_to_block(run: Run) -> None:
+    """Two blocks to a range: the sums of the first are scaled down, by 2^-100 and more. Then in reverse order."""
+    case = make_case(8, B=1, N=640, H=1, d=40, T=17)
+    case["q"] = stored(case["q"] * np.repeat([0.1, 1, 10, 100, 300] * 2, 64)[None, :, None], "float16")
+    assert_equal_to_reference(run, "update", "float16", 1, case)
+    case["q"] = np.ascontiguousarray(case["q"][:, ::-1])
+    assert_equal_to_reference(run, "update", "float16", 1, case)
 
 
 def test_contexts_that_almost_cancel(run: Run) -> None:

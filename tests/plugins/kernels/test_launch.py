@@ -45,8 +45,9 @@ def test_a_bound_call_launches_what_the_kernels_expect(kernels: KernelSet) -> No
     forward, combine, energies = driver.launched
     assert [one["kernel"] for one in driver.launched] == ["ebca_forward", "ebca_combine", "ebca_energies"]
     assert {one["stream"] for one in driver.launched} == {0xABC}
-    tiles = -(-1000 // 64)
-    assert forward["grid"] == (tiles, 8, 2) and combine["grid"] == (5, 8, 6) and energies["grid"] == (6, 1, 1)
+    # Per head: 3 contexts x 8 ranges x 5 blocks of 16 tokens, 16 tiles, and an eighth of 3 x 20 blocks for the norms.
+    assert forward["grid"] == (3 * 8 * 5 + 16 + 8, 8, 2)
+    assert combine["grid"] == (10, 8, 6) and energies["grid"] == (6, 1, 1)
     assert forward["block"] == (128, 1, 1) and forward["shared"] > 0
     assert {n: forward[n] for n in ("N", "T", "S", "d", "mask_positions")} == {
         "N": 1000,
@@ -67,7 +68,7 @@ def test_a_bound_call_launches_what_the_kernels_expect(kernels: KernelSet) -> No
         pointers["energy_attn"],
         pointers["energy_norm"],
     )
-    assert combine["tiles"] == energies["tiles"] == tiles
+    assert forward["splits"] == combine["splits"] == energies["splits"] == 8 and forward["span"] == 128
     for one in driver.launched:
         assert one["global_scratch"] == one["profile_scratch"] == 0
         assert one["column_ptr"] == forward["column_ptr"] and one["norm2_ptr"] == forward["norm2_ptr"]
@@ -76,8 +77,8 @@ def test_a_bound_call_launches_what_the_kernels_expect(kernels: KernelSet) -> No
 
 def test_scratch_parts_do_not_overlap(kernels: KernelSet) -> None:
     planned = launches(kernels, "update", (8, 9), "float16", SHAPE)
-    tiles, groups = -(-1000 // 64), 2 * 3 * 8
-    needed = {"partial": groups * tiles * 77 * 40 * 2, "column": groups * tiles * 2 * 77 * 4, "norm2": groups * 77 * 4}
+    splits, groups = 8, 2 * 3 * 8
+    needed = {"partial": groups * splits * 77 * 40 * 2, "column": groups * splits * 2 * 77 * 4, "norm2": 6 * 77 * 4}
     ends = [*sorted(planned.scratch.values()), planned.scratch_bytes]
     for name, offset in planned.scratch.items():
         assert offset % 16 == 0 and offset + needed[name] <= ends[ends.index(offset) + 1]
@@ -89,15 +90,15 @@ def test_scratch_parts_do_not_overlap(kernels: KernelSet) -> None:
 def test_scratch_for_the_largest_call_is_enough_for_smaller_ones(
     kernels: KernelSet, variant: str, capability: tuple[int, int]
 ) -> None:
-    largest = replace(SHAPE, positions=4500)
+    largest = replace(SHAPE, positions=4700)
     enough = scratch_bytes(kernels, variant, capability, "float16", largest)
-    for positions in (1, 64, 65, 1000, 4032, 4095, 4096, 4500):
+    for positions in (1, 64, 65, 256, 511, 512, 1000, 2047, 2048, 4096, 4500, 4700):
         for contexts in (1, 2, 3):
             for batch in (1, 2):
                 smaller = replace(SHAPE, batch=batch, positions=positions, contexts=contexts)
                 assert launches(kernels, variant, capability, "float16", smaller).scratch_bytes <= enough
     if variant == "update":
-        # The case that the largest call alone does not cover.
+        # The case that the largest call alone does not cover: it has 15 ranges of 320 positions, 4096 has 16 of 256.
         assert launches(kernels, variant, capability, "float16", largest).scratch_bytes < enough
 
 
@@ -105,7 +106,8 @@ def test_the_attention_variant_is_one_launch_without_scratch(kernels: KernelSet)
     driver = FakeLauncher(kernels)
     EnergyAttention(KernelLibrary(driver, kernels)).bind("attention", "bfloat16", SHAPE, addresses_of("attention"))(1)
     (forward,) = driver.launched
-    assert forward["partial_ptr"] == forward["mask_ptr"] == forward["mask_positions"] == 0
+    assert forward["partial_ptr"] == forward["mask_ptr"] == forward["mask_positions"] == forward["splits"] == 0
+    assert forward["grid"] == (16, 8, 2)
 
 
 def test_one_context_uses_the_form_without_weights_and_mask(kernels: KernelSet) -> None:
@@ -115,10 +117,34 @@ def test_one_context_uses_the_form_without_weights_and_mask(kernels: KernelSet) 
         assert launches(kernels, variant, (8, 9), "float16", SHAPE).launches[0].binary.constants["SINGLE"] == 0
 
 
+@pytest.mark.parametrize("capability", [(8, 9), (9, 0)])
+@pytest.mark.parametrize("tokens", [1, 47, 48, 64, 77, 112, 154])
+def test_every_token_and_position_has_its_programs(
+    kernels: KernelSet, tokens: int, capability: tuple[int, int]
+) -> None:
+    """The blocks that the kernel's text names, counted one by one."""
+    for positions in (1, 64, 300, 576, 1000, 2304, 4099):
+        for contexts in (1, 2):
+            shape = replace(SHAPE, positions=positions, contexts=contexts, tokens=tokens)
+            forward = launches(kernels, "update", capability, "float16", shape).launches[0]
+            values, constants = forward.values, forward.binary.constants
+            splits, span, rows, tail = values["splits"], values["span"], constants["ROWS"], constants["TAIL"]
+            assert isinstance(splits, int) and isinstance(span, int)
+            assert (splits - 1) * span < positions <= splits * span and span % constants["BLOCK_P"] == 0
+            blocks, left = 0, tokens
+            while left > 0:
+                # A wide block, unless what is left is shorter by a narrow one or more.
+                left -= rows if left > rows - tail else tail
+                blocks += 1
+            norms = contexts * -(-tokens // constants["NORM_T"])
+            places = contexts * splits * blocks - (-positions // constants["BLOCK_N"]) - (-norms // shape.heads)
+            assert forward.grid == (places, shape.heads, shape.batch)
+
+
 def test_a_binary_is_loaded_once(kernels: KernelSet) -> None:
     driver = FakeLauncher(kernels)
     library = EnergyAttention(KernelLibrary(driver, kernels))
-    for positions in (1000, 500):
+    for positions in (1000, 600):
         library.bind("update", "float16", replace(SHAPE, positions=positions), addresses_of("update"), 16)(1)
     assert driver.loaded == ["ebca_forward", "ebca_combine"]
 

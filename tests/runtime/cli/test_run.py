@@ -423,6 +423,6 @@ def test_ctrl_c_prints_one_line_and_leaves_no_file(engine_dir: Path, here: Path,
         time.sleep(wait)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (1, "")
+    assert (process.returncode, out) == (130, "")
     assert err == "ebca-run: interrupted; no image was written\n"
     assert not list(here.iterdir())

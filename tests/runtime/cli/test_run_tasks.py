@@ -40,6 +40,20 @@ def run(engine: Path, *more: str) -> dict[str, object]:
     return read_parameters(Path("out.png"))
 
 
+def test_what_is_read_otherwise_than_meant_is_one_line_each(
+    engine_dir: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rgba = np.full((64, 64, 4), 200, np.uint8)
+    rgba[:8, :, 3] = 0
+    Image.fromarray(rgba).save("rgba.png")
+    run(engine_dir, "--image", "rgba.png", "--prompt", "a (red:1.3) cat", "--strength", "0.5", "--scheduler", "ddim")
+    assert capsys.readouterr().err == (
+        "ebca-run: warning: the image has transparent pixels; they are composited on white\n"
+        "ebca-run: warning: the prompt has '(red:1.3)', and weights in a text are not interpreted: they are read as "
+        "words; use token_weights (ebca-run: --token-words, --token-upweight)\n"
+    )
+
+
 def refused(engine: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:
     before = sorted(Path().iterdir())
     assert cli.main(["--engine", str(engine), *COMMON, "--output", "out.png", *more]) == 1
@@ -128,6 +142,21 @@ def test_an_image_with_a_mask_is_inpainted_by_repaint(engine_dir: Path, here: Pa
 def test_a_model_trained_for_inpainting_inpaints_without_repaint(tiny_inpainting_dir: Path, here: Path) -> None:
     given = ("--image", "image.png", "--mask", "mask.png", "--prompt", "teddy bear", "--gamma_attn", "0.025")
     assert run(tiny_inpainting_dir, *given, "--seed", "1")["task"] == "inpainting"
+
+
+def test_a_number_is_constant_as_in_python_and_gamma_tau_is_the_authors_schedule(
+    engine_dir: Path, session: ebca.Session, here: Path
+) -> None:
+    """With pndm they differ at the last evaluation: the authors' schedule ends with the steps."""
+    given = ("--prompt", "a cat", "--seed", "1", "--gamma-attn", "0.05", "--gamma-norm", "0.02")
+    for more, kind in (
+        ((), float),
+        (("--gamma-tau", "1"), lambda value: ebca.Schedule.reverse_step(value, 1)),
+        (("--gamma-schedule", "reverse_step"), lambda value: ebca.Schedule.reverse_step(value, 1)),
+    ):
+        run(engine_dir, *given, *more)
+        same = session.generate("a cat", steps=3, seed=1, gamma_attn=kind(0.05), gamma_norm=kind(0.02))
+        assert np.array_equal(pixels("out.png"), np.asarray(same.images[0])), more
 
 
 def test_several_input_images_give_several_images(engine_dir: Path, here: Path) -> None:

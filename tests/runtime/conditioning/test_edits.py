@@ -406,7 +406,7 @@ def test_the_warning_about_a_truncated_edit_points_at_the_caller(session: ebca.S
         ([ebca.Edit(5)], "editing prompt 1 is 5; give a text, or one per image"),  # type: ignore[arg-type]
         (["snow"], "edits holds 'snow'; give ebca.Edit(prompt, direction=1, alpha=...)"),
         ("snow", "edits holds 's'; give ebca.Edit("),
-        (EDIT, "edits is one Edit; give a list of them"),
+        (EDIT, "edits is one Edit; give a list of ebca.Edit"),
         ([ebca.Edit("snow", alpha=[0.1] * 3)], "alpha of editing prompt 1 has 3 values, but pndm with 3 steps makes 4"),
         ([EDIT, ebca.Edit("snow", gamma_attn="much")], "gamma_attn of editing prompt 2 is 'much'"),  # type: ignore[arg-type]
         ([ebca.Edit("snow", gamma_norm=float("nan"))], "gamma_norm of editing prompt 1: value nan"),

@@ -89,8 +89,76 @@ def test_the_exif_orientation_is_applied(pixels: np.ndarray, tmp_path: Path) -> 
     exif[0x0112] = 6  # rotate by 90 degrees clockwise
     Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
     assert image_size(tmp_path / "turned.png") == SIZE[::-1]
-    expected = np.rot90(pixels, -1)
-    assert np.array_equal(load_images(tmp_path / "turned.png", *SIZE[::-1])[0], expected.astype(np.float32) / 255)
+    expected = np.rot90(pixels, -1).astype(np.float32) / 255
+    # The file, and the same as an object.
+    for form in (tmp_path / "turned.png", Image.open(tmp_path / "turned.png")):
+        assert image_size(form) == SIZE[::-1]
+        assert np.array_equal(load_images(form, *SIZE[::-1])[0], expected)
+
+
+def test_transparent_pixels_are_white_and_a_warning_says_so(pixels: np.ndarray, tmp_path: Path) -> None:
+    alpha = np.full(SIZE, 255, np.uint8)
+    alpha[:4], alpha[4:8] = 0, 128
+    rgba = np.dstack([pixels, alpha])
+    Image.fromarray(rgba).save(tmp_path / "rgba.png")
+    share = alpha[..., None] / 255
+    expected = (pixels * share + 255 * (1 - share)) / 255
+    for form in (rgba, rgba / 255, Image.fromarray(rgba), tmp_path / "rgba.png"):
+        with pytest.warns(UserWarning) as caught:
+            loaded = load_images(form, *SIZE)[0]
+        (warning,) = caught
+        assert str(warning.message) == "the image has transparent pixels; they are composited on white"
+        assert warning.filename == __file__
+        # Half a step of 8 bits.
+        assert np.abs(loaded - expected).max() <= 0.5 / 255 + 1e-6
+        assert (loaded[:4] == 1).all() and np.array_equal(loaded[8:], pixels[8:].astype(np.float32) / 255)
+
+
+@pytest.mark.parametrize("mode", ["LA", "La", "PA", "RGBA", "RGBa"])
+def test_every_mode_with_alpha_is_composited(mode: str) -> None:
+    with pytest.warns(UserWarning, match="transparent"):
+        assert (load_images(Image.new(mode, SIZE[::-1]), *SIZE) == 1).all()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "I;16"])
+def test_a_transparent_colour_is_composited(mode: str, tmp_path: Path) -> None:
+    key = (0, 0, 0) if mode == "RGB" else 0
+    image = Image.new(mode, SIZE[::-1])
+    image.save(tmp_path / "image.png", transparency=key)
+    with pytest.warns(UserWarning, match="transparent"):
+        assert (load_images(tmp_path / "image.png", *SIZE) == 1).all()
+
+
+def test_float_pixels_are_scaled_not_clipped(tmp_path: Path) -> None:
+    grey = np.linspace(0, 1, SIZE[0] * SIZE[1], dtype=np.float32).reshape(SIZE)
+    Image.fromarray(grey).save(tmp_path / "grey.tif")
+    for form in (Image.fromarray(grey), tmp_path / "grey.tif"):
+        # Half a step of 8 bits.
+        assert np.abs(load_images(form, *SIZE)[0, ..., 1] - grey).max() <= 0.5 / 255 + 1e-6
+        assert np.array_equal(load_masks(form, *SIZE)[0, 0] > 0, np.rint(grey * 255) >= 127.5)
+
+
+@pytest.mark.parametrize("brightest", [255, 65535])
+def test_modes_without_a_known_range_are_refused(brightest: int, tmp_path: Path) -> None:
+    values = np.full(SIZE, brightest)
+    for pixels, named in (
+        (values.astype(np.int32), "has the mode I (32-bit integers), which says nothing about the range of its pixels"),
+        (values.astype(np.float32), "has the mode F (float) with values outside [0, 1]; scale it to [0, 1]"),
+        (np.full(SIZE, np.nan, np.float32), "has the mode F (float) with values outside [0, 1]"),
+    ):
+        Image.fromarray(pixels).save(tmp_path / "image.tif")
+        for form in (Image.fromarray(pixels), tmp_path / "image.tif"):
+            for load in (load_images, load_masks):
+                with pytest.raises(ebca.ParameterError) as caught:
+                    load(form, *SIZE)
+                assert named in str(caught.value)
+
+
+def test_sixteen_bits_in_the_mode_of_thirty_two_are_scaled(tmp_path: Path) -> None:
+    """Pillow opens such a PGM file, and in some versions PNG, in mode I."""
+    values = np.array([[0, 257 * 100, 65535]], ">u2")
+    (tmp_path / "grey.pgm").write_bytes(b"P5 3 1 65535\n" + values.tobytes())
+    assert np.array_equal(load_images(tmp_path / "grey.pgm", 1, 3)[0, 0, :, 0], np.float32([0, 100, 255]) / 255)
 
 
 # --- masks
@@ -121,6 +189,41 @@ def test_pixels_of_one_half_and_brighter_are_the_hole(value: Any, white: bool) -
     assert (loaded == 1).sum() == (mask.size if white else 1)
     if mask.dtype == np.uint8:
         assert np.array_equal(loaded, load_masks(Image.fromarray(mask), *SIZE))
+
+
+@pytest.mark.parametrize("colour", [0, 90, 255])
+def test_the_hole_of_a_mask_with_one_colour_is_where_it_is_transparent(colour: int, tmp_path: Path) -> None:
+    """As image editors and image APIs make it."""
+    alpha = np.full(SIZE, 255, np.uint8)
+    alpha[4:9, 6:], alpha[9] = 0, 127
+    rgba = np.dstack([np.full((*SIZE, 3), colour, np.uint8), alpha])
+    image = Image.fromarray(rgba)
+    image.save(tmp_path / "mask.png")
+    for form in (rgba, rgba / 255, image, tmp_path / "mask.png", image.convert("LA")):
+        assert np.array_equal(load_masks(form, *SIZE)[0, 0] > 0, alpha < 128)
+    assert load_masks(image, 8, 12).mean() == pytest.approx((alpha < 128).mean(), abs=0.05)  # a row and a column
+
+
+def test_colours_of_a_mask_count_before_its_transparency() -> None:
+    grey = np.zeros(SIZE, np.uint8)
+    grey[:5] = 255
+    rgba = np.dstack([grey, grey, grey, np.full(SIZE, 255, np.uint8)])
+    assert np.array_equal(load_masks(rgba, *SIZE)[0, 0] > 0, grey > 0)
+    rgba[10:, :, 3] = 0
+    with pytest.warns(UserWarning, match="the mask has several colours and transparency; its colours are used"):
+        assert np.array_equal(load_masks(rgba, *SIZE)[0, 0] > 0, grey > 0)
+
+
+def test_a_mask_of_zeros_and_ones_is_not_almost_black(tmp_path: Path) -> None:
+    hole = np.zeros(SIZE, np.uint8)
+    hole[3:8, 5:] = 1
+    Image.fromarray(hole).save(tmp_path / "mask.png")
+    forms = (hole, hole[..., None], np.dstack([hole] * 3), hole > 0, Image.fromarray(hole), tmp_path / "mask.png")
+    for form in forms:
+        assert np.array_equal(load_masks(form, *SIZE)[0, 0], hole)
+    # An 8-bit mask: 1 is black where anything is brighter.
+    hole[0, 0] = 255
+    assert load_masks(hole, *SIZE).sum() == 1
 
 
 def test_a_mask_of_another_size_is_resized_and_stays_binary() -> None:
@@ -233,6 +336,16 @@ def test_other_values_are_not_masks(value: Any, named: str) -> None:
     with pytest.raises(ebca.ParameterError) as caught:
         load_masks(value, *SIZE)
     assert named in str(caught.value)
+
+
+def test_objects_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    """Pillow reads the pixels of an opened file when they are needed."""
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "complete.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "complete.png").read_bytes()[:-40])
+    with Image.open(tmp_path / "cut.png") as image, pytest.raises(ebca.ParameterError, match=r"^image cannot be read"):
+        load_images(image, *SIZE)
+    with pytest.raises(ebca.ParameterError, match=r"^mask has 0 x 5 pixels"):
+        load_masks(Image.new("RGB", (0, 5)), *SIZE)
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:

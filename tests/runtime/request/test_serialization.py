@@ -1,6 +1,7 @@
 """Requests survive the way to JSON and back."""
 
 import json
+import warnings
 from dataclasses import fields
 from inspect import signature
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import ebca
+from ebca.runtime.images.inputs import load_images
 from ebca.runtime.images.outputs import read_parameters, save_png
 from ebca.runtime.request.fields import FIELD_PARTS, PARTS, GenerateRequest
 from ebca.runtime.request.serialization import from_json, from_parameters, to_json
@@ -133,6 +135,26 @@ def test_no_field_is_in_two_parts() -> None:
     names = [one.name for kind in PARTS.values() for one in fields(kind)]
     names += [one.name for one in fields(GenerateRequest) if one.name not in PARTS]
     assert len(names) == len(set(names)) == len(FIELD_PARTS)
+
+
+def test_an_embedded_image_is_the_same_image(tmp_path: Path) -> None:
+    """PNG has no CMYK and no floats; orientation and transparency must survive."""
+    pixels = np.random.default_rng(3).integers(0, 256, (6, 5, 4), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise
+    Image.fromarray(pixels[..., :3]).save(tmp_path / "turned.png", exif=exif)
+    images = [
+        Image.fromarray(pixels),
+        Image.fromarray(pixels[..., :3]).convert("CMYK"),
+        Image.open(tmp_path / "turned.png"),
+    ]
+    images += [Image.fromarray(pixels[..., 0] / np.float32(255)), Image.fromarray(pixels[..., 0] * np.uint16(257))]
+    request = GenerateRequest.of(image=images, mask=images)
+    again = from_json(json.loads(json.dumps(to_json(request))))
+    for read in (again.image_inputs.image, again.image_inputs.mask):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert np.array_equal(load_images(read, 6, 5), load_images(images, 6, 5))  # type: ignore[arg-type]
 
 
 def test_the_parameters_in_a_png_reproduce_its_image(tmp_path: Path) -> None:

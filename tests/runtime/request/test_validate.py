@@ -51,6 +51,25 @@ def test_the_task_and_the_scheduler_follow_from_the_inputs(
     assert (made.task, made.scheduler) == (task, scheduler)
 
 
+@pytest.mark.parametrize(("default", "image_to_image"), [("euler", "euler"), ("dpmpp_2m", "ddim")])
+def test_the_engines_default_serves_image_to_image_if_it_can(default: str, image_to_image: str) -> None:
+    where = target()
+    names = {"default": default, "image_to_image": image_to_image, "tables": {default: {}, "ddim": {}}}
+    where.manifest.schedulers = {**SCHEDULERS, **names}  # type: ignore[misc]
+    assert valid(where).scheduler == default
+    assert valid(where, image="a.png").scheduler == image_to_image
+    assert valid(where, image="a.png", strength=1).scheduler == default
+
+
+def test_the_error_about_a_scheduler_that_was_left_out_says_why() -> None:
+    where = target()
+    tables = {"tables": {"pndm": {}, "euler": {}}, "left_out": {"ddim": "it is not finite"}}
+    where.manifest.schedulers = {**SCHEDULERS, **tables}  # type: ignore[misc]
+    line = "scheduler 'DDIM' was left out of this engine: it is not finite; available: pndm, euler"
+    with pytest.raises(ebca.ParameterError, match=line):
+        valid(where, scheduler="DDIM")
+
+
 def test_defaults_that_depend_on_the_engine_are_filled_in() -> None:
     made = valid(image="a.png", steps=10)
     assert (made.guidance_scale, made.guided, made.strength, made.skipped_steps) == (7.5, True, 0.8, 2)

@@ -13,7 +13,8 @@ pytest.importorskip("diffusers")
 from ebca.engines.contract.accuracy import relative_l2  # noqa: E402
 from ebca.errors import EngineError, ParameterError  # noqa: E402
 from ebca.export.checkpoint.defaults import SCHEDULER_CONFIG  # noqa: E402
-from ebca.export.scheduler_tables import SCHEDULERS, build_tables  # noqa: E402
+from ebca.export.scheduler_choice import SCHEDULERS  # noqa: E402
+from ebca.export.scheduler_tables import build_tables  # noqa: E402
 from ebca.export.stages.schedulers import write_tables  # noqa: E402
 from ebca.runtime.sampling.table_stepper import TableStepper  # noqa: E402
 from ebca.runtime.sampling.tables import (  # noqa: E402

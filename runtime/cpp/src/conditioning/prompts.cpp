@@ -4,6 +4,7 @@
 #include <cmath>
 #include <set>
 
+#include "contract/utf8.hpp"
 #include "error.hpp"
 #include "parameters.hpp"
 
@@ -43,6 +44,64 @@ Array checked_embeds(const std::string& name, const Array& given, int64_t batch,
     return out;
 }
 
+// How much of a text a warning shows, in characters.
+constexpr size_t kShown = 100;
+
+// The text, or its beginning and how many more characters there are.
+std::string shortened(const std::string& full) {
+    size_t end = 0, count = 0, cut = 0;
+    while (end < full.size()) {
+        if (count == kShown) cut = end;
+        end += std::max<size_t>(utf8_at(full, end).length, 1);
+        ++count;
+    }
+    return count <= kShown ? full : text(full.substr(0, cut), "... (", count - kShown, " more characters)");
+}
+
+std::string trimmed(const std::string& full) {
+    constexpr const char* kSpace = " \t\r\n";
+    size_t begin = full.find_first_not_of(kSpace);
+    return begin == std::string::npos ? "" : full.substr(begin, full.find_last_not_of(kSpace) + 1 - begin);
+}
+
+bool is_digit(char c) {
+    return c >= '0' && c <= '9';
+}
+
+// Whether "(words:number)" is a weight. Ratios and times are none: after a digit, the number needs a fraction.
+bool is_weight(const std::string& words, const std::string& number) {
+    size_t begin = !number.empty() && (number[0] == '-' || number[0] == '+');
+    auto digits = std::count_if(number.begin() + static_cast<std::ptrdiff_t>(begin), number.end(), is_digit);
+    auto points = std::count(number.begin(), number.end(), '.');
+    bool numeric = digits > 0 && points <= 1 && begin + static_cast<size_t>(digits + points) == number.size();
+    return numeric && !words.empty() && (points == 1 || !is_digit(words.back()));
+}
+
+// The first weight in a text as other programs write it, such as "(red:1.3)"; "" if there is none.
+std::string weight_in(const std::string& full) {
+    constexpr size_t kNone = std::string::npos;
+    size_t open = kNone, colon = kNone;
+    for (size_t i = 0; i < full.size(); ++i) {
+        if (full[i] == '(') {
+            open = i;
+            colon = kNone;
+        } else if (full[i] == ':' && open != kNone) {
+            if (colon == kNone) {
+                colon = i;
+            } else {
+                open = colon = kNone;
+            }
+        } else if (full[i] == ')') {
+            if (colon != kNone && is_weight(trimmed(full.substr(open + 1, colon - open - 1)),
+                                            trimmed(full.substr(colon + 1, i - colon - 1)))) {
+                return full.substr(open, i + 1 - open);
+            }
+            open = colon = kNone;
+        }
+    }
+    return "";
+}
+
 // All texts in one run of the text encoder.
 void encode_texts(Engine& engine, std::vector<Named>& prompts) {
     std::vector<std::string> unique;
@@ -57,9 +116,13 @@ void encode_texts(Engine& engine, std::vector<Named>& prompts) {
     Encoded encoded = tokenizer.encode(unique);
     for (const Named& prompt : prompts) {
         for (const std::string& one : std::set<std::string>(prompt.texts.begin(), prompt.texts.end())) {
+            if (std::string found = weight_in(one); !found.empty()) {
+                engine.log(LogLevel::warning, rules::prompt_weights(prompt.name, shortened(found)));
+            }
             const std::string& dropped = encoded.truncated[static_cast<size_t>(index(one))];
             if (dropped.empty()) continue;
-            engine.log(LogLevel::warning, rules::prompt_truncated(prompt.name, tokenizer.max_length() - 2, dropped));
+            engine.log(LogLevel::warning,
+                       rules::prompt_truncated(prompt.name, tokenizer.max_length() - 2, shortened(dropped)));
         }
     }
     Array embeddings = engine.encode(encoded.ids, static_cast<int64_t>(unique.size()));

@@ -166,8 +166,16 @@ SchedulerSection schedulers(const Value& value) {
     out.train_timesteps = json::integer(json::member(config, "num_train_timesteps"), "num_train_timesteps", 1, kMany);
     out.prediction_type = optional_string(config, "prediction_type");
     if (out.prediction_type.empty()) out.prediction_type = "epsilon";
+    out.image_to_image = optional_string(value, "image_to_image");
+    if (out.image_to_image.empty()) out.image_to_image = "ddim";
     for (const auto& [name, entry] : json::object(json::member(value, "tables"), "tables").items()) {
         out.tables[name] = table(entry, name);
+    }
+    const Value& left_out = json::optional_member(value, "left_out");
+    if (!left_out.is_null()) {
+        for (const auto& [name, reason] : json::object(left_out, "left_out").items()) {
+            out.left_out[name] = json::string(reason, name);
+        }
     }
     return out;
 }

@@ -110,11 +110,13 @@ struct TableSpec {
 };
 
 struct SchedulerSection {
-    std::string standard;  // "default" in the manifest
+    std::string standard;        // "default" in the manifest
+    std::string image_to_image;  // the default for starts at an intermediate noise level
     std::string alphas_cumprod;
     int64_t train_timesteps = 0;
     std::string prediction_type;
     std::map<std::string, TableSpec> tables;
+    std::map<std::string, std::string> left_out;  // name to the reason
 };
 
 struct FileRecord {

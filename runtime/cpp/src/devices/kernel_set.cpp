@@ -116,6 +116,27 @@ std::optional<std::string> inflated(std::string_view bytes) {
     return status == Z_STREAM_END ? std::optional(std::move(out)) : std::nullopt;
 }
 
+// Scratch tensors of a call and their bytes.
+std::array<std::pair<const char*, int64_t>, 3> scratch_sizes(const OpShape& shape, int64_t splits) {
+    int64_t elements = 0;
+    if (__builtin_mul_overflow(splits * shape.tokens, shape.head_dim, &elements) || elements >= kMostElements) {
+        throw ParameterError("the operator needs scratch of 2^31 elements or more per head", "make the image smaller");
+    }
+    int64_t rows = shape.batch * shape.contexts;
+    return {{{"partial", rows * shape.heads * elements * 2},
+             {"column", rows * shape.heads * splits * 2 * shape.tokens * 4},
+             {"norm2", rows * shape.tokens * 4}}};
+}
+
+// Programs per head and row that ebca_forward adds for the step.
+int64_t update_places(const OpShape& shape, int64_t splits, const Binary& forward) {
+    int64_t rows = block(forward, "ROWS"), tail = block(forward, "TAIL");
+    int64_t wide = (shape.tokens + tail - 1) / rows;
+    int64_t narrow = blocks(std::max<int64_t>(shape.tokens - wide * rows, 0), tail);
+    int64_t norms = shape.contexts * blocks(shape.tokens, block(forward, "NORM_T"));
+    return shape.contexts * splits * (wide + narrow) + blocks(norms, shape.heads);
+}
+
 // Inputs and outputs of a variant, as in the op's contract.
 std::set<std::string> tensors_of(Variant variant) {
     std::set<std::string> names{"q", "k", "v", "weights", "out"};
@@ -340,19 +361,16 @@ OpLaunches KernelSet::launches(Variant variant, Capability capability, const std
     shape.check();
     bool update = variant != Variant::attention, masked = variant == Variant::update_masked;
     bool single = shape.contexts == 1 && !masked;
-    const Binary& forward =
-        choose("ebca_forward", capability, dtype, shape, {{"UPDATE", update ? 1 : 0}, {"SINGLE", single ? 1 : 0}});
-    int64_t tiles = blocks(shape.positions, block(forward, "BLOCK_N")), elements = 0;
-    if (__builtin_mul_overflow(tiles * shape.tokens, shape.head_dim, &elements) || elements >= kMostElements) {
-        throw ParameterError("the operator needs scratch of 2^31 elements or more per head", "make the image smaller");
-    }
+    const Binary& forward = choose("ebca_forward", capability, dtype, shape, {{"SINGLE", single ? 1 : 0}});
+    const Binary& combine = choose("ebca_combine", capability, dtype, shape, {});
+    // At most SPLITS ranges of whole blocks; the last one may be shorter.
+    int64_t positions = block(forward, "BLOCK_P");
+    int64_t span = positions * blocks(blocks(shape.positions, positions), block(combine, "SPLITS"));
+    int64_t splits = blocks(shape.positions, span);
+    int64_t tiles = blocks(shape.positions, block(forward, "BLOCK_N"));
     OpLaunches out;
     if (update) {
-        int64_t groups = shape.batch * shape.contexts * shape.heads;
-        const std::pair<const char*, int64_t> sizes[] = {{"partial", groups * elements * 2},
-                                                         {"column", groups * tiles * 2 * shape.tokens * 4},
-                                                         {"norm2", groups * shape.tokens * 4}};
-        for (const auto& [name, bytes] : sizes) {
+        for (const auto& [name, bytes] : scratch_sizes(shape, splits)) {
             out.scratch[name] = out.scratch_bytes;
             out.scratch_bytes += blocks(bytes, kScratchAlignment) * kScratchAlignment;
         }
@@ -364,7 +382,8 @@ OpLaunches KernelSet::launches(Variant variant, Capability capability, const std
     size("S", shape.contexts);
     size("d", shape.head_dim);
     size("heads", shape.heads);
-    size("tiles", tiles);
+    size("splits", update ? splits : 0);
+    size("span", span);
     size("q_batch", shape.positions * shape.channels());
     size("q_position", shape.channels());
     size("k_batch", shape.contexts * shape.tokens * shape.channels());
@@ -378,9 +397,9 @@ OpLaunches KernelSet::launches(Variant variant, Capability capability, const std
     values["scale"] = static_cast<float>(std::log2(std::exp(1.0)) / std::sqrt(static_cast<double>(shape.head_dim)));
     for (const std::string& name : tensors_of(variant)) values[name + "_ptr"] = name;
     for (const auto& [name, offset] : out.scratch) values[name + "_ptr"] = name;
-    out.launches.push_back(launch(forward, {tiles, shape.heads, shape.batch}, values));
+    int64_t places = tiles + (update ? update_places(shape, splits, forward) : 0);
+    out.launches.push_back(launch(forward, {places, shape.heads, shape.batch}, values));
     if (!update) return out;
-    const Binary& combine = choose("ebca_combine", capability, dtype, shape, {});
     int64_t of_tokens = blocks(shape.tokens, block(combine, "BLOCK_T"));
     int64_t of_channels = blocks(shape.head_dim, block(combine, "BLOCK_D"));
     out.launches.push_back(

@@ -11,12 +11,20 @@ namespace {
 
 constexpr int64_t kLargestSide = 1 << 16;
 
-Pixels rgb(const ImageView& image, const std::string& name) {
+void check_layout(const ImageView& image, const std::string& name) {
     bool fits = image.pixels && image.height > 0 && image.width > 0 && image.height <= kLargestSide &&
                 image.width <= kLargestSide && (image.channels == 1 || image.channels == 3 || image.channels == 4);
     if (!fits) {
         throw rules::image_layout(name, image.height, image.width, image.channels, image.pixels ? "" : " and no data");
     }
+}
+
+int alpha(const ImageView& image, int64_t i) {
+    return image.channels == 4 ? image.pixels[4 * i + 3] : 255;
+}
+
+// The colours, whatever alpha is.
+Pixels rgb(const ImageView& image) {
     Pixels out{image.height, image.width, {}};
     int64_t count = image.height * image.width;
     out.values.resize(static_cast<size_t>(count * 3));
@@ -28,22 +36,60 @@ Pixels rgb(const ImageView& image, const std::string& name) {
     return out;
 }
 
+// What lies under transparency is arbitrary: white shows through.
+Pixels on_white(const ImageView& image, const std::string& name, const Warn& warn) {
+    check_layout(image, name);
+    Pixels out = rgb(image);
+    bool transparent = false;
+    for (int64_t i = 0; i < image.height * image.width; ++i) {
+        int a = alpha(image, i);
+        transparent = transparent || a < 255;
+        for (int64_t c = 0; c < 3; ++c) {
+            uint8_t& value = out.values[3 * i + c];
+            value = static_cast<uint8_t>((value * a + 255 * (255 - a) + 127) / 255);
+        }
+    }
+    if (transparent) warn(rules::image_transparent(name));
+    return out;
+}
+
+// White in the hole, from colours or from alpha.
+Pixels hole(const ImageView& mask, const std::string& name, const Warn& warn) {
+    check_layout(mask, name);
+    Pixels out = rgb(mask);
+    bool colours = false, alphas = false;
+    for (int64_t i = 0; i < mask.height * mask.width; ++i) {
+        colours = colours || !std::equal(&out.values[3 * i], &out.values[3 * i] + 3, &out.values[0]);
+        alphas = alphas || alpha(mask, i) != alpha(mask, 0);
+    }
+    if (alphas && colours) warn(rules::mask_colours_and_transparency(name));
+    if (alphas && !colours) {
+        for (size_t k = 0; k < out.values.size(); ++k) {
+            out.values[k] = static_cast<uint8_t>(255 - alpha(mask, static_cast<int64_t>(k / 3)));
+        }
+    }
+    if (*std::max_element(out.values.begin(), out.values.end()) == 1) {
+        for (uint8_t& value : out.values) value = static_cast<uint8_t>(value * 255);
+    }
+    return out;
+}
+
 }  // namespace
 
-Array load_images(const std::vector<ImageView>& images, int64_t height, int64_t width) {
+Array load_images(const std::vector<ImageView>& images, int64_t height, int64_t width, const Warn& warn) {
     Array out({static_cast<int64_t>(images.size()), height, width, 3});
     for (size_t n = 0; n < images.size(); ++n) {
-        Pixels pixels = resized(rgb(images[n], text("images[", n, "]")), height, width);
+        Pixels pixels = resized(on_white(images[n], text("images[", n, "]"), warn), height, width);
         std::transform(pixels.values.begin(), pixels.values.end(), out.row(static_cast<int64_t>(n)),
                        [](uint8_t value) { return static_cast<float>(value) / 255.0f; });
     }
     return out;
 }
 
-Array load_masks(const std::vector<ImageView>& masks, int64_t height, int64_t width) {
+Array load_masks(const std::vector<ImageView>& masks, int64_t height, int64_t width, const Warn& warn) {
     Array out({static_cast<int64_t>(masks.size()), 1, height, width});
     for (size_t n = 0; n < masks.size(); ++n) {
-        Pixels pixels = resized(rgb(masks[n], text("masks[", n, "]")), height, width);
+        Pixels pixels = resized(hole(masks[n], text("masks[", n, "]"), warn), height, width);
         float* row = out.row(static_cast<int64_t>(n));
         bool any = false;
         for (int64_t i = 0; i < height * width; ++i) {

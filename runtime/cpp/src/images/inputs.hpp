@@ -2,14 +2,15 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <string>
 #include <vector>
 
 #include "contract/tensor.hpp"
 
 namespace ebca {
 
-// Pixels that the caller owns: [height,width,channels] uint8 without gaps, 1 (grey), 3 (RGB) or 4 channels (alpha is
-// ignored).
+// Pixels that the caller owns: [height,width,channels] uint8 without gaps, 1 (grey), 3 (RGB) or 4 channels (alpha last).
 struct ImageView {
     const uint8_t* pixels = nullptr;
     int64_t height = 0;
@@ -17,12 +18,17 @@ struct ImageView {
     int64_t channels = 3;
 };
 
-// Images to [n,height,width,3] in [0, 1]; other sizes are resized. ParameterError for a layout that is not an image.
-Array load_images(const std::vector<ImageView>& images, int64_t height, int64_t width);
+// Called with the text of a warning.
+using Warn = std::function<void(const std::string&)>;
 
-// Masks to [n,1,height,width] of 0 and 1; white (1/2 and brighter) is the hole. ParameterError also for a mask without
-// a hole.
-Array load_masks(const std::vector<ImageView>& masks, int64_t height, int64_t width);
+// Images to [n,height,width,3] in [0, 1]; other sizes are resized. Transparent pixels are composited on white, with a
+// warning. ParameterError for a layout that is not an image.
+Array load_images(const std::vector<ImageView>& images, int64_t height, int64_t width, const Warn& warn);
+
+// Masks to [n,1,height,width] of 0 and 1; white (1/2 and brighter) is the hole. If a mask has only one colour and its
+// alpha varies, the hole is where it is transparent (alpha below 1/2). If all its pixels are 0 or 1, the hole is 1: no
+// pixel would be white. ParameterError also for a mask without a hole.
+Array load_masks(const std::vector<ImageView>& masks, int64_t height, int64_t width, const Warn& warn);
 
 // [n,1,H,W] to [n,1,h,w]: the top left pixel of each block, as in the authors' code.
 Array latent_mask(const Array& masks, int64_t downscale);

@@ -54,9 +54,10 @@ Array filled(const Source& source, Task task) {
 std::optional<Source> load_source(const Engine& engine, int64_t batch, int64_t height, int64_t width, int64_t downscale,
                                   const std::vector<ImageView>& images, const std::vector<ImageView>& masks_given) {
     if (images.empty()) return std::nullopt;
-    Source source{per_image("images", load_images(images, height, width), batch), std::nullopt, std::nullopt};
+    Warn warn = [&](const std::string& text) { engine.log(LogLevel::warning, text); };
+    Source source{per_image("images", load_images(images, height, width, warn), batch), std::nullopt, std::nullopt};
     if (masks_given.empty()) return source;
-    Array masks = load_masks(masks_given, height, width);
+    Array masks = load_masks(masks_given, height, width, warn);
     if (images[0].height != masks_given[0].height || images[0].width != masks_given[0].width) {
         engine.log(LogLevel::warning, rules::mask_stretched(masks_given[0].width, masks_given[0].height,
                                                             images[0].width, images[0].height));

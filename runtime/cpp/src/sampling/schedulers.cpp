@@ -46,6 +46,16 @@ std::string joined(const std::map<std::string, TableSpec>& tables) {
     return out;
 }
 
+// The key of a map that a user means by `name`; "" if there is none.
+template <class Map>
+std::string find_key(const std::string& name, const Map& map) {
+    const std::string wanted = normalise_name(name);
+    for (const auto& [key, value] : map) {
+        if (normalise_name(key) == wanted) return key;
+    }
+    return "";
+}
+
 }  // namespace
 
 SchedulerTable SchedulerTable::after(int64_t begin) const {
@@ -152,11 +162,13 @@ std::string normalise_name(const std::string& name) {
 }
 
 std::string find_scheduler(const std::string& name, const std::map<std::string, TableSpec>& tables) {
-    const std::string wanted = normalise_name(name);
-    for (const auto& [choice, table] : tables) {
-        if (normalise_name(choice) == wanted) return choice;
-    }
-    return "";
+    return find_key(name, tables);
+}
+
+ParameterError unknown_scheduler(const SchedulerSection& section, const std::string& name, const std::string& choices) {
+    const std::string key = find_key(name, section.left_out);
+    if (key.empty()) return rules::scheduler_unknown(name, choices);
+    return rules::scheduler_left_out(name, section.left_out.at(key), choices);
 }
 
 SchedulerTable load_table(const EngineDirectory& directory, const std::string& name, int64_t steps) {
@@ -164,7 +176,7 @@ SchedulerTable load_table(const EngineDirectory& directory, const std::string& n
     const std::string key = find_scheduler(name, tables);
     auto found = tables.find(key);
     if (found == tables.end()) {
-        throw rules::scheduler_unknown(name, joined(tables));
+        throw unknown_scheduler(directory.manifest.schedulers, name, joined(tables));
     }
     if (steps < 1) throw rules::steps_below_one(steps);
     const TableSpec& spec = found->second;

@@ -12,6 +12,7 @@
 
 #include "contract/directory.hpp"
 #include "contract/tensor.hpp"
+#include "error.hpp"
 
 namespace ebca {
 
@@ -62,6 +63,9 @@ std::string normalise_name(const std::string& name);
 
 // The scheduler that a user means by `name`, as the manifest names it; "" if it is not among the tables.
 std::string find_scheduler(const std::string& name, const std::map<std::string, TableSpec>& tables);
+
+// The error about a scheduler that an engine does not have; it says why if the export left the scheduler out.
+ParameterError unknown_scheduler(const SchedulerSection& section, const std::string& name, const std::string& choices);
 
 // Read one table. ParameterError for a name or step count that is not stored, EngineError for a damaged file.
 SchedulerTable load_table(const EngineDirectory& directory, const std::string& name, int64_t steps);
