@@ -108,6 +108,7 @@ def forward_spec(width: Width, dtype: str, capability: Capability, block: Mappin
         constants={
             **{name: block[name] for name in ("BLOCK_N", "T1", "ROWS", "BLOCK_P")},
             **_SMALL_BLOCKS,
+            "EAGER": block.get("EAGER", 0),
             "D1": width.D1,
             "D2": width.D2,
             "SINGLE": int(single),

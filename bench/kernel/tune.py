@@ -20,8 +20,8 @@ from ebca.plugins.kernels.launch import CudaLauncher, KernelLibrary
 
 def candidates() -> Iterator[dict[str, int]]:
     """Block sizes to try. The compiler refuses some of them."""
-    names = ("BLOCK_N", "T1", "ROWS", "num_stages", "max_registers")
-    for values in itertools.product((16, 64), (32, 64), (16, 64), (1, 2, 3), (128, 168, 255)):
+    names = ("BLOCK_N", "T1", "ROWS", "EAGER", "num_stages", "max_registers")
+    for values in itertools.product((16, 64), (32, 64), (16, 64), (0, 1), (1, 2, 3), (128, 168, 255)):
         yield {**dict(zip(names, values, strict=True)), "BLOCK_P": 64, "num_warps": 4}
 
 
@@ -47,7 +47,7 @@ def tune(torch: Any, launcher: CudaLauncher, dtype: str, repeats: int) -> dict[s
                 positions, head_dim, heads = max(fits)
                 shape = OpShape(2, positions, 1, 77, heads, head_dim)
                 best = _fastest(torch, launcher, dtype, width, shape, repeats)
-                several = {"max_registers": 255, **entry, **entry.get("several", {})}
+                several = {"EAGER": 0, "max_registers": 255, **entry, **entry.get("several", {})}
                 several = {name: several[name] for name in best}
                 entries[index] = {"positions_from": entry["positions_from"], **best, "several": several}
     return result

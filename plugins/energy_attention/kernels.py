@@ -52,7 +52,7 @@ def _product(a1, a2, b1, b2, D2: tl.constexpr):
 @triton.jit
 def _attend_round(
     q1, q2, k_base, v_base, top, mass, a1, a2, t0, T, d, k_token, scale,
-    T1: tl.constexpr, T2: tl.constexpr, D1: tl.constexpr, D2: tl.constexpr, FIRST: tl.constexpr,
+    T1: tl.constexpr, T2: tl.constexpr, D1: tl.constexpr, D2: tl.constexpr, EAGER: tl.constexpr, FIRST: tl.constexpr,
 ):  # fmt: skip
     """Add tokens [t0, t0 + T1 + T2) to rows' (maximum, sum of exp2, sum of exp2 v); the FIRST round starts them.
 
@@ -66,13 +66,12 @@ def _attend_round(
     l1 = _load(k_base, u, oku, k_token, d, 0, D1)
     k2 = _load(k_base, t, okt, k_token, d, D1, D2) if D2 > 0 else k1
     l2 = _load(k_base, u, oku, k_token, d, D1, D2) if D2 > 0 else l1
-    if D1 < 128:  # in flight with k; wide heads have no shared memory for both
+    if EAGER:  # in flight with k, if registers and shared memory are enough for both
         v1 = _load(v_base, t, okt, k_token, d, 0, D1)
         w1 = _load(v_base, u, oku, k_token, d, 0, D1)
     x = _product(q1, q2, k1, k2, D2)  # [BLOCK_N, T1]
     y = _product(q1, q2, l1, l2, D2)  # [BLOCK_N, T2]
-    if t0 + T1 > T:
-        x = tl.where(okt[None, :], x, float("-inf"))
+    x = tl.where(okt[None, :], x, float("-inf"))
     y = tl.where(oku[None, :], y, float("-inf"))
     new_top = tl.maximum(tl.max(x, 1), tl.max(y, 1)) * scale
     if not FIRST:
@@ -87,7 +86,7 @@ def _attend_round(
     mass += tl.sum(p, 1) + tl.sum(r, 1)
     p = p.to(q1.dtype)
     r = r.to(q1.dtype)
-    if D1 >= 128:
+    if not EAGER:
         v1 = _load(v_base, t, okt, k_token, d, 0, D1)
         w1 = _load(v_base, u, oku, k_token, d, 0, D1)
     a1 = tl.dot(r, w1, tl.dot(p, v1, a1))
@@ -102,7 +101,7 @@ def _attend(
     q_ptr, k_ptr, v_ptr, weights_ptr, out_ptr, tile, h, b, N, T, S, d,
     q_batch, q_position, k_batch, k_context, k_token, out_batch, out_position, scale,
     BLOCK_N: tl.constexpr, T1: tl.constexpr, T2: tl.constexpr, D1: tl.constexpr, D2: tl.constexpr,
-    SINGLE: tl.constexpr,
+    EAGER: tl.constexpr, SINGLE: tl.constexpr,
 ):  # fmt: skip
     """out = sum_s w_s softmax_T(S_s) v_s / sum_s w_s of BLOCK_N positions.
 
@@ -130,12 +129,12 @@ def _attend(
         a2 = zero2
         if SINGLE:
             top, mass, a1, a2 = _attend_round(
-                q1, q2, k_base, v_base, top, mass, a1, a2, 0, T, d, k_token, scale, T1, T2, D1, D2, True
+                q1, q2, k_base, v_base, top, mass, a1, a2, 0, T, d, k_token, scale, T1, T2, D1, D2, EAGER, True
             )
         # One stage: there is rarely a further round, and prefetching it would double the shared memory.
         for t0 in tl.range((T1 + T2) * SINGLE, T, T1 + T2, num_stages=1):
             top, mass, a1, a2 = _attend_round(
-                q1, q2, k_base, v_base, top, mass, a1, a2, t0, T, d, k_token, scale, T1, T2, D1, D2, False
+                q1, q2, k_base, v_base, top, mass, a1, a2, t0, T, d, k_token, scale, T1, T2, D1, D2, EAGER, False
             )
         if SINGLE:  # its weight cancels
             share = 1.0 / mass
@@ -232,7 +231,7 @@ def ebca_forward(
     mask_batch, mask_context, mask_positions, scale,
     BLOCK_N: tl.constexpr, T1: tl.constexpr, T2: tl.constexpr, ROWS: tl.constexpr, TAIL: tl.constexpr,
     BLOCK_P: tl.constexpr, NORM_T: tl.constexpr, NORM_C: tl.constexpr, D1: tl.constexpr, D2: tl.constexpr,
-    SINGLE: tl.constexpr,
+    EAGER: tl.constexpr, SINGLE: tl.constexpr,
 ):  # fmt: skip
     """Grid (places, H, B). The places of a head are, in order:
 
@@ -273,7 +272,7 @@ def ebca_forward(
         _attend(
             q_ptr, k_ptr, v_ptr, weights_ptr, out_ptr, place - pulls, h, b, N, T, S, d,
             q_batch, q_position, k_batch, k_context, k_token, out_batch, out_position, scale,
-            BLOCK_N, T1, T2, D1, D2, SINGLE,
+            BLOCK_N, T1, T2, D1, D2, EAGER, SINGLE,
         )  # fmt: skip
     else:
         _square(

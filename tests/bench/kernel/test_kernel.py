@@ -48,7 +48,7 @@ def test_candidates_include_the_block_sizes_in_use() -> None:
     for widths in tuning.values():
         for entry in (entry for entries in widths.values() for entry in entries):
             blocks = {name: value for name, value in entry.items() if name not in ("positions_from", "several")}
-            assert {"max_registers": 255, **blocks} in tried
+            assert {"EAGER": 0, "max_registers": 255, **blocks} in tried
 
 
 def test_without_a_gpu_there_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
