@@ -46,7 +46,7 @@ def check_kernels(manifest: Manifest, gpu: Gpu) -> None:
     kernels = KernelSet.load()
     for layer in manifest.unet.layers:
         try:
-            kernels.choose("ebca_forward", _capability(gpu), "float16", layer.head_dim, UPDATE=1, SINGLE=1)
+            kernels.choose("ebca_forward", _capability(gpu), "float16", layer.head_dim, SINGLE=1)
         except ParameterError as error:
             remedy = f"{error.remedy}; run this engine on the CPU"
             raise BackendError(f"{error.problem}, which '{layer.name}' has", remedy) from None

@@ -339,9 +339,9 @@ def test_components_open_on_the_cuda_provider(probe: Probe, shapes_dir: Path, tm
     """Over stand-ins for NVIDIA's libraries, where nothing can run: options, dimensions, arena, where operators go."""
     sessions = pytest.importorskip("helpers.cuda_standins.sessions", reason="no stand-ins for NVIDIA's libraries")
     stand_ins = sessions.stand_ins(tmp_path)
-    script = tmp_path / "library.py"
-    script.write_text("import onnxruntime, pathlib; print(pathlib.Path(onnxruntime.__file__).parent / 'capi')")
-    (library,) = Path(stand_ins.run(script).strip()).glob("libonnxruntime.so*")
+    where = "from importlib.util import find_spec; print(find_spec('onnxruntime').submodule_search_locations[0])"
+    found = subprocess.run([stand_ins.python, "-c", where], capture_output=True, text=True, check=True)
+    (library,) = (Path(found.stdout.strip()) / "capi").glob("libonnxruntime.so*")
     opened = probe("components", shapes_dir, library, LD_LIBRARY_PATH=str(stand_ins.libraries))
     made = {"name": "onnxruntime-cuda", "opened": 9, "fixes_shapes": True, "shares_scratch": True}
     assert opened == [made, made]

@@ -90,11 +90,17 @@ def test_sanitizers_find_nothing(
 @pytest.mark.parametrize(
     ("target", "sources"),
     [
-        ("manifest", ["execution/arena", "contract/dims", "contract/json", "contract/manifest", "contract/tensor"]),
+        (
+            "manifest",
+            ["execution/arena", *(f"contract/{name}" for name in ("dims", "json", "manifest", "tensor", "validation"))],
+        ),
         (
             "table",
             [
-                *(f"contract/{name}" for name in ("dims", "directory", "json", "manifest", "sha256", "tensor")),
+                *(
+                    f"contract/{name}"
+                    for name in ("dims", "directory", "json", "manifest", "sha256", "tensor", "validation")
+                ),
                 "sampling/schedulers",
             ],
         ),

@@ -3,7 +3,7 @@ Both compute what the segments compute."""
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -201,7 +201,11 @@ def test_verifying_runs_the_full_unet_with_updates_too(
     assert len(found) == len(engine.manifest.unet.steps) + 1
     # A graph that computes something else instead.
     runner = mine.runner
-    monkeypatch.setattr(mine, "runner", lambda name: Forgetful(runner(name)) if name == "whole" else runner(name))
+
+    def forgetful(name: str, sizes: Mapping[str, int]) -> Any:
+        return Forgetful(runner(name, sizes)) if name == "whole" else runner(name, sizes)
+
+    monkeypatch.setattr(mine, "runner", forgetful)
     assert [part.part for part in verify(mine, engine) if not part.ok] == ["whole"]
 
 
