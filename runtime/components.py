@@ -110,15 +110,16 @@ class Components:
         # The device first, as wherever both are held.
         with self.device.ready(), self._lock:
             dimensions = self._dimensions(component, sizes)
-            opened = self._runners.setdefault(component, {})
             key = tuple(sorted(dimensions.items()))
-            if key not in opened:
+            opened = self._runners.setdefault(component, {})
+            runner = opened.pop(key, None)
+            if runner is None:
                 while len(opened) >= _KEPT_SIZES:
                     opened.pop(next(iter(opened)))
-                opened[key] = self._open(component, dimensions)
-            # The one used last is the last to go.
-            opened[key] = opened.pop(key)
-            return opened[key]
+                runner = self._open(component, dimensions)
+            # The one used last is the last to go. Opening may have closed others, this component's among them.
+            self._runners.setdefault(component, {})[key] = runner
+            return runner
 
     def _dimensions(self, component: str, sizes: Mapping[str, int]) -> dict[str, int]:
         """What to open a component for, see `Backend.fixes_shapes`."""
@@ -130,7 +131,7 @@ class Components:
     def _open(self, component: str, dimensions: Mapping[str, int]) -> Runner:
         if self.backend.shares_scratch:
             self.device.invalidate()
-        return self._with_room(partial(self._prepared.open, component, dimensions))
+        return self.with_room(partial(self._prepared.open, component, dimensions))
 
     def release(self, component: str) -> None:
         """Close a component that sampling does not need, unless the backend keeps components open. Existing bindings
@@ -178,12 +179,12 @@ class Components:
             channels_last=unet.channels_last.get(self.backend.name, ()),
         )
         try:
-            return self._with_room(make)
+            return self.with_room(make)
         except MemoryError:
             named = {"rows": sizes["batch"], "height": sizes["height"], "width": sizes["width"]}
             raise rules.NO_MEMORY.error(**named) from None
 
-    def _with_room(self, do: Callable[[], _T]) -> _T:
+    def with_room(self, do: Callable[[], _T]) -> _T:
         """The result of a function. If the device has too little memory, it is tried again after closing what sampling
         does not need."""
         try:
@@ -291,7 +292,7 @@ class Components:
         self, name: str, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, tuple[int, ...]]
     ) -> dict[str, np.ndarray]:
         """Run a component once on the device. Returns its outputs, which have the shapes in `outputs`."""
-        return self._with_room(partial(self._evaluate_once, name, inputs, outputs))
+        return self.with_room(partial(self._evaluate_once, name, inputs, outputs))
 
     def _evaluate_once(
         self, name: str, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, tuple[int, ...]]

@@ -93,7 +93,7 @@ class Generation:
         if request.output != "latents":
             self._components.warm_up_decoder(self._target.latent_shape)
         sampler = self._sampler(executor, inputs, maps, open_sampler)
-        sampler.prepare(inputs)
+        self._components.with_room(lambda: sampler.prepare(inputs))
         watch.stage("open")
         samples = sampler.run(inputs, on_step)
         watch.stage("sampling")
