@@ -15,9 +15,10 @@ from ebca.engines.cache.storage import evict
 from ebca.engines.contract import dims
 from ebca.engines.contract.directory import EngineDirectory
 from ebca.engines.contract.manifest import Manifest
-from ebca.engines.machine.memory import address, nbytes
+from ebca.engines.machine.memory import nbytes
 from ebca.errors import DeviceMemoryError
 from ebca.runtime.devices.device import Device, MirroredBuffer
+from ebca.runtime.execution.binding import bind_alone
 from ebca.runtime.execution.executor import Executor
 from ebca.runtime.schema import parameters as rules
 from ebca.runtime.text.tokenizer import Tokenizer
@@ -311,9 +312,7 @@ class Components:
         # Nothing recorded may run before it is outdated.
         with device.ready():
             runner = self.runner(name, sizes)
-            need = runner.workspace_bytes(*arrays)
-            scratch = device.allocate(need).view(0, (need,), np.uint8) if need else None
-            call = runner.bind(*arrays, 0 if scratch is None else address(scratch))
+            call = bind_alone(runner, *arrays, device)
             device.upload(list(given.values()))
             device.run(call)
             device.download(list(made.values()))

@@ -18,6 +18,20 @@ Operands = tuple[Runner, Arrays, Arrays]
 """A runner, its inputs and its outputs."""
 
 
+def bind_alone(runner: Runner, inputs: Arrays, outputs: Arrays, device: Device) -> Call:
+    """A bound call with scratch memory of its own. Hold `device.ready` meanwhile."""
+    need = runner.workspace_bytes(inputs, outputs)
+    if not need:
+        return runner.bind(inputs, outputs)
+    scratch = device.allocate(need).view(0, (need,), np.uint8)
+    bound = runner.bind(inputs, outputs, address(scratch))
+
+    def call(_keep: object = scratch) -> None:
+        bound()
+
+    return call
+
+
 class StepBinder:
     """Binds the steps of a split UNet to one set of buffers.
 

@@ -12,9 +12,8 @@ import numpy as np
 from ebca.engines.backends.protocol import Call
 from ebca.engines.contract import dims
 from ebca.engines.contract.manifest import UNetSpec
-from ebca.engines.machine.memory import address
 from ebca.runtime.devices.device import Device
-from ebca.runtime.execution.binding import OpenRunner
+from ebca.runtime.execution.binding import OpenRunner, bind_alone
 from ebca.runtime.execution.block import Block
 from ebca.runtime.execution.buffers import Buffers
 
@@ -54,11 +53,7 @@ class TimeTable:
         self.words = block.words
         with device.ready():
             runner = open_runner(step.segment, sizes)
-            inputs = {"timestep": timesteps}
-            need = runner.workspace_bytes(inputs, self.rows)
-            scratch = device.allocate(need).view(0, (need,), np.uint8) if need else None
-            self._scratch = scratch
-            self.call: Call = runner.bind(inputs, self.rows, 0 if scratch is None else address(scratch))
+            self.call: Call = bind_alone(runner, {"timestep": timesteps}, self.rows, device)
 
     def gather(self) -> tuple[np.ndarray, np.ndarray]:
         """Where each word of the buffers' embeddings comes from: base and stride, int32 [E].

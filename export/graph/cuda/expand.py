@@ -55,7 +55,7 @@ class _Body:
 def _group_norm(graph: ir.Graph, node: ir.Node) -> None:
     """GroupNorm, SkipGroupNorm: back to channels first, without the Transposes around them."""
     x, scale, bias, *skip = given(node)
-    groups, channels = int_attribute(node, "groups"), scale.shape[0]
+    groups = int_attribute(node, "groups")
     before, after = x.producer(), node.outputs[0].uses()[0][0]
     body, value, old = _Body(graph), before.inputs[0], [node]
     results: dict[ir.Value, ir.Value] = {}
@@ -67,18 +67,7 @@ def _group_norm(graph: ir.Graph, node: ir.Node) -> None:
             again = output.uses()[0][0]
             old.append(again)
             results[again.outputs[0]] = body.do("Identity", total)
-    folded = body.do("Reshape", value, body.ints(0, groups, -1))
-    ones, zeros = (
-        constant(graph, f"{name}_{groups}_fp32", np.full(groups, fill, np.float32))
-        for name, fill in (("ones", 1), ("zeros", 0))
-    )
-    normalised = body.do("InstanceNormalization", folded, ones, zeros, epsilon=epsilon(node))
-    wide = [body.do("Unsqueeze", weight, body.ints(1)) for weight in (scale, bias)]
-    flat = body.do("Reshape", normalised, body.ints(0, channels, -1))
-    shifted = body.do("Add", body.do("Mul", flat, wide[0]), wide[1])
-    size = body.do("Shape", value)
-    size.type = ir.TensorType(ir.DataType.INT64)
-    result = body.do("Reshape", shifted, size)
+    result = body.do("GroupNormalization", value, scale, bias, num_groups=groups, epsilon=epsilon(node))
     if int_attribute(node, "activation"):
         result = body.do("Mul", result, body.do("Sigmoid", result))
     results[after.outputs[0]] = body.rounded(result)

@@ -2,7 +2,7 @@
 
     PYTHONPATH=tests EBCA_ORT_GPU_PYTHON=... python -m helpers.cuda_standins.models
 
-writes the table anew.
+writes the table again.
 """
 
 import hashlib

@@ -195,7 +195,7 @@ std::map<std::string, SharedMemory> GraphSampler::allocate(int64_t room) {
     return state;
 }
 
-// The table of embeddings, and where evaluations read it as part of the state; null if the UNet embeds by itself.
+// The table of embeddings, and where evaluations read it as part of the state; null if the UNet embeds them.
 std::unique_ptr<TimeTable> GraphSampler::time_table(std::map<std::string, SharedMemory>& state) {
     const Block& target = executor_.time_embeddings();
     if (!executor_.unet().time_step() || !in_words(target)) return nullptr;
