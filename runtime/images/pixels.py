@@ -1,5 +1,6 @@
 """From images in every accepted form to 8-bit pixels: modes, orientation, transparency, and the hole of a mask."""
 
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ CHANNELS = (1, 3, 4)
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 # Pillow opens 16-bit files of these formats in its mode of 32-bit integers.
 _SIXTEEN_BITS = ("PNG", "PPM")
+_LONGEST_NAME = 200
 
 
 def opened(name: str, value: Any) -> Image.Image:
@@ -39,10 +41,13 @@ def opened(name: str, value: Any) -> Image.Image:
         return image if image.mode == "RGBA" else image.convert("RGB")
     if not isinstance(value, Image.Image | str | Path):
         raise not_an_image(name, value)
-    shown = name if isinstance(value, Image.Image) else f"{name} '{value}'"
+    shown = name if isinstance(value, Image.Image) else f"{name} {rules.shortened(repr(str(value)), _LONGEST_NAME)}"
     try:
         if isinstance(value, Image.Image):
             return _in_rgb(shown, value)
+        # Opening a pipe would wait for somebody who writes into it.
+        if not stat.S_ISREG(Path(value).stat().st_mode):
+            raise ParameterError(f"{shown} cannot be read as an image: it is not a file", "give a PNG or JPEG file")
         with Image.open(value) as image:
             return _in_rgb(shown, image)
     except ParameterError:
@@ -50,7 +55,9 @@ def opened(name: str, value: Any) -> Image.Image:
     except FileNotFoundError:
         raise ParameterError(f"{shown} does not exist", "check the path") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ParameterError(f"{shown} cannot be read as an image: {error}", "give a PNG or JPEG file") from None
+        # The system's own text names the file once more.
+        reason = rules.shortened(getattr(error, "strerror", None) or str(error), _LONGEST_NAME)
+        raise ParameterError(f"{shown} cannot be read as an image: {reason}", "give a PNG or JPEG file") from None
 
 
 def on_white(name: str, image: Image.Image) -> Image.Image:

@@ -1,5 +1,6 @@
 """Images and masks in every accepted form: reading, resizing, thresholds, and errors."""
 
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -346,6 +347,19 @@ def test_objects_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
         load_images(image, *SIZE)
     with pytest.raises(ebca.ParameterError, match=r"^mask has 0 x 5 pixels"):
         load_masks(Image.new("RGB", (0, 5)), *SIZE)
+
+
+def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ebca.ParameterError, match=r"^image '.*pipe.png' cannot be read as an image: it is not a file"):
+        load_images(tmp_path / "pipe.png", *SIZE)
+
+
+def test_names_of_files_are_shortened_to_one_line() -> None:
+    for load in (load_images, load_masks):
+        with pytest.raises(ebca.ParameterError) as caught:
+            load("x" * 5000 + "\n\udcff.png", *SIZE)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:

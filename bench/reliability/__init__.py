@@ -1,0 +1,1 @@
+"""Long checks: damage, hostile inputs, interruptions and many images; docs/reliability.md has their results."""
