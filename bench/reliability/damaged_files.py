@@ -1,0 +1,139 @@
+"""Engine directories with one damaged file: the image is the right one, or one line says what is damaged."""
+
+import os
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+import ebca
+from ebca.engines.contract.directory import open_directory
+from ebca.engines.contract.manifest import FILE_NAME
+from ebca.errors import EbcaError
+from ebca.runtime.diagnostics.directory import check_engine
+
+_PROMPT: Final = "a red circle"
+_STEPS: Final = 3
+_LONGEST: Final = 600
+"""Characters of an error: more does not fit the terminal."""
+
+_Damage = Callable[[random.Random, bytes], bytes]
+_DAMAGES: Final[dict[str, _Damage]] = {
+    "one bit": lambda chance, data: _flipped(chance, data, 1),
+    "many bits": lambda chance, data: _flipped(chance, data, 100),
+    "cut": lambda chance, data: data[: chance.randrange(len(data))],
+    "longer": lambda chance, data: data + chance.randbytes(chance.randint(1, 4096)),
+    "zeros": lambda chance, data: _zeroed(chance, data),
+    "empty": lambda chance, data: b"",
+}
+
+
+def run(count: int, seed: int, folder: Path, engine: str = "shapes") -> dict[str, Any]:
+    """Damage one file of an engine directory `count` times, and make an image each time.
+
+    Half of the time the file keeps its size's and its date's appearance of being untouched where the damage allows it,
+    as a failing disk would leave it. The cache is warm for half of the cases and cold for the others.
+
+    Args:
+        count: damaged directories.
+        seed: of the choice of damages.
+        folder: an empty folder, on the file system of which links to the engine's files can be made.
+        engine: directory or bundled name.
+
+    Returns:
+        How many directories gave the right image and how many were refused, and one line for each that gave another
+        image, ended in another error, or was healthy in the doctor's eyes.
+    """
+    source = _copied(open_directory(engine).path, folder / "engine")
+    chance = random.Random(seed)
+    files = sorted(open_directory(source).manifest.files)
+    cache = folder / "cache"
+    report: dict[str, Any] = {"directories": 0, "right_images": 0, "refused": 0, "failures": []}
+    before = os.environ.get("EBCA_CACHE_DIR")
+    try:
+        os.environ["EBCA_CACHE_DIR"] = str(cache)
+        right = {name: _image(source, name) for name in _schedulers(source)}
+        for index in range(count):
+            file, way, scheduler = chance.choice(files), chance.choice(sorted(_DAMAGES)), chance.choice(sorted(right))
+            cold = index % 2 == 1
+            os.environ["EBCA_CACHE_DIR"] = str(folder / "cold" if cold else cache)
+            damaged = _damaged(chance, source, folder / "damaged", file, way)
+            report["directories"] += 1
+            outcome, problem = _outcome(damaged, scheduler, right[scheduler])
+            report[outcome] = report.get(outcome, 0) + 1
+            if problem is None and not any(found.level == "problem" for found in check_engine(damaged)):
+                problem = "the doctor finds nothing"
+            if problem is not None:
+                report["failures"].append(f"{file}, {way}, {'cold' if cold else 'warm'} cache: {problem}")
+            shutil.rmtree(damaged)
+            shutil.rmtree(folder / "cold", ignore_errors=True)
+    finally:
+        if before is None:
+            os.environ.pop("EBCA_CACHE_DIR", None)
+        else:
+            os.environ["EBCA_CACHE_DIR"] = before
+    return report
+
+
+def _outcome(directory: Path, scheduler: str, right: np.ndarray) -> tuple[str, str | None]:
+    """What came of making an image: a key of the report, and what is wrong with it."""
+    try:
+        found = _image(directory, scheduler)
+    except EbcaError as error:
+        text = str(error)
+        wrong = "\n" in text or len(text) > _LONGEST
+        return "refused", f"said {len(text)} characters in {text.count(chr(10)) + 1} lines" if wrong else None
+    except Exception as error:
+        return "other_errors", f"{type(error).__name__}: {error}"
+    if not np.array_equal(found, right):
+        return "other_images", f"another image, by up to {np.abs(found - right).max():.3f}"
+    return "right_images", None
+
+
+def _image(directory: Path, scheduler: str) -> np.ndarray:
+    """[1,H,W,3] float32, with updates, so that every part of the engine takes part."""
+    with ebca.load(directory, "cpu") as engine, engine.session() as session:
+        result = session.generate(
+            _PROMPT, scheduler=scheduler, steps=_STEPS, seed=1, gamma_attn=0.01, gamma_norm=0.01, output="np"
+        )
+        return np.asarray(result.images)
+
+
+def _schedulers(directory: Path) -> list[str]:
+    return [name for name in open_directory(directory).manifest.schedulers["tables"] if not name.endswith("inverse")]
+
+
+def _copied(source: Path, target: Path) -> Path:
+    shutil.copytree(source, target)
+    return target
+
+
+def _damaged(chance: random.Random, source: Path, target: Path, file: str, way: str) -> Path:
+    """`source` with one file damaged; all others are hard links to it."""
+    shutil.copytree(source, target, copy_function=os.link)
+    path = target / file
+    info, data = path.stat(), path.read_bytes()
+    path.unlink()
+    path.write_bytes(_DAMAGES[way](chance, data))
+    if chance.random() < 0.5:
+        os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
+    assert (target / FILE_NAME).samefile(source / FILE_NAME)
+    return target
+
+
+def _flipped(chance: random.Random, data: bytes, bits: int) -> bytes:
+    changed = bytearray(data)
+    for _ in range(bits):
+        changed[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+    # An even number of flips of one bit is none.
+    return bytes(changed) if changed != data else _flipped(chance, data, bits)
+
+
+def _zeroed(chance: random.Random, data: bytes) -> bytes:
+    """A block of zeros, as a lost page leaves it."""
+    at = chance.randrange(len(data))
+    changed = data[:at] + bytes(len(data[at : at + 4096])) + data[at + 4096 :]
+    return changed if changed != data else _flipped(chance, data, 1)
