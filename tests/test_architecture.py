@@ -25,7 +25,8 @@ _REQUEST = (*_SAMPLING, "runtime.conditioning", "runtime.images", "runtime.telem
 _SESSION = (*_REQUEST, "runtime.request", "runtime.results", "runtime.generation", "runtime.session", "engines.cache")
 _EXPORT = (
     *("export.quiet", "export.checkpoint", "export.graph", "export.plans", "export.options"),
-    *("export.scheduler_choice", "export.scheduler_tables", "export.weights", "export.workspace", "export.parity"),
+    *("export.scheduler_choice", "export.scheduler_recurrence", "export.scheduler_tables"),
+    *("export.weights", "export.workspace", "export.parity"),
 )
 _ENGINE = (*_SESSION, "runtime.engine", "runtime.denoiser", "version")
 
@@ -69,7 +70,11 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "export.plans": (*_BACKENDS, *_OPERATORS),
     "export.options": (*_CONTRACT, "export.plans"),
     "export.scheduler_choice": ("errors",),
-    "export.scheduler_tables": ("errors", "export.options", "export.scheduler_choice"),
+    # What reads the tables says what they are worth.
+    "export.scheduler_recurrence": ("runtime.sampling",),
+    "export.scheduler_tables": (
+        *("errors", "export.options", "export.scheduler_choice", "export.scheduler_recurrence", "runtime.sampling"),
+    ),
     "export.weights": (*_CONTRACT, "export.checkpoint", "export.options"),
     "export.workspace": _CONTRACT,
     "export.parity": (*_CONTRACT, *_OPERATORS, "export.graph"),

@@ -94,7 +94,7 @@ def _add_contents(p: argparse.ArgumentParser) -> None:
         nargs="+",
         default=(),
         metavar="N",
-        help="step counts to tabulate beside 1 to 50 and 60, 70, 75, 80, 90, 100",
+        help="step counts to tabulate beside 1 to 200",
     )
     p.add_argument(
         "--guidance-scale",

@@ -195,6 +195,11 @@ SCHEDULER_STARTS_AT_FIRST_STEP = Rule(
 )
 STEPS_BELOW_ONE = Rule(ParameterError, "steps is {value}", "give a whole number of at least 1")
 STEPS_BELOW_MINIMUM = Rule(ParameterError, "steps is {value}", "{scheduler} needs at least {minimum}")
+STEPS_ABOVE_TRAINING = Rule(
+    ParameterError,
+    "steps is {value}, and {scheduler} has {timesteps} timesteps to step through",
+    "give 1 to {timesteps}",
+)
 STEPS_NOT_STORED = Rule(
     ParameterError,
     "{scheduler} with {count} steps is not in this engine (the nearest stored count is {nearest})",
