@@ -292,7 +292,7 @@ def load_alphas_cumprod(directory: Path, section: Mapping[str, Any]) -> NDArray[
 
 
 def _read_values(directory: Path, file: str, offset: int, count: int, total: int) -> NDArray[np.float64]:
-    """`count` float64 values from value `offset` of a raw file of `total` values inside the engine directory; read-only.
+    """`count` float64 values from value `offset` of a raw file of `total` values in the engine directory; read-only.
 
     Another size of the file means that the places of its records are not those that the manifest tells.
     """

@@ -16,7 +16,10 @@ from ebca.runtime.sampling.recurrence import expand  # noqa: E402
 
 Memory = tuple[int, int]
 BETAS = {key: SCHEDULER_CONFIG[key] for key in ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")}
-DPM, UNIPC = {**BETAS, "_class_name": "DPMSolverMultistepScheduler"}, {**BETAS, "_class_name": "UniPCMultistepScheduler"}
+DPM, UNIPC = (
+    {**BETAS, "_class_name": "DPMSolverMultistepScheduler"},
+    {**BETAS, "_class_name": "UniPCMultistepScheduler"},
+)
 ZERO_SNR = {**BETAS, "rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "skip_prk_steps": True}
 USUAL = {"pndm": (1, 5), "ddim": (1, 1), "ddim_inverse": (1, 1), "euler": (1, 1), "dpmpp_2m": (2, 2), "unipc": (3, 3)}
 

@@ -19,7 +19,6 @@ from ebca.export.scheduler_choice import SCHEDULERS  # noqa: E402
 from ebca.export.scheduler_tables import SchedulerTables, TableRecord, build_tables  # noqa: E402
 from ebca.export.stages.schedulers import write_tables  # noqa: E402
 
-
 STEPS = [*range(1, 17), 50, 100]
 
 
@@ -216,9 +215,7 @@ def test_a_scheduler_whose_steps_look_back_too_far_is_left_out(monkeypatch: pyte
     tables = build_tables(SCHEDULER_CONFIG, [2, 5], ["pndm", "ddim"])
     assert set(tables.records) == {"ddim"} and tables.default == "ddim"
     assert "looks back at more than 8 latents and 16 noise predictions with 5 steps" in tables.left_out["pndm"]
-    assert tables.notices == (
-        f"scheduler pndm is left out: {tables.left_out['pndm']}; ddim is the default instead",
-    )
+    assert tables.notices == (f"scheduler pndm is left out: {tables.left_out['pndm']}; ddim is the default instead",)
 
 
 def test_each_scheduler_is_reported_before_it_runs() -> None:

@@ -80,9 +80,7 @@ def test_latents_are_those_of_the_diffusers_loop(name: str, shapes_dir: Path, se
 
 
 @pytest.mark.parametrize("name", ["ddim", "euler"])
-def test_image_to_image_is_the_rest_of_the_diffusers_loop(
-    name: str, shapes_dir: Path, section: dict[str, Any]
-) -> None:
+def test_image_to_image_is_the_rest_of_the_diffusers_loop(name: str, shapes_dir: Path, section: dict[str, Any]) -> None:
     scheduler = checkpoint_schedulers(json.loads(CONFIG.read_text())).make(name)
     for steps in COUNTS[1:]:
         begin = steps // 3

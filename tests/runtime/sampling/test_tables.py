@@ -280,7 +280,9 @@ def test_the_error_about_steps_that_are_not_stored_names_the_nearest_and_the_rem
 def test_the_error_about_more_steps_than_timesteps_offers_no_export(
     written: dict[str, tuple[Path, dict[str, Any]]],
 ) -> None:
-    with pytest.raises(ParameterError, match="steps is 1001, and pndm has 1000 timesteps to step through; give 1 to 1000"):
+    with pytest.raises(
+        ParameterError, match="steps is 1001, and pndm has 1000 timesteps to step through; give 1 to 1000"
+    ):
         load_table(*written["sd15"], "pndm", 1001)
     with pytest.raises(ParameterError, match="--scheduler-steps 1000"):
         load_table(*written["sd15"], "pndm", 1000)
@@ -312,7 +314,7 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="not finite"):
         load_table(tmp_path, section, "ddim", 10)
     path.write_bytes((np.frombuffer(content) * 1e200).tobytes())
-    with pytest.raises(EngineError, match="the table of ddim with 10 steps in .* has coefficients that are not finite"):
+    with pytest.raises(EngineError, match=r"table of ddim with 10 steps in .* has coefficients that are not finite"):
         load_table(tmp_path, section, "ddim", 10)
     path.unlink()
     with pytest.raises(EngineError, match="cannot read"):

@@ -233,8 +233,9 @@ SchedulerTable load_table(const EngineDirectory& directory, const std::string& n
     table.rows = expand(spec, values.data() + 1 + 2 * m, m);
     for (const std::vector<double>& row : table.rows) {
         if (!std::all_of(row.begin(), row.end(), [](double value) { return std::isfinite(value); })) {
-            throw EngineError(text("the table of ", key, " with ", steps, " steps has coefficients that are not finite"),
-                              "export the engine again");
+            throw EngineError(
+                text("the table of ", key, " with ", steps, " steps has coefficients that are not finite"),
+                "export the engine again");
         }
     }
     return table;
