@@ -11,8 +11,9 @@ the step counts. With m evaluations, in a scheduler whose steps look back at K l
     rows                  m (K + L)      row i: weights of x_{i-1}, x_{i-2}, .. and of e_i, e_{i-1}, ..
 
 `ebca.runtime.sampling.recurrence` has the formula. K and L are the same in all records of a file. The manifest has
-them, and m of each step count, so a host can compute where a record lies. Other kinds of columns (noise that a scheduler
-draws) would be further entries of `memory`, other kinds of records (timesteps of a user) entries beside `steps`.
+them, and m of each step count, so a host can compute where a record lies. Other kinds of columns (noise that a
+scheduler draws) would be further entries of `memory`, other kinds of records (timesteps of a user) entries beside
+`steps`.
 
 `schedulers/alphas_cumprod.f64` is the cumulative product of (1 - beta), one value per training timestep;
 image-to-image and inpainting add noise to the clean latents with it.

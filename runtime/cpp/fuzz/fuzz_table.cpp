@@ -1,9 +1,9 @@
 // The reader of scheduler tables on untrusted files: it may throw only ebca::Error, and what it accepts can be sampled
 // with. run.sh builds it.
 //
-// An input is a header of eight bytes, and the file. The header: steps; evaluations - 1; start of image to image; how many
-// latents and noise predictions a step looks back at, both - 1; whether the manifest announces the file's own size (0:
-// the size that its records need); steps and evaluations - 1 of one more record (0 steps: none).
+// An input is a header of eight bytes, and the file. The header: steps; evaluations - 1; start of image to image; how
+// many latents and noise predictions a step looks back at, both - 1; whether the manifest announces the file's own size
+// (0: the size that its records need); steps and evaluations - 1 of one more record (0 steps: none).
 
 #include <sys/mman.h>
 #include <unistd.h>
