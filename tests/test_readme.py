@@ -19,7 +19,7 @@ import ebca
 from ebca.bench.alignment.scenes import COLORS, Thing, paint
 from ebca.runtime.cli import doctor
 from ebca.runtime.cli.run import parser as run_parser
-from ebca.runtime.images.outputs import read_parameters
+from ebca.runtime.images.files import read_parameters
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

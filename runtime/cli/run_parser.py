@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         PROGRAM,
         description="Generate images with Energy-Based Cross Attention. With gammas of 0, the default, this is\n"
-        "plain Stable Diffusion. The text of every PNG file holds the parameters that made it.",
+        "plain Stable Diffusion. Every image file holds the parameters that made it.",
         epilog=_EXAMPLES + options.SCHEDULES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -65,8 +65,9 @@ def _add_core(p: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     p.add_argument(
         "--output", "--result-file-name", "--result_file_name", "--save_name",
-        type=Path, default=Path("ebca.png"), metavar="FILE.png",
-        help="file to write; several images get -0, -1, ... before the suffix (default: ebca.png)",
+        type=Path, default=Path("ebca.png"), metavar="FILE",
+        help="file to write, .png, .jpg (quality 95) or .webp (lossless); folders are created; several images get -0, "
+        "-1, ... before the suffix (default: ebca.png)",
     )  # fmt: skip
     p.add_argument(
         "--steps", "--num-inference-steps", "--num_steps", type=int, default=rules.GENERATE.steps,
@@ -165,9 +166,9 @@ def _add_telemetry(p: argparse.ArgumentParser) -> None:
         "--energies", type=Path, metavar="FILE.jsonl", help="write the energies, one line per evaluation and layer"
     )
     telemetry.add_argument(
-        "--energy-plot", type=Path, metavar="FILE.png", help="plot the energies (needs the 'plot' extra)"
+        "--energy-plot", type=Path, metavar="FILE", help="plot the energies (needs the 'plot' extra)"
     )
     telemetry.add_argument(
-        "--attention-maps", type=Path, metavar="FILE.png",
+        "--attention-maps", type=Path, metavar="FILE",
         help="draw the attention to each token of the prompt; several images get -0, -1, ... before the suffix",
     )  # fmt: skip

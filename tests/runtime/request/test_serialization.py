@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import ebca
+from ebca.runtime.images.files import read_parameters, save_image
 from ebca.runtime.images.inputs import load_images
-from ebca.runtime.images.outputs import read_parameters, save_png
 from ebca.runtime.request.fields import FIELD_PARTS, PARTS, GenerateRequest
 from ebca.runtime.request.serialization import from_json, from_parameters, to_json
 
@@ -161,7 +161,7 @@ def test_the_parameters_in_a_png_reproduce_its_image(tmp_path: Path) -> None:
     edit = ebca.Edit("a green star", alpha=ebca.Schedule.step(0.5, 0.2))
     with ebca.load("shapes", backend="onnxruntime") as engine, engine.session() as session:
         made = session.generate("a red circle", steps=3, seed=5, gamma_attn=0.002, token_weights={2: 1.5}, edits=[edit])
-        save_png(made.images[0], tmp_path / "made.png", {**made.parameters, "image_index": 0})
+        save_image(made.images[0], tmp_path / "made.png", {**made.parameters, "image_index": 0})
         again = session.run(from_parameters(read_parameters(tmp_path / "made.png")))
     assert np.array_equal(np.asarray(again.images[0]), np.asarray(made.images[0]))
     assert again.parameters == made.parameters
