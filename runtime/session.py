@@ -201,6 +201,12 @@ class Session:
         self._executors.clear()
         self._closed = True
 
+    def __repr__(self) -> str:
+        count = "1 image" if self.batch == 1 else f"{self.batch} images"
+        closed = ", closed" if self._closed else ""
+        model = self.engine.manifest.model["name"]
+        return f"<ebca.Session of '{model}': {count} of {self.width}x{self.height}{closed}>"
+
     def __enter__(self) -> Self:
         return self
 

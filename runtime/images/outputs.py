@@ -1,5 +1,7 @@
 """From arrays to images."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image
 
@@ -7,7 +9,10 @@ from PIL import Image
 from ebca.runtime.images.files import read_parameters as read_parameters
 from ebca.runtime.images.files import save_image as save_png
 
-__all__ = ["read_parameters", "save_png", "to_bytes", "to_pil", "to_unit_range"]
+__all__ = ["read_parameters", "save_png", "sheet", "to_bytes", "to_pil", "to_unit_range"]
+
+# Of a sheet, in pixels and in images.
+_TILE, _GAP, _COLUMNS = 256, 4, 4
 
 
 def to_unit_range(decoded: np.ndarray) -> np.ndarray:
@@ -23,3 +28,19 @@ def to_bytes(images: np.ndarray) -> np.ndarray:
 def to_pil(images: np.ndarray) -> list[Image.Image]:
     """[n,H,W,3] in [0, 1] -> RGB images."""
     return [Image.fromarray(image) for image in to_bytes(images)]
+
+
+def sheet(images: Sequence[Image.Image]) -> Image.Image:
+    """All images in rows of at most four; several are at most 256 pixels wide and high."""
+    if len(images) == 1:
+        return images[0]
+    tiles = [image.copy() for image in images]
+    for tile in tiles:
+        tile.thumbnail((_TILE, _TILE))
+    width, height = (max(side) + _GAP for side in zip(*(tile.size for tile in tiles), strict=True))
+    columns = min(len(tiles), _COLUMNS)
+    rows = -(-len(tiles) // columns)
+    made = Image.new("RGB", (columns * width - _GAP, rows * height - _GAP), "white")
+    for index, tile in enumerate(tiles):
+        made.paste(tile, (index % columns * width, index // columns * height))
+    return made

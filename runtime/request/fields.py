@@ -12,10 +12,11 @@ from ebca.runtime.conditioning.timeline import Guidance
 from ebca.runtime.images.inputs import ImageLike
 from ebca.runtime.sampling.repaint import RePaint
 from ebca.runtime.schema import parameters as rules
+from ebca.runtime.shown import Shown
 
 
-@dataclass(frozen=True)
-class ImageInputs:
+@dataclass(frozen=True, repr=False)
+class ImageInputs(Shown):
     """Images to start from.
 
     Attributes:
@@ -35,8 +36,8 @@ class ImageInputs:
     composite: bool = rules.GENERATE.composite
 
 
-@dataclass(frozen=True)
-class Telemetry:
+@dataclass(frozen=True, repr=False)
+class Telemetry(Shown):
     """What to record during the generation.
 
     Attributes:
@@ -48,8 +49,8 @@ class Telemetry:
     attention_maps: bool = False
 
 
-@dataclass(frozen=True)
-class GenerateRequest:
+@dataclass(frozen=True, repr=False)
+class GenerateRequest(Shown):
     """All parameters of a generation. Which of them are given decides the task, see
     `ebca.runtime.request.validate.Task`.
 

@@ -10,10 +10,11 @@ import numpy as np
 
 from ebca.errors import ParameterError
 from ebca.runtime.images.files import expanded, replacing
+from ebca.runtime.shown import Shown
 
 
-@dataclass(frozen=True)
-class Energies:
+@dataclass(frozen=True, repr=False)
+class Energies(Shown):
     """Energies of every evaluation, as the authors' monitor defines them (see the op's README).
 
     Attributes:

@@ -15,6 +15,7 @@ from ebca.runtime.conditioning.schedules import Schedule
 from ebca.runtime.denoiser import Denoised, Denoiser
 from ebca.runtime.engine import Engine, load
 from ebca.runtime.execution.control import EnergyControl
+from ebca.runtime.images.files import read_parameters
 from ebca.runtime.request.fields import GenerateRequest
 from ebca.runtime.results import Inverted, Result
 from ebca.runtime.sampling.inversion import NoiseRegularization
@@ -49,4 +50,5 @@ __all__ = [
     "StepInfo",
     "__version__",
     "load",
+    "read_parameters",
 ]
