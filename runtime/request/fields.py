@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from ebca.errors import ParameterError
 from ebca.runtime.conditioning.prompts import Conditioning
 from ebca.runtime.conditioning.timeline import Guidance
 from ebca.runtime.images.inputs import ImageLike
+from ebca.runtime.request import names
 from ebca.runtime.sampling.repaint import RePaint
 from ebca.runtime.schema import parameters as rules
 from ebca.runtime.shown import Shown
@@ -84,13 +84,13 @@ class GenerateRequest(Shown):
         """Create a request from flat fields, with the same names as the parameters of `Session.generate`.
 
         Raises:
-            ParameterError: a field that does not exist.
+            ParameterError: a field that does not exist; the error is a TypeError too.
         """
         parts: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
         own: dict[str, Any] = {}
+        if missing := [name for name in values if name not in FIELD_PARTS]:
+            raise names.unknown(missing, "a request", FIELD_PARTS, names.FIELDS)
         for name, value in values.items():
-            if name not in FIELD_PARTS:
-                raise ParameterError(f"a request has no field '{name}'", f"the fields are {', '.join(FIELD_PARTS)}")
             part = FIELD_PARTS[name]
             (own if part is None else parts[part])[name] = value
         # For these two, None means the default.

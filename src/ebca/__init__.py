@@ -17,6 +17,7 @@ from ebca.runtime.engine import Engine, load
 from ebca.runtime.execution.control import EnergyControl
 from ebca.runtime.images.files import read_parameters
 from ebca.runtime.request.fields import GenerateRequest
+from ebca.runtime.request.serialization import read_request
 from ebca.runtime.results import Inverted, Result
 from ebca.runtime.sampling.inversion import NoiseRegularization
 from ebca.runtime.sampling.progress import StepInfo
@@ -51,4 +52,5 @@ __all__ = [
     "__version__",
     "load",
     "read_parameters",
+    "read_request",
 ]

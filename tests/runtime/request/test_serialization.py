@@ -102,7 +102,7 @@ def test_schedules_may_be_written_as_texts() -> None:
     ("data", "named"),
     [
         ([], "the request is of type list"),
-        ({"promt": "a"}, "a request has no field 'promt'; the fields are prompt, "),
+        ({"promt": "a"}, "a request has no `promt`; did you mean `prompt`?"),
         ({"gamma_attn": {"schedule": "sine", "value": 1}}, "gamma_attn is {'schedule': 'sine'"),
         ({"gamma_attn": True}, "gamma_attn is True; give a number"),
         ({"edits": {"prompt": "a"}}, "edits cannot be read"),
@@ -124,7 +124,7 @@ def test_invalid_requests_are_refused(data: Any, named: str) -> None:
 
 def test_generate_takes_the_fields_of_a_request_with_their_defaults() -> None:
     parameters = signature(ebca.Session.generate).parameters
-    assert parameters.keys() - {"self", "on_step"} == FIELD_PARTS.keys()
+    assert parameters.keys() - {"self", "on_step", "unknown"} == FIELD_PARTS.keys()
     # None stands for the default of the part.
     defaults = GenerateRequest().values() | {"token_weights": None}
     for name in FIELD_PARTS:
