@@ -11,6 +11,7 @@ from ebca.runtime.images.files import check_image_path, check_path, numbered, sa
 from ebca.runtime.results import Result
 from ebca.runtime.telemetry.attention_maps import draw_attention
 from ebca.runtime.telemetry.energies import Energies, require_plotting
+from ebca.runtime.validation import texts_for_images
 
 
 def check_files(args: argparse.Namespace, count: int) -> None:
@@ -59,9 +60,9 @@ def _write_attention_maps(args: argparse.Namespace, engine: Components, result: 
     if result.attention_maps is None:
         return []
     prompt = args.prompt if args.prompt is not None else args.source_prompt
-    tokens = engine.tokenizer.encode([prompt]).tokens[0]
+    tokens = engine.tokenizer.encode(texts_for_images("prompt", prompt, len(result.images))).tokens
     paths = numbered(args.attention_maps, len(result.images))
     return [
-        save_image(draw_attention(image, maps, tokens), path, result.parameters)
-        for image, maps, path in zip(result.images, result.attention_maps, paths, strict=True)
+        save_image(draw_attention(image, maps, labels), path, result.parameters)
+        for image, maps, labels, path in zip(result.images, result.attention_maps, tokens, paths, strict=True)
     ]

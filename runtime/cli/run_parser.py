@@ -27,6 +27,7 @@ examples:
   ebca-run --engine engine-sd15 --image cat.jpg --source-prompt "a cat" --editing-prompt dog cat \\
            --editing-direction 1 0 --alpha 0.75 0.65 --alpha-tau 0.5
   ebca-run --engine engine-inpainting --image room.png --mask hole.png --prompt "teddy bear"
+  ebca-run --from-image lion.png --seed 2 --output other.png      the same with another seed
   ebca-run --engine engine-gpu --prompt "a lion"                  on the GPU if it is usable
   ebca-run --engine engine-gpu --prompt "a lion" --device cuda    on the GPU, or an error
 
@@ -57,8 +58,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_core(p: argparse.ArgumentParser) -> None:
-    options.add_engine(p)
+    options.add_engine(p, required=False)
     p.add_argument("--prompt", help="what the image shows (default: --source-prompt; required without it)")
+    p.add_argument(
+        "--from-image", metavar="FILE",
+        help="repeat the generation that made this file, with its engine and backend; options that are given replace "
+        "what it records, and those of gammas, token weights and editing prompts all of them",
+    )  # fmt: skip
     p.add_argument(
         "--negative-prompt", "--negative_prompt",
         help="what the image should not show (default: --source-prompt if given, else empty)",

@@ -118,7 +118,7 @@ def test_a_source_prompt_edits_a_real_image(engine_dir: Path, here: Path, sessio
     )
     assert np.array_equal(pixels("out.png"), np.asarray(same.images[0]))
     assert (stored["task"], stored["source_prompt"]) == ("real-image-editing", "a cat")
-    assert stored["image_files"] == ["image.png"]
+    assert [one["file"] for one in stored["source_image"]] == ["image.png"]  # type: ignore[attr-defined]
 
 
 def test_an_image_without_a_mask_is_image_to_image(engine_dir: Path, here: Path, session: ebca.Session) -> None:
