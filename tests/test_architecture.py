@@ -17,8 +17,8 @@ HEAVY = {"torch", "diffusers", "transformers", "onnx", "onnxscript"}
 _CONTRACT = ("errors", "engines.contract", "engines.machine")
 _BACKENDS = (*_CONTRACT, "engines.backends")
 _OPERATORS = ("errors", "plugins.kernels", "plugins.energy_attention", "plugins.sampling")
-_EXECUTION = (*_BACKENDS, *_OPERATORS, "runtime.schema", "runtime.devices", "runtime.execution")
-_VALUES = ("errors", "runtime.schema", "runtime.validation", "runtime.noise")
+_EXECUTION = (*_BACKENDS, *_OPERATORS, "runtime.shown", "runtime.schema", "runtime.devices", "runtime.execution")
+_VALUES = ("errors", "runtime.shown", "runtime.schema", "runtime.validation", "runtime.noise")
 _STAGES = (*_VALUES, *_EXECUTION, "runtime.text", "runtime.components")
 _SAMPLING = (*_STAGES, "runtime.sampling")
 _REQUEST = (*_SAMPLING, "runtime.conditioning", "runtime.images", "runtime.telemetry")
@@ -34,6 +34,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "errors": (),
     "version": (),
     "console": ("errors",),
+    "runtime.shown": (),
     "engines.contract": ("errors",),
     "engines.machine": ("errors",),
     "engines.backends": _CONTRACT,
@@ -55,7 +56,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "runtime.telemetry": (*_EXECUTION, "runtime.images"),
     "runtime.sampling": _STAGES,
     "runtime.request": _REQUEST,
-    "runtime.results": (),
+    "runtime.results": ("errors", "runtime.shown", "runtime.images"),
     "runtime.generation": (*_REQUEST, "runtime.request", "runtime.results"),
     "runtime.session": (*_REQUEST, "runtime.request", "runtime.results", "runtime.generation"),
     "runtime.engine": _SESSION,

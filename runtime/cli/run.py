@@ -13,9 +13,11 @@ from ebca import console
 from ebca.runtime.cli import options
 from ebca.runtime.cli.run_files import check_files, printable, write_files
 from ebca.runtime.cli.run_parser import PROGRAM, parser
+from ebca.runtime.cli.run_repeat import check_replaced, filled, repeated
 from ebca.runtime.cli.run_request import given_files, image_count, request
 from ebca.runtime.components import Components
 from ebca.runtime.conditioning import edits as editing
+from ebca.runtime.engine import warn_of_differences
 from ebca.runtime.images import inputs
 from ebca.runtime.request.fields import GenerateRequest
 from ebca.runtime.sampling.progress import StepInfo
@@ -26,26 +28,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     p = parser()
     args = p.parse_args(argv)
-    if args.prompt is None and args.source_prompt is None:
-        p.error("the following arguments are required: --prompt")
+    if args.from_image is None:
+        prompt = args.source_prompt if args.prompt is None else args.prompt
+        required = {"--engine": args.engine, "--prompt": prompt}
+        if missing := [flag for flag, value in required.items() if value is None]:
+            p.error(f"the following arguments are required: {', '.join(missing)}")
     with console.CtrlC() as ctrl_c:
-        return console.run(PROGRAM, lambda: _run(args, ctrl_c), interrupted="interrupted; no image was written")
+        return console.run(
+            PROGRAM, lambda: _run(filled(p, args, argv), ctrl_c), interrupted="interrupted; no image was written"
+        )
 
 
 def _run(args: argparse.Namespace, ctrl_c: console.CtrlC) -> int:
     count = image_count(args)
     check_files(args, count)
+    check_replaced(args, count)
     asked = request(args)
+    if args.recorded is not None:
+        asked = repeated(asked, args)
+    made_from = given_files(args)
     given_size = inputs.image_size(args.image) if args.image else None
     with console.PrepareProgress() as prepare:
         engine = options.open_engine(args, None if args.quiet else prepare, quiet=args.quiet)
+    if args.recorded is not None:
+        warn_of_differences(args.from_image, args.recorded, engine)
     height, width = _size(args, engine, given_size)
     with engine, engine.session(height, width, count) as session, _Steps(args.quiet, ctrl_c) as steps:
         if args.source_prompt is not None:
             asked = _inverted(session, args, asked, steps)
         steps.phase("denoising")
         result = session.run(asked, steps)
-    parameters = {**result.parameters, **given_files(args)}
+    parameters = {**result.parameters, **made_from}
     files = write_files(args, engine, result, parameters)
     if args.json:
         report = {"files": [str(f) for f in files], "parameters": parameters, "timings": result.timings}
@@ -67,9 +80,9 @@ def _size(args: argparse.Namespace, engine: Components, given: tuple[int, int] |
 def _inverted(session: Session, args: argparse.Namespace, asked: GenerateRequest, steps: "_Steps") -> GenerateRequest:
     """The request with initial latents found by inversion."""
     # Check now what sampling would refuse only after the inversion.
-    editing.resolve(asked.guidance.edits, args.steps, args.steps, "ddim")
+    editing.resolve(asked.guidance.edits, asked.steps, asked.steps, "ddim")
     steps.phase("inverting")
-    found = session.invert(args.image, args.source_prompt, steps=args.steps, regularize=args.regularize, on_step=steps)
+    found = session.invert(args.image, args.source_prompt, steps=asked.steps, regularize=args.regularize, on_step=steps)
     return replace(asked, latents=found.latents)
 
 

@@ -1,39 +1,40 @@
 """The files that ebca-run writes: checked first, written last."""
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ebca.errors import ParameterError
 from ebca.runtime.components import Components
-from ebca.runtime.images.outputs import save_png
+from ebca.runtime.images.files import check_image_path, check_path, numbered, save_image
 from ebca.runtime.results import Result
 from ebca.runtime.telemetry.attention_maps import draw_attention
 from ebca.runtime.telemetry.energies import Energies, require_plotting
+from ebca.runtime.validation import texts_for_images
 
 
 def check_files(args: argparse.Namespace, count: int) -> None:
     """Raise ParameterError if a file cannot be written."""
-    _check_output("--output", args.output, _numbered(args.output, count))
+    for flag, path in (("--output", args.output), ("--attention-maps", args.attention_maps)):
+        for file in numbered(path, count) if path is not None else ():
+            check_image_path(file, flag)
     if args.energy_plot is not None:
         require_plotting()
-        _check_output("--energy-plot", args.energy_plot, [args.energy_plot])
-    if args.attention_maps is not None:
-        _check_output("--attention-maps", args.attention_maps, _numbered(args.attention_maps, count))
+        check_image_path(args.energy_plot, "--energy-plot")
     if args.energies is not None:
-        _check_output("--energies", args.energies, [args.energies], suffix="")
+        check_path(args.energies, "--energies")
 
 
 def write_files(
     args: argparse.Namespace, engine: Components, result: Result, parameters: Mapping[str, Any]
 ) -> list[Path]:
     """Write images and telemetry. Returns the files."""
-    files = _numbered(args.output, len(result.images))
-    for index, (image, file) in enumerate(zip(result.images, files, strict=True)):
-        save_png(image, file, {**parameters, "image_index": index})
+    paths = numbered(args.output, len(result.images))
+    files = [
+        save_image(image, path, {**parameters, "image_index": index})
+        for index, (image, path) in enumerate(zip(result.images, paths, strict=True))
+    ]
     return [*files, *_write_energies(args, engine, result), *_write_attention_maps(args, engine, result)]
 
 
@@ -59,34 +60,9 @@ def _write_attention_maps(args: argparse.Namespace, engine: Components, result: 
     if result.attention_maps is None:
         return []
     prompt = args.prompt if args.prompt is not None else args.source_prompt
-    tokens = engine.tokenizer.encode([prompt]).tokens[0]
-    files = _numbered(args.attention_maps, len(result.images))
-    for image, maps, file in zip(result.images, result.attention_maps, files, strict=True):
-        save_png(draw_attention(image, maps, tokens), file, result.parameters)
-    return files
-
-
-def _check_output(flag: str, path: Path, files: list[Path], suffix: str = ".png") -> None:
-    if suffix and path.suffix.lower() != suffix:
-        raise ParameterError(f"{flag} is '{path}'", f"name a {suffix} file")
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise ParameterError(f"{flag} folder '{folder}' does not exist", "create it first")
-    try:
-        for file in files:
-            if file.is_dir():
-                raise ParameterError(f"{flag} '{file}' is a folder", "name another file")
-            # The longest name that `save_png` will use.
-            probe = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-            probe.touch()
-            probe.unlink()
-    except OSError as error:
-        raise ParameterError(
-            f"{flag} '{path}' cannot be written: {error.strerror or error}", "name a file in a writable folder"
-        ) from None
-
-
-def _numbered(path: Path, count: int) -> list[Path]:
-    if count == 1:
-        return [path]
-    return [path.with_stem(f"{path.stem}-{index}") for index in range(count)]
+    tokens = engine.tokenizer.encode(texts_for_images("prompt", prompt, len(result.images))).tokens
+    paths = numbered(args.attention_maps, len(result.images))
+    return [
+        save_image(draw_attention(image, maps, labels), path, result.parameters)
+        for image, maps, labels, path in zip(result.images, result.attention_maps, tokens, paths, strict=True)
+    ]

@@ -27,6 +27,7 @@ examples:
   ebca-run --engine engine-sd15 --image cat.jpg --source-prompt "a cat" --editing-prompt dog cat \\
            --editing-direction 1 0 --alpha 0.75 0.65 --alpha-tau 0.5
   ebca-run --engine engine-inpainting --image room.png --mask hole.png --prompt "teddy bear"
+  ebca-run --from-image lion.png --seed 2 --output other.png      the same with another seed
   ebca-run --engine engine-gpu --prompt "a lion"                  on the GPU if it is usable
   ebca-run --engine engine-gpu --prompt "a lion" --device cuda    on the GPU, or an error
 
@@ -38,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         PROGRAM,
         description="Generate images with Energy-Based Cross Attention. With gammas of 0, the default, this is\n"
-        "plain Stable Diffusion. The text of every PNG file holds the parameters that made it.",
+        "plain Stable Diffusion. Every image file holds the parameters that made it.",
         epilog=_EXAMPLES + options.SCHEDULES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -57,16 +58,22 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_core(p: argparse.ArgumentParser) -> None:
-    options.add_engine(p)
+    options.add_engine(p, required=False)
     p.add_argument("--prompt", help="what the image shows (default: --source-prompt; required without it)")
+    p.add_argument(
+        "--from-image", metavar="FILE",
+        help="repeat the generation that made this file, with its engine and backend; options that are given replace "
+        "what it records, and those of gammas, token weights and editing prompts all of them",
+    )  # fmt: skip
     p.add_argument(
         "--negative-prompt", "--negative_prompt",
         help="what the image should not show (default: --source-prompt if given, else empty)",
     )  # fmt: skip
     p.add_argument(
         "--output", "--result-file-name", "--result_file_name", "--save_name",
-        type=Path, default=Path("ebca.png"), metavar="FILE.png",
-        help="file to write; several images get -0, -1, ... before the suffix (default: ebca.png)",
+        type=Path, default=Path("ebca.png"), metavar="FILE",
+        help="file to write, .png, .jpg (quality 95) or .webp (lossless); folders are created; several images get -0, "
+        "-1, ... before the suffix (default: ebca.png)",
     )  # fmt: skip
     p.add_argument(
         "--steps", "--num-inference-steps", "--num_steps", type=int, default=rules.GENERATE.steps,
@@ -165,9 +172,9 @@ def _add_telemetry(p: argparse.ArgumentParser) -> None:
         "--energies", type=Path, metavar="FILE.jsonl", help="write the energies, one line per evaluation and layer"
     )
     telemetry.add_argument(
-        "--energy-plot", type=Path, metavar="FILE.png", help="plot the energies (needs the 'plot' extra)"
+        "--energy-plot", type=Path, metavar="FILE", help="plot the energies (needs the 'plot' extra)"
     )
     telemetry.add_argument(
-        "--attention-maps", type=Path, metavar="FILE.png",
+        "--attention-maps", type=Path, metavar="FILE",
         help="draw the attention to each token of the prompt; several images get -0, -1, ... before the suffix",
     )  # fmt: skip

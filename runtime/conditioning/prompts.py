@@ -9,6 +9,7 @@ import numpy as np
 from ebca.runtime.components import Components
 from ebca.runtime.conditioning.edits import Edit
 from ebca.runtime.schema import parameters as rules
+from ebca.runtime.shown import Shown
 from ebca.runtime.validation import as_numbers, texts_for_images, warn
 
 _NEGATIVE = "negative prompt"
@@ -20,8 +21,8 @@ _SPACE = " \t\r\n"
 _FIELDS = {"prompt": "prompt", _NEGATIVE: "negative_prompt"}
 
 
-@dataclass(frozen=True)
-class Conditioning:
+@dataclass(frozen=True, repr=False)
+class Conditioning(Shown):
     """What the images show.
 
     Attributes:
@@ -38,8 +39,8 @@ class Conditioning:
     token_weights: Mapping[str | int, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Prompts:
+@dataclass(frozen=True, repr=False)
+class Prompts(Shown):
     """Encoded prompts.
 
     Attributes:

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ebca.errors import ParameterError
+from ebca.runtime.images.files import expanded
 from ebca.runtime.images.outputs import to_bytes
 from ebca.runtime.schema import parameters as rules
 from ebca.runtime.validation import warn
@@ -43,7 +44,7 @@ def opened(name: str, value: Any) -> Image.Image:
     try:
         if isinstance(value, Image.Image):
             return _in_rgb(shown, value)
-        with Image.open(value) as image:
+        with Image.open(expanded(value)) as image:
             return _in_rgb(shown, image)
     except ParameterError:
         raise

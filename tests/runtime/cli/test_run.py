@@ -21,7 +21,7 @@ from helpers.tiny import changed_copy
 from PIL import Image
 
 from ebca.runtime.cli import run as cli
-from ebca.runtime.images.outputs import read_parameters
+from ebca.runtime.images.files import read_parameters
 
 PROMPT = "a lion with a crown"
 BACKEND = ("--backend", "onnxruntime")
@@ -115,6 +115,16 @@ def test_the_parameters_in_the_png_reproduce_the_image(engine_dir: Path, here: P
     assert cli.main([*argv_of(stored, engine_dir), "--output", "second.png"]) == 0
     assert np.array_equal(pixels(here / "first.png"), pixels(here / "second.png"))
     assert read_parameters(here / "second.png") == stored
+
+
+@pytest.mark.parametrize("name", ["new/folder/x.jpg", "x.webp"])
+def test_the_suffix_chooses_the_format(
+    engine_dir: Path, here: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert cli.main(arguments(engine_dir, "--seed", "7", "--output", name)) == 0
+    assert capsys.readouterr().out == f"wrote {name}\n"
+    assert cli.main(arguments(engine_dir, "--seed", "7")) == 0
+    assert read_parameters(here / name) == read_parameters(here / "ebca.png")
 
 
 def test_one_image_per_seed(engine_dir: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -227,9 +237,10 @@ def test_an_existing_image_is_replaced(engine_dir: Path, here: Path) -> None:
         (("--norm-factor", "inf"), "norm_factor is inf"),
         (("--threads", "0"), "threads is 0"),
         (("--precision", "bf16"), "precision 'bf16' is not available with onnxruntime"),
-        (("--output", "image.jpg"), "--output is 'image.jpg'; name a .png file"),
-        (("--output", "image"), "--output is 'image'; name a .png file"),
-        (("--output", "nowhere/x.png"), "nowhere' does not exist; create it first"),
+        (("--output", "image.gif"), "--output 'image.gif' has the suffix '.gif'; name a .png, .jpg or .webp file"),
+        (("--output", "image"), "--output 'image' has no suffix; name a .png, .jpg or .webp file"),
+        (("--output", "/dev/null/x.png"), "--output '/dev/null/x.png' cannot be written: Not a directory"),
+        (("--output", ""), "'.' is a folder; name a file"),
         (("--output", "x" * 260 + ".png"), "cannot be written: File name too long"),
         (("--prompt", "broken \udce4"), "is not valid Unicode text"),
     ],
@@ -302,7 +313,10 @@ def test_a_full_disk_while_saving_is_reported(
 
     monkeypatch.setattr(Path, "replace", full)
     message = refused(capsys, here, arguments(engine_dir))
-    assert message == "cannot write 'ebca.png': No space left on device; name a file in a writable folder"
+    assert message == (
+        "the file 'ebca.png' cannot be written: No space left on device; "
+        "free some space, or name a file on another disk"
+    )
 
 
 def test_an_unknown_engine_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
