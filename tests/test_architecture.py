@@ -32,7 +32,7 @@ _ENGINE = (*_SESSION, "runtime.engine", "runtime.denoiser", "version")
 ROOMS: Mapping[str, tuple[str, ...]] = {
     "errors": (),
     "version": (),
-    "console": ("errors",),
+    "console": ("errors", "version"),
     "engines.contract": ("errors",),
     "engines.machine": ("errors",),
     "engines.backends": _CONTRACT,
