@@ -1,92 +1,194 @@
-"""The files that ebca-run writes: checked first, written last."""
+"""The files that ebca-run writes: named and checked first, written last."""
 
 import argparse
-import os
-import sys
-from collections.abc import Mapping
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ebca.errors import ParameterError
+import numpy as np
+from PIL import Image
+
+from ebca import console
+from ebca.errors import EbcaError, ParameterError
+from ebca.runtime.cli import names
 from ebca.runtime.components import Components
 from ebca.runtime.images.outputs import save_png
 from ebca.runtime.results import Result
 from ebca.runtime.telemetry.attention_maps import draw_attention
 from ebca.runtime.telemetry.energies import Energies, require_plotting
 
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+_DEFAULT_OUTPUT = Path("ebca.png")
 
-def check_files(args: argparse.Namespace, count: int) -> None:
-    """Raise ParameterError if a file cannot be written."""
-    _check_output("--output", args.output, _numbered(args.output, count))
-    if args.energy_plot is not None:
+
+@dataclass(frozen=True)
+class ResultFiles:
+    """The result files of one run.
+
+    Attributes:
+        images: one per image.
+        energies, energy_plot: None if they are not asked for.
+        attention_maps: one per image, or none.
+    """
+
+    images: tuple[Path, ...]
+    energies: Path | None = None
+    energy_plot: Path | None = None
+    attention_maps: tuple[Path, ...] = ()
+
+    def named(self) -> list[tuple[str, Path]]:
+        """Every file after its option."""
+        named = [("--output", file) for file in self.images]
+        named += [("--energies", self.energies)] if self.energies is not None else []
+        named += [("--energy-plot", self.energy_plot)] if self.energy_plot is not None else []
+        return named + [("--attention-maps", file) for file in self.attention_maps]
+
+
+def output_template(args: argparse.Namespace) -> Path:
+    """Where images go: `--output`, or else a name for many images if there is a folder or a file of prompts."""
+    if args.output is not None:
+        return Path(args.output)
+    return _DEFAULT_OUTPUT if args.output_dir is None and args.prompts_file is None else names.DEFAULT
+
+
+def result_files(args: argparse.Namespace, count: int, number: int = 1) -> ResultFiles:
+    """The files of one run, with placeholders filled in.
+
+    Args:
+        args: the options. Seeds must be given if a name has the placeholder {seed}.
+        count: number of images.
+        number: of the run, from 1.
+
+    Raises:
+        ParameterError: a placeholder that does not exist.
+    """
+    prompt = args.prompt if args.prompt is not None else args.source_prompt
+    seeds = args.seed or [""]
+    seeds = seeds * count if len(seeds) == 1 else seeds
+    values = [
+        {"number": number, "slug": names.slug(prompt or ""), "seed": seed, "index": index}
+        for index, seed in enumerate(seeds)
+    ]
+    once = [{name: value for name, value in values[0].items() if name in names.PER_RUN}]
+
+    def expand(flag: str, template: Path | None, each: Sequence[Mapping[str, Any]]) -> tuple[Path, ...]:
+        if template is None:
+            return ()
+        return tuple(names.expand(flag, (args.output_dir or Path()) / template, each))
+
+    return ResultFiles(
+        images=expand("--output", output_template(args), values),
+        energies=next(iter(expand("--energies", args.energies, once)), None),
+        energy_plot=next(iter(expand("--energy-plot", args.energy_plot, once)), None),
+        attention_maps=expand("--attention-maps", args.attention_maps, values),
+    )
+
+
+def input_files(args: argparse.Namespace) -> list[tuple[str, Path]]:
+    """The files that a run reads, each after its option."""
+    given = [("--image", file) for file in args.image or ()] + [("--mask", file) for file in args.mask or ()]
+    if args.prompts_file is not None and args.prompts_file != Path("-"):
+        given.append(("--prompts-file", args.prompts_file))
+    return given
+
+
+def check_files(results: Sequence[tuple[str, Path]], inputs: Sequence[tuple[str, Path]], engine: str) -> None:
+    """Check that every result file can be written, and that none is another one, an input, or a part of the engine.
+
+    Args:
+        results: after the option that names it. Options may have something before them, such as a line.
+        inputs: files that are read, likewise.
+        engine: its directory or name.
+
+    Raises:
+        ParameterError: one of these is not so.
+    """
+    for flag, file in results:
+        if flag.endswith("--energies"):
+            _check_outside(flag, file, Path(engine))
+        else:
+            _check_suffix(flag, file, (".png",) if flag.endswith("--energy-plot") else _SUFFIXES)
+    if any(flag.endswith("--energy-plot") for flag, _ in results):
         require_plotting()
-        _check_output("--energy-plot", args.energy_plot, [args.energy_plot])
-    if args.attention_maps is not None:
-        _check_output("--attention-maps", args.attention_maps, _numbered(args.attention_maps, count))
-    if args.energies is not None:
-        _check_output("--energies", args.energies, [args.energies], suffix="")
+    console.check_results(results, inputs)
 
 
 def write_files(
-    args: argparse.Namespace, engine: Components, result: Result, parameters: Mapping[str, Any]
-) -> list[Path]:
-    """Write images and telemetry. Returns the files."""
-    files = _numbered(args.output, len(result.images))
-    for index, (image, file) in enumerate(zip(result.images, files, strict=True)):
-        save_png(image, file, {**parameters, "image_index": index})
-    return [*files, *_write_energies(args, engine, result), *_write_attention_maps(args, engine, result)]
+    files: ResultFiles, engine: Components, result: Result, parameters: Mapping[str, Any], prompt: str
+) -> Iterator[Path]:
+    """Write images and telemetry; yields each file when it is complete. A file that cannot be written does not keep the
+    others from being written.
+
+    Raises:
+        ParameterError: a file cannot be written; the first such error, in the end.
+    """
+    tasks: list[tuple[Path, Callable[[], None]]] = [
+        (file, partial(_write_image, file, image, {**parameters, "image_index": index}))
+        for index, (image, file) in enumerate(zip(result.images, files.images, strict=True))
+    ]
+    tasks += _telemetry_tasks(files, engine, result, prompt)
+    failed: EbcaError | None = None
+    for file, write in tasks:
+        try:
+            file.absolute().parent.mkdir(parents=True, exist_ok=True)
+            write()
+        except OSError as error:
+            failed = failed or ParameterError(
+                f"the file '{file}' cannot be written: {error.strerror or error}", "name a file in a writable folder"
+            )
+        except EbcaError as error:
+            failed = failed or error
+        else:
+            yield file
+    if failed is not None:
+        raise failed
 
 
-def printable(path: Path) -> str:
-    """A path as text that standard output can encode."""
-    encoding = sys.stdout.encoding or "utf-8"
-    return str(path).encode(encoding, "backslashreplace").decode(encoding)
+def _telemetry_tasks(
+    files: ResultFiles, engine: Components, result: Result, prompt: str
+) -> Iterator[tuple[Path, Callable[[], None]]]:
+    if result.energies is not None:
+        layers = tuple(layer.name for layer in engine.manifest.unet.layers)
+        energies = Energies(result.timesteps, layers, result.energies)
+        if files.energies is not None:
+            yield files.energies, partial(energies.write_lines, files.energies)
+        if files.energy_plot is not None:
+            yield files.energy_plot, partial(energies.plot, files.energy_plot)
+    if result.attention_maps is not None:
+        tokens = engine.tokenizer.encode([prompt]).tokens[0]
+        for image, maps, file in zip(result.images, result.attention_maps, files.attention_maps, strict=True):
+            yield file, partial(_write_attention_maps, file, image, maps, tokens, result.parameters)
 
 
-def _write_energies(args: argparse.Namespace, engine: Components, result: Result) -> list[Path]:
-    if result.energies is None:
-        return []
-    layers = tuple(layer.name for layer in engine.manifest.unet.layers)
-    energies = Energies(result.timesteps, layers, result.energies)
-    if args.energies is not None:
-        energies.write_lines(args.energies)
-    if args.energy_plot is not None:
-        energies.plot(args.energy_plot)
-    return [file for file in (args.energies, args.energy_plot) if file is not None]
+def _write_attention_maps(
+    file: Path, image: Image.Image, maps: np.ndarray, tokens: Sequence[str], parameters: Mapping[str, Any]
+) -> None:
+    _write_image(file, draw_attention(image, maps, tokens), parameters)
 
 
-def _write_attention_maps(args: argparse.Namespace, engine: Components, result: Result) -> list[Path]:
-    if result.attention_maps is None:
-        return []
-    prompt = args.prompt if args.prompt is not None else args.source_prompt
-    tokens = engine.tokenizer.encode([prompt]).tokens[0]
-    files = _numbered(args.attention_maps, len(result.images))
-    for image, maps, file in zip(result.images, result.attention_maps, files, strict=True):
-        save_png(draw_attention(image, maps, tokens), file, result.parameters)
-    return files
-
-
-def _check_output(flag: str, path: Path, files: list[Path], suffix: str = ".png") -> None:
-    if suffix and path.suffix.lower() != suffix:
-        raise ParameterError(f"{flag} is '{path}'", f"name a {suffix} file")
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise ParameterError(f"{flag} folder '{folder}' does not exist", "create it first")
+def _write_image(file: Path, image: Image.Image, parameters: Mapping[str, Any]) -> None:
+    """Write an image with its parameters, in the format of the suffix. The file appears complete or not at all."""
+    if file.suffix.lower() == ".png":
+        save_png(image, file, parameters)
+        return
+    temporary = file.with_name(f".ebca-{secrets.token_hex(8)}.tmp")
     try:
-        for file in files:
-            if file.is_dir():
-                raise ParameterError(f"{flag} '{file}' is a folder", "name another file")
-            # The longest name that `save_png` will use.
-            probe = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-            probe.touch()
-            probe.unlink()
-    except OSError as error:
-        raise ParameterError(
-            f"{flag} '{path}' cannot be written: {error.strerror or error}", "name a file in a writable folder"
-        ) from None
+        image.save(temporary, "WEBP" if file.suffix.lower() == ".webp" else "JPEG", quality=95)
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
-def _numbered(path: Path, count: int) -> list[Path]:
-    if count == 1:
-        return [path]
-    return [path.with_stem(f"{path.stem}-{index}") for index in range(count)]
+def _check_suffix(flag: str, file: Path, suffixes: Sequence[str]) -> None:
+    if file.suffix.lower() not in suffixes:
+        ending = f"the suffix '{file.suffix}'" if file.suffix else "no suffix"
+        listed = f"{', '.join(suffixes[:-1])} or {suffixes[-1]}" if len(suffixes) > 1 else suffixes[0]
+        raise ParameterError(f"{flag} '{file}' has {ending}", f"name a {listed} file")
+
+
+def _check_outside(flag: str, file: Path, engine: Path) -> None:
+    if engine.is_dir() and engine.resolve() in file.resolve().parents:
+        raise ParameterError(f"{flag} '{file}' lies in the engine directory", "name a file in another folder")

@@ -37,7 +37,11 @@ def save_png(image: Image.Image, path: Path, parameters: Mapping[str, Any]) -> N
         ParameterError: the file cannot be written.
     """
     text = PngImagePlugin.PngInfo()
-    text.add_itxt(TEXT_KEY, json.dumps(parameters, ensure_ascii=False))
+    described = json.dumps(parameters, ensure_ascii=False)
+    if not described.isprintable() and any("\ud800" <= character <= "\udfff" for character in described):
+        # A file name that is not valid Unicode; escaped, it can be stored.
+        described = json.dumps(parameters)
+    text.add_itxt(TEXT_KEY, described)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         image.save(temporary, "PNG", pnginfo=text)

@@ -117,11 +117,11 @@ def _beside(file: Path) -> Path:
 
 def _identities(file: Path) -> list[str]:
     """What two names of one file have in common: the path without links, and for files that exist the number."""
+    real = os.path.realpath(file)
     try:
-        real = os.path.realpath(file)
-        found = os.stat(real)
-    except (OSError, ValueError):
-        return [os.path.realpath(file)] if "\0" not in str(file) else [str(file)]
+        found = Path(real).stat()
+    except OSError:
+        return [real]
     return [real, f"{found.st_dev}:{found.st_ino}"]
 
 
