@@ -86,7 +86,10 @@ def run(args: argparse.Namespace, ctrl_c: console.CtrlC, done: Done) -> int:
         _report_finished(args, finished)
         failed = _run_all(args, engine, left, Steps(args.quiet, ctrl_c, len(left)), done)
     if failed:
-        raise EbcaError(f"{len(failed)} of {len(prompts)} prompts failed: {_lines(failed)}", "the same command tries only these again")
+        raise EbcaError(
+            f"{len(failed)} of {len(prompts)} prompts failed: {_lines(failed)}",
+            "the same command tries only these again",
+        )
     return 0
 
 
@@ -144,14 +147,12 @@ def _run_all(
                 for p in group:
                     steps.begin(index, p.job.phases)
                     index += 1
-                    if _run_one(args, session, p, steps):
-                        done.count += 1
-                    else:
+                    if not _run_one(args, session, p, steps, done):
                         failed.append(p)
     return failed
 
 
-def _run_one(args: argparse.Namespace, session: Session, p: _Prompt, steps: Steps) -> bool:
+def _run_one(args: argparse.Namespace, session: Session, p: _Prompt, steps: Steps, done: Done) -> bool:
     """Make and write the images of a prompt. Returns whether it went well."""
     try:
         with _labelled_warnings(p.label):
@@ -165,13 +166,16 @@ def _run_one(args: argparse.Namespace, session: Session, p: _Prompt, steps: Step
         if args.json:
             _print_json(p, {"error": str(error)})
         return False
-    files = []
-    for file in write_files(p.job.files, session.engine, result, parameters, p.job.prompt):
-        files.append(str(file))
-        if not args.json:
-            print(f"wrote {file}", flush=True)
-    if args.json:
-        _print_json(p, {"files": files, "parameters": parameters, "timings": result.timings})
+    files: list[str] = []
+    try:
+        for file in write_files(p.job.files, session.engine, result, parameters, p.job.prompt):
+            files.append(str(file))
+        done.count += 1
+    finally:
+        if args.json:
+            _print_json(p, {"files": files, "parameters": parameters, "timings": result.timings})
+        else:
+            print("".join(f"wrote {file}\n" for file in files), end="", flush=True)
     return True
 
 

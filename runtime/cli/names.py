@@ -45,6 +45,8 @@ def expand(flag: str, template: Path, values: Sequence[Mapping[str, Any]]) -> li
     except ValueError as error:
         raise ParameterError(f"{flag} '{text}' has a wrong format: {error}", "write it as in {seed:04}") from None
     files = [Path(name) for name in names]
+    if not all(file.name for file in files):
+        raise ParameterError(f"{flag} '{text}' is a folder", "name a file")
     if len(set(files)) == len(files):
         return files
     return [file.with_stem(f"{file.stem}-{index}") for index, file in enumerate(files)]

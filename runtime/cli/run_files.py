@@ -185,7 +185,7 @@ def _write_image(file: Path, image: Image.Image, parameters: Mapping[str, Any]) 
 def _check_suffix(flag: str, file: Path, suffixes: Sequence[str]) -> None:
     if file.suffix.lower() not in suffixes:
         ending = f"the suffix '{file.suffix}'" if file.suffix else "no suffix"
-        listed = f"{', '.join(suffixes[:-1])} or {suffixes[-1]}" if len(suffixes) > 1 else suffixes[0]
+        listed = ".png, .jpg or .webp" if len(suffixes) > 1 else suffixes[0]
         raise ParameterError(f"{flag} '{file}' has {ending}", f"name a {listed} file")
 
 

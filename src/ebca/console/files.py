@@ -51,8 +51,12 @@ def check_result(flag: str, file: Path) -> None:
     try:
         folder = file.absolute().parent
         for parent in reversed([parent for parent in (folder, *folder.parents) if not parent.exists()]):
-            parent.mkdir()
-            made.append(parent)
+            # "new/.." exists as soon as "new" does.
+            if not parent.exists():
+                parent.mkdir()
+                made.append(parent)
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "Not a directory")
         mode = _mode(file)
         if mode is not None and stat.S_ISDIR(mode):
             raise ParameterError(f"{flag} '{file}' is a folder", "name a file")
@@ -87,7 +91,9 @@ def write_text(path: str | Path, text: str) -> None:
     """
     path = Path(path)
     try:
-        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        folder = path.absolute().parent
+        if not folder.exists():
+            folder.mkdir(parents=True, exist_ok=True)
         mode = _mode(path)
         if mode is not None and not stat.S_ISREG(mode):
             path.write_text(text, encoding="utf-8")

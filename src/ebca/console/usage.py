@@ -5,6 +5,7 @@ import copy
 import difflib
 import importlib.metadata
 import platform
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,6 +39,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with 2, the message, and the options that may have been meant."""
+        # The first of several spellings is enough.
+        message = re.sub(r"^argument ([^\s/]+)/\S+:", r"argument \1:", message)
         lines = []
         unknown = self._unknown_option()
         if unknown is not None:

@@ -233,8 +233,13 @@ def test_a_plot_without_matplotlib_is_refused_before_any_work(
         ("--prompt x --editing-prompt a --gamma-schedule step", "write --gamma-attn step:0:TAU"),
         ("--prompt x --gamma-tau 0.1 0.2", "--gamma-tau has 2 values without --editing-prompt; give one"),
         ("--prompt x --gamma-attn step:1:0.5 0.2", "--gamma-attn has a schedule among several values"),
-        ("--prompt x --energies nowhere/e.jsonl", "nowhere' does not exist; create it first"),
-        ("--prompt x --attention-maps maps.jpg", "--attention-maps is 'maps.jpg'; name a .png file"),
+        ("--prompt x --energies text.txt/e.jsonl", "--energies 'text.txt/e.jsonl' cannot be written: Not a directory"),
+        (
+            "--prompt x --attention-maps maps.gif",
+            "--attention-maps 'maps.gif' has the suffix '.gif'; name a .png, .jpg",
+        ),
+        ("--prompt x --image image.png --strength 0.5 --output ./image.png", "is the same file as --image 'image.png'"),
+        ("--prompt x --image image.png --mask mask.png --energies mask.png", "is the same file as --mask 'mask.png'"),
     ],
     ids=lambda value: value[:60],
 )
