@@ -9,7 +9,7 @@ from typing import Any
 
 from ebca.runtime.cli import names
 from ebca.runtime.cli.progress import Steps
-from ebca.runtime.cli.run_files import ResultFiles, output_template, result_files
+from ebca.runtime.cli.run_files import ResultFiles, result_files, templates
 from ebca.runtime.cli.run_request import given_files, image_count, request
 from ebca.runtime.components import Components
 from ebca.runtime.conditioning import edits as editing
@@ -51,8 +51,7 @@ class Job:
         Raises:
             ParameterError: options that do not go together, a wrong name, or an image that cannot be read.
         """
-        templates = (output_template(args), args.energies, args.energy_plot, args.attention_maps)
-        if args.seed is None and any(names.uses(template, "seed") for template in templates if template is not None):
+        if args.seed is None and any(names.uses(flag, template, "seed") for flag, template in templates(args)):
             args = argparse.Namespace(**{**vars(args), "seed": [secrets.randbits(32)]})
         count = image_count(args)
         files = result_files(args, count, number)

@@ -18,9 +18,9 @@ _SLUG_LENGTH = 40
 _FORMAT = re.compile(r"[<>]?0?\d{0,2}(\.\d{1,2})?")
 
 
-def uses(template: Path, field: str) -> bool:
-    """Whether a name has a placeholder. Raises ParameterError for braces that are none."""
-    return field in _fields(template, template.as_posix())
+def uses(flag: str, template: Path | None, field: str) -> bool:
+    """Whether the name that an option gives has a placeholder. Raises ParameterError for braces that are none."""
+    return template is not None and field in _fields(flag, template)
 
 
 def expand(flag: str, template: Path, values: Sequence[Mapping[str, Any]]) -> list[Path]:
@@ -35,7 +35,7 @@ def expand(flag: str, template: Path, values: Sequence[Mapping[str, Any]]) -> li
         ParameterError: a placeholder that does not exist, or a format that does not fit it.
     """
     text = template.as_posix()
-    if unknown := sorted(_fields(template, f"{flag} '{text}'") - values[0].keys()):
+    if unknown := sorted(_fields(flag, template) - values[0].keys()):
         known = ", ".join(f"{{{name}}}" for name in values[0])
         raise ParameterError(
             f"{flag} '{text}' has the placeholder {{{unknown[0]}}}", f"choose from {known}, or write {{{{ for a brace"
@@ -63,10 +63,10 @@ def slug(text: str) -> str:
     return found or "image"
 
 
-def _fields(template: Path, shown: str) -> set[str]:
-    fields = set()
+def _fields(flag: str, template: Path) -> set[str]:
+    text, fields = template.as_posix(), set()
     try:
-        for _, name, form, conversion in string.Formatter().parse(template.as_posix()):
+        for _, name, form, conversion in string.Formatter().parse(text):
             if name is None:
                 continue
             if conversion or not _FORMAT.fullmatch(form or ""):
@@ -74,6 +74,7 @@ def _fields(template: Path, shown: str) -> set[str]:
             fields.add(name)
     except ValueError as error:
         raise ParameterError(
-            f"{shown} has a brace that is no placeholder: {error}", "write {{ and }} for braces, or as in {seed:04}"
+            f"{flag} '{text}' has a brace that is no placeholder: {error}",
+            "write {{ and }} for braces, or as in {seed:04}",
         ) from None
     return fields

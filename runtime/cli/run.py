@@ -51,13 +51,16 @@ def _run(args: argparse.Namespace, ctrl_c: console.CtrlC, written: list[Path]) -
     with engine, engine.session(height, width, job.count) as session, Steps(args.quiet, ctrl_c) as steps:
         steps.begin(0, job.phases)
         result, parameters = job.run(session, steps)
-    for file in write_files(job.files, engine, result, parameters, job.prompt):
-        written.append(file)
+    try:
+        for file in write_files(job.files, engine, result, parameters, job.prompt):
+            written.append(file)
+    finally:
+        # Also of files beside one that cannot be written.
         if not args.json:
-            print(f"wrote {file}")
-    if args.json:
-        report = {"files": [str(file) for file in written], "parameters": parameters, "timings": result.timings}
-        print(json.dumps(report))
+            print("".join(f"wrote {file}\n" for file in written), end="")
+        elif written:
+            files = [str(file) for file in written]
+            print(json.dumps({"files": files, "parameters": parameters, "timings": result.timings}))
     return 0
 
 

@@ -21,6 +21,7 @@ from ebca.runtime.telemetry.attention_maps import draw_attention
 from ebca.runtime.telemetry.energies import Energies, require_plotting
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+_PER_IMAGE = ("--output", "--attention-maps")
 _DEFAULT_OUTPUT = Path("ebca.png")
 
 
@@ -47,11 +48,20 @@ class ResultFiles:
         return named + [("--attention-maps", file) for file in self.attention_maps]
 
 
-def output_template(args: argparse.Namespace) -> Path:
-    """Where images go: `--output`, or else a name for many images if there is a folder or a file of prompts."""
-    if args.output is not None:
-        return Path(args.output)
-    return _DEFAULT_OUTPUT if args.output_dir is None and args.prompts_file is None else names.DEFAULT
+def templates(args: argparse.Namespace) -> list[tuple[str, Path | None]]:
+    """Every option that names result files, and the name; None if there are no such files.
+
+    Without `--output`, images are named for being many if there is a folder or a file of prompts.
+    """
+    output = args.output
+    if output is None:
+        output = _DEFAULT_OUTPUT if args.output_dir is None and args.prompts_file is None else names.DEFAULT
+    return [
+        ("--output", output),
+        ("--energies", args.energies),
+        ("--energy-plot", args.energy_plot),
+        ("--attention-maps", args.attention_maps),
+    ]
 
 
 def result_files(args: argparse.Namespace, count: int, number: int = 1) -> ResultFiles:
@@ -74,16 +84,17 @@ def result_files(args: argparse.Namespace, count: int, number: int = 1) -> Resul
     ]
     once = [{name: value for name, value in values[0].items() if name in names.PER_RUN}]
 
-    def expand(flag: str, template: Path | None, each: Sequence[Mapping[str, Any]]) -> tuple[Path, ...]:
-        if template is None:
-            return ()
-        return tuple(names.expand(flag, (args.output_dir or Path()) / template, each))
-
+    files: dict[str, list[Path]] = {}
+    for flag, template in templates(args):
+        each = values if flag in _PER_IMAGE else once
+        files[flag] = [] if template is None else names.expand(flag, template, each)
+    if args.output_dir is not None:
+        files = {flag: [args.output_dir / file for file in named] for flag, named in files.items()}
     return ResultFiles(
-        images=expand("--output", output_template(args), values),
-        energies=next(iter(expand("--energies", args.energies, once)), None),
-        energy_plot=next(iter(expand("--energy-plot", args.energy_plot, once)), None),
-        attention_maps=expand("--attention-maps", args.attention_maps, values),
+        images=tuple(files["--output"]),
+        energies=next(iter(files["--energies"]), None),
+        energy_plot=next(iter(files["--energy-plot"]), None),
+        attention_maps=tuple(files["--attention-maps"]),
     )
 
 

@@ -1,6 +1,7 @@
 """Shared by all command-line tools: one-line errors, exit codes, warnings, progress, options, result files."""
 
 import errno
+import logging
 import signal
 import sys
 import threading
@@ -45,8 +46,8 @@ def run(program: str, body: Callable[[], int], *, interrupted: str | Callable[[]
     """Run a command-line tool. Returns its exit code.
 
     An `EbcaError` becomes one line on stderr and exit code 1; Ctrl-C one with the text `interrupted` and exit code 130,
-    as shells report it. Python warnings become one line each, the same line once. Other exceptions are bugs and keep
-    their traceback.
+    as shells report it. Warnings, raised or logged, become one line each, the same line once. Other exceptions are
+    bugs and keep their traceback.
 
     Output that cannot be written ends nothing: the work goes on, and its files are written. If it was standard output,
     the exit code is 1 in the end, and a line says why; if the reader has closed the pipe, that is its own wish, and no
@@ -99,11 +100,29 @@ def _warnings_as_lines(program: str) -> Iterator[None]:
             said.add(text)
             _say(program, f"warning: {text}")
 
+    logger, handler = logging.getLogger("ebca"), _LogHandler(show)
+    handlers = list(logger.handlers)
+    # Of tools that call each other, the inner one speaks.
+    logger.handlers = [*(one for one in handlers if not isinstance(one, _LogHandler)), handler]
     with warnings.catch_warnings():
         # By default, Python drops a warning from a line that has given another one.
         warnings.filterwarnings("always", category=UserWarning, append=True)
         warnings.showwarning = show
-        yield
+        try:
+            yield
+        finally:
+            logger.handlers = handlers
+
+
+class _LogHandler(logging.Handler):
+    """Passes on the text of warnings and errors that this package logs."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._show = show
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._show(record.getMessage())
 
 
 def notice(text: str) -> None:

@@ -284,7 +284,9 @@ def test_help_has_examples_and_fits_the_terminal(
         cli.main(["--help"])
     assert stopped.value.code == 0
     out = capsys.readouterr().out
-    assert out.index("examples:") < out.index("--engine DIR  ") < out.index("--gamma-attn G") < out.index("--device")
+    assert (
+        out.index("examples:") < out.index("--engine DIR  ") < out.index("--gamma-attn G") < out.index("--device DEV")
+    )
     assert "--gamma_attn" not in out
     assert max(map(len, out.splitlines())) <= 100
 
@@ -319,6 +321,31 @@ def test_a_full_disk_while_saving_is_reported(
     monkeypatch.setattr(Path, "replace", full)
     message = refused(capsys, here, arguments(engine_dir))
     assert message == "cannot write 'ebca.png': No space left on device; name a file in a writable folder"
+
+
+def test_a_file_that_cannot_be_written_does_not_keep_the_others_from_being_written(
+    engine_dir: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replace = Path.replace
+
+    def full(self: Path, target: Path) -> Path:
+        if target.name == "ebca-0.png":
+            raise OSError(28, "No space left on device")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    assert cli.main([*arguments(engine_dir, "--seed", "1", "2", "--attention-maps", "new/maps.png")]) == 1
+    out, err = capsys.readouterr()
+    assert out == "wrote ebca-1.png\nwrote new/maps-0.png\nwrote new/maps-1.png\n"
+    assert "'ebca-0.png'" in err and "No space left on device" in err and err.count("\n") == 1
+
+
+def test_names_have_placeholders(engine_dir: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments(engine_dir, "--seed", "1", "2", "--output", "{slug}/{seed:03}.jpg")) == 0
+    assert capsys.readouterr().out == "wrote a-lion-with-a-crown/001.jpg\nwrote a-lion-with-a-crown/002.jpg\n"
+    assert cli.main(arguments(engine_dir, "--output-dir", "images")) == 0
+    (file,) = (here / "images").iterdir()
+    assert file.name == f"0001-a-lion-with-a-crown-{read_parameters(file)['seed']}.png"
 
 
 def test_an_unknown_engine_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
