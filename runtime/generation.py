@@ -82,6 +82,21 @@ class Generation:
         self.seeds = valid.seeds or (secrets.randbits(32),)
         self._streams = [NormalStream(seed) for seed in self.seeds]
 
+    def check(self) -> Mapping[str, Any]:
+        """Check the texts, the last part of a request that is not checked when a generation is made. Nothing is
+        computed.
+
+        Returns:
+            `Result.parameters` as `run` would return them.
+
+        Raises:
+            ParameterError: a word that is not in the prompt, or a text that is not valid Unicode.
+        """
+        request = self._valid.request
+        encoder = PromptEncoder(self._components, self._target.batch)
+        encoder.check(request.conditioning, request.guidance.edits, guided=self._valid.guided)
+        return self._parameters()
+
     def run(self, open_executor: OpenExecutor, open_sampler: OpenSampler, on_step: OnStep | None) -> Result:
         """Run all stages. Raises the same errors as `Session.generate`."""
         request, watch = self._valid.request, Stopwatch()

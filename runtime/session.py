@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Never, Self
+from typing import Any, Never, Self
 
 import numpy as np
 
@@ -132,10 +132,19 @@ class Session:
     def run(self, request: GenerateRequest, on_step: OnStep | None = None) -> Result:
         """Generate images for a request. Raises the same errors as `generate`."""
         with self._call(on_step):
-            target = Target(self.engine.manifest, self._latent_shape)
-            valid = validate(request, target)
-            generation = Generation(self.engine, valid, target, (self.height, self.width), self._downscale)
-            return generation.run(self._executor, self._graph_sampler, on_step)
+            return self._generation(request).run(self._executor, self._graph_sampler, on_step)
+
+    def check(self, request: GenerateRequest) -> Mapping[str, Any]:
+        """Check a request completely before anything is computed, as for a queue of many.
+
+        Returns:
+            `Result.parameters` as `run` would return them. Without a seed in the request they have a random one.
+
+        Raises:
+            ParameterError, EngineError: as in `generate`.
+        """
+        with self._call(None):
+            return self._generation(request).check()
 
     def invert(
         self,
@@ -170,6 +179,11 @@ class Session:
         conditioning = Conditioning(prompt, prompt_embeds=prompt_embeds)
         with self._call(on_step):
             return self._invert(image, conditioning, steps, regularize, on_step)
+
+    def _generation(self, request: GenerateRequest) -> Generation:
+        target = Target(self.engine.manifest, self._latent_shape)
+        valid = validate(request, target)
+        return Generation(self.engine, valid, target, (self.height, self.width), self._downscale)
 
     def _invert(
         self,

@@ -33,7 +33,7 @@ _ENGINE = (*_SESSION, "runtime.engine", "runtime.denoiser", "version")
 ROOMS: Mapping[str, tuple[str, ...]] = {
     "errors": (),
     "version": (),
-    "console": ("errors",),
+    "console": ("errors", "version"),
     "runtime.shown": (),
     "engines.contract": ("errors",),
     "engines.machine": ("errors",),

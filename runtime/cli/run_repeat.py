@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ebca.errors import ParameterError
-from ebca.runtime.images.files import expanded, numbered, read_parameters
+from ebca.runtime.images.files import read_parameters
 from ebca.runtime.request.fields import GenerateRequest
 from ebca.runtime.request.inputs import IMAGES, same_files
 from ebca.runtime.request.serialization import from_parameters
@@ -34,11 +34,10 @@ def filled(p: argparse.ArgumentParser, args: argparse.Namespace, argv: Sequence[
         argv: the command line.
 
     Raises:
-        ParameterError: a file without parameters, or one that would be replaced, or an input that is not as recorded.
+        ParameterError: a file without parameters, or an input that is not as recorded.
     """
-    if args.from_image is None:
-        args.recorded = None
-        return args
+    if args.prompts_file is not None:
+        raise ParameterError("--from-image and --prompts-file do not go together", "leave one out")
     recorded = read_parameters(args.from_image)
     defaults = vars(args).copy()
     absent = object()
@@ -50,18 +49,6 @@ def filled(p: argparse.ArgumentParser, args: argparse.Namespace, argv: Sequence[
     if args.engine is None:
         raise ParameterError(f"'{args.from_image}' does not say which engine made it", "give --engine")
     return args
-
-
-def check_replaced(args: argparse.Namespace, count: int) -> None:
-    """Raise ParameterError if an output is the file that the parameters come from: it would be lost."""
-    if args.from_image is not None:
-        source = expanded(args.from_image)
-        for path in (args.output, args.attention_maps):
-            for file in numbered(expanded(path), count) if path is not None else ():
-                if file.exists() and file.samefile(source):
-                    raise ParameterError(
-                        f"'{file}' is the file of --from-image, which would be replaced", "give another --output"
-                    )
 
 
 def repeated(asked: GenerateRequest, args: argparse.Namespace) -> GenerateRequest:

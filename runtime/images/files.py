@@ -105,7 +105,7 @@ def check_image_path(path: str | Path, what: str = "the image file") -> None:
     path = expanded(path)
     # A folder is called one before its name is.
     check_path(path, what)
-    _check_suffix(path, what)
+    check_suffix(path, what)
 
 
 def check_path(path: str | Path, what: str) -> None:
@@ -160,7 +160,7 @@ def expanded(path: str | Path) -> Path:
 
 def _options(path: Path, parameters: Mapping[str, Any], quality: int | None) -> dict[str, Any]:
     """Pillow's options for saving a file with these parameters."""
-    _check_suffix(path, "the image file")
+    check_suffix(path, "the image file")
     kind = FORMATS[path.suffix.lower()]
     if quality is not None:
         quality = whole("quality", quality)
@@ -182,7 +182,8 @@ def _options(path: Path, parameters: Mapping[str, Any], quality: int | None) -> 
     return {"exif": exif, "quality": JPEG_QUALITY if quality is None else quality, "subsampling": 0}
 
 
-def _check_suffix(path: Path, what: str) -> None:
+def check_suffix(path: Path, what: str) -> None:
+    """Raise ParameterError unless the suffix is that of an image file; `what` names the file."""
     if path.suffix.lower() not in FORMATS:
         ending = f"the suffix '{path.suffix}'" if path.suffix else "no suffix"
         raise ParameterError(f"{what} '{path}' has {ending}", f"name {_NAMES}")

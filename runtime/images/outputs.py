@@ -5,12 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-# Their names before there was a module of files.
-from ebca.runtime.images.files import read_parameters as read_parameters
-from ebca.runtime.images.files import save_image as save_png
-
-__all__ = ["read_parameters", "save_png", "sheet", "to_bytes", "to_pil", "to_unit_range"]
-
 # Of a sheet, in pixels and in images.
 _TILE, _GAP, _COLUMNS = 256, 4, 4
 

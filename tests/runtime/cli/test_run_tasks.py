@@ -240,6 +240,8 @@ def test_a_plot_without_matplotlib_is_refused_before_any_work(
             "--prompt x --attention-maps maps.gif",
             "--attention-maps 'maps.gif' has the suffix '.gif'; name a .png, .jpg",
         ),
+        ("--prompt x --image image.png --strength 0.5 --output ./image.png", "is the same file as --image 'image.png'"),
+        ("--prompt x --image image.png --mask mask.png --energies mask.png", "is the same file as --mask 'mask.png'"),
     ],
     ids=lambda value: value[:60],
 )
