@@ -31,17 +31,19 @@ _BENCHMARKS: Final[Mapping[str, _Benchmark]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code. The first word names the benchmark; without one it is `latency`."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    name = words.pop(0) if words and words[0] in _BENCHMARKS else "latency"
-    return console.run(PROGRAM, lambda: _run(_BENCHMARKS[name], words))
+    return console.run(PROGRAM, lambda: _run(list(sys.argv[1:] if argv is None else argv)))
 
 
-def _run(benchmark: _Benchmark, argv: Sequence[str]) -> int:
+def _run(words: list[str]) -> int:
+    name = "latency" if not words or words[0].startswith("-") else words.pop(0)
+    if name not in _BENCHMARKS:
+        console.Parser(PROGRAM).error(f"there is no benchmark '{name}'; choose from {', '.join(_BENCHMARKS)}")
+    benchmark = _BENCHMARKS[name]
     # Only these need scipy, so it is not among the packages that ebca always installs.
     if benchmark.reads_images and find_spec("scipy") is None:
         raise EbcaError("reading images needs scipy", 'run `pip install scipy`, or `pip install "ebca[bench]"`')
     body: Callable[[Sequence[str]], int] = import_module(benchmark.module).main
-    return body(argv)
+    return body(words)
 
 
 if __name__ == "__main__":

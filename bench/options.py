@@ -4,7 +4,6 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from rich.console import Console
 
@@ -15,10 +14,21 @@ from ebca.runtime.engine import Engine
 INTERRUPTED = "interrupted; nothing was written"
 
 
-def command_line(program: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
-    """A parser that prints its description and examples as they are."""
-    return argparse.ArgumentParser(
-        program, description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+def command_line(
+    program: str, description: str, epilog: str | None = None, *, takes_words: bool = False
+) -> argparse.ArgumentParser:
+    """A parser that prints its description and examples as they are.
+
+    Args:
+        program, description, epilog: as for `argparse.ArgumentParser`.
+        takes_words: it has arguments beside options.
+    """
+    return console.Parser(
+        program,
+        libraries=("onnxruntime", "openvino", "torch", "diffusers", "numpy"),
+        usage=None if takes_words else "%(prog)s [options]",
+        description=description,
+        epilog=epilog,
     )
 
 
@@ -29,6 +39,7 @@ def add_engine(p: argparse.ArgumentParser, default: str | None = None) -> None:
         "--engine",
         required=default is None,
         default=default,
+        type=console.name_or_path,
         metavar="DIR",
         help=f"engine directory made by ebca-export, or the name of a bundled one{note}",
     )
@@ -36,7 +47,7 @@ def add_engine(p: argparse.ArgumentParser, default: str | None = None) -> None:
 
 def add_json(p: argparse.ArgumentParser, what: str = "the results") -> None:
     """`--json`."""
-    p.add_argument("--json", metavar="FILE", help=f"also write {what} to this file")
+    p.add_argument("--json", type=console.path, metavar="FILE", help=f"also write {what} to this file")
 
 
 def add_repeats(p: "argparse.ArgumentParser | argparse._ArgumentGroup", default: int) -> None:
@@ -64,16 +75,22 @@ def add_cases(p: argparse.ArgumentParser, splits: Sequence[str], what: str, coun
 
 def add_grid(p: argparse.ArgumentParser, shows: str, row: str) -> None:
     """`--grid` and `--grid-rows`."""
-    p.add_argument("--grid", type=Path, metavar="FILE.png", help=f"also write a sheet of images: {shows}")
+    p.add_argument("--grid", type=console.path, metavar="FILE.png", help=f"also write a sheet of images: {shows}")
     p.add_argument(
         "--grid-rows", type=int, default=4, metavar="N", help=f"{row} of each kind in the sheet (default: 4)"
     )
 
 
+def check_results(args: argparse.Namespace) -> None:
+    """Check now that the files of `--json` and `--grid` can be written. Raises ParameterError."""
+    named = {"--json": args.json, "--grid": getattr(args, "grid", None)}
+    console.check_results([(flag, file) for flag, file in named.items() if file is not None])
+
+
 @contextmanager
 def opened_engine(args: argparse.Namespace) -> Iterator[tuple[Engine, console.ProgressLine]]:
     """The engine of a quality benchmark, and a line for its progress; checks first that the results can be written."""
-    console.check_folders(args.json, args.grid)
+    check_results(args)
     with (
         console.PrepareProgress() as prepare,
         console.ProgressLine() as line,

@@ -52,12 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_engine(p, default="shapes")
     options.add_json(p)
     options.add_repeats(p, 5)
-    args = p.parse_args(argv)
 
     def body() -> int:
+        args = p.parse_args(argv)
+        options.check_results(args)
         samples = measure(args.engine, args.repeats)
         slow = _print(samples)
-        if args.json:
+        if args.json is not None:
             console.write_json(args.json, _to_json(samples))
         return 1 if slow else 0
 

@@ -14,7 +14,7 @@ PRECISIONS = ("fp32", "fp16")
 # Every Stable Diffusion is trained with this number of timesteps.
 TRAINING_STEPS = 1000
 
-DEFAULT_STEPS: tuple[int, ...] = (*range(1, 51), 60, 70, 75, 80, 90, 100)
+DEFAULT_STEPS: tuple[int, ...] = tuple(range(1, 201))
 """Step counts that every engine directory has scheduler tables for."""
 
 
@@ -45,7 +45,7 @@ class ExportOptions:
             UNet's size a second time.
         with_full_unet_updates: also export the full UNet with updates, whose ops TensorRT runs as a plugin. It takes
             the UNet's size once more.
-        scheduler_steps: step counts to tabulate beside 1 to 50 and 60, 70, 75, 80, 90, 100.
+        scheduler_steps: step counts to tabulate beside 1 to 200.
         guidance_scale: the default guidance scale of this model.
     """
 

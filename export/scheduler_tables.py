@@ -9,14 +9,18 @@ holds for any latents. The real diffusers scheduler is run once on basis vectors
 and the result of its `step` *is* row_i. Prediction type, beta schedule, timestep spacing and the order of each solver
 are all contained in those numbers, and the runtime computes one weighted sum.
 
+Rows grow with the square of the steps, but schedulers look back over a few evaluations only. So the engine directory
+gets a recurrence, whose expanded rows are compared with those of diffusers: `ebca.export.scheduler_recurrence`.
+
 `start` is the initial latents multiplied by `init_noise_sigma`; evaluation i reads `input_scale[i] * x_{i-1}` at
 `timesteps[i]`. The stage `ebca.export.stages.schedulers` writes the tables and documents the file layout.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +31,8 @@ from numpy.typing import NDArray
 from ebca.errors import ExportError, ParameterError
 from ebca.export.options import DEFAULT_STEPS
 from ebca.export.scheduler_choice import INVERSE, ONE_STEP, REPLACEMENTS, CheckpointSchedulers, checkpoint_schedulers
+from ebca.export.scheduler_recurrence import Memory, Recurrence, find
+from ebca.runtime.sampling.recurrence import MOST_EVALUATIONS, MOST_LATENTS, MOST_NOISES, expand
 
 _BETA_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "rescale_betas_zero_snr")
 _SAMPLING_KEYS = (
@@ -50,23 +56,28 @@ class TableRecord:
     timesteps         [m] float64
     input_scale       [m] float64: the UNet reads input_scale[i] * latents
     init_noise_sigma  unit-variance noise times this is `start`
-    coefficients      [m (m + 3) / 2] float64, packed rows, see `ebca.export.stages.schedulers`
+    recurrence        the weights of each step
     """
 
     timesteps: NDArray[np.float64]
     input_scale: NDArray[np.float64]
     init_noise_sigma: float
-    coefficients: NDArray[np.float64]
+    recurrence: Recurrence
 
     @property
     def evaluations(self) -> int:
         return len(self.timesteps)
 
+    @property
+    def coefficients(self) -> NDArray[np.float64]:
+        """[m (m + 3) / 2] float64: the packed rows that the runtime makes of the recurrence."""
+        return expand(self.recurrence.of_latents, self.recurrence.of_noises)
+
     def packed(self) -> NDArray[np.float64]:
-        """The record as stored in the file: [1 + 2 m + m (m + 3) / 2] float64."""
-        return np.concatenate([[self.init_noise_sigma], self.timesteps, self.input_scale, self.coefficients]).astype(
-            "<f8"
-        )
+        """The record as stored in the file, float64; see `ebca.export.stages.schedulers`."""
+        weights = np.concatenate([self.recurrence.of_latents, self.recurrence.of_noises], axis=1)
+        parts = ([self.init_noise_sigma], self.timesteps, self.input_scale, weights.ravel())
+        return np.concatenate(parts).astype("<f8")
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,7 @@ class SchedulerTables:
         image_to_image: the default for starts at an intermediate noise level; None if no scheduler can.
         config: what a host may want to know about the checkpoint's scheduler config.
         alphas_cumprod: [num_train_timesteps] float64.
-        records: by name and number of steps.
+        records: by name and number of steps. All of a name have the same memory.
         minimum_steps: by name.
         left_out: name to the reason why there is no table.
         notices: lines for whoever exports, about everything that differs from the checkpoint's own configuration.
@@ -93,6 +104,10 @@ class SchedulerTables:
     left_out: dict[str, str] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
 
+    def memory(self, name: str) -> Memory:
+        """How many latents and noise predictions a step of a scheduler looks back at."""
+        return max((record.recurrence.memory for record in self.records[name].values()), default=(1, 1))
+
 
 def build_tables(
     config: Mapping[str, Any],
@@ -100,17 +115,19 @@ def build_tables(
     names: Sequence[str] = (),
     *,
     inpainting: bool = False,
+    on_scheduler: Callable[[str], None] = lambda name: None,
 ) -> SchedulerTables:
-    """Run the diffusers schedulers on basis vectors.
+    """Run the diffusers schedulers on basis vectors. All default step counts of six schedulers take 15 seconds.
 
     A scheduler that cannot be tabulated with this config is left out, and a notice says why: it is not linear, it
-    refuses the config, or its coefficients are not finite.
+    refuses the config, its coefficients are not finite, or its steps look back too far.
 
     config: the checkpoint's `scheduler_config.json`, of any diffusers class; a key that a scheduler does not
         know is ignored, as in diffusers.
     steps: step counts to store. Those below a scheduler's minimum are skipped for that scheduler.
     names: keys of `SCHEDULERS`; none for all of them and the checkpoint's own.
     inpainting: whether the checkpoint is made for diffusers' inpainting pipeline.
+    on_scheduler: called with each name before its scheduler is run.
 
     Raises ParameterError for an unknown name or a bad step count, ExportError when no scheduler is left.
     """
@@ -123,12 +140,13 @@ def build_tables(
     records: dict[str, dict[int, TableRecord]] = {}
     minimum_steps: dict[str, int] = {}
     refused: dict[str, ExportError] = {}
-    with torch.no_grad():
+    with torch.inference_mode():
         for name in names or choice.specs:
+            on_scheduler(name)
             try:
                 scheduler = choice.make(name)
                 minimum = _minimum_steps(choice, name, scheduler)
-                records[name] = {count: _tabulate(name, scheduler, count) for count in wanted if count >= minimum}
+                records[name] = _records(name, scheduler, [count for count in wanted if count >= minimum])
                 minimum_steps[name] = minimum
             except ExportError as error:
                 refused[name] = error
@@ -205,24 +223,60 @@ def _minimum_steps(choice: CheckpointSchedulers, name: str, scheduler: Any) -> i
     return choice.specs[name].minimum_steps
 
 
-def _tabulate(name: str, scheduler: Any, steps: int) -> TableRecord:
-    """Run one scheduler at one step count; the object can be used for another."""
+def _records(name: str, scheduler: Any, counts: Sequence[int]) -> dict[int, TableRecord]:
+    """By step count, all with the same memory."""
+    memory: Memory = (1, 1)
+    records = {}
+    # Most steps first: few steps often fit a shorter memory than the scheduler has.
+    for count in sorted(counts, reverse=True):
+        records[count] = _tabulate(name, scheduler, count, memory)
+        memory = records[count].recurrence.memory
+    return {
+        count: replace(records[count], recurrence=records[count].recurrence.widened(memory)) for count in sorted(counts)
+    }
+
+
+def _tabulate(name: str, scheduler: Any, steps: int, memory: Memory) -> TableRecord:
+    """Run one scheduler at one step count; the object can be used for another. The recurrence has at least `memory`."""
     try:
-        record = _run_on_basis(name, scheduler, steps)
+        run = _run_on_basis(name, scheduler, steps)
     except (ValueError, IndexError) as error:
         raise ExportError(f"scheduler {name!r} cannot do {steps} steps with this config: {error}") from error
-    if not (np.isfinite(record.coefficients).all() and np.isfinite(record.input_scale).all()):
+    if not (np.isfinite(run.rows).all() and np.isfinite(run.input_scale).all()):
         zero_snr = ", rescale_betas_zero_snr" if scheduler.config.get("rescale_betas_zero_snr") else ""
         raise ExportError(
             f"scheduler {name!r} has coefficients that are not finite with {steps} steps of this config "
             f"(prediction_type {scheduler.config.prediction_type!r}{zero_snr})"
         )
-    return record
+    if len(run.timesteps) > MOST_EVALUATIONS:
+        raise ExportError(
+            f"scheduler {name!r} makes {len(run.timesteps)} evaluations with {steps} steps, and a table holds "
+            f"{MOST_EVALUATIONS}",
+            "give fewer scheduler steps",
+        )
+    recurrence = find(run.rows, memory)
+    if recurrence is None:
+        raise ExportError(
+            f"scheduler {name!r} looks back at more than {MOST_LATENTS} latents and {MOST_NOISES} noise predictions "
+            f"with {steps} steps of this config"
+        )
+    return TableRecord(run.timesteps, run.input_scale, run.init_noise_sigma, recurrence)
 
 
-def _run_on_basis(name: str, scheduler: Any, steps: int) -> TableRecord:
+@dataclass(frozen=True)
+class _Run:
+    """What diffusers does in m evaluations; rows are [m + 1, m + 1]: the weights of start, e_0 .. in x_{-1}, x_0 .."""
+
+    timesteps: NDArray[np.float64]
+    input_scale: NDArray[np.float64]
+    init_noise_sigma: float
+    rows: NDArray[np.float64]
+
+
+def _run_on_basis(name: str, scheduler: Any, steps: int) -> _Run:
     scheduler.set_timesteps(steps)
     _in_double(scheduler)
+    _remember_noise_levels(scheduler)
     timesteps: list[int | float] = scheduler.timesteps.tolist()
     stepped = timesteps
     if name == INVERSE:
@@ -235,24 +289,40 @@ def _run_on_basis(name: str, scheduler: Any, steps: int) -> TableRecord:
     m = len(timesteps)
     init_noise_sigma = float(scheduler.init_noise_sigma)
     # [m + 1, 1, m + 1]: `start`, then the noises. The axis of one: UniPC wants batch and channels.
-    basis = torch.eye(m + 1, dtype=torch.float64).unsqueeze(1).as_subclass(_StaysDouble)
+    basis = [row.as_subclass(_StaysDouble) for row in torch.eye(m + 1, dtype=torch.float64).unsqueeze(1)]
     one = torch.ones((), dtype=torch.float64)
     latents = basis[0]
     input_scale = np.empty(m)
-    coefficients = np.empty(m * (m + 3) // 2)
+    rows = np.zeros((m + 1, m + 1))
+    rows[0, 0] = 1
     for i, t in enumerate(stepped):
         input_scale[i] = float(scheduler.scale_model_input(one, t))
-        latents = scheduler.step(basis[i + 1], t, latents, return_dict=False)[0]
-        start = i * (i + 3) // 2
-        coefficients[start : start + i + 2] = latents[0, : i + 2].numpy()
-    return TableRecord(np.asarray(timesteps, dtype=np.float64), input_scale, init_noise_sigma, coefficients)
+        latents = scheduler.step(basis[i + 1], t, latents, return_dict=False)[0].as_subclass(_StaysDouble)
+        rows[i + 1] = latents[0].numpy()
+    return _Run(np.asarray(timesteps, dtype=np.float64), input_scale, init_noise_sigma, rows)
 
 
 class _StaysDouble(torch.Tensor):
-    """A float64 tensor that ignores casts: Euler and DPM-Solver "upcast" latents to float32 inside `step`."""
+    """A float64 tensor that ignores casts: Euler and DPM-Solver "upcast" latents to float32 inside `step`.
+
+    Results of operations are plain tensors: handing the class on doubles the time of a step.
+    """
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
 
     def to(self, *args: Any, **kwargs: Any) -> _StaysDouble:
         return self
+
+
+def _remember_noise_levels(scheduler: Any) -> None:
+    """Let multistep solvers of diffusers compute alpha and sigma of each noise level once: a third of their time.
+
+    Levels are found by identity, so this is for one call of `set_timesteps`.
+    """
+    method = "_sigma_to_alpha_sigma_t"
+    if hasattr(scheduler, method):
+        scheduler.sigmas = list(scheduler.sigmas)
+        setattr(scheduler, method, functools.cache(getattr(type(scheduler), method).__get__(scheduler)))
 
 
 def _in_double(scheduler: Any) -> None:

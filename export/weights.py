@@ -81,14 +81,13 @@ def export_key(checkpoint: Checkpoint, options: ExportOptions) -> str:
 
 
 def _facts(options: ExportOptions) -> Mapping[str, Any]:
-    """What changes written components or tables. Plans have keys of their own."""
+    """What changes written components. Plans have keys of their own, and tables are always computed again."""
     return {
         "precision": options.precision,
         "compute": options.compute,
         "vae": options.vae_float32,
         "vanilla": options.with_full_unet,
         "whole": options.with_full_unet_updates,
-        "steps": options.all_steps,
     }
 
 

@@ -71,6 +71,10 @@ class Components:
     def manifest(self) -> Manifest:
         return self.directory.manifest
 
+    def __repr__(self) -> str:
+        where = f"{self.device.name}, {self.backend.name}, {self.precision}{', closed' if self._closed else ''}"
+        return f"<ebca.{type(self).__name__} '{self.manifest.model['name']}' in '{self.directory.path}': {where}>"
+
     def check_open(self) -> None:
         """Raise ParameterError if the engine is closed. Every call asks before it begins."""
         if self._closed:

@@ -13,13 +13,14 @@ from ebca.runtime.engine import Engine, load
 from ebca.runtime.execution.control import EnergyControl, resolve
 from ebca.runtime.execution.executor import Executor
 from ebca.runtime.execution.inspection import check_finite
+from ebca.runtime.shown import Shown
 from ebca.runtime.validation import as_numbers
 
 _KEPT_SIZES = 2
 
 
-@dataclass(frozen=True)
-class Denoised:
+@dataclass(frozen=True, repr=False)
+class Denoised(Shown):
     """Outputs of one evaluation.
 
     Attributes:
@@ -114,6 +115,9 @@ class Denoiser:
             return Denoised(
                 executor.noise.copy(), executor.contexts_out.copy(), executor.energies.copy() if energies else None
             )
+
+    def __repr__(self) -> str:
+        return f"<ebca.Denoiser of {self.engine!r}>"
 
     def _executor(self, sizes: dict[str, int]) -> Executor:
         key = tuple(sizes.values())

@@ -1,8 +1,9 @@
 """An opened engine directory, shared by sessions and threads."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Never
 
 from ebca.engines.backends.protocol import Backend, BackendOptions
 from ebca.engines.contract.directory import EngineDirectory, open_directory
@@ -10,9 +11,21 @@ from ebca.runtime.components import Components, OnPrepare
 from ebca.runtime.devices import registry as devices
 from ebca.runtime.devices.choice import AUTO, DeviceChoice, parse
 from ebca.runtime.devices.device import Device
+from ebca.runtime.generation import engine_parameters
+from ebca.runtime.images.files import read_parameters
+from ebca.runtime.images.inputs import fitted_size, image_size
+from ebca.runtime.request import names
+from ebca.runtime.request.fields import FIELD_PARTS, GenerateRequest
+from ebca.runtime.request.inputs import chosen_count, implied_count
+from ebca.runtime.request.serialization import from_parameters
+from ebca.runtime.results import Result
+from ebca.runtime.sampling.progress import OnStep
 from ebca.runtime.schema import parameters as rules
 from ebca.runtime.session import Session
-from ebca.runtime.validation import callback
+from ebca.runtime.validation import callback, warn
+
+_LOAD = ("engine", "device", "backend", "precision", "threads", "on_prepare", "on_device")
+_GENERATE = (*FIELD_PARTS, "height", "width", "num_images", "on_step")
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +42,7 @@ def load(
     threads: int | None = None,
     on_prepare: OnPrepare | None = None,
     on_device: OnDevice | None = None,
+    **unknown: Never,
 ) -> "Engine":
     """Open an engine directory.
 
@@ -56,8 +70,11 @@ def load(
     Raises:
         EngineError: the directory cannot be used.
         BackendError: the device or the backend is missing, or cannot run the engine.
-        ParameterError: an unknown name, or values that do not go together.
+        ParameterError: an unknown name, or values that do not go together. For a name that is not a parameter, the
+            error is a TypeError too.
     """
+    if unknown:
+        raise names.unknown(unknown, "ebca.load", _LOAD, names.LOAD)
     parse(device)
     callback("on_prepare", on_prepare)
     callback("on_device", on_device)
@@ -96,6 +113,104 @@ class Engine(Components):
         height: int | None = rules.SESSION.height,
         width: int | None = rules.SESSION.width,
         batch: int = rules.SESSION.batch,
+        **unknown: Never,
     ) -> Session:
         """A session for images of one size, see `Session`."""
+        if unknown:
+            raise names.unknown(unknown, "Engine.session", ("height", "width", "batch"), names.SESSION)
         return Session(self, height=height, width=width, batch=batch)
+
+    def generate(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        num_images: int | None = None,
+        on_step: OnStep | None = None,
+        **fields: Any,
+    ) -> Result:
+        """Generate images in a session that fits the request and is closed at the end.
+
+        A session of one's own is faster for many images of one size on a GPU: it keeps what was recorded for that size.
+
+        Args:
+            prompt: one text for all images, or one per image.
+            height, width: in pixels, multiples of 8. If both are None: those of `latents`, if given; about the model's
+                size with the aspect ratio of `image`, if given; else the model's size.
+            num_images: number of all images. None: as many as the longest list among prompts, seeds, images and masks.
+                For several images per prompt, repeat the prompts.
+            on_step: called after each evaluation; return False to cancel.
+            fields: as in `Session.generate`.
+
+        Raises:
+            ParameterError, EngineError, CancelledError, NumericalError: as in `Session.generate`.
+        """
+        if missing := [name for name in fields if name not in FIELD_PARTS]:
+            raise names.unknown(missing, "Engine.generate", _GENERATE, names.ENGINE_FIELDS)
+        request = GenerateRequest.of(prompt=prompt, **fields)
+        return self.run(request, height=height, width=width, num_images=num_images, on_step=on_step)
+
+    def run(
+        self,
+        request: GenerateRequest,
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        num_images: int | None = None,
+        on_step: OnStep | None = None,
+    ) -> Result:
+        """Like `generate`, for a request as one value."""
+        count = chosen_count(request, num_images)
+        if height is None and width is None:
+            height, width = self._fitting(request)
+        with self.session(height, width, count) as session:
+            return session.run(request, on_step)
+
+    def repeat(self, path: str | Path, *, on_step: OnStep | None = None, **changes: Any) -> Result:
+        """Repeat the generation that is recorded in an image file, with all its images.
+
+        With the same engine and backend, on a machine of the same kind, the images are the same. Another engine or
+        backend is tried with a warning.
+
+        Args:
+            path: a file that `Result.save` or ebca-run wrote.
+            on_step: called after each evaluation; return False to cancel.
+            changes: height, width, num_images, or fields to replace. What was given as arrays is not recorded and must
+                be given again; files of images and masks must be those that were used.
+
+        Raises:
+            ParameterError: a file without parameters, an input that is not recorded, is missing, or has changed.
+            EngineError, CancelledError, NumericalError: as in `Session.generate`.
+        """
+        parameters = read_parameters(path)
+        if missing := [name for name in changes if name not in _GENERATE]:
+            raise names.unknown(missing, "Engine.repeat", _GENERATE, names.ENGINE_FIELDS)
+        sizes = {name: changes.pop(name) if name in changes else parameters.get(name) for name in ("height", "width")}
+        count = changes.pop("num_images", None)
+        request = from_parameters(parameters, **changes)
+        if count is None and implied_count(request) == 1:
+            count = parameters.get("num_images")
+        warn_of_differences(path, parameters, self)
+        return self.run(request, num_images=count, on_step=on_step, **sizes)
+
+    def _fitting(self, request: GenerateRequest) -> tuple[int | None, int | None]:
+        """Height and width for a request without them; None: the model's."""
+        vae, image = self.manifest.vae, request.image_inputs.image
+        shape: tuple[int, ...] = getattr(request.latents, "shape", ())
+        downscale = vae.downscale if vae else rules.DEFAULT_DOWNSCALE
+        if len(shape) == 4:
+            return shape[2] * downscale, shape[3] * downscale
+        if image is None:
+            return None, None
+        return fitted_size(image_size(image), self.manifest.unet.sample_size * downscale, downscale)
+
+
+def warn_of_differences(path: str | Path, parameters: Mapping[str, Any], engine: Engine) -> None:
+    """Warn if the recorded parameters of an image file are of another engine, backend or precision."""
+    # The same engine may lie elsewhere.
+    here = {name: value for name, value in engine_parameters(engine).items() if name != "engine"}
+    pairs = [(name, parameters.get(name), value) for name, value in here.items()]
+    differ = [f"{name} {recorded}, here {value}" for name, recorded, value in pairs if recorded != value]
+    if differ:
+        warn(f"'{path}' was made with another engine ({'; '.join(differ)}); the image will differ")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ebca.engines.contract.directory import BUNDLED
 from ebca.runtime.components import Components
 from ebca.runtime.conditioning.prompts import PromptEncoder, Prompts
 from ebca.runtime.conditioning.timeline import Timeline
@@ -14,6 +15,7 @@ from ebca.runtime.execution.executor import Executor
 from ebca.runtime.images import outputs
 from ebca.runtime.images.latents import ImageSource, InitialLatents, LatentPreparation
 from ebca.runtime.noise import NormalStream
+from ebca.runtime.request.inputs import recorded
 from ebca.runtime.request.serialization import to_json
 from ebca.runtime.request.validate import Target, Task, ValidRequest
 from ebca.runtime.results import Result
@@ -76,8 +78,24 @@ class Generation:
             counts = steps, steps
         self._timeline = Timeline.of(valid.request.guidance, *counts, valid.scheduler)
         self._source = ImageSource.load(inputs.image, inputs.mask, batch=target.batch, size=size, downscale=downscale)
+        self._inputs = recorded(valid.request)
         self.seeds = valid.seeds or (secrets.randbits(32),)
         self._streams = [NormalStream(seed) for seed in self.seeds]
+
+    def check(self) -> Mapping[str, Any]:
+        """Check the texts, the last part of a request that is not checked when a generation is made. Nothing is
+        computed.
+
+        Returns:
+            `Result.parameters` as `run` would return them.
+
+        Raises:
+            ParameterError: a word that is not in the prompt, or a text that is not valid Unicode.
+        """
+        request = self._valid.request
+        encoder = PromptEncoder(self._components, self._target.batch)
+        encoder.check(request.conditioning, request.guidance.edits, guided=self._valid.guided)
+        return self._parameters()
 
     def run(self, open_executor: OpenExecutor, open_sampler: OpenSampler, on_step: OnStep | None) -> Result:
         """Run all stages. Raises the same errors as `Session.generate`."""
@@ -194,7 +212,7 @@ class Generation:
         return outputs.to_pil(decoded) if request.output == "pil" else decoded
 
     def _parameters(self) -> Mapping[str, Any]:
-        valid, manifest = self._valid, self._components.manifest
+        valid = self._valid
         asked = to_json(valid.request, embedded=False)
         # With initial latents, noise is drawn only where an image is encoded.
         used = valid.latents is None or self._source is not None
@@ -207,17 +225,27 @@ class Generation:
             "seed": seeds if used else None,
             "height": self._size[0],
             "width": self._size[1],
+            "num_images": self._target.batch,
         }
+        if self._inputs:
+            made["inputs"] = self._inputs
         if valid.strength is not None:
             made["strength"] = float(valid.strength)
         if valid.task is Task.REPAINT:
             made["repaint"] = dict(vars(valid.repaint))
-        return made | {
-            "model": manifest.model["name"],
-            "weights": manifest.precision,
-            "backend": self._components.backend.name,
-            "precision": self._components.precision,
-        }
+        return made | engine_parameters(self._components)
+
+
+def engine_parameters(components: Components) -> dict[str, Any]:
+    """What the parameters of a result say about the engine."""
+    path = components.directory.path
+    return {
+        "engine": path.name if path.parent == BUNDLED else str(path),
+        "model": components.manifest.model["name"],
+        "weights": components.manifest.precision,
+        "backend": components.backend.name,
+        "precision": components.precision,
+    }
 
 
 def _timings(seconds: Mapping[str, float], samples: Samples) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Any, Never, Self
 
 import numpy as np
 
@@ -16,7 +16,8 @@ from ebca.runtime.conditioning.timeline import Guidance, Timeline
 from ebca.runtime.execution.executor import Executor
 from ebca.runtime.generation import Generation, Stopwatch
 from ebca.runtime.images.inputs import ImageLike, load_images
-from ebca.runtime.request.fields import GenerateRequest
+from ebca.runtime.request import names
+from ebca.runtime.request.fields import FIELD_PARTS, GenerateRequest
 from ebca.runtime.request.validate import Target, check_inversion, checked_latents, validate
 from ebca.runtime.results import Inverted, Result
 from ebca.runtime.sampling.graph import GraphSampler
@@ -32,6 +33,7 @@ from ebca.runtime.validation import callback, each_image, flag, whole
 
 # Each combination of guidance on or off and number of editing prompts needs its own buffers; the oldest are replaced.
 _KEPT_EXECUTORS = 2
+_INVERT = ("image", "prompt", "steps", "regularize", "prompt_embeds", "on_step")
 
 
 class Session:
@@ -103,6 +105,7 @@ class Session:
         attention_maps: bool = False,
         output: str = "pil",
         on_step: OnStep | None = None,
+        **unknown: Never,
     ) -> Result:
         """Generate images with energy-based cross attention.
 
@@ -116,21 +119,32 @@ class Session:
 
         Raises:
             ParameterError: a wrong value, values that do not go together, or a session that is closed or in another
-                call.
+                call. For a name that is not a parameter, the error is a TypeError too.
             EngineError: a task that this engine does not support.
             CancelledError: `on_step` returned False. The session stays usable.
             NumericalError: a result is not finite; the message names the segment.
         """
-        given = {name: value for name, value in locals().items() if name not in ("self", "on_step")}
+        if unknown:
+            raise names.unknown(unknown, "Session.generate", [*FIELD_PARTS, "on_step"], names.FIELDS)
+        given = {name: value for name, value in locals().items() if name in FIELD_PARTS}
         return self.run(GenerateRequest.of(**given), on_step)
 
     def run(self, request: GenerateRequest, on_step: OnStep | None = None) -> Result:
         """Generate images for a request. Raises the same errors as `generate`."""
         with self._call(on_step):
-            target = Target(self.engine.manifest, self._latent_shape)
-            valid = validate(request, target)
-            generation = Generation(self.engine, valid, target, (self.height, self.width), self._downscale)
-            return generation.run(self._executor, self._graph_sampler, on_step)
+            return self._generation(request).run(self._executor, self._graph_sampler, on_step)
+
+    def check(self, request: GenerateRequest) -> Mapping[str, Any]:
+        """Check a request completely before anything is computed, as for a queue of many.
+
+        Returns:
+            `Result.parameters` as `run` would return them. Without a seed in the request they have a random one.
+
+        Raises:
+            ParameterError, EngineError: as in `generate`.
+        """
+        with self._call(None):
+            return self._generation(request).check()
 
     def invert(
         self,
@@ -141,6 +155,7 @@ class Session:
         regularize: bool | NoiseRegularization = False,
         prompt_embeds: np.ndarray | None = None,
         on_step: OnStep | None = None,
+        **unknown: Never,
     ) -> Inverted:
         """Find the noise that an image comes from (DDIM inversion without guidance or context update).
 
@@ -159,9 +174,16 @@ class Session:
         Raises:
             ParameterError, EngineError, CancelledError, NumericalError: as in `generate`.
         """
+        if unknown:
+            raise names.unknown(unknown, "Session.invert", _INVERT, names.FIELDS)
         conditioning = Conditioning(prompt, prompt_embeds=prompt_embeds)
         with self._call(on_step):
             return self._invert(image, conditioning, steps, regularize, on_step)
+
+    def _generation(self, request: GenerateRequest) -> Generation:
+        target = Target(self.engine.manifest, self._latent_shape)
+        valid = validate(request, target)
+        return Generation(self.engine, valid, target, (self.height, self.width), self._downscale)
 
     def _invert(
         self,
@@ -200,6 +222,12 @@ class Session:
         self._samplers.clear()
         self._executors.clear()
         self._closed = True
+
+    def __repr__(self) -> str:
+        count = "1 image" if self.batch == 1 else f"{self.batch} images"
+        closed = ", closed" if self._closed else ""
+        model = self.engine.manifest.model["name"]
+        return f"<ebca.Session of '{model}': {count} of {self.width}x{self.height}{closed}>"
 
     def __enter__(self) -> Self:
         return self

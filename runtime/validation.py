@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ebca.errors import ParameterError
 from ebca.runtime.schema import parameters as rules
 
 
@@ -86,6 +87,9 @@ def texts_for_images(name: str, value: str | Sequence[str], batch: int) -> list[
     if isinstance(value, bytes | bytearray | Mapping) or not isinstance(value, Iterable):
         raise rules.PROMPT_TYPE.error(name=name, value=repr(value))
     texts = [value] * batch if isinstance(value, str) else list(value)
+    for text in texts:
+        if not isinstance(text, str):
+            raise ParameterError(f"{name} has a text of type {type(text).__name__}", "give a string")
     if len(texts) != batch:
         raise rules.PROMPT_COUNT.error(name=name, count=len(texts), batch=batch)
     return texts

@@ -15,6 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 sys.path.append(str(Path(__file__).parent))
 
 GOLDEN = Path(__file__).parent / "golden"
+FEW_STEPS = (*range(1, 13), 20, 40, 50, 70, 80, 100)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -39,6 +40,14 @@ def _one_trace_per_module() -> Iterator[None]:
             from helpers import traces
 
             traces.remember(monkeypatch)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_step_counts() -> Iterator[None]:
+    """Exports of tests have tables for these numbers of steps: running diffusers 200 times takes 15 seconds."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr("ebca.export.options.DEFAULT_STEPS", FEW_STEPS)
         yield
 
 

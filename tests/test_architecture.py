@@ -17,22 +17,24 @@ HEAVY = {"torch", "diffusers", "transformers", "onnx", "onnxscript"}
 _CONTRACT = ("errors", "engines.contract", "engines.machine")
 _BACKENDS = (*_CONTRACT, "engines.backends")
 _OPERATORS = ("errors", "plugins.kernels", "plugins.energy_attention", "plugins.sampling")
-_EXECUTION = (*_BACKENDS, *_OPERATORS, "runtime.schema", "runtime.devices", "runtime.execution")
-_VALUES = ("errors", "runtime.schema", "runtime.validation", "runtime.noise")
+_EXECUTION = (*_BACKENDS, *_OPERATORS, "runtime.shown", "runtime.schema", "runtime.devices", "runtime.execution")
+_VALUES = ("errors", "runtime.shown", "runtime.schema", "runtime.validation", "runtime.noise")
 _STAGES = (*_VALUES, *_EXECUTION, "runtime.text", "runtime.components")
 _SAMPLING = (*_STAGES, "runtime.sampling")
 _REQUEST = (*_SAMPLING, "runtime.conditioning", "runtime.images", "runtime.telemetry")
 _SESSION = (*_REQUEST, "runtime.request", "runtime.results", "runtime.generation", "runtime.session", "engines.cache")
 _EXPORT = (
     *("export.quiet", "export.checkpoint", "export.graph", "export.plans", "export.options"),
-    *("export.scheduler_choice", "export.scheduler_tables", "export.weights", "export.workspace", "export.parity"),
+    *("export.scheduler_choice", "export.scheduler_recurrence", "export.scheduler_tables"),
+    *("export.weights", "export.workspace", "export.parity"),
 )
 _ENGINE = (*_SESSION, "runtime.engine", "runtime.denoiser", "version")
 
 ROOMS: Mapping[str, tuple[str, ...]] = {
     "errors": (),
     "version": (),
-    "console": ("errors",),
+    "console": ("errors", "version"),
+    "runtime.shown": (),
     "engines.contract": ("errors",),
     "engines.machine": ("errors",),
     "engines.backends": _CONTRACT,
@@ -54,7 +56,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "runtime.telemetry": (*_EXECUTION, "runtime.images"),
     "runtime.sampling": _STAGES,
     "runtime.request": _REQUEST,
-    "runtime.results": (),
+    "runtime.results": ("errors", "runtime.shown", "runtime.images"),
     "runtime.generation": (*_REQUEST, "runtime.request", "runtime.results"),
     "runtime.session": (*_REQUEST, "runtime.request", "runtime.results", "runtime.generation"),
     "runtime.engine": _SESSION,
@@ -69,7 +71,11 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "export.plans": (*_BACKENDS, *_OPERATORS),
     "export.options": (*_CONTRACT, "export.plans"),
     "export.scheduler_choice": ("errors",),
-    "export.scheduler_tables": ("errors", "export.options", "export.scheduler_choice"),
+    # What reads the tables says what they are worth.
+    "export.scheduler_recurrence": ("runtime.sampling",),
+    "export.scheduler_tables": (
+        *("errors", "export.options", "export.scheduler_choice", "export.scheduler_recurrence", "runtime.sampling"),
+    ),
     "export.weights": (*_CONTRACT, "export.checkpoint", "export.options"),
     "export.workspace": _CONTRACT,
     "export.parity": (*_CONTRACT, *_OPERATORS, "export.graph"),

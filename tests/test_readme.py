@@ -2,8 +2,11 @@
 
 import argparse
 import asyncio
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +19,9 @@ pytest.importorskip("torch")
 from PIL import Image
 
 import ebca
-from ebca.bench.alignment.scenes import COLORS, Thing, paint
 from ebca.runtime.cli import doctor
 from ebca.runtime.cli.run import parser as run_parser
-from ebca.runtime.images.outputs import read_parameters
+from ebca.runtime.images.files import read_parameters
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -82,19 +84,26 @@ def test_the_commands_of_the_tasks_run(tmp_path: Path, monkeypatch: pytest.Monke
     from ebca.runtime.cli.run import main
 
     monkeypatch.chdir(tmp_path)
-    image = np.full((64, 64, 3), 190, np.float32)
-    paint(image, Thing("red", "circle"), 50, 13, 11.5, COLORS["red"])
-    paint(image, Thing("blue", "square"), 18, 44, 12.5, COLORS["blue"])
-    Image.fromarray(image.astype(np.uint8)).save("drawn.png")
-    hole = Image.new("L", (64, 64))
-    hole.paste(255, (0, 24, 40, 64))
-    hole.save("hole.png")
+    # The page draws the images that its commands start from.
+    (drawing,) = [block for block in blocks("bash", DOCS) if "drawn.png" in block and "ebca-run" not in block]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(["bash", "-euc", drawing], check=True, env={**os.environ, "PATH": path})
     ours = [words for words in commands() if words[0] == "ebca-run" and "shapes" in words]
     tasks = set()
     for words in ours:
         assert main([*words[1:], "--backend", "onnxruntime", "--quiet"]) == 0
         tasks.add(read_parameters(tmp_path / words[words.index("--output") + 1])["task"])
     assert tasks == {"text-to-image", "image-to-image", "repaint", "real-image-editing"}
+    again = [words for words in commands() if "--from-image" in words]
+    for words in again:
+        assert main([*words[1:], "--quiet"]) == 0
+    same, other = (read_pixels(words[words.index("--output") + 1]) for words in again)
+    assert np.array_equal(same, read_pixels("text.png")) and not np.array_equal(other, same)
+
+
+def read_pixels(file: str) -> np.ndarray:
+    with Image.open(file) as image:
+        return np.asarray(image).copy()
 
 
 def test_the_python_examples_run(

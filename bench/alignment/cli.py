@@ -67,8 +67,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    args = parser().parse_args(argv)
-    return console.run(PROGRAM, lambda: _run(args), interrupted=options.INTERRUPTED)
+    return console.run(PROGRAM, lambda: _run(parser().parse_args(argv)), interrupted=options.INTERRUPTED)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -89,7 +88,7 @@ def _run(args: argparse.Namespace) -> int:
             engine,
             methods,
             settings,
-            keep_images=args.grid_rows if args.grid else 0,
+            keep_images=args.grid_rows if args.grid is not None else 0,
             on_images=lambda done, total, name: line.update(f"{name}: {done} of {total} images", done, total),
         )
         inside = effects(engine, methods, settings) if args.effects else None
@@ -97,8 +96,8 @@ def _run(args: argparse.Namespace) -> int:
     print_report(alignment, out)
     if inside:
         print_effects(inside, out)
-    if args.json:
+    if args.json is not None:
         console.write_json(args.json, to_json(alignment) | ({"effects": effects_json(inside)} if inside else {}))
-    if args.grid:
+    if args.grid is not None:
         save_grid(alignment, args.grid)
     return 0

@@ -129,9 +129,10 @@ def difference_cells(paired: Paired) -> tuple[str, str, str]:
 def write_sheet(sheet: Image.Image, file: Path) -> None:
     """Save a sheet of images. Raises ParameterError if the file cannot be written."""
     try:
+        file.absolute().parent.mkdir(parents=True, exist_ok=True)
         sheet.save(file)
     except (OSError, ValueError) as error:
-        raise ParameterError(f"cannot write '{file}': {error}", "name a .png file in a folder that exists") from None
+        raise ParameterError(f"cannot write '{file}': {error}", "name a .png file in a writable folder") from None
 
 
 def _share(values: np.ndarray, measure: str) -> str:

@@ -82,14 +82,16 @@ def _check(argv: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     p = options.command_line(PROGRAM, __doc__ or "", _EXAMPLES)
-    p.add_argument("--engines", type=Path, metavar="DIR", help="folder of engine directories, packed or not")
+    p.add_argument("--engines", type=console.path, metavar="DIR", help="folder of engine directories, packed or not")
     p.add_argument("--export", action="store_true", help="export the engine directories that are missing")
     p.add_argument(
         "--model",
         help="checkpoint to export and to compare with (default: what the directory was exported from, "
         f"or {DEFAULT_MODEL})",
     )
-    p.add_argument("--output", type=Path, default=Path("gpu_check"), metavar="DIR", help="results (default: gpu_check)")
+    p.add_argument(
+        "--output", type=console.path, default=Path("gpu_check"), metavar="DIR", help="results (default: gpu_check)"
+    )
     p.add_argument("--only", nargs="+", default=[], metavar="PART", help="run only these parts")
     p.add_argument("--again", nargs="+", default=[], metavar="PART", help="run these parts even if they have a result")
     p.add_argument(
@@ -105,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
 def _pack(argv: Sequence[str]) -> int:
     p = options.command_line(f"{PROGRAM} pack", "Pack an engine directory without weights that can be made again.")
     options.add_engine(p)
-    p.add_argument("--output", type=Path, required=True, metavar=f"FILE{SUFFIX}", help="file to write")
+    p.add_argument("--output", type=console.path, required=True, metavar=f"FILE{SUFFIX}", help="file to write")
     args = p.parse_args(argv)
     made = pack(args.engine, args.output)
     print(
@@ -116,9 +118,11 @@ def _pack(argv: Sequence[str]) -> int:
 
 
 def _unpack(argv: Sequence[str]) -> int:
-    p = options.command_line(f"{PROGRAM} unpack", "Make the engine directory that was packed, bit for bit.")
-    p.add_argument("file", type=Path, metavar=f"FILE{SUFFIX}", help="what `pack` wrote")
-    p.add_argument("--output", type=Path, required=True, metavar="DIR", help="engine directory to make")
+    p = options.command_line(
+        f"{PROGRAM} unpack", "Make the engine directory that was packed, bit for bit.", takes_words=True
+    )
+    p.add_argument("file", type=console.path, metavar=f"FILE{SUFFIX}", help="what `pack` wrote")
+    p.add_argument("--output", type=console.path, required=True, metavar="DIR", help="engine directory to make")
     args = p.parse_args(argv)
     print(f"wrote {unpack(args.file, args.output)}")
     return 0

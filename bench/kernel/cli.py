@@ -6,7 +6,6 @@
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ebca import console
@@ -33,9 +32,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--device", type=int, default=0, metavar="INDEX", help="which GPU (default: 0)")
     p.add_argument(
         "--tune",
+        type=console.path,
         metavar="FILE",
         nargs="?",
-        const=str(ahead.TUNING),
+        const=ahead.TUNING,
         help="find the fastest block sizes and write them to this file (default: the package's tuning.json)",
     )
     return p
@@ -43,21 +43,23 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    args = parser().parse_args(argv)
-    return console.run(PROGRAM, lambda: _run(args), interrupted=options.INTERRUPTED)
+    return console.run(PROGRAM, lambda: _run(parser().parse_args(argv)), interrupted=options.INTERRUPTED)
 
 
 def _run(args: argparse.Namespace) -> int:
+    options.check_results(args)
+    if args.tune is not None:
+        console.check_result("--tune", args.tune)
     with CudaLauncher(args.device) as launcher:
         torch = load_torch(args.device)
-        if args.tune:
+        if args.tune is not None:
             tuning = json.loads(ahead.TUNING.read_text(encoding="utf-8"))
             tuning[ahead.text(launcher.capability)] = tune(torch, launcher, args.dtype, args.repeats)
-            Path(args.tune).write_text(json.dumps(tuning, indent=2) + "\n", encoding="utf-8")
+            console.write_text(args.tune, json.dumps(tuning, indent=2) + "\n")
             print(f"wrote {args.tune}; run `make kernels`")
             return 0
         report = _measure(torch, launcher, args)
-    if args.json:
+    if args.json is not None:
         console.write_json(args.json, report)
     return 0
 

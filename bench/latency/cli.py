@@ -65,17 +65,21 @@ def parser() -> argparse.ArgumentParser:
         metavar="ROWS",
         help=f"time these rows, separated by commas: {', '.join(ROWS)}",
     )
-    compare.add_argument("--model", help="the checkpoint the engine was made from, as for `ebca-export --model`")
+    compare.add_argument(
+        "--model",
+        type=console.name_or_path,
+        help="the checkpoint the engine was made from, as for `ebca-export --model`",
+    )
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    args = parser().parse_args(argv)
-    return console.run(PROGRAM, lambda: _run(args), interrupted=options.INTERRUPTED)
+    return console.run(PROGRAM, lambda: _run(parser().parse_args(argv)), interrupted=options.INTERRUPTED)
 
 
 def _run(args: argparse.Namespace) -> int:
+    options.check_results(args)
     rows = args.compare_with if args.compare_with is not None else (USUAL if args.compare else ())
     given = {field.name: getattr(args, field.name) for field in fields(Settings) if field.name != "compare"}
     settings = Settings(**given, compare=rows)
@@ -87,6 +91,6 @@ def _run(args: argparse.Namespace) -> int:
             on_round=lambda done, total: line.update(f"round {min(done + 1, total)} of {total}", done, total),
         )
     print_report(report, options.output(140))
-    if args.json:
+    if args.json is not None:
         console.write_json(args.json, to_json(report))
     return 0

@@ -102,8 +102,7 @@ def _add_update(p: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    args = parser().parse_args(argv)
-    return console.run(PROGRAM, lambda: _run(args), interrupted=options.INTERRUPTED)
+    return console.run(PROGRAM, lambda: _run(parser().parse_args(argv)), interrupted=options.INTERRUPTED)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -130,13 +129,13 @@ def _run(args: argparse.Namespace) -> int:
             engine,
             variants,
             settings,
-            keep_images=args.grid_rows if args.grid else 0,
+            keep_images=args.grid_rows if args.grid is not None else 0,
             on_images=lambda done, total, name: line.update(f"{name}: {done} of {total} images", done, total),
         )
     print_report(tasks, options.output(180))
-    if args.json:
+    if args.json is not None:
         console.write_json(args.json, to_json(tasks))
-    if args.grid:
+    if args.grid is not None:
         save_grid(tasks, args.grid)
     return 0
 

@@ -1,8 +1,8 @@
 """The command line of ebca-export."""
 
 import argparse
-from pathlib import Path
 
+from ebca import console
 from ebca.engines.contract.manifest import GUIDANCE_SCALE
 from ebca.export.options import PRECISIONS
 from ebca.export.plans.shapes import MAX_CONTEXTS
@@ -38,12 +38,13 @@ _EXAMPLES = """examples:
 
 def parser() -> argparse.ArgumentParser:
     """The command line, also for documentation."""
-    p = argparse.ArgumentParser(
+    p = console.Parser(
         PROGRAM,
+        libraries=("torch", "diffusers", "transformers", "onnx", "onnxruntime"),
+        usage="%(prog)s --model MODEL --output-dir DIR [options]",
         description="Export a Stable Diffusion checkpoint as an engine directory, its UNet split at each\n"
-        "cross-attention layer. Repeat the command to resume an interrupted export.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "cross-attention layer. Repeat the command to resume an interrupted export.\n\n"
+        f"{_EXAMPLES}",
     )
     _add_model_and_output(p)
     _add_contents(p)
@@ -56,11 +57,14 @@ def _add_model_and_output(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--model",
         required=True,
+        type=console.name_or_path,
         metavar="MODEL",
         help="sd-1.4, sd-1.5, sd-1.5-inpainting, a hub id owner/name, a folder in diffusers format, a single "
         ".safetensors file, or random weights, made in seconds: tiny, random-sd-1.5",
     )
-    p.add_argument("--output-dir", type=Path, metavar="DIR", help="engine directory to make; required unless --dry-run")
+    p.add_argument(
+        "--output-dir", type=console.path, metavar="DIR", help="engine directory to make; required unless --dry-run"
+    )
     p.add_argument(
         "--backend",
         choices=(*PREPARED, *GPU),
@@ -94,7 +98,7 @@ def _add_contents(p: argparse.ArgumentParser) -> None:
         nargs="+",
         default=(),
         metavar="N",
-        help="step counts to tabulate beside 1 to 50 and 60, 70, 75, 80, 90, 100",
+        help="step counts to tabulate beside 1 to 200",
     )
     p.add_argument(
         "--guidance-scale",
@@ -160,5 +164,5 @@ def _add_old_spelling(group: "argparse._ActionsContainer", flag: str, name: str)
 def _add_sources(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--revision", help="branch, tag or commit on the hub")
     group.add_argument("--token", help="hub access token; default: HF_TOKEN or the stored login")
-    group.add_argument("--cache-dir", type=Path, help="hub cache; default: HF_HOME")
-    group.add_argument("--tokenizer", type=Path, help="tokenizer folder or JSON for a single-file checkpoint")
+    group.add_argument("--cache-dir", type=console.path, help="hub cache; default: HF_HOME")
+    group.add_argument("--tokenizer", type=console.path, help="tokenizer folder or JSON for a single-file checkpoint")

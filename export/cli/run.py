@@ -21,13 +21,17 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
+    interrupted = "interrupted; run the same command again to resume"
+    with console.CtrlC() as ctrl_c:
+        return console.run(PROGRAM, lambda: _run(_arguments(argv), ctrl_c), interrupted=interrupted)
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     p = parser()
     args = p.parse_args(argv)
     if not args.dry_run and args.output_dir is None:
         p.error("--output-dir is needed (or --dry-run)")
-    interrupted = "interrupted; run the same command again to resume"
-    with console.CtrlC() as ctrl_c:
-        return console.run(PROGRAM, lambda: _run(args, ctrl_c), interrupted=interrupted)
+    return args
 
 
 def _run(args: argparse.Namespace, ctrl_c: console.CtrlC) -> int:

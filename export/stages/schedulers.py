@@ -2,13 +2,18 @@
 
 File layout
 -----------
-`schedulers/<name>.f64` is raw little-endian float64: one record per step count, one after the other. A record
-with m evaluations starts at `offset` (in float64 values from the start of the file) and holds
+`schedulers/<name>.f64` is raw little-endian float64: one record per step count, one after the other, in the order of
+the step counts. With m evaluations, in a scheduler whose steps look back at K latents and L noise predictions, it holds
 
     init_noise_sigma      1
     timesteps             m
     input_scale           m
-    rows                  m (m + 3) / 2      row i has i + 2 values and starts at i (i + 3) / 2
+    rows                  m (K + L)      row i: weights of x_{i-1}, x_{i-2}, .. and of e_i, e_{i-1}, ..
+
+`ebca.runtime.sampling.recurrence` has the formula. K and L are the same in all records of a file. The manifest has
+them, and m of each step count, so a host can compute where a record lies. Other kinds of columns (noise that a
+scheduler draws) would be further entries of `memory`, other kinds of records (timesteps of a user) entries beside
+`steps`.
 
 `schedulers/alphas_cumprod.f64` is the cumulative product of (1 - beta), one value per training timestep;
 image-to-image and inpainting add noise to the clean latents with it.
@@ -29,14 +34,18 @@ ALPHAS_CUMPROD_FILE = "schedulers/alphas_cumprod.f64"
 
 
 def export(context: Context) -> StageResult:
-    """Compute and write the tables; they take seconds, so an interrupted export computes them again.
+    """Compute and write the tables; they take less than half a minute, so an interrupted export computes them again.
 
     Each thing that differs from the checkpoint's own configuration is a Python warning of one line.
     """
-    context.report("scheduler tables")
     checkpoint = context.checkpoint
     config = SCHEDULER_CONFIG if checkpoint.scheduler_config is None else checkpoint.scheduler_config
-    tables = build_tables(config, _steps(context, config), inpainting=checkpoint.unet.config.in_channels == 9)
+    tables = build_tables(
+        config,
+        _steps(context, config),
+        inpainting=checkpoint.unet.config.in_channels == 9,
+        on_scheduler=lambda name: context.report(f"scheduler tables: {name}"),
+    )
     notices = list(tables.notices)
     # A UNet alone never has one.
     if checkpoint.scheduler_config is None and checkpoint.text_encoder is not None:
@@ -74,18 +83,14 @@ def write_tables(tables: SchedulerTables, folder: Path) -> dict[str, Any]:
         (folder / ALPHAS_CUMPROD_FILE).write_bytes(tables.alphas_cumprod.astype("<f8").tobytes())
         for name, by_steps in tables.records.items():
             file = f"schedulers/{name}.f64"
-            index: dict[str, dict[str, int]] = {}
-            offset = 0
             with (folder / file).open("wb") as stream:
-                for count, record in by_steps.items():
-                    packed = record.packed()
-                    stream.write(packed.tobytes())
-                    index[str(count)] = {"offset": offset, "evaluations": record.evaluations}
-                    offset += packed.size
+                for count in sorted(by_steps):
+                    stream.write(by_steps[count].packed().tobytes())
             section["tables"][name] = {
                 "file": file,
                 "minimum_steps": tables.minimum_steps[name],
-                "steps": index,
+                "memory": dict(zip(("latents", "noises"), tables.memory(name), strict=True)),
+                "steps": {str(count): by_steps[count].evaluations for count in sorted(by_steps)},
             }
     except OSError as error:
         raise ExportError(f"cannot write the scheduler tables below {folder}: {error}") from error

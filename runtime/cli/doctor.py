@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
@@ -21,6 +22,8 @@ from ebca.runtime.diagnostics.machine import check_environment, clear_cache
 
 PROGRAM = "ebca-doctor"
 
+_STANDARD_OUTPUT = Path("-")
+
 _EXAMPLES = """examples:
   ebca-doctor
   ebca-doctor --engine engine-sd15
@@ -32,13 +35,12 @@ _EXAMPLES = """examples:
 
 def parser() -> argparse.ArgumentParser:
     """The command-line parser."""
-    p = argparse.ArgumentParser(
+    p = console.Parser(
         PROGRAM,
+        usage="%(prog)s [--engine DIR] [options]",
         description="Check this machine and, with --engine, an engine directory: the contents of every file, the\n"
         "device that ebca-run would choose, and one small UNet evaluation there. The exit code is 0 if there\n"
-        "are no problems, else 1.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        f"are no problems, else 1.\n\n{_EXAMPLES}",
     )
     options.add_engine(p, required=False)
     p.add_argument(
@@ -54,7 +56,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--json",
         nargs="?",
-        const="-",
+        type=console.path,
+        const=_STANDARD_OUTPUT,
         metavar="FILE",
         help="write the findings as JSON: to FILE, or to standard output instead of the text",
     )
@@ -68,8 +71,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    args = parser().parse_args(argv)
-    return console.run(PROGRAM, lambda: _run(args), interrupted="interrupted; nothing was changed")
+    return console.run(PROGRAM, lambda: _run(parser().parse_args(argv)), interrupted="interrupted; nothing was changed")
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -78,13 +80,16 @@ def _run(args: argparse.Namespace) -> int:
         engines = "prepared engine" if count == 1 else "prepared engines"
         print(f"freed {size_text(freed)}: {count} {engines} in '{cache_folder()}'")
         return 0
+    as_text = args.json != _STANDARD_OUTPUT
+    if args.json is not None and as_text:
+        console.check_result("--json", args.json)
     out = Console(soft_wrap=True, highlight=False)
     found: list[Finding] = []
 
     def report(findings: Iterator[Finding]) -> None:
         for finding in findings:
             found.append(finding)
-            if args.json != "-":
+            if as_text:
                 _print(out, finding)
 
     if args.verify and (args.engine is None or args.backend in (None, verification.REFERENCE)):
@@ -97,11 +102,11 @@ def _run(args: argparse.Namespace) -> int:
     problems = sum(f.level == "problem" for f in found)
     if args.json is not None:
         data = {"ok": not problems, "engine": args.engine, "findings": [asdict(f) for f in found]}
-        if args.json == "-":
-            print(json.dumps(data, indent=1))
-        else:
+        if as_text:
             console.write_json(args.json, data)
-    if args.json != "-":
+        else:
+            print(json.dumps(data, indent=1))
+    if as_text:
         out.print(f"{problems} problem{'' if problems == 1 else 's'}" if problems else "no problems")
     return 1 if problems else 0
 

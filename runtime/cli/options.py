@@ -51,7 +51,7 @@ def device(text: str) -> str:
 def add_engine(p: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Add `--engine`."""
     p.add_argument(
-        "--engine", required=required, metavar="DIR",
+        "--engine", required=required, type=console.name_or_path, metavar="DIR",
         help="engine directory made by ebca-export, or the name of a bundled engine such as shapes",
     )  # fmt: skip
 

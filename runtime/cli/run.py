@@ -4,100 +4,74 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from pathlib import Path
 
 from ebca import console
-from ebca.runtime.cli import options
-from ebca.runtime.cli.run_files import check_files, printable, write_files
+from ebca.runtime.cli import batch, options
+from ebca.runtime.cli.job import Job
+from ebca.runtime.cli.progress import Steps
+from ebca.runtime.cli.run_files import check_files, input_files, write_files
 from ebca.runtime.cli.run_parser import PROGRAM, parser
-from ebca.runtime.cli.run_request import given_files, image_count, request
-from ebca.runtime.components import Components
-from ebca.runtime.conditioning import edits as editing
-from ebca.runtime.images import inputs
-from ebca.runtime.request.fields import GenerateRequest
-from ebca.runtime.sampling.progress import StepInfo
-from ebca.runtime.session import Session
+from ebca.runtime.cli.run_repeat import filled
+from ebca.runtime.engine import warn_of_differences
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
+    written: list[Path] = []
+    done = batch.Done()
+
+    def interrupted() -> str:
+        if done.total:
+            return f"interrupted; {done}; run the same command again to continue"
+        return f"interrupted; {f'{len(written)} files were' if written else 'no image was'} written"
+
+    def body() -> int:
+        args = _arguments(argv)
+        if args.prompts_file is not None:
+            return batch.run(args, ctrl_c, done)
+        return _run(args, ctrl_c, written)
+
+    with console.CtrlC() as ctrl_c:
+        return console.run(PROGRAM, body, interrupted=interrupted)
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     p = parser()
     args = p.parse_args(argv)
-    if args.prompt is None and args.source_prompt is None:
-        p.error("the following arguments are required: --prompt")
-    with console.CtrlC() as ctrl_c:
-        return console.run(PROGRAM, lambda: _run(args, ctrl_c), interrupted="interrupted; no image was written")
+    if args.from_image is not None:
+        return filled(p, args, argv)
+    required = {
+        "--engine": args.engine,
+        "--prompt (or --prompts-file)": args.prompt or args.source_prompt or args.prompts_file,
+    }
+    if missing := [flag for flag, value in required.items() if value is None]:
+        p.error(f"the following arguments are required: {', '.join(missing)}")
+    return args
 
 
-def _run(args: argparse.Namespace, ctrl_c: console.CtrlC) -> int:
-    count = image_count(args)
-    check_files(args, count)
-    asked = request(args)
-    given_size = inputs.image_size(args.image) if args.image else None
+def _run(args: argparse.Namespace, ctrl_c: console.CtrlC, written: list[Path]) -> int:
+    job = Job.of(args)
+    check_files(job.files.named(), input_files(args), args.engine)
     with console.PrepareProgress() as prepare:
         engine = options.open_engine(args, None if args.quiet else prepare, quiet=args.quiet)
-    height, width = _size(args, engine, given_size)
-    with engine, engine.session(height, width, count) as session, _Steps(args.quiet, ctrl_c) as steps:
-        if args.source_prompt is not None:
-            asked = _inverted(session, args, asked, steps)
-        steps.phase("denoising")
-        result = session.run(asked, steps)
-    parameters = {**result.parameters, **given_files(args)}
-    files = write_files(args, engine, result, parameters)
-    if args.json:
-        report = {"files": [str(f) for f in files], "parameters": parameters, "timings": result.timings}
-        print(json.dumps(report))
-    else:
-        for file in files:
-            print(f"wrote {printable(file)}")
+    if args.recorded is not None:
+        warn_of_differences(args.from_image, args.recorded, engine)
+    height, width = job.size(engine)
+    with engine, engine.session(height, width, job.count) as session, Steps(args.quiet, ctrl_c) as steps:
+        steps.begin(0, job.phases)
+        result, parameters = job.run(session, steps)
+    try:
+        for file in write_files(job.files, engine, result, parameters, job.prompt):
+            written.append(file)
+    finally:
+        # Also of files beside one that cannot be written.
+        if not args.json:
+            print("".join(f"wrote {file}\n" for file in written), end="")
+        elif written:
+            files = [str(file) for file in written]
+            print(json.dumps({"files": files, "parameters": parameters, "timings": result.timings}))
     return 0
-
-
-def _size(args: argparse.Namespace, engine: Components, given: tuple[int, int] | None) -> tuple[int | None, int | None]:
-    """Height and width of the images: as given, else about the model's size with the aspect ratio of the image."""
-    vae = engine.manifest.vae
-    if given is None or args.height is not None or args.width is not None or vae is None:
-        return args.height, args.width
-    return inputs.fitted_size(given, engine.manifest.unet.sample_size * vae.downscale, vae.downscale)
-
-
-def _inverted(session: Session, args: argparse.Namespace, asked: GenerateRequest, steps: "_Steps") -> GenerateRequest:
-    """The request with initial latents found by inversion."""
-    # Check now what sampling would refuse only after the inversion.
-    editing.resolve(asked.guidance.edits, args.steps, args.steps, "ddim")
-    steps.phase("inverting")
-    found = session.invert(args.image, args.source_prompt, steps=args.steps, regularize=args.regularize, on_step=steps)
-    return replace(asked, latents=found.latents)
-
-
-class _Steps:
-    """An `on_step` callback: progress on a terminal, and Ctrl-C even if its exception was swallowed."""
-
-    def __init__(self, quiet: bool, ctrl_c: console.CtrlC) -> None:
-        self._ctrl_c = ctrl_c
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        out = Console(stderr=True)
-        self._progress = Progress(*columns, console=out, transient=True, disable=quiet or not out.is_terminal)
-        self._task = self._progress.add_task("denoising", total=None)
-
-    def phase(self, name: str) -> None:
-        """Restart the progress under another name."""
-        self._progress.reset(self._task, description=name)
-
-    def __call__(self, info: StepInfo) -> bool:
-        self._ctrl_c.check()
-        self._progress.update(self._task, completed=info.index + 1, total=info.total)
-        return True
-
-    def __enter__(self) -> "_Steps":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
 
 
 if __name__ == "__main__":

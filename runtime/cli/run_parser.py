@@ -2,8 +2,8 @@
 
 import argparse
 import re
-from pathlib import Path
 
+from ebca import console
 from ebca.runtime.cli import options
 from ebca.runtime.schema import parameters as rules
 
@@ -27,46 +27,72 @@ examples:
   ebca-run --engine engine-sd15 --image cat.jpg --source-prompt "a cat" --editing-prompt dog cat \\
            --editing-direction 1 0 --alpha 0.75 0.65 --alpha-tau 0.5
   ebca-run --engine engine-inpainting --image room.png --mask hole.png --prompt "teddy bear"
+  ebca-run --from-image lion.png --seed 2 --output other.png      the same with another seed
   ebca-run --engine engine-gpu --prompt "a lion"                  on the GPU if it is usable
   ebca-run --engine engine-gpu --prompt "a lion" --device cuda    on the GPU, or an error
+  ebca-run --engine engine-sd15 --prompts-file prompts.txt --output-dir images
+"""
 
+_NAMES = """placeholders in the names of result files:
+    {number}   of the prompt, from 1; {number:04} has four digits
+    {slug}     the first words of the prompt, such as a-lion-with-a-crown
+    {seed}     of the image
+    {index}    of the image among those of one prompt, from 0
 """
 
 
 def parser() -> argparse.ArgumentParser:
     """The command-line parser."""
-    p = argparse.ArgumentParser(
+    p = console.Parser(
         PROGRAM,
+        usage="%(prog)s --engine DIR --prompt TEXT [options]",
         description="Generate images with Energy-Based Cross Attention. With gammas of 0, the default, this is\n"
-        "plain Stable Diffusion. The text of every PNG file holds the parameters that made it.",
-        epilog=_EXAMPLES + options.SCHEDULES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "plain Stable Diffusion. Every image file holds the parameters that made it.\n\n" + _EXAMPLES,
+        epilog=f"{options.SCHEDULES}\n{_NAMES}",
         allow_abbrev=False,
     )
     # By default, argparse parses -1e-3 as an option.
     p._negative_number_matcher = re.compile(r"-\d*\.?\d+(e[-+]?\d+)?$", re.IGNORECASE)
     _add_core(p)
-    _add_images(p)
     _add_tokens(options.add_energy(p))
     options.add_editing(p)
+    _add_images(p)
+    _add_prompts_file(p)
     _add_telemetry(p)
     machine = options.add_machine(p)
-    machine.add_argument("--json", action="store_true", help="print files, parameters and timings as JSON")
+    machine.add_argument(
+        "--json",
+        action="store_true",
+        help="print files, parameters and timings as JSON: one line per prompt, as it finishes",
+    )
     machine.add_argument("--quiet", action="store_true", help="show no progress, and not which device is used")
+    # What an image file of --from-image records.
+    p.set_defaults(recorded=None)
     return p
 
 
 def _add_core(p: argparse.ArgumentParser) -> None:
-    options.add_engine(p)
+    options.add_engine(p, required=False)
     p.add_argument("--prompt", help="what the image shows (default: --source-prompt; required without it)")
+    p.add_argument(
+        "--from-image", type=console.path, metavar="FILE",
+        help="repeat the generation that made this file, with its engine and backend; options that are given replace "
+        "what it records, and those of gammas, token weights and editing prompts all of them",
+    )  # fmt: skip
     p.add_argument(
         "--negative-prompt", "--negative_prompt",
         help="what the image should not show (default: --source-prompt if given, else empty)",
     )  # fmt: skip
     p.add_argument(
         "--output", "--result-file-name", "--result_file_name", "--save_name",
-        type=Path, default=Path("ebca.png"), metavar="FILE.png",
-        help="file to write; several images get -0, -1, ... before the suffix (default: ebca.png)",
+        type=console.path, metavar="FILE",
+        help="file to write: .png, .jpg (quality 95) or .webp (lossless). Several images get -0, -1, ... before the "
+        "suffix, or placeholders such as {seed} in the name (default: ebca.png)",
+    )  # fmt: skip
+    p.add_argument(
+        "--output-dir", type=console.path, metavar="DIR",
+        help="folder of all result files whose names are relative; it is created. Without --output, images are named "
+        "{number:04}-{slug}-{seed}.png there",
     )  # fmt: skip
     p.add_argument(
         "--steps", "--num-inference-steps", "--num_steps", type=int, default=rules.GENERATE.steps,
@@ -99,11 +125,11 @@ def _add_core(p: argparse.ArgumentParser) -> None:
 def _add_images(p: argparse.ArgumentParser) -> None:
     given = p.add_argument_group("images to start from")
     given.add_argument(
-        "--image", "--img-file", "--img_file", type=Path, nargs="+", metavar="FILE",
+        "--image", "--img-file", "--img_file", type=console.path, nargs="+", metavar="FILE",
         help="one for all generated images, or one per image",
     )  # fmt: skip
     given.add_argument(
-        "--mask", "--mask-image", "--mask_file", type=Path, nargs="+", metavar="FILE",
+        "--mask", "--mask-image", "--mask_file", type=console.path, nargs="+", metavar="FILE",
         help="white pixels are regenerated, or transparent ones in a mask with one colour; one for all images, or one "
         "per image",
     )  # fmt: skip
@@ -159,15 +185,33 @@ def _add_tokens(energy: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
 
 
+def _add_prompts_file(p: argparse.ArgumentParser) -> None:
+    many = p.add_argument_group("many prompts")
+    many.add_argument(
+        "--prompts-file", type=console.path, metavar="FILE",
+        help="make images of every line of this file (-: standard input): a prompt, or a JSON object with a prompt and "
+        "parameters of its own. Empty lines and lines that begin with # are skipped. The other options apply to every "
+        "line. Without --seed, prompt N gets the seed N. Images that are there already, made with the same parameters, "
+        "are not made again, so the same command continues after an interruption",
+    )  # fmt: skip
+    many.add_argument(
+        "--stop-on-error", action="store_true",
+        help="stop at the first prompt that fails; by default the others are still made, and the exit code is 1",
+    )  # fmt: skip
+
+
 def _add_telemetry(p: argparse.ArgumentParser) -> None:
     telemetry = p.add_argument_group("telemetry")
     telemetry.add_argument(
-        "--energies", type=Path, metavar="FILE.jsonl", help="write the energies, one line per evaluation and layer"
+        "--energies",
+        type=console.path,
+        metavar="FILE.jsonl",
+        help="write the energies, one line per evaluation and layer",
     )
     telemetry.add_argument(
-        "--energy-plot", type=Path, metavar="FILE.png", help="plot the energies (needs the 'plot' extra)"
+        "--energy-plot", type=console.path, metavar="FILE", help="plot the energies (needs the 'plot' extra)"
     )
     telemetry.add_argument(
-        "--attention-maps", type=Path, metavar="FILE.png",
+        "--attention-maps", type=console.path, metavar="FILE",
         help="draw the attention to each token of the prompt; several images get -0, -1, ... before the suffix",
     )  # fmt: skip

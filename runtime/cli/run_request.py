@@ -6,6 +6,7 @@ from typing import Any
 from ebca.errors import ParameterError
 from ebca.runtime.cli import options
 from ebca.runtime.request.fields import GenerateRequest
+from ebca.runtime.request.inputs import files
 from ebca.runtime.sampling.repaint import RePaint
 
 
@@ -54,15 +55,11 @@ def image_count(args: argparse.Namespace) -> int:
 
 
 def given_files(args: argparse.Namespace) -> dict[str, Any]:
-    """Entries for the PNG text about the input files."""
-    found: dict[str, Any] = {}
-    if args.image:
-        found["image_files"] = [str(file) for file in args.image]
-    if args.mask:
-        found["mask_files"] = [str(file) for file in args.mask]
-    if args.source_prompt is not None:
-        found |= {"task": "real-image-editing", "source_prompt": args.source_prompt, "regularize": args.regularize}
-    return found
+    """Parameters of what the command line does before the request is run: the inversion of an image."""
+    if args.source_prompt is None:
+        return {}
+    source = {"source_prompt": args.source_prompt, "regularize": args.regularize}
+    return {"task": "real-image-editing", **source, "source_image": files("image", args.image)}
 
 
 def _check_task(args: argparse.Namespace) -> None:

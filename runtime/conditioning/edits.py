@@ -10,10 +10,11 @@ from ebca.plugins.energy_attention import check_weights
 from ebca.runtime.conditioning.schedules import Gamma
 from ebca.runtime.conditioning.schedules import resolve as resolve_schedule
 from ebca.runtime.schema import parameters as rules
+from ebca.runtime.shown import Shown
 
 
-@dataclass(frozen=True)
-class Edit:
+@dataclass(frozen=True, repr=False)
+class Edit(Shown):
     """One editing prompt. The attention outputs are combined as (main + sum of +-alpha edit) / (1 + sum of +-alpha).
 
     Attributes:

@@ -9,6 +9,7 @@ import numpy as np
 from ebca.runtime.components import Components
 from ebca.runtime.conditioning.edits import Edit
 from ebca.runtime.schema import parameters as rules
+from ebca.runtime.shown import Shown
 from ebca.runtime.validation import as_numbers, texts_for_images, warn
 
 _NEGATIVE = "negative prompt"
@@ -20,8 +21,8 @@ _SPACE = " \t\r\n"
 _FIELDS = {"prompt": "prompt", _NEGATIVE: "negative_prompt"}
 
 
-@dataclass(frozen=True)
-class Conditioning:
+@dataclass(frozen=True, repr=False)
+class Conditioning(Shown):
     """What the images show.
 
     Attributes:
@@ -38,8 +39,8 @@ class Conditioning:
     token_weights: Mapping[str | int, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Prompts:
+@dataclass(frozen=True, repr=False)
+class Prompts(Shown):
     """Encoded prompts.
 
     Attributes:
@@ -101,10 +102,7 @@ class PromptEncoder:
         positions = self._positions(conditioning.token_weights, texts.get("prompt", []))
         embeds |= self._encode(texts)
         conditional = embeds["prompt"]
-        last = conditional.shape[1] - 1
-        for found in positions.values():
-            if outside := [position for position in found if not 0 <= position <= last]:
-                raise rules.TOKEN_POSITION.error(position=outside[0], last=last)
+        _check_positions(positions, conditional.shape[1])
         for name, array in embeds.items():
             if array.shape != conditional.shape:
                 expected = list(conditional.shape)
@@ -115,6 +113,15 @@ class PromptEncoder:
             tuple(embeds[_edit_name(index)] for index in range(len(edits))),
             tuple((found, float(conditioning.token_weights[key])) for key, found in positions.items()),
         )
+
+    def check(self, conditioning: Conditioning, edits: Sequence[Edit] = (), *, guided: bool) -> None:
+        """Raise those errors of `encode` that do not need the text encoder. Gives no warnings."""
+        texts, embeds = self._given(conditioning, edits, guided)
+        positions = self._positions(conditioning.token_weights, texts.get("prompt", []))
+        if texts:
+            tokenizer = self._components.tokenizer
+            tokenizer.encode(list(dict.fromkeys(text for each in texts.values() for text in each)))
+            _check_positions(positions, embeds["prompt"].shape[1] if "prompt" in embeds else tokenizer.max_length)
 
     def _given(
         self, conditioning: Conditioning, edits: Sequence[Edit], guided: bool
@@ -188,6 +195,12 @@ def weight_in(text: str) -> str:
         if words and _NUMBER.fullmatch(number) and ("." in number or words[-1] not in "0123456789"):
             return match[0]
     return ""
+
+
+def _check_positions(positions: Mapping[str | int, list[int]], tokens: int) -> None:
+    for found in positions.values():
+        if outside := [position for position in found if not 0 <= position < tokens]:
+            raise rules.TOKEN_POSITION.error(position=outside[0], last=tokens - 1)
 
 
 def _edit_name(index: int) -> str:

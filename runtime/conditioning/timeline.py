@@ -13,10 +13,11 @@ from ebca.runtime.conditioning.schedules import Gamma
 from ebca.runtime.conditioning.schedules import resolve as resolve_schedule
 from ebca.runtime.execution.control import ControlArrays, EnergyControl, layer_masks, resolve
 from ebca.runtime.schema import parameters as rules
+from ebca.runtime.shown import Shown
 
 
-@dataclass(frozen=True)
-class Guidance:
+@dataclass(frozen=True, repr=False)
+class Guidance(Shown):
     """How the prompts steer a generation.
 
     Attributes:

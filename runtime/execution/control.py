@@ -11,10 +11,11 @@ from ebca.engines.contract.manifest import LayerSpec
 from ebca.errors import ParameterError
 from ebca.plugins.energy_attention import check_weights, tie_matrix
 from ebca.runtime.schema import parameters as rules
+from ebca.runtime.shown import Shown
 
 
-@dataclass(frozen=True)
-class EnergyControl:
+@dataclass(frozen=True, repr=False)
+class EnergyControl(Shown):
     """How the cross-attention layers of one UNet evaluation update the contexts (letters as in the op's README).
 
     Attributes:

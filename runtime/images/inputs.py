@@ -62,6 +62,11 @@ def image_size(value: ImageLike | Sequence[ImageLike], name: str = "image") -> t
     return image.height, image.width
 
 
+def image_count(name: str, value: ImageLike | Sequence[ImageLike]) -> int:
+    """The number of images. Raises ParameterError for what cannot be images; `name` is for messages."""
+    return len(_each(name, value))
+
+
 def warn_if_resized(image: ImageLike | Sequence[ImageLike], mask: ImageLike | Sequence[ImageLike]) -> None:
     """Warn if the first image and the first mask differ in size."""
     of_image, of_mask = image_size(image), image_size(mask, "mask")

@@ -1,18 +1,12 @@
-"""From arrays to images and PNG files."""
+"""From arrays to images."""
 
-import json
-import os
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
-from ebca.errors import ParameterError
-
-TEXT_KEY = "ebca"
-"""The PNG text chunk that holds the parameters."""
+# Of a sheet, in pixels and in images.
+_TILE, _GAP, _COLUMNS = 256, 4, 4
 
 
 def to_unit_range(decoded: np.ndarray) -> np.ndarray:
@@ -30,34 +24,17 @@ def to_pil(images: np.ndarray) -> list[Image.Image]:
     return [Image.fromarray(image) for image in to_bytes(images)]
 
 
-def save_png(image: Image.Image, path: Path, parameters: Mapping[str, Any]) -> None:
-    """Write a PNG atomically, with `parameters` as JSON in its text chunk "ebca".
-
-    Raises:
-        ParameterError: the file cannot be written.
-    """
-    text = PngImagePlugin.PngInfo()
-    text.add_itxt(TEXT_KEY, json.dumps(parameters, ensure_ascii=False))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        image.save(temporary, "PNG", pnginfo=text)
-        temporary.replace(path)
-    except OSError as error:
-        raise ParameterError(
-            f"cannot write '{path}': {error.strerror or error}", "name a file in a writable folder"
-        ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def read_parameters(path: Path) -> dict[str, Any]:
-    """Read the parameters that `save_png` stored.
-
-    Raises:
-        ParameterError: not a PNG file written by ebca.
-    """
-    try:
-        with Image.open(path) as image:
-            return dict(json.loads(image.text[TEXT_KEY]))  # type: ignore[attr-defined]
-    except (OSError, KeyError, AttributeError, TypeError, ValueError):
-        raise ParameterError(f"'{path}' is not a PNG file written by ebca", "name a file that ebca-run wrote") from None
+def sheet(images: Sequence[Image.Image]) -> Image.Image:
+    """All images in rows of at most four; several are at most 256 pixels wide and high."""
+    if len(images) == 1:
+        return images[0]
+    tiles = [image.copy() for image in images]
+    for tile in tiles:
+        tile.thumbnail((_TILE, _TILE))
+    width, height = (max(side) + _GAP for side in zip(*(tile.size for tile in tiles), strict=True))
+    columns = min(len(tiles), _COLUMNS)
+    rows = -(-len(tiles) // columns)
+    made = Image.new("RGB", (columns * width - _GAP, rows * height - _GAP), "white")
+    for index, tile in enumerate(tiles):
+        made.paste(tile, (index % columns * width, index // columns * height))
+    return made

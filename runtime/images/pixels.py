@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ebca.errors import ParameterError
+from ebca.runtime.images.files import expanded
 from ebca.runtime.images.outputs import to_bytes
 from ebca.runtime.schema import parameters as rules
 from ebca.runtime.validation import warn
@@ -45,10 +46,11 @@ def opened(name: str, value: Any) -> Image.Image:
     try:
         if isinstance(value, Image.Image):
             return _in_rgb(shown, value)
+        path = expanded(value)
         # Opening a pipe would wait for somebody who writes into it.
-        if not stat.S_ISREG(Path(value).stat().st_mode):
+        if not stat.S_ISREG(path.stat().st_mode):
             raise ParameterError(f"{shown} cannot be read as an image: it is not a file", "give a PNG or JPEG file")
-        with Image.open(value) as image:
+        with Image.open(path) as image:
             return _in_rgb(shown, image)
     except ParameterError:
         raise

@@ -6,16 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from ebca.errors import ParameterError
 from ebca.runtime.conditioning.prompts import Conditioning
 from ebca.runtime.conditioning.timeline import Guidance
 from ebca.runtime.images.inputs import ImageLike
+from ebca.runtime.request import names
 from ebca.runtime.sampling.repaint import RePaint
 from ebca.runtime.schema import parameters as rules
+from ebca.runtime.shown import Shown
 
 
-@dataclass(frozen=True)
-class ImageInputs:
+@dataclass(frozen=True, repr=False)
+class ImageInputs(Shown):
     """Images to start from.
 
     Attributes:
@@ -35,8 +36,8 @@ class ImageInputs:
     composite: bool = rules.GENERATE.composite
 
 
-@dataclass(frozen=True)
-class Telemetry:
+@dataclass(frozen=True, repr=False)
+class Telemetry(Shown):
     """What to record during the generation.
 
     Attributes:
@@ -48,8 +49,8 @@ class Telemetry:
     attention_maps: bool = False
 
 
-@dataclass(frozen=True)
-class GenerateRequest:
+@dataclass(frozen=True, repr=False)
+class GenerateRequest(Shown):
     """All parameters of a generation. Which of them are given decides the task, see
     `ebca.runtime.request.validate.Task`.
 
@@ -83,13 +84,13 @@ class GenerateRequest:
         """Create a request from flat fields, with the same names as the parameters of `Session.generate`.
 
         Raises:
-            ParameterError: a field that does not exist.
+            ParameterError: a field that does not exist; the error is a TypeError too.
         """
         parts: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
         own: dict[str, Any] = {}
+        if missing := [name for name in values if name not in FIELD_PARTS]:
+            raise names.unknown(missing, "a request", FIELD_PARTS, names.FIELDS)
         for name, value in values.items():
-            if name not in FIELD_PARTS:
-                raise ParameterError(f"a request has no field '{name}'", f"the fields are {', '.join(FIELD_PARTS)}")
             part = FIELD_PARTS[name]
             (own if part is None else parts[part])[name] = value
         # For these two, None means the default.

@@ -1,4 +1,4 @@
-"""The JSON form of a request, for services and for the text of PNG files."""
+"""The JSON form of a request, for services and for the parameters in image files."""
 
 import base64
 import io
@@ -13,8 +13,11 @@ from PIL import Image
 from ebca.errors import ParameterError
 from ebca.runtime.conditioning import schedules
 from ebca.runtime.conditioning.edits import Edit
+from ebca.runtime.images.files import read_parameters
 from ebca.runtime.images.pixels import opened
+from ebca.runtime.request import inputs
 from ebca.runtime.request.fields import FIELD_PARTS, GenerateRequest
+from ebca.runtime.request.validate import Task
 from ebca.runtime.sampling.repaint import RePaint
 
 _EMBEDDED = ("image", "mask", "prompt_embeds", "negative_prompt_embeds", "latents")
@@ -56,12 +59,36 @@ def from_json(data: Mapping[str, Any]) -> GenerateRequest:
     return GenerateRequest.of(**values)
 
 
-def from_parameters(parameters: Mapping[str, Any]) -> GenerateRequest:
-    """Read the request from `Result.parameters`, or from the parameters that `read_parameters` finds in a PNG.
+def from_parameters(parameters: Mapping[str, Any], **changes: Any) -> GenerateRequest:
+    """Read the request from `Result.parameters`, or from what `ebca.read_parameters` finds in an image file.
 
-    Other entries, which describe the result (task, size, model, backend, input files), are ignored.
+    Files of images and masks are read again, and must be those that were used. Entries that describe the result (task,
+    size, model, backend) are ignored.
+
+    Args:
+        parameters: of the result.
+        changes: fields to replace. What was given as arrays is not recorded and must be given again.
+
+    Raises:
+        ParameterError: a field that does not exist, or an input that is not recorded, is missing, or has changed.
     """
-    return from_json({name: value for name, value in parameters.items() if name in FIELD_PARTS})
+    recorded = {name: value for name, value in parameters.items() if name in FIELD_PARTS and name not in changes}
+    if parameters.get("task") == Task.REPAINT.value:
+        # It has steps of its own, and the recorded name is theirs.
+        recorded.pop("scheduler", None)
+    for name, files in dict(parameters.get("inputs") or {}).items():
+        if name not in changes:
+            changes[name] = inputs.same_files(name, files)
+    return GenerateRequest.of(**from_json(recorded).values() | changes)
+
+
+def read_request(path: str | Path, **changes: Any) -> GenerateRequest:
+    """The request that made an image file; see `from_parameters` for changes and errors.
+
+    The size, and the number of images, belong to the session: `ebca.read_parameters` has them as "height", "width" and
+    "num_images". `Engine.repeat` takes everything from the file.
+    """
+    return from_parameters(read_parameters(path), **changes)
 
 
 def _plain(value: Any) -> Any:

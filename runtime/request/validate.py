@@ -83,7 +83,7 @@ def validate(request: GenerateRequest, target: Target) -> ValidRequest:
         ParameterError: a wrong value, or fields that do not go together.
         EngineError: a task that this engine does not support.
     """
-    _check_types(request)
+    check_types(request)
     manifest, inputs = target.manifest, request.image_inputs
     check_output(request.output, manifest)
     task = resolve_task(inputs, manifest)
@@ -221,9 +221,10 @@ def seeds(seed: int | Sequence[int] | None, batch: int) -> tuple[int, ...] | Non
     """
     if seed is None:
         return None
-    if np.ndim(seed) == 0:
+    given = np.asarray(seed, dtype=object)
+    if given.ndim == 0:
         return (whole("seed", seed),)
-    every = tuple(whole("seed", one) for one in np.asarray(seed, dtype=object).tolist())
+    every = tuple(whole("seed", one) for one in given.tolist())
     if len(every) != batch:
         raise rules.SEED_COUNT.error(count=len(every), batch=batch)
     return every
@@ -239,8 +240,8 @@ def checked_latents(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return array
 
 
-def _check_types(request: GenerateRequest) -> None:
-    """Check that the request and its parts are such, and that its switches are True or False."""
+def check_types(request: GenerateRequest) -> None:
+    """Raise ParameterError unless the request and its parts are such, and its switches are True or False."""
     if not isinstance(request, GenerateRequest):
         raise rules.REQUEST_PART.error(what="the request", kind=type(request).__name__, expected="GenerateRequest")
     for name, part in PARTS.items():

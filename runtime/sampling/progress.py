@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ebca.runtime.schema import parameters as rules
+from ebca.runtime.shown import Shown
 
 
-@dataclass(frozen=True)
-class StepInfo:
+@dataclass(frozen=True, repr=False)
+class StepInfo(Shown):
     """State after one evaluation. The arrays are views that the next evaluation overwrites.
 
     Attributes:

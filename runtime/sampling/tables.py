@@ -4,11 +4,13 @@ The export writes the tables; docs/engine-directory.md describes the file. After
 
     x_i = row_i[0] start + sum_{j <= i} row_i[j + 1] e_j
 
-where `start` is the initial latents times `init_noise_sigma`, and e_j are the guided noise predictions so far.
+where `start` is the initial latents times `init_noise_sigma`, and e_j are the guided noise predictions so far. The file
+has a compact form of the rows, see `ebca.runtime.sampling.recurrence`; they are expanded when a table is loaded.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -19,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ebca.errors import EbcaError, EngineError, ParameterError
+from ebca.runtime.sampling.recurrence import MOST_EVALUATIONS, MOST_LATENTS, MOST_NOISES, expand
 from ebca.runtime.schema import parameters as rules
 
 INVERSE = "ddim_inverse"
@@ -184,46 +187,93 @@ def load_table(directory: Path, section: Mapping[str, Any], name: str, steps: in
         raise unknown_scheduler(section, name, tables)
     if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
         raise rules.STEPS_BELOW_ONE.error(value=repr(steps))
-    try:
-        offset, evaluations = _place(tables[key], key, int(steps))
-    except ParameterError:
-        # It is a ValueError, but not a sign of damage.
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    place = _place(directory, section, key, int(steps))
+    m, width = place.evaluations, place.latents + place.noises
+    values = _read_values(directory, place.file, place.offset, place.values(m), place.total)
+    weights = values[1 + 2 * m :].reshape(m, width)
+    coefficients = expand(weights[:, : place.latents], weights[:, place.latents :])
+    if not np.isfinite(coefficients).all():
         raise EngineError(
-            f"the manifest in {directory} has a damaged table entry for {key!r}: {error!r}", "export the engine again"
-        ) from error
-    # More than any scheduler needs; without a bound, a damaged manifest could request gigabytes.
-    if offset < 0 or not 1 <= evaluations <= 4 * steps + 16:
-        raise EngineError(
-            f"the manifest in {directory} has an impossible table entry: {key} with {steps} steps has {evaluations} "
-            f"evaluations at offset {offset}",
+            f"the table of {key} with {steps} steps in {directory} has coefficients that are not finite",
             "export the engine again",
         )
-    count = 1 + 2 * evaluations + evaluations * (evaluations + 3) // 2
-    values = _read_values(directory, str(tables[key]["file"]), offset, count)
-    timesteps, input_scale, coefficients = np.split(values[1:], [evaluations, 2 * evaluations])
-    return SchedulerTable(key, int(steps), timesteps, input_scale, float(values[0]), coefficients)
+    return SchedulerTable(key, int(steps), values[1 : 1 + m], values[1 + m : 1 + 2 * m], float(values[0]), coefficients)
 
 
-def _place(entry: Mapping[str, Any], scheduler: str, steps: int) -> tuple[int, int]:
-    """Offset and number of evaluations of a stored table.
+@dataclass(frozen=True)
+class _Place:
+    """Where a record lies, and how it is read.
+
+    Attributes:
+        file: relative to the engine directory.
+        latents, noises: how many of each a scheduler step looks back at.
+        evaluations: of the record.
+        offset: of the record, in float64 values.
+        total: float64 values of the whole file.
+    """
+
+    file: str
+    latents: int
+    noises: int
+    evaluations: int = 0
+    offset: int = 0
+    total: int = 0
+
+    def values(self, evaluations: int) -> int:
+        """The size of a record in float64 values."""
+        return 1 + evaluations * (2 + self.latents + self.noises)
+
+
+def _place(directory: Path, section: Mapping[str, Any], scheduler: str, steps: int) -> _Place:
+    """Find a record by the manifest's entry of its scheduler, and check every value of that entry that is used.
 
     Raises:
         ParameterError: a step count that is not stored.
-        KeyError, TypeError, ValueError, AttributeError: a damaged entry.
+        EngineError: a damaged entry.
     """
-    by_steps, minimum, _ = entry["steps"], int(entry.get("minimum_steps", 1)), entry["file"]
-    stored = sorted(int(count) for count in by_steps)
-    if str(steps) not in by_steps:
+    try:
+        entry, timesteps = section["tables"][scheduler], _whole(section["config"]["num_train_timesteps"])
+        memory, minimum = entry["memory"], _whole(entry.get("minimum_steps", 1))
+        start = _Place(str(entry["file"]), _whole(memory["latents"]), _whole(memory["noises"]))
+        stored = {int(count): _whole(evaluations) for count, evaluations in entry["steps"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise EngineError(
+            f"the manifest in {directory} has a damaged table entry for {scheduler!r}: {error!r}",
+            "export the engine again",
+        ) from error
+    # Without bounds, a damaged manifest could request gigabytes.
+    if not (1 <= start.latents <= MOST_LATENTS and 1 <= start.noises <= MOST_NOISES):
+        raise EngineError(
+            f"the manifest in {directory} has an impossible table entry: a step of {scheduler} looks back at "
+            f"{start.latents} latents and {start.noises} noise predictions",
+            "export the engine again",
+        )
+    for count, evaluations in stored.items():
+        if not (count >= 1 and 1 <= evaluations <= min(4 * count + 16, MOST_EVALUATIONS)):
+            raise EngineError(
+                f"the manifest in {directory} has an impossible table entry: {scheduler} with {count} steps has "
+                f"{evaluations} evaluations",
+                "export the engine again",
+            )
+    if steps not in stored:
         if steps < minimum:
             raise rules.STEPS_BELOW_MINIMUM.error(value=steps, scheduler=scheduler, minimum=minimum)
+        if steps > timesteps:
+            raise rules.STEPS_ABOVE_TRAINING.error(value=steps, scheduler=scheduler, timesteps=timesteps)
         nearest = min(stored, key=lambda count: (abs(count - steps), count), default=None)
         if nearest is None:
             raise rules.NO_STEPS_STORED.error(scheduler=scheduler, count=steps)
         raise rules.STEPS_NOT_STORED.error(scheduler=scheduler, count=steps, nearest=nearest)
-    table = by_steps[str(steps)]
-    return int(table["offset"]), int(table["evaluations"])
+    # Records lie in the order of their step counts.
+    offset = sum(start.values(evaluations) for count, evaluations in stored.items() if count < steps)
+    total = sum(start.values(evaluations) for evaluations in stored.values())
+    return replace(start, evaluations=stored[steps], offset=offset, total=total)
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{value!r} is not a whole number")
+    return value
 
 
 def load_alphas_cumprod(directory: Path, section: Mapping[str, Any]) -> NDArray[np.float64]:
@@ -238,11 +288,14 @@ def load_alphas_cumprod(directory: Path, section: Mapping[str, Any]) -> NDArray[
         raise EngineError(
             f"the manifest in {directory} has a damaged scheduler section: {error!r}", "export the engine again"
         ) from error
-    return _read_values(directory, file, 0, length)
+    return _read_values(directory, file, 0, length, length)
 
 
-def _read_values(directory: Path, file: str, offset: int, count: int) -> NDArray[np.float64]:
-    """`count` float64 values from value `offset` of a raw file inside the engine directory; read-only."""
+def _read_values(directory: Path, file: str, offset: int, count: int, total: int) -> NDArray[np.float64]:
+    """`count` float64 values from value `offset` of a raw file of `total` values in the engine directory; read-only.
+
+    Another size of the file means that the places of its records are not those that the manifest tells.
+    """
     path = (directory / file).resolve()
     if not path.is_relative_to(directory.resolve()):
         raise EngineError(
@@ -250,14 +303,14 @@ def _read_values(directory: Path, file: str, offset: int, count: int) -> NDArray
         )
     try:
         with path.open("rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
             stream.seek(8 * offset)
             data = stream.read(8 * count)
     except OSError as error:
         raise EngineError(f"cannot read the scheduler file {path}: {error}", "export the engine again") from error
-    if len(data) != 8 * count:
+    if size != 8 * total or len(data) != 8 * count:
         raise EngineError(
-            f"the scheduler file {path} is truncated: {count} values expected at {offset}, {len(data) // 8} found",
-            "copy or export the engine again",
+            f"the scheduler file {path} has {size} bytes instead of {8 * total}", "copy or export the engine again"
         )
     values = np.frombuffer(data, dtype="<f8").astype(np.float64, copy=False)
     if not np.isfinite(values).all():

@@ -195,6 +195,11 @@ SCHEDULER_STARTS_AT_FIRST_STEP = Rule(
 )
 STEPS_BELOW_ONE = Rule(ParameterError, "steps is {value}", "give a whole number of at least 1")
 STEPS_BELOW_MINIMUM = Rule(ParameterError, "steps is {value}", "{scheduler} needs at least {minimum}")
+STEPS_ABOVE_TRAINING = Rule(
+    ParameterError,
+    "steps is {value}, and {scheduler} has {timesteps} timesteps to step through",
+    "give 1 to {timesteps}",
+)
 STEPS_NOT_STORED = Rule(
     ParameterError,
     "{scheduler} with {count} steps is not in this engine (the nearest stored count is {nearest})",
@@ -214,7 +219,11 @@ INVERSION_WITH_INPAINTING_MODEL = Rule(
     EngineError, "this engine is an inpainting model", "inversion needs one that takes the latents alone"
 )
 SHIFTS_TOO_FEW = Rule(ParameterError, "NoiseRegularization has {count} shifts, which are too few", "give a seed")
-SEED_COUNT = Rule(ParameterError, "seed has {count} values for a batch of {batch}", "give one, or one each")
+SEED_COUNT = Rule(
+    ParameterError,
+    "seed has {count} values for a batch of {batch}",
+    "give one, or one each; Engine.generate makes any number, as does Engine.session(batch={count})",
+)
 SEED_RANGE = Rule(ParameterError, "seed is {value}", "give a number from -2^63 to 2^64 - 1")
 LATENTS_SHAPE = Rule(ParameterError, "latents have shape {shape}, this session needs {expected}", "give that shape")
 LATENTS_NOT_FINITE = Rule(ParameterError, "latents have values that are not finite", "give finite numbers")
@@ -243,7 +252,11 @@ PROMPT_OR_EMBEDS = Rule(
     ParameterError, "{name} has both texts and embeddings, or neither", "give either a prompt or prompt_embeds"
 )
 PROMPT_TYPE = Rule(ParameterError, "{name} is {value}", "give a text, or one per image")
-PROMPT_COUNT = Rule(ParameterError, "{name} has {count} texts for a batch of {batch}", "give one, or one each")
+PROMPT_COUNT = Rule(
+    ParameterError,
+    "{name} has {count} texts for a batch of {batch}",
+    "give one, or one each; Engine.generate makes any number, as does Engine.session(batch={count})",
+)
 PROMPT_TRUNCATED = Rule(EbcaError, "the {name} is longer than {limit} tokens", "dropped: '{dropped}'")
 PROMPT_WEIGHTS = Rule(
     EbcaError,

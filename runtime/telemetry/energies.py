@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from ebca.errors import ParameterError
+from ebca.runtime.images.files import expanded, replacing
+from ebca.runtime.shown import Shown
 
 
-@dataclass(frozen=True)
-class Energies:
+@dataclass(frozen=True, repr=False)
+class Energies(Shown):
     """Energies of every evaluation, as the authors' monitor defines them (see the op's README).
 
     Attributes:
@@ -49,21 +51,18 @@ class Energies:
                 yield {"evaluation": i, "timestep": timestep, "layer": layer, **terms}
 
     def write_lines(self, path: Path) -> None:
-        """Write `records` as JSON lines.
+        """Write `records` as JSON lines. Folders that are missing are created.
 
         Raises:
             ParameterError: the file cannot be written.
         """
-        try:
-            path.write_text("".join(json.dumps(record) + "\n" for record in self.records()), encoding="utf-8")
-        except OSError as error:
-            raise ParameterError(
-                f"cannot write '{path}': {error.strerror or error}", "name a file in a writable folder"
-            ) from None
+        with replacing(expanded(path)) as file:
+            for record in self.records():
+                file.write(f"{json.dumps(record)}\n".encode())
 
     def plot(self, path: Path) -> None:
         """Plot the three energies over the evaluations, one line per layer: means of the main context over the
-        conditional rows.
+        conditional rows. Folders that are missing are created.
 
         Raises:
             ParameterError: matplotlib is not installed, or the file cannot be written.
@@ -82,10 +81,9 @@ class Energies:
                 axes.plot(means[:, j], color=colors[j], label=_short(layer), linewidth=1.2)
             axes.set(title=name, xlabel="evaluation", ylabel="energy" if name == "attention" else None)
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right", fontsize=6)
-        try:
-            figure.savefig(path, dpi=110)
-        except (OSError, ValueError) as error:
-            raise ParameterError(f"cannot write '{path}': {error}", "name a .png file in a writable folder") from None
+        path = expanded(path)
+        with replacing(path) as file:
+            figure.savefig(file, format=path.suffix[1:] or "png", dpi=110)
 
 
 def require_plotting() -> None:

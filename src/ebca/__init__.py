@@ -15,7 +15,9 @@ from ebca.runtime.conditioning.schedules import Schedule
 from ebca.runtime.denoiser import Denoised, Denoiser
 from ebca.runtime.engine import Engine, load
 from ebca.runtime.execution.control import EnergyControl
+from ebca.runtime.images.files import read_parameters
 from ebca.runtime.request.fields import GenerateRequest
+from ebca.runtime.request.serialization import read_request
 from ebca.runtime.results import Inverted, Result
 from ebca.runtime.sampling.inversion import NoiseRegularization
 from ebca.runtime.sampling.progress import StepInfo
@@ -49,4 +51,6 @@ __all__ = [
     "StepInfo",
     "__version__",
     "load",
+    "read_parameters",
+    "read_request",
 ]

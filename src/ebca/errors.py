@@ -41,6 +41,10 @@ class ParameterError(EbcaError, ValueError):
     """A call parameter with a wrong value, shape or dtype."""
 
 
+class UnknownParameterError(ParameterError, TypeError):
+    """A call parameter that does not exist; Python itself raises TypeError."""
+
+
 class DeviceMemoryError(ParameterError):
     """A device has too little memory left for a call."""
 

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from ebca.errors import ParameterError
-from ebca.export.options import ExportOptions
+from ebca.export import options
+from ebca.export.options import DEFAULT_STEPS, ExportOptions
 from ebca.export.plans.shapes import PlanOptions
 
 FP16 = {"precision": "fp16", "compute": "fp16"}
@@ -50,6 +51,6 @@ def test_options_that_do_not_are_refused(settings: dict[str, Any], message: str)
     assert str(caught.value) == message
 
 
-def test_step_counts_are_sorted_and_each_once() -> None:
-    steps = ExportOptions(scheduler_steps=(55, 3, 55)).all_steps
-    assert steps == sorted({*range(1, 51), 55, 60, 70, 75, 80, 90, 100})
+def test_step_counts_are_1_to_200_and_those_asked_for_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(options, "DEFAULT_STEPS", DEFAULT_STEPS)
+    assert ExportOptions(scheduler_steps=(255, 3, 255)).all_steps == [*range(1, 201), 255]

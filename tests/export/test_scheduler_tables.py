@@ -13,11 +13,13 @@ pytest.importorskip("diffusers")
 
 from ebca.engines.contract.accuracy import relative_l2  # noqa: E402
 from ebca.errors import ExportError, ParameterError  # noqa: E402
+from ebca.export import scheduler_tables  # noqa: E402
 from ebca.export.checkpoint.defaults import SCHEDULER_CONFIG  # noqa: E402
-from ebca.export.options import DEFAULT_STEPS  # noqa: E402
 from ebca.export.scheduler_choice import SCHEDULERS  # noqa: E402
 from ebca.export.scheduler_tables import SchedulerTables, TableRecord, build_tables  # noqa: E402
 from ebca.export.stages.schedulers import write_tables  # noqa: E402
+
+STEPS = [*range(1, 17), 50, 100]
 
 
 def latents_after(record: TableRecord, i: int, start: np.ndarray, noises: np.ndarray) -> np.ndarray:
@@ -27,18 +29,19 @@ def latents_after(record: TableRecord, i: int, start: np.ndarray, noises: np.nda
 
 @pytest.fixture(scope="module")
 def tables() -> SchedulerTables:
-    return build_tables(SCHEDULER_CONFIG)
+    return build_tables(SCHEDULER_CONFIG, STEPS)
 
 
-def test_default_tables_are_complete(tables: SchedulerTables) -> None:
+def test_tables_are_complete(tables: SchedulerTables) -> None:
     assert set(tables.records) == set(SCHEDULERS)
     for name, by_steps in tables.records.items():
-        assert list(by_steps) == [n for n in DEFAULT_STEPS if n >= SCHEDULERS[name].minimum_steps]
+        assert list(by_steps) == [n for n in STEPS if n >= SCHEDULERS[name].minimum_steps]
         for steps, record in by_steps.items():
             m = record.evaluations
             extra = {"pndm": 1 if steps > 1 else 0, "ddim_inverse": -1}.get(name, 0)
             assert m == steps + extra
             assert record.coefficients.shape == (m * (m + 3) // 2,)
+            assert record.recurrence.memory == tables.memory(name)
             assert record.input_scale.shape == (m,)
 
 
@@ -190,18 +193,35 @@ def test_written_files_follow_the_documented_layout(tmp_path: Path) -> None:
     assert np.array_equal(alphas, tables.alphas_cumprod)
     for name, entry in section["tables"].items():
         values = np.fromfile(tmp_path / entry["file"], dtype="<f8")
+        latents, noises = entry["memory"]["latents"], entry["memory"]["noises"]
         end = 0
-        for steps, place in entry["steps"].items():
+        for steps, m in entry["steps"].items():
             record = tables.records[name][int(steps)]
-            m = place["evaluations"]
-            assert place["offset"] == end
             at = values[end:]
             assert at[0] == record.init_noise_sigma
             assert np.array_equal(at[1 : 1 + m], record.timesteps)
             assert np.array_equal(at[1 + m : 1 + 2 * m], record.input_scale)
-            end += 1 + 2 * m + m * (m + 3) // 2
-            assert np.array_equal(values[end - m * (m + 3) // 2 : end], record.coefficients)
+            end += 1 + m * (2 + latents + noises)
+            weights = values[end - m * (latents + noises) : end].reshape(m, latents + noises)
+            assert np.array_equal(weights[:, :latents], record.recurrence.of_latents)
+            assert np.array_equal(weights[:, latents:], record.recurrence.of_noises)
         assert end == values.size
+
+
+def test_a_scheduler_whose_steps_look_back_too_far_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = scheduler_tables.find
+    monkeypatch.setattr(scheduler_tables, "find", lambda rows, memory: None if len(rows) == 7 else found(rows, memory))
+    # PNDM makes six evaluations in five steps.
+    tables = build_tables(SCHEDULER_CONFIG, [2, 5], ["pndm", "ddim"])
+    assert set(tables.records) == {"ddim"} and tables.default == "ddim"
+    assert "looks back at more than 8 latents and 16 noise predictions with 5 steps" in tables.left_out["pndm"]
+    assert tables.notices == (f"scheduler pndm is left out: {tables.left_out['pndm']}; ddim is the default instead",)
+
+
+def test_each_scheduler_is_reported_before_it_runs() -> None:
+    seen: list[str] = []
+    build_tables(SCHEDULER_CONFIG, [2], on_scheduler=seen.append)
+    assert seen == list(SCHEDULERS)
 
 
 def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

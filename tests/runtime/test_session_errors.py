@@ -70,7 +70,7 @@ def test_wrong_sizes_are_refused(engine: ebca.Engine, kwargs: dict[str, Any], na
         ({"prompt": None}, "give either a prompt or prompt_embeds"),
         ({"prompt_embeds": np.zeros((1, 77, 32))}, "give either a prompt or prompt_embeds"),
         ({"prompt": ["a cat", "a dog"]}, "prompt has 2 texts for a batch of 1"),
-        ({"prompt": [None]}, "a prompt is of type NoneType; give a string"),
+        ({"prompt": [None]}, "prompt has a text of type NoneType; give a string"),
         ({"negative_prompt": ["a", "b"]}, "negative_prompt has 2 texts for a batch of 1"),
         ({"negative_prompt_embeds": np.zeros((1, 77, 768))}, "negative_prompt_embeds has shape [1, 77, 768]"),
         ({"negative_prompt_embeds": np.zeros((1, 20, 32))}, "negative_prompt_embeds has shape [1, 20, 32]"),

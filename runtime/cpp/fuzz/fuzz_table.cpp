@@ -1,8 +1,9 @@
 // The reader of scheduler tables on untrusted files: it may throw only ebca::Error, and what it accepts can be sampled
 // with. run.sh builds it.
 //
-// An input is a header of eight bytes (steps, evaluations - 1, start of image to image, offset in values as two bytes,
-// bytes that the manifest announces beyond the file's own as two, one unused), and the file.
+// An input is a header of eight bytes, and the file. The header: steps; evaluations - 1; start of image to image; how
+// many latents and noise predictions a step looks back at, both - 1; whether the manifest announces the file's own size
+// (0: the size that its records need); steps and evaluations - 1 of one more record (0 steps: none).
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -49,19 +50,30 @@ void sample_with(const ebca::SchedulerTable& table) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     static const File file;
     if (size < kHeader) return 0;
-    int64_t steps = data[0], begin = data[2], offset = data[3] | data[4] << 8, beyond = data[5] | data[6] << 8;
+    int64_t steps = data[0], begin = data[2];
     file.write(data + kHeader, size - kHeader);
     ebca::EngineDirectory directory;
     directory.path = "/proc/self/fd";
-    directory.manifest.files[file.name()] = {static_cast<int64_t>(size - kHeader) + beyond, ""};
+    ebca::TableSpec table;
+    table.file = file.name();
+    table.latents = 1 + data[3] % 8;
+    table.noises = 1 + data[4] % 16;
+    table.steps[steps] = 1 + data[1];
+    if (data[6] > 0) table.steps[data[6]] = 1 + data[7];
+    auto announced = static_cast<int64_t>(size - kHeader);
+    if (data[5] == 0) {
+        announced = 0;
+        for (const auto& [count, evaluations] : table.steps) announced += 8 * table.values(evaluations);
+    }
+    directory.manifest.files[file.name()] = {announced, ""};
     ebca::SchedulerSection& section = directory.manifest.schedulers;
     section.alphas_cumprod = file.name();
-    section.train_timesteps = 1 + data[2];
-    section.tables["ddim"] = {file.name(), 1, {{steps, {offset, 1 + data[1]}}}};
+    section.train_timesteps = announced / 8;
+    section.tables["ddim"] = table;
     try {
-        ebca::SchedulerTable table = ebca::load_table(directory, "DDIM", steps);
-        sample_with(table);
-        ebca::SchedulerTable rest = table.after(begin);
+        ebca::SchedulerTable loaded = ebca::load_table(directory, "DDIM", steps);
+        sample_with(loaded);
+        ebca::SchedulerTable rest = loaded.after(begin);
         sample_with(rest);
         const ebca::Shape shape{1, 1, 1, 2};
         rest.add_noise(ebca::Array(shape), ebca::Array(shape, 1.0f), ebca::load_alphas_cumprod(directory));

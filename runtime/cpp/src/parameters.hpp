@@ -197,6 +197,11 @@ ParameterError steps_below_minimum(const Value& value, const Scheduler& schedule
     return ParameterError(text("steps is ", value), text(scheduler, " needs at least ", minimum));
 }
 
+template <typename Value, typename Scheduler, typename Timesteps>
+ParameterError steps_above_training(const Value& value, const Scheduler& scheduler, const Timesteps& timesteps) {
+    return ParameterError(text("steps is ", value, ", and ", scheduler, " has ", timesteps, " timesteps to step through"), text("give 1 to ", timesteps));
+}
+
 template <typename Scheduler, typename Count, typename Nearest>
 ParameterError steps_not_stored(const Scheduler& scheduler, const Count& count, const Nearest& nearest) {
     return ParameterError(text(scheduler, " with ", count, " steps is not in this engine (the nearest stored count is ", nearest, ")"), text("use that, or export again with --scheduler-steps ", count));

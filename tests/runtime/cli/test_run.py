@@ -21,7 +21,7 @@ from helpers.tiny import changed_copy
 from PIL import Image
 
 from ebca.runtime.cli import run as cli
-from ebca.runtime.images.outputs import read_parameters
+from ebca.runtime.images.files import read_parameters
 
 PROMPT = "a lion with a crown"
 BACKEND = ("--backend", "onnxruntime")
@@ -115,6 +115,16 @@ def test_the_parameters_in_the_png_reproduce_the_image(engine_dir: Path, here: P
     assert cli.main([*argv_of(stored, engine_dir), "--output", "second.png"]) == 0
     assert np.array_equal(pixels(here / "first.png"), pixels(here / "second.png"))
     assert read_parameters(here / "second.png") == stored
+
+
+@pytest.mark.parametrize("name", ["new/folder/x.jpg", "x.webp"])
+def test_the_suffix_chooses_the_format(
+    engine_dir: Path, here: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert cli.main(arguments(engine_dir, "--seed", "7", "--output", name)) == 0
+    assert capsys.readouterr().out == f"wrote {name}\n"
+    assert cli.main(arguments(engine_dir, "--seed", "7")) == 0
+    assert read_parameters(here / name) == read_parameters(here / "ebca.png")
 
 
 def test_one_image_per_seed(engine_dir: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -227,9 +237,23 @@ def test_an_existing_image_is_replaced(engine_dir: Path, here: Path) -> None:
         (("--norm-factor", "inf"), "norm_factor is inf"),
         (("--threads", "0"), "threads is 0"),
         (("--precision", "bf16"), "precision 'bf16' is not available with onnxruntime"),
-        (("--output", "image.jpg"), "--output is 'image.jpg'; name a .png file"),
-        (("--output", "image"), "--output is 'image'; name a .png file"),
-        (("--output", "nowhere/x.png"), "nowhere' does not exist; create it first"),
+        (("--output", "image.gif"), "--output 'image.gif' has the suffix '.gif'; name a .png, .jpg or .webp file"),
+        (("--output", "image"), "--output 'image' has no suffix; name a .png, .jpg or .webp file"),
+        (("--output", "/dev/null/x.png"), "--output '/dev/null/x.png' cannot be written: Not a directory"),
+        (("--output", ""), "--output '.' is a folder; name a file"),
+        (
+            ("--output", "{seeds}.png"),
+            "--output '{seeds}.png' has the placeholder {seeds}; choose from {number}, {slug}",
+        ),
+        (("--output", "{.png"), "--output '{.png' has a brace that is no placeholder"),
+        (("--output", "{seed:,}.png"), "--output '{seed:,}.png' has a brace that is no placeholder: seed:,"),
+        (
+            ("--energies", "{index}.jsonl"),
+            "--energies '{index}.jsonl' has the placeholder {index}; choose from {number}",
+        ),
+        (("--energies", "ebca.png"), "--energies 'ebca.png' is the same file as --output 'ebca.png'"),
+        (("--seed", "1", "2", "--attention-maps", "./ebca.png", "--energy-plot", "ebca-1.png"), "is the same file as"),
+        (("--prompts-file", "x"), "--prompts-file and --prompt do not go together; leave one out"),
         (("--output", "x" * 260 + ".png"), "cannot be written: File name too long"),
         (("--prompt", "broken \udce4"), "is not valid Unicode text"),
     ],
@@ -258,7 +282,8 @@ def test_usage_errors_exit_with_2(argv: list[str], here: Path, capsys: pytest.Ca
         cli.main(argv)
     assert stopped.value.code == 2
     err = capsys.readouterr().err
-    assert err.startswith("usage: ebca-run") and "ebca-run: error: " in err.splitlines()[-1]
+    lines = err.splitlines()
+    assert len(lines) in (2, 3) and lines[0].startswith("ebca-run: error: ") and lines[-1] == "see ebca-run --help"
 
 
 def test_help_has_examples_and_fits_the_terminal(
@@ -269,7 +294,10 @@ def test_help_has_examples_and_fits_the_terminal(
         cli.main(["--help"])
     assert stopped.value.code == 0
     out = capsys.readouterr().out
-    assert "examples:" in out
+    assert (
+        out.index("examples:") < out.index("--engine DIR  ") < out.index("--gamma-attn G") < out.index("--device DEV")
+    )
+    assert "--gamma_attn" not in out
     assert max(map(len, out.splitlines())) <= 100
 
 
@@ -302,7 +330,35 @@ def test_a_full_disk_while_saving_is_reported(
 
     monkeypatch.setattr(Path, "replace", full)
     message = refused(capsys, here, arguments(engine_dir))
-    assert message == "cannot write 'ebca.png': No space left on device; name a file in a writable folder"
+    assert message == (
+        "the file 'ebca.png' cannot be written: No space left on device; "
+        "free some space, or name a file on another disk"
+    )
+
+
+def test_a_file_that_cannot_be_written_does_not_keep_the_others_from_being_written(
+    engine_dir: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replace = Path.replace
+
+    def full(self: Path, target: Path) -> Path:
+        if target.name == "ebca-0.png":
+            raise OSError(28, "No space left on device")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    assert cli.main([*arguments(engine_dir, "--seed", "1", "2", "--attention-maps", "new/maps.png")]) == 1
+    out, err = capsys.readouterr()
+    assert out == "wrote ebca-1.png\nwrote new/maps-0.png\nwrote new/maps-1.png\n"
+    assert "'ebca-0.png'" in err and "No space left on device" in err and err.count("\n") == 1
+
+
+def test_names_have_placeholders(engine_dir: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments(engine_dir, "--seed", "1", "2", "--output", "{slug}/{seed:03}.jpg")) == 0
+    assert capsys.readouterr().out == "wrote a-lion-with-a-crown/001.jpg\nwrote a-lion-with-a-crown/002.jpg\n"
+    assert cli.main(arguments(engine_dir, "--output-dir", "images")) == 0
+    (file,) = (here / "images").iterdir()
+    assert file.name == f"0001-a-lion-with-a-crown-{read_parameters(file)['seed']}.png"
 
 
 def test_an_unknown_engine_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 import ebca
 from ebca.runtime.cli import run as cli
-from ebca.runtime.images.outputs import read_parameters
+from ebca.runtime.images.files import read_parameters
 
 COMMON = ("--backend", "onnxruntime", "--steps", "3", "--height", "64", "--width", "64")
 
@@ -118,7 +118,7 @@ def test_a_source_prompt_edits_a_real_image(engine_dir: Path, here: Path, sessio
     )
     assert np.array_equal(pixels("out.png"), np.asarray(same.images[0]))
     assert (stored["task"], stored["source_prompt"]) == ("real-image-editing", "a cat")
-    assert stored["image_files"] == ["image.png"]
+    assert [one["file"] for one in stored["source_image"]] == ["image.png"]  # type: ignore[attr-defined]
 
 
 def test_an_image_without_a_mask_is_image_to_image(engine_dir: Path, here: Path, session: ebca.Session) -> None:
@@ -175,15 +175,17 @@ def test_the_default_size_has_the_aspect_ratio_of_the_input_image(engine_dir: Pa
 
 
 def test_telemetry_is_written(engine_dir: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files = ("--energies", "e.jsonl", "--energy-plot", "e.png", "--attention-maps", "maps.png")
+    files = ("--energies", "new/e.jsonl", "--energy-plot", "e.png", "--attention-maps", "maps.png")
     run(engine_dir, "--prompt", "a cat", "--seed", "1", "--editing-prompt", "dog", *files)
-    lines = [json.loads(line) for line in Path("e.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in Path("new/e.jsonl").read_text().splitlines()]
     assert len(lines) == 4 * 7
     assert {"evaluation", "timestep", "layer", "attention", "norm", "total"} == set(lines[0])
     assert np.shape(lines[0]["total"]) == (2, 2)
     for file in ("e.png", "maps.png"):
         assert min(pixels(file).shape[:2]) > 100
-    assert capsys.readouterr().out.splitlines() == [f"wrote {f}" for f in ("out.png", "e.jsonl", "e.png", "maps.png")]
+    assert capsys.readouterr().out.splitlines() == [
+        f"wrote {f}" for f in ("out.png", "new/e.jsonl", "e.png", "maps.png")
+    ]
 
 
 def test_telemetry_does_not_change_the_image(engine_dir: Path, here: Path) -> None:
@@ -233,8 +235,13 @@ def test_a_plot_without_matplotlib_is_refused_before_any_work(
         ("--prompt x --editing-prompt a --gamma-schedule step", "write --gamma-attn step:0:TAU"),
         ("--prompt x --gamma-tau 0.1 0.2", "--gamma-tau has 2 values without --editing-prompt; give one"),
         ("--prompt x --gamma-attn step:1:0.5 0.2", "--gamma-attn has a schedule among several values"),
-        ("--prompt x --energies nowhere/e.jsonl", "nowhere' does not exist; create it first"),
-        ("--prompt x --attention-maps maps.jpg", "--attention-maps is 'maps.jpg'; name a .png file"),
+        ("--prompt x --energies text.txt/e.jsonl", "--energies 'text.txt/e.jsonl' cannot be written: Not a directory"),
+        (
+            "--prompt x --attention-maps maps.gif",
+            "--attention-maps 'maps.gif' has the suffix '.gif'; name a .png, .jpg",
+        ),
+        ("--prompt x --image image.png --strength 0.5 --output ./image.png", "is the same file as --image 'image.png'"),
+        ("--prompt x --image image.png --mask mask.png --energies mask.png", "is the same file as --mask 'mask.png'"),
     ],
     ids=lambda value: value[:60],
 )

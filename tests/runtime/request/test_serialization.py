@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import ebca
+from ebca.runtime.images.files import read_parameters, save_image
 from ebca.runtime.images.inputs import load_images
-from ebca.runtime.images.outputs import read_parameters, save_png
 from ebca.runtime.request.fields import FIELD_PARTS, PARTS, GenerateRequest
 from ebca.runtime.request.serialization import from_json, from_parameters, to_json
 
@@ -102,7 +102,7 @@ def test_schedules_may_be_written_as_texts() -> None:
     ("data", "named"),
     [
         ([], "the request is of type list"),
-        ({"promt": "a"}, "a request has no field 'promt'; the fields are prompt, "),
+        ({"promt": "a"}, "a request has no `promt`; did you mean `prompt`?"),
         ({"gamma_attn": {"schedule": "sine", "value": 1}}, "gamma_attn is {'schedule': 'sine'"),
         ({"gamma_attn": True}, "gamma_attn is True; give a number"),
         ({"edits": {"prompt": "a"}}, "edits cannot be read"),
@@ -124,7 +124,7 @@ def test_invalid_requests_are_refused(data: Any, named: str) -> None:
 
 def test_generate_takes_the_fields_of_a_request_with_their_defaults() -> None:
     parameters = signature(ebca.Session.generate).parameters
-    assert parameters.keys() - {"self", "on_step"} == FIELD_PARTS.keys()
+    assert parameters.keys() - {"self", "on_step", "unknown"} == FIELD_PARTS.keys()
     # None stands for the default of the part.
     defaults = GenerateRequest().values() | {"token_weights": None}
     for name in FIELD_PARTS:
@@ -161,7 +161,7 @@ def test_the_parameters_in_a_png_reproduce_its_image(tmp_path: Path) -> None:
     edit = ebca.Edit("a green star", alpha=ebca.Schedule.step(0.5, 0.2))
     with ebca.load("shapes", backend="onnxruntime") as engine, engine.session() as session:
         made = session.generate("a red circle", steps=3, seed=5, gamma_attn=0.002, token_weights={2: 1.5}, edits=[edit])
-        save_png(made.images[0], tmp_path / "made.png", {**made.parameters, "image_index": 0})
+        save_image(made.images[0], tmp_path / "made.png", {**made.parameters, "image_index": 0})
         again = session.run(from_parameters(read_parameters(tmp_path / "made.png")))
     assert np.array_equal(np.asarray(again.images[0]), np.asarray(made.images[0]))
     assert again.parameters == made.parameters

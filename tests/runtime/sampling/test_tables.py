@@ -277,6 +277,17 @@ def test_the_error_about_steps_that_are_not_stored_names_the_nearest_and_the_rem
         load_table(*written["sd15"], "pndm", 12)
 
 
+def test_the_error_about_more_steps_than_timesteps_offers_no_export(
+    written: dict[str, tuple[Path, dict[str, Any]]],
+) -> None:
+    with pytest.raises(
+        ParameterError, match="steps is 1001, and pndm has 1000 timesteps to step through; give 1 to 1000"
+    ):
+        load_table(*written["sd15"], "pndm", 1001)
+    with pytest.raises(ParameterError, match="--scheduler-steps 1000"):
+        load_table(*written["sd15"], "pndm", 1000)
+
+
 def test_the_error_about_too_few_steps_names_the_minimum(written: dict[str, tuple[Path, dict[str, Any]]]) -> None:
     with pytest.raises(ParameterError, match="needs at least 2"):
         load_table(*written["sd15"], "ddim_inverse", 1)
@@ -292,18 +303,24 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     section = write_tables(build_tables(SCHEDULER_CONFIG, [2, 10], ["ddim"]), tmp_path)
     path = tmp_path / "schedulers/ddim.f64"
     content = path.read_bytes()
-    path.write_bytes(content[:-3])
-    load_table(tmp_path, section, "ddim", 2)
-    with pytest.raises(EngineError, match="truncated"):
-        load_table(tmp_path, section, "ddim", 10)
+    for size in (len(content) - 3, len(content) - 8, len(content) + 8):
+        # The place of a record follows from the records before it, so no record of a file of another size is right.
+        path.write_bytes((content + bytes(8))[:size])
+        for steps in (2, 10):
+            with pytest.raises(EngineError, match=f"has {size} bytes instead of {len(content)}"):
+                load_table(tmp_path, section, "ddim", steps)
     path.write_bytes(content[:-8] + np.float64(np.nan).tobytes())
+    load_table(tmp_path, section, "ddim", 2)
     with pytest.raises(EngineError, match="not finite"):
+        load_table(tmp_path, section, "ddim", 10)
+    path.write_bytes((np.frombuffer(content) * 1e200).tobytes())
+    with pytest.raises(EngineError, match=r"table of ddim with 10 steps in .* has coefficients that are not finite"):
         load_table(tmp_path, section, "ddim", 10)
     path.unlink()
     with pytest.raises(EngineError, match="cannot read"):
         load_table(tmp_path, section, "ddim", 2)
     (tmp_path / "schedulers/alphas_cumprod.f64").write_bytes(b"")
-    with pytest.raises(EngineError, match="truncated"):
+    with pytest.raises(EngineError, match="has 0 bytes instead of 8000"):
         load_alphas_cumprod(tmp_path, section)
 
 
@@ -313,9 +330,19 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
         (("tables",), {}),
         (("tables", "ddim", "file"), "../outside.f64"),
         (("tables", "ddim", "steps"), None),
-        (("tables", "ddim", "steps", "2"), {"offset": 0}),
-        (("tables", "ddim", "steps", "2", "offset"), -1),
-        (("tables", "ddim", "steps", "2", "evaluations"), 10**9),
+        (("tables", "ddim", "steps", "2"), {"offset": 0, "evaluations": 2}),
+        (("tables", "ddim", "steps", "2"), 0),
+        (("tables", "ddim", "steps", "2"), 1),
+        (("tables", "ddim", "steps", "2"), 2.5),
+        (("tables", "ddim", "steps", "2"), True),
+        (("tables", "ddim", "steps", "2"), 10**9),
+        (("tables", "ddim", "steps", "10000"), 4097),
+        (("tables", "ddim", "steps", "two"), 2),
+        (("tables", "ddim", "memory"), {}),
+        (("tables", "ddim", "memory", "latents"), 0),
+        (("tables", "ddim", "memory", "latents"), 2),
+        (("tables", "ddim", "memory", "noises"), 17),
+        (("config", "num_train_timesteps"), "1000"),
         (("tables", "ddim"), []),
     ],
 )
@@ -326,5 +353,6 @@ def test_damaged_manifests_are_refused(tmp_path: Path, path: tuple[str, ...], va
     for key in path[:-1]:
         place = place[key]
     place[path[-1]] = value
-    with pytest.raises(EngineError):
+    with pytest.raises(EngineError) as caught:
         load_table(tmp_path, section, "ddim", 2)
+    assert "export the engine again" in str(caught.value)

@@ -304,8 +304,10 @@ def test_records_are_written_as_json_lines(measured: ebca.Energies, tmp_path: Pa
     measured.write_lines(tmp_path / "energies.jsonl")
     lines = (tmp_path / "energies.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == list(measured.records())
-    with pytest.raises(ebca.ParameterError, match=r"cannot write '.*missing/energies.jsonl': No such file"):
-        measured.write_lines(tmp_path / "missing" / "energies.jsonl")
+    measured.write_lines(tmp_path / "new" / "energies.jsonl")
+    assert (tmp_path / "new" / "energies.jsonl").read_text(encoding="utf-8").splitlines() == lines
+    with pytest.raises(ebca.ParameterError, match=r"'.*energies.jsonl/x' cannot be written: Not a directory"):
+        measured.write_lines(tmp_path / "energies.jsonl" / "x")
 
 
 def test_the_three_terms_are_plotted(measured: ebca.Energies, tmp_path: Path) -> None:
@@ -318,8 +320,8 @@ def test_the_three_terms_are_plotted(measured: ebca.Energies, tmp_path: Path) ->
     one = ebca.Energies(measured.timesteps[:1], measured.layers, measured.values[:1, :, :, :1, :1])
     one.plot(tmp_path / "one.svg")
     assert "<svg" in (tmp_path / "one.svg").read_text(encoding="utf-8")
-    for bad, why in (("missing/energies.png", "No such file"), ("energies.txt", "not supported")):
-        with pytest.raises(ebca.ParameterError, match=rf"cannot write '.*{bad}': .*{why}"):
+    for bad, why in (("energies.png/x.png", "Not a directory"), ("energies.txt", "not supported")):
+        with pytest.raises(ebca.ParameterError, match=rf"'.*{bad}' cannot be written: .*{why}"):
             measured.plot(tmp_path / bad)
 
 

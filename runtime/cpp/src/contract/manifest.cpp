@@ -147,13 +147,15 @@ TableSpec table(const Value& value, const std::string& name) {
     out.file = json::string(json::member(value, "file"), "file");
     const Value& minimum = json::optional_member(value, "minimum_steps");
     if (!minimum.is_null()) out.minimum_steps = json::integer(minimum, "minimum_steps", 1, kMany);
-    for (const auto& [count, record] : json::object(json::member(value, "steps"), "steps").items()) {
+    const Value& memory = json::member(value, "memory");
+    out.latents = json::integer(json::member(memory, "latents"), "latents", 1, 8);
+    out.noises = json::integer(json::member(memory, "noises"), "noises", 1, 16);
+    for (const auto& [count, evaluations] : json::object(json::member(value, "steps"), "steps").items()) {
         bool digits = !count.empty() && count.size() <= 7 && count.find_first_not_of("0123456789") == count.npos;
         int64_t steps = digits ? std::stoll(count) : 0;
         if (steps < 1) throw EngineError(text("the table of ", name, " has a record for '", count, "' steps"));
         // More evaluations than any scheduler needs; without a bound a damaged manifest could ask for gigabytes.
-        out.steps[steps] = {json::integer(json::member(record, "offset"), "offset", 0, kHuge),
-                            json::integer(json::member(record, "evaluations"), "evaluations", 1, 4 * steps + 16)};
+        out.steps[steps] = json::integer(evaluations, "evaluations", 1, std::min<int64_t>(4 * steps + 16, 4096));
     }
     return out;
 }

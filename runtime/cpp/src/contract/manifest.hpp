@@ -97,16 +97,15 @@ struct TokenizerSpec {
     int64_t pad_token_id = 0;
 };
 
-// Position of the record of one step count in a table's file, in float64 values.
-struct TableRecord {
-    int64_t offset = 0;
-    int64_t evaluations = 0;
-};
-
+// The file of one scheduler: a record for each number of steps, in the order of these.
 struct TableSpec {
     std::string file;
     int64_t minimum_steps = 1;
-    std::map<int64_t, TableRecord> steps;
+    int64_t latents = 1, noises = 1;   // that a scheduler step looks back at
+    std::map<int64_t, int64_t> steps;  // number of steps to evaluations
+
+    // Size of the record of m evaluations in float64 values.
+    int64_t values(int64_t m) const { return 1 + m * (2 + latents + noises); }
 };
 
 struct SchedulerSection {

@@ -15,13 +15,14 @@ namespace {
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "tables are little-endian and read as they lie");
 
-// `count` values from value `offset` of a file of the engine directory.
+// `count` values from value `offset` of a file of the engine directory, which has to hold `total` values: otherwise its
+// records are not where the manifest tells.
 std::vector<double> read_values(const EngineDirectory& directory, const std::string& name, int64_t offset,
-                                int64_t count) {
-    int64_t stored = directory.manifest.files.at(name).size / 8;
-    if (offset > stored || count > stored - offset) {
-        throw EngineError(text("the scheduler file '", directory.file(name).string(), "' is cut short: ", count,
-                               " values expected at ", offset, " of ", stored),
+                                int64_t count, int64_t total) {
+    int64_t stored = directory.manifest.files.at(name).size;
+    if (stored != 8 * total) {
+        throw EngineError(text("the scheduler file '", directory.file(name).string(), "' has ", stored,
+                               " bytes instead of ", 8 * total),
                           "copy or export the engine again");
     }
     std::ifstream file(directory.file(name), std::ios::binary);
@@ -54,6 +55,28 @@ std::string find_key(const std::string& name, const Map& map) {
         if (normalise_name(key) == wanted) return key;
     }
     return "";
+}
+
+// The weights of start, e_0 .. e_i in every x_i, from
+//
+//     x_i = sum_{k < K} a[i, k] x_{i-1-k} + sum_{k < L} b[i, k] e_{i-k}        (x_{-1} = start; zero before)
+//
+// `values` holds a row of a, then one of b, for each i. The operations and their order are those of the Python runtime,
+// whose rows have the same bits.
+std::vector<std::vector<double>> expand(const TableSpec& spec, const double* values, int64_t evaluations) {
+    std::vector<std::vector<double>> rows;
+    const std::vector<double> start{1.0};
+    for (int64_t i = 0; i < evaluations; ++i, values += spec.latents + spec.noises) {
+        const double *a = values, *b = values + spec.latents;
+        std::vector<double> row(static_cast<size_t>(i + 2), 0.0);
+        for (int64_t k = 0; k < std::min(spec.latents, i + 1); ++k) {
+            const std::vector<double>& earlier = k == i ? start : rows[static_cast<size_t>(i - 1 - k)];
+            for (size_t j = 0; j < earlier.size(); ++j) row[j] += a[k] * earlier[j];
+        }
+        for (int64_t k = 0; k < std::min(spec.noises, i + 1); ++k) row[static_cast<size_t>(i + 1 - k)] += b[k];
+        rows.push_back(std::move(row));
+    }
+    return rows;
 }
 
 }  // namespace
@@ -185,15 +208,21 @@ SchedulerTable load_table(const EngineDirectory& directory, const std::string& n
         if (steps < spec.minimum_steps) {
             throw rules::steps_below_minimum(steps, key, spec.minimum_steps);
         }
+        int64_t timesteps = directory.manifest.schedulers.train_timesteps;
+        if (steps > timesteps) throw rules::steps_above_training(steps, key, timesteps);
         if (spec.steps.empty()) throw rules::no_steps_stored(key, steps);
         int64_t nearest = INT64_MAX;
-        for (const auto& [count, where] : spec.steps) {
+        for (const auto& [count, evaluations] : spec.steps) {
             if (std::abs(count - steps) < std::abs(nearest - steps)) nearest = count;
         }
         throw rules::steps_not_stored(key, steps, nearest);
     }
-    int64_t m = record->second.evaluations;
-    std::vector<double> values = read_values(directory, spec.file, record->second.offset, 1 + 2 * m + m * (m + 3) / 2);
+    int64_t m = record->second, offset = 0, total = 0;
+    for (const auto& [count, evaluations] : spec.steps) {
+        if (count < steps) offset += spec.values(evaluations);
+        total += spec.values(evaluations);
+    }
+    std::vector<double> values = read_values(directory, spec.file, offset, spec.values(m), total);
     SchedulerTable table;
     table.name = key;
     table.steps = steps;
@@ -201,17 +230,20 @@ SchedulerTable load_table(const EngineDirectory& directory, const std::string& n
     auto at = values.begin() + 1;
     table.timesteps.assign(at, at + m);
     table.input_scale.assign(at + m, at + 2 * m);
-    at += 2 * m;
-    for (int64_t i = 0; i < m; ++i) {
-        table.rows.emplace_back(at, at + i + 2);
-        at += i + 2;
+    table.rows = expand(spec, values.data() + 1 + 2 * m, m);
+    for (const std::vector<double>& row : table.rows) {
+        if (!std::all_of(row.begin(), row.end(), [](double value) { return std::isfinite(value); })) {
+            throw EngineError(
+                text("the table of ", key, " with ", steps, " steps has coefficients that are not finite"),
+                "export the engine again");
+        }
     }
     return table;
 }
 
 std::vector<double> load_alphas_cumprod(const EngineDirectory& directory) {
     const SchedulerSection& section = directory.manifest.schedulers;
-    return read_values(directory, section.alphas_cumprod, 0, section.train_timesteps);
+    return read_values(directory, section.alphas_cumprod, 0, section.train_timesteps, section.train_timesteps);
 }
 
 }  // namespace ebca

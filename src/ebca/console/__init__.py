@@ -1,15 +1,14 @@
-"""Shared by all command-line tools: one-line errors, exit codes, warnings, progress, JSON files."""
+"""Shared by all command-line tools: one-line errors, exit codes, warnings, progress, options, result files."""
 
-import json
-import os
+import errno
+import logging
 import signal
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, TextIO
 
@@ -17,69 +16,123 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ebca.errors import EbcaError, ParameterError
+from ebca.console.files import check_result, check_results, write_json, write_text
+from ebca.console.streams import GuardedStream, guarded
+from ebca.console.usage import Parser, name_or_path, one_line, path
+from ebca.errors import EbcaError
+
+__all__ = [
+    "INTERRUPTED",
+    "CtrlC",
+    "Parser",
+    "PrepareProgress",
+    "ProgressLine",
+    "check_result",
+    "check_results",
+    "name_or_path",
+    "notice",
+    "path",
+    "run",
+    "tell_error",
+    "write_json",
+    "write_text",
+]
 
 INTERRUPTED = 128 + signal.SIGINT
 """The exit code after Ctrl-C."""
 
 
-def run(program: str, body: Callable[[], int], *, interrupted: str = "interrupted") -> int:
+def run(program: str, body: Callable[[], int], *, interrupted: str | Callable[[], str] = "interrupted") -> int:
     """Run a command-line tool. Returns its exit code.
 
     An `EbcaError` becomes one line on stderr and exit code 1; Ctrl-C one with the text `interrupted` and exit code 130,
-    as shells report it. Python warnings become one line each. If the reader closes the pipe, the tool ends without a
-    message. Other exceptions are bugs and keep their traceback.
+    as shells report it. Warnings, raised or logged, become one line each, the same line once. Other exceptions are
+    bugs and keep their traceback.
+
+    Output that cannot be written ends nothing: the work goes on, and its files are written. If it was standard output,
+    the exit code is 1 in the end, and a line says why; if the reader has closed the pipe, that is its own wish, and no
+    line does. Standard error holds only messages, which are dropped.
 
     Args:
         program: the tool's name, for example "ebca-run".
-        body: does the work, and returns the exit code.
+        body: does the work, including to read the command line, and returns the exit code.
         interrupted: printed after Ctrl-C; say what remains and how to continue.
     """
+    with guarded() as out, _warnings_as_lines(program):
+        try:
+            code = _exit_code(program, body, interrupted)
+        except SystemExit as ended:
+            # After --help and --version, and for a wrong option.
+            if ended.code in (None, 0) and not _delivered(program, out):
+                return 1
+            raise
+        return code if _delivered(program, out) else code or 1
+
+
+def _exit_code(program: str, body: Callable[[], int], interrupted: str | Callable[[], str]) -> int:
+    try:
+        return body()
+    except EbcaError as error:
+        tell_error(program, str(error))
+        return 1
+    except KeyboardInterrupt:
+        _say(program, interrupted if isinstance(interrupted, str) else interrupted())
+        return INTERRUPTED
+
+
+def _delivered(program: str, out: GuardedStream | None) -> bool:
+    """Whether everything on standard output could be written; else says why not."""
+    if out is None:
+        return True
+    out.flush()
+    if out.error is not None and out.error.errno != errno.EPIPE:
+        tell_error(program, f"standard output cannot be written: {out.error.strerror}; result files are not affected")
+    return out.error is None
+
+
+@contextmanager
+def _warnings_as_lines(program: str) -> Iterator[None]:
+    said: set[str] = set()
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        text = str(message)
+        if text not in said:
+            said.add(text)
+            _say(program, f"warning: {text}")
+
+    logger, handler = logging.getLogger("ebca"), _LogHandler(show)
+    handlers = list(logger.handlers)
+    # Of tools that call each other, the inner one speaks.
+    logger.handlers = [*(one for one in handlers if not isinstance(one, _LogHandler)), handler]
     with warnings.catch_warnings():
-
-        def show(message: Warning | str, *_: Any, **__: Any) -> None:
-            _say(program, f"warning: {message}")
-
+        # By default, Python drops a warning from a line that has given another one.
+        warnings.filterwarnings("always", category=UserWarning, append=True)
         warnings.showwarning = show
         try:
-            code = body()
-            sys.stdout.flush()
-            return code
-        except EbcaError as error:
-            _say(program, f"error: {error}")
-        except KeyboardInterrupt:
-            _say(program, interrupted)
-            return INTERRUPTED
-        except BrokenPipeError:
-            _silence_stdout()
-        return 1
+            yield
+        finally:
+            logger.handlers = handlers
+
+
+class _LogHandler(logging.Handler):
+    """Passes on the text of warnings and errors that this package logs."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._show = show
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._show(record.getMessage())
 
 
 def notice(text: str) -> None:
     """Print one line on stderr that is neither a result nor a warning."""
-    print(_one_line(text), file=sys.stderr, flush=True)
+    print(one_line(text), file=sys.stderr, flush=True)
 
 
-def write_json(path: str | Path, data: Mapping[str, Any]) -> None:
-    """Write `data` as indented JSON.
-
-    Raises:
-        ParameterError: the file cannot be written.
-    """
-    path = Path(path)
-    try:
-        path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ParameterError(
-            f"cannot write '{path}': {error.strerror or error}", "name a file in a folder that exists and is writable"
-        ) from None
-
-
-def check_folders(*files: str | Path | None) -> None:
-    """Raise ParameterError for a file whose folder does not exist; None and "" are ignored."""
-    for file in files:
-        if file and not Path(file).absolute().parent.is_dir():
-            raise ParameterError(f"the folder of '{file}' does not exist", "create it first")
+def tell_error(program: str, text: str) -> None:
+    """Print one line on stderr about an error that does not end the work."""
+    _say(program, f"error: {text}")
 
 
 class ProgressLine:
@@ -170,19 +223,7 @@ class PrepareProgress:
 
 
 def _say(program: str, text: str) -> None:
-    print(f"{program}: {_one_line(text)}", file=sys.stderr, flush=True)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(part.strip() for part in text.splitlines() if part.strip())
-
-
-def _silence_stdout() -> None:
-    """Keep the interpreter from flushing into the closed pipe at exit."""
-    with suppress(OSError, ValueError):
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
-        os.close(null)
+    print(f"{program}: {one_line(text)}", file=sys.stderr, flush=True)
 
 
 class CtrlC:

@@ -1,0 +1,128 @@
+"""One run of ebca-run: a request, the size of its images, and its files."""
+
+import argparse
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ebca.runtime.cli import names
+from ebca.runtime.cli.progress import Steps
+from ebca.runtime.cli.run_files import ResultFiles, result_files, templates
+from ebca.runtime.cli.run_repeat import repeated
+from ebca.runtime.cli.run_request import given_files, image_count, request
+from ebca.runtime.components import Components
+from ebca.runtime.conditioning import edits as editing
+from ebca.runtime.conditioning.prompts import Conditioning
+from ebca.runtime.images import inputs
+from ebca.runtime.request.fields import GenerateRequest
+from ebca.runtime.request.validate import check_inversion
+from ebca.runtime.results import Result
+from ebca.runtime.session import Session
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run. Made by `of`.
+
+    Attributes:
+        args: the options.
+        asked: the request. With a source prompt, it lacks the initial latents.
+        count: number of images.
+        files: what is written.
+        given_size: (height, width) of the image to start from; None without one.
+    """
+
+    args: argparse.Namespace
+    asked: GenerateRequest
+    count: int
+    files: ResultFiles
+    given_size: tuple[int, int] | None
+
+    @classmethod
+    def of(cls, args: argparse.Namespace, number: int = 1, more: Mapping[str, Any] | None = None) -> "Job":
+        """The run that these options ask for.
+
+        Args:
+            args: the options. If a file is named by a seed, and none is given, one is drawn.
+            number: of the run, from 1, for names.
+            more: fields of the request that replace those of the options.
+
+        Raises:
+            ParameterError: options that do not go together, a wrong name, or an image that cannot be read.
+        """
+        if args.seed is None and any(names.uses(flag, template, "seed") for flag, template in templates(args)):
+            args = argparse.Namespace(**{**vars(args), "seed": [secrets.randbits(32)]})
+        count = image_count(args)
+        files = result_files(args, count, number)
+        asked = request(args)
+        if args.recorded is not None:
+            asked = repeated(asked, args)
+        if more:
+            asked = GenerateRequest.of(**{**asked.values(), **more})
+        return cls(args, asked, count, files, inputs.image_size(args.image) if args.image else None)
+
+    @property
+    def prompt(self) -> str | list[str]:
+        """What the images show: one text for all of them, or one each."""
+        text: str | list[str] = self.args.source_prompt if self.args.prompt is None else self.args.prompt
+        return text
+
+    @property
+    def phases(self) -> int:
+        """How many times the steps are run."""
+        return 1 if self.args.source_prompt is None else 2
+
+    @property
+    def input_files(self) -> list[Path]:
+        """The files that are read."""
+        return [*(self.args.image or ()), *(self.args.mask or ())]
+
+    def size(self, engine: Components) -> tuple[int | None, int | None]:
+        """Height and width of the images: as given, else about the model's size with the aspect ratio of the image."""
+        vae, args = engine.manifest.vae, self.args
+        if self.given_size is None or args.height is not None or args.width is not None or vae is None:
+            return args.height, args.width
+        return inputs.fitted_size(self.given_size, engine.manifest.unet.sample_size * vae.downscale, vae.downscale)
+
+    def check(self, session: Session) -> dict[str, Any]:
+        """Check everything before anything is computed. Returns the parameters that the image files will hold.
+
+        Raises:
+            ParameterError, EngineError: as in `Session.generate` and `Session.invert`.
+        """
+        source = self.args.source_prompt
+        if source is not None:
+            self._check_edits()
+            check_inversion(Conditioning(source), session.engine.manifest, regularize=self.args.regularize)
+            inputs.load_images(self.args.image, session.height, session.width)
+        parameters = dict(session.check(self.asked))
+        if source is not None:
+            # The noise is found, not drawn.
+            parameters["seed"] = None
+        return self._described(parameters)
+
+    def run(self, session: Session, steps: Steps) -> tuple[Result, dict[str, Any]]:
+        """Make the images. Returns them with the parameters that their files hold.
+
+        Raises the same errors as `Session.generate` and `Session.invert`.
+        """
+        asked, args = self.asked, self.args
+        if args.source_prompt is not None:
+            # Sampling would refuse them only after the inversion.
+            self._check_edits()
+            steps.phase("inverting")
+            found = session.invert(
+                args.image, args.source_prompt, steps=asked.steps, regularize=args.regularize, on_step=steps
+            )
+            asked = replace(asked, latents=found.latents)
+        steps.phase("denoising")
+        result = session.run(asked, steps)
+        return result, self._described(result.parameters)
+
+    def _check_edits(self) -> None:
+        editing.resolve(self.asked.guidance.edits, self.asked.steps, self.asked.steps, "ddim")
+
+    def _described(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        return {**parameters, **given_files(self.args)}

@@ -1,0 +1,120 @@
+"""Names of parameters: what those of other programs are called here, and which one a misspelled name may mean."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+
+from ebca.errors import UnknownParameterError
+
+# Names of diffusers, of other programs, and of the authors' scripts.
+_CALLED = {
+    "steps": ("num_inference_steps", "num_steps", "inference_steps", "sampling_steps", "ddim_steps"),
+    "guidance_scale": ("guidance", "cfg", "cfg_scale", "scale", "unconditional_guidance_scale"),
+    "negative_prompt": ("negative", "neg_prompt", "uncond_prompt"),
+    "scheduler": ("sampler", "sampler_name"),
+    "on_step": ("callback", "callback_on_step_end", "progress_callback"),
+    "image": ("images", "init_image", "input_image", "img", "img_file"),
+    "mask": ("mask_image", "masks", "mask_file"),
+    "strength": ("denoising_strength",),
+    "prompt_embeds": ("prompt_embeddings", "encoder_hidden_states"),
+    "attention_maps": ("output_attentions",),
+}
+_REPLACED = {
+    "generator": "is called `seed` here, which is a number",
+    "output_type": "is called `output` here: 'pil', 'np' or 'latents'",
+    "return_dict": "is not needed here: a call always returns a Result",
+    "callback_steps": "is not needed here: `on_step` is called after every evaluation",
+    "callback_on_step_end_tensor_inputs": "is not needed here: `on_step` gets latents and contexts",
+    **{
+        name: f"is a part of `repaint` here: repaint=ebca.RePaint({field}=...)"
+        for name, field in (
+            *(("eta", "eta"), ("jump_length", "jump_length"), ("jump_n_sample", "jump_count")),
+            *(("jump_count", "jump_count"), ("update_known", "update_known")),
+        )
+    },
+    **dict.fromkeys(
+        ("gamma_tau", "gamma_schedule", "gamma_ratio"),
+        "is a part of the gammas here: gamma_attn=ebca.Schedule.reverse_step(0.01, tau=0.5)",
+    ),
+    **dict.fromkeys(
+        ("token_indices", "token_words", "token_upweight"), "is called `token_weights` here: {'crown': 2.5, 5: 0.5}"
+    ),
+    **dict.fromkeys(
+        ("editing_prompt", "editing_direction", "alpha", "alpha_tau", "gamma_attn_compose", "gamma_norm_compose"),
+        "is a part of `edits` here: edits=[ebca.Edit('a boat', direction=1, alpha=1.3)]",
+    ),
+    "source_prompt": "is the prompt of `Session.invert` here, whose latents `generate` takes",
+    **dict.fromkeys(
+        ("prompt_2", "negative_prompt_2", "pooled_prompt_embeds", "original_size", "target_size"),
+        "belongs to SDXL, which is not supported",
+    ),
+    **dict.fromkeys(
+        ("clip_skip", "cross_attention_kwargs", "guidance_rescale", "ip_adapter_image", "sigmas", "timesteps"),
+        "has no counterpart here",
+    ),
+}
+_COUNT = ("num_images_per_prompt", "num_images", "num_samples", "n_samples", "batch_size", "batch", "n")
+_SIZE = ("height", "width", "size", "resolution", "image_size")
+
+FIELDS: Mapping[str, str] = {
+    **{name: f"is called `{ours}` here" for ours, names in _CALLED.items() for name in names},
+    **_REPLACED,
+    **dict.fromkeys(_COUNT, "belongs to the session: Engine.session(batch=4), or Engine.generate(num_images=4)"),
+    **dict.fromkeys(
+        _SIZE, "belongs to the session: Engine.session(height, width), or Engine.generate(height=..., width=...)"
+    ),
+}
+"""For fields of a request, and for `Session.generate` and `Session.invert`."""
+
+ENGINE_FIELDS: Mapping[str, str] = {
+    **FIELDS,
+    "num_images_per_prompt": "is called `num_images` here, and counts the images of all prompts together",
+    **dict.fromkeys(_COUNT[2:], "is called `num_images` here"),
+    **dict.fromkeys(_SIZE[2:], "is two parameters here: `height` and `width`"),
+}
+"""For `Engine.generate`."""
+
+SESSION: Mapping[str, str] = {
+    **dict.fromkeys(_COUNT, "is called `batch` here"),
+    **dict.fromkeys(_SIZE[2:], "is two parameters here: `height` and `width`"),
+}
+"""For `Engine.session`."""
+
+LOAD: Mapping[str, str] = {
+    **dict.fromkeys(("device_map", "device_id"), "is called `device` here: 'auto', 'cpu', 'cuda', 'cuda:1'"),
+    **dict.fromkeys(
+        ("torch_dtype", "dtype", "variant", "revision"),
+        "is chosen when an engine directory is exported; on the CPU, `precision` may also be 'bf16'",
+    ),
+    **dict.fromkeys(("provider", "providers", "execution_provider"), "is called `backend` here"),
+    **dict.fromkeys(("num_threads", "intra_op_num_threads"), "is called `threads` here"),
+    **dict.fromkeys(
+        ("model", "model_id", "model_path", "path", "pretrained_model_name_or_path"),
+        "is called `engine` here: a directory that ebca-export made",
+    ),
+    **dict.fromkeys(
+        ("safety_checker", "requires_safety_checker", "feature_extractor", "use_safetensors", "cache_dir"),
+        "has no counterpart here",
+    ),
+}
+"""For `ebca.load`."""
+
+
+def unknown(
+    names: Iterable[str], owner: str, known: Iterable[str], elsewhere: Mapping[str, str]
+) -> UnknownParameterError:
+    """The error for names that a call does not know: each with what it is called here, or with the closest match.
+
+    Args:
+        names: the unknown names, at least one.
+        owner: what was called.
+        known: the names that it knows.
+        elsewhere: what to say about names of other programs, such as `FIELDS`.
+    """
+    known = list(known)
+    hints = [f"`{name}` {elsewhere[name]}" for name in names if name in elsewhere and name not in known]
+    if hints:
+        return UnknownParameterError("; ".join(hints))
+    name = next(iter(names))
+    close = difflib.get_close_matches(name, known, 1)
+    remedy = f"did you mean `{close[0]}`?" if close else f"there are {', '.join(known)}"
+    return UnknownParameterError(f"{owner} has no `{name}`", remedy)
