@@ -48,7 +48,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "runtime.text": ("errors", "runtime.schema"),
     "runtime.devices": (*_BACKENDS, *_OPERATORS),
     "runtime.execution": _EXECUTION,
-    "runtime.components": (*_EXECUTION, "engines.cache", "runtime.schema", "runtime.text"),
+    "runtime.components": (*_EXECUTION, "engines.cache", "runtime.schema", "runtime.validation", "runtime.text"),
     "runtime.conditioning": _STAGES,
     "runtime.images": _STAGES,
     "runtime.telemetry": (*_EXECUTION, "runtime.images"),

@@ -59,7 +59,12 @@ class OpenVINOBackend(PreparingBackend):
             model = self._core.read_model(graph)
         except RuntimeError as error:
             raise _unreadable(graph, error) from None
-        ov.save_model(model, target.with_suffix(".xml"), compress_to_fp16=False)
+        try:
+            ov.save_model(model, target.with_suffix(".xml"), compress_to_fp16=False)
+        except RuntimeError as error:
+            raise BackendError(
+                f"openvino {ov.__version__} cannot write '{target.with_suffix('.xml')}': {error}", "check the disk"
+            ) from None
 
     def open(
         self, prepared: Path, component: Component, dimensions: Mapping[str, int] | None = None
