@@ -22,7 +22,15 @@ _VALUES = ("errors", "runtime.schema", "runtime.validation", "runtime.noise")
 _STAGES = (*_VALUES, *_EXECUTION, "runtime.text", "runtime.components")
 _SAMPLING = (*_STAGES, "runtime.sampling")
 _REQUEST = (*_SAMPLING, "runtime.conditioning", "runtime.images", "runtime.telemetry")
-_SESSION = (*_REQUEST, "runtime.request", "runtime.results", "runtime.generation", "runtime.session", "engines.cache")
+_SESSION = (
+    *_REQUEST,
+    "runtime.request",
+    "runtime.memory",
+    "runtime.results",
+    "runtime.generation",
+    "runtime.session",
+    "engines.cache",
+)
 _EXPORT = (
     *("export.quiet", "export.checkpoint", "export.graph", "export.plans", "export.options"),
     *("export.scheduler_choice", "export.scheduler_tables", "export.weights", "export.workspace", "export.parity"),
@@ -39,7 +47,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "engines.cache": _BACKENDS,
     "plugins.kernels": ("errors",),
     "plugins.energy_attention": ("errors", "plugins.kernels"),
-    "plugins.sampling": (),
+    "plugins.sampling": ("errors",),
     "plugins.compile": _OPERATORS,
     "runtime.schema": ("errors",),
     "runtime.validation": ("errors", "runtime.schema"),
@@ -55,8 +63,9 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "runtime.sampling": _STAGES,
     "runtime.request": _REQUEST,
     "runtime.results": (),
+    "runtime.memory": (*_REQUEST, "runtime.request"),
     "runtime.generation": (*_REQUEST, "runtime.request", "runtime.results"),
-    "runtime.session": (*_REQUEST, "runtime.request", "runtime.results", "runtime.generation"),
+    "runtime.session": (*_REQUEST, "runtime.request", "runtime.memory", "runtime.results", "runtime.generation"),
     "runtime.engine": _SESSION,
     "runtime.denoiser": (*_SESSION, "runtime.engine"),
     "runtime.diagnostics": (*_ENGINE, "console"),

@@ -108,8 +108,13 @@ class OpenVINORunner:
         def call(_keep: object = keep) -> None:
             nonlocal packed
             # infer() would also inspect every output.
-            request.start_async()
-            request.wait()
+            try:
+                request.start_async()
+                request.wait()
+            except RuntimeError as error:
+                if "bad_alloc" in str(error) or "allocate" in str(error):
+                    raise MemoryError(str(error).strip().splitlines()[-1]) from None
+                raise
             if not packed:
                 mapped_files.forget(self._weights)
                 packed = True

@@ -47,6 +47,9 @@ def run(program: str, body: Callable[[], int], *, interrupted: str = "interrupte
             return code
         except EbcaError as error:
             _say(program, f"error: {error}")
+        except MemoryError as error:
+            detail = f" ({error})" if str(error) else ""
+            _say(program, f"error: the memory is too small{detail}; make a smaller image, or fewer at once")
         except KeyboardInterrupt:
             _say(program, interrupted)
             return INTERRUPTED

@@ -41,7 +41,11 @@ class ParameterError(EbcaError, ValueError):
     """A call parameter with a wrong value, shape or dtype."""
 
 
-class DeviceMemoryError(ParameterError):
+class OutOfMemoryError(ParameterError):
+    """A call that needs more memory than there is, on the host or on a device."""
+
+
+class DeviceMemoryError(OutOfMemoryError):
     """A device has too little memory left for a call."""
 
 
