@@ -169,7 +169,7 @@ class Components:
             sizes: batch, contexts, tokens, height, width (latent).
 
         Raises:
-            ParameterError: not enough memory.
+            OutOfMemoryError: not enough memory.
         """
         unet = self.manifest.unet
         make = partial(

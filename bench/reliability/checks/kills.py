@@ -27,7 +27,7 @@ def run(options: Options) -> dict[str, Any]:
     killed = half_prepared = 0
     for index in range(options.count):
         process = image.start(options, cache)
-        if index % 4 == 0:
+        if index % 4 == 3:
             where = _wait(chance.uniform(0, longest))
         else:
             where = _wait_for(process, cache, chance.randrange(components), chance.uniform(0, _LONG_COMPONENT_SECONDS))
