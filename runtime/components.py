@@ -22,6 +22,7 @@ from ebca.runtime.execution.binding import bind_alone
 from ebca.runtime.execution.executor import Executor
 from ebca.runtime.schema import parameters as rules
 from ebca.runtime.text.tokenizer import Tokenizer
+from ebca.runtime.validation import warn
 
 _T = TypeVar("_T")
 
@@ -58,7 +59,7 @@ class Components:
         self.backend = backend
         self.precision = precision
         self.device = device
-        self._prepared = prepared_engine(directory, backend)
+        self._prepared = prepared_engine(directory, backend, warn)
         self._runners: dict[str, dict[tuple[tuple[str, int], ...], Runner]] = {}
         # Runners that have run outside of recorded work.
         self._settled: weakref.WeakSet[Runner] = weakref.WeakSet()
@@ -99,7 +100,8 @@ class Components:
             names.append(manifest.vae.decoder)
         with self._lock, _preparing:
             self._prepared.prepare(names, on_prepare)
-        evict(keep=self._prepared.folder)
+        if self._prepared.folder is not None:
+            evict(keep=self._prepared.folder)
 
     def runner(self, component: str, sizes: Mapping[str, int]) -> Runner:
         """An opened component. It is opened on first use and shared.
@@ -171,7 +173,7 @@ class Components:
             sizes: batch, contexts, tokens, height, width (latent).
 
         Raises:
-            ParameterError: not enough memory.
+            OutOfMemoryError: not enough memory.
         """
         unet = self.manifest.unet
         make = partial(

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from ebca.errors import ParameterError
+from ebca.runtime import memory
 from ebca.runtime.devices.choice import AUTO
 from ebca.runtime.engine import Engine, load
 from ebca.runtime.execution.control import EnergyControl, resolve
 from ebca.runtime.execution.executor import Executor
 from ebca.runtime.execution.inspection import check_finite
+from ebca.runtime.schema import parameters as rules
 from ebca.runtime.shown import Shown
 from ebca.runtime.validation import as_numbers
 
@@ -83,6 +85,7 @@ class Denoiser:
 
         Raises:
             ParameterError: a shape or a value that does not fit the engine, or an engine that is closed.
+            OutOfMemoryError: there is too little memory, found before anything is computed.
             NumericalError: the result is not finite.
         """
         self.engine.check_open()
@@ -104,9 +107,14 @@ class Denoiser:
         sizes = {
             "batch": rows, "contexts": contexts.shape[1], "tokens": contexts.shape[2], "height": height, "width": width,
         }  # fmt: skip
+        what = f"{rows} rows of {height} x {width} latents"
+        vae = self.engine.manifest.vae
+        side = vae.downscale if vae else rules.DEFAULT_DOWNSCALE
+        memory.check_size(height * side, width * side)
+        memory.check_evaluation(self.engine, sizes, what)
         arrays = resolve(control or EnergyControl(), unet.layers, sizes)
         variant = "energies" if energies else arrays.variant
-        with self._lock:
+        with self._lock, memory.described_shortage(what):
             executor = self._executor(sizes)
             executor.sample[...], executor.timestep[...], executor.contexts[...] = sample, times, contexts
             executor.set_control(arrays)

@@ -8,6 +8,7 @@ from typing import Any, Never, Self
 
 import numpy as np
 
+from ebca.runtime import memory
 from ebca.runtime.components import Components
 from ebca.runtime.conditioning.edits import Edit
 from ebca.runtime.conditioning.prompts import Conditioning, PromptEncoder
@@ -53,6 +54,7 @@ class Session:
 
     Raises:
         ParameterError: a size that is not supported, or an engine that is closed.
+        OutOfMemoryError: the images need more memory than there is.
     """
 
     def __init__(
@@ -71,8 +73,10 @@ class Session:
         self.height = self._side("height", native if height is None else height)
         self.width = self._side("width", native if width is None else width)
         self.batch = whole("batch", batch)
-        if self.batch < 1:
-            raise rules.BATCH.error(value=self.batch)
+        memory.check_size(self.height, self.width)
+        memory.check_batch(self.batch)
+        # What any call needs; calls check the rest.
+        memory.check_evaluation(components, self._sizes(self.batch, 1, 1), self._described())
         self._executors: dict[tuple[int, ...], Executor] = {}
         self._samplers: dict[Executor, GraphSampler] = {}
         self._closed = False
@@ -121,6 +125,7 @@ class Session:
             ParameterError: a wrong value, values that do not go together, or a session that is closed or in another
                 call. For a name that is not a parameter, the error is a TypeError too.
             EngineError: a task that this engine does not support.
+            OutOfMemoryError: the images need more memory than there is, found before anything is computed.
             CancelledError: `on_step` returned False. The session stays usable.
             NumericalError: a result is not finite; the message names the segment.
         """
@@ -183,6 +188,7 @@ class Session:
     def _generation(self, request: GenerateRequest) -> Generation:
         target = Target(self.engine.manifest, self._latent_shape)
         valid = validate(request, target)
+        memory.check_generation(self.engine, valid, target.latent_shape, (self.height, self.width))
         return Generation(self.engine, valid, target, (self.height, self.width), self._downscale)
 
     def _invert(
@@ -197,6 +203,8 @@ class Session:
         if not isinstance(regularize, NoiseRegularization):
             regularize = regularize is not None and flag("regularize", regularize)
         check_inversion(conditioning, manifest, regularize=bool(regularize))
+        tokens = manifest.text_encoder.max_length if manifest.text_encoder else 1
+        memory.check_evaluation(self.engine, self._sizes(self.batch, 1, tokens), self._described())
         self.engine.verify_tables()
         table = load_table(self.engine.directory.path, manifest.schedulers, INVERSE, steps)
         adjust = None
@@ -259,7 +267,8 @@ class Session:
                 raise rules.SESSION_CLOSED.error()
             self.engine.check_open()
             callback("on_step", on_step)
-            yield
+            with memory.described_shortage(self._described()):
+                yield
         finally:
             self._calling.release()
 
@@ -279,11 +288,18 @@ class Session:
         if key not in self._executors:
             while len(self._executors) >= _KEPT_EXECUTORS:
                 self._samplers.pop(self._executors.pop(next(iter(self._executors))), None)
-            _, _, height, width = self._latent_shape
-            sizes = {"batch": rows, "contexts": count, "tokens": tokens, "height": height, "width": width}
-            self._executors[key] = self.engine.executor(sizes)
+            self._executors[key] = self.engine.executor(self._sizes(*key))
         self._executors[key].contexts[...] = contexts
         return self._executors[key]
+
+    def _sizes(self, rows: int, contexts: int, tokens: int) -> dict[str, int]:
+        """Sizes of an evaluation."""
+        _, _, height, width = self._latent_shape
+        return {"batch": rows, "contexts": contexts, "tokens": tokens, "height": height, "width": width}
+
+    def _described(self) -> str:
+        """The images of a call, for messages."""
+        return memory.described(self.batch, (self.height, self.width))
 
     def _clean_latents(self, image: ImageLike | Sequence[ImageLike] | np.ndarray) -> np.ndarray:
         """Clean latents [n,C,h,w] of images; latents are returned as given."""

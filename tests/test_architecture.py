@@ -22,7 +22,15 @@ _VALUES = ("errors", "runtime.shown", "runtime.schema", "runtime.validation", "r
 _STAGES = (*_VALUES, *_EXECUTION, "runtime.text", "runtime.components")
 _SAMPLING = (*_STAGES, "runtime.sampling")
 _REQUEST = (*_SAMPLING, "runtime.conditioning", "runtime.images", "runtime.telemetry")
-_SESSION = (*_REQUEST, "runtime.request", "runtime.results", "runtime.generation", "runtime.session", "engines.cache")
+_SESSION = (
+    *_REQUEST,
+    "runtime.request",
+    "runtime.memory",
+    "runtime.results",
+    "runtime.generation",
+    "runtime.session",
+    "engines.cache",
+)
 _EXPORT = (
     *("export.quiet", "export.checkpoint", "export.graph", "export.plans", "export.options"),
     *("export.scheduler_choice", "export.scheduler_recurrence", "export.scheduler_tables"),
@@ -41,7 +49,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "engines.cache": _BACKENDS,
     "plugins.kernels": ("errors",),
     "plugins.energy_attention": ("errors", "plugins.kernels"),
-    "plugins.sampling": (),
+    "plugins.sampling": ("errors",),
     "plugins.compile": _OPERATORS,
     "runtime.schema": ("errors",),
     "runtime.validation": ("errors", "runtime.schema"),
@@ -50,15 +58,16 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "runtime.text": ("errors", "runtime.schema"),
     "runtime.devices": (*_BACKENDS, *_OPERATORS),
     "runtime.execution": _EXECUTION,
-    "runtime.components": (*_EXECUTION, "engines.cache", "runtime.schema", "runtime.text"),
+    "runtime.components": (*_EXECUTION, "engines.cache", "runtime.schema", "runtime.validation", "runtime.text"),
     "runtime.conditioning": _STAGES,
     "runtime.images": _STAGES,
     "runtime.telemetry": (*_EXECUTION, "runtime.images"),
     "runtime.sampling": _STAGES,
     "runtime.request": _REQUEST,
     "runtime.results": ("errors", "runtime.shown", "runtime.images"),
+    "runtime.memory": (*_REQUEST, "runtime.request"),
     "runtime.generation": (*_REQUEST, "runtime.request", "runtime.results"),
-    "runtime.session": (*_REQUEST, "runtime.request", "runtime.results", "runtime.generation"),
+    "runtime.session": (*_REQUEST, "runtime.request", "runtime.memory", "runtime.results", "runtime.generation"),
     "runtime.engine": _SESSION,
     "runtime.denoiser": (*_SESSION, "runtime.engine"),
     "runtime.diagnostics": (*_ENGINE, "console"),

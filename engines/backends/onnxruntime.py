@@ -93,7 +93,8 @@ class OnnxRuntimeBackend(PreparingBackend):
 
     def _options(self) -> Any:
         options = ort.SessionOptions()
-        options.log_severity_level = 3
+        # Every error is an exception too, which says it once.
+        options.log_severity_level = 4
         # A memory pattern reserves each session's peak as one block, and the shared arena would keep all of them.
         options.enable_mem_pattern = False
         options.intra_op_num_threads = self._threads
@@ -144,7 +145,23 @@ class OnnxRuntimeRunner:
         return call
 
     def _run(self, binding: Any) -> None:
-        self._session.run_with_iobinding(binding, self._run_options)
+        try:
+            self._session.run_with_iobinding(binding, self._run_options)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise self._memory_error(error) from None
+            raise
+
+    def _memory_error(self, error: Exception) -> Exception:
+        """What to raise if the library had too little memory."""
+        return MemoryError(str(error).strip().splitlines()[0])
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error of ONNX Runtime says that memory is short."""
+    text = str(error)
+    words = ("Failed to allocate memory", "out of memory", "Available memory of", "bad allocation", "bad_alloc")
+    return isinstance(error, MemoryError) or any(word in text for word in words)
 
 
 def _packed_weights_are_aligned(model: Path) -> bool:

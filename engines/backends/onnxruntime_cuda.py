@@ -17,7 +17,7 @@ from typing import Any
 import onnxruntime as ort
 
 from ebca.engines.backends.gpu_target import GpuTarget
-from ebca.engines.backends.onnxruntime import OnnxRuntimeRunner
+from ebca.engines.backends.onnxruntime import OnnxRuntimeRunner, is_out_of_memory
 from ebca.engines.backends.onnxruntime_provider import PROVIDER, preload
 from ebca.engines.backends.protocol import Backend
 from ebca.engines.contract.manifest import Component
@@ -178,25 +178,15 @@ class OnnxRuntimeCudaRunner(OnnxRuntimeRunner):
         # While sessions use the shared arena, no other backend may.
         self._backend = backend
 
-    def _run(self, binding: Any) -> None:
-        try:
-            super()._run(binding)
-        except Exception as error:
-            if _is_out_of_memory(error):
-                raise _no_memory("run", error) from None
-            raise
+    def _memory_error(self, error: Exception) -> Exception:
+        return _no_memory("run", error)
 
 
 def _opening_error(graph: Path, error: Exception) -> BackendError | DeviceMemoryError:
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return _no_memory(f"open '{graph.name}'", error)
     line = str(error).strip().splitlines()[0]
     return BackendError(f"onnxruntime {ort.__version__} cannot open '{graph}' on the GPU: {line}")
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    text = str(error)
-    return any(words in text for words in ("Failed to allocate memory", "out of memory", "Available memory of"))
 
 
 def _no_memory(task: str, error: Exception) -> DeviceMemoryError:

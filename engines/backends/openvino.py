@@ -59,7 +59,12 @@ class OpenVINOBackend(PreparingBackend):
             model = self._core.read_model(graph)
         except RuntimeError as error:
             raise _unreadable(graph, error) from None
-        ov.save_model(model, target.with_suffix(".xml"), compress_to_fp16=False)
+        try:
+            ov.save_model(model, target.with_suffix(".xml"), compress_to_fp16=False)
+        except RuntimeError as error:
+            raise BackendError(
+                f"openvino {ov.__version__} cannot write '{target.with_suffix('.xml')}': {error}", "check the disk"
+            ) from None
 
     def open(
         self, prepared: Path, component: Component, dimensions: Mapping[str, int] | None = None
@@ -103,8 +108,13 @@ class OpenVINORunner:
         def call(_keep: object = keep) -> None:
             nonlocal packed
             # infer() would also inspect every output.
-            request.start_async()
-            request.wait()
+            try:
+                request.start_async()
+                request.wait()
+            except RuntimeError as error:
+                if "bad_alloc" in str(error) or "allocate" in str(error):
+                    raise MemoryError(str(error).strip().splitlines()[-1]) from None
+                raise
             if not packed:
                 mapped_files.forget(self._weights)
                 packed = True

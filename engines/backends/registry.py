@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Final
+from typing import Any, Final
 
 from ebca.engines.backends.gpu_target import GpuTarget
 from ebca.engines.backends.protocol import Backend, BackendOptions, Register
@@ -82,7 +82,7 @@ def create(name: str | None, options: BackendOptions) -> Backend:
         present = available()
         name = next((one for one in _PREFERENCE[options.precision] if one in present), "onnxruntime")
     entry = _entry(name, on_gpu=False)
-    backend: Backend = import_module(f"ebca.engines.backends.{entry.module}").create(options)
+    backend: Backend = _module(name, entry.module).create(options)
     return backend
 
 
@@ -115,7 +115,7 @@ def create_on_gpu(
         name = next(iter(directory.manifest.plans), "onnxruntime-cuda")
     entry = _entry(name, on_gpu=True)
     target = GpuTarget(name, directory, gpu, index, stream, register)
-    backend: Backend = import_module(f"ebca.engines.backends.{entry.module}").create(target)
+    backend: Backend = _module(name, entry.module).create(target)
     return backend
 
 
@@ -132,7 +132,7 @@ def check_on_gpu(name: str, directory: EngineDirectory, gpu: Gpu, cuda: str) -> 
         ParameterError: a backend that does not run on a GPU.
     """
     entry = _entry(name, on_gpu=True)
-    import_module(f"ebca.engines.backends.{entry.checks}").check(name, directory, gpu, cuda)
+    _module(name, entry.checks).check(name, directory, gpu, cuda)
 
 
 def _entry(name: str, *, on_gpu: bool) -> Entry:
@@ -153,6 +153,17 @@ def _entry(name: str, *, on_gpu: bool) -> Entry:
     if not _is_installed(name):
         raise BackendError(f"backend '{name}' is not installed", f"run `pip install {entry.install}`")
     return entry
+
+
+def _module(name: str, module: str) -> Any:
+    """A module of this folder. Raises BackendError if the library of its backend cannot be imported."""
+    try:
+        return import_module(f"ebca.engines.backends.{module}")
+    except (ImportError, OSError, RuntimeError) as error:
+        # A broken installation; openvino also refuses to start for a user without a home folder.
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        remedy = f"run `pip install --force-reinstall {TABLE[name].install or name}`, or use another backend"
+        raise BackendError(f"the library of backend '{name}' cannot be imported: {line}", remedy) from None
 
 
 def _is_installed(name: str) -> bool:

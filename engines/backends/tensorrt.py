@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from ebca.engines.backends.tensorrt_library import (
 from ebca.engines.contract.manifest import Component
 from ebca.engines.contract.plans import Plan
 from ebca.engines.machine.memory import address
-from ebca.errors import BackendError
+from ebca.errors import BackendError, EngineError
 
 log = logging.getLogger(__name__)
 
@@ -132,11 +133,12 @@ class TensorRTBackend(Backend):
             log.warning("'%s' cannot be recorded as a CUDA graph; export the engine again for full speed", file)
 
     def _cache_file(self, plan: Plan) -> "RuntimeCache":
-        folder = runtime_cache(self.name, str(self._trt.__version__), self._gpu)
-        folder.mkdir(parents=True, exist_ok=True)
-        # Marks the folder as part of our cache, so that it is counted, evicted and cleared like a prepared engine.
-        (folder / "engine.json").write_text(json.dumps(self.identity()), encoding="utf-8")
-        return RuntimeCache(folder / f"{self._directory.manifest.files[plan.file].sha256[:24]}.cache")
+        try:
+            folder = runtime_cache(self.name, str(self._trt.__version__), self._gpu)
+        except EngineError as error:
+            return RuntimeCache(None, self.identity(), str(error))
+        path = folder / f"{self._directory.manifest.files[plan.file].sha256[:24]}.cache"
+        return RuntimeCache(path, self.identity())
 
     def _check(self, plan: Plan, data: bytes) -> None:
         """Let the library check the plan's header, which takes no time, before it loads the whole plan."""
@@ -173,15 +175,25 @@ def reasons(trt: Any, diagnostics: int) -> tuple[str, str]:
 
 
 class RuntimeCache:
-    """The file that holds a plan's kernels as compiled for this GPU."""
+    """The file that holds a plan's kernels as compiled for this GPU.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the file; None if there is no folder for it.
+        identity: what its folder's key was made of.
+        reason: why there is none.
+    """
+
+    def __init__(self, path: Path | None, identity: Mapping[str, str], reason: str = "") -> None:
         self._path = path
+        self._identity = identity
+        self._reason = reason
         self._stored = b""
 
     def load(self, cache: Any) -> bool:
         """Fill the library's cache from the file. False if the file is missing or the library rejects it: then the
         library compiles again, and `save` replaces the file."""
+        if self._path is None:
+            return False
         try:
             self._stored = self._path.read_bytes()
         except OSError:
@@ -191,14 +203,30 @@ class RuntimeCache:
         return bool(self._stored)
 
     def save(self, cache: Any) -> None:
-        """Write the file if its contents have changed."""
+        """Write the file if its contents have changed. If that fails, a warning is logged: the images are made by
+        then, and only the next process loses time."""
         data = bytes(memoryview(cache.serialize()))
         if data == self._stored:
             return
-        temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(data)
-        temporary.replace(self._path)
         self._stored = data
+        if self._path is None:
+            log.warning("compiled kernels are not kept: %s", self._reason)
+            return
+        folder = self._path.parent
+        temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}.tmp")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Marks the folder as part of our cache, so that it is counted, evicted and cleared like a prepared engine.
+            (folder / "engine.json").write_text(json.dumps(self._identity), encoding="utf-8")
+            temporary.write_bytes(data)
+            temporary.replace(self._path)
+        except OSError as error:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            reason = error.strerror or error
+            log.warning(
+                "compiled kernels are not kept in '%s': %s; set EBCA_CACHE_DIR to a writable folder", folder, reason
+            )
 
 
 class _Opened:

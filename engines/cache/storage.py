@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ebca.engines.machine.cache_folder import cache_folder, cache_limit
+from ebca.errors import EngineError
 
 MARKER = "engine.json"
 """The file that marks a folder of the cache as a prepared engine."""
 
 
 def evict(keep: Path, limit_bytes: float | None = None) -> list[Path]:
-    """Delete the least recently used prepared engines until the cache is within its bound; never `keep`.
+    """Delete the least recently used prepared engines until a cache is within its bound; never `keep`. What cannot be
+    deleted stays.
 
     Args:
-        keep: folder of the engine in use.
+        keep: folder of the engine in use; its parent is the cache.
         limit_bytes: the bound; None for `cache_limit()`.
 
     Returns:
@@ -24,7 +26,7 @@ def evict(keep: Path, limit_bytes: float | None = None) -> list[Path]:
     """
     if limit_bytes is None:
         limit_bytes = cache_limit()
-    engines = sorted(stored_engines(), key=lambda engine: engine.used)
+    engines = sorted(stored_engines(keep.parent), key=lambda engine: engine.used)
     total = sum(engine.size for engine in engines)
     removed = []
     for engine in engines:
@@ -32,8 +34,9 @@ def evict(keep: Path, limit_bytes: float | None = None) -> list[Path]:
         if total <= limit_bytes or engine.folder == keep or time.time() - engine.used < 60:
             continue
         shutil.rmtree(engine.folder, ignore_errors=True)
-        total -= engine.size
-        removed.append(engine.folder)
+        if not engine.folder.exists():
+            total -= engine.size
+            removed.append(engine.folder)
     return removed
 
 
@@ -46,10 +49,17 @@ class StoredEngine:
     used: float
 
 
-def stored_engines() -> list[StoredEngine]:
-    """The prepared engines in the cache, by name. The folder may be shared: only folders with our marker count."""
-    root, found = cache_folder(), []
-    for path in sorted(root.iterdir()) if root.is_dir() else ():
+def stored_engines(root: Path | None = None) -> list[StoredEngine]:
+    """The prepared engines in a cache, by name. The folder may be shared: only folders with our marker count.
+
+    Args:
+        root: the cache; None for the user's. One that does not exist or cannot be read holds nothing.
+    """
+    paths: list[Path] = []
+    with suppress(OSError, EngineError):
+        paths = sorted((cache_folder() if root is None else root).iterdir())
+    found = []
+    for path in paths:
         # Another process may delete it meanwhile.
         with suppress(OSError):
             if not path.is_symlink() and (path / MARKER).is_file():

@@ -44,7 +44,9 @@ class Component:
     """One graph that a backend runs: a segment, a variant of the op, the text encoder, or one half of the VAE.
 
     `graph` holds standard ONNX operators. `lowered` maps a backend to the same graph in operators that it runs faster.
-    All of them read the same `weights` file. `float32_only` components never run at a lower precision.
+    All of them read the same `weights` file. `float32_only` components never run at a lower precision. `scratch` is for
+    estimates of memory: each entry holds tensors that exist at the same time inside the graph, beside its inputs and
+    outputs, in whatever library runs it. The largest entry is what a call needs at least.
     """
 
     graph: str
@@ -53,6 +55,7 @@ class Component:
     weights: str | None = None
     lowered: Mapping[str, str] = field(default_factory=dict)
     float32_only: bool = False
+    scratch: tuple[tuple[TensorSpec, ...], ...] = ()
 
     def graph_for(self, backend: str) -> str:
         return self.lowered.get(backend, self.graph)
@@ -237,6 +240,10 @@ def component_from_json(data: Mapping[str, Any]) -> Component:
         weights=data["weights"],
         lowered=dict(data["lowered"]),
         float32_only=bool(data["float32_only"]),
+        scratch=tuple(
+            tuple(TensorSpec(tensor["dtype"], tuple(tensor["shape"])) for tensor in node)
+            for node in data.get("scratch", ())
+        ),
     )
 
 

@@ -1,9 +1,13 @@
 """The description of a tensor: dtype and symbolic shape."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from ebca.engines.contract import dims
 from ebca.engines.contract.dims import Dim
 
 TO_CHANNELS_LAST, TO_CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
@@ -16,6 +20,11 @@ class TensorSpec:
 
     dtype: str
     shape: tuple[Dim, ...]
+
+
+def nbytes_of(tensor: TensorSpec, sizes: Mapping[str, int]) -> int:
+    """Bytes of a tensor at some sizes. Raises EngineError as `ebca.engines.contract.dims.evaluate`."""
+    return math.prod(dims.shape(tensor.shape, sizes)) * np.dtype(tensor.dtype).itemsize
 
 
 def tensors_from_json(data: Mapping[str, Any]) -> dict[str, TensorSpec]:

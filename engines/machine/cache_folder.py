@@ -1,18 +1,30 @@
 """The location of the user's cache, and how large it may grow."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import platformdirs
 
-from ebca.errors import ParameterError
+from ebca.errors import EngineError, ParameterError
 
 DEFAULT_LIMIT_GB = 40.0
 
 
 def cache_folder() -> Path:
-    """`EBCA_CACHE_DIR`, else the platform's cache folder."""
-    return Path(os.environ.get("EBCA_CACHE_DIR") or platformdirs.user_cache_path("ebca"))
+    """`EBCA_CACHE_DIR`, else the platform's cache folder; an absolute path, which need not exist.
+
+    Raises:
+        EngineError: this user has no home folder, as users of containers that are only a number.
+    """
+    if chosen := os.environ.get("EBCA_CACHE_DIR"):
+        return Path(chosen).absolute()
+    # Without a home folder, platformdirs raises RuntimeError, or (older versions) names a folder "~".
+    with suppress(RuntimeError):
+        folder = platformdirs.user_cache_path("ebca")
+        if folder.is_absolute():
+            return folder
+    raise EngineError("there is no folder for prepared engines: this user has no home folder", "set EBCA_CACHE_DIR")
 
 
 def cache_limit() -> float:

@@ -1,5 +1,6 @@
 """Arrays in device memory, as an address with a shape."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,4 +35,5 @@ def address(array: "np.ndarray | DeviceArray") -> int:
 
 def nbytes(shape: Sequence[int], dtype: Any) -> int:
     """Size of a C-contiguous array in bytes."""
-    return int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+    # In Python's integers: absurd sizes must not wrap around.
+    return math.prod(int(side) for side in shape) * np.dtype(dtype).itemsize

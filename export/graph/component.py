@@ -14,6 +14,7 @@ from ebca.export.graph.dtypes import FLOAT, HALF, dtype_name
 from ebca.export.graph.emulate import emulate
 from ebca.export.graph.half import half_weight
 from ebca.export.graph.lower import lower_for_onnxruntime
+from ebca.export.graph.scratch import scratch
 
 # ONNX IR version 11: the lowest that opset 23 belongs to.
 IR_VERSION = 11
@@ -60,6 +61,7 @@ def write_component(
         float32_only=float32_only,
         inputs=_specs(graph.inputs),
         outputs=_specs(graph.outputs),
+        scratch=scratch(graph),
     )
 
 

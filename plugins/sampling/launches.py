@@ -5,7 +5,11 @@ from dataclasses import dataclass
 from math import prod
 from typing import Final
 
+from ebca.errors import ParameterError
+
 BLOCK: Final = 256
+# A thread's index is below this even in the last block, which may be wider than the work.
+_COUNTED: Final = 2**31 - 1
 
 _Shapes = Mapping[str, tuple[int, ...]]
 _Sizes = tuple[dict[str, int], int]  # the kernel's integers, and the elements that it needs threads for
@@ -34,8 +38,20 @@ class SamplingLaunch:
 
 
 def launch(kernel: str, shapes: Mapping[str, tuple[int, ...]], block: int = BLOCK) -> SamplingLaunch:
-    """The launch of one kernel for arrays of these shapes (see STATE, UNET and EMBEDDINGS)."""
+    """The launch of one kernel for arrays of these shapes (see STATE, UNET and EMBEDDINGS).
+
+    Raises:
+        ParameterError: a tensor with more elements than the kernels' 32-bit indices reach.
+    """
     values, work = _SIZES[kernel](shapes)
+    for name, shape in shapes.items():
+        # The rows of these are found by pointers and 64-bit indices.
+        count = prod(shape[1:]) if name in ("history", "controls") else prod(shape)
+        if count > _COUNTED - block:
+            raise ParameterError(
+                f"sampling needs '{name}' with {count} elements, and its kernels count to 2^31 - 1",
+                "make a smaller image, or fewer at once",
+            )
     return SamplingLaunch(_TENSORS[kernel], values, -(-work // block))
 
 

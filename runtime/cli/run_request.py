@@ -8,6 +8,7 @@ from ebca.runtime.cli import options
 from ebca.runtime.request.fields import GenerateRequest
 from ebca.runtime.request.inputs import files
 from ebca.runtime.sampling.repaint import RePaint
+from ebca.runtime.schema import parameters as rules
 
 
 def request(args: argparse.Namespace) -> GenerateRequest:
@@ -49,6 +50,8 @@ def image_count(args: argparse.Namespace) -> int:
     count = given if args.num_images is None else int(args.num_images)
     if count < 1:
         raise ParameterError(f"--num-images is {count}", "give 1 or more")
+    if count > rules.MAX_IMAGES:
+        raise rules.BATCH_TOO_LARGE.error(value=count, limit=rules.MAX_IMAGES)
     if args.seed and len(args.seed) not in (1, count):
         raise ParameterError(f"--seed has {len(args.seed)} values for {count} images", "give one, or one each")
     return count

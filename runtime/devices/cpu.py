@@ -42,6 +42,9 @@ class CpuDevice:
     def backend(self, name: str | None, directory: EngineDirectory, options: BackendOptions) -> Backend:
         return registry.create(name, options)
 
+    def room(self) -> None:
+        return None
+
     def allocate(self, nbytes: int) -> CpuMemory:
         return CpuMemory(nbytes)
 

@@ -161,6 +161,10 @@ class CudaDevice:
         with self._lock:
             return self._free_at_first - self.driver.free_bytes()
 
+    def room(self) -> int:
+        with self._lock:
+            return max(self._free_at_first, self.driver.free_bytes())
+
     def allocate(self, nbytes: int) -> CudaMemory:
         with self._lock:
             try:

@@ -107,7 +107,12 @@ class Device(Protocol):
         ...
 
     def allocate(self, nbytes: int) -> Memory:
-        """Zeroed memory. Raises MemoryError, or ParameterError on a GPU."""
+        """Zeroed memory. Raises MemoryError, or DeviceMemoryError on a GPU."""
+        ...
+
+    def room(self) -> int | None:
+        """Bytes of its own memory that a call could have at most, with what this process holds there already; None: its
+        memory is the host's."""
         ...
 
     def share(self, array: Any) -> MirroredBuffer:

@@ -21,6 +21,7 @@ from ebca.runtime.diagnostics.findings import Finding, explain, size_text, versi
 from ebca.version import __version__
 
 _EXPORT_PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "safetensors", "accelerate")
+_WITHOUT_CACHE = "what it does not hold is prepared again by every process, in a temporary folder"
 # A prepared SD 1.5 with its text encoder and VAE takes about 5 GB of disk.
 _FREE_DISK_BYTES = 6e9
 
@@ -174,7 +175,11 @@ def _check_memory() -> Finding:
 
 
 def _check_cache() -> Iterator[Finding]:
-    folder = cache_folder.cache_folder()
+    try:
+        folder = cache_folder.cache_folder()
+    except EngineError as error:
+        yield Finding("note", "cache", f"{error.problem}; {_WITHOUT_CACHE}", error.remedy)
+        return
     try:
         bound = cache_folder.cache_limit()
     except ParameterError as error:
@@ -182,7 +187,8 @@ def _check_cache() -> Iterator[Finding]:
         bound = cache_folder.DEFAULT_LIMIT_GB * 1e9
     existing = next((p for p in (folder, *folder.absolute().parents) if p.exists()), folder)
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        yield Finding("problem", "cache", f"'{folder}' is not writable", "set EBCA_CACHE_DIR to a writable folder")
+        text = f"'{folder}' is not writable; {_WITHOUT_CACHE}"
+        yield Finding("note", "cache", text, "set EBCA_CACHE_DIR to a writable folder")
         return
     engines = storage.stored_engines()
     size = sum(engine.size for engine in engines)

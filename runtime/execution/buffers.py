@@ -1,6 +1,7 @@
 """The memory of one UNet evaluation: an arena for the tensors between segments, and buffers shared with the host."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -11,7 +12,7 @@ from ebca.engines.contract.manifest import UNetSpec
 from ebca.engines.contract.tensors import TO_CHANNELS_LAST
 from ebca.engines.machine.memory import nbytes
 from ebca.runtime.devices.device import Device, Memory, MirroredBuffer
-from ebca.runtime.execution.arena import lay_out, lifetimes
+from ebca.runtime.execution.arena import Layout, lay_out, lifetimes
 from ebca.runtime.execution.block import Block
 from ebca.runtime.execution.control import ControlArrays
 
@@ -22,6 +23,55 @@ _CONTROL_DIMENSIONS = {
     "norm_factor": (),
     "tie": ("batch", "contexts", "contexts"),
 }
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What an evaluation allocates at some sizes.
+
+    Attributes:
+        shapes, dtypes: of the tensors between segments, as they lie in memory.
+        embeddings: names of the time embeddings, which lie outside of the arena.
+        layout: of the others in the arena.
+        layer_sizes: height and width of each layer's positions.
+        widest: channels of the widest layer.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, np.dtype[Any]]
+    embeddings: Sequence[str]
+    layout: Layout
+    layer_sizes: Sequence[tuple[int, int]]
+    widest: int
+
+
+def buffer_bytes(unet: UNetSpec, sizes: Mapping[str, int]) -> int:
+    """What `Buffers` allocate on the device at some sizes, up to alignment; nothing is allocated. Scratch memory of
+    runners comes on top."""
+    batch, contexts, tokens = (sizes[name] for name in ("batch", "contexts", "tokens"))
+    plan = _plan(unet, sizes)
+    shapes = [tuple(sizes[axis] for axis in axes) for axes in _CONTROL_DIMENSIONS.values()]
+    shapes += [(batch, contexts, height * width) for height, width in set(plan.layer_sizes)]
+    shapes += [(batch, contexts, tokens, plan.widest), (2 * len(unet.layers), batch, contexts)]
+    embeddings = sum(nbytes(plan.shapes[name], plan.dtypes[name]) for name in plan.embeddings)
+    return plan.layout.nbytes + embeddings + sum(nbytes(shape, np.float32) for shape in shapes)
+
+
+def _plan(unet: UNetSpec, sizes: Mapping[str, int], channels_last: Collection[str] = ()) -> _Plan:
+    shapes = {name: dims.shape(spec.shape, sizes) for name, spec in unet.tensors.items()}
+    shapes |= {name: tuple(shapes[name][axis] for axis in TO_CHANNELS_LAST) for name in channels_last}
+    dtypes = {name: np.dtype(spec.dtype) for name, spec in unet.tensors.items()}
+    sizes_in_bytes = {name: nbytes(shape, dtypes[name]) for name, shape in shapes.items()}
+    alive = lifetimes(unet.steps, sizes_in_bytes, (*unet.inputs, *unet.outputs))
+    embeddings = unet.time_step.outputs if unet.time_step else ()
+    return _Plan(
+        shapes,
+        dtypes,
+        embeddings,
+        lay_out({name: lifetime for name, lifetime in alive.items() if name not in embeddings}),
+        [layer.size(sizes) for layer in unet.layers],
+        max((layer.heads * layer.head_dim for layer in unet.layers), default=0),
+    )
 
 
 class Buffers:
@@ -49,17 +99,13 @@ class Buffers:
         self._device = device
         self._allocated = self._scratch = 0
         self.channels_last = frozenset(channels_last)
-        shapes = {name: self._in_memory(name, dims.shape(spec.shape, sizes)) for name, spec in unet.tensors.items()}
-        dtypes = {name: np.dtype(spec.dtype) for name, spec in unet.tensors.items()}
-        sizes_in_bytes = {name: nbytes(shape, dtypes[name]) for name, shape in shapes.items()}
-        alive = lifetimes(unet.steps, sizes_in_bytes, (*unet.inputs, *unet.outputs))
-        embeddings = unet.time_step.outputs if unet.time_step else ()
-        layout = lay_out({name: lifetime for name, lifetime in alive.items() if name not in embeddings})
-        self._arena = self._allocate(layout.nbytes)
+        plan = _plan(unet, sizes, self.channels_last)
+        shapes, dtypes = plan.shapes, plan.dtypes
+        self._arena = self._allocate(plan.layout.nbytes)
         self.tensors: dict[str, Any] = {
-            name: self._arena.view(offset, shapes[name], dtypes[name]) for name, offset in layout.offsets.items()
+            name: self._arena.view(offset, shapes[name], dtypes[name]) for name, offset in plan.layout.offsets.items()
         }
-        self.time_embeddings = Block({name: (shapes[name], dtypes[name]) for name in embeddings}, self._allocate)
+        self.time_embeddings = Block({name: (shapes[name], dtypes[name]) for name in plan.embeddings}, self._allocate)
         self.tensors |= self.time_embeddings.arrays
         batch, contexts, tokens = (sizes[name] for name in ("batch", "contexts", "tokens"))
         self.control = {
@@ -67,18 +113,13 @@ class Buffers:
         }
         self.control["weights"].host[...] = 1
         self.control["norm_factor"].host[...] = 1
-        self._layer_sizes = [layer.size(sizes) for layer in unet.layers]
+        self._layer_sizes = plan.layer_sizes
         self._masks = {s: self._mirrored((batch, contexts, s[0] * s[1])) for s in set(self._layer_sizes)}
         # Replaces g in the variant "attention", which computes none.
-        widest = max((layer.heads * layer.head_dim for layer in unet.layers), default=0)
-        self._zero_g = self._allocate(nbytes((batch, contexts, tokens, widest), np.float32))
+        self._zero_g = self._allocate(nbytes((batch, contexts, tokens, plan.widest), np.float32))
         self.energies = [[self._mirrored((batch, contexts)) for _ in range(2)] for _ in unet.layers]
         self.inputs = [device.share(self.tensors[name]) for name in unet.inputs]
         self.outputs = [device.share(self.tensors[name]) for name in unet.outputs]
-
-    def _in_memory(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of a tensor as it lies in memory."""
-        return tuple(shape[axis] for axis in TO_CHANNELS_LAST) if name in self.channels_last else shape
 
     def mask(self, layer: int) -> Any:
         """The device array of a layer's mask [B,S,N]."""

@@ -17,6 +17,8 @@ CHANNELS = (1, 3, 4)
 """How many channels an array of pixels may have: grey, RGB, RGB and alpha."""
 
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
+# Of an image that is given, in any form; Pillow's own limit for files.
+_MAX_PIXELS = 178956970
 # Pillow opens 16-bit files of these formats in its mode of 32-bit integers.
 _SIXTEEN_BITS = ("PNG", "PPM")
 _LONGEST_NAME = 200
@@ -35,6 +37,8 @@ def opened(name: str, value: Any) -> Image.Image:
         ParameterError: not an image, one that cannot be read, or pixels whose range is unknown.
     """
     if isinstance(value, np.ndarray):
+        if value.ndim >= 2:
+            _check_pixels(name, value.shape[0], value.shape[1])
         if not value.size or value.ndim not in (2, 3) or (value.ndim == 3 and value.shape[-1] not in CHANNELS):
             raise wrong_shape(name, value)
         pixels = to_bytes(unit(name, value))
@@ -56,7 +60,9 @@ def opened(name: str, value: Any) -> Image.Image:
         raise
     except FileNotFoundError:
         raise ParameterError(f"{shown} does not exist", "check the path") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError:
+        raise _too_many_pixels(shown, "more") from None
+    except (OSError, SyntaxError, ValueError) as error:
         # The system's own text names the file once more.
         reason = rules.shortened(getattr(error, "strerror", None) or str(error), _LONGEST_NAME)
         raise ParameterError(f"{shown} cannot be read as an image: {reason}", "give a PNG or JPEG file") from None
@@ -108,7 +114,19 @@ def not_an_image(name: str, value: Any) -> ParameterError:
     return ParameterError(f"{name} is of type {type(value).__name__}", "give an image, its file, or an array of pixels")
 
 
+def _check_pixels(shown: str, height: int, width: int) -> None:
+    """Raise ParameterError for an image that is far larger than any that is made from it."""
+    if height * width > _MAX_PIXELS:
+        raise _too_many_pixels(shown, str(height * width))
+
+
+def _too_many_pixels(shown: str, count: str) -> ParameterError:
+    than = f" than {_MAX_PIXELS}" if count == "more" else f", and {_MAX_PIXELS} is the limit"
+    return ParameterError(f"{shown} has {count} pixels{than}", "make it smaller before")
+
+
 def _in_rgb(shown: str, image: Image.Image) -> Image.Image:
+    _check_pixels(shown, image.height, image.width)
     sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format in _SIXTEEN_BITS)
     mode, key = image.mode, image.info.get("transparency")
     if mode == "I" and not sixteen:

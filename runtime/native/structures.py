@@ -7,7 +7,15 @@ import ctypes
 from ctypes import POINTER, c_char_p, c_double, c_float, c_int32, c_int64, c_size_t, c_uint8, c_uint32, c_void_p
 from enum import IntEnum, IntFlag
 
-from ebca.errors import BackendError, CancelledError, EbcaError, EngineError, NumericalError, ParameterError
+from ebca.errors import (
+    BackendError,
+    CancelledError,
+    EbcaError,
+    EngineError,
+    NumericalError,
+    OutOfMemoryError,
+    ParameterError,
+)
 
 
 class Status(IntEnum):
@@ -55,6 +63,7 @@ ERRORS: dict[int, type[EbcaError]] = {
     3: BackendError,
     4: NumericalError,
     5: CancelledError,
+    7: OutOfMemoryError,
 }
 """The error of each status that has one in `ebca.errors`."""
 

@@ -56,7 +56,7 @@ class RePaintSchedule:
         alphas_cumprod: [training timesteps] float64.
 
     Raises:
-        ParameterError: more steps than training timesteps, or a jump below 1.
+        ParameterError: more steps than training timesteps, a jump below 1, or too many moves.
     """
 
     steps: int
@@ -70,6 +70,13 @@ class RePaintSchedule:
             raise rules.REPAINT_STEPS.error(value=self.steps, limit=limit)
         at_least_one("jump_length", self.jump_length)
         at_least_one("jump_count", self.jump_count)
+        jumps = len(self._jumps_from()) * (self.jump_count - 1)
+        if self.steps + 2 * self.jump_length * jumps > rules.MAX_MOVES:
+            raise rules.REPAINT_MOVES.error(value=self.jump_count, limit=rules.MAX_MOVES)
+
+    def _jumps_from(self) -> range:
+        """The levels from which noise is added again, `jump_count` - 1 times each."""
+        return range(0, self.steps - self.jump_length, self.jump_length)
 
     @property
     def stride(self) -> int:
@@ -78,7 +85,7 @@ class RePaintSchedule:
 
     def levels(self) -> Iterator[int]:
         """The noise levels in the order of the visits. A level above its predecessor is reached by adding noise."""
-        left = dict.fromkeys(range(0, self.steps - self.jump_length, self.jump_length), self.jump_count - 1)
+        left = dict.fromkeys(self._jumps_from(), self.jump_count - 1)
         level = self.steps
         while level > 0:
             level -= 1

@@ -6,13 +6,22 @@ Written by `python -m ebca.runtime.schema.generate` from schema.toml; edit that 
 from dataclasses import dataclass
 from typing import Any
 
-from ebca.errors import CancelledError, EbcaError, EngineError, NumericalError, ParameterError
+from ebca.errors import CancelledError, EbcaError, EngineError, NumericalError, OutOfMemoryError, ParameterError
 
 DEFAULT_STRENGTH = 0.8
 """Image to image runs this share of the steps where strength is not given."""
 
 DEFAULT_DOWNSCALE = 8
 """Pixels per latent where the engine directory has no VAE to say it."""
+
+MAX_PIXELS = 16777216
+"""Pixels of one image: 4096 x 4096. Time grows with their square, where a model attends to itself."""
+
+MAX_IMAGES = 4096
+"""Images per call."""
+
+MAX_MOVES = 1000000
+"""Steps of RePaint in both directions."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +140,27 @@ NORM_FACTOR = Rule(ParameterError, "norm_factor is {value}", "give 1 (authors' c
 SIDE_NOT_MULTIPLE = Rule(ParameterError, "{field} is {value}", "give a multiple of {multiple}, such as {low} or {high}")
 BATCH = Rule(ParameterError, "batch is {value}", "give 1 or more images")
 COUNT_PER_IMAGE = Rule(ParameterError, "{count} {items} were given for a batch of {batch}", "give one, or one each")
+IMAGE_TOO_LARGE = Rule(
+    ParameterError,
+    "{height} x {width} pixels are too many for one image",
+    "make a smaller one: the limit is {limit} pixels (4096 x 4096)",
+)
+BATCH_TOO_LARGE = Rule(ParameterError, "batch is {value}", "make several calls of up to {limit} images each")
 NO_MEMORY = Rule(
-    ParameterError, "no memory for {rows} rows of {height} x {width} latents", "make a smaller image, or fewer at once"
+    OutOfMemoryError,
+    "no memory for {rows} rows of {height} x {width} latents",
+    "make a smaller image, or fewer at once",
+)
+MEMORY_NEEDED = Rule(
+    OutOfMemoryError,
+    "at least {needed} of memory{where} is needed for {what}, and {available} can be had",
+    "make a smaller image, or fewer at once",
+)
+MEMORY_SHORT = Rule(OutOfMemoryError, "the memory is too small for {what}", "make a smaller image, or fewer at once")
+TENSOR_TOO_LARGE = Rule(
+    ParameterError,
+    "a tensor of {count} elements is needed for {what}, and libraries for GPUs count to {limit}",
+    "make a smaller image, or fewer at once",
 )
 UNET_CHANNELS = Rule(
     EngineError,
@@ -212,6 +240,7 @@ NO_STEPS_STORED = Rule(
 )
 ETA_RANGE = Rule(ParameterError, "eta is {value}", "give a number from 0 to 1")
 REPAINT_STEPS = Rule(ParameterError, "steps is {value}", "RePaint takes 1 to {limit}")
+REPAINT_MOVES = Rule(ParameterError, "jump_count is {value}, which makes more than {limit} moves", "give a smaller one")
 NOISE_PREDICTION = Rule(
     ParameterError, "{what} needs a model that predicts noise, and this one does not", "use another model"
 )

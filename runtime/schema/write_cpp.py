@@ -16,6 +16,7 @@ _NOTICE = "Written by `python -m ebca.runtime.schema.generate` from schema.toml;
 
 _CLASSES = {
     "parameter": "ParameterError",
+    "memory": "OutOfMemoryError",
     "engine": "EngineError",
     "backend": "BackendError",
     "numerical": "NumericalError",
@@ -53,7 +54,10 @@ def parameters(schema: Schema) -> str:
         values = [field for field in struct.fields if field.default not in (None, "nan")]
         if values:
             lines += [f"namespace {_short(struct)} {{", *map(_constant, values), "}", ""]
-    lines += ["}  // namespace ebca::defaults", "", "// The errors of rules that parameters break."]
+    lines += ["}  // namespace ebca::defaults", "", "namespace ebca::limits {", ""]
+    for name, data in schema.limits.items():
+        lines += [f"// {data['doc']}", f"inline constexpr int64_t {name} = {data['value']};", ""]
+    lines += ["}  // namespace ebca::limits", "", "// The errors of rules that parameters break."]
     lines += ["namespace ebca::rules {", ""]
     for rule in schema.rules["c"]:
         lines += [*_rule(rule), ""]

@@ -1,5 +1,8 @@
 """parameters.py and structures.py from the schema."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from ebca.runtime.schema.load import Enum, Field, Schema, Struct, Text
 
 _WIDTH = 120
@@ -47,6 +50,7 @@ def _shown(value: Any) -> str:
 
 _CLASSES = {
     "parameter": "ParameterError",
+    "memory": "OutOfMemoryError",
     "engine": "EngineError",
     "backend": "BackendError",
     "numerical": "NumericalError",
@@ -65,7 +69,8 @@ def parameters(schema: Schema) -> str:
         _HEADER.format(title="Defaults and rules of parameters, the same in Python and C++."),
         "from dataclasses import dataclass\nfrom typing import Any\n",
         f"from ebca.errors import {', '.join(classes)}\n",
-        "\n".join(_constant(name, data["value"], data["doc"]) for name, data in schema.constants.items()),
+        "\n".join(_constant(f"DEFAULT_{name}", data) for name, data in schema.constants.items()),
+        "\n".join(_constant(f"MAX_{name}", data) for name, data in schema.limits.items()),
         *(_class(struct) for struct in tables),
         "\n" + "\n".join(f"{_constant_name(struct)} = {struct.defaults}Defaults()" for struct in tables) + "\n",
         _RULE_CLASS,
@@ -79,8 +84,8 @@ def _constant_name(struct: Struct) -> str:
     return {"RePaint": "REPAINT"}.get(struct.defaults, struct.defaults.upper())
 
 
-def _constant(name: str, value: object, doc: str) -> str:
-    return f'DEFAULT_{name.upper()} = {value!r}\n"""{doc}"""\n'
+def _constant(name: str, data: Mapping[str, Any]) -> str:
+    return f'{name.upper()} = {data["value"]!r}\n"""{data["doc"]}"""\n'
 
 
 def _class(struct: Struct) -> str:

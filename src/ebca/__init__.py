@@ -8,6 +8,7 @@ from ebca.errors import (
     ExportError,
     ModelError,
     NumericalError,
+    OutOfMemoryError,
     ParameterError,
 )
 from ebca.runtime.conditioning.edits import Edit
@@ -43,6 +44,7 @@ __all__ = [
     "ModelError",
     "NoiseRegularization",
     "NumericalError",
+    "OutOfMemoryError",
     "ParameterError",
     "RePaint",
     "Result",

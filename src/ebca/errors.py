@@ -45,7 +45,11 @@ class UnknownParameterError(ParameterError, TypeError):
     """A call parameter that does not exist; Python itself raises TypeError."""
 
 
-class DeviceMemoryError(ParameterError):
+class OutOfMemoryError(ParameterError):
+    """A call that needs more memory than there is, on the host or on a device."""
+
+
+class DeviceMemoryError(OutOfMemoryError):
     """A device has too little memory left for a call."""
 
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import os
 import shutil
 import subprocess
 import threading
@@ -357,10 +358,55 @@ def test_several_threads_prepare_at_once(
     assert len(set(made_by)) == 1
 
 
-def test_a_cache_that_cannot_be_written(library: native.Library, shapes_dir: Path, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written(
+    library: native.Library, shapes_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(EngineError, match="EBCA_CACHE_DIR"):
-        library.open(shapes_dir, cache=tmp_path / "file" / "cache")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    told: list[tuple[int, str]] = []
+    cache = tmp_path / "file" / "cache"
+    engine = library.open(shapes_dir, cache=cache, log=lambda level, text: told.append((level, text)))
+    with engine.session() as session:
+        assert session.generate("a red circle", steps=1).pixels is not None
+    (line,) = [text for _, text in told]
+    assert str(cache) in line and "temporary folder" in line and "set EBCA_CACHE_DIR" in line
+    assert len(list((tmp_path / "tmp").glob("ebca-prepared-*/*.onnx"))) > 5
+    engine.close()
+    assert list((tmp_path / "tmp").iterdir()) == []
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "missing"))
+    with pytest.raises(EngineError, match=r"nor in a temporary folder .*; set EBCA_CACHE_DIR"):
+        library.open(shapes_dir, cache=cache)
+
+
+def test_sizes_and_counts_have_limits(library: native.Library, shapes: native.Engine) -> None:
+    for asked, text in (
+        ({"height": 64, "width": 1_000_000}, "64 x 1000000 pixels are too many.*16777216"),
+        ({"batch": 100_000}, "batch is 100000; make several calls of up to 4096"),
+    ):
+        with pytest.raises(ParameterError, match=text):
+            shapes.session(**asked)
+
+
+def test_python_and_c_clean_up_after_each_other(
+    library: native.Library, shapes_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("tmp/ebca-prepared-dead", "tmp/ebca-prepared-new", "tmp/other"):
+        (tmp_path / folder).mkdir(parents=True)
+    for folder in ("ebca-prepared-dead", "other"):
+        os.utime(tmp_path / "tmp" / folder, (1, 1))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    (tmp_path / "file").write_text("")
+    library.open(shapes_dir, cache=tmp_path / "file").close()
+    assert {path.name for path in (tmp_path / "tmp").iterdir()} == {"ebca-prepared-new", "other"}
+    # And in the cache: a component that a killed process was preparing.
+    cache = tmp_path / "cache"
+    library.open(shapes_dir, cache=cache).close()
+    (folder,) = cache.iterdir()
+    (folder / ".segment_00.AbCdEf").mkdir()
+    (folder / "segment_00.json").unlink()
+    library.open(shapes_dir, cache=cache).close()
+    assert not (folder / ".segment_00.AbCdEf").exists() and (folder / "segment_00.json").is_file()
 
 
 def test_a_callback_cancels_at_any_step(session: native.Session, expected: np.ndarray) -> None:

@@ -65,7 +65,8 @@ void Engine::open_device(const EngineOptions& options) {
 }
 
 void Engine::start(const EngineOptions& options) {
-    prepared_.emplace(directory_, backend_, options.cache);
+    prepared_.emplace(directory_, backend_, options.cache,
+                      [this](const std::string& message) { log(LogLevel::warning, message); });
     prepare(options.on_prepare);
 }
 

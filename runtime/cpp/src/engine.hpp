@@ -80,7 +80,7 @@ class Engine {
     // Drop the UNet's mapped weights from memory. They return from the page cache when used.
     void forget_weights();
 
-    // A new executor with its own buffers. ParameterError if there is not enough memory for these sizes.
+    // A new executor with its own buffers. OutOfMemoryError if there is not enough memory for these sizes.
     std::unique_ptr<Executor> executor(const Sizes& sizes);
 
     // EngineError for a UNet-only directory.

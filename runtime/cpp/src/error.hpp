@@ -49,9 +49,15 @@ struct ParameterError : Error {
         : Error(Status::parameter, std::move(problem), std::move(remedy)) {}
 };
 
+// A call that needs more memory than there is, on the host or on a device.
+struct OutOfMemoryError : Error {
+    explicit OutOfMemoryError(std::string problem, std::string remedy = {})
+        : Error(Status::out_of_memory, std::move(problem), std::move(remedy)) {}
+};
+
 // A device has too little memory left for a call.
-struct DeviceMemoryError : ParameterError {
-    using ParameterError::ParameterError;
+struct DeviceMemoryError : OutOfMemoryError {
+    using OutOfMemoryError::OutOfMemoryError;
 };
 
 // An engine directory, or a file in it, that cannot be used.

@@ -62,6 +62,19 @@ inline constexpr int64_t steps = 50;
 
 }  // namespace ebca::defaults
 
+namespace ebca::limits {
+
+// Pixels of one image: 4096 x 4096. Time grows with their square, where a model attends to itself.
+inline constexpr int64_t pixels = 16777216;
+
+// Images per call.
+inline constexpr int64_t images = 4096;
+
+// Steps of RePaint in both directions.
+inline constexpr int64_t moves = 1000000;
+
+}  // namespace ebca::limits
+
 // The errors of rules that parameters break.
 namespace ebca::rules {
 
@@ -100,9 +113,24 @@ ParameterError count_per_image(const Count& count, const Items& items, const Bat
     return ParameterError(text(count, " ", items, " were given for a batch of ", batch), "give one, or one each");
 }
 
+template <typename Height, typename Width, typename Limit>
+ParameterError image_too_large(const Height& height, const Width& width, const Limit& limit) {
+    return ParameterError(text(height, " x ", width, " pixels are too many for one image"), text("make a smaller one: the limit is ", limit, " pixels (4096 x 4096)"));
+}
+
+template <typename Value, typename Limit>
+ParameterError batch_too_large(const Value& value, const Limit& limit) {
+    return ParameterError(text("batch is ", value), text("make several calls of up to ", limit, " images each"));
+}
+
 template <typename Rows, typename Height, typename Width>
-ParameterError no_memory(const Rows& rows, const Height& height, const Width& width) {
-    return ParameterError(text("no memory for ", rows, " rows of ", height, " x ", width, " latents"), "make a smaller image, or fewer at once");
+OutOfMemoryError no_memory(const Rows& rows, const Height& height, const Width& width) {
+    return OutOfMemoryError(text("no memory for ", rows, " rows of ", height, " x ", width, " latents"), "make a smaller image, or fewer at once");
+}
+
+template <typename Needed, typename Where, typename What, typename Available>
+OutOfMemoryError memory_needed(const Needed& needed, const Where& where, const What& what, const Available& available) {
+    return OutOfMemoryError(text("at least ", needed, " of memory", where, " is needed for ", what, ", and ", available, " can be had"), "make a smaller image, or fewer at once");
 }
 
 template <typename InChannels, typename OutChannels>

@@ -19,9 +19,6 @@ constexpr const char* kInverse = "ddim_inverse";
 // Buffers are kept for this many kinds of calls (with and without guidance, numbers of editing prompts).
 constexpr size_t kKeptExecutors = 2;
 
-constexpr int64_t kLargestSide = 1 << 16;
-constexpr int64_t kMostImages = 1 << 12;
-
 using Clock = std::chrono::steady_clock;
 
 double seconds(Clock::time_point from, Clock::time_point to) {
@@ -30,8 +27,8 @@ double seconds(Clock::time_point from, Clock::time_point to) {
 
 int64_t checked_side(const char* name, int64_t given, int64_t native, int64_t downscale) {
     int64_t side = given ? given : native;
-    if (side < downscale || side % downscale || side > kLargestSide) {
-        int64_t low = std::clamp<int64_t>(side / downscale, 1, kLargestSide / downscale - 1) * downscale;
+    if (side < downscale || side % downscale) {
+        int64_t low = std::max<int64_t>(side / downscale, 1) * downscale;
         throw rules::side_not_multiple(name, side, downscale, low, low + downscale);
     }
     return side;
@@ -65,7 +62,9 @@ Session::Session(std::shared_ptr<Engine> engine, int64_t height, int64_t width, 
     int64_t native = manifest.unet.sample_size * downscale_;
     height_ = checked_side("height", height, native, downscale_);
     width_ = checked_side("width", width, native, downscale_);
-    if (batch < 1 || batch > kMostImages) throw rules::batch(batch);
+    if (height_ > limits::pixels / width_) throw rules::image_too_large(height_, width_, limits::pixels);
+    if (batch < 1) throw rules::batch(batch);
+    if (batch > limits::images) throw rules::batch_too_large(batch, limits::images);
 }
 
 Shape Session::latent_shape() const {

@@ -75,6 +75,10 @@ def _exit_code(program: str, body: Callable[[], int], interrupted: str | Callabl
     except EbcaError as error:
         tell_error(program, str(error))
         return 1
+    except MemoryError as error:
+        detail = f" ({error})" if str(error) else ""
+        tell_error(program, f"the memory is too small{detail}; make a smaller image, or fewer at once")
+        return 1
     except KeyboardInterrupt:
         _say(program, interrupted if isinstance(interrupted, str) else interrupted())
         return INTERRUPTED

@@ -138,3 +138,13 @@ def test_an_openvino_with_wrong_results_is_refused(version: str, monkeypatch: py
     monkeypatch.setattr(openvino, "__version__", version)
     with pytest.raises(BackendError, match=rf"openvino {version} is too old.*2026\.3 or newer"):
         backends.create("openvino", BackendOptions())
+
+
+@pytest.mark.parametrize("error", [ImportError("libtbb.so.12: cannot open"), RuntimeError("no home\nmore")])
+def test_a_library_that_cannot_be_imported_is_one_line(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(name: str) -> None:
+        raise error
+
+    monkeypatch.setattr(backends, "import_module", fail)
+    with pytest.raises(BackendError, match=r"'onnxruntime' cannot be imported: (libtbb|no home)[^\n]*reinstall"):
+        create("onnxruntime", BackendOptions())

@@ -258,13 +258,26 @@ def test_compiled_kernels_are_persisted_for_later_processes(directory: Any, tmp_
 
 
 def test_a_runtime_cache_is_written_only_if_it_changed(tmp_path: Path) -> None:
-    file, cache = RuntimeCache(tmp_path / "x.cache"), Cache()
+    file, cache = RuntimeCache(tmp_path / "x.cache", {}), Cache()
     assert not file.load(cache)
     file.save(cache)
     written = (tmp_path / "x.cache").stat().st_mtime_ns
     file.save(cache)
     assert (tmp_path / "x.cache").stat().st_mtime_ns == written
-    assert [p.name for p in tmp_path.iterdir()] == ["x.cache"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["engine.json", "x.cache"]
+
+
+def test_a_runtime_cache_that_cannot_be_written_costs_no_image(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    for path, reason in ((tmp_path / "file" / "x.cache", ""), (None, "no home folder")):
+        file, cache = RuntimeCache(path, {}, reason), Cache()
+        assert not file.load(cache)
+        for _ in range(2):
+            file.save(cache)
+    assert len(caplog.records) == 2
+    assert "set EBCA_CACHE_DIR" in caplog.records[0].getMessage() and "no home" in caplog.records[1].getMessage()
 
 
 @pytest.mark.parametrize("full_unet_with_updates", [None, "whole", "segment_00"])

@@ -123,17 +123,58 @@ def test_eviction_keeps_the_engine_in_use_and_foreign_folders(
         evict(keep.folder)
 
 
-def test_a_cache_that_cannot_be_written_is_an_error(
+def test_a_damaged_form_of_the_right_size_and_time_is_made_again_when_it_does_not_open(engine: EngineDirectory) -> None:
+    prepared = _prepared(engine)
+    prepared.prepare([NAME])
+    expected = _run(prepared)
+    file = prepared.folder / f"{NAME}.onnx"
+    before = file.stat()
+    file.write_bytes(bytes(before.st_size))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    np.testing.assert_array_equal(_run(_prepared(engine)), expected)
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", '{"prepared": [1], "sources": {}}', '{"prepared": {"a": 1}, "sources": 1}']
+)
+def test_a_stamp_of_any_contents_only_prepares_again(engine: EngineDirectory, text: str) -> None:
+    prepared = _prepared(engine)
+    prepared.prepare([NAME])
+    (prepared.folder / f"{NAME}.json").write_text(text)
+    made: list[str] = []
+    _prepared(engine).prepare([NAME], lambda done, total, name: made.append(name))
+    assert made == [NAME, ""]
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_one_that_prepares(engine: EngineDirectory) -> None:
+    prepared = _prepared(engine)
+    work = prepared.folder / f".{NAME}.abcdefgh"
+    work.mkdir(parents=True)
+    (work / "half.onnx").write_bytes(b"half")
+    old, fresh = (prepared.folder / f"{NAME}.json.{pid}.tmp" for pid in (1, 2))
+    for file in (old, fresh):
+        file.write_text("{")
+    os.utime(old, (1, 1))
+    prepared.prepare([NAME])
+    assert not work.exists() and not old.exists() and fresh.exists()
+
+
+def test_a_folder_that_is_deleted_while_in_use_is_made_again(engine: EngineDirectory) -> None:
+    prepared = _prepared(engine)
+    prepared.prepare([NAME])
+    expected = _run(prepared)
+    shutil.rmtree(prepared.folder)
+    np.testing.assert_array_equal(_run(prepared), expected)
+
+
+def test_a_relative_cache_folder_stays_where_it_was(
     engine: EngineDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("EBCA_CACHE_DIR", str(tmp_path / "file" / "cache"))
-    with pytest.raises(EngineError, match="set EBCA_CACHE_DIR"):
-        _prepared(engine).prepare([NAME])
-
-
-def test_a_full_disk_is_an_error(engine: EngineDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = shutil.disk_usage(engine.path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(EngineError, match="free some room or set EBCA_CACHE_DIR"):
-        _prepared(engine).prepare([NAME])
+    monkeypatch.setenv("EBCA_CACHE_DIR", "relative")
+    monkeypatch.chdir(tmp_path)
+    prepared = _prepared(engine)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    prepared.prepare([NAME])
+    assert prepared.folder.parent == tmp_path / "relative" and prepared.folder.is_dir()
+    assert list((tmp_path / "elsewhere").iterdir()) == []

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from helpers.launcher import FakeLauncher
 
+from ebca.errors import ParameterError
 from ebca.plugins import sampling
 from ebca.plugins.kernels.binaries import KernelSet
 from ebca.plugins.kernels.launch import KernelLibrary
@@ -174,3 +175,22 @@ def test_compiled_kernels_take_the_tensors_and_sizes_of_the_launch(kernel: str) 
     assert launched["grid"] == (made.blocks, 1, 1) and launched["stream"] == 7
     assert {name: launched[f"{name}_ptr"] for name in made.tensors} == pointers
     assert {name: launched[name] for name in made.values} == dict(made.values)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "changed"),
+    [
+        ("begin", {"latents": (2**17, 4, 64, 64)}),
+        ("end", {"contexts": (2**20, 1, 77, 768)}),
+        ("end", {"noise": (2**18, 4, 64, 64)}),
+        ("embed", {"embeddings": (2**31 - 1,)}),
+    ],
+)
+def test_tensors_that_32_bits_cannot_index_are_refused(kernel: str, changed: dict[str, tuple[int, ...]]) -> None:
+    shapes = {
+        "latents": (1, 4, 64, 64), "sample": (2, 4, 64, 64), "contexts": (2, 1, 77, 768), "noise": (2, 4, 64, 64),
+        "history": (1000, 1, 4, 64, 64), "time_embeddings": (100,), "embeddings": (1000,),
+    }  # fmt: skip
+    launch(kernel, shapes)
+    with pytest.raises(ParameterError, match=r"needs '\w+' with \d+ elements, and its kernels count to 2\^31 - 1"):
+        launch(kernel, shapes | changed)

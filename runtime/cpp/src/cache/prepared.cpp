@@ -1,12 +1,12 @@
 #include "cache/prepared.hpp"
 
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
@@ -14,6 +14,7 @@
 #include <system_error>
 #include <thread>
 
+#include "cache/locks.hpp"
 #include "contract/json.hpp"
 #include "contract/mapped.hpp"
 #include "contract/sha256.hpp"
@@ -29,6 +30,10 @@ using json::Value;
 constexpr int kPreparedVersion = 1;
 constexpr double kDefaultLimitGb = 40.0;
 constexpr const char* kMarker = "engine.json";
+constexpr const char* kLock = ".lock";
+constexpr const char* kRemedy = "set EBCA_CACHE_DIR to a writable folder with room";
+constexpr int64_t kAbandonedSeconds = 3600;
+constexpr size_t kProbeBytes = size_t{64} << 10;
 constexpr size_t kKeyLength = 24;
 constexpr int64_t kGraceSeconds = 60;
 
@@ -60,38 +65,43 @@ void write_atomically(const fs::path& path, const std::string& contents) {
     file << contents;
     file.close();
     if (!file) {
-        fs::remove(temporary);
+        std::error_code ignored;
+        fs::remove(temporary, ignored);
         throw fs::filesystem_error("cannot write", path, std::make_error_code(std::errc::io_error));
     }
     fs::rename(temporary, path);
 }
 
-// A folder name that no other process or thread uses.
-fs::path work_folder(const fs::path& parent, const std::string& name) {
-    std::string pattern = (parent / ("." + name + ".XXXXXX")).string();
-    if (!mkdtemp(pattern.data())) {
-        throw fs::filesystem_error("cannot make a folder", parent, std::error_code(errno, std::generic_category()));
+// filesystem_error if nothing can be written to a folder.
+void check_writable(const fs::path& folder) {
+    fs::path probe = folder / ".probe";
+    std::array<char, kProbeBytes> zeros{};
+    int file = ::open(probe.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+    bool written = file >= 0 && ::write(file, zeros.data(), zeros.size()) == static_cast<ssize_t>(zeros.size()) &&
+                   ::fsync(file) == 0;
+    int reason = errno;
+    if (file >= 0) ::close(file);
+    ::unlink(probe.c_str());
+    if (!written) {
+        throw fs::filesystem_error("cannot write", folder,
+                                   std::error_code(reason ? reason : ENOSPC, std::generic_category()));
     }
-    return pattern;
 }
 
-// One thread or process at a time prepares a folder; the others wait and then find it prepared.
-class FolderLock {
-  public:
-    explicit FolderLock(const fs::path& folder)
-        : file_(::open((folder / ".lock").c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0666)) {
-        // On a file system without locks, the work may be done twice, which is harmless.
-        if (file_ >= 0) ::flock(file_, LOCK_EX);
+// Whoever prepares holds the lock, so that no folder is in use. Stamps are rewritten without it, within milliseconds.
+void remove_abandoned(const fs::path& folder) {
+    std::error_code failure;
+    std::vector<fs::path> found;
+    auto now = std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch());
+    for (const auto& entry : fs::directory_iterator(folder, failure)) {
+        std::string name = entry.path().filename().string();
+        bool work = name[0] == '.' && name.find('.', 1) != std::string::npos;
+        if (work && fs::is_directory(fs::symlink_status(entry.path()))) found.push_back(entry.path());
+        int64_t age = now.count() - stat_of(entry.path()).mtime_ns / 1000000000;
+        if (entry.path().extension() == ".tmp" && age > kAbandonedSeconds) found.push_back(entry.path());
     }
-    ~FolderLock() {
-        if (file_ >= 0) ::close(file_);
-    }
-    FolderLock(const FolderLock&) = delete;
-    FolderLock& operator=(const FolderLock&) = delete;
-
-  private:
-    int file_;
-};
+    for (const fs::path& path : found) fs::remove_all(path, failure);
+}
 
 // Bytes of all files in it. Other processes may be writing there: files that disappear meanwhile do not count.
 double size_of(const fs::path& folder) {
@@ -104,6 +114,11 @@ double size_of(const fs::path& folder) {
     }
     return total;
 }
+
+// A cache that cannot be used, for a reason that is no error of the file system.
+struct CacheError : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
 
 class RemovedFolder {
   public:
@@ -140,14 +155,20 @@ double cache_limit() {
 }
 
 PreparedEngine::PreparedEngine(const EngineDirectory& directory, std::shared_ptr<const Backend> backend,
-                               const fs::path& cache)
-    : directory_(directory), backend_(std::move(backend)), root_(cache.empty() ? cache_folder() : cache) {
+                               const fs::path& cache, Warn warn)
+    : directory_(directory), backend_(std::move(backend)), warn_(std::move(warn)) {
     Value identity{{"version", kPreparedVersion}, {"backend", backend_->name()}, {"files", Value::object()}};
     for (const auto& [name, value] : backend_->identity()) identity[name] = value;
     for (const auto& [name, record] : directory.manifest.files) identity["files"][name] = record.sha256;
-    folder_ = root_ / text(backend_->name(), "-", sha256(dumped(identity)).substr(0, kKeyLength));
+    key_ = text(backend_->name(), "-", sha256(dumped(identity)).substr(0, kKeyLength));
     identity["engine"] = directory.path.string();
     marker_ = dumped(identity);
+    try {
+        root_ = fs::absolute(cache.empty() ? cache_folder() : cache);
+        folder_ = root_ / key_;
+    } catch (const EngineError& error) {
+        no_cache_ = error.problem();
+    }
     // Records when it was last used; a folder that does not exist yet has no time to set.
     ::utimes(folder_.c_str(), nullptr);
 }
@@ -156,34 +177,103 @@ std::vector<std::string> PreparedEngine::sources(const std::string& name) const 
     return directory_.manifest.components.at(name).files(backend_->name());
 }
 
-void PreparedEngine::prepare(const std::vector<std::string>& names, const OnPrepare& progress) const {
+void PreparedEngine::prepare(const std::vector<std::string>& names, const OnPrepare& progress) {
+    std::vector<std::string> missing = this->missing(names);
+    if (missing.empty()) return;
     try {
-        if (all_current(names)) return;
-        fs::create_directories(folder_);
-        FolderLock held(folder_);
-        std::vector<std::string> missing;
-        std::copy_if(names.begin(), names.end(), std::back_inserter(missing),
-                     [&](const std::string& name) { return !is_current(name); });
-        if (missing.empty()) return;
-        write_atomically(folder_ / kMarker, marker_);
-        if (backend_->prepares()) check_room(missing);
-        auto total = static_cast<int64_t>(missing.size());
-        for (int64_t done = 0; done < total; ++done) {
-            if (progress) progress(done, total, missing[done]);
-            make(missing[done]);
+        if (folder_.empty()) throw CacheError(no_cache_);
+        try {
+            make_all(missing, progress);
+        } catch (const fs::filesystem_error& error) {
+            if (error.code() != std::errc::no_such_file_or_directory) throw;
+            // Somebody deleted the folder meanwhile.
+            make_all(missing, progress);
         }
-        if (progress) progress(total, total, "");
+    } catch (const CacheError& error) {
+        prepare_elsewhere(this->missing(names), progress, error.what());
     } catch (const fs::filesystem_error& error) {
-        throw EngineError(text("cannot write prepared engines to '", folder_.string(), "': ", error.code().message()),
-                          "set EBCA_CACHE_DIR to a folder with room");
+        prepare_elsewhere(this->missing(names), progress, error.code().message());
     }
 }
 
-std::shared_ptr<Runner> PreparedEngine::open(const std::string& name, const Dimensions& dimensions) const {
+std::vector<std::string> PreparedEngine::missing(const std::vector<std::string>& names) const {
+    std::vector<std::string> out;
+    std::copy_if(names.begin(), names.end(), std::back_inserter(out), [&](const std::string& name) {
+        return !verified_names_.count(name) && !(elsewhere_ && elsewhere_->is_current(name)) && !is_current(name);
+    });
+    return out;
+}
+
+// One thread or process at a time prepares in a folder; the others wait and then find it prepared.
+void PreparedEngine::make_all(const std::vector<std::string>& names, const OnPrepare& progress) {
+    fs::create_directories(folder_);
+    FileLock held = FileLock::wait(folder_ / kLock);
+    std::vector<std::string> missing;
+    std::copy_if(names.begin(), names.end(), std::back_inserter(missing),
+                 [&](const std::string& name) { return !is_current(name); });
+    if (missing.empty()) return;
+    remove_abandoned(folder_);
+    write_atomically(folder_ / kMarker, marker_);
+    if (backend_->prepares()) check_room(missing);
+    auto total = static_cast<int64_t>(missing.size());
+    for (int64_t done = 0; done < total; ++done) {
+        if (progress) progress(done, total, missing[done]);
+        make(missing[done]);
+    }
+    if (progress) progress(total, total, "");
+}
+
+void PreparedEngine::prepare_elsewhere(const std::vector<std::string>& names, const OnPrepare& progress,
+                                       const std::string& reason) {
+    std::string where = folder_.empty() ? "the user's cache" : text("'", folder_.string(), "'");
+    std::string problem = text("prepared components cannot be kept in ", where, " (", reason, ")");
+    const char* instead = "every process verifies the engine directory again";
+    if (backend_->prepares()) {
+        std::string failure;
+        try {
+            if (!elsewhere_) {
+                temporary_ = std::make_unique<TemporaryFolder>();
+                elsewhere_ = std::make_unique<PreparedEngine>(directory_, backend_, temporary_->path(), Warn{});
+            }
+            elsewhere_->make_all(names, progress);
+        } catch (const CacheError& error) {
+            failure = error.what();
+        } catch (const fs::filesystem_error& error) {
+            failure = error.code().message();
+        }
+        if (!failure.empty()) throw EngineError(text(problem, ", nor in a temporary folder (", failure, ")"), kRemedy);
+        instead = "this engine uses a temporary folder, and the next one prepares again";
+    } else {
+        for (const std::string& name : names) directory_.verify(sources(name));
+        verified_names_.insert(names.begin(), names.end());
+    }
+    if (!std::exchange(told_, true) && warn_) warn_(text(problem, ": ", instead, "; ", kRemedy));
+}
+
+PreparedEngine& PreparedEngine::holder(const std::string& name) {
+    return elsewhere_ && elsewhere_->is_current(name) ? *elsewhere_ : *this;
+}
+
+std::shared_ptr<Runner> PreparedEngine::open(const std::string& name, const Dimensions& dimensions) {
     prepare({name}, {});
     const Component& component = directory_.manifest.components.at(name);
-    fs::path graph = backend_->prepares() ? target(name) : directory_.file(component.graph_for(backend_->name()));
-    return backend_->open(graph, component, dimensions);
+    if (!backend_->prepares()) {
+        return backend_->open(directory_.file(component.graph_for(backend_->name())), component, dimensions);
+    }
+    try {
+        return backend_->open(holder(name).target(name), component, dimensions);
+    } catch (const BackendError&) {
+        // Size and time may match a damaged file, for example after a power failure.
+        if (holder(name).is_intact(name)) throw;
+    }
+    std::error_code failure;
+    fs::remove(holder(name).stamp(name), failure);
+    if (failure) {
+        prepare_elsewhere({name}, {}, failure.message());
+    } else {
+        prepare({name}, {});
+    }
+    return backend_->open(holder(name).target(name), component, dimensions);
 }
 
 void PreparedEngine::forget(const std::vector<std::string>& names) const {
@@ -193,10 +283,7 @@ void PreparedEngine::forget(const std::vector<std::string>& names) const {
         files.push_back(target(name).string() + ".data");
     }
     ebca::forget(files);
-}
-
-bool PreparedEngine::all_current(const std::vector<std::string>& names) const {
-    return std::all_of(names.begin(), names.end(), [&](const std::string& name) { return is_current(name); });
+    if (elsewhere_) elsewhere_->forget(names);
 }
 
 bool PreparedEngine::is_current(const std::string& name) const {
@@ -210,16 +297,26 @@ bool PreparedEngine::is_current(const std::string& name) const {
     }
     std::vector<std::string> changed;
     for (const std::string& file : sources(name)) {
-        if (json::optional_member(record["sources"], file.c_str()) != as_json(stat_of(directory_.file(file)))) {
+        FileStat now = stat_of(directory_.file(file));
+        bool known = verified_files_.count({file, now.size, now.mtime_ns});
+        if (!known && json::optional_member(record["sources"], file.c_str()) != as_json(now)) {
             changed.push_back(file);
         }
     }
     if (!changed.empty()) {
         directory_.verify(changed);
         Value found = Value::object();
-        for (const std::string& file : sources(name)) found[file] = as_json(stat_of(directory_.file(file)));
+        for (const std::string& file : sources(name)) {
+            FileStat now = stat_of(directory_.file(file));
+            found[file] = as_json(now);
+            verified_files_.insert({file, now.size, now.mtime_ns});
+        }
         record["sources"] = found;
-        write_atomically(stamp(name), dumped(record));
+        try {
+            write_atomically(stamp(name), dumped(record));
+        } catch (const fs::filesystem_error&) {
+            // The next process verifies again.
+        }
     }
     for (const auto& [file, made] : record["prepared"].items()) {
         FileStat found = stat_of(folder_ / file);
@@ -232,13 +329,37 @@ bool PreparedEngine::is_current(const std::string& name) const {
     return !backend_->prepares() || fs::exists(target(name));
 }
 
+// Whether the contents of a component's files are still those that were prepared.
+bool PreparedEngine::is_intact(const std::string& name) const {
+    try {
+        Value record = json::parse(read_file(stamp(name)));
+        const Value& prepared = json::object(json::member(record, "prepared"), "prepared");
+        for (const auto& [file, made] : prepared.items()) {
+            if (json::optional_member(made, "sha256") != sha256_file(folder_ / file)) return false;
+        }
+        return true;
+    } catch (const EngineError&) {
+        return false;
+    }
+}
+
 void PreparedEngine::make(const std::string& name) const {
     directory_.verify(sources(name));
-    fs::path work = work_folder(folder_, name);
+    fs::path work = make_folder(folder_ / ("." + name + "."));
     RemovedFolder removed(work);
     const std::string& graph = directory_.manifest.components.at(name).graph_for(backend_->name());
-    if (backend_->prepares()) backend_->prepare(directory_.file(graph), work / target(name).filename());
+    if (backend_->prepares()) {
+        try {
+            backend_->prepare(directory_.file(graph), work / target(name).filename());
+        } catch (const BackendError&) {
+            // Libraries do not say that the disk is full; what they wrote still fills it.
+            check_writable(work);
+            throw;
+        }
+    }
     Value prepared = Value::object(), found = Value::object();
+    // An old stamp must not meet new files.
+    fs::remove(stamp(name));
     for (const auto& entry : fs::directory_iterator(work)) {
         fs::path file = folder_ / entry.path().filename();
         fs::rename(entry.path(), file);
@@ -260,13 +381,13 @@ void PreparedEngine::check_room(const std::vector<std::string>& names) const {
     // A prepared form may pad weights to the processor's block size.
     double wanted = needed * 1.1 + static_cast<double>(int64_t{64} << 20);
     if (free < wanted) {
-        throw EngineError(text("'", folder_.string(), "' has ", std::round(free / 1e8) / 10,
-                               " GB free, preparing this engine needs ", std::round(wanted / 1e8) / 10, " GB"),
-                          "free some room or set EBCA_CACHE_DIR");
+        throw CacheError(text("the disk has ", std::round(free / 1e7) / 100, " GB free, and ",
+                              std::round(wanted / 1e7) / 100, " GB are needed"));
     }
 }
 
 void PreparedEngine::evict() const {
+    if (root_.empty()) return;
     struct Stored {
         fs::path folder;
         double size;

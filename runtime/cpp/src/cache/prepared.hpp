@@ -5,10 +5,13 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "backends/backend.hpp"
+#include "cache/temporary.hpp"
 #include "contract/directory.hpp"
 
 namespace ebca {
@@ -22,20 +25,25 @@ std::filesystem::path cache_folder();
 // Bound of the cache in bytes: EBCA_CACHE_LIMIT_GB, else 40 GB. ParameterError if it is not a number.
 double cache_limit();
 
-// The prepared components of one engine directory on this machine. Use from one thread at a time.
+// The prepared components of one engine directory on this machine. Use from one thread at a time. A cache that cannot be
+// written is used as far as it goes; what it lacks is prepared in a temporary folder, with one warning.
 class PreparedEngine {
   public:
-    // Nothing is made yet. cache: empty: `cache_folder()`.
-    PreparedEngine(const EngineDirectory& directory, std::shared_ptr<const Backend> backend,
-                   const std::filesystem::path& cache);
+    using Warn = std::function<void(const std::string&)>;
 
+    // Nothing is made yet. cache: empty: `cache_folder()`. warn: called once, if components cannot be kept there.
+    PreparedEngine(const EngineDirectory& directory, std::shared_ptr<const Backend> backend,
+                   const std::filesystem::path& cache, Warn warn = {});
+
+    // Empty if there is no cache.
     const std::filesystem::path& folder() const { return folder_; }
 
-    // Make what is missing or stale. EngineError: a source file is corrupted, or the cache cannot be written.
-    void prepare(const std::vector<std::string>& names, const OnPrepare& progress) const;
+    // Make what is missing or stale. EngineError: a source file is corrupted, or neither the cache nor a temporary
+    // folder can be written.
+    void prepare(const std::vector<std::string>& names, const OnPrepare& progress);
 
     // Open a component, preparing it first if needed. dimensions: as in `Backend::open`.
-    std::shared_ptr<Runner> open(const std::string& name, const Dimensions& dimensions) const;
+    std::shared_ptr<Runner> open(const std::string& name, const Dimensions& dimensions);
 
     // Drop the mapped files of components from memory; they are read again when touched.
     void forget(const std::vector<std::string>& names) const;
@@ -48,15 +56,28 @@ class PreparedEngine {
     std::filesystem::path stamp(const std::string& name) const { return folder_ / (name + ".json"); }
     std::vector<std::string> sources(const std::string& name) const;
     bool is_current(const std::string& name) const;
-    bool all_current(const std::vector<std::string>& names) const;
+    bool is_intact(const std::string& name) const;
+    std::vector<std::string> missing(const std::vector<std::string>& names) const;
+    void make_all(const std::vector<std::string>& names, const OnPrepare& progress);
+    void prepare_elsewhere(const std::vector<std::string>& names, const OnPrepare& progress, const std::string& reason);
+    PreparedEngine& holder(const std::string& name);
     void make(const std::string& name) const;
     void check_room(const std::vector<std::string>& names) const;
 
     const EngineDirectory& directory_;
     std::shared_ptr<const Backend> backend_;
+    Warn warn_;
+    bool told_ = false;
+    std::string no_cache_;  // why there is none
     std::filesystem::path root_;
     std::filesystem::path folder_;
+    std::string key_;     // name of the folder
     std::string marker_;  // contents of engine.json
+    // Name, size and time of files whose contents were compared: a folder that cannot be written keeps its stamps.
+    mutable std::set<std::tuple<std::string, int64_t, int64_t>> verified_files_;
+    std::set<std::string> verified_names_;  // of a backend that prepares nothing, without a cache
+    std::unique_ptr<TemporaryFolder> temporary_;
+    std::unique_ptr<PreparedEngine> elsewhere_;
 };
 
 }  // namespace ebca

@@ -24,6 +24,16 @@ int64_t behind_first(const Shape& shape) {
 
 SamplingLaunch sampling_launch(const std::string& kernel, const Tensors& arrays) {
     SamplingLaunch out;
+    for (const auto& [name, tensor] : arrays) {
+        // The rows of these are found by pointers and 64-bit indices.
+        bool by_row = name == "history" || name == "controls";
+        int64_t count = by_row ? behind_first(tensor.shape) : elements(tensor.shape);
+        if (count > INT32_MAX - kBlock) {
+            throw ParameterError(
+                text("sampling needs '", name, "' with ", count, " elements, and its kernels count to 2^31 - 1"),
+                "make a smaller image, or fewer at once");
+        }
+    }
     auto size = [&](const char* name, int64_t value) {
         if (value > INT32_MAX) {
             throw ParameterError(text("sampling needs ", name, " = ", value, ", and its kernels take up to 2^31 - 1"),

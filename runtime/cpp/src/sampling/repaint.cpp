@@ -10,8 +10,6 @@
 namespace ebca {
 namespace {
 
-constexpr size_t kMostMoves = 1000000;
-
 // Equations 8a to 8c of the paper with DDIM's step (arXiv 2010.02502, equation 12) in place of DDPM's.
 void step(Array& latents, const Array& predicted, const Array& kept, const Array& hole, const Array& noise,
           double alpha, double alpha_below, int64_t level, double eta) {
@@ -60,8 +58,8 @@ RePaintSchedule::RePaintSchedule(int64_t steps, const RePaint& settings, std::ve
         left[level] = settings.jump_count - 1;
     }
     auto visit = [&](int64_t level, bool denoise) {
-        if (moves_.size() == kMostMoves) {
-            throw rules::repaint_moves(settings.jump_count, kMostMoves);
+        if (static_cast<int64_t>(moves_.size()) == limits::moves) {
+            throw rules::repaint_moves(settings.jump_count, limits::moves);
         }
         moves_.push_back({level, denoise});
     };

@@ -1,0 +1,5 @@
+import sys
+
+from ebca.bench.reliability.cli import main
+
+sys.exit(main())

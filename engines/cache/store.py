@@ -1,0 +1,234 @@
+"""Prepared components of one engine directory in one folder.
+
+engine.json              what the folder's key was made of
+<component>.onnx, ...    written by a backend's `prepare`
+<component>.json         stamp: size, time and SHA-256 of the prepared files; size and time of the source files when
+                         their SHA-256 was last verified
+.lock                    held while components are prepared
+.<component>.<random>    a component that is being prepared; what a killed process left is removed by the next one
+"""
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ebca.engines.backends.protocol import Backend, PreparingBackend
+from ebca.engines.cache.locks import locked
+from ebca.engines.cache.storage import MARKER
+from ebca.engines.contract.directory import EngineDirectory, sha256
+from ebca.errors import BackendError
+
+Progress = Callable[[int, int, str], None]
+
+_LOCK = ".lock"
+_PROBE_BYTES = 64 << 10
+# Stamps are rewritten without the lock, within milliseconds.
+_ABANDONED_SECONDS = 3600.0
+
+
+class Store:
+    """A folder of prepared components. Use from one thread at a time; other processes may use the same folder.
+
+    Args:
+        directory: the engine directory.
+        backend: prepares components.
+        folder: need not exist.
+        identity: what the folder's key was made of.
+    """
+
+    def __init__(self, directory: EngineDirectory, backend: Backend, folder: Path, identity: Mapping[str, Any]) -> None:
+        self._directory = directory
+        self._backend = backend
+        self.folder = folder
+        self._identity = identity
+        # Files whose contents were compared by this process, as they were then: a folder that cannot be written keeps
+        # its stamps as they are.
+        self._verified: set[tuple[Path, int, int]] = set()
+
+    def target(self, name: str) -> Path:
+        """The prepared form of a component."""
+        return self.folder / f"{name}.onnx"
+
+    def is_current(self, name: str) -> bool:
+        """Whether a component is there, complete, and made from the source files as they are.
+
+        Raises:
+            EngineError: a source file is corrupted.
+        """
+        stamp = self._read_stamp(name)
+        if stamp is None:
+            return False
+        prepared, sources = stamp["prepared"], stamp["sources"]
+        paths = {file: self._directory.file(file) for file in self._sources(name)}
+        changed = [f for f, path in paths.items() if sources.get(f) != stat(path) and not self._is_verified(path)]
+        if changed:
+            self._directory.verify(changed)
+            self._verified |= {_key(paths[file]) for file in changed}
+            # Without it, the next process verifies again.
+            with suppress(OSError):
+                stamp["sources"] = {file: stat(path) for file, path in paths.items()}
+                _write_atomically(self._stamp(name), json.dumps(stamp))
+        try:
+            return all(self._is_unchanged(self.folder / file, record) for file, record in prepared.items())
+        except (OSError, KeyError, TypeError):
+            # Deleted meanwhile, or no stamp of ours.
+            return False
+
+    def is_intact(self, name: str) -> bool:
+        """Whether the contents of a component's files are still those that were prepared."""
+        stamp = self._read_stamp(name)
+        try:
+            return stamp is not None and all(
+                sha256(self.folder / file) == record["sha256"] for file, record in stamp["prepared"].items()
+            )
+        except (OSError, KeyError, TypeError):
+            return False
+
+    def discard(self, name: str) -> None:
+        """Forget a component, so that it is prepared again. Raises OSError if the folder cannot be written."""
+        self._stamp(name).unlink(missing_ok=True)
+
+    def make(self, names: Iterable[str], progress: Progress | None = None) -> None:
+        """Prepare the components that are not current. One process prepares in a folder, others wait for it.
+
+        Args:
+            names: components.
+            progress: called with (done, total, component) for those that have to be prepared.
+
+        Raises:
+            OSError: the folder cannot be written, or has too little room.
+            EngineError: a source file is corrupted.
+            BackendError: a component cannot be prepared.
+        """
+        try:
+            self._make(list(names), progress)
+        except FileNotFoundError:
+            # Somebody deleted the folder meanwhile.
+            self._make(list(names), progress)
+
+    def _make(self, names: list[str], progress: Progress | None) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder / _LOCK):
+            missing = [name for name in names if not self.is_current(name)]
+            if not missing:
+                return
+            self._remove_abandoned()
+            _write_atomically(self.folder / MARKER, json.dumps({**self._identity, "engine": str(self._directory.path)}))
+            if isinstance(self._backend, PreparingBackend):
+                check_room(self.folder, sum(self._source_bytes(name) for name in missing))
+            for index, name in enumerate(missing):
+                if progress:
+                    progress(index, len(missing), name)
+                self._make_one(name)
+            if progress:
+                progress(len(missing), len(missing), "")
+
+    def _make_one(self, name: str) -> None:
+        sources = self._sources(name)
+        self._directory.verify(sources)
+        work = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=self.folder))
+        try:
+            if isinstance(self._backend, PreparingBackend):
+                graph = self._directory.file(self._directory.manifest.components[name].graph_for(self._backend.name))
+                try:
+                    self._backend.prepare(graph, work / self.target(name).name)
+                except BackendError:
+                    # Libraries do not say that the disk is full; what they wrote still fills it.
+                    _check_writable(work)
+                    raise
+            made = sorted(work.iterdir())
+            prepared = {path.name: {**stat(path), "sha256": sha256(path)} for path in made}
+            # An old stamp must not meet new files.
+            self.discard(name)
+            for path in made:
+                path.replace(self.folder / path.name)
+            stamp = {"prepared": prepared, "sources": {file: stat(self._directory.file(file)) for file in sources}}
+            _write_atomically(self._stamp(name), json.dumps(stamp))
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+    def _remove_abandoned(self) -> None:
+        """Remove what killed processes left. Whoever prepares holds the lock, so no folder is in use."""
+        for path in self.folder.glob(".*.*"):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+        for path in self.folder.glob("*.tmp"):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                    path.unlink()
+
+    def _read_stamp(self, name: str) -> dict[str, Any] | None:
+        try:
+            stamp = json.loads(self._stamp(name).read_text(encoding="utf-8"))
+            known = isinstance(stamp["prepared"], dict) and isinstance(stamp["sources"], dict)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return stamp if known else None
+
+    def _is_unchanged(self, path: Path, record: Mapping[str, Any]) -> bool:
+        found = path.stat()
+        if found.st_size != record["size"]:
+            return False
+        if found.st_mtime_ns == record["mtime_ns"] or self._is_verified(path):
+            return True
+        if sha256(path) != record["sha256"]:
+            return False
+        self._verified.add(_key(path))
+        return True
+
+    def _is_verified(self, path: Path) -> bool:
+        return _key(path) in self._verified
+
+    def _stamp(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
+
+    def _sources(self, name: str) -> tuple[str, ...]:
+        return self._directory.manifest.components[name].files(self._backend.name)
+
+    def _source_bytes(self, name: str) -> int:
+        return sum(self._directory.manifest.files[file].size for file in self._sources(name))
+
+
+def stat(path: Path) -> dict[str, Any]:
+    """Size and modification time of a file, as stamps have them."""
+    info = path.stat()
+    return {"size": info.st_size, "mtime_ns": info.st_mtime_ns}
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Raise OSError if the disk has no room for prepared forms of `needed` bytes of sources."""
+    free = shutil.disk_usage(folder).free
+    # A prepared form may pad weights to the processor's block size.
+    wanted = int(needed * 1.1) + (64 << 20)
+    if free < wanted:
+        raise OSError(errno.ENOSPC, f"the disk has {free / 1e9:.2f} GB free, and {wanted / 1e9:.2f} GB are needed")
+
+
+def _check_writable(folder: Path) -> None:
+    """Raise OSError if nothing can be written to a folder."""
+    with tempfile.TemporaryFile(dir=folder, buffering=0) as probe:
+        probe.write(bytes(_PROBE_BYTES))
+        os.fsync(probe.fileno())
+
+
+def _key(path: Path) -> tuple[Path, int, int]:
+    info = path.stat()
+    return path, info.st_size, info.st_mtime_ns
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
