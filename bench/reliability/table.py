@@ -42,6 +42,10 @@ class Check:
 
 
 CHECKS: Final = (
+    Check("hostile-images", 1000, "images and masks made to be misread are read right, or refused in one line"),
+    Check(
+        "damaged-files", 200, "a directory with a damaged file gives the right image or one line; the doctor sees it"
+    ),
     Check("cold-starts", 20, "two processes that prepare in one cache at the same time make the same image"),
     Check("kills", 50, "after kill -9 at a random moment of preparing, the next process makes the same image"),
     Check("threads", 25, "images of 8 threads equal those made one after the other (count: images per thread)"),

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     interrupted = "interrupted; run the same command again to resume"
-    with console.CtrlC() as ctrl_c:
-        return console.run(PROGRAM, lambda: _run(_arguments(argv), ctrl_c), interrupted=interrupted)
+    ctrl_c = console.CtrlC()
+    return console.run(PROGRAM, lambda: _run(_arguments(argv), ctrl_c), interrupted=interrupted, ctrl_c=ctrl_c)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:

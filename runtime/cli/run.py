@@ -32,8 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return batch.run(args, ctrl_c, done)
         return _run(args, ctrl_c, written)
 
-    with console.CtrlC() as ctrl_c:
-        return console.run(PROGRAM, body, interrupted=interrupted)
+    ctrl_c = console.CtrlC()
+    return console.run(PROGRAM, body, interrupted=interrupted, ctrl_c=ctrl_c)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:

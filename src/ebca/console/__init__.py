@@ -42,7 +42,13 @@ INTERRUPTED = 128 + signal.SIGINT
 """The exit code after Ctrl-C."""
 
 
-def run(program: str, body: Callable[[], int], *, interrupted: str | Callable[[], str] = "interrupted") -> int:
+def run(
+    program: str,
+    body: Callable[[], int],
+    *,
+    interrupted: str | Callable[[], str] = "interrupted",
+    ctrl_c: "CtrlC | None" = None,
+) -> int:
     """Run a command-line tool. Returns its exit code.
 
     An `EbcaError` becomes one line on stderr and exit code 1; Ctrl-C one with the text `interrupted` and exit code 130,
@@ -57,10 +63,11 @@ def run(program: str, body: Callable[[], int], *, interrupted: str | Callable[[]
         program: the tool's name, for example "ebca-run".
         body: does the work, including to read the command line, and returns the exit code.
         interrupted: printed after Ctrl-C; say what remains and how to continue.
+        ctrl_c: for a body that asks it, too.
     """
-    with guarded() as out, _warnings_as_lines(program):
+    with guarded() as out, _warnings_as_lines(program), ctrl_c or CtrlC() as pressed:
         try:
-            code = _exit_code(program, body, interrupted)
+            code = _exit_code(program, body, interrupted, pressed)
         except SystemExit as ended:
             # After --help and --version, and for a wrong option.
             if ended.code in (None, 0) and not _delivered(program, out):
@@ -69,9 +76,14 @@ def run(program: str, body: Callable[[], int], *, interrupted: str | Callable[[]
         return code if _delivered(program, out) else code or 1
 
 
-def _exit_code(program: str, body: Callable[[], int], interrupted: str | Callable[[], str]) -> int:
+def _exit_code(program: str, body: Callable[[], int], interrupted: str | Callable[[], str], ctrl_c: "CtrlC") -> int:
     try:
-        return body()
+        try:
+            return body()
+        except Exception:
+            # An import that is interrupted fails with an error of its own.
+            ctrl_c.check()
+            raise
     except EbcaError as error:
         tell_error(program, str(error))
         return 1

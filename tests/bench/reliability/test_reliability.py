@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from ebca.bench.reliability import image
-from ebca.bench.reliability.checks import growth, kills, threads
+from ebca.bench.reliability.checks import damaged_files, growth, hostile_images, kills, threads
 from ebca.bench.reliability.cli import main
 from ebca.bench.reliability.table import CHECKS, Options
+from ebca.runtime.images.inputs import load_images
 
 
 @pytest.fixture
@@ -36,6 +37,27 @@ def test_another_image_after_a_kill_is_a_failure(options: Options, monkeypatch: 
     monkeypatch.setattr(kills, "_prepared", lambda cache: 1)
     found = kills.run(Options(**{**vars(options), "count": 2}))
     assert [line.partition(": ")[2] for line in found["failures"]] == ["another image", "it hangs"]
+
+
+def test_hostile_images(options: Options) -> None:
+    found = hostile_images.run(Options(**{**vars(options), "count": 400}))
+    assert found["failures"] == [] and found["images_read"] > 200 and found["refused"] > 200
+
+
+def test_images_that_are_read_wrongly_are_failures(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hostile_images, "load_images", lambda *given: load_images(*given)[:, ::-1])
+    failures = hostile_images.run(Options(**{**vars(options), "count": 40}))["failures"]
+    assert any(line.startswith("RGB in") and "images: is wrong by" in line for line in failures)
+
+
+def test_damaged_files(options: Options) -> None:
+    found = damaged_files.run(Options(**{**vars(options), "count": 12}))
+    assert found["failures"] == [] and found["refused"] > 0
+
+
+def test_damage_that_nobody_sees_is_a_failure(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(damaged_files, "check_engine", lambda directory: ())
+    assert len(damaged_files.run(Options(**{**vars(options), "count": 3}))["failures"]) == 3
 
 
 def test_threads_and_growth(options: Options) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
+from ebca.bench.reliability.table import Options
 from ebca.errors import ParameterError
 from ebca.runtime.images.inputs import load_images, load_masks
 
@@ -53,21 +54,14 @@ class Case:
     mask: np.ndarray | None = None
 
 
-def run(count: int, seed: int, folder: Path) -> dict[str, Any]:
-    """Read `count` inputs as an image and as a mask.
+def run(options: Options) -> dict[str, Any]:
+    """count: inputs, each read as an image and as a mask.
 
-    Args:
-        count: number of inputs.
-        seed: of the choice of inputs.
-        folder: an empty folder for the files.
-
-    Returns:
-        How many were read and refused, and one line for each that was read wrongly, ended in another error, hung, or
-        was refused although its pixels are well defined.
+    A failure is an input that was read wrongly, ended in another error than one line, hung, or was refused although its
+    pixels are well defined.
     """
-    report: dict[str, Any] = {"inputs": 0, "images_read": 0, "masks_read": 0, "refused": 0, "failures": []}
-    for case in cases(count, seed, folder):
-        report["inputs"] += 1
+    report: dict[str, Any] = {"images_read": 0, "masks_read": 0, "refused": 0, "failures": []}
+    for case in cases(options.count, options.seed, options.folder):
         for kind, read, right in (("images", load_images, case.image), ("masks", load_masks, case.mask)):
             found, problem = _outcome(read, case.value)
             if found is not None:

@@ -3,15 +3,16 @@
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 import ebca
+from ebca.bench.reliability.table import Options
 from ebca.engines.contract.directory import open_directory
-from ebca.engines.contract.manifest import FILE_NAME
 from ebca.errors import EbcaError
 from ebca.runtime.diagnostics.directory import check_engine
 
@@ -31,57 +32,53 @@ _DAMAGES: Final[dict[str, _Damage]] = {
 }
 
 
-def run(count: int, seed: int, folder: Path, engine: str = "shapes") -> dict[str, Any]:
-    """Damage one file of an engine directory `count` times, and make an image each time.
+def run(options: Options) -> dict[str, Any]:
+    """count: damaged directories, each of which is used once.
 
-    Half of the time the file keeps its size's and its date's appearance of being untouched where the damage allows it,
-    as a failing disk would leave it. The cache is warm for half of the cases and cold for the others.
-
-    Args:
-        count: damaged directories.
-        seed: of the choice of damages.
-        folder: an empty folder, on the file system of which links to the engine's files can be made.
-        engine: directory or bundled name.
-
-    Returns:
-        How many directories gave the right image and how many were refused, and one line for each that gave another
-        image, ended in another error, or was healthy in the doctor's eyes.
+    Every other one meets a cache without prepared components. Half of the files keep their date, as a failing disk
+    leaves it. A failure is a directory that gave another image, ended in another error than one line, or was healthy in
+    the doctor's eyes.
     """
-    source = _copied(open_directory(engine).path, folder / "engine")
-    chance = random.Random(seed)
+    source, cold = options.folder / "engine", options.folder / "cold"
+    shutil.copytree(open_directory(options.engine).path, source)
+    chance = random.Random(options.seed)
     files = sorted(open_directory(source).manifest.files)
-    cache = folder / "cache"
-    report: dict[str, Any] = {"directories": 0, "right_images": 0, "refused": 0, "failures": []}
-    before = os.environ.get("EBCA_CACHE_DIR")
-    try:
-        os.environ["EBCA_CACHE_DIR"] = str(cache)
-        right = {name: _image(source, name) for name in _schedulers(source)}
-        for index in range(count):
+    report: dict[str, Any] = {"right_images": 0, "refused": 0, "failures": []}
+    with _cache(options.folder / "cache"):
+        right = {name: _image(source, options.backend, name) for name in _schedulers(source)}
+        for index in range(options.count):
             file, way, scheduler = chance.choice(files), chance.choice(sorted(_DAMAGES)), chance.choice(sorted(right))
-            cold = index % 2 == 1
-            os.environ["EBCA_CACHE_DIR"] = str(folder / "cold" if cold else cache)
-            damaged = _damaged(chance, source, folder / "damaged", file, way)
-            report["directories"] += 1
-            outcome, problem = _outcome(damaged, scheduler, right[scheduler])
+            damaged = _damaged(chance, source, options.folder / "damaged", file, way)
+            with _cache(cold) if index % 2 else nullcontext():
+                outcome, problem = _outcome(damaged, options.backend, scheduler, right[scheduler])
+                if problem is None and all(found.level != "problem" for found in check_engine(damaged)):
+                    problem = "the doctor finds nothing"
             report[outcome] = report.get(outcome, 0) + 1
-            if problem is None and not any(found.level == "problem" for found in check_engine(damaged)):
-                problem = "the doctor finds nothing"
             if problem is not None:
-                report["failures"].append(f"{file}, {way}, {'cold' if cold else 'warm'} cache: {problem}")
+                report["failures"].append(f"{file}, {way}, {'cold' if index % 2 else 'warm'} cache: {problem}")
             shutil.rmtree(damaged)
-            shutil.rmtree(folder / "cold", ignore_errors=True)
-    finally:
-        if before is None:
-            os.environ.pop("EBCA_CACHE_DIR", None)
-        else:
-            os.environ["EBCA_CACHE_DIR"] = before
+            shutil.rmtree(cold, ignore_errors=True)
     return report
 
 
-def _outcome(directory: Path, scheduler: str, right: np.ndarray) -> tuple[str, str | None]:
+@contextmanager
+def _cache(folder: Path) -> Iterator[None]:
+    """A folder for prepared components instead of the user's."""
+    before = os.environ.get("EBCA_CACHE_DIR")
+    os.environ["EBCA_CACHE_DIR"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["EBCA_CACHE_DIR"]
+        else:
+            os.environ["EBCA_CACHE_DIR"] = before
+
+
+def _outcome(directory: Path, backend: str, scheduler: str, right: np.ndarray) -> tuple[str, str | None]:
     """What came of making an image: a key of the report, and what is wrong with it."""
     try:
-        found = _image(directory, scheduler)
+        found = _image(directory, backend, scheduler)
     except EbcaError as error:
         text = str(error)
         wrong = "\n" in text or len(text) > _LONGEST
@@ -93,9 +90,9 @@ def _outcome(directory: Path, scheduler: str, right: np.ndarray) -> tuple[str, s
     return "right_images", None
 
 
-def _image(directory: Path, scheduler: str) -> np.ndarray:
+def _image(directory: Path, backend: str, scheduler: str) -> np.ndarray:
     """[1,H,W,3] float32, with updates, so that every part of the engine takes part."""
-    with ebca.load(directory, "cpu") as engine, engine.session() as session:
+    with ebca.load(directory, "cpu", backend) as engine, engine.session() as session:
         result = session.generate(
             _PROMPT, scheduler=scheduler, steps=_STEPS, seed=1, gamma_attn=0.01, gamma_norm=0.01, output="np"
         )
@@ -104,11 +101,6 @@ def _image(directory: Path, scheduler: str) -> np.ndarray:
 
 def _schedulers(directory: Path) -> list[str]:
     return [name for name in open_directory(directory).manifest.schedulers["tables"] if not name.endswith("inverse")]
-
-
-def _copied(source: Path, target: Path) -> Path:
-    shutil.copytree(source, target)
-    return target
 
 
 def _damaged(chance: random.Random, source: Path, target: Path, file: str, way: str) -> Path:
@@ -120,7 +112,6 @@ def _damaged(chance: random.Random, source: Path, target: Path, file: str, way: 
     path.write_bytes(_DAMAGES[way](chance, data))
     if chance.random() < 0.5:
         os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
-    assert (target / FILE_NAME).samefile(source / FILE_NAME)
     return target
 
 
