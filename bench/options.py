@@ -11,6 +11,7 @@ from rich.console import Console
 from ebca import console
 from ebca.runtime.cli import options
 from ebca.runtime.engine import Engine
+from ebca.runtime.images.files import check_image_path
 
 INTERRUPTED = "interrupted; nothing was written"
 
@@ -74,6 +75,8 @@ def add_grid(p: argparse.ArgumentParser, shows: str, row: str) -> None:
 def opened_engine(args: argparse.Namespace) -> Iterator[tuple[Engine, console.ProgressLine]]:
     """The engine of a quality benchmark, and a line for its progress; checks first that the results can be written."""
     console.check_folders(args.json, args.grid)
+    if args.grid is not None:
+        check_image_path(args.grid, "--grid")
     with (
         console.PrepareProgress() as prepare,
         console.ProgressLine() as line,
