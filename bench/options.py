@@ -10,6 +10,7 @@ from rich.console import Console
 from ebca import console
 from ebca.runtime.cli import options
 from ebca.runtime.engine import Engine
+from ebca.runtime.images.files import check_suffix
 
 INTERRUPTED = "interrupted; nothing was written"
 
@@ -91,6 +92,8 @@ def check_results(args: argparse.Namespace) -> None:
 def opened_engine(args: argparse.Namespace) -> Iterator[tuple[Engine, console.ProgressLine]]:
     """The engine of a quality benchmark, and a line for its progress; checks first that the results can be written."""
     check_results(args)
+    if args.grid is not None:
+        check_suffix(args.grid, "--grid")
     with (
         console.PrepareProgress() as prepare,
         console.ProgressLine() as line,

@@ -149,6 +149,7 @@ def test_wrong_commands_are_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
     for words, message in (
         (["--count", "0"], "count is 0"),
         (["--json", str(tmp_path / "no" / "a.json")], "folder"),
+        (["--grid", str(tmp_path / "a.gif")], "a.gif' has the suffix '.gif'; name a .png, .jpg or .webp file"),
         (["--engine", "shapez"], "bundled one: shapes"),
         (["--task", "inpaint", "--hole", "63", "--count", "1"], "hole of 63 pixels does not fit"),
         (["--task", "edit", "--alpha", "-1", "--count", "1"], "alpha of editing prompt 1 is negative"),
