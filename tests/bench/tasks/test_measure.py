@@ -145,10 +145,10 @@ def test_another_model_is_refused(tiny_engine_dir: Path, capsys: pytest.CaptureF
     assert "makes images of 128 x 128" in capsys.readouterr().err
 
 
-def test_wrong_commands_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_commands_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     for words, message in (
         (["--count", "0"], "count is 0"),
-        (["--json", str(tmp_path / "no" / "a.json")], "folder"),
+        (["--json", "/dev/null/a.json"], "--json '/dev/null/a.json' cannot be written: Not a directory"),
         (["--engine", "shapez"], "bundled one: shapes"),
         (["--task", "inpaint", "--hole", "63", "--count", "1"], "hole of 63 pixels does not fit"),
         (["--task", "edit", "--alpha", "-1", "--count", "1"], "alpha of editing prompt 1 is negative"),
