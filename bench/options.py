@@ -86,14 +86,14 @@ def check_results(args: argparse.Namespace) -> None:
     """Check now that the files of `--json` and `--grid` can be written. Raises ParameterError."""
     named = {"--json": args.json, "--grid": getattr(args, "grid", None)}
     console.check_results([(flag, file) for flag, file in named.items() if file is not None])
+    if named["--grid"] is not None:
+        check_suffix(named["--grid"], "--grid")
 
 
 @contextmanager
 def opened_engine(args: argparse.Namespace) -> Iterator[tuple[Engine, console.ProgressLine]]:
     """The engine of a quality benchmark, and a line for its progress; checks first that the results can be written."""
     check_results(args)
-    if args.grid is not None:
-        check_suffix(args.grid, "--grid")
     with (
         console.PrepareProgress() as prepare,
         console.ProgressLine() as line,

@@ -100,7 +100,10 @@ def test_without_scipy_the_error_says_how_to_install_it(
 def test_wrong_commands_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["alignment", "--count", "0"]) == 1
     assert "count is 0" in capsys.readouterr().err
-    assert cli.main(["alignment", "--json", str(tmp_path / "no" / "a.json")]) == 1
-    assert "folder" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert cli.main(["alignment", "--json", str(tmp_path / "file" / "a.json")]) == 1
+    assert "cannot be written: Not a directory" in capsys.readouterr().err
+    assert cli.main(["alignment", "--json", "a.png", "--grid", "./a.png"]) == 1
+    assert "--grid 'a.png' is the same file as --json 'a.png'" in capsys.readouterr().err
     assert cli.main(["alignment", "--engine", "shapez"]) == 1
     assert "bundled one: shapes" in capsys.readouterr().err

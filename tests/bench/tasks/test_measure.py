@@ -148,7 +148,7 @@ def test_another_model_is_refused(tiny_engine_dir: Path, capsys: pytest.CaptureF
 def test_wrong_commands_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, message in (
         (["--count", "0"], "count is 0"),
-        (["--json", str(tmp_path / "no" / "a.json")], "folder"),
+        (["--json", "/dev/null/a.json"], "--json '/dev/null/a.json' cannot be written: Not a directory"),
         (["--grid", str(tmp_path / "a.gif")], "a.gif' has the suffix '.gif'; name a .png, .jpg or .webp file"),
         (["--engine", "shapez"], "bundled one: shapes"),
         (["--task", "inpaint", "--hole", "63", "--count", "1"], "hole of 63 pixels does not fit"),

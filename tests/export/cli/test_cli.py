@@ -212,7 +212,8 @@ def test_usage_errors_exit_with_2(argv: list[str], here: Path, capsys: pytest.Ca
         cli.main(argv)
     assert stopped.value.code == 2
     err = capsys.readouterr().err
-    assert err.startswith("usage: ebca-export") and "ebca-export: error: " in err.splitlines()[-1]
+    error, *_, hint = err.splitlines()
+    assert error.startswith("ebca-export: error: ") and hint == "see ebca-export --help"
     assert not list(here.iterdir())
 
 
