@@ -13,6 +13,7 @@ constexpr const char* kFormat = "ebca-engine";
 constexpr int64_t kVersion = 1;
 constexpr size_t kLargestManifest = size_t{64} << 20;
 constexpr int64_t kMany = int64_t{1} << 20;  // more channels, tokens, heads or steps than any model has
+constexpr int64_t kMostLatents = 8, kMostNoises = 16, kMostEvaluations = 4096;  // of a scheduler's table
 constexpr int64_t kHuge = int64_t{1} << 50;  // bytes
 
 using json::Value;
@@ -148,14 +149,14 @@ TableSpec table(const Value& value, const std::string& name) {
     const Value& minimum = json::optional_member(value, "minimum_steps");
     if (!minimum.is_null()) out.minimum_steps = json::integer(minimum, "minimum_steps", 1, kMany);
     const Value& memory = json::member(value, "memory");
-    out.latents = json::integer(json::member(memory, "latents"), "latents", 1, 8);
-    out.noises = json::integer(json::member(memory, "noises"), "noises", 1, 16);
+    out.latents = json::integer(json::member(memory, "latents"), "latents", 1, kMostLatents);
+    out.noises = json::integer(json::member(memory, "noises"), "noises", 1, kMostNoises);
     for (const auto& [count, evaluations] : json::object(json::member(value, "steps"), "steps").items()) {
         bool digits = !count.empty() && count.size() <= 7 && count.find_first_not_of("0123456789") == count.npos;
         int64_t steps = digits ? std::stoll(count) : 0;
         if (steps < 1) throw EngineError(text("the table of ", name, " has a record for '", count, "' steps"));
         // More evaluations than any scheduler needs; without a bound a damaged manifest could ask for gigabytes.
-        out.steps[steps] = json::integer(evaluations, "evaluations", 1, std::min<int64_t>(4 * steps + 16, 4096));
+        out.steps[steps] = json::integer(evaluations, "evaluations", 1, std::min(4 * steps + 16, kMostEvaluations));
     }
     return out;
 }
