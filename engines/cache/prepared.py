@@ -14,8 +14,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,9 @@ class PreparedEngine:
             prepared, sources = stamp["prepared"], stamp["sources"]
         except (OSError, ValueError, KeyError, TypeError):
             return False
+        # Made of other files: the manifest says something else than it did then.
+        if sources.keys() != set(self._sources(name)):
+            return False
         changed = [f for f in self._sources(name) if sources.get(f) != _stat(self.directory.file(f))]
         if changed:
             self.directory.verify(changed)
@@ -129,7 +133,8 @@ class PreparedEngine:
         work.mkdir()
         try:
             if isinstance(self.backend, PreparingBackend):
-                self.backend.prepare(self._graph(name), work / self._target(name).name)
+                with self._without_links(name) as graph:
+                    self.backend.prepare(graph, work / self._target(name).name)
             made = sorted(p for p in work.iterdir())
             for path in made:
                 path.replace(self.folder / path.name)
@@ -138,6 +143,21 @@ class PreparedEngine:
             _write_atomically(self._stamp(name), json.dumps({"prepared": prepared, "sources": sources}))
         finally:
             shutil.rmtree(work, ignore_errors=True)
+
+    @contextmanager
+    def _without_links(self, name: str) -> Iterator[Path]:
+        """The graph of a component with its weights beside it. Libraries refuse weights that a link leads elsewhere,
+        so files that are links get a second name in the cache meanwhile."""
+        sources = self._sources(name)
+        if not any(self.directory.file(source).is_symlink() for source in sources):
+            yield self._graph(name)
+            return
+        with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=self.folder) as folder:
+            for source in sources:
+                path = Path(folder) / source
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _link_or_copy(self.directory.file(source).resolve(), path)
+            yield Path(folder) / sources[0]
 
 
 def prepared_engine(directory: EngineDirectory, backend: Backend) -> PreparedEngine:
@@ -163,6 +183,14 @@ def _check_room(folder: Path, needed: int) -> None:
             f"'{folder}' has {free / 1e9:.1f} GB free, preparing this engine needs {wanted / 1e9:.1f} GB",
             "free some room or set EBCA_CACHE_DIR",
         )
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        # Another disk, or a file of another user.
+        shutil.copyfile(source, target)
 
 
 def _stat(path: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ebca.engines.contract.files import check_path
 from ebca.errors import EbcaError, EngineError, ParameterError
 from ebca.runtime.schema import parameters as rules
 
@@ -135,6 +136,11 @@ def available_schedulers(section: Mapping[str, Any]) -> list[str]:
     return list(section.get("tables", {}))
 
 
+def stored_steps(section: Mapping[str, Any], name: str) -> list[int]:
+    """The step counts that one of `available_schedulers` has a table for, ascending."""
+    return sorted(int(count) for count in section["tables"][name]["steps"])
+
+
 def normalise_name(name: str) -> str:
     """Map a name as users write it to the manifest's: "DPM++ 2M" -> "dpmpp_2m", "plms" -> "pndm"."""
     key = re.sub(r"[\s_\-]+", "", name.strip().lower()).removesuffix("scheduler")
@@ -243,11 +249,8 @@ def load_alphas_cumprod(directory: Path, section: Mapping[str, Any]) -> NDArray[
 
 def _read_values(directory: Path, file: str, offset: int, count: int) -> NDArray[np.float64]:
     """`count` float64 values from value `offset` of a raw file inside the engine directory; read-only."""
-    path = (directory / file).resolve()
-    if not path.is_relative_to(directory.resolve()):
-        raise EngineError(
-            f"the manifest names the scheduler file {file!r}, which is outside {directory}", "export the engine again"
-        )
+    check_path(file)
+    path = directory / file
     try:
         with path.open("rb") as stream:
             stream.seek(8 * offset)

@@ -71,6 +71,7 @@ class Text:
 @dataclass(frozen=True)
 class Schema:
     constants: Mapping[str, Mapping[str, Any]]
+    limits: Mapping[str, Mapping[str, Any]]
     status: Enum
     enums: tuple[Enum, ...]
     structs: tuple[Struct, ...]
@@ -84,6 +85,7 @@ def load(path: Path = SCHEMA) -> Schema:
     names = data["names"]
     return Schema(
         data["constants"],
+        data["limits"],
         _enum("ebca_status", data["status"]),
         tuple(_enum(f"ebca_{name}", each) for name, each in data["enums"].items()),
         tuple(_struct(name, each) for name, each in data["structs"].items()),
