@@ -70,7 +70,7 @@ class Entry:
         seen = set[str]()
         for name in found:
             if name in seen:
-                raise EngineError(f"{self.path} has {_spelled(name)} twice")
+                raise EngineError(f"{self.path} has {spelled(name)} twice")
             seen.add(name)
         return found
 
@@ -103,7 +103,7 @@ class Entry:
 
     def refuse(self, needed: str) -> None:
         """Raise EngineError: the value is not what is needed."""
-        raise EngineError(f"{self.path or 'the document'} is {_spelled(self.value)} instead of {needed}")
+        raise EngineError(f"{self.path or 'the document'} is {spelled(self.value)} instead of {needed}")
 
     def _object(self) -> dict[str, Any]:
         if not isinstance(self.value, dict):
@@ -113,21 +113,21 @@ class Entry:
 
     def _member(self, name: str) -> str:
         if not _PLAIN.fullmatch(name):
-            return f"{self.path}[{_spelled(name)}]"
+            return f"{self.path}[{spelled(name)}]"
         return f"{self.path}.{name}" if self.path else name
 
 
 def _check_name(name: str, what: str, limit: int) -> str:
     if not name or len(name.encode()) > limit or _CONTROL.search(name):
-        raise EngineError(f"{what} is {_spelled(name)} instead of a line of at most {limit} bytes")
+        raise EngineError(f"{what} is {spelled(name)} instead of a line of at most {limit} bytes")
     return name
 
 
-def _spelled(value: Any) -> str:
+def spelled(value: Any) -> str:
     """A value as messages show it: on one line, and short."""
     if isinstance(value, dict | list):
         return ("an object" if isinstance(value, dict) else "a list") + (" that is empty" if not value else "")
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    spelled = repr(value)
-    return spelled if len(spelled) <= _SHOWN else f"{spelled[:_SHOWN]}..."
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

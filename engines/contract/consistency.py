@@ -67,9 +67,12 @@ def check_schedulers(section: Mapping[str, Any], sizes: Mapping[str, int]) -> No
     for role in ("default", "image_to_image"):
         if (name := section.get(role)) is not None and name not in tables:
             raise EngineError(f"schedulers.{role} is '{name}', which has no table")
-    for file in (alphas, *(table["file"] for table in tables.values())):
+    for who, file in (
+        ("schedulers.alphas_cumprod", alphas),
+        *((f"the scheduler {name}", table["file"]) for name, table in tables.items()),
+    ):
         if file not in sizes:
-            raise EngineError(f"the schedulers need '{file}', which is not among the files")
+            raise EngineError(f"{who} needs '{file}', which is not among the files")
     count = section["config"]["num_train_timesteps"]
     if sizes[alphas] != 8 * count:
         raise EngineError(f"num_train_timesteps is {count}, and '{alphas}' has {sizes[alphas]} bytes instead of 8 each")
@@ -116,7 +119,8 @@ def _spelled(tensor: TensorSpec) -> str:
 def _check_edges(unet: UNetSpec) -> None:
     """What the host fills and reads."""
     if unet.inputs != _INPUTS or unet.outputs != _OUTPUTS:
-        raise EngineError(f"the UNet has other inputs than {', '.join(_INPUTS)}, or outputs than {', '.join(_OUTPUTS)}")
+        inputs, outputs = ", ".join(_INPUTS), ", ".join(_OUTPUTS)
+        raise EngineError(f"the UNet has other inputs than {inputs}, or other outputs than {outputs}")
     contexts = TensorSpec("float32", ("batch", "contexts", "tokens", unet.context_dim))
     expected = {
         "sample": TensorSpec("float32", ("batch", unet.in_channels, "height", "width")),
@@ -150,12 +154,14 @@ def _check_steps(manifest: Manifest) -> None:
         for name in (*step.inputs, *step.outputs):
             if name not in unet.tensors:
                 raise EngineError(f"a step uses the unknown tensor '{name}'")
-        if missing := set(step.inputs) - written:
-            raise EngineError(f"a step reads {sorted(missing)} before they are written")
+        for name in step.inputs:
+            if name not in written:
+                raise EngineError(f"a step reads '{name}' before it is written")
         # A tensor that was written twice could have been read in between, from memory that is used again.
-        if twice := written & set(step.outputs):
-            raise EngineError(f"a step writes {sorted(twice)}, which are there already")
-        written |= set(step.outputs)
+        for name in step.outputs:
+            if name in written:
+                raise EngineError(f"a step writes '{name}', which is there already")
+            written.add(name)
         if step.segment is not None:
             component = _component(manifest, step.segment, "a step")
             who = f"segment '{step.segment}'"
@@ -163,11 +169,12 @@ def _check_steps(manifest: Manifest) -> None:
             _check_tensors(who, component.outputs, {name: unet.tensors[name] for name in step.outputs})
         else:
             _check_layer_step(unet, step)
-    if missing := set(unet.outputs) - written:
-        raise EngineError(f"no step writes {sorted(missing)}")
-    run = [step.layer for step in unet.steps if step.layer is not None]
-    if sorted(run) != list(range(len(unet.layers))):
-        raise EngineError(f"the steps run the layers {sorted(run)[:20]}, and there are {len(unet.layers)}")
+    for name in unet.outputs:
+        if name not in written:
+            raise EngineError(f"no step writes '{name}'")
+    run = sorted(step.layer for step in unet.steps if step.layer is not None)
+    if run != list(range(len(unet.layers))):
+        raise EngineError(f"the steps do not run each of the {len(unet.layers)} layers once")
 
 
 def _check_layer_step(unet: UNetSpec, step: Step) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ebca.engines.contract import consistency, digest, files, reading, strict_json
-from ebca.engines.contract.checked import Entry
+from ebca.engines.contract.checked import Entry, spelled
 from ebca.engines.contract.entries import (
     FORMAT,
     GUIDANCE_SCALE,
@@ -97,9 +97,8 @@ def parse(contents: bytes, what: str = FILE_NAME) -> Manifest:
     if type(version) is not int or version != VERSION:
         newer = type(version) is int and version > VERSION
         upgrade = "upgrade ebca (`pip install -U ebca`) or " if newer else ""
-        shown = str(version if isinstance(version, int) else repr(version))[:60]
         raise EngineError(
-            f"{what} has manifest version {shown}, this ebca reads {VERSION}", f"{upgrade}export the engine again"
+            f"{what} has manifest version {spelled(version)}, this ebca reads {VERSION}", f"{upgrade}export the engine again"
         )
     if not digest.matches(contents, document.value.get("digest")):
         raise EngineError(

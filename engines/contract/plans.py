@@ -172,5 +172,6 @@ def check(library: str, plans: LibraryPlans, components: Mapping[str, HasTensors
                 raise EngineError(f"the plan '{plan.file}' is not among the files")
             for mine, its in ((plan.inputs, component.inputs), (plan.outputs, component.outputs)):
                 used = set[str]().union(*(dims.parse(dim).names for t in its.values() for dim in t.shape))
-                if not used <= plan.sizes.keys() or mine != resolve(its, plan.sizes):
+                same = mine.keys() == its.keys() and used <= plan.sizes.keys()
+                if not same or not all(mine[n].equals(t) for n, t in resolve(its, plan.sizes).items()):
                     raise EngineError(f"the plan '{plan.file}' and component '{name}' have different tensors")

@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 from ebca.engines.contract import limits
+from ebca.engines.contract.checked import spelled
 from ebca.errors import EngineError
 
 # More digits than any 64-bit integer has. Longer ones are numbers like 1e30, as other parsers read them.
@@ -42,7 +43,7 @@ def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in members:
         if name in found:
-            raise EngineError(f"an object has {name[:60]!r} twice")
+            raise EngineError(f"an object has {spelled(name)} twice")
         found[name] = value
     return found
 

@@ -54,7 +54,7 @@ def test_round_trip(shapes_dir: Path) -> None:
         ({"version": manifests.VERSION + 1}, "has manifest version 3, this ebca reads 2; upgrade ebca"),
         ({"version": 1}, "has manifest version 1, this ebca reads 2; export the engine again"),
         ({"version": 0}, "version 0"),
-        ({"version": True}, "version True"),
+        ({"version": True}, "version true"),
         ({"version": 2.0}, "version 2.0"),
         ({"version": "2"}, "version '2'"),
         ({"version": ["x" * 5000]}, "version "),
@@ -242,7 +242,7 @@ def _set(data: dict[str, Any], place: str, value: Any) -> None:
         ("schedulers/image_to_image", "nothing", "schedulers.image_to_image is 'nothing', which has no table"),
         ("schedulers/config/num_train_timesteps", 999, "num_train_timesteps is 999, and 'schedulers/alphas_cumprod"),
         ("schedulers/config/num_train_timesteps", 0, "num_train_timesteps is 0 instead of"),
-        ("schedulers/tables/ddim/file", "x", "the schedulers need 'x', which is not among the files"),
+        ("schedulers/tables/ddim/file", "x", "the scheduler ddim needs 'x', which is not among the files"),
         ("schedulers/tables/ddim/file", "schedulers/alphas_cumprod.f64", "which has 1000"),
         ("schedulers/tables/ddim/steps/50/offset", -1, "offset is -1 instead of"),
         ("schedulers/tables/ddim/steps/50/offset", 10**9, "the table of ddim with 50 steps ends at value"),
@@ -266,11 +266,11 @@ def test_paths_that_leave_the_directory_are_refused(refused: Refused, path: str)
 
 
 def test_steps_that_read_before_writing_are_refused(refused: Refused) -> None:
-    assert "before they are written" in refused(lambda data: data["unet"]["plan"].reverse())
+    assert "before it is written" in refused(lambda data: data["unet"]["plan"].reverse())
 
 
 def test_steps_that_write_again_are_refused(refused: Refused) -> None:
-    assert "which are there already" in refused(lambda data: data["unet"]["plan"].insert(1, data["unet"]["plan"][0]))
+    assert "which is there already" in refused(lambda data: data["unet"]["plan"].insert(1, data["unet"]["plan"][0]))
 
 
 def test_what_is_missing_or_null_has_a_default(data: dict[str, Any]) -> None:
