@@ -1,10 +1,10 @@
 """What an export is asked for, with every rule about it, and what it reports while it runs."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ebca.engines.contract.limits import FACTOR
 from ebca.engines.contract.manifest import COMPUTES, GUIDANCE_SCALE
 from ebca.errors import ParameterError
 from ebca.export.plans.shapes import PlanOptions
@@ -101,8 +101,10 @@ class ExportOptions:
                 raise ParameterError(
                     f"{spell('scheduler_steps')} has {steps}", f"a step count lies between 1 and {TRAINING_STEPS}"
                 )
-        if not math.isfinite(self.guidance_scale):
-            raise ParameterError(f"{spell('guidance_scale')} is {self.guidance_scale}", "give a finite number")
+        if not abs(self.guidance_scale) <= FACTOR:
+            raise ParameterError(
+                f"{spell('guidance_scale')} is {self.guidance_scale}", f"give a number from {-FACTOR:g} to {FACTOR:g}"
+            )
 
 
 def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ebca.runtime.sampling.recurrence import MOST_LATENTS, MOST_NOISES, expand
+from ebca.engines.contract import limits
+from ebca.runtime.sampling.recurrence import expand
 
 Memory = tuple[int, int]
 """How many latents and noise predictions a step looks back at: K, L."""
@@ -66,9 +67,9 @@ def find(rows: NDArray[np.float64], memory: Memory = (1, 1)) -> Recurrence | Non
 
 def _memories(least: Memory) -> Iterator[Memory]:
     """From `least` on: those with the fewest coefficients first, and of these the one with the fewest latents."""
-    for size in range(sum(least), MOST_LATENTS + MOST_NOISES + 1):
-        for latents in range(least[0], MOST_LATENTS + 1):
-            if least[1] <= size - latents <= MOST_NOISES:
+    for size in range(sum(least), limits.TABLE_LATENTS + limits.TABLE_NOISES + 1):
+        for latents in range(least[0], limits.TABLE_LATENTS + 1):
+            if least[1] <= size - latents <= limits.TABLE_NOISES:
                 yield latents, size - latents
 
 

@@ -28,11 +28,12 @@ import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler, PNDMScheduler
 from numpy.typing import NDArray
 
+from ebca.engines.contract import limits
 from ebca.errors import ExportError, ParameterError
 from ebca.export.options import DEFAULT_STEPS
 from ebca.export.scheduler_choice import INVERSE, ONE_STEP, REPLACEMENTS, CheckpointSchedulers, checkpoint_schedulers
 from ebca.export.scheduler_recurrence import Memory, Recurrence, find
-from ebca.runtime.sampling.recurrence import MOST_EVALUATIONS, MOST_LATENTS, MOST_NOISES, expand
+from ebca.runtime.sampling.recurrence import expand
 
 _BETA_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "rescale_betas_zero_snr")
 _SAMPLING_KEYS = (
@@ -248,16 +249,16 @@ def _tabulate(name: str, scheduler: Any, steps: int, memory: Memory) -> TableRec
             f"scheduler {name!r} has coefficients that are not finite with {steps} steps of this config "
             f"(prediction_type {scheduler.config.prediction_type!r}{zero_snr})"
         )
-    if len(run.timesteps) > MOST_EVALUATIONS:
+    if len(run.timesteps) > limits.TABLE_EVALUATIONS:
         raise ExportError(
             f"scheduler {name!r} makes {len(run.timesteps)} evaluations with {steps} steps, and a table holds "
-            f"{MOST_EVALUATIONS}",
+            f"{limits.TABLE_EVALUATIONS}",
             "give fewer scheduler steps",
         )
     recurrence = find(run.rows, memory)
     if recurrence is None:
         raise ExportError(
-            f"scheduler {name!r} looks back at more than {MOST_LATENTS} latents and {MOST_NOISES} noise predictions "
+            f"scheduler {name!r} looks back at more than {limits.TABLE_LATENTS} latents and {limits.TABLE_NOISES} noise predictions "
             f"with {steps} steps of this config"
         )
     return TableRecord(run.timesteps, run.input_scale, run.init_noise_sigma, recurrence)

@@ -88,13 +88,16 @@ class Workspace:
         return FileRecord((self.folder / path).stat().st_size, sha256(self.folder / path))
 
     def finish(self, manifest: Manifest) -> Path:
-        """Write the manifest and move the folder to its place."""
+        """Write the manifest and move the folder to its place. Raises EngineError for an inconsistent manifest."""
         known = {*manifest.files, _PROGRESS, _LOCK}
         for path in [p for p in self.folder.rglob("*") if p.is_file()]:
             if path.relative_to(self.folder).as_posix() not in known:
                 path.unlink()
         temporary = self.folder / f"{manifests.FILE_NAME}.tmp"
-        temporary.write_text(manifest.to_json(), encoding="utf-8")
+        text = manifest.to_json()
+        # What no host would open is an error here, and not at its first use.
+        manifests.parse(text.encode())
+        temporary.write_text(text, encoding="utf-8")
         temporary.replace(self.folder / manifests.FILE_NAME)
         old = None
         if self.output.exists() and any(self.output.iterdir()):

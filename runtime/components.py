@@ -214,16 +214,14 @@ class Components:
         if spec is None:
             raise rules.UNET_ONLY.error(path=self.directory.path)
         if self._tokenizer is None:
-            self.directory.verify([spec.file])
-            self._tokenizer = Tokenizer.load(self.directory.file(spec.file), spec.info)
+            self._tokenizer = Tokenizer.from_bytes(self.directory.read(spec.file), spec.info)
         return self._tokenizer
 
     def verify_tables(self) -> None:
         """Check the scheduler tables against the manifest, once. Raises EngineError if a file differs."""
         if not self._tables_verified:
             section = self.manifest.schedulers
-            names = [section.get("alphas_cumprod"), *(t["file"] for t in section.get("tables", {}).values())]
-            self.directory.verify(name for name in names if name in self.manifest.files)
+            self.directory.verify([section["alphas_cumprod"], *(table["file"] for table in section["tables"].values())])
             self._tables_verified = True
 
     def encode(self, ids: np.ndarray) -> np.ndarray:

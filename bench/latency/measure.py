@@ -182,6 +182,7 @@ def measure(
         engine = opening()
     with engine:
         subject = _subject(engine, settings)
+        engine.verify_tables()
         schedulers = engine.manifest.schedulers
         table = load_table(engine.directory.path, schedulers, str(schedulers["default"]), settings.steps)
         alone = _measure_alone(subject, table, settings)

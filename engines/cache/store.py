@@ -14,8 +14,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,9 @@ class Store:
         if stamp is None:
             return False
         prepared, sources = stamp["prepared"], stamp["sources"]
+        # Made of other files: the manifest says something else than it did then.
+        if sources.keys() != set(self._sources(name)):
+            return False
         paths = {file: self._directory.file(file) for file in self._sources(name)}
         changed = [f for f, path in paths.items() if sources.get(f) != stat(path) and not self._is_verified(path)]
         if changed:
@@ -136,9 +139,9 @@ class Store:
         work = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=self.folder))
         try:
             if isinstance(self._backend, PreparingBackend):
-                graph = self._directory.file(self._directory.manifest.components[name].graph_for(self._backend.name))
                 try:
-                    self._backend.prepare(graph, work / self.target(name).name)
+                    with self._without_links(name) as graph:
+                        self._backend.prepare(graph, work / self.target(name).name)
                 except BackendError:
                     # Libraries do not say that the disk is full; what they wrote still fills it.
                     _check_writable(work)
@@ -153,6 +156,21 @@ class Store:
             _write_atomically(self._stamp(name), json.dumps(stamp))
         finally:
             shutil.rmtree(work, ignore_errors=True)
+
+    @contextmanager
+    def _without_links(self, name: str) -> Iterator[Path]:
+        """The graph of a component with its weights beside it. Libraries refuse weights that a link leads elsewhere,
+        so files that are links get a second name in this folder meanwhile."""
+        sources = self._sources(name)
+        if not any(self._directory.file(source).is_symlink() for source in sources):
+            yield self._directory.file(sources[0])
+            return
+        with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=self.folder) as folder:
+            for source in sources:
+                path = Path(folder) / source
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _link_or_copy(self._directory.file(source).resolve(), path)
+            yield Path(folder) / sources[0]
 
     def _remove_abandoned(self) -> None:
         """Remove what killed processes left. Whoever prepares holds the lock, so no folder is in use."""
@@ -209,6 +227,14 @@ def check_room(folder: Path, needed: int) -> None:
     wanted = int(needed * 1.1) + (64 << 20)
     if free < wanted:
         raise OSError(errno.ENOSPC, f"the disk has {free / 1e9:.2f} GB free, and {wanted / 1e9:.2f} GB are needed")
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        # Another disk, or a file of another user.
+        shutil.copyfile(source, target)
 
 
 def _check_writable(folder: Path) -> None:

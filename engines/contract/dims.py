@@ -9,11 +9,61 @@ A dimension is an integer or a product of names and integers joined by `*`. The 
 So the number of positions of a cross-attention layer after two downsamplings is `height_2*width_2`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
+from ebca.engines.contract import limits
 from ebca.errors import EngineError
 
 Dim = int | str
+
+NAMES = ("batch", "contexts", "tokens", "height", "width")
+"""The sizes of a UNet call."""
+
+_FACTOR = re.compile(r" *(?:(?P<number>[0-9]{1,20})|(?P<name>[a-z]+)(?:_(?P<halvings>[0-9]{1,20}))?) *")
+
+
+class Product(NamedTuple):
+    """A dimension, taken apart. Equal ones have the same value at all sizes.
+
+    constant: product of the integers.
+    factors: (name, halvings), sorted.
+    """
+
+    constant: int
+    factors: tuple[tuple[str, int], ...]
+
+    @property
+    def names(self) -> set[str]:
+        return {name for name, _ in self.factors}
+
+
+@lru_cache(maxsize=4096)
+def parse(dim: Dim) -> Product:
+    """Take a dimension apart.
+
+    Raises:
+        EngineError: it is not in this module's language, or an integer is 0 or above `limits.DIMENSION`.
+    """
+    constant, factors = 1, []
+    for part in str(dim).split("*"):
+        found = _FACTOR.fullmatch(part)
+        if found is None or int(found["halvings"] or 0) > limits.HALVINGS:
+            raise EngineError(f"dimension {str(dim)[:60]!r} is neither a number nor a product of names and numbers")
+        constant *= int(found["number"] or 1)
+        if not 1 <= constant <= limits.DIMENSION:
+            raise EngineError(f"dimension {str(dim)[:60]!r} is not from 1 to {limits.DIMENSION}")
+        if found["name"]:
+            factors.append((found["name"], int(found["halvings"] or 0)))
+    return Product(constant, tuple(sorted(factors)))
+
+
+def check(dim: Dim, names: Collection[str] = NAMES) -> None:
+    """Raise EngineError if a dimension is not in this module's language, or uses other names than these."""
+    for name in sorted(parse(dim).names - set(names)):
+        raise _unknown(dim, name, names)
 
 
 def evaluate(dim: Dim, sizes: Mapping[str, int]) -> int:
@@ -28,15 +78,22 @@ def evaluate(dim: Dim, sizes: Mapping[str, int]) -> int:
     """
     if isinstance(dim, int):
         return dim
-    product = 1
-    for factor in dim.split("*"):
-        product *= _factor(factor.strip(), dim, sizes)
-    return product
+    value, factors = parse(dim)
+    for name, halvings in factors:
+        if name not in sizes:
+            raise _unknown(dim, name, sizes)
+        value *= -(-sizes[name] // 2**halvings)
+    return value
 
 
 def shape(dims: Sequence[Dim], sizes: Mapping[str, int]) -> tuple[int, ...]:
     """The concrete shape of a tensor, see `evaluate`."""
     return tuple(evaluate(dim, sizes) for dim in dims)
+
+
+def same(one: Sequence[Dim], other: Sequence[Dim]) -> bool:
+    """Whether two shapes are the same at all sizes."""
+    return [parse(dim) for dim in one] == [parse(dim) for dim in other]
 
 
 def fixed(shapes: Iterable[Sequence[Dim]], sizes: Mapping[str, int]) -> dict[str, int]:
@@ -61,12 +118,5 @@ def sizes_of(shapes: Iterable[Sequence[Dim]], values: Iterable[Sequence[int]]) -
     return sizes
 
 
-def _factor(factor: str, dim: str, sizes: Mapping[str, int]) -> int:
-    if factor.isdecimal():
-        return int(factor)
-    if factor in sizes:
-        return sizes[factor]
-    base, _, halvings = factor.rpartition("_")
-    if base in sizes and halvings.isdecimal():
-        return -(-sizes[base] // 2 ** int(halvings))
-    raise EngineError(f"dimension '{dim}' uses the unknown name '{factor}'", f"known: {', '.join(sorted(sizes))}")
+def _unknown(dim: Dim, name: str, known: Iterable[str]) -> EngineError:
+    return EngineError(f"dimension '{dim}' uses the unknown name '{name}'", f"known: {', '.join(sorted(known))}")

@@ -6,20 +6,23 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ebca.engines.contract import files
 from ebca.engines.contract import manifest as manifests
-from ebca.engines.contract.manifest import FileRecord, Manifest
+from ebca.engines.contract.files import sha256
+from ebca.engines.contract.manifest import Manifest
 from ebca.errors import EngineError, ParameterError
 
-BUNDLED = Path(__file__).parents[1] / "bundled"
+__all__ = ["BUNDLED", "EngineDirectory", "bundled", "open_directory", "sha256"]
 
-_CHUNK = 1 << 22
+BUNDLED = Path(__file__).parents[1] / "bundled"
 
 
 @dataclass(frozen=True)
 class EngineDirectory:
     """A directory with a valid manifest, whose files all exist with the right size.
 
-    `verify` checks contents. It is called for each file before its first use, see `ebca.engines.cache.prepared`.
+    `verify` and `read` check contents. No file is used before one of them has seen it: see
+    `ebca.engines.cache.prepared` for graphs and weights.
     """
 
     path: Path
@@ -42,23 +45,28 @@ class EngineDirectory:
             if progress:
                 progress(name)
             self.check_size(name)
-            if sha256(self.file(name)) != self.manifest.files[name].sha256:
-                raise EngineError(
-                    f"'{self.file(name)}' is corrupted: its contents are not what was exported",
-                    "export the engine again",
-                )
+            self._check_digest(name, sha256(self.file(name)))
+
+    def read(self, name: str) -> bytes:
+        """The contents of a file that fits into memory. Raises EngineError as `verify`."""
+        self.check_size(name)
+        contents = files.read(self.file(name))
+        self._check_digest(name, hashlib.sha256(contents).hexdigest())
+        return contents
 
     def check_size(self, name: str) -> None:
-        """Raise EngineError if a file is missing or differs in size from the manifest."""
-        record: FileRecord = self.manifest.files[name]
-        path = self.file(name)
-        try:
-            size = path.stat().st_size
-        except OSError:
-            raise EngineError(f"'{path}' is missing", "copy the whole engine directory or export it again") from None
-        if size != record.size:
+        """Raise EngineError if a file is missing, is not a regular file, or differs in size from the manifest."""
+        path, expected = self.file(name), self.manifest.files[name].size
+        size = files.size(path)
+        if size != expected:
             raise EngineError(
-                f"'{path}' has {size} bytes instead of {record.size}: truncated or changed", "export the engine again"
+                f"'{path}' has {size} bytes instead of {expected}: truncated or changed", "export the engine again"
+            )
+
+    def _check_digest(self, name: str, found: str) -> None:
+        if found != self.manifest.files[name].sha256:
+            raise EngineError(
+                f"'{self.file(name)}' is corrupted: its contents are not what was exported", "export the engine again"
             )
 
 
@@ -72,7 +80,8 @@ def open_directory(engine: str | Path) -> EngineDirectory:
     if not isinstance(engine, str | os.PathLike):
         raise ParameterError(f"engine is {engine!r}"[:200], "give an engine directory, or the name of a bundled engine")
     path = Path(engine)
-    if not path.exists():
+    # Path.exists raises an exception for a name that is too long.
+    if not os.path.exists(path):  # noqa: PTH110
         if str(engine) not in bundled():
             names = f" or use a bundled one: {', '.join(bundled())}" if bundled() else ""
             raise EngineError(
@@ -88,12 +97,3 @@ def open_directory(engine: str | Path) -> EngineDirectory:
 def bundled() -> list[str]:
     """Names of the engine directories that come with this package."""
     return sorted(path.parent.name for path in BUNDLED.glob(f"*/{manifests.FILE_NAME}"))
-
-
-def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file's contents."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -17,17 +17,18 @@ UNet with guidance); height and width are latent sizes.
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-from ebca.engines.contract import dims
+from ebca.engines.contract import dims, limits
+from ebca.engines.contract.checked import Entry
 from ebca.engines.contract.dims import Dim
-from ebca.engines.contract.tensors import TensorSpec, tensors_from_json
+from ebca.engines.contract.tensors import TensorSpec, read_tensors
 from ebca.errors import EngineError
 
 Range = tuple[int, int, int]
 """Smallest, best and largest value of a size."""
 
-_CAPABILITY = re.compile(r"\d+\.\d+")
+_CAPABILITY = re.compile(r"[0-9]+\.[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def describe(sizes: Mapping[str, Range]) -> str:
 
 def used_sizes(tensors: Iterable[TensorSpec], sizes: Mapping[str, Range]) -> dict[str, Range]:
     """The part of `sizes` that the shapes of these tensors use."""
-    names = set().union(*(_names(dim) for tensor in tensors for dim in tensor.shape))
+    names = set[str]().union(*(dims.parse(dim).names for tensor in tensors for dim in tensor.shape))
     return {name: size for name, size in sizes.items() if name in names}
 
 
@@ -111,63 +112,66 @@ def resolve(tensors: Mapping[str, TensorSpec], sizes: Mapping[str, Range]) -> di
     fixed = {name: low for name, (low, _, high) in sizes.items() if low == high}
 
     def dimension(dim: Dim) -> Dim:
-        return dims.evaluate(dim, fixed) if _names(dim) <= fixed.keys() else dim
+        return dims.evaluate(dim, fixed) if dims.parse(dim).names <= fixed.keys() else dim
 
     return {n: TensorSpec(t.dtype, tuple(dimension(d) for d in t.shape)) for n, t in tensors.items()}
 
 
-def _names(dim: Dim) -> set[str]:
-    if isinstance(dim, int):
-        return set()
-    factors = [factor.strip() for factor in dim.split("*")]
-    return {f.split("_")[0] for f in factors if not f.isdecimal()}
-
-
-def from_json(data: Mapping[str, Any]) -> LibraryPlans:
-    """The plans of one library, from its entry in `manifest.json`."""
+def read_plans(entry: Entry) -> LibraryPlans:
+    """The plans of one library, from its entry in `manifest.json`. Raises EngineError for a wrong type or range."""
+    capabilities = entry["compute_capabilities"].names()
+    for capability in capabilities:
+        if not _CAPABILITY.fullmatch(capability):
+            raise EngineError(f"{entry.path} names the compute capability {capability!r}")
     return LibraryPlans(
-        version=data["version"],
-        compute_capabilities=tuple(data["compute_capabilities"]),
-        platform=data["platform"],
-        shapes=tuple(_sizes(shape) for shape in data["shapes"]),
+        version=entry["version"].name(),
+        compute_capabilities=capabilities,
+        platform=entry["platform"].name(),
+        shapes=tuple(_sizes(shape) for shape in entry["shapes"].elements()),
         components={
-            name: tuple(
-                Plan(
-                    p["file"],
-                    _sizes(p["sizes"]),
-                    tensors_from_json(p["inputs"]),
-                    tensors_from_json(p["outputs"]),
-                    p["scratch_bytes"],
-                )
-                for p in entries
-            )
-            for name, entries in data["components"].items()
+            name: tuple(_plan(plan) for plan in plans.elements()) for name, plans in entry["components"].items()
         },
     )
 
 
-def _sizes(data: Mapping[str, Any]) -> dict[str, Range]:
-    return {name: (low, best, high) for name, (low, best, high) in data.items()}
+def _plan(entry: Entry) -> Plan:
+    scratch = entry.get("scratch_bytes")
+    return Plan(
+        entry["file"].text(),
+        _sizes(entry["sizes"]),
+        read_tensors(entry["inputs"]),
+        read_tensors(entry["outputs"]),
+        None if scratch is None else scratch.integer(0, limits.FILE_BYTES),
+    )
 
 
-def validate(library: str, plans: LibraryPlans, components: Mapping[str, HasTensors], files: Collection[str]) -> None:
-    """Raise ValueError if the section contradicts itself or the components."""
-    if not isinstance(plans.version, str) or not isinstance(plans.platform, str):
-        raise ValueError(f"plans of '{library}' have version {plans.version!r} and platform {plans.platform!r}")
-    for capability in plans.compute_capabilities:
-        if not _CAPABILITY.fullmatch(capability):
-            raise ValueError(f"plans of '{library}' name the compute capability {capability!r}")
-    for sizes in (*plans.shapes, *(plan.sizes for entries in plans.components.values() for plan in entries)):
-        for name, size in sizes.items():
-            if any(type(n) is not int for n in size) or not 1 <= size[0] <= size[1] <= size[2]:
-                raise ValueError(f"plans of '{library}' have the range {size} for {name}")
+def _sizes(entry: Entry) -> dict[str, Range]:
+    return {name: _range(name, size) for name, size in entry.items()}
+
+
+def _range(name: str, entry: Entry) -> Range:
+    if name not in dims.NAMES:
+        raise EngineError(f"{entry.path} is not one of {', '.join(dims.NAMES)}")
+    values = [value.integer(1, limits.DIMENSION) for value in entry.elements()]
+    if len(values) != 3 or values != sorted(values):
+        raise EngineError(f"{entry.path} is {values} instead of a smallest, best and largest size")
+    low, best, high = values
+    return low, best, high
+
+
+def check(library: str, plans: LibraryPlans, components: Mapping[str, HasTensors], files: Collection[str]) -> None:
+    """Raise EngineError if the plans of a library contradict themselves, the components or the files."""
+    if not plans.shapes or any(shape.keys() != set(dims.NAMES) for shape in plans.shapes):
+        raise EngineError(f"plans.{library}.shapes is empty, or lacks one of {', '.join(dims.NAMES)}")
     for name, entries in plans.components.items():
+        if name not in components:
+            raise EngineError(f"plans.{library} names the unknown component '{name}'")
         component = components[name]
         for plan in entries:
             if plan.file not in files:
-                raise ValueError(f"the plan '{plan.file}' is not among the files")
-            if plan.scratch_bytes is not None and type(plan.scratch_bytes) is not int:
-                raise ValueError(f"the plan '{plan.file}' needs {plan.scratch_bytes!r} bytes of scratch")
+                raise EngineError(f"the plan '{plan.file}' is not among the files")
             for mine, its in ((plan.inputs, component.inputs), (plan.outputs, component.outputs)):
-                if mine != resolve(its, plan.sizes):
-                    raise ValueError(f"the plan '{plan.file}' and component '{name}' have different tensors")
+                used = set[str]().union(*(dims.parse(dim).names for t in its.values() for dim in t.shape))
+                same = mine.keys() == its.keys() and used <= plan.sizes.keys()
+                if not same or not all(mine[n].equals(t) for n, t in resolve(its, plan.sizes).items()):
+                    raise EngineError(f"the plan '{plan.file}' and component '{name}' have different tensors")

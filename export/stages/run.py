@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from functools import partial
 
+from ebca.engines.contract.limits import NAME_BYTES
 from ebca.engines.contract.manifest import FileRecord, Manifest
 from ebca.export.checkpoint.model import Checkpoint
 from ebca.export.stages import full_unet, plans, schedulers, text_encoder, tokenizer, unet, vae
@@ -38,11 +39,12 @@ def run(context: Context) -> StageResult:
 def manifest(context: Context, result: StageResult) -> Manifest:
     """The manifest of an export whose stages have run."""
     checkpoint, options = context.checkpoint, context.options
+    source = checkpoint.source
     return Manifest(
         model={
-            "name": checkpoint.name,
+            "name": _line(checkpoint.name),
             "kind": _kind(checkpoint),
-            "source": checkpoint.source,
+            "source": {name: _unicode(value) if isinstance(value, str) else value for name, value in source.items()},
             "guidance_scale": float(options.guidance_scale),
         },
         precision=options.precision,
@@ -53,6 +55,17 @@ def manifest(context: Context, result: StageResult) -> Manifest:
         compute=options.compute,
         **result.sections,
     )
+
+
+def _line(text: str) -> str:
+    """A name as manifests may have it; that of a folder may hold anything, even a line break."""
+    printable = "".join(character if character.isprintable() else "?" for character in text)
+    return _unicode(printable).encode()[:NAME_BYTES].decode(errors="ignore") or "?"
+
+
+def _unicode(text: str) -> str:
+    """The text without what stands for bytes of a file name that are not UTF-8."""
+    return text.encode(errors="replace").decode()
 
 
 def _records(context: Context, result: StageResult) -> Mapping[str, FileRecord]:

@@ -22,8 +22,9 @@ from ebca.runtime.devices.choice import AUTO, DeviceChoice, choose
 from ebca.runtime.diagnostics import verify as verification
 from ebca.runtime.diagnostics.findings import Finding, explain, size_text
 from ebca.runtime.diagnostics.machine import gpus
-from ebca.runtime.engine import load
+from ebca.runtime.engine import Engine, load
 from ebca.runtime.execution.control import EnergyControl
+from ebca.runtime.sampling import tables
 
 # Latent rows and columns of the trial evaluation: divisible by the UNet's total downscaling of 8.
 _TRIAL_SIDE = 8
@@ -199,6 +200,7 @@ def _try(directory: EngineDirectory, backend: str | None, choice: DeviceChoice |
             where, made = engine.backend.name, engine.device_choice
             if choice is not None and made.device != choice.device:
                 yield Finding("note", "device", f"auto becomes {made.device}: {made.reason}")
+            _check_data(engine)
             if isinstance(engine.backend, PreparingBackend):
                 yield _prepared(where, progress.seconds, prepared_engine(directory, engine.backend).folder in known)
             sample, contexts = _trial_inputs(manifest, where)
@@ -216,6 +218,18 @@ def _try(directory: EngineDirectory, backend: str | None, choice: DeviceChoice |
         f"an evaluation at {height} x {width} pixels by {where} on {engine.device.name} gave finite results; opening "
         f"and running took {seconds:.1f} s",
     )
+
+
+def _check_data(engine: Engine) -> None:
+    """Read the tokenizer and every scheduler table as a generation does. Raises EngineError."""
+    section, path = engine.manifest.schedulers, engine.directory.path
+    if engine.manifest.tokenizer is not None:
+        _ = engine.tokenizer
+    engine.verify_tables()
+    tables.load_alphas_cumprod(path, section)
+    for name in tables.available_schedulers(section):
+        for steps in tables.stored_steps(section, name):
+            tables.load_table(path, section, name, steps)
 
 
 def _prepared(backend: str, seconds: float | None, known: bool) -> Finding:

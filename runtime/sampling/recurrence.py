@@ -15,11 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Bounds of what an engine directory may ask for: more than any scheduler needs, and memory that every machine has.
-MOST_LATENTS = 8
-MOST_NOISES = 16
-MOST_EVALUATIONS = 4096
-
 
 def expand(of_latents: NDArray[Any], of_noises: NDArray[Any]) -> NDArray[np.float64]:
     """The weights of start, e_0 .. e_i in every x_i.

@@ -20,8 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ebca.engines.contract import limits
+from ebca.engines.contract.files import check_path
 from ebca.errors import EbcaError, EngineError, ParameterError
-from ebca.runtime.sampling.recurrence import MOST_EVALUATIONS, MOST_LATENTS, MOST_NOISES, expand
+from ebca.runtime.sampling.recurrence import expand
 from ebca.runtime.schema import parameters as rules
 
 INVERSE = "ddim_inverse"
@@ -138,6 +140,11 @@ def available_schedulers(section: Mapping[str, Any]) -> list[str]:
     return list(section.get("tables", {}))
 
 
+def stored_steps(section: Mapping[str, Any], name: str) -> list[int]:
+    """The step counts that one of `available_schedulers` has a table for, ascending."""
+    return sorted(int(count) for count in section["tables"][name]["steps"])
+
+
 def normalise_name(name: str) -> str:
     """Map a name as users write it to the manifest's: "DPM++ 2M" -> "dpmpp_2m", "plms" -> "pndm"."""
     key = re.sub(r"[\s_\-]+", "", name.strip().lower()).removesuffix("scheduler")
@@ -242,14 +249,14 @@ def _place(directory: Path, section: Mapping[str, Any], scheduler: str, steps: i
             "export the engine again",
         ) from error
     # Without bounds, a damaged manifest could request gigabytes.
-    if not (1 <= start.latents <= MOST_LATENTS and 1 <= start.noises <= MOST_NOISES):
+    if not (1 <= start.latents <= limits.TABLE_LATENTS and 1 <= start.noises <= limits.TABLE_NOISES):
         raise EngineError(
             f"the manifest in {directory} has an impossible table entry: a step of {scheduler} looks back at "
             f"{start.latents} latents and {start.noises} noise predictions",
             "export the engine again",
         )
     for count, evaluations in stored.items():
-        if not (count >= 1 and 1 <= evaluations <= min(4 * count + 16, MOST_EVALUATIONS)):
+        if not (count >= 1 and 1 <= evaluations <= min(4 * count + 16, limits.TABLE_EVALUATIONS)):
             raise EngineError(
                 f"the manifest in {directory} has an impossible table entry: {scheduler} with {count} steps has "
                 f"{evaluations} evaluations",
@@ -291,16 +298,14 @@ def load_alphas_cumprod(directory: Path, section: Mapping[str, Any]) -> NDArray[
     return _read_values(directory, file, 0, length, length)
 
 
+
 def _read_values(directory: Path, file: str, offset: int, count: int, total: int) -> NDArray[np.float64]:
     """`count` float64 values from value `offset` of a raw file of `total` values in the engine directory; read-only.
 
     Another size of the file means that the places of its records are not those that the manifest tells.
     """
-    path = (directory / file).resolve()
-    if not path.is_relative_to(directory.resolve()):
-        raise EngineError(
-            f"the manifest names the scheduler file {file!r}, which is outside {directory}", "export the engine again"
-        )
+    check_path(file)
+    path = directory / file
     try:
         with path.open("rb") as stream:
             size = stream.seek(0, os.SEEK_END)

@@ -13,6 +13,7 @@ from ebca.runtime.schema import write_cpp, write_python
 from ebca.runtime.schema.load import Schema, load
 
 RUNTIME = Path(__file__).parents[1]
+ROOT = RUNTIME.parent
 
 # What to write where: the new content follows from the schema and, for a file with other parts, the present one.
 Writer = Callable[[Schema, str], str]
@@ -22,6 +23,8 @@ FILES: dict[Path, Writer] = {
     RUNTIME / "cpp" / "include" / "ebca.h": write_cpp.header,
     RUNTIME / "cpp" / "src" / "parameters.hpp": lambda schema, _: write_cpp.parameters(schema),
     RUNTIME / "cpp" / "src" / "api" / "defaults.hpp": lambda schema, _: write_cpp.struct_defaults(schema),
+    ROOT / "engines" / "contract" / "limits.py": lambda schema, _: write_python.manifest_limits(schema),
+    RUNTIME / "cpp" / "src" / "contract" / "limits.hpp": lambda schema, _: write_cpp.manifest_limits(schema),
 }
 
 
@@ -44,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for path, content in found.items():
         if not check:
             path.write_text(content)
-        print(f"{path.relative_to(RUNTIME)} {'is out of date' if check else 'written'}")
+        print(f"{path.relative_to(ROOT)} {'is out of date' if check else 'written'}")
     return int(check and bool(found))
 
 

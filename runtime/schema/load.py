@@ -72,6 +72,7 @@ class Text:
 class Schema:
     constants: Mapping[str, Mapping[str, Any]]
     limits: Mapping[str, Mapping[str, Any]]
+    manifest_limits: Mapping[str, Mapping[str, Any]]
     status: Enum
     enums: tuple[Enum, ...]
     structs: tuple[Struct, ...]
@@ -86,6 +87,7 @@ def load(path: Path = SCHEMA) -> Schema:
     return Schema(
         data["constants"],
         data["limits"],
+        data["manifest_limits"],
         _enum("ebca_status", data["status"]),
         tuple(_enum(f"ebca_{name}", each) for name, each in data["enums"].items()),
         tuple(_struct(name, each) for name, each in data["structs"].items()),

@@ -64,6 +64,16 @@ def parameters(schema: Schema) -> str:
     return "\n".join([*lines, "}  // namespace ebca::rules", ""])
 
 
+def manifest_limits(schema: Schema) -> str:
+    """src/contract/limits.hpp."""
+    lines = ["// Bounds of what manifest.json says, the same in Python and C++.", f"// {_NOTICE}", "#pragma once", ""]
+    lines += ["#include <cstdint>", "", "// clang-format off", "namespace ebca::limits {", ""]
+    for name, data in schema.manifest_limits.items():
+        kind = "double" if isinstance(data["value"], float) else "int64_t"
+        lines += [f"// {data['doc']}", f"inline constexpr {kind} {name} = {data['value']};", ""]
+    return "\n".join([*lines, "}  // namespace ebca::limits", ""])
+
+
 def struct_defaults(schema: Schema) -> str:
     """src/api/defaults.hpp."""
     lines = [

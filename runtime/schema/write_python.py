@@ -79,6 +79,13 @@ def parameters(schema: Schema) -> str:
     return "\n".join(parts)
 
 
+def manifest_limits(schema: Schema) -> str:
+    """The module `ebca.engines.contract.limits`."""
+    header = _HEADER.format(title="Bounds of what manifest.json says, the same in Python and C++.")
+    constants = [f'{name.upper()} = {data["value"]!r}\n"""{data["doc"]}"""\n' for name, data in schema.manifest_limits.items()]
+    return "\n".join([header, *constants])
+
+
 def _constant_name(struct: Struct) -> str:
     assert struct.defaults is not None
     return {"RePaint": "REPAINT"}.get(struct.defaults, struct.defaults.upper())

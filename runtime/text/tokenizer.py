@@ -15,7 +15,9 @@ from tokenizers import Tokenizer as _Backend
 from ebca.errors import EbcaError, EngineError, ParameterError
 from ebca.runtime.schema import parameters as rules
 
-_INFO_KEYS = ("model_max_length", "bos_token_id", "eos_token_id", "pad_token_id")
+_TOKENS = ("bos", "eos", "pad")
+
+_SHORTEST, _LONGEST = 3, 10_000
 
 
 @dataclass(frozen=True)
@@ -36,24 +38,24 @@ class Encoded:
 class Tokenizer:
     """CLIP byte-pair encoding with start token, end token and padding. Thread-safe.
 
+    Args:
+        backend: the vocabulary.
+        info: model_max_length; bos_token, eos_token, pad_token and their ids, from the manifest.
+
     Raises:
-        EngineError: incomplete information.
+        EngineError: incomplete information, or other ids than those of the vocabulary.
     """
 
     def __init__(self, backend: _Backend, info: Mapping[str, Any]) -> None:
-        missing = [key for key in _INFO_KEYS if not isinstance(info.get(key), int)]
-        if missing:
+        length = info.get("model_max_length")
+        if type(length) is not int or not _SHORTEST <= length <= _LONGEST:
             raise EngineError(
-                f"the manifest's tokenizer information has no {', '.join(missing)}", "export the engine again"
+                f"the tokenizer's model_max_length is {rules.shortened(repr(length), 60)} instead of {_SHORTEST} to "
+                f"{_LONGEST}",
+                "export the engine again",
             )
-        self.max_length = int(info["model_max_length"])
-        if self.max_length < 3:
-            raise EngineError(
-                f"the tokenizer's model_max_length is {self.max_length}, less than 3", "export the engine again"
-            )
-        self.bos_id = int(info["bos_token_id"])
-        self.eos_id = int(info["eos_token_id"])
-        self.pad_id = int(info["pad_token_id"])
+        self.max_length = length
+        self.bos_id, self.eos_id, self.pad_id = (_token_id(backend, info, name) for name in _TOKENS)
         # The file's own truncation would silently drop text.
         backend.no_truncation()
         backend.no_padding()
@@ -65,16 +67,24 @@ class Tokenizer:
 
         Args:
             path: the JSON file.
-            info: model_max_length and the bos, eos and pad token ids, from the manifest.
+            info: see the class.
 
         Raises:
             EngineError: the file cannot be read, or `info` is incomplete.
         """
         try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            contents = Path(path).read_bytes()
+        except OSError as error:
             raise EngineError(f"cannot read the tokenizer {path}: {error}", "export the engine again") from error
-        return cls.from_json(text, info)
+        return cls.from_bytes(contents, info)
+
+    @classmethod
+    def from_bytes(cls, contents: bytes, info: Mapping[str, Any]) -> Tokenizer:
+        """Like `load`, from the contents of the file."""
+        try:
+            return cls.from_json(contents.decode("utf-8"), info)
+        except UnicodeDecodeError as error:
+            raise EngineError(f"the tokenizer is not UTF-8: {error}", "export the engine again") from error
 
     @classmethod
     def from_json(cls, text: str, info: Mapping[str, Any]) -> Tokenizer:
@@ -83,7 +93,8 @@ class Tokenizer:
             backend = _Backend.from_str(text)
         except Exception as error:  # the library raises nothing narrower
             raise EngineError(
-                f"the tokenizer is not valid `tokenizers` JSON: {error}", "export the engine again"
+                f"the tokenizer is not valid `tokenizers` JSON: {' '.join(str(error).split())}",
+                "export the engine again",
             ) from error
         return cls(backend, info)
 
@@ -161,6 +172,20 @@ class Tokenizer:
         if beyond:
             return rules.WORD_BEYOND_LIMIT.error(word=repr(word), limit=self._room, tokens=listing)
         return rules.WORD_NOT_IN_PROMPT.error(word=repr(word), tokens=listing)
+
+
+def _token_id(backend: _Backend, info: Mapping[str, Any], name: str) -> int:
+    """The id of a special token, which the manifest and the vocabulary must agree on."""
+    token, index = info.get(f"{name}_token"), info.get(f"{name}_token_id")
+    found = backend.token_to_id(token) if isinstance(token, str) else None
+    if found is None or type(index) is not int or index != found:
+        raise EngineError(
+            f"the manifest gives {name}_token {rules.shortened(repr(token), 60)} the id "
+            f"{rules.shortened(repr(index), 60)}, and the vocabulary says "
+            f"{'that there is no such token' if found is None else found}",
+            "copy the whole engine directory or export it again",
+        )
+    return found
 
 
 def _occurrences(encoding: Encoding, needle: list[int]) -> list[int]:

@@ -1,6 +1,5 @@
 """The library on OpenVINO against the Python session on the same OpenVINO: the same bits, at both precisions."""
 
-import json
 import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import building, derived
+from helpers import building, derived, manifests
 
 import ebca
 from ebca.engines.backends.protocol import BackendOptions
@@ -251,9 +250,8 @@ def test_a_file_that_is_not_a_graph_is_named(
     copy = tmp_path / "engine"
     shutil.copytree(shapes_dir, copy)
     (copy / "text_encoder.onnx").write_bytes(b"no graph")
-    manifest = json.loads((copy / "manifest.json").read_text())
-    manifest["files"]["text_encoder.onnx"] = {"size": 8, "sha256": sha256(b"no graph").hexdigest()}
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    record = {"size": 8, "sha256": sha256(b"no graph").hexdigest()}
+    manifests.edit(copy, lambda data: data["files"].update({"text_encoder.onnx": record}))
     engine = library.open(copy, backend="openvino", openvino=openvino_file)
     session = engine.session(64, 64)
     with pytest.raises(BackendError, match=r"^openvino 20\S+ cannot open '.*text_encoder.onnx': [^\n]+$"):

@@ -4,7 +4,6 @@ Every bit is the same, from latents that are given and from seeds: both run the 
 round what noise is made of to the nearest float32.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import derived
+from helpers import derived, manifests
 
 import ebca
 from ebca.runtime import native
@@ -323,9 +322,8 @@ def test_channels_last_of_what_is_no_image_between_segments(
 ) -> None:
     folder = tmp_path / "engine"
     shutil.copytree(shapes_dir, folder)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["unet"]["channels_last"] = {"onnxruntime": ["hidden_00_0"], "onnxruntime-cuda": ["hidden_00_0", name]}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    named = {"onnxruntime": ["hidden_00_0"], "onnxruntime-cuda": ["hidden_00_0", name]}
+    manifests.edit(folder, lambda data: data["unet"].update(channels_last=named))
     with pytest.raises(ebca.errors.EngineError, match=f"'{name}' of channels_last is not an image between segments"):
         library.open(folder)
 

@@ -18,6 +18,10 @@ from ebca.runtime import native
 ROOT = Path(__file__).parents[2]
 CPP = ROOT / "runtime" / "cpp"
 SLOW = pytest.mark.skipif(not os.environ.get("EBCA_SLOW_TESTS"), reason="takes minutes; EBCA_SLOW_TESTS=1 runs it")
+CONTRACT = [
+    f"contract/{name}"
+    for name in ("dims", "entry", "json", "manifest", "reading", "sha256", "tensor", "validation")
+]
 NOTHING = 77  # of sanitize.sh: the compiler has no sanitizers
 
 
@@ -92,17 +96,11 @@ def test_sanitizers_find_nothing(
     [
         (
             "manifest",
-            ["execution/arena", *(f"contract/{name}" for name in ("dims", "json", "manifest", "tensor", "validation"))],
+            ["execution/arena", *CONTRACT],
         ),
         (
             "table",
-            [
-                *(
-                    f"contract/{name}"
-                    for name in ("dims", "directory", "json", "manifest", "sha256", "tensor", "validation")
-                ),
-                "sampling/schedulers",
-            ],
+            [*CONTRACT, "contract/directory", "sampling/schedulers"],
         ),
     ],
 )

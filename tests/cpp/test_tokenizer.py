@@ -39,7 +39,7 @@ SOURCES = ["contract/json", "contract/utf8"] + [
     for name in ("unicode", "unicode_tables", "byte_pair_encoding", "tokenizer_json", "tokenizer", "prompt_tokenizer")
 ]
 SLOW = bool(os.environ.get("EBCA_SLOW_TESTS"))
-INFO_KEYS = ("model_max_length", "bos_token_id", "eos_token_id", "pad_token_id")
+INFO_KEYS = ("model_max_length", *(f"{name}_token{end}" for name in ("bos", "eos", "pad") for end in ("_id", "")))
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -641,6 +641,20 @@ def test_bytes_that_are_not_a_tokenizer_are_refused(native: Native, shapes_case:
 def test_an_impossible_length_is_refused(native: Native, shapes_case: Case, length: int) -> None:
     with pytest.raises(EngineError, match=f"model_max_length is {length}"):
         native.load(shapes_case.text, {**shapes_case.info, "model_max_length": length})
+
+
+@pytest.mark.parametrize("name", ["bos", "eos", "pad"])
+def test_special_tokens_are_those_of_the_vocabulary(native: Native, shapes_case: Case, name: str) -> None:
+    info = shapes_case.info
+    token, right = info[f"{name}_token"], info[f"{name}_token_id"]
+    for change in ({f"{name}_token_id": 0}, {f"{name}_token_id": right + 1}, {f"{name}_token": "<none>"}):
+        with pytest.raises(EngineError) as theirs:
+            Tokenizer.from_json(shapes_case.text, {**info, **change})
+        with pytest.raises(EngineError) as mine:
+            native.load(shapes_case.text, {**info, **change})
+        assert str(mine.value).endswith(str(theirs.value)), token
+    # An entry of the vocabulary that is no added token.
+    native.load(shapes_case.text, {**info, f"{name}_token": "a</w>", f"{name}_token_id": 320})
 
 
 def test_the_shortest_length_has_room_for_one_token(native: Native, shapes_case: Case) -> None:

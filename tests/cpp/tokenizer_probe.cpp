@@ -60,10 +60,11 @@ struct Probe {
     std::optional<ebca::Tokenizer> tokenizer;
     std::optional<ebca::PromptTokenizer> prompt_tokenizer;
 
-    // tokenizer.json; model_max_length, bos, eos and pad id
+    // tokenizer.json; model_max_length; id and text of bos, eos and pad
     Message load(const Message& question) {
         auto number = [&](size_t i) { return std::stoll(question.at(i)); };
-        ebca::TokenizerInfo info{number(2), number(3), number(4), number(5)};
+        auto special = [&](size_t i) { return ebca::SpecialToken{question.at(i + 1), number(i)}; };
+        ebca::TokenizerInfo info{number(2), special(3), special(5), special(7)};
         tokenizer = ebca::Tokenizer::parse(question.at(1));
         prompt_tokenizer = ebca::PromptTokenizer::from_json(question.at(1), info);
         return {};

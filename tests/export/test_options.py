@@ -42,7 +42,8 @@ def test_options_that_go_together_pass(settings: dict[str, Any]) -> None:
         ({**FP16, "plans": PlanOptions("tensorrt", max_contexts=0)}, "<max_contexts> is 0; give 1 or more"),
         ({"scheduler_steps": (20, 0)}, "<scheduler_steps> has 0; a step count lies between 1 and 1000"),
         ({"scheduler_steps": (1001,)}, "<scheduler_steps> has 1001; a step count lies between 1 and 1000"),
-        ({"guidance_scale": float("nan")}, "<guidance_scale> is nan; give a finite number"),
+        ({"guidance_scale": float("nan")}, "<guidance_scale> is nan; give a number from -1e+06 to 1e+06"),
+        ({"guidance_scale": 1e7}, "<guidance_scale> is 10000000.0; give a number from -1e+06 to 1e+06"),
     ],
 )
 def test_options_that_do_not_are_refused(settings: dict[str, Any], message: str) -> None:

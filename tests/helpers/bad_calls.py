@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from helpers.manifests import stamped
 
 from ebca.runtime import native
 from ebca.runtime.native import structures
@@ -471,25 +472,25 @@ def links_out_of_the_directory(place: Place) -> None:
         (folder / name).unlink()
         (folder / name).symlink_to(target)
         text = fails_to_open(place, folder)
-        assert name in text and ("truncated or changed" in text or "is missing" in text) and "root:" not in text
+        assert name in text and ("truncated or changed" in text or "is a device" in text) and "root:" not in text
         replace(folder / name, (place.engine / name).read_bytes())
     (folder / "tokenizer.json").unlink()
     (folder / "tokenizer.json").symlink_to("tokenizer.json")
-    assert "is missing" in fails_to_open(place, folder)
+    assert "is a link to a file that is not there" in fails_to_open(place, folder)
     (folder / "tokenizer.json").unlink()
     os.mkfifo(folder / "tokenizer.json")
-    assert "tokenizer.json' is missing" in fails_to_open(place, folder)
+    assert "tokenizer.json' is a pipe instead of a file" in fails_to_open(place, folder)
     (folder / "tokenizer.json").unlink()
     (folder / "tokenizer.json").mkdir()
-    assert "tokenizer.json' is missing" in fails_to_open(place, folder)
+    assert "tokenizer.json' is a directory instead of a file" in fails_to_open(place, folder)
     manifest = folder / "manifest.json"
-    for target in ("/dev/zero", "/nonexistent", "."):
+    for target, said in (("/dev/zero", "is a device"), ("/nonexistent", "is a link to a file"), (".", "is a directory")):
         manifest.unlink()
         manifest.symlink_to(target)
-        assert "has no manifest.json" in fails_to_open(place, folder)
+        assert f"manifest.json' {said}" in fails_to_open(place, folder)
     manifest.unlink()
     os.mkfifo(manifest)
-    assert "has no manifest.json" in fails_to_open(place, folder)
+    assert "manifest.json' is a pipe" in fails_to_open(place, folder)
     manifest.unlink()
     with manifest.open("wb") as file:
         file.truncate(1 << 40)
@@ -541,7 +542,7 @@ def forged(folder: Path, changes: dict[str, bytes]) -> None:
     for name, content in changes.items():
         replace(folder / name, content)
         manifest["files"][name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    replace(folder / "manifest.json", json.dumps(manifest).encode())
+    replace(folder / "manifest.json", stamped(manifest))
 
 
 def files_that_a_manifest_vouches_for(place: Place) -> None:
@@ -560,7 +561,6 @@ def files_that_a_manifest_vouches_for(place: Place) -> None:
         "tokenizer.json": b'{"model": [1, 2, {}]}',
         "schedulers/ddim.f64": (tables["ddim"] * np.nan).tobytes(),
         "schedulers/euler.f64": (tables["euler"] * 1e300).tobytes(),
-        "schedulers/unipc.f64": b"\0" * 7,
     }
     forged(folder, changes)
     session = place.open(folder, cache=cache).session()
@@ -569,22 +569,24 @@ def files_that_a_manifest_vouches_for(place: Place) -> None:
         (b"pndm", "tokenizer"),
         (b"ddim", "ddim.f64' holds values that are not finite"),
         (b"euler", "not finite"),
-        (b"unipc", "unipc.f64' has 7 bytes instead of"),
     ):
         params = generate_params(session.library, scheduler=scheduler)
         if scheduler != b"pndm":
             params.prompt = params.negative_prompt = embeds
         refused(session, generate(session, params), said)
+    folder = linked(place, "short table")
+    forged(folder, {"schedulers/unipc.f64": b"\0" * 7})
+    assert "bytes, and 'schedulers/unipc.f64' has 7" in fails_to_open(place, folder)
     manifest = json.loads((place.engine / "manifest.json").read_text())
     folder = linked(place, "manifest")
     batch, vae = manifest["unet"]["tensors"]["sample"]["shape"], manifest["vae"]
     # 2 at one size, as a batch with guidance; at another size the host would write beyond its buffer.
     batch[0] = "width_3"
-    replace(folder / "manifest.json", json.dumps(manifest).encode())
-    assert "tensor 'sample' of the steps" in fails_to_open(place, folder)
+    replace(folder / "manifest.json", stamped(manifest))
+    assert "tensor 'sample' of the UNet is float32 [width_3, 4, height, width]" in fails_to_open(place, folder)
     batch[0], vae["latent_channels"] = "batch", 3
-    replace(folder / "manifest.json", json.dumps(manifest).encode())
-    assert "the VAE has 3 latent channels, the UNet 4" in fails_to_open(place, folder)
+    replace(folder / "manifest.json", stamped(manifest))
+    assert "vae.latent_channels is 3, and unet.out_channels is 4" in fails_to_open(place, folder)
 
 
 def manifests_that_lie(place: Place) -> None:
@@ -612,7 +614,7 @@ def manifests_that_lie(place: Place) -> None:
                 ["batch", "tokens", "height", "width_1", "contexts", "float32", "int64", "update", "vae_decoder"]
             )
         )
-        replace(folder / "manifest.json", json.dumps(manifest).encode())
+        replace(folder / "manifest.json", stamped(manifest))
         try:
             engine = place.open(folder)
         except (*structures.ERRORS.values(), native.NativeError) as error:

@@ -4,13 +4,13 @@ New weights are random, so the images are meaningless, but both runtimes must ma
 """
 
 import hashlib
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from helpers import manifests
 
 
 def unet_alone(source: Path, target: Path) -> Path:
@@ -100,13 +100,12 @@ def _sides(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _edited(source: Path, target: Path, edit: Callable[[dict[str, Any]], None]) -> Path:
     """A copy whose manifest describes its files as they are after the edit."""
     shutil.copytree(source, target)
-    manifest = json.loads((target / "manifest.json").read_text())
+    manifest = manifests.load(target)
     edit(manifest)
     for name in manifest["files"]:
         content = (target / name).read_bytes()
         manifest["files"][name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    (target / "manifest.json").write_text(json.dumps(manifest))
-    return target
+    return manifests.write(target, manifest)
 
 
 def _widen_input(path: Path, channels: int) -> None:

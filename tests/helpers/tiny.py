@@ -1,12 +1,12 @@
 """Inputs for the tiny UNet, and changed copies of its engine directory."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from helpers import manifests
 
 from ebca.engines.contract.accuracy import relative_l2
 
@@ -27,8 +27,4 @@ def call_inputs(
 def changed_copy(engine: Path, folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
     """A copy of an engine directory with a manifest modified by `change`."""
     shutil.copytree(engine, folder)
-    path = folder / "manifest.json"
-    data = json.loads(path.read_text(encoding="utf-8"))
-    change(data)
-    path.write_text(json.dumps(data), encoding="utf-8")
-    return folder
+    return manifests.edit(folder, change)

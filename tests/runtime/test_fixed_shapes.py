@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("onnx_ir")
 
-from helpers import derived
+from helpers import derived, manifests
 from helpers.driver import HostDriver, host_device
 
 import ebca
@@ -182,8 +182,10 @@ def test_images_between_segments_may_have_their_channels_last(shapes_dir: Path, 
 
 def test_a_manifest_names_only_images_between_segments_channels_last(shapes_dir: Path, tmp_path: Path) -> None:
     moved = derived.with_channels_last(shapes_dir, tmp_path / "engine")
-    text = (moved / "manifest.json").read_text()
+    names = manifests.load(moved)["unet"]["channels_last"]["onnxruntime"]
     for name in ("sample", "layer_00.q", "nothing"):
-        (moved / "manifest.json").write_text(text.replace('{"onnxruntime": [', f'{{"onnxruntime": ["{name}", '))
+        manifests.edit(
+            moved, lambda data, name=name: data["unet"].update(channels_last={"onnxruntime": [*names, name]})
+        )
         with pytest.raises(ebca.EngineError, match="channels_last" if name != "nothing" else "nothing"):
             open_directory(moved)

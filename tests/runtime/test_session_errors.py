@@ -1,7 +1,6 @@
 """What sessions and engines refuse, and what the errors say."""
 
 import io
-import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import manifests
 from helpers.tiny import changed_copy
 
 import ebca
@@ -245,7 +245,7 @@ def test_other_values_are_not_engines(value: Any) -> None:
 @pytest.mark.parametrize("part", ["tokenizer", "table"])
 def test_corrupted_tables_and_tokenizers_are_detected(tiny_engine_dir: Path, tmp_path: Path, part: str) -> None:
     folder = changed_copy(tiny_engine_dir, tmp_path / "engine", lambda data: None)
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = manifests.load(folder)
     name = manifest["tokenizer"]["file"] if part == "tokenizer" else manifest["schedulers"]["tables"]["pndm"]["file"]
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 1

@@ -59,7 +59,8 @@ def pack(engine: str | Path, output: Path) -> Packed:
     recipe = find_recipe(directory, model.name if model else None, model.shapes() if model else {})
     held = sum(size for _, _, size in recipe.verbatim)
     try:
-        with tarfile.open(output, "w:xz", preset=_PRESET) as archive:
+        # A file that is a link is packed as what it leads to.
+        with tarfile.open(output, "w:xz", preset=_PRESET, dereference=True) as archive:
             archive.add(directory.file(manifests.FILE_NAME), _IN_ENGINE + manifests.FILE_NAME)
             _add(archive, _RECIPE, json.dumps(recipe.to_json()).encode())
             _add(archive, _VERBATIM, b"".join(_verbatim(directory, recipe)))

@@ -42,8 +42,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     std::string_view json = input.substr(0, end);
     std::string text(end == input.npos ? std::string_view() : input.substr(end + 1));
     try {
-        check_pieces(ebca::Tokenizer::parse(json), text);
-        check_rows(ebca::PromptTokenizer::from_json(json, {8, 0, 1, 1}), text);
+        const ebca::Tokenizer tokenizer = ebca::Tokenizer::parse(json);
+        check_pieces(tokenizer, text);
+        auto special = [&](int64_t id) { return ebca::SpecialToken{tokenizer.id_to_token(id), id}; };
+        check_rows(ebca::PromptTokenizer::from_json(json, {8, special(0), special(1), special(1)}), text);
     } catch (const ebca::Error&) {
     }
     return 0;

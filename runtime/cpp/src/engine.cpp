@@ -169,10 +169,8 @@ const PromptTokenizer& Engine::tokenizer() {
     }
     if (!tokenizer_) {
         const TokenizerSpec& spec = *manifest().tokenizer;
-        directory_.verify({spec.file});
-        tokenizer_.emplace(PromptTokenizer::from_json(
-            read_file(directory_.file(spec.file), kLargestText),
-            {spec.model_max_length, spec.bos_token_id, spec.eos_token_id, spec.pad_token_id}));
+        tokenizer_.emplace(PromptTokenizer::from_json(directory_.read(spec.file),
+                                                      {spec.model_max_length, spec.bos, spec.eos, spec.pad}));
     }
     return *tokenizer_;
 }

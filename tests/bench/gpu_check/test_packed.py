@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from helpers import manifests
 
 from ebca.bench.gpu_check.packed import recipe as recipes
 from ebca.bench.gpu_check.packed.archive import pack, unpack
@@ -137,7 +138,8 @@ def test_a_tampered_member_is_an_error(packed: Path, tmp_path: Path) -> None:
 
 def test_a_name_outside_the_directory_is_refused(packed: Path, tmp_path: Path) -> None:
     def change(name: str, data: bytes) -> bytes:
-        return data.replace(b'"tokenizer.json"', b'"../../evil.json"') if name.endswith(FILE_NAME) else data
+        evil = data.replace(b'"tokenizer.json"', b'"../../evil.json"')
+        return manifests.stamped(json.loads(evil)) if name.endswith(FILE_NAME) else data
 
     with pytest.raises(EngineError, match="outside the engine directory"):
         unpack(repacked(packed, tmp_path, change), tmp_path / "engine")

@@ -1,11 +1,11 @@
 """The plans section of a manifest: which plan accepts which shapes, and which contradictions are refused."""
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import manifests as stamping
 
 from ebca.engines.contract import manifest as manifests
 from ebca.engines.contract.plans import LibraryPlans, Plan, Range, resolve, used_sizes
@@ -58,11 +58,11 @@ def test_the_narrowest_plan_that_accepts_the_shapes_is_chosen() -> None:
 
 @pytest.fixture(scope="module")
 def data(tiny_gpu_dir: Path) -> dict[str, Any]:
-    return dict(json.loads((tiny_gpu_dir / manifests.FILE_NAME).read_text()))
+    return stamping.load(tiny_gpu_dir)
 
 
 def test_round_trip(data: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / manifests.FILE_NAME).write_text(json.dumps(data))
+    stamping.write(tmp_path, data)
     manifest = manifests.read(tmp_path)
     (tmp_path / manifests.FILE_NAME).write_text(manifest.to_json())
     assert manifests.read(tmp_path) == manifest
@@ -72,18 +72,26 @@ def test_round_trip(data: dict[str, Any], tmp_path: Path) -> None:
     ("place", "value", "message"),
     [
         (["compute"], "int8", "compute is 'int8'"),
-        (["plans", "tensorrt-rtx", "version"], 1.7, "have version 1.7"),
+        (["plans", "tensorrt-rtx", "version"], 1.7, "version is 1.7 instead of a text"),
         (["plans", "tensorrt-rtx", "compute_capabilities"], ["ninety"], "name the compute capability 'ninety'"),
-        (["plans", "tensorrt-rtx", "shapes", 0, "batch"], [2, 1, 2], r"have the range \(2, 1, 2\) for batch"),
-        (["plans", "tensorrt-rtx", "shapes", 0, "batch"], [2, 2, "2"], "have the range"),
+        (
+            ["plans", "tensorrt-rtx", "shapes", 0, "batch"],
+            [2, 1, 2],
+            r"batch is \[2, 1, 2\] instead of a smallest, best",
+        ),
+        (["plans", "tensorrt-rtx", "shapes", 0, "batch"], [2, 2, "2"], r"batch\[2\] is '2' instead of"),
+        (["plans", "tensorrt-rtx", "shapes", 0, "batch"], [2, 2, 0], r"batch\[2\] is 0 instead of"),
+        (["plans", "tensorrt-rtx", "shapes", 0], {}, "shapes is empty, or lacks one of"),
+        (["plans", "tensorrt-rtx", "shapes"], [], "shapes is empty"),
+        (["plans", "tensorrt-rtx", "components", "segment_01", 0, "sizes"], {}, "different tensors"),
         (["plans", "tensorrt-rtx", "components", "segment_01", 0, "file"], "x.plan", "'x.plan' is not among the files"),
-        (["plans", "tensorrt-rtx", "components", "segment_01", 0, "scratch_bytes"], "x", "bytes of scratch"),
+        (["plans", "tensorrt-rtx", "components", "segment_01", 0, "scratch_bytes"], "x", "scratch_bytes is 'x'"),
         (
             ["plans", "tensorrt-rtx", "components", "segment_01", 0, "inputs", "contexts", "dtype"],
             "float16",
             "different",
         ),
-        (["plans", "tensorrt-rtx", "components", "other"], [], "is broken"),
+        (["plans", "tensorrt-rtx", "components", "other"], [], "names the unknown component 'other'"),
     ],
 )
 def test_contradictions_are_refused(
@@ -94,6 +102,6 @@ def test_contradictions_are_refused(
     for key in place[:-1]:
         node = node[key] if not isinstance(node, dict) or key in node else next(iter(node.values()))
     node[place[-1]] = value
-    (tmp_path / manifests.FILE_NAME).write_text(json.dumps(changed))
+    stamping.write(tmp_path, changed)
     with pytest.raises(EngineError, match=message):
         manifests.read(tmp_path)

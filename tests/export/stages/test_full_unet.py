@@ -1,7 +1,6 @@
 """The full UNet in an engine directory, without updates for steps whose gammas are zero, and with updates for a plan.
 Both compute what the segments compute."""
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -15,6 +14,7 @@ import pytest
 pytest.importorskip("torch")
 
 import onnx
+from helpers import manifests as stamping
 from helpers import trt
 from helpers.driver import host_device
 from helpers.launcher import FakeLauncher
@@ -112,17 +112,17 @@ def test_its_error_is_measured_at_export(directory: Path, name: str) -> None:
 def test_a_manifest_that_names_another_component_as_full_unet_is_refused(
     directory: Path, tmp_path: Path, name: str, other: str
 ) -> None:
-    data = json.loads((directory / manifests.FILE_NAME).read_text())
+    data = stamping.load(directory)
     data["unet"][name] = other
-    (tmp_path / manifests.FILE_NAME).write_text(json.dumps(data))
-    with pytest.raises(EngineError, match=f"'{other}' has other inputs and outputs than the steps"):
+    stamping.write(tmp_path, data)
+    with pytest.raises(EngineError, match=f"the full UNet '{other}' has the tensors"):
         manifests.read(tmp_path)
 
 
 def test_an_older_manifest_has_none(directory: Path, tmp_path: Path) -> None:
-    data = json.loads((directory / manifests.FILE_NAME).read_text())
+    data = stamping.load(directory)
     del data["unet"]["whole"], data["unet"]["vanilla"]
-    (tmp_path / manifests.FILE_NAME).write_text(json.dumps(data))
+    stamping.write(tmp_path, data)
     assert manifests.read(tmp_path).unet.full_unet_with_updates is None
 
 

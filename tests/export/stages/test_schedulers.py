@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
 import diffusers  # noqa: E402
+from helpers import manifests  # noqa: E402
 from helpers.checkpoints import edit_json  # noqa: E402
 from helpers.pipelines import generators, sample_image  # noqa: E402
 
@@ -92,12 +93,12 @@ def tabulated(checkpoint: Path, engine: Path, folder: Path) -> tuple[Path, list[
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         section = schedulers.export(context).sections["schedulers"]
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = manifests.load(folder)
     for name in ("alphas_cumprod", *section["tables"]):
         file = f"schedulers/{name}.f64"
         manifest["files"][file] = record(folder / file)
     manifest["schedulers"] = section
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    manifests.write(folder, manifest)
     return folder, [str(warning.message) for warning in caught if warning.category is UserWarning]
 
 

@@ -17,6 +17,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+from helpers import manifests
 from helpers.tiny import changed_copy
 from PIL import Image
 
@@ -375,7 +376,8 @@ def test_folders_that_are_not_engine_directories_are_refused(here: Path, capsys:
         ("{", "cannot be read"),
         ("[]", "is not an ebca manifest"),
         ('{"format": "other"}', "is not an ebca manifest"),
-        ('{"format": "ebca-engine", "version": 1}', "is broken"),
+        ('{"format": "ebca-engine", "version": 1}', "export the engine again"),
+        ('{"format": "ebca-engine", "version": 2}', "was changed or damaged"),
     ]:
         (folder / "manifest.json").write_text(text)
         assert named in refused(capsys, here, argv)
@@ -407,8 +409,7 @@ def test_a_damaged_segment_is_named(
 ) -> None:
     copy = here / "engine"
     shutil.copytree(engine_dir, copy)
-    manifest = json.loads((copy / "manifest.json").read_text())
-    name = manifest["components"]["segment_03"]["weights"]
+    name = manifests.load(copy)["components"]["segment_03"]["weights"]
     content = bytearray((copy / name).read_bytes())
     if damage == "missing":
         (copy / name).unlink()

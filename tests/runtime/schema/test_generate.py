@@ -33,7 +33,7 @@ def test_a_file_that_is_out_of_date_is_named_and_written(
 ) -> None:
     path = tmp_path / "parameters.py"
     path.write_text("old")
-    monkeypatch.setattr(generate, "RUNTIME", tmp_path)
+    monkeypatch.setattr(generate, "ROOT", tmp_path)
     monkeypatch.setattr(generate, "FILES", {path: lambda schema, _: write_python.parameters(schema)})
     assert generate.main(["--check"]) == 1 and path.read_text() == "old"
     assert generate.main([]) == 0 and generate.main(["--check"]) == 0

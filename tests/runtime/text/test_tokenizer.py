@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -141,10 +142,25 @@ def test_broken_files_are_refused(tmp_path: Path, folder: Path) -> None:
     broken.write_text(text[:100], encoding="utf-8")
     with pytest.raises(EngineError, match="not valid `tokenizers` JSON"):
         Tokenizer.load(broken, info)
-    with pytest.raises(EngineError, match="bos_token_id"):
-        Tokenizer.from_json(text, {**info, "bos_token_id": None})
-    with pytest.raises(EngineError, match="model_max_length is 2"):
-        Tokenizer.from_json(text, {**info, "model_max_length": 2})
+    broken.write_bytes(b"\xff")
+    with pytest.raises(EngineError, match="is not UTF-8"):
+        Tokenizer.load(broken, info)
+    for length in (2, 10_001, 77.0, True, None):
+        with pytest.raises(EngineError, match=f"model_max_length is {length} instead of 3 to 10000"):
+            Tokenizer.from_json(text, {**info, "model_max_length": length})
+
+
+def test_special_tokens_are_those_of_the_vocabulary(folder: Path) -> None:
+    text, info = tokenizer_json(folder)
+    for name in ("bos", "eos", "pad"):
+        token, right = info[f"{name}_token"], info[f"{name}_token_id"]
+        for wrong in (right + 1, 0, None, float(right), True):
+            expected = f"gives {name}_token {token!r} the id {wrong}, and the vocabulary says {right}; copy"
+            with pytest.raises(EngineError, match=re.escape(expected)):
+                Tokenizer.from_json(text, {**info, f"{name}_token_id": wrong})
+        for absent in ("<none>", None):
+            with pytest.raises(EngineError, match="the vocabulary says that there is no such token"):
+                Tokenizer.from_json(text, {**info, f"{name}_token": absent})
 
 
 def test_load_reads_the_file_of_the_export(tmp_path: Path, folder: Path) -> None:

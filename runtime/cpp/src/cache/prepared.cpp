@@ -11,6 +11,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
+#include <optional>
 #include <system_error>
 #include <thread>
 
@@ -127,11 +128,40 @@ class RemovedFolder {
         std::error_code ignored;
         fs::remove_all(path_, ignored);
     }
+    const fs::path& path() const { return path_; }
     RemovedFolder(const RemovedFolder&) = delete;
     RemovedFolder& operator=(const RemovedFolder&) = delete;
 
   private:
     fs::path path_;
+};
+
+// The files of a component without links: libraries refuse weights that a link leads elsewhere, so files that are links
+// get a second name in the cache meanwhile.
+class WithoutLinks {
+  public:
+    WithoutLinks(const EngineDirectory& directory, const std::vector<std::string>& files, const fs::path& cache,
+                 const std::string& name)
+        : graph_(directory.file(files.front())) {
+        auto is_link = [&](const std::string& file) { return fs::is_symlink(directory.file(file)); };
+        if (std::none_of(files.begin(), files.end(), is_link)) return;
+        folder_.emplace(make_folder(cache / ("." + name + ".")));
+        for (const std::string& file : files) {
+            fs::path target = folder_->path() / file, source = fs::canonical(directory.file(file));
+            fs::create_directories(target.parent_path());
+            std::error_code failure;
+            fs::create_hard_link(source, target, failure);
+            // Another disk, or a file of another user.
+            if (failure) fs::copy_file(source, target);
+        }
+        graph_ = folder_->path() / files.front();
+    }
+
+    const fs::path& graph() const { return graph_; }
+
+  private:
+    fs::path graph_;
+    std::optional<RemovedFolder> folder_;
 };
 
 }  // namespace
@@ -295,8 +325,12 @@ bool PreparedEngine::is_current(const std::string& name) const {
     } catch (const EngineError&) {
         return false;
     }
+    // Made of other files: the manifest says something else than it did then.
+    const std::vector<std::string> files = sources(name);
+    auto is_recorded = [&](const std::string& file) { return record["sources"].contains(file); };
+    if (record["sources"].size() != files.size() || !std::all_of(files.begin(), files.end(), is_recorded)) return false;
     std::vector<std::string> changed;
-    for (const std::string& file : sources(name)) {
+    for (const std::string& file : files) {
         FileStat now = stat_of(directory_.file(file));
         bool known = verified_files_.count({file, now.size, now.mtime_ns});
         if (!known && json::optional_member(record["sources"], file.c_str()) != as_json(now)) {
@@ -306,7 +340,7 @@ bool PreparedEngine::is_current(const std::string& name) const {
     if (!changed.empty()) {
         directory_.verify(changed);
         Value found = Value::object();
-        for (const std::string& file : sources(name)) {
+        for (const std::string& file : files) {
             FileStat now = stat_of(directory_.file(file));
             found[file] = as_json(now);
             verified_files_.insert({file, now.size, now.mtime_ns});
@@ -347,10 +381,10 @@ void PreparedEngine::make(const std::string& name) const {
     directory_.verify(sources(name));
     fs::path work = make_folder(folder_ / ("." + name + "."));
     RemovedFolder removed(work);
-    const std::string& graph = directory_.manifest.components.at(name).graph_for(backend_->name());
     if (backend_->prepares()) {
+        const WithoutLinks files(directory_, sources(name), folder_, name);
         try {
-            backend_->prepare(directory_.file(graph), work / target(name).filename());
+            backend_->prepare(files.graph(), work / target(name).filename());
         } catch (const BackendError&) {
             // Libraries do not say that the disk is full; what they wrote still fills it.
             check_writable(work);

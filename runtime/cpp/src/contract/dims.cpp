@@ -2,17 +2,19 @@
 
 #include <algorithm>
 #include <charconv>
+#include <tuple>
 
+#include "contract/limits.hpp"
 #include "error.hpp"
 
 namespace ebca {
 namespace {
 
-constexpr int64_t kLargest = int64_t{1} << 40;
-constexpr int kMostHalvings = 30;
+constexpr size_t kDigits = 20;
+constexpr size_t kShown = 60;
 
 bool is_digits(std::string_view part) {
-    return !part.empty() && part.find_first_not_of("0123456789") == std::string_view::npos;
+    return !part.empty() && part.size() <= kDigits && part.find_first_not_of("0123456789") == part.npos;
 }
 
 bool is_name(std::string_view part) {
@@ -36,38 +38,51 @@ std::string_view stripped(std::string_view part) {
 
 Dim parse_dim(std::string_view spelled) {
     Dim dim;
-    dim.text = std::string(spelled.substr(0, 100));
-    const EngineError refusal(
-        text("dimension '", dim.text, "' is neither a number nor a product of names and numbers"));
+    dim.text = std::string(spelled);
+    const std::string shown = text("dimension '", spelled.substr(0, kShown), "' is ");
+    const EngineError refusal(shown + "neither a number nor a product of names and numbers");
     size_t begin = 0;
     while (true) {
         size_t end = spelled.find('*', begin);
         std::string_view factor = stripped(spelled.substr(begin, end == std::string_view::npos ? end : end - begin));
         size_t split = factor.rfind('_');
         if (is_digits(factor)) {
-            int64_t value = number(factor, kLargest);
-            if (value < 1 || __builtin_mul_overflow(dim.constant, value, &dim.constant)) throw refusal;
+            int64_t value = number(factor, limits::dimension);
+            // The product of two such numbers fits 63 bits.
+            dim.constant *= value;
+            if (value < 1 || dim.constant > limits::dimension) {
+                throw EngineError(text(shown, "not from 1 to ", limits::dimension));
+            }
         } else if (is_name(factor)) {
             dim.factors.push_back({std::string(factor), 0});
         } else if (split != std::string_view::npos && is_name(factor.substr(0, split)) &&
                    is_digits(factor.substr(split + 1))) {
-            int64_t halvings = number(factor.substr(split + 1), kMostHalvings);
+            int64_t halvings = number(factor.substr(split + 1), limits::halvings);
             if (halvings < 0) throw refusal;
             dim.factors.push_back({std::string(factor.substr(0, split)), static_cast<int>(halvings)});
         } else {
             throw refusal;
         }
-        if (end == std::string_view::npos) return dim;
+        if (end == std::string_view::npos) break;
         begin = end + 1;
     }
+    std::sort(dim.factors.begin(), dim.factors.end(), [](const Dim::Factor& a, const Dim::Factor& b) {
+        return std::tie(a.name, a.halvings) < std::tie(b.name, b.halvings);
+    });
+    return dim;
 }
 
 Dim parse_dim(int64_t value) {
-    if (value < 1 || value > kLargest) throw EngineError(text("dimension ", value, " is out of range"));
+    if (value < 1 || value > limits::dimension) throw EngineError(text("dimension ", value, " is out of range"));
     Dim dim;
     dim.constant = value;
     dim.text = std::to_string(value);
     return dim;
+}
+
+bool is_same(const std::vector<Dim>& a, const std::vector<Dim>& b) {
+    return std::equal(a.begin(), a.end(), b.begin(), b.end(),
+                      [](const Dim& one, const Dim& other) { return is_same(one, other); });
 }
 
 bool is_same(const Dim& a, const Dim& b) {

@@ -22,7 +22,7 @@ struct Dim {
     };
 
     int64_t constant = 1;
-    std::vector<Factor> factors;
+    std::vector<Factor> factors;  // sorted
     std::string text;  // as the manifest spells it
 };
 
@@ -33,8 +33,9 @@ using Dimensions = std::map<std::string, int64_t>;
 Dim parse_dim(std::string_view spelled);
 Dim parse_dim(int64_t value);
 
-// Whether both have the same value at all sizes, by their texts.
+// Whether both have the same value at all sizes.
 bool is_same(const Dim& a, const Dim& b);
+bool is_same(const std::vector<Dim>& a, const std::vector<Dim>& b);
 
 // EngineError where a name is not in `sizes`, or the product does not fit 63 bits.
 int64_t evaluate(const Dim& dim, const Sizes& sizes);

@@ -1,26 +1,56 @@
 #include "contract/directory.hpp"
 
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <cstring>
 #include <fstream>
 #include <sstream>
 #include <system_error>
 
+#include "contract/limits.hpp"
 #include "contract/sha256.hpp"
 #include "error.hpp"
 
 namespace ebca {
 namespace fs = std::filesystem;
 
-void EngineDirectory::check_size(const std::string& name) const {
-    const FileRecord& record = manifest.files.at(name);
-    std::error_code failure;
-    auto size = fs::file_size(file(name), failure);
-    if (failure) {
-        throw EngineError(text("'", file(name).string(), "' is missing"),
-                          "copy the engine directory again or export it again");
+namespace {
+
+// Bytes of a regular file, or of the one that a link leads to. Where a link leads does not matter, since size and digest
+// decide whether the file is used; what is no file could block, or have no end.
+int64_t regular_size(const fs::path& path) {
+    struct stat found{};
+    const char* remedy = "copy the whole engine directory or export it again";
+    if (::stat(path.c_str(), &found) != 0) {
+        if (errno == EACCES) {
+            throw EngineError(text("'", path.string(), "' cannot be read: ", std::strerror(errno)),
+                              "check its permissions");
+        }
+        struct stat link{};
+        bool dangling = ::lstat(path.c_str(), &link) == 0;
+        throw EngineError(text("'", path.string(), "' is ", dangling ? "a link to a file that is not there" : "missing"),
+                          remedy);
     }
-    if (size != static_cast<uintmax_t>(record.size)) {
+    if (!S_ISREG(found.st_mode)) {
+        const char* kind = S_ISDIR(found.st_mode) ? "a directory" : S_ISFIFO(found.st_mode) ? "a pipe" : "a device";
+        throw EngineError(text("'", path.string(), "' is ", kind, " instead of a file"), remedy);
+    }
+    return found.st_size;
+}
+
+EngineError corrupted(const fs::path& path) {
+    return EngineError(text("'", path.string(), "' is corrupted: its contents are not what was exported"),
+                       "export the engine again");
+}
+
+}  // namespace
+
+void EngineDirectory::check_size(const std::string& name) const {
+    int64_t size = regular_size(file(name)), expected = manifest.files.at(name).size;
+    if (size != expected) {
         throw EngineError(
-            text("'", file(name).string(), "' has ", size, " bytes instead of ", record.size, ": truncated or changed"),
+            text("'", file(name).string(), "' has ", size, " bytes instead of ", expected, ": truncated or changed"),
             "export the engine again");
     }
 }
@@ -28,11 +58,15 @@ void EngineDirectory::check_size(const std::string& name) const {
 void EngineDirectory::verify(const std::vector<std::string>& names) const {
     for (const std::string& name : names) {
         check_size(name);
-        if (sha256_file(file(name)) != manifest.files.at(name).sha256) {
-            throw EngineError(text("'", file(name).string(), "' is corrupted: its contents are not what was exported"),
-                              "export the engine again");
-        }
+        if (sha256_file(file(name)) != manifest.files.at(name).sha256) throw corrupted(file(name));
     }
+}
+
+std::string EngineDirectory::read(const std::string& name) const {
+    check_size(name);
+    std::string contents = read_file(file(name), limits::manifest_bytes);
+    if (sha256(contents) != manifest.files.at(name).sha256) throw corrupted(file(name));
+    return contents;
 }
 
 EngineDirectory open_directory(const fs::path& path) {
@@ -42,36 +76,29 @@ EngineDirectory open_directory(const fs::path& path) {
                           "make one with `ebca-export --output-dir`");
     }
     fs::path file = path / "manifest.json";
-    if (!fs::is_regular_file(file, failure)) {
+    if (!fs::exists(fs::symlink_status(file, failure))) {
         throw EngineError(
             text("'", path.string(), "' has no manifest.json: not an engine directory, or its export did not finish"),
             "run `ebca-export` again to finish it");
     }
     EngineDirectory directory;
     directory.path = fs::absolute(path);
-    try {
-        directory.manifest = parse_manifest(read_file(file, kLargestText));
-    } catch (const EngineError& error) {
-        throw EngineError(text("'", file.string(), "': ", error.problem()), error.remedy());
-    }
+    directory.manifest = parse_manifest(read_file(file, limits::manifest_bytes), "'" + file.string() + "'");
     for (const auto& [name, record] : directory.manifest.files) directory.check_size(name);
     return directory;
 }
 
 std::string read_file(const fs::path& path, int64_t largest) {
-    std::error_code unknown;
-    auto size = fs::file_size(path, unknown);
-    if (!unknown && size > static_cast<uintmax_t>(largest)) {
+    int64_t size = regular_size(path);
+    if (size > largest) {
         throw EngineError(text("'", path.string(), "' has ", size, " bytes, more than any that ebca writes"),
-                          "export it again");
+                          "export the engine again");
     }
     std::ifstream file(path, std::ios::binary);
     std::ostringstream bytes;
-    if (!file || !(bytes << file.rdbuf()) || file.bad()) {
-        std::error_code failure;
-        if (!file || fs::file_size(path, failure) != 0) {
-            throw EngineError(text("'", path.string(), "' cannot be read"));
-        }
+    // Writing no bytes at all counts as a failure.
+    if (!file || (size > 0 && !(bytes << file.rdbuf())) || file.bad()) {
+        throw EngineError(text("'", path.string(), "' cannot be read"), "check its permissions");
     }
     return bytes.str();
 }

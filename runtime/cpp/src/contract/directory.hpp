@@ -10,8 +10,8 @@
 
 namespace ebca {
 
-// A directory whose manifest is valid and whose files all exist with the right size. Contents are checked by `verify`,
-// once per file before it is used for the first time.
+// A directory whose manifest is valid and whose files all exist with the right size. Contents are checked by `verify`
+// and `read`; no file is used before one of them has seen it. Any file may be a link to a regular file.
 struct EngineDirectory {
     std::filesystem::path path;
     Manifest manifest;
@@ -21,15 +21,15 @@ struct EngineDirectory {
     // EngineError where one of these files is missing, truncated or changed; the message names it.
     void verify(const std::vector<std::string>& names) const;
 
+    // The contents of a file that fits into memory, checked as `verify` does.
+    std::string read(const std::string& name) const;
+
     // The same for sizes alone.
     void check_size(const std::string& name) const;
 };
 
 // EngineError where it does not exist or is not a complete engine directory.
 EngineDirectory open_directory(const std::filesystem::path& path);
-
-// More than any manifest or tokenizer has: what is larger is not read into memory.
-constexpr int64_t kLargestText = int64_t{64} << 20;
 
 // The bytes of a regular file. EngineError where it cannot be read or is larger.
 std::string read_file(const std::filesystem::path& path, int64_t largest = INT64_MAX);

@@ -2,13 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
+#include <vector>
 
+#include "contract/limits.hpp"
 #include "error.hpp"
 
 namespace ebca::json {
 namespace {
-
-constexpr int kDeepest = 64;
 
 constexpr size_t kLongestMessage = 200;
 
@@ -25,18 +26,39 @@ std::string printable(std::string message) {
     throw EngineError(text(what, " is ", value.type_name(), " instead of ", expected));
 }
 
-}  // namespace
+// `depth`: of the object or list that begins.
+bool check_depth(int depth, Value::parse_event_t event) {
+    bool begins = event == Value::parse_event_t::object_start || event == Value::parse_event_t::array_start;
+    if (begins && depth >= limits::depth) throw EngineError(text("nested deeper than ", limits::depth, " levels"));
+    return true;
+}
 
-Value parse(std::string_view bytes) {
-    auto bounded = [](int depth, Value::parse_event_t, Value&) {
-        if (depth > kDeepest) throw EngineError(text("nested deeper than ", kDeepest, " levels"));
-        return true;
-    };
+Value parsed(std::string_view bytes, const Value::parser_callback_t& look) {
     try {
-        return Value::parse(bytes.begin(), bytes.end(), bounded);
+        return Value::parse(bytes.begin(), bytes.end(), look);
     } catch (const Value::exception& error) {
         throw EngineError(printable(error.what()));
     }
+}
+
+}  // namespace
+
+Value parse(std::string_view bytes) {
+    return parsed(bytes, [](int depth, Value::parse_event_t event, Value&) { return check_depth(depth, event); });
+}
+
+Value parse_strict(std::string_view bytes) {
+    if (bytes.substr(0, 3) == "\xef\xbb\xbf") throw EngineError("it begins with a byte order mark");
+    std::vector<std::set<std::string>> names;  // of the objects that are open
+    return parsed(bytes, [&](int depth, Value::parse_event_t event, Value& value) {
+        if (event == Value::parse_event_t::object_start) names.emplace_back();
+        if (event == Value::parse_event_t::object_end) names.pop_back();
+        if (event == Value::parse_event_t::key) {
+            const auto& name = value.get_ref<const std::string&>();
+            if (!names.back().insert(name).second) throw EngineError("an object has " + printable(value.dump()) + " twice");
+        }
+        return check_depth(depth, event);
+    });
 }
 
 const Value& optional_member(const Value& object, const char* name) {

@@ -13,6 +13,10 @@ using Value = nlohmann::json;
 // EngineError for text that is not JSON, or is nested deeper than anything that ebca writes.
 Value parse(std::string_view bytes);
 
+// The same as untrusted input: also refuses names that an object has twice, which parsers read differently, and a byte
+// order mark. engines/contract/strict_json.py accepts the same documents.
+Value parse_strict(std::string_view bytes);
+
 // A member of an object.
 const Value& member(const Value& object, const char* name);
 

@@ -1,6 +1,7 @@
 // `manifest.json`: what a host must know to run an engine directory. docs/engine-directory.md describes it.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "contract/dims.hpp"
+#include "contract/special_token.hpp"
 #include "contract/tensor.hpp"
 
 namespace ebca {
@@ -66,7 +68,8 @@ struct UNetSpec {
     std::map<std::string, std::map<std::string, std::string>> ops;  // op, variant -> component
     std::vector<Step> steps;
     std::optional<int64_t> max_contexts;
-    std::string full;  // component of the full UNet; empty: none
+    std::string full;               // component of the full UNet; empty: none
+    std::string full_with_updates;  // the same of the one with updates, which this library does not run
     // The first step, if it depends on the timestep alone and has a row per timestep; else null.
     const Step* time_step() const;
 
@@ -92,9 +95,7 @@ struct TextEncoderSpec {
 struct TokenizerSpec {
     std::string file;
     int64_t model_max_length = 0;
-    int64_t bos_token_id = 0;
-    int64_t eos_token_id = 0;
-    int64_t pad_token_id = 0;
+    SpecialToken bos, eos, pad;
 };
 
 // The file of one scheduler: a record for each number of steps, in the order of these.
@@ -118,6 +119,16 @@ struct SchedulerSection {
     std::map<std::string, std::string> left_out;  // name to the reason
 };
 
+// TensorRT plans of one library. This library runs none; they are checked like the rest.
+struct Plan {
+    std::string file;
+    std::map<std::string, std::array<int64_t, 3>> sizes;  // smallest, best and largest
+    std::map<std::string, TensorSpec> inputs;
+    std::map<std::string, TensorSpec> outputs;
+};
+
+using LibraryPlans = std::map<std::string, std::vector<Plan>>;  // by component
+
 struct FileRecord {
     int64_t size = 0;
     std::string sha256;
@@ -136,10 +147,15 @@ struct Manifest {
     std::optional<TextEncoderSpec> text_encoder;
     std::optional<VaeSpec> vae;
     std::optional<TokenizerSpec> tokenizer;
+    std::map<std::string, LibraryPlans> plans;
 };
 
-// Reads and validates the bytes of a manifest.json. Any bytes are safe: the result is consistent, every file it
-// names is among `files`, and no path leaves the directory. EngineError for everything else.
-Manifest parse_manifest(std::string_view bytes);
+// Reads and validates the bytes of a manifest.json, which errors call `what`. Any bytes are safe: the result is
+// consistent, every file it names is among `files`, and no path leaves the directory. EngineError for everything else,
+// and for bytes that were changed after the export.
+Manifest parse_manifest(std::string_view bytes, const std::string& what = "manifest.json");
+
+// The bytes of a manifest with the digest that they should have; unchanged if they hold none.
+std::string stamped(std::string_view bytes);
 
 }  // namespace ebca

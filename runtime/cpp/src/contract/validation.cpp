@@ -6,15 +6,53 @@
 #include <string_view>
 #include <vector>
 
+#include "contract/limits.hpp"
 #include "error.hpp"
 
 namespace ebca {
 namespace {
 
-const char* const kVariants[] = {"attention", "update", "update_masked"};
+using Tensors = std::map<std::string, TensorSpec>;
+using Names = std::vector<std::string>;
+
+const Names kInputs{"sample", "timestep", "contexts"}, kOutputs{"noise", "contexts_out"};
+const Names kControls{"weights", "gamma_attn", "gamma_norm", "norm_factor", "tie"};
+
+// A variant of the op: its inputs and outputs.
+struct OpVariant {
+    const char* name;
+    Names inputs, outputs;
+};
+
+Names joined(Names names, const Names& more) {
+    names.insert(names.end(), more.begin(), more.end());
+    return names;
+}
+
+std::vector<OpVariant> variants() {
+    const Names read = joined({"q", "k", "v"}, kControls), masked = joined(read, {"mask"});
+    return {{"attention", {"q", "k", "v", "weights"}, {"out"}},
+            {"update", read, {"out", "g"}},
+            {"update_masked", masked, {"out", "g"}},
+            {"energies", masked, {"out", "g", "energy_attn", "energy_norm"}}};
+}
+
+bool is_in(const std::string& name, const Names& names) {
+    return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+// A shape from the texts and numbers of its dimensions.
+template <class... Parts>
+std::vector<Dim> shape(const Parts&... parts) {
+    return {parse_dim(parts)...};
+}
+
+TensorSpec floats(std::vector<Dim> shape) {
+    return {DType::float32, std::move(shape)};
+}
 
 void check_path(const std::string& path) {
-    bool safe = !path.empty() && path.front() != '/' && path.find_first_of(std::string_view("\\:\0", 3)) == path.npos;
+    bool safe = !path.empty() && path.find_first_of(std::string_view("\\:\0", 3)) == path.npos;
     for (size_t begin = 0; safe && begin <= path.size();) {
         size_t end = std::min(path.find('/', begin), path.size());
         std::string_view part = std::string_view(path).substr(begin, end - begin);
@@ -37,149 +75,339 @@ const Component& need_component(const Manifest& manifest, const std::string& nam
     return found->second;
 }
 
-bool same_names(const std::map<std::string, TensorSpec>& tensors, const std::vector<std::string>& names) {
-    std::set<std::string> given(names.begin(), names.end());
-    return given.size() == tensors.size() &&
-           std::all_of(given.begin(), given.end(), [&](const auto& name) { return tensors.count(name) > 0; });
-}
-
-void need_tensor(const std::map<std::string, TensorSpec>& tensors, const char* name, const std::string& who) {
-    if (!tensors.count(name)) throw EngineError(text(who, " has no tensor '", name, "'"));
-}
-
-// The host's arrays must fit the tensors they are bound to at every size. Dimensions are compared by their text, since
-// width_6 is 2 at some sizes, as a batch with guidance is.
-void validate_edges(const UNetSpec& unet) {
-    const std::vector<std::string> inputs{"sample", "timestep", "contexts"}, outputs{"noise", "contexts_out"};
-    if (unet.inputs != inputs || unet.outputs != outputs) {
-        throw EngineError(
-            "the UNet has other inputs than sample, timestep, contexts, or other outputs than noise, "
-            "contexts_out");
+std::string listed(const Tensors& tensors) {
+    std::string out;
+    size_t count = 0;
+    for (const auto& [name, tensor] : tensors) {
+        if (++count > 8) return out + ", ...";
+        out += (out.empty() ? "" : ", ") + name;
     }
-    const Dim batch = parse_dim("batch"), height = parse_dim("height"), width = parse_dim("width");
-    const std::vector<Dim> contexts{batch, parse_dim("contexts"), parse_dim("tokens"), parse_dim(unet.context_dim)};
-    const std::map<std::string, std::vector<Dim>> shapes{
-        {"sample", {batch, parse_dim(unet.in_channels), height, width}},
-        {"timestep", {batch}},
-        {"contexts", contexts},
-        {"noise", {batch, parse_dim(unet.out_channels), height, width}},
-        {"contexts_out", contexts}};
-    for (const auto& [name, shape] : shapes) {
-        auto found = unet.tensors.find(name);
-        if (found == unet.tensors.end() || found->second.dtype != DType::float32 ||
-            !std::equal(shape.begin(), shape.end(), found->second.shape.begin(), found->second.shape.end(), is_same)) {
-            throw EngineError(text("tensor '", name, "' of the steps is missing or has another dtype or shape"));
+    return out.empty() ? "none" : out;
+}
+
+std::string spelled(const TensorSpec& tensor) {
+    const char* dtype = tensor.dtype == DType::float32 ? "float32" : tensor.dtype == DType::float16 ? "float16" : "int64";
+    std::string out = text(dtype, " [");
+    for (size_t i = 0; i < tensor.shape.size(); ++i) out += (i ? ", " : "") + tensor.shape[i].text;
+    return out + "]";
+}
+
+bool equal(const TensorSpec& a, const TensorSpec& b) {
+    return a.dtype == b.dtype && is_same(a.shape, b.shape);
+}
+
+// The same names, dtypes and shapes.
+void check_tensors(const std::string& who, const Tensors& given, const Tensors& expected) {
+    auto same_name = [](const auto& a, const auto& b) { return a.first == b.first; };
+    if (!std::equal(given.begin(), given.end(), expected.begin(), expected.end(), same_name)) {
+        throw EngineError(text(who, " has the tensors ", listed(given), " instead of ", listed(expected)));
+    }
+    for (const auto& [name, tensor] : expected) {
+        if (!equal(given.at(name), tensor)) {
+            throw EngineError(text("tensor '", name, "' of ", who, " is ", spelled(given.at(name)), " instead of ",
+                                   spelled(tensor)));
         }
     }
 }
 
+// Those of these names that there are.
+Tensors some(const Tensors& tensors, const Names& names) {
+    Tensors out;
+    for (const std::string& name : names) {
+        auto found = tensors.find(name);
+        if (found != tensors.end()) out.insert(*found);
+    }
+    return out;
+}
+
+// What the host fills and reads: its arrays must fit at every size.
+void check_edges(const UNetSpec& unet) {
+    if (unet.inputs != kInputs || unet.outputs != kOutputs) {
+        throw EngineError(
+            "the UNet has other inputs than sample, timestep, contexts, or other outputs than noise, contexts_out");
+    }
+    const TensorSpec contexts = floats(shape("batch", "contexts", "tokens", unet.context_dim));
+    const Tensors expected{{"sample", floats(shape("batch", unet.in_channels, "height", "width"))},
+                           {"timestep", floats(shape("batch"))},
+                           {"contexts", contexts},
+                           {"noise", floats(shape("batch", unet.out_channels, "height", "width"))},
+                           {"contexts_out", contexts}};
+    check_tensors("the UNet", some(unet.tensors, joined(kInputs, kOutputs)), expected);
+}
+
+void check_compute(const Manifest& manifest) {
+    const Tensors& tensors = manifest.unet.tensors;
+    auto half = std::find_if(tensors.begin(), tensors.end(),
+                             [](const auto& one) { return one.second.dtype == DType::float16; });
+    if ((half != tensors.end()) != (manifest.compute == "fp16")) {
+        std::string which = half == tensors.end() ? "no tensor" : "'" + half->first + "'";
+        throw EngineError(text("compute is '", manifest.compute, "', and ", which, " of the UNet is float16"));
+    }
+}
+
 // Tensors that the host fills or reads keep their layout.
-void validate_channels_last(const UNetSpec& unet) {
-    std::set<std::string> edges(unet.inputs.begin(), unet.inputs.end());
-    edges.insert(unet.outputs.begin(), unet.outputs.end());
+void check_channels_last(const UNetSpec& unet) {
     for (const auto& [backend, names] : unet.channels_last) {
         for (const std::string& name : names) {
             auto found = unet.tensors.find(name);
-            if (found == unet.tensors.end() || edges.count(name) || found->second.shape.size() != 4) {
+            bool edge = is_in(name, unet.inputs) || is_in(name, unet.outputs);
+            if (edge || found == unet.tensors.end() || found->second.shape.size() != 4) {
                 throw EngineError(text("'", name, "' of channels_last is not an image between segments"));
             }
         }
     }
 }
 
-void validate_plan(const Manifest& manifest) {
+// The op's tensors of these names, computed in `half`, at a layer with so many positions.
+Tensors op_tensors(const Names& names, const LayerSpec& layer, DType half, const Dim& positions) {
+    const Dim batch = parse_dim("batch"), contexts = parse_dim("contexts"), tokens = parse_dim("tokens");
+    Dim width = parse_dim("1");
+    width.constant = layer.heads * layer.head_dim;
+    width.text = std::to_string(width.constant);
+    const std::vector<Dim> queries{batch, positions, width}, keys{batch, contexts, tokens, width}, each{batch, contexts};
+    const Tensors all{{"q", {half, queries}},
+                      {"out", {half, queries}},
+                      {"k", {half, keys}},
+                      {"v", {half, keys}},
+                      {"g", floats(keys)},
+                      {"weights", floats(each)},
+                      {"gamma_norm", floats(each)},
+                      {"energy_attn", floats(each)},
+                      {"energy_norm", floats(each)},
+                      {"gamma_attn", floats({batch, contexts, tokens})},
+                      {"norm_factor", floats({})},
+                      {"tie", floats({batch, contexts, contexts})},
+                      {"mask", floats({batch, contexts, positions})}};
+    return some(all, names);
+}
+
+// q, k, v to out, g in the layer's sizes.
+void check_layer_step(const UNetSpec& unet, const Step& step) {
+    if (step.layer >= static_cast<int64_t>(unet.layers.size())) {
+        throw EngineError(text("a step has layer ", step.layer, ", and there are ", unet.layers.size()));
+    }
+    if (step.inputs.size() != 3 || step.outputs.size() != 2) {
+        throw EngineError(text("the step of layer ", step.layer, " is not q, k, v to out, g"));
+    }
+    const LayerSpec& layer = unet.layers[static_cast<size_t>(step.layer)];
+    const Names names{"q", "k", "v", "out", "g"}, own = joined(step.inputs, step.outputs);
+    Tensors given;
+    for (size_t i = 0; i < names.size(); ++i) given[names[i]] = unet.tensors.at(own[i]);
+    const Dim positions = parse_dim(std::string_view(layer.height.text + "*" + layer.width.text));
+    check_tensors(text("layer ", step.layer), given, op_tensors(names, layer, given.at("q").dtype, positions));
+}
+
+// Each step reads what was written before, and its graph has the tensors of the step.
+void check_steps(const Manifest& manifest) {
     const UNetSpec& unet = manifest.unet;
     std::set<std::string> written(unet.inputs.begin(), unet.inputs.end());
+    std::vector<int64_t> layers;
     for (const Step& step : unet.steps) {
-        for (const auto* names : {&step.inputs, &step.outputs}) {
-            for (const std::string& name : *names) {
-                if (!unet.tensors.count(name)) throw EngineError(text("a step uses the unknown tensor '", name, "'"));
-            }
+        for (const std::string& name : joined(step.inputs, step.outputs)) {
+            if (!unet.tensors.count(name)) throw EngineError(text("a step uses the unknown tensor '", name, "'"));
         }
         for (const std::string& name : step.inputs) {
             if (!written.count(name)) throw EngineError(text("a step reads '", name, "' before it is written"));
         }
-        written.insert(step.outputs.begin(), step.outputs.end());
-        if (!step.is_op()) {
-            const Component& segment = need_component(manifest, step.segment, "a step");
-            if (!same_names(segment.inputs, step.inputs) || !same_names(segment.outputs, step.outputs)) {
-                throw EngineError(text("the step and segment '", step.segment, "' name different tensors"));
+        for (const std::string& name : step.outputs) {
+            if (!written.insert(name).second) {
+                throw EngineError(text("a step writes '", name, "', which is there already"));
             }
-        } else if (step.layer >= static_cast<int64_t>(unet.layers.size())) {
-            throw EngineError(text("a step has the layer ", step.layer));
-        } else if (step.inputs.size() != 3 || step.outputs.size() != 2) {
-            throw EngineError(text("the step of layer ", step.layer, " is not q, k, v to out, g"));
+        }
+        if (step.is_op()) {
+            layers.push_back(step.layer);
+            check_layer_step(unet, step);
+        } else {
+            const Component& segment = need_component(manifest, step.segment, "a step");
+            const std::string who = text("segment '", step.segment, "'");
+            check_tensors(who, segment.inputs, some(unet.tensors, step.inputs));
+            check_tensors(who, segment.outputs, some(unet.tensors, step.outputs));
         }
     }
     for (const std::string& name : unet.outputs) {
         if (!written.count(name)) throw EngineError(text("no step writes '", name, "'"));
+    }
+    std::sort(layers.begin(), layers.end());
+    bool each_once = layers.size() == unet.layers.size();
+    for (size_t i = 0; each_once && i < layers.size(); ++i) each_once = layers[i] == static_cast<int64_t>(i);
+    if (!each_once) {
+        throw EngineError(text("the steps do not run each of the ", unet.layers.size(), " layers once"));
+    }
+}
+
+// The op of each layer has every variant, with the layer's sizes.
+void check_ops(const Manifest& manifest) {
+    const UNetSpec& unet = manifest.unet;
+    const Dim positions = parse_dim("positions");
+    for (const Step& step : unet.steps) {
+        if (!step.is_op()) continue;
+        const LayerSpec& layer = unet.layers[static_cast<size_t>(step.layer)];
+        const DType half = unet.tensors.at(step.inputs[0]).dtype;
+        auto its = unet.ops.find(layer.op);
+        for (const OpVariant& variant : variants()) {
+            if (its == unet.ops.end() || !its->second.count(variant.name)) {
+                throw EngineError(
+                    text("op '", layer.op, "' of layer '", layer.name, "' has no variant '", variant.name, "'"));
+            }
+            const std::string& name = its->second.at(variant.name);
+            const Component& component = need_component(manifest, name, text("op '", layer.op, "'"));
+            const std::string who = text("op '", name, "'");
+            check_tensors(who, component.inputs, op_tensors(variant.inputs, layer, half, positions));
+            check_tensors(who, component.outputs, op_tensors(variant.outputs, layer, half, positions));
+        }
+    }
+}
+
+void check_full_unet(const Manifest& manifest, const std::string& full, const Names& controls) {
+    if (full.empty()) return;
+    const UNetSpec& unet = manifest.unet;
+    const Component& component = need_component(manifest, full, "the UNet");
+    Tensors inputs = op_tensors(controls, LayerSpec(), DType::float32, Dim());
+    inputs.merge(some(unet.tensors, unet.inputs));
+    const std::string who = text("the full UNet '", full, "'");
+    check_tensors(who, component.inputs, inputs);
+    check_tensors(who, component.outputs, some(unet.tensors, unet.outputs));
+}
+
+void check_kind(const Manifest& manifest) {
+    const UNetSpec& unet = manifest.unet;
+    const std::string& kind = manifest.kind;
+    bool complete = manifest.text_encoder && manifest.vae && manifest.tokenizer;
+    if (complete == (kind == "unet")) {
+        throw EngineError(text("model.kind is '", kind, "' of a directory ", complete ? "with" : "without",
+                               " all other models"));
+    }
+    int64_t expected = kind == "inpainting" ? 2 * unet.out_channels + 1 : unet.out_channels;
+    if (kind != "unet" && unet.in_channels != expected) {
+        throw EngineError(text("model.kind is '", kind, "', and unet.in_channels is ", unet.in_channels, " instead of ",
+                               expected));
+    }
+}
+
+void check_text(const Manifest& manifest) {
+    const auto &encoder = manifest.text_encoder;
+    const auto &tokenizer = manifest.tokenizer;
+    if (tokenizer) need_file(manifest, tokenizer->file, "the tokenizer");
+    if (!encoder) return;
+    const Component& component = need_component(manifest, encoder->component, "the text encoder");
+    check_tensors("the text encoder", component.inputs,
+                  {{"input_ids", {DType::int64, shape("batch", encoder->max_length)}}});
+    check_tensors("the text encoder", component.outputs,
+                  {{"hidden_states", floats(shape("batch", encoder->max_length, encoder->hidden_size))}});
+    if (encoder->hidden_size != manifest.unet.context_dim) {
+        throw EngineError(text("text_encoder.hidden_size is ", encoder->hidden_size, ", and unet.context_dim is ",
+                               manifest.unet.context_dim));
+    }
+    if (!tokenizer) throw EngineError("there is a text encoder, but no tokenizer");
+    if (tokenizer->model_max_length != encoder->max_length) {
+        throw EngineError(text("the tokenizer makes ", tokenizer->model_max_length,
+                               " tokens, and text_encoder.max_length is ", encoder->max_length));
+    }
+}
+
+void check_vae(const Manifest& manifest) {
+    if (!manifest.vae) return;
+    const VaeSpec& vae = *manifest.vae;
+    if (vae.latent_channels != manifest.unet.out_channels) {
+        throw EngineError(text("vae.latent_channels is ", vae.latent_channels, ", and unet.out_channels is ",
+                               manifest.unet.out_channels));
+    }
+    auto times = [&](const char* side) { return parse_dim(std::string_view(text(vae.downscale, "*", side))); };
+    const TensorSpec latents = floats(shape("batch", vae.latent_channels, "height", "width"));
+    const TensorSpec image = floats({parse_dim("batch"), parse_dim(int64_t{3}), times("height"), times("width")});
+    const Component& decoder = need_component(manifest, vae.decoder, "the VAE");
+    check_tensors("the VAE's decoder", decoder.inputs, {{"latents", latents}});
+    check_tensors("the VAE's decoder", decoder.outputs, {{"image", image}});
+    const Component& encoder = need_component(manifest, vae.encoder, "the VAE");
+    check_tensors("the VAE's encoder", encoder.inputs, {{"image", image}});
+    check_tensors("the VAE's encoder", encoder.outputs, {{"mean", latents}, {"std", latents}});
+}
+
+void check_schedulers(const Manifest& manifest) {
+    const SchedulerSection& section = manifest.schedulers;
+    for (const auto& [role, name] : {std::pair{"default", section.standard}, {"image_to_image", section.image_to_image}}) {
+        if (!name.empty() && !section.tables.count(name)) {
+            throw EngineError(text("schedulers.", role, " is '", name, "', which has no table"));
+        }
+    }
+    need_file(manifest, section.alphas_cumprod, "schedulers.alphas_cumprod");
+    int64_t bytes = manifest.files.at(section.alphas_cumprod).size;
+    if (bytes != 8 * section.train_timesteps) {
+        throw EngineError(text("num_train_timesteps is ", section.train_timesteps, ", and '", section.alphas_cumprod,
+                               "' has ", bytes, " bytes instead of 8 each"));
+    }
+    for (const auto& [name, table] : section.tables) {
+        need_file(manifest, table.file, "the scheduler " + name);
+        int64_t needed = 0, size = manifest.files.at(table.file).size;
+        for (const auto& [steps, evaluations] : table.steps) needed += 8 * table.values(evaluations);
+        // Another size means that records lie elsewhere than the manifest says.
+        if (size != needed) {
+            throw EngineError(text("the tables of ", name, " have ", needed, " bytes, and '", table.file, "' has ", size));
+        }
+    }
+}
+
+// A tensor in which every dimension that is the same for all sizes is a number.
+bool is_resolved(const TensorSpec& mine, const TensorSpec& its, const Plan& plan) {
+    std::vector<Dim> expected;
+    for (const Dim& dim : its.shape) {
+        Sizes fixed;
+        for (const Dim::Factor& factor : dim.factors) {
+            auto found = plan.sizes.find(factor.name);
+            if (found == plan.sizes.end()) return false;
+            if (found->second.front() == found->second.back()) fixed[factor.name] = found->second.front();
+        }
+        bool all = std::all_of(dim.factors.begin(), dim.factors.end(),
+                               [&](const Dim::Factor& factor) { return fixed.count(factor.name) > 0; });
+        expected.push_back(dim);
+        if (all) {
+            expected.back() = Dim();
+            expected.back().constant = evaluate(dim, fixed);
+        }
+    }
+    return mine.dtype == its.dtype && is_same(mine.shape, expected);
+}
+
+void check_plans(const Manifest& manifest, const std::string& library, const LibraryPlans& plans) {
+    for (const auto& [name, entries] : plans) {
+        const Component& component = need_component(manifest, name, "plans." + library);
+        for (const Plan& plan : entries) {
+            need_file(manifest, plan.file, "plans." + library);
+            for (auto [mine, its] : {std::pair{&plan.inputs, &component.inputs}, {&plan.outputs, &component.outputs}}) {
+                bool same = std::equal(mine->begin(), mine->end(), its->begin(), its->end(),
+                                       [&](const auto& a, const auto& b) {
+                                           return a.first == b.first && is_resolved(a.second, b.second, plan);
+                                       });
+                if (!same) {
+                    throw EngineError(text("the plan '", plan.file, "' and component '", name, "' have different tensors"));
+                }
+            }
+        }
     }
 }
 
 }  // namespace
 
 void validate(const Manifest& manifest) {
-    if (manifest.compute != "fp32" && manifest.compute != "fp16") {
-        throw EngineError(text("compute is '", manifest.compute, "'"));
-    }
     for (const auto& [path, record] : manifest.files) check_path(path);
     for (const auto& [name, component] : manifest.components) {
-        // It becomes the name of a file in the cache.
-        if (name.empty() || name.front() == '.' || name.find_first_of(std::string_view("/\\\0", 3)) != name.npos) {
-            throw EngineError(text("'", name, "' cannot be a component's name"));
-        }
         const std::string who = text("component '", name, "'");
         need_file(manifest, component.graph, who);
         if (!component.weights.empty()) need_file(manifest, component.weights, who);
         for (const auto& [backend, graph] : component.lowered) need_file(manifest, graph, who);
     }
-    validate_edges(manifest.unet);
-    validate_channels_last(manifest.unet);
-    validate_plan(manifest);
-    for (const LayerSpec& layer : manifest.unet.layers) {
-        auto variants = manifest.unet.ops.find(layer.op);
-        for (const char* variant : kVariants) {
-            if (variants == manifest.unet.ops.end() || !variants->second.count(variant)) {
-                throw EngineError(
-                    text("op '", layer.op, "' of layer '", layer.name, "' has no variant '", variant, "'"));
-            }
-            need_component(manifest, variants->second.at(variant), text("op '", layer.op, "'"));
-        }
-    }
-    if (!manifest.unet.full.empty()) {
-        const Component& full = need_component(manifest, manifest.unet.full, "the UNet");
-        if (!same_names(full.inputs, manifest.unet.inputs) || !same_names(full.outputs, manifest.unet.outputs)) {
-            throw EngineError(
-                text("the full UNet '", manifest.unet.full, "' has other inputs and outputs than the steps"));
-        }
-    }
-    if (manifest.tokenizer) need_file(manifest, manifest.tokenizer->file, "the tokenizer");
-    if (manifest.text_encoder) {
-        const Component& encoder = need_component(manifest, manifest.text_encoder->component, "the text encoder");
-        need_tensor(encoder.inputs, "input_ids", "the text encoder");
-        need_tensor(encoder.outputs, "hidden_states", "the text encoder");
-        if (!manifest.tokenizer) throw EngineError("there is a text encoder, but no tokenizer");
-        if (manifest.tokenizer->model_max_length != manifest.text_encoder->max_length) {
-            throw EngineError(text("the tokenizer makes ", manifest.tokenizer->model_max_length,
-                                   " tokens, the text encoder takes ", manifest.text_encoder->max_length));
-        }
-    }
-    if (manifest.vae) {
-        const Component& decoder = need_component(manifest, manifest.vae->decoder, "the VAE");
-        const Component& encoder = need_component(manifest, manifest.vae->encoder, "the VAE");
-        need_tensor(decoder.inputs, "latents", "the VAE's decoder");
-        need_tensor(decoder.outputs, "image", "the VAE's decoder");
-        need_tensor(encoder.inputs, "image", "the VAE's encoder");
-        need_tensor(encoder.outputs, "mean", "the VAE's encoder");
-        need_tensor(encoder.outputs, "std", "the VAE's encoder");
-        if (manifest.vae->latent_channels != manifest.unet.out_channels) {
-            throw EngineError(text("the VAE has ", manifest.vae->latent_channels, " latent channels, the UNet ",
-                                   manifest.unet.out_channels));
-        }
-        if (manifest.vae->scaling_factor == 0) throw EngineError("scaling_factor is 0");
-    }
-    need_file(manifest, manifest.schedulers.alphas_cumprod, "alphas_cumprod");
-    for (const auto& [name, table] : manifest.schedulers.tables) need_file(manifest, table.file, "scheduler " + name);
+    check_edges(manifest.unet);
+    check_compute(manifest);
+    check_channels_last(manifest.unet);
+    check_steps(manifest);
+    check_ops(manifest);
+    check_full_unet(manifest, manifest.unet.full, {});
+    check_full_unet(manifest, manifest.unet.full_with_updates, kControls);
+    check_kind(manifest);
+    check_text(manifest);
+    check_vae(manifest);
+    check_schedulers(manifest);
+    for (const auto& [library, plans] : manifest.plans) check_plans(manifest, library, plans);
 }
 
 }  // namespace ebca

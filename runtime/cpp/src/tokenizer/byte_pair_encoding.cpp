@@ -88,6 +88,13 @@ const std::string* BytePairEncoding::entry(uint32_t id) const {
     return found != entries_.end() ? &found->second : nullptr;
 }
 
+std::optional<uint32_t> BytePairEncoding::find(const std::string& entry) const {
+    for (const auto& [id, name] : entries_) {
+        if (name == entry) return id;
+    }
+    return std::nullopt;
+}
+
 std::vector<BytePairEncoding::Token> BytePairEncoding::encode(std::string_view word) const {
     std::vector<Symbol> symbols;
     symbols.reserve(word.size());

@@ -36,6 +36,9 @@ class BytePairEncoding {
     // The entry, null for an id that has none.
     const std::string* entry(uint32_t id) const;
 
+    // Its id; none if there is no such entry. Looks at all of them.
+    std::optional<uint32_t> find(const std::string& entry) const;
+
   private:
     struct Merge {
         uint32_t rank;

@@ -5,13 +5,12 @@
 #include <set>
 #include <utility>
 
+#include "contract/limits.hpp"
 #include "error.hpp"
 #include "parameters.hpp"
 
 namespace ebca {
 namespace {
-
-constexpr int64_t kLongest = 10'000;
 
 // In quotes, with line ends and other control characters readable.
 std::string quoted(std::string_view content) {
@@ -46,14 +45,29 @@ std::vector<size_t> occurrences(const Encoding& encoding, const std::vector<int6
     return starts;
 }
 
+// The manifest and the vocabulary must agree on its id.
+void check_token(const Tokenizer& tokenizer, const char* name, const SpecialToken& special) {
+    std::optional<int64_t> found = tokenizer.token_to_id(special.token);
+    if (found == special.id) return;
+    throw EngineError(text("the manifest gives ", name, " ", quoted(special.token), " the id ", special.id,
+                           ", and the vocabulary says ",
+                           found ? std::to_string(*found) : std::string("that there is no such token")),
+                      "copy the whole engine directory or export it again");
+}
+
 }  // namespace
 
 PromptTokenizer PromptTokenizer::from_json(std::string_view tokenizer_json, const TokenizerInfo& info) {
-    if (info.model_max_length < 3 || info.model_max_length > kLongest) {
-        throw EngineError(text("tokenizer model_max_length is ", info.model_max_length),
-                          text("it must be between 3 and ", kLongest, "; export again"));
+    if (info.model_max_length < 3 || info.model_max_length > limits::tokens) {
+        throw EngineError(text("the tokenizer's model_max_length is ", info.model_max_length, " instead of 3 to ",
+                               limits::tokens),
+                          "export the engine again");
     }
-    return PromptTokenizer(Tokenizer::parse(tokenizer_json), info);
+    Tokenizer tokenizer = Tokenizer::parse(tokenizer_json);
+    check_token(tokenizer, "bos_token", info.bos);
+    check_token(tokenizer, "eos_token", info.eos);
+    check_token(tokenizer, "pad_token", info.pad);
+    return PromptTokenizer(std::move(tokenizer), info);
 }
 
 Encoded PromptTokenizer::encode(const std::vector<std::string>& prompts) const {
@@ -62,15 +76,15 @@ Encoded PromptTokenizer::encode(const std::vector<std::string>& prompts) const {
     for (const std::string& prompt : prompts) {
         Encoding encoding = tokenizer_.encode_with_offsets(prompt);
         size_t used = std::min(encoding.ids.size(), room());
-        std::vector<int64_t> row{info_.bos_token_id};
+        std::vector<int64_t> row{info_.bos.id};
         row.insert(row.end(), encoding.ids.begin(), encoding.ids.begin() + static_cast<ptrdiff_t>(used));
-        row.push_back(info_.eos_token_id);
+        row.push_back(info_.eos.id);
 
         auto& tokens = encoded.tokens.emplace_back();
         for (int64_t id : row) tokens.push_back(entry(id));
         bool fits = encoding.ids.size() <= room();
         encoded.truncated.push_back(fits ? "" : prompt.substr(encoding.offsets[room()].begin));
-        row.resize(max_length(), info_.pad_token_id);
+        row.resize(max_length(), info_.pad.id);
         encoded.ids.insert(encoded.ids.end(), row.begin(), row.end());
     }
     return encoded;

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "contract/special_token.hpp"
 #include "error.hpp"
 #include "tokenizer/tokenizer.hpp"
 
@@ -15,9 +16,7 @@ namespace ebca {
 // The manifest's `tokenizer.info`.
 struct TokenizerInfo {
     int64_t model_max_length;  // T, tokens of a row with the start and the end token; 3 to 10,000
-    int64_t bos_token_id;
-    int64_t eos_token_id;
-    int64_t pad_token_id;
+    SpecialToken bos, eos, pad;
 };
 
 // Token ids of n prompts, and what did not fit.
@@ -30,7 +29,8 @@ struct Encoded {
 // CLIP byte-pair encoding with start token, end token and padding. Immutable: safe to share between threads.
 class PromptTokenizer {
   public:
-    // Throws what Tokenizer::parse throws, and EngineError for an impossible `info`.
+    // Throws what Tokenizer::parse throws, and EngineError for an impossible `info`, or one that gives a token another id
+    // than the vocabulary.
     static PromptTokenizer from_json(std::string_view tokenizer_json, const TokenizerInfo& info);
 
     // Each prompt as bos, at most T - 2 tokens, eos, padding. Throws ParameterError for a prompt that is not UTF-8.

@@ -52,6 +52,7 @@ Tokenizer::Tokenizer(TokenizerJson json)
       use_regex_(json.use_regex),
       model_(std::move(json.model)) {
     for (const AddedTokenJson& token : json.added_tokens) {
+        added_ids_[token.content] = token.id;
         Text content = unicode::decode(token.content);
         if (token.normalized) content = normalize(std::move(content));
         std::u32string characters;
@@ -95,6 +96,11 @@ std::string Tokenizer::id_to_token(int64_t id) const {
     if (id < 0 || id > std::numeric_limits<uint32_t>::max()) return "";
     const std::string* entry = model_.entry(static_cast<uint32_t>(id));
     return entry ? *entry : "";
+}
+
+std::optional<int64_t> Tokenizer::token_to_id(const std::string& token) const {
+    if (auto added = added_ids_.find(token); added != added_ids_.end()) return added->second;
+    return model_.find(token);
 }
 
 Text Tokenizer::normalize(Text text) const {

@@ -38,6 +38,9 @@ class Tokenizer {
     // The vocabulary's entry, or the added token as it is looked for; "" for an id that has none.
     std::string id_to_token(int64_t id) const;
 
+    // The id of an added token, or of an entry of the vocabulary; none if there is no such token.
+    std::optional<int64_t> token_to_id(const std::string& token) const;
+
   private:
     // A token that is found in the text before it is split into words.
     struct AddedToken {
@@ -68,6 +71,7 @@ class Tokenizer {
     AddedTokens raw_tokens_;         // found in the text as given
     AddedTokens normalized_tokens_;  // found in the normalized text
     std::unordered_map<int64_t, std::string> added_entries_;
+    std::unordered_map<std::string, int64_t> added_ids_;
 };
 
 }  // namespace ebca

@@ -1,0 +1,194 @@
+"""The library accepts the manifests that Python accepts, and no others; files of an engine directory may be links."""
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import manifests as stamping
+from helpers.links import linked_copy
+from helpers.mutations import mutations
+
+import ebca
+from ebca.engines.contract import manifest as manifests
+from ebca.errors import BackendError, EngineError
+from ebca.runtime import native
+
+COUNT, SEED = 100, 3
+
+Opened = Callable[[bytes], str]
+
+
+@pytest.fixture
+def folder(shapes_dir: Path, tmp_path: Path) -> Path:
+    return linked_copy(shapes_dir, tmp_path)
+
+
+@pytest.fixture
+def opened(library: native.Library, folder: Path) -> Opened:
+    """Puts a manifest into a folder. Returns "" if the library opens it, else its error."""
+
+    def open_with(contents: bytes) -> str:
+        path = folder / manifests.FILE_NAME
+        path.unlink()
+        path.write_bytes(contents)
+        try:
+            # The manifest is read, then this library is refused.
+            library.open(folder, onnxruntime="libm.so.6")
+        except EngineError as error:
+            return str(error)
+        except BackendError:
+            return ""
+        raise AssertionError
+
+    return open_with
+
+
+def python_says(contents: bytes, folder: Path) -> str:
+    try:
+        manifests.parse(contents, f"'{folder / manifests.FILE_NAME}'")
+    except EngineError as error:
+        return str(error)
+    return ""
+
+
+def test_both_accept_the_same_manifests(shapes_dir: Path, folder: Path, opened: Opened) -> None:
+    contents = (shapes_dir / manifests.FILE_NAME).read_bytes()
+    assert opened(contents) == ""
+    refused = same = accepted = 0
+    for mutation in mutations(contents, random.Random(SEED), COUNT):
+        mine, theirs = opened(mutation.contents), python_says(mutation.contents, folder)
+        # The sizes of files come next, and `parse` does not look at them.
+        mine = "" if "truncated or changed" in mine else mine
+        assert bool(mine) == bool(theirs), f"{mutation.text}: {mine or 'accepted'}, in Python {theirs or 'accepted'}"
+        assert len(mine.splitlines()) <= 1, mutation.text
+        refused += bool(mine)
+        same += bool(mine) and mine == theirs
+        accepted += not mine
+    # What JSON parsers say differs.
+    assert accepted > COUNT // 20 and same > refused // 2
+
+
+def test_kinds_of_manifests(shapes_dir: Path, opened: Opened) -> None:
+    """Plans and full UNets, which the bundled engine lacks: those that are right, and wrong ones."""
+    data = stamping.load(shapes_dir)
+    unet, components = data["unet"], data["components"]
+    edges = {side: {name: unet["tensors"][name] for name in unet[side]} for side in ("inputs", "outputs")}
+    components["full"] = {**components["segment_00"], **edges}
+    controls = {n: t for n, t in components["energy_attention_h2_d48.update"]["inputs"].items() if n not in "qkv"}
+    components["whole"] = {**components["full"], "inputs": edges["inputs"] | controls}
+    unet |= {"vanilla": "full", "whole": "whole", "channels_last": {"onnxruntime-cuda": ["skip_0"]}}
+    side = {"latents": {"dtype": "float32", "shape": [1, 4, "height", 8]}}
+    sizes = {"batch": [1, 1, 1], "height": [8, 8, 16], "width": [8, 8, 8]}
+    image = {"image": {"dtype": "float32", "shape": [1, 3, "4*height", 32]}}
+    plan = {"file": "tokenizer.json", "sizes": sizes, "inputs": side, "outputs": image, "scratch_bytes": None}
+    shape = dict.fromkeys(("batch", "contexts", "tokens", "height", "width"), [1, 2, 3])
+    data["plans"] = {
+        "tensorrt": {
+            "version": "10.1",
+            "compute_capabilities": ["8.9"],
+            "platform": "linux-x86_64",
+            "shapes": [shape],
+            "components": {"vae_decoder": [plan]},
+        }
+    }
+    contents = stamping.stamped(data)
+    manifests.parse(contents)
+    assert opened(contents) == ""
+    for place, wrong in (
+        (unet, {"whole": "full"}),
+        (unet, {"vanilla": "whole"}),
+        (plan, {"file": "nothing"}),
+        (plan, {"outputs": side}),
+        (sizes, {"height": [8, 8, 8]}),
+        (sizes, {"depth": [8, 8, 8]}),
+        (shape, {"batch": [2, 1, 3]}),
+    ):
+        before = dict(place)
+        place.update(wrong)
+        contents = stamping.stamped(data)
+        with pytest.raises(EngineError):
+            manifests.parse(contents)
+        assert "is broken" in opened(contents), wrong
+        place.clear()
+        place.update(before)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": 1, "a": 1}', 'has "a" twice'),
+        ("[" * 65 + "]" * 65, "nested deeper than 64 levels"),
+        ("[" * 64 + "]" * 64, "not an ebca manifest"),
+        ("\ufeff{}", "begins with a byte order mark"),
+        ('{"a": 1e999}', "cannot be read"),
+        ('{"a": NaN}', "cannot be read"),
+        (r'{"a": "\ud800"}', "cannot be read"),
+    ],
+)
+def test_json_that_parsers_read_differently_is_refused(opened: Opened, text: str, message: str) -> None:
+    assert message in opened(text.encode())
+
+
+def test_one_digit_is_enough(shapes_dir: Path, opened: Opened) -> None:
+    contents = (shapes_dir / manifests.FILE_NAME).read_bytes()
+    for before, after in ((b'"guidance_scale": 4.0', b'"guidance_scale": 5.0'), (b'"downscale": 4', b'"downscale":  4')):
+        assert "was changed or damaged after the export" in opened(contents.replace(before, after, 1))
+    assert "has manifest version 1, this library reads 2; export" in opened(contents.replace(b'sion": 2', b'sion": 1', 1))
+
+
+def test_a_directory_of_links_is_an_engine(
+    library: native.Library, shapes_dir: Path, folder: Path, tmp_path: Path
+) -> None:
+    """As model caches have them; the directory itself is a link too."""
+    linked = tmp_path / "link"
+    linked.symlink_to(folder)
+    made = []
+    for path in (linked, shapes_dir):
+        with library.open(path, cache=tmp_path / "cache") as engine, engine.session() as session:
+            made.append(session.generate("a red circle", steps=2, seed=1).pixels)
+    assert np.array_equal(*made)
+    (prepared,) = (tmp_path / "cache").iterdir()
+    assert not [path for path in prepared.iterdir() if path.is_dir()]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "directory", "dangling link", "device"])
+def test_what_is_no_file_is_refused(library: native.Library, folder: Path, kind: str) -> None:
+    path = folder / "schedulers" / "pndm.f64"
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else "nowhere")
+    expected = "is a link to a file that is not there" if kind == "dangling link" else f"is a {kind} instead of a file"
+    with pytest.raises(EngineError, match=f"pndm.f64' {expected}") as mine:
+        library.open(folder)
+    with pytest.raises(EngineError) as theirs:
+        ebca.load(folder)
+    assert str(mine.value) == str(theirs.value)
+
+
+def test_special_tokens_are_those_of_the_vocabulary(library: native.Library, folder: Path) -> None:
+    """A manifest that gives another token as padding is refused before the first prompt is read."""
+    stamping.edit(folder, lambda data: data["tokenizer"]["info"].update(pad_token_id=0))
+    with (
+        library.open(folder) as engine,
+        engine.session() as session,
+        pytest.raises(EngineError, match=r"gives pad_token '<\|endoftext\|>' the id 0, and the vocabulary says 586"),
+    ):
+        session.generate("a red circle", steps=1)
+
+
+def test_a_component_made_of_other_files_is_made_again(library: native.Library, folder: Path, tmp_path: Path) -> None:
+    def prepared() -> list[str]:
+        made: list[str] = []
+        library.open(folder, cache=tmp_path / "cache", on_prepare=lambda *one: made.append(one[2])).close()
+        return [name for name in made if name]
+
+    assert "segment_03" in prepared() and prepared() == []
+    stamping.edit(folder, lambda data: data["components"]["segment_03"].update(lowered={}))
+    assert prepared() == ["segment_03"] and prepared() == []
