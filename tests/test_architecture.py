@@ -81,8 +81,12 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "export.options": (*_CONTRACT, "export.plans"),
     "export.scheduler_choice": ("errors",),
     # What reads the tables says what they are worth.
-    "export.scheduler_recurrence": ("runtime.sampling",),
+    "export.scheduler_recurrence": (
+        "engines.contract",
+        "runtime.sampling",
+    ),
     "export.scheduler_tables": (
+        "engines.contract",
         *("errors", "export.options", "export.scheduler_choice", "export.scheduler_recurrence", "runtime.sampling"),
     ),
     "export.weights": (*_CONTRACT, "export.checkpoint", "export.options"),

@@ -47,3 +47,12 @@ TRAIN_TIMESTEPS = 1048576
 
 STEPS = 1048576
 """Steps of a scheduler table."""
+
+TABLE_LATENTS = 8
+"""Latents that a step of a scheduler looks back at."""
+
+TABLE_NOISES = 16
+"""Noise predictions that a step of a scheduler looks back at."""
+
+TABLE_EVALUATIONS = 4096
+"""UNet evaluations of a scheduler table."""

@@ -29,7 +29,6 @@ class TensorSpec:
         return self.dtype == other.dtype and dims.same(self.shape, other.shape)
 
 
-
 def nbytes_of(tensor: TensorSpec, sizes: Mapping[str, int]) -> int:
     """Bytes of a tensor at some sizes. Raises EngineError as `ebca.engines.contract.dims.evaluate`."""
     return math.prod(dims.shape(tensor.shape, sizes)) * np.dtype(tensor.dtype).itemsize

@@ -298,7 +298,6 @@ def load_alphas_cumprod(directory: Path, section: Mapping[str, Any]) -> NDArray[
     return _read_values(directory, file, 0, length, length)
 
 
-
 def _read_values(directory: Path, file: str, offset: int, count: int, total: int) -> NDArray[np.float64]:
     """`count` float64 values from value `offset` of a raw file of `total` values in the engine directory; read-only.
 

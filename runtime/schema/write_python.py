@@ -82,7 +82,9 @@ def parameters(schema: Schema) -> str:
 def manifest_limits(schema: Schema) -> str:
     """The module `ebca.engines.contract.limits`."""
     header = _HEADER.format(title="Bounds of what manifest.json says, the same in Python and C++.")
-    constants = [f'{name.upper()} = {data["value"]!r}\n"""{data["doc"]}"""\n' for name, data in schema.manifest_limits.items()]
+    constants = [
+        f'{name.upper()} = {data["value"]!r}\n"""{data["doc"]}"""\n' for name, data in schema.manifest_limits.items()
+    ]
     return "\n".join([header, *constants])
 
 

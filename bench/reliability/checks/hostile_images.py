@@ -269,7 +269,7 @@ def _lying_header(chance: random.Random, path: Path) -> Case:
     sides = [chance.choice((0, 1, 17, 30_000, 65_535, 2**31 - 1, 2**32 - 1)) for _ in range(2)]
     at, size, order = {"PNG": (16, 4, "big"), "BMP": (18, 4, "little"), "GIF": (6, 2, "little")}[form]
     for index, side in enumerate(sides):
-        data[at + index * size : at + (index + 1) * size] = (side % 256**size).to_bytes(size, order)  # type: ignore[arg-type]
+        data[at + index * size : at + (index + 1) * size] = (side % 256**size).to_bytes(size, order)
     if form == "PNG":
         # With the right checksum, so that the sizes are believed.
 

@@ -52,4 +52,13 @@ inline constexpr int64_t train_timesteps = 1048576;
 // Steps of a scheduler table.
 inline constexpr int64_t steps = 1048576;
 
+// Latents that a step of a scheduler looks back at.
+inline constexpr int64_t table_latents = 8;
+
+// Noise predictions that a step of a scheduler looks back at.
+inline constexpr int64_t table_noises = 16;
+
+// UNet evaluations of a scheduler table.
+inline constexpr int64_t table_evaluations = 4096;
+
 }  // namespace ebca::limits
