@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from ebca.errors import BackendError, EbcaError
+from ebca.plugins.exclusive_attention import TENSORS
+from ebca.plugins.exclusive_attention import launches as exclusion
 from ebca.plugins.kernels.binaries import DTYPES, FOLDER, FORMAT, Binary, Capability, pack_key
 from ebca.plugins.sampling import EMBEDDINGS, STATE, launches
 
@@ -41,6 +43,7 @@ SOURCES: Final = (
     "ebca.plugins.energy_attention.kernels",
     "ebca.plugins.energy_attention.guided_kernels",
     "ebca.plugins.sampling.kernels",
+    "ebca.plugins.exclusive_attention.kernels",
 )
 """Modules with kernels."""
 
@@ -165,6 +168,7 @@ def specs(capability: Capability, tuning: Mapping[str, Any]) -> Iterator[Spec]:
     for kernel in ("ebca_begin", "ebca_end", "ebca_embed"):
         yield Spec(kernel, capability, None, every, 1, {"BLOCK": launches.BLOCK})
     yield Spec("ebca_advance", capability, None, every, 1, {}, num_warps=1)
+    yield Spec("ebca_exclude", capability, None, every, 1, {"BLOCK": exclusion.BLOCK})
 
 
 def text(capability: Capability) -> str:
@@ -177,7 +181,7 @@ _TRITON_DTYPES: Final = {"float16": "fp16", "bfloat16": "bf16", None: "fp32"}
 _STORAGE: Final = ("q_ptr", "k_ptr", "v_ptr", "out_ptr", "partial_ptr")
 _OTHER_POINTERS: Final = {"token_groups_ptr": "*i32"} | {
     f"{name}_ptr": {"int32": "*i32", "float64": "*fp64"}[tensor.dtype]
-    for name, tensor in {**STATE, **EMBEDDINGS}.items()
+    for name, tensor in {**STATE, **EMBEDDINGS, **TENSORS}.items()
     if tensor.dtype != "float32"
 }
 _UNIT_STRIDES: Final = ("d", "q_batch", "q_position", "k_batch", "k_context", "k_token", "out_batch", "out_position")

@@ -224,7 +224,8 @@ def test_guided_variants_with_the_widths_of_every_layer(
     run: Run, variant: str, contexts: int, heads: int, head_dim: int, dtype: str
 ) -> None:
     """Nine heads take two rounds of `ebca_maps`, and 3 groups of 100 positions two of its programs."""
-    case = make_case(contexts, B=2 if contexts < 3 else 1, N=100, H=heads, d=head_dim, S=contexts, T=17, G=3, dtype=dtype)
+    rows = 2 if contexts < 3 else 1
+    case = make_case(contexts, B=rows, N=100, H=heads, d=head_dim, S=contexts, T=17, G=3, dtype=dtype)
     assert_equal_to_reference(run, variant, dtype, heads, case)
     assert_equal_to_reference(run, variant, dtype, heads, case, capability=(9, 0))
 
