@@ -179,10 +179,13 @@ def text(capability: Capability) -> str:
 
 _TRITON_DTYPES: Final = {"float16": "fp16", "bfloat16": "bf16", None: "fp32"}
 _STORAGE: Final = ("q_ptr", "k_ptr", "v_ptr", "out_ptr", "partial_ptr")
-_OTHER_POINTERS: Final = {"token_groups_ptr": "*i32"} | {
-    f"{name}_ptr": {"int32": "*i32", "float64": "*fp64"}[tensor.dtype]
-    for name, tensor in {**STATE, **EMBEDDINGS, **TENSORS}.items()
-    if tensor.dtype != "float32"
+_DTYPES: Final = {
+    "token_groups": "int32",
+    **{name: tensor.dtype for name, tensor in {**STATE, **EMBEDDINGS}.items()},
+    **{name: tensor.dtype for name, tensor in TENSORS.items()},
+}
+_OTHER_POINTERS: Final = {
+    f"{name}_ptr": {"int32": "*i32", "float64": "*fp64"}[dtype] for name, dtype in _DTYPES.items() if dtype != "float32"
 }
 _UNIT_STRIDES: Final = ("d", "q_batch", "q_position", "k_batch", "k_context", "k_token", "out_batch", "out_position")
 _MANIFEST_TYPES: Final = {"i32": ("int32", 4), "fp32": ("float32", 4)}

@@ -6,6 +6,7 @@ choice of the centres; in the bias it changes the last bit.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ _TWO = np.float32(2.0)
 _SIXTEENTH = np.float32(0.0625)
 
 
-def exclude(a: Mapping[str, NDArray[np.generic]]) -> None:
+def exclude(a: Mapping[str, NDArray[Any]]) -> None:
     """Bias of the next evaluation from the maps of evaluation step[0]. Tensors as in `TENSORS`."""
     height, width = a["near"].shape
     layers, rows, groups, _ = a["maps"].shape
