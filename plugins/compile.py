@@ -18,13 +18,15 @@ import tempfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
+from importlib import import_module, resources
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
 from ebca.errors import BackendError, EbcaError
+from ebca.plugins.exclusive_attention import TENSORS
+from ebca.plugins.exclusive_attention import launches as exclusion
 from ebca.plugins.kernels.binaries import DTYPES, FOLDER, FORMAT, Binary, Capability, pack_key
 from ebca.plugins.sampling import EMBEDDINGS, STATE, launches
 
@@ -36,6 +38,14 @@ PTX_ISA: Final = 80
 MAX_STACK_BYTES: Final = 64
 MAX_SHARED_BYTES: Final = 48 * 1024
 """Shared memory that every GPU gives a block without a function attribute."""
+
+SOURCES: Final = (
+    "ebca.plugins.energy_attention.kernels",
+    "ebca.plugins.energy_attention.guided_kernels",
+    "ebca.plugins.sampling.kernels",
+    "ebca.plugins.exclusive_attention.kernels",
+)
+"""Modules with kernels."""
 
 TUNING: Final = Path(__file__).parent / "energy_attention" / "tuning.json"
 
@@ -56,6 +66,9 @@ WIDTHS: Final = (Width(4, 16, 4, 16, 0), Width(24, 64, 8, 64, 0), Width(72, 80, 
 
 SPLITS: Final = ((1, 4, 16), (512, 8, 8), (2048, 16, 8))
 """Of ebca_combine: from so many positions on, at most so many ranges, and tokens per program."""
+
+MAX_GROUPS: Final = 16
+"""Token groups that the guided kernels can serve, the smallest side of a product on a matrix unit."""
 
 _SMALL_BLOCKS: Final = {"T2": 16, "TAIL": 16, "NORM_T": 4, "NORM_C": 512}
 
@@ -98,8 +111,22 @@ class Compiled:
 def forward_spec(width: Width, dtype: str, capability: Capability, block: Mapping[str, Any], *, single: bool) -> Spec:
     """ebca_forward with the block sizes of one entry of tuning.json; `several` has those for SINGLE 0 that differ."""
     block = block if single else {**block, **block.get("several", {})}
+    form = {"EAGER": block.get("EAGER", 0), "D1": width.D1, "D2": width.D2, "SINGLE": int(single)}
+    return _forward_spec("ebca_forward", width, dtype, capability, block, form)
+
+
+def guided_spec(width: Width, dtype: str, capability: Capability, block: Mapping[str, Any]) -> Spec:
+    """ebca_forward_guided with the sizes of `several` and, of those, `guided` for what differs."""
+    block = {**block, **block.get("several", {}), **block.get("guided", {})}
+    form = {"D1": width.D1, "D2": width.D2, "GROUPS": MAX_GROUPS}
+    return _forward_spec("ebca_forward_guided", width, dtype, capability, block, form)
+
+
+def _forward_spec(
+    kernel: str, width: Width, dtype: str, capability: Capability, block: Mapping[str, Any], form: Mapping[str, int]
+) -> Spec:
     return Spec(
-        kernel="ebca_forward",
+        kernel=kernel,
         capability=capability,
         dtype=dtype,
         head_dims=(width.smallest, width.largest),
@@ -108,10 +135,7 @@ def forward_spec(width: Width, dtype: str, capability: Capability, block: Mappin
         constants={
             **{name: block[name] for name in ("BLOCK_N", "T1", "ROWS", "BLOCK_P")},
             **_SMALL_BLOCKS,
-            "EAGER": block.get("EAGER", 0),
-            "D1": width.D1,
-            "D2": width.D2,
-            "SINGLE": int(single),
+            **form,
         },
         num_warps=block["num_warps"],
         num_stages=block["num_stages"],
@@ -127,6 +151,8 @@ def specs(capability: Capability, tuning: Mapping[str, Any]) -> Iterator[Spec]:
         for width in WIDTHS:
             for block, single in product(blocks[str(width.largest)], (True, False)):
                 yield forward_spec(width, dtype, capability, block, single=single)
+            for block in blocks[str(width.largest)]:
+                yield guided_spec(width, dtype, capability, block)
         for head_dims, unit, channels in (
             ((small.smallest, small.largest), small.unit, 16),
             ((others[0].smallest, others[-1].largest), others[0].unit, 64),
@@ -137,10 +163,12 @@ def specs(capability: Capability, tuning: Mapping[str, Any]) -> Iterator[Spec]:
     every = (WIDTHS[0].smallest, WIDTHS[-1].largest)
     constants = {"BLOCK_T": 128, "SPLITS": max(splits for _, splits, _ in SPLITS)}
     yield Spec("ebca_energies", capability, None, every, WIDTHS[0].unit, constants)
+    yield Spec("ebca_maps", capability, None, every, 1, {"BLOCK": 256, "HEADS": 8})
     # The kernels between two evaluations do not depend on heads.
     for kernel in ("ebca_begin", "ebca_end", "ebca_embed"):
         yield Spec(kernel, capability, None, every, 1, {"BLOCK": launches.BLOCK})
     yield Spec("ebca_advance", capability, None, every, 1, {}, num_warps=1)
+    yield Spec("ebca_exclude", capability, None, every, 1, {"BLOCK": exclusion.BLOCK})
 
 
 def text(capability: Capability) -> str:
@@ -151,10 +179,13 @@ def text(capability: Capability) -> str:
 
 _TRITON_DTYPES: Final = {"float16": "fp16", "bfloat16": "bf16", None: "fp32"}
 _STORAGE: Final = ("q_ptr", "k_ptr", "v_ptr", "out_ptr", "partial_ptr")
+_DTYPES: Final = {
+    "token_groups": "int32",
+    **{name: tensor.dtype for name, tensor in {**STATE, **EMBEDDINGS}.items()},
+    **{name: tensor.dtype for name, tensor in TENSORS.items()},
+}
 _OTHER_POINTERS: Final = {
-    f"{name}_ptr": {"int32": "*i32", "float64": "*fp64"}[tensor.dtype]
-    for name, tensor in {**STATE, **EMBEDDINGS}.items()
-    if tensor.dtype != "float32"
+    f"{name}_ptr": {"int32": "*i32", "float64": "*fp64"}[dtype] for name, dtype in _DTYPES.items() if dtype != "float32"
 }
 _UNIT_STRIDES: Final = ("d", "q_batch", "q_position", "k_batch", "k_context", "k_token", "out_batch", "out_position")
 _MANIFEST_TYPES: Final = {"i32": ("int32", 4), "fp32": ("float32", 4)}
@@ -224,10 +255,7 @@ def compile_spec(spec: Spec) -> Compiled:
 
 
 def _function(kernel: str) -> Any:
-    from ebca.plugins.energy_attention import kernels
-    from ebca.plugins.sampling import kernels as sampling_kernels
-
-    return getattr(kernels, kernel, None) or getattr(sampling_kernels, kernel)
+    return next(getattr(m, kernel) for m in map(import_module, SOURCES) if hasattr(m, kernel))
 
 
 def _triton_type(name: str, storage: str) -> str:
@@ -289,10 +317,11 @@ def _check(result: Compiled, metadata: Any) -> None:
 
 def source_digest() -> str:
     """SHA-256 of the sources of the binaries: the kernels without their comments, and the block sizes."""
-    sources = [
-        ast.unparse(ast.parse((resources.files(package) / "kernels.py").read_text(encoding="utf-8")))
-        for package in ("ebca.plugins.energy_attention", "ebca.plugins.sampling")
-    ]
+    sources = []
+    for module in SOURCES:
+        package, _, name = module.rpartition(".")
+        source = (resources.files(package) / f"{name}.py").read_text(encoding="utf-8")
+        sources.append(ast.unparse(ast.parse(source)))
     tuning = json.loads(TUNING.read_text(encoding="utf-8"))
     return hashlib.sha256(("".join(sources) + json.dumps(tuning, sort_keys=True)).encode()).hexdigest()
 

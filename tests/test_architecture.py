@@ -16,7 +16,10 @@ HEAVY = {"torch", "diffusers", "transformers", "onnx", "onnxscript"}
 # What each room may import beside itself. A room may only name rooms above it in this table, so there is no circle.
 _CONTRACT = ("errors", "engines.contract", "engines.machine")
 _BACKENDS = (*_CONTRACT, "engines.backends")
-_OPERATORS = ("errors", "plugins.kernels", "plugins.energy_attention", "plugins.sampling")
+_OPERATORS = (
+    *("errors", "plugins.kernels", "plugins.energy_attention", "plugins.sampling"),
+    "plugins.exclusive_attention",
+)
 _EXECUTION = (*_BACKENDS, *_OPERATORS, "runtime.shown", "runtime.schema", "runtime.devices", "runtime.execution")
 _VALUES = ("errors", "runtime.shown", "runtime.schema", "runtime.validation", "runtime.noise")
 _STAGES = (*_VALUES, *_EXECUTION, "runtime.text", "runtime.components")
@@ -50,6 +53,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "plugins.kernels": ("errors",),
     "plugins.energy_attention": ("errors", "plugins.kernels"),
     "plugins.sampling": ("errors",),
+    "plugins.exclusive_attention": ("errors",),
     "plugins.compile": _OPERATORS,
     "runtime.schema": ("errors",),
     "runtime.validation": ("errors", "runtime.schema"),

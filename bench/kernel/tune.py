@@ -28,7 +28,7 @@ def candidates() -> Iterator[dict[str, int]]:
 def tune(torch: Any, launcher: CudaLauncher, dtype: str, repeats: int) -> dict[str, list[dict[str, Any]]]:
     """The fastest block sizes on this GPU for every entry of tuning.json, timed on `update` with one context.
 
-    The forms for several contexts or a mask keep the block sizes of `default`.
+    The forms for several contexts, a mask or guidance keep the block sizes of `default`.
     """
     base = json.loads(ahead.TUNING.read_text(encoding="utf-8"))["default"]
     sizes = {(d, n): h for layers in LAYERS.values() for h, d, n in layers}
@@ -49,7 +49,8 @@ def tune(torch: Any, launcher: CudaLauncher, dtype: str, repeats: int) -> dict[s
                 best = _fastest(torch, launcher, dtype, width, shape, repeats)
                 several = {"EAGER": 0, "max_registers": 255, **entry, **entry.get("several", {})}
                 several = {name: several[name] for name in best}
-                entries[index] = {"positions_from": entry["positions_from"], **best, "several": several}
+                forms = {"several": several, "guided": entry.get("guided", {})}
+                entries[index] = {"positions_from": entry["positions_from"], **best, **forms}
     return result
 
 

@@ -4,11 +4,14 @@ This package imports only numpy. `ebca.plugins.energy_attention.onnx_model` need
 """
 
 from ebca.plugins.energy_attention.contract import (
+    GUIDED_VARIANTS,
+    MAX_BIAS,
     MIN_WEIGHT_SUM,
     TENSOR_DOCS,
     VARIANTS,
     Signature,
     TensorSpec,
+    check_guidance,
     check_weights,
     signature,
     tie_matrix,
@@ -16,12 +19,15 @@ from ebca.plugins.energy_attention.contract import (
 from ebca.plugins.energy_attention.reference import EnergyAttentionResult, energy_attention
 
 __all__ = [
+    "GUIDED_VARIANTS",
+    "MAX_BIAS",
     "MIN_WEIGHT_SUM",
     "TENSOR_DOCS",
     "VARIANTS",
     "EnergyAttentionResult",
     "Signature",
     "TensorSpec",
+    "check_guidance",
     "check_weights",
     "energy_attention",
     "signature",

@@ -14,7 +14,10 @@ _ALIGNMENT = 256
 
 @dataclass(frozen=True)
 class OpShape:
-    """Sizes of one call. All tensors are contiguous, with the shapes of contract.py."""
+    """Sizes of one call. All tensors are contiguous, with the shapes of contract.py.
+
+    `groups` counts only for the guided variants, which need at least one.
+    """
 
     batch: int
     positions: int
@@ -22,12 +25,13 @@ class OpShape:
     tokens: int
     heads: int
     head_dim: int
+    groups: int = 0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value < 1:
+            if value < (0 if name == "groups" else 1):
                 raise ParameterError(f"{name} is {value}", "every size of the operator must be at least 1")
-        row = self.channels * max(self.positions, self.contexts * self.tokens)
+        row = max(self.channels, self.heads * self.groups) * max(self.positions, self.contexts * self.tokens)
         if row >= 2**31 or self.positions * self.contexts >= 2**31:
             raise ParameterError(f"one batch row of {self} has 2^31 elements or more", "make the image smaller")
         if max(self.heads, self.batch * self.contexts) > 65535:
@@ -96,21 +100,28 @@ class EnergyAttention:
 def launches(kernels: KernelSet, variant: str, capability: Capability, dtype: str, shape: OpShape) -> OpLaunches:
     """The launches of one variant. Raises as `KernelSet.choose`, and ParameterError for an unknown variant."""
     tensors = signature(variant, shape.heads, shape.head_dim)
-    update = variant != "attention"
+    update = "g" in tensors.outputs
     masked = "mask" in tensors.inputs
+    guided = "bias" in tensors.inputs
     single = shape.contexts == 1 and not masked
     size = shape.head_dim, shape.positions
-    forward = kernels.choose("ebca_forward", capability, dtype, *size, SINGLE=int(single))
+    if guided:
+        forward = kernels.choose("ebca_forward_guided", capability, dtype, *size)
+        _check_groups(variant, shape, forward.constants["GROUPS"])
+    else:
+        forward = kernels.choose("ebca_forward", capability, dtype, *size, SINGLE=int(single))
     combine = kernels.choose("ebca_combine", capability, dtype, *size)
     span, splits = _ranges(shape.positions, forward.constants["BLOCK_P"], combine.constants["SPLITS"])
     tiles = _blocks(shape.positions, forward.constants["BLOCK_N"])
-    scratch, total = _layout(_scratch_sizes(shape, splits) if update else {})
+    scratch, total = _layout(_scratch_sizes(shape, splits, update, guided))
     values: dict[str, int | float | str] = {
         "N": shape.positions,
         "T": shape.tokens,
         "S": shape.contexts,
         "d": shape.head_dim,
         "heads": shape.heads,
+        "groups": shape.groups,
+        "cells": shape.groups * shape.positions,
         "splits": splits if update else 0,
         "span": span,
         "q_batch": shape.positions * shape.channels,
@@ -132,9 +143,13 @@ def launches(kernels: KernelSet, variant: str, capability: Capability, dtype: st
         of_tokens = _blocks(shape.tokens, combine.constants["BLOCK_T"])
         of_channels = _blocks(shape.head_dim, combine.constants["BLOCK_D"])
         grids.append((combine, (of_tokens * of_channels, shape.heads, shape.batch * shape.contexts)))
-    if variant == "energies":
+    if "energy_attn" in tensors.outputs:
         energies = kernels.choose("ebca_energies", capability, dtype, *size)
         grids.append((energies, (shape.batch * shape.contexts, 1, 1)))
+    if guided:
+        maps = kernels.choose("ebca_maps", capability, dtype, *size)
+        of_cells = _blocks(shape.groups * shape.positions, maps.constants["BLOCK"])
+        grids.append((maps, (of_cells, 1, shape.batch)))
     sequence = tuple(
         KernelLaunch(binary, arguments, grid, {a.name: _value(a, values, names) for a in arguments})
         for binary, grid in grids
@@ -151,10 +166,20 @@ def scratch_bytes(kernels: KernelSet, variant: str, capability: Capability, dtyp
     own = launches(kernels, variant, capability, dtype, largest).scratch_bytes
     if not own:
         return 0
-    block = min(b.constants["BLOCK_P"] for b in kernels.on("ebca_forward", capability))
+    tensors = signature(variant, largest.heads, largest.head_dim)
+    guided = "bias" in tensors.inputs
+    forward = "ebca_forward_guided" if guided else "ebca_forward"
+    block = min(b.constants["BLOCK_P"] for b in kernels.on(forward, capability))
     most = max(b.constants["SPLITS"] for b in kernels.on("ebca_combine", capability))
     splits = min(most, _blocks(largest.positions, block))
-    return _layout(_scratch_sizes(largest, splits))[1]
+    return _layout(_scratch_sizes(largest, splits, "g" in tensors.outputs, guided))[1]
+
+
+def _check_groups(variant: str, shape: OpShape, most: int) -> None:
+    if not 1 <= shape.groups <= most:
+        raise ParameterError(
+            f"variant {variant!r} is given {shape.groups} token groups", f"the GPU kernels take 1 to {most}"
+        )
 
 
 def _ranges(positions: int, block: int, most: int) -> tuple[int, int]:
@@ -172,17 +197,20 @@ def _update_places(shape: OpShape, splits: int, constants: Mapping[str, int]) ->
     return shape.contexts * splits * (wide + narrow) + _blocks(norms, shape.heads)
 
 
-def _scratch_sizes(shape: OpShape, splits: int) -> dict[str, int]:
+def _scratch_sizes(shape: OpShape, splits: int, update: bool, guided: bool) -> dict[str, int]:
     """Bytes of each scratch tensor."""
-    elements = splits * shape.tokens * shape.head_dim
-    if elements >= 2**31:
-        raise ParameterError(f"{shape} needs scratch of 2^31 elements or more per head", "make the image smaller")
-    rows = shape.batch * shape.contexts
-    return {
-        "partial": rows * shape.heads * elements * 2,
-        "column": rows * shape.heads * splits * 2 * shape.tokens * 4,
-        "norm2": rows * shape.tokens * 4,
-    }
+    sizes = {}
+    if update:
+        elements = splits * shape.tokens * shape.head_dim
+        if elements >= 2**31:
+            raise ParameterError(f"{shape} needs scratch of 2^31 elements or more per head", "make the image smaller")
+        rows = shape.batch * shape.contexts
+        sizes["partial"] = rows * shape.heads * elements * 2
+        sizes["column"] = rows * shape.heads * splits * 2 * shape.tokens * 4
+        sizes["norm2"] = rows * shape.tokens * 4
+    if guided:
+        sizes["head_maps"] = shape.batch * shape.heads * shape.groups * shape.positions * 4
+    return sizes
 
 
 def _blocks(size: int, block: int) -> int:

@@ -17,7 +17,7 @@ import onnx
 from onnx import parser
 
 from ebca.errors import ParameterError
-from ebca.plugins.energy_attention.contract import TENSOR_DOCS, TensorSpec, signature
+from ebca.plugins.energy_attention.contract import GUIDED_VARIANTS, TENSOR_DOCS, TensorSpec, signature
 
 OPSET = 20
 IR_VERSION = 10
@@ -31,10 +31,10 @@ _CONSTANTS = """
   int64[2] axes14 = {{1, 4}}, int64[1] keep_rest = {{-1}}, int64[1] head_dim = {{{d}}},
   int64[4] split_heads = {{0, -1, {H}, {d}}}, int64[3] join_last_of_4 = {{0, 0, -1}},
   int64[4] join_last_of_5 = {{0, 0, 0, -1}}, int64[2] copy2 = {{0, 0}}, int64[3] copy3 = {{0, 0, 0}},
-  float scale = {{{scale!r}}}, float half = {{0.5}}
+  int64 zero = {{0}}, int64 one = {{1}}, float scale = {{{scale!r}}}, float half = {{0.5}}
 """
 
-_ATTENTION = """
+_SCORES = """
   q_split = Reshape(q, split_heads)
   q_heads = Transpose<perm = [0, 2, 1, 3]>(q_split)
   k_scaled = Mul(k, scale)
@@ -45,7 +45,39 @@ _ATTENTION = """
   contexts_tokens = Shape<start = 1, end = 3>(k)
   apart_shape = Concat<axis = 0>(copy3, contexts_tokens)
   scores_apart = Reshape(scores, apart_shape)
+"""
+
+_SOFTMAX = """
   probs_apart = Softmax<axis = -1>(scores_apart)
+"""
+
+# Instead of _SOFTMAX. A token in no group has a row of zeros in `member`, and so no bias.
+_GUIDED_SOFTMAX = """
+  group_count = Shape<start = 2, end = 3>(bias)
+  group_count_scalar = Squeeze(group_count)
+  group_range = Range(zero, group_count_scalar, one)
+  group_indices = Cast<to = 6>(group_range)
+  token_groups_wide = Unsqueeze(token_groups, axis3)
+  member_mask = Equal(token_groups_wide, group_indices)
+  member = Cast<to = 1>(member_mask)
+
+  bias_by_position = Transpose<perm = [0, 1, 3, 2]>(bias)
+  member_t = Transpose<perm = [0, 1, 3, 2]>(member)
+  token_bias = MatMul(bias_by_position, member_t)
+  token_bias_t = Transpose<perm = [0, 2, 1, 3]>(token_bias)
+  token_bias_wide = Unsqueeze(token_bias_t, axis1)
+  scores_biased = Add(scores_apart, token_bias_wide)
+  probs_apart = Softmax<axis = -1>(scores_biased)
+
+  scores_main = Gather<axis = 3>(scores_apart, zero)
+  probs_main = Softmax<axis = -1>(scores_main)
+  probs_mean = ReduceMean<keepdims = 0>(probs_main, axis1)
+  probs_mean_t = Transpose<perm = [0, 2, 1]>(probs_mean)
+  member_main = Gather<axis = 1>(member_t, zero)
+  maps = MatMul(member_main, probs_mean_t)
+"""
+
+_COMPOSITION = """
   probs = Reshape(probs_apart, join_last_of_5)
 
   weight_sum = ReduceSum<keepdims = 1>(weights, axis1)
@@ -126,33 +158,39 @@ _ENERGIES = """
 """
 
 _BODIES = {
-    "attention": (_ATTENTION,),
-    "update": (_ATTENTION, _GRADIENT_WEIGHTS, _ATTN_TERM, _STEP),
-    "update_masked": (_ATTENTION, _GRADIENT_WEIGHTS, _ATTN_TERM_MASKED, _STEP),
-    "energies": (_ATTENTION, _GRADIENT_WEIGHTS, _ATTN_TERM_MASKED, _STEP, _ENERGIES),
+    "attention": (_COMPOSITION,),
+    "update": (_COMPOSITION, _GRADIENT_WEIGHTS, _ATTN_TERM, _STEP),
+    "update_masked": (_COMPOSITION, _GRADIENT_WEIGHTS, _ATTN_TERM_MASKED, _STEP),
+    "energies": (_COMPOSITION, _GRADIENT_WEIGHTS, _ATTN_TERM_MASKED, _STEP, _ENERGIES),
 }
-
+"""What follows the softmax over tokens."""
 
 STORAGES = ("float32", "float16")
+
+_TYPES = {"float32": "float", "int32": "int32"}
 
 
 def op_model(heads: int, head_dim: int, variant: str, storage: str = "float32") -> onnx.ModelProto:
     """The operator's ONNX model: opset 20, IR 10, standard operators only, no weights.
 
     Inputs and outputs are `signature(variant, heads, head_dim)`, in that order, with the symbolic dimensions
-    batch, contexts, tokens and positions. q, k, v and out have the dtype `storage`; everything else is float32, and so
-    is all that is computed. Every softmax subtracts its maximum: scores of any size are safe.
-    The weights' sum is not checked here: the caller does that, with check_weights.
+    batch, contexts, tokens, positions and groups. q, k, v and out have the dtype `storage`; token_groups is int32,
+    everything else float32, and so is all that is computed. Every softmax subtracts its maximum: scores of any size are
+    safe.
+    The weights' sum, the bias and the groups are not checked here: the caller does that, with check_weights and
+    check_guidance.
     Raises ParameterError for an unknown variant or storage, or heads or head_dim below 1.
     """
     if storage not in STORAGES:
         raise ParameterError(f"storage is '{storage}'", f"choose one of {', '.join(STORAGES)}")
     sig = signature(variant, heads, head_dim)
+    softmax = _GUIDED_SOFTMAX if variant in GUIDED_VARIANTS else _SOFTMAX
+    body = "".join((_SCORES, softmax, *_BODIES[variant.removesuffix("_guided")]))
     constants = _CONSTANTS.format(H=heads, d=head_dim, scale=1.0 / math.sqrt(head_dim))
     text = (
         f'<ir_version: {IR_VERSION}, opset_import: ["": {OPSET}], producer_name: "ebca">\n'
         f"energy_attention_{variant} ({_arguments(sig.inputs)}) => ({_arguments(sig.outputs)})\n"
-        f"<{constants}>\n{{{''.join(_BODIES[variant])}}}"
+        f"<{constants}>\n{{{body}}}"
     )
     model = parser.parse_model(text)
     graph = model.graph
@@ -195,6 +233,8 @@ def _store_half(graph: onnx.GraphProto) -> None:
 
 def _arguments(specs: dict[str, TensorSpec]) -> str:
     return ", ".join(
-        f"float[{', '.join(map(str, spec.shape))}] {name}" if spec.shape else f"float {name}"
+        f"{_TYPES[spec.dtype]}[{', '.join(map(str, spec.shape))}] {name}"
+        if spec.shape
+        else f"{_TYPES[spec.dtype]} {name}"
         for name, spec in specs.items()
     )

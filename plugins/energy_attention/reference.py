@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ebca.errors import ParameterError
-from ebca.plugins.energy_attention.contract import check_weights
+from ebca.plugins.energy_attention.contract import check_guidance, check_weights
 
 Array = NDArray[np.float64]
 
@@ -20,6 +20,7 @@ class EnergyAttentionResult:
     g: Array  # [B, S, T, H*d]
     energy_attn: Array  # [B, S]
     energy_norm: Array  # [B, S]
+    maps: Array  # [B, G, N] of the main context; G = 0 without token groups
 
 
 def energy_attention(
@@ -34,15 +35,17 @@ def energy_attention(
     mask: ArrayLike | None = None,
     tie: ArrayLike | None = None,
     norm_factor: float = 1.0,
+    bias: ArrayLike | None = None,
+    token_groups: ArrayLike | None = None,
 ) -> EnergyAttentionResult:
     """Cross attention over S contexts and one energy step per context (Park et al. 2023; README.md).
 
     q [B, N, H*d]; k, v [B, S, T, H*d]; any real dtype, computed in float64. Broadcast to their full shape:
     weights [B, S] (default 1), gamma_attn [B, S, T], gamma_norm [B, S], mask [B, S, N] (default 1),
-    tie [B, S, S] (default identity).
+    tie [B, S, S] (default identity). Guidance takes both bias [B, S, G, N] and token_groups [B, S, T], integers.
 
-    Raises ParameterError for shapes that do not match, heads that do not divide the channels, or weights that
-    check_weights refuses.
+    Raises ParameterError for shapes that do not match, heads that do not divide the channels, or what check_weights and
+    check_guidance refuse.
     """
     q, k, v = (np.asarray(x, dtype=np.float64) for x in (q, k, v))
     if q.ndim != 3 or k.ndim != 4:
@@ -74,7 +77,20 @@ def energy_attention(
     kh, vh = (x.reshape(B, S, T, H, d).swapaxes(2, 3) for x in (k, v))
     scores = qh @ kh.swapaxes(-1, -2) / np.sqrt(d)  # [B, S, H, N, T]
 
-    attended = (_softmax(scores, axis=-1) @ vh).swapaxes(2, 3).reshape(B, S, N, channels)
+    if bias is None and token_groups is None:
+        bias, token_groups = np.zeros((B, S, 0, N)), np.full((B, S, T), -1)
+    elif bias is None or token_groups is None:
+        raise ParameterError("guidance is only half given", "pass both bias and token_groups, or neither")
+    else:
+        check_guidance(bias, token_groups)
+    bias, token_groups = np.asarray(bias, dtype=np.float64), np.asarray(token_groups)
+    _same_shape("bias", bias, (B, S, bias.shape[2], N))
+    _same_shape("token_groups", token_groups, (B, S, T))
+    member = (token_groups[..., None] == np.arange(bias.shape[2])).astype(np.float64)  # [B, S, T, G]
+    biased = scores + (member @ bias).swapaxes(-1, -2)[:, :, None]
+    maps = (_softmax(scores[:, 0], axis=-1).mean(axis=1) @ member[:, 0]).swapaxes(-1, -2)
+
+    attended = (_softmax(biased, axis=-1) @ vh).swapaxes(2, 3).reshape(B, S, N, channels)
     out = np.einsum("bs,bsnc->bnc", w, attended) / w.sum(axis=1)[:, None, None]
 
     over_positions = _softmax(scores, axis=-2)
@@ -90,6 +106,7 @@ def energy_attention(
         g=g,
         energy_attn=-_logsumexp(scores, axis=-2).sum(axis=-1).mean(axis=-1),
         energy_norm=_logsumexp(0.5 * squared_norm, axis=-1),
+        maps=maps,
     )
 
 
@@ -99,6 +116,11 @@ def _expand(name: str, value: ArrayLike, shape: tuple[int, ...]) -> Array:
         return np.broadcast_to(array, shape)
     except ValueError:
         raise ParameterError(f"{name} has shape {array.shape}", f"it must broadcast to {shape}") from None
+
+
+def _same_shape(name: str, array: NDArray[Any], shape: tuple[int, ...]) -> None:
+    if array.shape != shape:
+        raise ParameterError(f"{name} has shape {array.shape}", f"it must be {shape}")
 
 
 def _softmax(x: Array, axis: int) -> Array:

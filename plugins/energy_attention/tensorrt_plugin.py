@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 import numpy as np
 
 from ebca.errors import BackendError, ParameterError
-from ebca.plugins.energy_attention.contract import VARIANTS, TensorSpec, signature
+from ebca.plugins.energy_attention.contract import GUIDED_VARIANTS, VARIANTS, TensorSpec, signature
 from ebca.plugins.energy_attention.launches import EnergyAttention, OpShape
 
 NAME: Final = "EnergyCrossAttention"
@@ -38,12 +38,19 @@ class Settings:
     head_dim: int
     variant: str
 
+    def __post_init__(self) -> None:
+        if self.variant in GUIDED_VARIANTS:
+            raise ParameterError(
+                f"the TensorRT plugin {NAMESPACE}::{NAME} has no variant '{self.variant}'",
+                f"use {', '.join(VARIANTS)}; guidance needs the operator outside the plan",
+            )
+
     @classmethod
     def from_fields(cls, fields: Iterable[Any]) -> Self:
         """The settings in a PluginFieldCollection, whose data are numpy arrays.
 
         Raises:
-            ParameterError: a field is missing, or the op has no such variant or sizes.
+            ParameterError: a field is missing, the op has no such variant or sizes, or the variant is a guided one.
         """
         given = {field.name: np.asarray(field.data) for field in fields}
         if missing := [name for name in cls.__dataclass_fields__ if name not in given]:

@@ -22,7 +22,7 @@ def run(variant: str, dtype: str, heads: int, case: dict[str, Array], capability
     assert os.environ.get("TRITON_INTERPRET") == "1"
     import torch
 
-    from ebca.plugins.energy_attention import kernels
+    from ebca.plugins.energy_attention import guided_kernels, kernels
     from ebca.plugins.energy_attention.contract import signature
     from ebca.plugins.energy_attention.launches import OpShape, launches
     from ebca.plugins.kernels.binaries import KernelSet
@@ -30,12 +30,14 @@ def run(variant: str, dtype: str, heads: int, case: dict[str, Array], capability
     _multiply_bfloat16_as_float32()
     B, N, channels = case["q"].shape
     _, S, T, _ = case["k"].shape
-    planned = launches(KernelSet.load(), variant, capability, dtype, OpShape(B, N, S, T, heads, channels // heads))
+    G = case["bias"].shape[2]
+    shape = OpShape(B, N, S, T, heads, channels // heads, G)
+    planned = launches(KernelSet.load(), variant, capability, dtype, shape)
     storage = getattr(torch, dtype)
-    sizes = {"batch": B, "positions": N, "contexts": S, "tokens": T}
+    sizes = {"batch": B, "positions": N, "contexts": S, "tokens": T, "groups": G}
     tensors: dict[str, Any] = {}
-    for name in signature(variant, heads, channels // heads).inputs:
-        value = torch.from_numpy(np.ascontiguousarray(case[name], dtype=np.float32))
+    for name, spec in signature(variant, heads, channels // heads).inputs.items():
+        value = torch.from_numpy(np.ascontiguousarray(case[name], dtype=spec.dtype))
         tensors[name] = value.to(storage) if name in ("q", "k", "v") else value
     for name, spec in signature(variant, heads, channels // heads).outputs.items():
         shape = [sizes.get(str(dim), dim) for dim in spec.shape]
@@ -47,7 +49,8 @@ def run(variant: str, dtype: str, heads: int, case: dict[str, Array], capability
         tensors[name] = scratch[offset : ends[ends.index(offset) + 1]].view(kind)
     nothing = torch.zeros(1)
     for launch in planned.launches:
-        function = getattr(kernels, launch.binary.kernel)
+        own = kernels if hasattr(kernels, launch.binary.kernel) else guided_kernels
+        function = getattr(own, launch.binary.kernel)
         arguments = {
             name: tensors[value] if isinstance(value, str) else nothing if name.endswith("_ptr") else value
             for name, value in launch.values.items()

@@ -1,4 +1,4 @@
-"""Energy cross attention: the float64 reference against its maths, and the ONNX graphs against the reference."""
+"""Energy cross attention: the float64 reference against its maths."""
 
 import subprocess
 import sys
@@ -6,15 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
-from hypothesis import HealthCheck, given, settings
+from helpers.attention_cases import SAME, Array, Feed, cases, make_case, properties, reference
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
-from numpy.typing import NDArray
 
 from ebca.errors import ParameterError
 from ebca.plugins.energy_attention import (
+    GUIDED_VARIANTS,
     TENSOR_DOCS,
     VARIANTS,
     EnergyAttentionResult,
@@ -24,58 +24,12 @@ from ebca.plugins.energy_attention import (
     tie_matrix,
 )
 
-Array = NDArray[Any]
-Feed = dict[str, Array]
-Run = Callable[[Feed], list[Array]]
-
-# Reordered float64 sums differ by a few units of 1e-16 times the size of a softmax's argument, about 10 here.
-SAME: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-12}
-
-properties = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
-
-
-def make_case(
-    seed: int, *, B: int = 2, S: int = 3, T: int = 5, N: int = 12, H: int = 2, d: int = 4, scale: float = 1.0
-) -> Feed:
-    """Random float64 inputs for the whole contract; the weights keep |sum w| / sum |w| at 1/5 or more."""
-    rng = np.random.default_rng(seed)
-    weights = np.ones((B, S))
-    if S > 1:
-        weights[:, 1:] = rng.uniform(-2 / 3, 2 / 3, (B, S - 1)) / (S - 1)
-    return {
-        "q": rng.standard_normal((B, N, H * d)) * scale,
-        "k": rng.standard_normal((B, S, T, H * d)) * scale,
-        "v": rng.standard_normal((B, S, T, H * d)),
-        "weights": weights,
-        "gamma_attn": rng.uniform(-1, 1, (B, S, T)),
-        "gamma_norm": rng.uniform(-1, 1, (B, S)),
-        "norm_factor": np.array(1.0),
-        "tie": tie_matrix(B, S, B // 2).astype(np.float64),
-        "mask": rng.uniform(0, 1, (B, S, N)),
-    }
-
-
-def reference(case: Feed, heads: int = 2, **changes: Any) -> EnergyAttentionResult:
-    """The reference on a case, with some inputs replaced or (None) left out."""
-    merged: dict[str, Any] = {**case, **changes}
-    options = {name: value for name, value in merged.items() if name not in ("q", "k", "v") and value is not None}
-    return energy_attention(merged["q"], merged["k"], merged["v"], heads=heads, **options)
+RESULTS = ("out", "g", "energy_attn", "energy_norm", "maps")
 
 
 def assert_same(a: EnergyAttentionResult, b: EnergyAttentionResult) -> None:
-    for name in ("out", "g", "energy_attn", "energy_norm"):
+    for name in RESULTS:
         assert_allclose(getattr(a, name), getattr(b, name), err_msg=name, **SAME)
-
-
-cases = st.builds(
-    make_case,
-    seed=st.integers(0, 2**32 - 1),
-    B=st.integers(1, 3),
-    S=st.integers(1, 4),
-    T=st.integers(1, 7),
-    N=st.integers(1, 20),
-    d=st.integers(1, 6),
-)
 
 
 # ---- properties of the reference
@@ -86,7 +40,7 @@ cases = st.builds(
 def test_permuting_editorial_contexts_permutes_their_steps(case: Feed, data: st.DataObject) -> None:
     S = case["k"].shape[1]
     order = [0, *data.draw(st.permutations(range(1, S)))]
-    per_context = ("k", "v", "weights", "gamma_attn", "gamma_norm", "mask")
+    per_context = ("k", "v", "weights", "gamma_attn", "gamma_norm", "mask", "bias", "token_groups")
     moved = {**case, **{name: case[name][:, order] for name in per_context}}
     moved["tie"] = case["tie"][:, order][:, :, order]
     before, after = reference(case), reference(moved)
@@ -99,8 +53,9 @@ def test_permuting_editorial_contexts_permutes_their_steps(case: Feed, data: st.
 @given(case=cases, seed=st.integers(0, 2**32 - 1))
 def test_weight_zero_equals_an_absent_context(case: Feed, seed: int) -> None:
     B, S, T, _ = case["k"].shape
-    extra = make_case(seed, B=B, S=1, T=T, N=case["q"].shape[1], d=case["q"].shape[2] // 2)
-    per_context = ("k", "v", "gamma_attn", "gamma_norm", "mask")
+    N, d, G = case["q"].shape[1], case["q"].shape[2] // 2, case["bias"].shape[2]
+    extra = make_case(seed, B=B, S=1, T=T, N=N, d=d, G=G)
+    per_context = ("k", "v", "gamma_attn", "gamma_norm", "mask", "bias", "token_groups")
     grown = {**case, **{name: np.concatenate([case[name], extra[name]], axis=1) for name in per_context}}
     grown["weights"] = np.pad(case["weights"], ((0, 0), (0, 1)))
     grown["tie"] = np.broadcast_to(np.eye(S + 1), (B, S + 1, S + 1))
@@ -115,7 +70,7 @@ def test_batch_equals_its_rows_one_by_one(case: Feed) -> None:
     whole = reference(case)
     for b in range(case["q"].shape[0]):
         single = reference({name: x if x.ndim == 0 else x[b : b + 1] for name, x in case.items()})
-        for name in ("out", "g", "energy_attn", "energy_norm"):
+        for name in RESULTS:
             assert_allclose(getattr(single, name)[0], getattr(whole, name)[b], err_msg=name, **SAME)
 
 
@@ -178,7 +133,7 @@ def test_one_context_is_plain_attention(case: Feed) -> None:
 @given(seed=st.integers(0, 2**32 - 1))
 def test_scores_in_the_hundreds_stay_finite(seed: int) -> None:
     result = reference(make_case(seed, scale=30.0))
-    for name in ("out", "g", "energy_attn", "energy_norm"):
+    for name in RESULTS:
         assert np.isfinite(getattr(result, name)).all(), name
 
 
@@ -294,6 +249,12 @@ def test_signature_grows_with_the_variant_and_refuses_others() -> None:
         names = {*sig.inputs, *sig.outputs}
         assert smaller < names <= set(TENSOR_DOCS)
         smaller = names
+    for plain, guided in zip(VARIANTS, GUIDED_VARIANTS, strict=True):
+        assert guided == f"{plain}_guided"
+        without, with_bias = signature(plain, 8, 40), signature(guided, 8, 40)
+        assert [*with_bias.inputs] == [*without.inputs, "bias", "token_groups"]
+        assert [*with_bias.outputs] == [*without.outputs, "maps"]
+        assert with_bias.inputs["token_groups"].dtype == "int32" and {*with_bias.outputs} <= set(TENSOR_DOCS)
     assert sig.inputs["q"] == ("float32", ("batch", "positions", 320))
     for arguments in (("fused", 8, 40), ("update", 0, 40), ("update", 8, 0)):
         with pytest.raises(ParameterError):
@@ -303,143 +264,3 @@ def test_signature_grows_with_the_variant_and_refuses_others() -> None:
 def test_importing_the_operator_does_not_import_onnx() -> None:
     code = "import sys, ebca.plugins.energy_attention; sys.exit('onnx' in sys.modules or 'torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-# ---- the ONNX graphs against the reference
-
-SHAPES = {
-    "sd_16x16": {"B": 2, "S": 1, "T": 77, "N": 256, "H": 8, "d": 40},
-    "two_edits": {"B": 2, "S": 3, "T": 77, "N": 64, "H": 4, "d": 80},
-    "odd_sizes": {"B": 3, "S": 2, "T": 13, "N": 35, "H": 5, "d": 24},
-    "all_ones": {"B": 1, "S": 1, "T": 1, "N": 1, "H": 1, "d": 1},
-}
-
-
-def float32_limits(case: Feed, heads: int) -> dict[str, float]:
-    """Largest error of each output relative to its largest element, for correct float32 arithmetic.
-
-    A softmax turns an absolute error of its argument into a relative error of its result, and float32 knows
-    an argument to eps times the magnitudes summed into it: |q||k|/sqrt(d) for scores, norm_factor ||k||^2 for
-    the norm term. Cancellation adds to it: between the weights in `out`, between the two terms in g. 4 covers
-    the rounding of the products and sums themselves. energy_attn is a sum of T logsumexps, each known as well
-    as its scores; energy_norm is a plain sum of squares, whose rounding grows with the root of its length.
-    """
-    eps = float(np.finfo(np.float32).eps)
-    B, N, channels = case["q"].shape
-    d = channels // heads
-    size = np.linalg.norm(case["q"].reshape(B, N, heads, d), axis=-1).max()
-    size *= np.linalg.norm(case["k"].reshape(*case["k"].shape[:3], heads, d), axis=-1).max() / np.sqrt(d)
-    norm2 = float(np.square(case["k"]).sum(axis=-1).max())
-    attn_energy = max(float(np.abs(reference(case, heads).energy_attn).max()), 1e-30)
-    weights = np.abs(case["weights"]).sum(axis=1) / np.abs(case["weights"].sum(axis=1))
-    parts = [reference(case, heads, gamma_norm=0.0).g, reference(case, heads, gamma_attn=0.0).g]
-    terms = sum(float(np.abs(part).max()) for part in parts)
-    cancelled = terms / max(float(np.abs(reference(case, heads).g).max()), 1e-30)
-    return {
-        "out": 4 * eps * (1 + size) * float(weights.max()),
-        "g": 4 * eps * (1 + size + float(case["norm_factor"]) * norm2) * cancelled,
-        "energy_attn": 4 * eps * (1 + case["k"].shape[2] * size / attn_energy),
-        "energy_norm": eps * (4 + float(np.sqrt(channels))),
-    }
-
-
-def assert_model_agrees(run: Run, variant: str, case: Feed, heads: int) -> None:
-    names = signature(variant, heads, 1)
-    single = {name: x.astype(np.float32) for name, x in case.items()}
-    exact = {name: x.astype(np.float64) for name, x in single.items()}  # judge arithmetic, not rounding of inputs
-    if "mask" not in names.inputs:
-        exact["mask"] = np.ones_like(exact["mask"])
-    expected = reference(exact, heads)
-    limits = float32_limits(exact, heads)
-    outputs = run({name: single[name] for name in names.inputs})
-    for name, actual in zip(names.outputs, outputs, strict=True):
-        wanted = getattr(expected, name)
-        assert actual.shape == wanted.shape and actual.dtype == np.float32, name
-        assert np.isfinite(actual).all(), name
-        error = np.abs(actual - wanted).max() / np.abs(wanted).max()
-        assert error <= limits[name], f"{name}: relative error {error:.2e} over {limits[name]:.2e}"
-
-
-def onnxruntime_run(model: Any) -> Run:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
-    return lambda feed: session.run(None, feed)
-
-
-def sized_case(shape: str, **changes: Any) -> tuple[Feed, int, int]:
-    sizes = {**SHAPES[shape], **changes}
-    case = make_case(11, **sizes)
-    # ||k||^2 is about 320 here: 0.05 keeps the norm softmax from being one-hot and the test from being blind.
-    case["norm_factor"] = np.array(0.05)
-    return case, sizes["H"], sizes["d"]
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("shape", SHAPES)
-def test_onnxruntime_agrees_with_the_reference(shape: str, variant: str) -> None:
-    onnx_model = pytest.importorskip("ebca.plugins.energy_attention.onnx_model", exc_type=ImportError)
-    case, heads, head_dim = sized_case(shape)
-    assert_model_agrees(onnxruntime_run(onnx_model.op_model(heads, head_dim, variant)), variant, case, heads)
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_onnxruntime_is_safe_for_scores_in_the_hundreds(variant: str) -> None:
-    onnx_model = pytest.importorskip("ebca.plugins.energy_attention.onnx_model", exc_type=ImportError)
-    case, heads, head_dim = sized_case("two_edits", scale=12.0)
-    case["norm_factor"] = np.array(0.01)  # ||k||^2 is about 46000: the norm softmax's argument in the hundreds too
-    scores = np.einsum("bnc,bstc->bsnt", case["q"], case["k"]) / np.sqrt(head_dim)
-    assert np.abs(scores).max() > 500
-    assert_model_agrees(onnxruntime_run(onnx_model.op_model(heads, head_dim, variant)), variant, case, heads)
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("shape", ["two_edits", "odd_sizes"])
-def test_openvino_agrees_with_the_reference(shape: str, variant: str) -> None:
-    openvino = pytest.importorskip("openvino")
-    onnx_model = pytest.importorskip("ebca.plugins.energy_attention.onnx_model", exc_type=ImportError)
-    case, heads, head_dim = sized_case(shape)
-    core = openvino.Core()
-    network = core.read_model(onnx_model.op_model(heads, head_dim, variant).SerializeToString())
-    # The hint keeps float32 on machines where OpenVINO would choose bfloat16.
-    compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1})
-
-    def run(feed: Feed) -> list[Array]:
-        results = compiled(feed)
-        return [results[name] for name in signature(variant, heads, head_dim).outputs]
-
-    assert_model_agrees(run, variant, case, heads)
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_model_matches_the_contract_and_has_standard_operators_only(variant: str) -> None:
-    onnx_model = pytest.importorskip("ebca.plugins.energy_attention.onnx_model", exc_type=ImportError)
-    model = onnx_model.op_model(8, 40, variant)
-    assert model.ir_version == 10
-    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 20)]
-    assert not model.functions and model.doc_string
-    assert {node.domain for node in model.graph.node} == {""}
-
-    def read(values: Any) -> dict[str, tuple[str, tuple[str | int, ...]]]:
-        return {
-            value.name: (
-                "float32" if value.type.tensor_type.elem_type == 1 else "other",
-                tuple(dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim),
-            )
-            for value in values
-        }
-
-    sig = signature(variant, 8, 40)
-    assert list(read(model.graph.input).items()) == list(sig.inputs.items())
-    assert list(read(model.graph.output).items()) == list(sig.outputs.items())
-    assert all(value.doc_string for value in (*model.graph.input, *model.graph.output))
-
-
-def test_variants_compute_only_what_they_return() -> None:
-    """A node with an unused result would cost time on backends that do not prune."""
-    onnx_model = pytest.importorskip("ebca.plugins.energy_attention.onnx_model", exc_type=ImportError)
-    for variant in VARIANTS:
-        graph = onnx_model.op_model(2, 8, variant).graph
-        read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-        assert {name for node in graph.node for name in node.output} <= read, variant
-        assert {value.name for value in graph.input} <= read, variant

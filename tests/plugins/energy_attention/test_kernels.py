@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ebca.engines.contract.accuracy import ENERGY_LIMIT, KERNEL_LIMITS
-from ebca.plugins.energy_attention import VARIANTS, energy_attention, signature, tie_matrix
+from ebca.plugins.energy_attention import GUIDED_VARIANTS, VARIANTS, energy_attention, signature, tie_matrix
 
 pytest.importorskip("triton", reason="the interpreter is Triton's; pip install ebca[kernels]")
 pytest.importorskip("torch", reason="Triton's interpreter takes PyTorch tensors")
@@ -47,7 +47,17 @@ def stored(x: Array, dtype: str) -> Array:
 
 
 def make_case(
-    seed: int, *, B: int, N: int, H: int, d: int, S: int = 1, T: int = 77, dtype: str = "float16", scale: float = 1.0
+    seed: int,
+    *,
+    B: int,
+    N: int,
+    H: int,
+    d: int,
+    S: int = 1,
+    T: int = 77,
+    dtype: str = "float16",
+    scale: float = 1.0,
+    G: int = 2,
 ) -> Case:
     """Inputs with scores of standard deviation 0.4 sqrt(d) `scale`; q is off centre so that its means do not vanish."""
     rng = np.random.default_rng(seed)
@@ -64,6 +74,8 @@ def make_case(
         "norm_factor": np.array(4.0 / np.sqrt(H * d), np.float32),
         "tie": tie_matrix(B, S, B // 2),
         "mask": (rng.uniform(0, 1, (B, S, N)) > 0.4).astype(np.float32),
+        "bias": rng.uniform(-5, 3, (B, S, G, N)).astype(np.float32),
+        "token_groups": rng.integers(-1, G, (B, S, T)).astype(np.int32),
     }
 
 
@@ -73,8 +85,9 @@ def assert_equal_to_reference(run: Run, variant: str, dtype: str, heads: int, ca
     Rounded to the storage type: the softmax weights and the result in `out`; the column weights and the tile's result
     in g, whose norm term has no such rounding. Each rounding is off by u / sqrt(3) at most on average, about u in all.
     Weights that cancel magnify the error of `out` by sum |w| / |sum w|. The error of g is relative to its attention
-    term, which the norm term may cancel. The energies never leave float32. (The interpreter truncates to bfloat16
-    instead of rounding, which uses up most of the limit.)
+    term, which the norm term may cancel. The energies never leave float32; the softmax behind `maps` is rounded to
+    float16 for every storage type. (The interpreter truncates to bfloat16 instead of rounding, which uses up most of
+    the limit.)
     """
     limit = KERNEL_LIMITS[dtype]
     options = {name: case[name] for name in signature(variant, heads, 1).inputs if name not in ("q", "k", "v")}
@@ -82,6 +95,7 @@ def assert_equal_to_reference(run: Run, variant: str, dtype: str, heads: int, ca
     actual = run(variant, dtype, heads, case, **where)
     weights = (np.abs(case["weights"]).sum(axis=1) / np.abs(case["weights"].sum(axis=1))).max()
     limits = {"out": limit * weights, "g": limit, "energy_attn": ENERGY_LIMIT, "energy_norm": ENERGY_LIMIT}
+    limits["maps"] = KERNEL_LIMITS["float16"]
     sizes = {name: float(np.linalg.norm(getattr(expected, name))) for name in actual}
     if "g" in actual:
         attention = energy_attention(case["q"], case["k"], case["v"], heads=heads, **{**options, "gamma_norm": 0.0})
@@ -183,14 +197,67 @@ def test_a_mask_of_zeros_leaves_the_norm_term(run: Run) -> None:
     T=st.integers(1, 20),
     H=st.integers(1, 2),
     d=st.sampled_from([4, 12, 32, 72, 96]),
-    variant=st.sampled_from(VARIANTS),
+    G=st.integers(1, 16),
+    variant=st.sampled_from((*VARIANTS, *GUIDED_VARIANTS)),
     dtype=st.sampled_from(sorted(KERNEL_LIMITS)),
 )
 def test_any_sizes(
-    run: Run, seed: int, B: int, N: int, S: int, T: int, H: int, d: int, variant: str, dtype: str
+    run: Run, seed: int, B: int, N: int, S: int, T: int, H: int, d: int, G: int, variant: str, dtype: str
 ) -> None:
-    case = make_case(seed, B=B, N=N, S=S, T=T, H=H, d=d, dtype=dtype)
+    case = make_case(seed, B=B, N=N, S=S, T=T, H=H, d=d, G=G, dtype=dtype)
     assert_equal_to_reference(run, variant, dtype, H, case)
+
+
+# ---- guidance
+
+
+@pytest.mark.parametrize(
+    ("variant", "contexts", "heads", "head_dim", "dtype"),
+    [
+        ("attention_guided", 1, 9, 8, "float16"),
+        ("update_guided", 1, 2, 40, "float16"),
+        ("update_masked_guided", 2, 1, 80, "bfloat16"),
+        ("energies_guided", 3, 1, 160, "float16"),
+    ],
+)
+def test_guided_variants_with_the_widths_of_every_layer(
+    run: Run, variant: str, contexts: int, heads: int, head_dim: int, dtype: str
+) -> None:
+    """Nine heads take two rounds of `ebca_maps`, and 3 groups of 100 positions two of its programs."""
+    rows = 2 if contexts < 3 else 1
+    case = make_case(contexts, B=rows, N=100, H=heads, d=head_dim, S=contexts, T=17, G=3, dtype=dtype)
+    assert_equal_to_reference(run, variant, dtype, heads, case)
+    assert_equal_to_reference(run, variant, dtype, heads, case, capability=(9, 0))
+
+
+@pytest.mark.parametrize("groups, tokens", [(1, 77), (16, 154)])
+def test_guided_prompts_of_several_rounds(run: Run, groups: int, tokens: int) -> None:
+    """Scores in the hundreds, so that both softmaxes rescale what earlier rounds have left."""
+    case = make_case(tokens, B=1, N=70, H=1, d=40, T=tokens, G=groups, scale=300.0)
+    assert_equal_to_reference(run, "attention_guided", "float16", 1, case)
+
+
+def test_a_bias_of_zero_changes_no_bit(run: Run) -> None:
+    case = make_case(9, B=1, N=70, H=2, d=40, S=2, T=60)
+    case["bias"][:] = 0.0
+    plain = run("update_masked", "float16", 2, case)
+    guided = run("update_masked_guided", "float16", 2, case)
+    for name, value in plain.items():
+        np.testing.assert_array_equal(guided[name], value, err_msg=name)
+
+
+def test_hidden_and_empty_groups(run: Run) -> None:
+    """The first group has the largest scores by far, and -1e4 hides it; the second has no token."""
+    case = make_case(10, B=1, N=40, H=1, d=40, T=60)
+    case["token_groups"][:] = -1
+    case["token_groups"][:, :, 50:] = 0
+    case["k"][:, :, 50:] = stored(case["q"].mean() + case["k"][:, :, 50:], "float16") * 100
+    case["bias"][:] = -1e4
+    assert_equal_to_reference(run, "attention_guided", "float16", 1, case)
+    before = run("attention_guided", "float16", 1, case)
+    assert not before["maps"][:, 1].any() and before["maps"][:, 0].any()
+    case["v"][:, :, 50:] += 1.0
+    np.testing.assert_array_equal(run("attention_guided", "float16", 1, case)["out"], before["out"])
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from helpers import trt
 from helpers.launcher import FakeLauncher
 
 from ebca.errors import BackendError, ParameterError
-from ebca.plugins.energy_attention import VARIANTS, signature
+from ebca.plugins.energy_attention import GUIDED_VARIANTS, VARIANTS, signature
 from ebca.plugins.energy_attention.launches import EnergyAttention, OpShape, launches
 from ebca.plugins.energy_attention.tensorrt_plugin import NAME, NAMESPACE, Settings, register
 from ebca.plugins.kernels.binaries import KernelSet
@@ -177,6 +177,15 @@ def test_foreign_nodes_are_refused(registry: trt.Registry) -> None:
         parsed(registry, variant="updates")
     with pytest.raises(ParameterError, match="heads=0"):
         parsed(registry, num_heads=0)
+
+
+@pytest.mark.parametrize("variant", GUIDED_VARIANTS)
+def test_guided_variants_are_refused(registry: trt.Registry, variant: str) -> None:
+    message = f"ebca::EnergyCrossAttention has no variant '{variant}'; use attention, .*outside the plan"
+    with pytest.raises(ParameterError, match=message):
+        Settings(8, 40, variant)
+    with pytest.raises(ParameterError, match=message):
+        registry.parse(NAME, {**Settings(8, 40, "update").attributes, "variant": variant})
 
 
 def test_each_builder_and_runtime_has_its_own_registry(kernels: KernelSet) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from ebca.errors import BackendError, ParameterError
 from ebca.plugins import compile as ahead
-from ebca.plugins.energy_attention import VARIANTS
+from ebca.plugins.energy_attention import GUIDED_VARIANTS, VARIANTS
 from ebca.plugins.energy_attention.launches import OpShape, launches
 from ebca.plugins.kernels.binaries import FOLDER, Binary, KernelSet
 
@@ -65,7 +65,7 @@ def test_every_cubin_has_the_parameters_of_the_manifest(kernels: KernelSet) -> N
             expected = [(a.offset, sizes[a.type]) for a in kernels.arguments[binary.kernel]]
             assert parameter_offsets(kernels.image(binary), binary.kernel) == expected, binary
             checked += 1
-    assert checked == 33 * 6
+    assert checked == 43 * 6
 
 
 def test_every_ptx_has_the_parameters_of_the_manifest_and_a_low_version(kernels: KernelSet) -> None:
@@ -81,7 +81,7 @@ def test_every_ptx_has_the_parameters_of_the_manifest_and_a_low_version(kernels:
             found = [types[kind] for kind in re.findall(r"\.param \.(\w+)", entry)]
             assert found == [a.type for a in kernels.arguments[binary.kernel]]
             checked += 1
-    assert checked == 33
+    assert checked == 43
 
 
 # ---- the committed set
@@ -107,14 +107,14 @@ def test_the_committed_set_is_within_the_limits(kernels: KernelSet) -> None:
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (8, 6), (8, 9), (9, 0), (12, 0), (12, 1), (10, 0), (8, 7)])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", (*VARIANTS, *GUIDED_VARIANTS))
 def test_every_layer_of_every_model_has_kernels(kernels: KernelSet, variant: str, capability: tuple[int, int]) -> None:
     own = capability not in ((10, 0), (8, 7))
     for heads, head_dim, positions in LAYERS:
         for dtype in ("float16", "bfloat16"):
             for contexts in (1, 3):
                 planned = launches(
-                    kernels, variant, capability, dtype, OpShape(2, positions, contexts, 77, heads, head_dim)
+                    kernels, variant, capability, dtype, OpShape(2, positions, contexts, 77, heads, head_dim, 3)
                 )
                 for launch in planned.launches:
                     binary = launch.binary
@@ -133,6 +133,9 @@ SAMPLE = [
         ("ebca_forward", (12, 0), "bfloat16", "cubin"),
         ("ebca_combine", (12, 1), "float16", "cubin"),
         ("ebca_energies", (8, 6), None, "cubin"),
+        ("ebca_forward_guided", (8, 9), "float16", "cubin"),
+        ("ebca_maps", (9, 0), None, "cubin"),
+        ("ebca_exclude", (12, 0), None, "cubin"),
     ]
 ]
 

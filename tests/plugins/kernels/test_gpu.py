@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ebca.engines.contract.accuracy import ENERGY_LIMIT, KERNEL_LIMITS
+from ebca.engines.contract.accuracy import ENERGY_LIMIT, KERNEL_LIMITS, relative_l2
 from ebca.errors import BackendError
 from ebca.plugins.energy_attention import (
+    GUIDED_VARIANTS,
     VARIANTS,
     EnergyAttentionResult,
     energy_attention,
@@ -142,6 +143,34 @@ def problem(heads: int, head_dim: int, positions: int, contexts: int) -> Problem
     return Problem(tensors, controls, expected, attention_g)
 
 
+def launched(
+    launcher: CudaLauncher, variant: str, dtype: str, shape: OpShape, arrays: Mapping[str, Array]
+) -> dict[str, Array]:
+    """The outputs of a variant after two calls; outputs and scratch start as NaN."""
+    tensors = signature(variant, shape.heads, shape.head_dim)
+    sizes = {name: getattr(shape, name) for name in ("batch", "positions", "contexts", "tokens", "groups")}
+    inputs = {
+        name: to_bits(arrays[name], dtype) if name in ("q", "k", "v") else np.asarray(arrays[name], spec.dtype)
+        for name, spec in tensors.inputs.items()
+    }
+    outputs = {}
+    for name, spec in tensors.outputs.items():
+        empty = np.full([sizes.get(str(dim), dim) for dim in spec.shape], np.nan, np.float32)
+        outputs[name] = to_bits(empty, dtype) if name == "out" else empty
+    library = EnergyAttention(KernelLibrary(launcher))
+    memory = Memory()
+    try:
+        pointers = {name: memory.put(array) for name, array in {**inputs, **outputs}.items()}
+        nan = np.full(library.launches(variant, dtype, shape).scratch_bytes, 255, np.uint8)
+        op = library.bind(variant, dtype, shape, pointers, memory.put(nan))
+        op(memory.stream)
+        op(memory.stream)  # a second call must not depend on what the first one left
+        results = {name: memory.get(pointers[name], outputs[name]) for name in outputs}
+    finally:
+        memory.close()
+    return {name: from_bits(value, dtype) if name == "out" else value for name, value in results.items()}
+
+
 # The lowest decorator varies slowest.
 @pytest.mark.parametrize("dtype", KERNEL_LIMITS)
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -154,38 +183,48 @@ def test_a_launch_equals_the_reference(
     log2."""
     shape = OpShape(2, positions, contexts, 77, heads, head_dim)
     made = problem(heads, head_dim, positions, contexts)
-    tensors = signature(variant, heads, head_dim)
-    masked = "mask" in tensors.inputs
+    masked = "mask" in signature(variant, heads, head_dim).inputs
     expected = made.expected[masked]
-    bits = {name: to_bits(array, dtype) for name, array in made.tensors.items()}
-    options = {name: array for name, array in made.controls.items() if name in tensors.inputs}
-    outputs = {
-        name: to_bits(np.full(getattr(expected, name).shape, np.nan), dtype)
-        if name == "out"
-        else np.full(getattr(expected, name).shape, np.nan, np.float32)
-        for name in tensors.outputs
-    }
-    library = EnergyAttention(KernelLibrary(launcher))
-    memory = Memory()
-    try:
-        pointers = {name: memory.put(array) for name, array in {**bits, **options, **outputs}.items()}
-        nan = np.full(library.launches(variant, dtype, shape).scratch_bytes, 255, np.uint8)
-        op = library.bind(variant, dtype, shape, pointers, memory.put(nan))
-        op(memory.stream)
-        op(memory.stream)  # a second call must not depend on what the first one left
-        results = {name: memory.get(pointers[name], outputs[name]) for name in outputs}
-    finally:
-        memory.close()
+    results = launched(launcher, variant, dtype, shape, {**made.tensors, **made.controls})
     limit, energy_limit = KERNEL_LIMITS[dtype], 2 * ENERGY_LIMIT
     weights = made.controls["weights"]
     amplified = float((np.abs(weights).sum(axis=1) / np.abs(weights.sum(axis=1))).max())
     limits = {"out": limit * amplified, "g": limit, "energy_attn": energy_limit, "energy_norm": energy_limit}
-    for name, value in results.items():
-        actual = from_bits(value, dtype) if name == "out" else value
+    for name, actual in results.items():
         wanted = getattr(expected, name)
         size = max(float(np.linalg.norm(wanted)), made.attention_g[masked] if name == "g" else 0.0)
         error = float(np.linalg.norm(actual - wanted)) / size
         assert error <= limits[name], f"{name}: relative error {error:.1e} over {limits[name]:.1e}"
+
+
+@pytest.mark.parametrize("dtype", KERNEL_LIMITS)
+@pytest.mark.parametrize("variant", GUIDED_VARIANTS)
+@pytest.mark.parametrize("contexts", [1, 3])
+@pytest.mark.parametrize("heads, head_dim, positions", [(8, 40, 1024), (8, 80, 256), (8, 160, 64), (9, 8, 67)])
+def test_a_guided_launch_equals_the_reference(
+    launcher: CudaLauncher, heads: int, head_dim: int, positions: int, variant: str, contexts: int, dtype: str
+) -> None:
+    """`out` and `maps` against the reference; a bias of zero against the variant without guidance, whose block sizes,
+    and so whose sums, may be others."""
+    rng = np.random.default_rng(3)
+    shape = OpShape(2, positions, contexts, 77, heads, head_dim, groups=3)
+    made = problem(heads, head_dim, positions, contexts)
+    guidance = {
+        "bias": rng.uniform(-5, 3, (2, contexts, 3, positions)).astype(np.float32),
+        "token_groups": rng.integers(-1, 3, (2, contexts, 77)).astype(np.int32),
+    }
+    arrays = {**made.tensors, **made.controls, **guidance}
+    results = launched(launcher, variant, dtype, shape, arrays)
+    weights = made.controls["weights"]
+    expected = energy_attention(*made.tensors.values(), heads=heads, weights=weights, **guidance)
+    amplified = float((np.abs(weights).sum(axis=1) / np.abs(weights.sum(axis=1))).max())
+    for name, limit in (("out", KERNEL_LIMITS[dtype] * amplified), ("maps", KERNEL_LIMITS["float16"])):
+        assert relative_l2(results[name], getattr(expected, name)) <= limit, name
+    plain = launched(launcher, variant.removesuffix("_guided"), dtype, shape, arrays)
+    zero = launched(launcher, variant, dtype, shape, {**arrays, "bias": np.zeros_like(guidance["bias"])})
+    np.testing.assert_array_equal(zero["maps"], results["maps"])
+    for name, value in plain.items():
+        assert relative_l2(zero[name], value) <= 2 * KERNEL_LIMITS[dtype] * amplified, name
 
 
 def test_a_recorded_graph_takes_new_values_of_the_controls(launcher: CudaLauncher) -> None:

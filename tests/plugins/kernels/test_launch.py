@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebca.errors import BackendError, ParameterError
-from ebca.plugins.energy_attention import VARIANTS, signature
+from ebca.plugins.energy_attention import GUIDED_VARIANTS, VARIANTS, signature
 from ebca.plugins.energy_attention.launches import EnergyAttention, OpShape, launches, scratch_bytes
 from ebca.plugins.kernels.binaries import KernelSet
 from ebca.plugins.kernels.launch import CudaLauncher, KernelLibrary
@@ -75,6 +75,46 @@ def test_a_bound_call_launches_what_the_kernels_expect(kernels: KernelSet) -> No
     assert forward["partial_ptr"] == combine["partial_ptr"] == scratch
 
 
+def test_a_guided_call_launches_the_guided_kernels(kernels: KernelSet) -> None:
+    driver = FakeLauncher(kernels)
+    pointers = addresses_of("energies_guided")
+    shape = replace(SHAPE, groups=3)
+    call = EnergyAttention(KernelLibrary(driver, kernels)).bind("energies_guided", "float16", shape, pointers, 0x1000)
+    call(0xABC)
+    names = ["ebca_forward_guided", "ebca_combine", "ebca_energies", "ebca_maps"]
+    assert [one["kernel"] for one in driver.launched] == names
+    forward, combine, _, maps = driver.launched
+    # As without guidance, 2 heads' maps of 3 x 1000 values beside it.
+    assert forward["grid"] == (3 * 8 * 5 + 16 + 8, 8, 2) and combine["grid"] == (10, 8, 6)
+    assert maps["grid"] == (12, 1, 2) and (maps["heads"], maps["cells"]) == (8, 3000)
+    assert (forward["N"], forward["groups"], forward["mask_positions"]) == (1000, 3, 1000)
+    for name in ("q", "k", "v", "weights", "mask", "bias", "token_groups", "out"):
+        assert forward[name + "_ptr"] == pointers[name]
+    planned = launches(kernels, "energies_guided", (8, 9), "float16", shape)
+    assert forward["head_maps_ptr"] == maps["head_maps_ptr"] == 0x1000 + planned.scratch["head_maps"]
+    assert planned.scratch_bytes - planned.scratch["head_maps"] >= 2 * 8 * 3 * 1000 * 4
+    assert maps["maps_ptr"] == pointers["maps"] and combine["g_ptr"] == pointers["g"]
+
+    driver.launched.clear()
+    EnergyAttention(KernelLibrary(driver, kernels)).bind("attention_guided", "float16", shape, pointers, 0x1000)(1)
+    forward, maps = driver.launched
+    assert (forward["grid"], forward["splits"], forward["partial_ptr"]) == ((16, 8, 2), 0, 0)
+    assert forward["head_maps_ptr"] == maps["head_maps_ptr"] == 0x1000
+
+
+@pytest.mark.parametrize("groups", [0, 17])
+def test_a_number_of_groups_without_kernel_is_named(kernels: KernelSet, groups: int) -> None:
+    with pytest.raises(ParameterError, match=f"'update_guided' is given {groups} token groups; .* take 1 to 16"):
+        launches(kernels, "update_guided", (8, 9), "float16", replace(SHAPE, groups=groups))
+
+
+def test_the_number_of_groups_changes_no_other_variant(kernels: KernelSet) -> None:
+    for variant in VARIANTS:
+        with_groups = launches(kernels, variant, (8, 9), "float16", replace(SHAPE, groups=3))
+        without = launches(kernels, variant, (8, 9), "float16", SHAPE)
+        assert with_groups.launches == without.launches and with_groups.scratch == without.scratch
+
+
 def test_scratch_parts_do_not_overlap(kernels: KernelSet) -> None:
     planned = launches(kernels, "update", (8, 9), "float16", SHAPE)
     splits, groups = 8, 2 * 3 * 8
@@ -86,16 +126,16 @@ def test_scratch_parts_do_not_overlap(kernels: KernelSet) -> None:
 
 
 @pytest.mark.parametrize("capability", [(8, 9), (9, 0), (10, 0)])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", (*VARIANTS, *GUIDED_VARIANTS))
 def test_scratch_for_the_largest_call_is_enough_for_smaller_ones(
     kernels: KernelSet, variant: str, capability: tuple[int, int]
 ) -> None:
-    largest = replace(SHAPE, positions=4700)
+    largest = replace(SHAPE, positions=4700, groups=2)
     enough = scratch_bytes(kernels, variant, capability, "float16", largest)
     for positions in (1, 64, 65, 256, 511, 512, 1000, 2047, 2048, 4096, 4500, 4700):
         for contexts in (1, 2, 3):
             for batch in (1, 2):
-                smaller = replace(SHAPE, batch=batch, positions=positions, contexts=contexts)
+                smaller = replace(largest, batch=batch, positions=positions, contexts=contexts)
                 assert launches(kernels, variant, capability, "float16", smaller).scratch_bytes <= enough
     if variant == "update":
         # The case that the largest call alone does not cover: it has 15 ranges of 320 positions, 4096 has 16 of 256.
@@ -185,10 +225,10 @@ def test_invalid_addresses_are_refused(kernels: KernelSet, change: Mapping[str, 
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(
     sizes=st.tuples(*[st.integers(1, high) for high in (4, 5000, 4, 200, 20)], st.sampled_from([4, 40, 64, 80, 160])),
-    variant=st.sampled_from(VARIANTS),
+    variant=st.sampled_from((*VARIANTS, *GUIDED_VARIANTS)),
 )
 def test_scalars_and_packed_bytes_agree(kernels: KernelSet, sizes: tuple[int, ...], variant: str) -> None:
-    planned = launches(kernels, variant, (9, 0), "float16", OpShape(*sizes))
+    planned = launches(kernels, variant, (9, 0), "float16", OpShape(*sizes, groups=2))
     pointers = {name: 4096 * (i + 1) for i, name in enumerate((*planned.tensors, *planned.scratch))}
     for launch in planned.launches:
         packed = launch.pack(pointers)
