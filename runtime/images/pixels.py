@@ -1,5 +1,6 @@
 """From images in every accepted form to 8-bit pixels: modes, orientation, transparency, and the hole of a mask."""
 
+import math
 import stat
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,6 @@ CHANNELS = (1, 3, 4)
 """How many channels an array of pixels may have: grey, RGB, RGB and alpha."""
 
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
-# Of an image that is given, in any form; Pillow's own limit for files.
-_MAX_PIXELS = 178956970
 # Pillow opens 16-bit files of these formats in its mode of 32-bit integers.
 _SIXTEEN_BITS = ("PNG", "PPM")
 _LONGEST_NAME = 200
@@ -61,7 +60,7 @@ def opened(name: str, value: Any) -> Image.Image:
     except FileNotFoundError:
         raise ParameterError(f"{shown} does not exist", "check the path") from None
     except Image.DecompressionBombError:
-        raise _too_many_pixels(shown, "more") from None
+        raise _too_many_pixels(shown) from None
     except (OSError, SyntaxError, ValueError) as error:
         # The system's own text names the file once more.
         reason = rules.shortened(getattr(error, "strerror", None) or str(error), _LONGEST_NAME)
@@ -114,15 +113,20 @@ def not_an_image(name: str, value: Any) -> ParameterError:
     return ParameterError(f"{name} is of type {type(value).__name__}", "give an image, its file, or an array of pixels")
 
 
+def _most_pixels() -> float:
+    """The limit of an image that is given in any form: Pillow's own for files, which a host may change."""
+    limit = Image.MAX_IMAGE_PIXELS
+    return math.inf if limit is None else 2 * limit
+
+
 def _check_pixels(shown: str, height: int, width: int) -> None:
     """Raise ParameterError for an image that is far larger than any that is made from it."""
-    if height * width > _MAX_PIXELS:
-        raise _too_many_pixels(shown, str(height * width))
+    if height * width > _most_pixels():
+        raise _too_many_pixels(shown)
 
 
-def _too_many_pixels(shown: str, count: str) -> ParameterError:
-    than = f" than {_MAX_PIXELS}" if count == "more" else f", and {_MAX_PIXELS} is the limit"
-    return ParameterError(f"{shown} has {count} pixels{than}", "make it smaller before")
+def _too_many_pixels(shown: str) -> ParameterError:
+    return ParameterError(f"{shown} has more than {_most_pixels()} pixels", "make it smaller before")
 
 
 def _in_rgb(shown: str, image: Image.Image) -> Image.Image:

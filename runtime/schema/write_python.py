@@ -1,6 +1,6 @@
 """parameters.py and structures.py from the schema."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ebca.runtime.schema.load import Enum, Field, Schema, Struct, Text
@@ -68,7 +68,7 @@ def parameters(schema: Schema) -> str:
     parts = [
         _HEADER.format(title="Defaults and rules of parameters, the same in Python and C++."),
         "from dataclasses import dataclass\nfrom typing import Any\n",
-        f"from ebca.errors import {', '.join(classes)}\n",
+        _errors(classes),
         "\n".join(_constant(f"DEFAULT_{name}", data) for name, data in schema.constants.items()),
         "\n".join(_constant(f"MAX_{name}", data) for name, data in schema.limits.items()),
         *(_class(struct) for struct in tables),
@@ -86,6 +86,14 @@ def manifest_limits(schema: Schema) -> str:
         f'{name.upper()} = {data["value"]!r}\n"""{data["doc"]}"""\n' for name, data in schema.manifest_limits.items()
     ]
     return "\n".join([header, *constants])
+
+
+def _errors(classes: Sequence[str]) -> str:
+    """The import of some errors."""
+    line = f"from ebca.errors import {', '.join(classes)}"
+    if len(line) <= _WIDTH:
+        return f"{line}\n"
+    return "\n".join(["from ebca.errors import (", *(f"    {name}," for name in classes), ")"]) + "\n"
 
 
 def _constant_name(struct: Struct) -> str:
@@ -166,7 +174,7 @@ def structures(schema: Schema) -> str:
     parts = [
         _HEADER.format(title="The enums and structs of ebca.h for ctypes."),
         f"import ctypes\nfrom ctypes import POINTER, {', '.join(ctypes)}\nfrom enum import IntEnum, IntFlag\n",
-        f"from ebca.errors import {', '.join(sorted(['EbcaError', *errors.values()]))}\n",
+        _errors(sorted(["EbcaError", *errors.values()])),
         *(_int_enum(enum) for enum in (schema.status, *schema.enums)),
         f"\nERRORS: dict[int, type[EbcaError]] = {{\n{table}}}\n"
         '"""The error of each status that has one in `ebca.errors`."""\n',

@@ -373,9 +373,9 @@ def test_a_cache_that_cannot_be_written(
         assert session.generate("a red circle", steps=1).pixels is not None
     (line,) = [text for _, text in told]
     assert str(cache) in line and "temporary folder" in line and "set EBCA_CACHE_DIR" in line
-    assert len(list((tmp_path / "tmp").glob("ebca-prepared-*/*.onnx"))) > 5
+    assert len(list((tmp_path / "tmp").glob("ebca-prepared-*/*/*.onnx"))) > 5
     engine.close()
-    assert list((tmp_path / "tmp").iterdir()) == []
+    assert list((tmp_path / "tmp").glob("ebca-*")) == []
     monkeypatch.setenv("TMPDIR", str(tmp_path / "missing"))
     with pytest.raises(EngineError, match=r"nor in a temporary folder .*; set EBCA_CACHE_DIR"):
         library.open(shapes_dir, cache=cache)
@@ -400,7 +400,9 @@ def test_python_and_c_clean_up_after_each_other(
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     (tmp_path / "file").write_text("")
     library.open(shapes_dir, cache=tmp_path / "file").close()
-    assert {path.name for path in (tmp_path / "tmp").iterdir()} == {"ebca-prepared-new", "other"}
+    left = {path.name for path in (tmp_path / "tmp").iterdir()}
+    # ONNX Runtime has files of its own there.
+    assert left - {".ses"} == {"ebca-prepared-new", "other"}
     # And in the cache: a component that a killed process was preparing.
     cache = tmp_path / "cache"
     library.open(shapes_dir, cache=cache).close()

@@ -378,5 +378,5 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 def test_an_image_too_large_for_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "image.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(ebca.ParameterError, match="exceeds limit"):
+    with pytest.raises(ebca.ParameterError, match="has more than 2000 pixels; make it smaller"):
         load_images(tmp_path / "image.png", *SIZE)
