@@ -35,6 +35,7 @@ def _run(args: argparse.Namespace, ctrl_c: console.CtrlC) -> int:
     options = checks.checked_options(args)
     # From here on PyTorch is needed.
     from ebca.export import api, workspace
+    from ebca.export.graph.trace import native_side
 
     if not args.dry_run:
         workspace.check_output(args.output_dir, overwrite=args.overwrite)
@@ -44,7 +45,7 @@ def _run(args: argparse.Namespace, ctrl_c: console.CtrlC) -> int:
         _print_split(args, checkpoint)
         return 0
     ctrl_c.check()
-    options = checks.with_native_shape(options, args, int(checkpoint.unet.config.sample_size))
+    options = checks.with_native_shape(options, args, native_side(checkpoint.unet))
     with ExportProgress(out, ctrl_c) as progress:
         path = api.export_checkpoint(
             checkpoint, args.output_dir, options, overwrite=args.overwrite, on_progress=progress

@@ -12,7 +12,7 @@ from diffusers import UNet2DConditionModel
 
 from ebca.export.graph.fold import fold_transposes
 from ebca.export.graph.symbols import Symbols
-from ebca.export.graph.trace import Layer, layers_of, trace
+from ebca.export.graph.trace import Layer, layers_of, native_side, trace
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class TracedUNet:
                 (contexts, {0: "batch", 1: "contexts", 2: "tokens"}),
             ]
         )
-        return cls(model, symbols, layers_of(unet), int(unet.config.sample_size))
+        return cls(model, symbols, layers_of(unet), native_side(unet))
 
     def copy(self) -> ir.Model:
         """A graph that the caller may change; it shares the weights."""

@@ -63,4 +63,4 @@ def _records(context: Context, result: StageResult) -> Mapping[str, FileRecord]:
 def _kind(checkpoint: Checkpoint) -> str:
     if checkpoint.text_encoder is None or checkpoint.vae is None or checkpoint.tokenizer_json is None:
         return "unet"
-    return "inpainting" if checkpoint.unet.config.in_channels == 9 else "text-to-image"
+    return "inpainting" if checkpoint.unet.config.in_channels != checkpoint.unet.config.out_channels else "text-to-image"
