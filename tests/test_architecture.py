@@ -25,7 +25,8 @@ _REQUEST = (*_SAMPLING, "runtime.conditioning", "runtime.images", "runtime.telem
 _SESSION = (*_REQUEST, "runtime.request", "runtime.results", "runtime.generation", "runtime.session", "engines.cache")
 _EXPORT = (
     *("export.quiet", "export.checkpoint", "export.graph", "export.plans", "export.options"),
-    *("export.scheduler_choice", "export.scheduler_tables", "export.weights", "export.workspace", "export.parity"),
+    *("export.scheduler_choice", "export.scheduler_tables", "export.weights", "export.parity"),
+    *("export.lock", "export.output", "export.workspace"),
 )
 _ENGINE = (*_SESSION, "runtime.engine", "runtime.denoiser", "version")
 
@@ -71,7 +72,9 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "export.scheduler_choice": ("errors",),
     "export.scheduler_tables": ("errors", "export.options", "export.scheduler_choice"),
     "export.weights": (*_CONTRACT, "export.checkpoint", "export.options"),
-    "export.workspace": _CONTRACT,
+    "export.lock": (),
+    "export.output": (*_CONTRACT, "export.lock"),
+    "export.workspace": (*_CONTRACT, "export.lock", "export.output"),
     "export.parity": (*_CONTRACT, *_OPERATORS, "export.graph"),
     "export.stages": (*_BACKENDS, *_OPERATORS, *_EXPORT),
     "export.api": ("errors", "version", *_EXPORT, "export.stages"),

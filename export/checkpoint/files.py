@@ -36,11 +36,15 @@ def check_safetensors(path: Path) -> None:
         # Integers are values of a quantised checkpoint, whose scales we do not know; a scalar or a table counts.
         if not dtype.startswith(("F", "BF")) and name.endswith(_WEIGHTS):
             raise ModelError(
-                f"{path} holds {name} as {dtype}", "quantised weights are not supported: take the float16 or float32 ones"
+                f"{path} holds {name} as {dtype}",
+                "quantised weights are not supported: take float16 or float32 ones",
             )
 
 
 def first_line(error: BaseException) -> str:
     """What a library's error says, in one line."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    # A line that ends so says nothing without the next.
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

@@ -60,10 +60,17 @@ def _load(
     tokenizer: str | Path | None,
 ) -> Checkpoint:
     if model in BUILT_IN:
+        _refuse_unused(f"the built-in model {model}", revision=revision, tokenizer=tokenizer)
         return BUILT_IN[model].build()
-    path = Path(model).expanduser()
     if model in SHORT_NAMES:
         return _load_hub(SHORT_NAMES[model], revision, token, cache_dir, tokenizer)
+    try:
+        path = Path(model).expanduser()
+        exists = path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ModelError(f"model {model[:80]!r} cannot be found: {getattr(error, 'strerror', None) or error}") from None
+    if exists:
+        _refuse_unused(f"{model}, which is on this machine", revision=revision)
     if path.is_dir():
         name = path.resolve().name
         source: dict[str, Any] = {"kind": "folder", "id": name, "revision": None}
@@ -81,6 +88,13 @@ def _load(
         f"unknown model {model!r}: known names are {', '.join((*BUILT_IN, *SHORT_NAMES))}",
         "else give a hub id (owner/name), a folder in diffusers format or a .safetensors file",
     )
+
+
+def _refuse_unused(what: str, **given: object) -> None:
+    """Raise ModelError for an argument that would be ignored."""
+    for name, value in given.items():
+        if value is not None:
+            raise ModelError(f"{name} = {str(value)!r} means nothing for {what}", f"leave {name} out")
 
 
 def _load_hub(

@@ -74,7 +74,9 @@ def check_unet_supported(unet_config: Mapping[str, Any]) -> None:
     if kind != "UNet2DConditionModel":
         raise _unsupported("_class_name", kind, "only UNet2DConditionModel has the layers that are cut")
     if "_class_name" not in unet_config and "architectures" in unet_config:
-        raise _unsupported("architectures", unet_config["architectures"], "this is the configuration of another network")
+        raise _unsupported(
+            "architectures", unet_config["architectures"], "this is the configuration of another network"
+        )
     config = {**_defaults(), **unet_config}
     if config["addition_embed_type"] == "text_time":
         raise _unsupported("addition_embed_type", "text_time", "this is Stable Diffusion XL, not supported for now")
@@ -97,14 +99,13 @@ def context_width(unet_config: Mapping[str, Any]) -> int:
 
 def sample_size(unet_config: Mapping[str, Any]) -> int:
     """The side of the latents that the UNet is made for. Raises ModelError if it does not say one number."""
-    value = unet_config.get("sample_size")
-    sides = set(value) if fields.is_list(value) and all(map(fields.is_count, value)) else {value}
-    side = next(iter(sides)) if len(sides) == 1 else None
-    if not fields.is_count(side):
+    value: Any = unet_config.get("sample_size")
+    sides = value if fields.is_list(value) and value else [value]
+    if not all(fields.is_count(side) and side == sides[0] for side in sides):
         raise _unsupported(
             "sample_size", value, "give one whole number in its configuration: image side / 8, 64 for 512 x 512"
         )
-    return int(side)
+    return int(sides[0])
 
 
 def _defaults() -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from transformers.activations import ACT2FN
+
 from ebca.errors import ModelError
 from ebca.export.checkpoint import fields
 from ebca.export.checkpoint.fields import (
@@ -33,8 +35,11 @@ _TEXT_ENCODER: dict[str, Kind] = {
     "num_hidden_layers": COUNT,
     "num_attention_heads": COUNT,
     "max_position_embeddings": COUNT,
-    "hidden_act": TEXT,
+    "hidden_act": Kind(
+        "an activation of transformers, such as quick_gelu", lambda value: isinstance(value, str) and value in ACT2FN
+    ),
     "layer_norm_eps": POSITIVE,
+    "eos_token_id": Kind("the number of a token", lambda value: value == 0 or fields.is_count(value)),
 }
 
 _VAE: dict[str, Kind] = {
@@ -62,6 +67,7 @@ _VAE: dict[str, Kind] = {
 }
 
 _SCHEDULER: dict[str, Kind] = {
+    "_class_name": TEXT,
     "num_train_timesteps": COUNT,
     "beta_start": _BETA,
     "beta_end": _BETA,

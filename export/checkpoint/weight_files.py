@@ -34,8 +34,8 @@ def weight_files(names: Iterable[str], stem: str) -> WeightFiles | None:
         spellings = [f"{stem}.safetensors.index{part}.json"]
         if variant and stem != "model":  # transformers knows the first one only
             spellings.append(f"{stem}.safetensors{part}.index.json")
-        number = r"-\d{5}-of-\d{5}"
-        shard = re.compile(f"{re.escape(stem + part)}{number}\\.safetensors|{re.escape(stem)}{number}{re.escape(part)}\\.safetensors")
+        number, base, tail = r"-\d{5}-of-\d{5}", re.escape(stem), re.escape(part)
+        shard = re.compile(rf"{base}({tail}{number}|{number}{tail})\.safetensors")
         shards = tuple(sorted(name for name in names if shard.fullmatch(name)))
         sharded = [WeightFiles(variant, shards, (index,)) for index in spellings if index in names]
         whole = [WeightFiles(variant, (single,))] if single in names else []
@@ -74,7 +74,9 @@ def _shards(folder: Path, index: str, names: set[str]) -> tuple[str, ...]:
     content = read_json(folder / index)
     places = content.get("weight_map")
     if not isinstance(places, dict) or not places or not isinstance(content.get("metadata"), dict):
-        raise ModelError(f"{folder / index} is no index of shards: it needs weight_map and metadata", "download it again")
+        raise ModelError(
+            f"{folder / index} is no index of shards: it needs weight_map and metadata", "download it again"
+        )
     for tensor, file in places.items():
         if not isinstance(file, str) or Path(file).name != file:
             raise ModelError(f"{folder / index} places {tensor} in {file!r}, no file beside it", "download it again")

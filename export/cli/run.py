@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ebca import console
+from ebca.export import output
 from ebca.export.cli import checks
 from ebca.export.cli.arguments import PREPARED, PROGRAM, parser
 from ebca.export.cli.progress import ExportProgress
@@ -34,11 +35,11 @@ def _run(args: argparse.Namespace, ctrl_c: console.CtrlC) -> int:
     checks.check_packages()
     options = checks.checked_options(args)
     # From here on PyTorch is needed.
-    from ebca.export import api, workspace
+    from ebca.export import api
     from ebca.export.graph.trace import native_side
 
     if not args.dry_run:
-        workspace.check_output(args.output_dir, overwrite=args.overwrite)
+        output.check_output(output.output_path(args.output_dir), overwrite=args.overwrite)
     out = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
     checkpoint = _load(args, out)
     if args.dry_run:

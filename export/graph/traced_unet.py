@@ -5,12 +5,15 @@ and the full UNet with updates (`ebca.export.graph.full_unet_updates`) are each 
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import onnx_ir as ir
 from diffusers import UNet2DConditionModel
+from torch import nn
 
 from ebca.export.graph.fold import fold_transposes
+from ebca.export.graph.kept_trace import Keep, not_kept
 from ebca.export.graph.symbols import Symbols
 from ebca.export.graph.trace import Layer, layers_of, native_side, trace
 
@@ -25,9 +28,10 @@ class TracedUNet:
     sample_size: int
 
     @classmethod
-    def of(cls, unet: UNet2DConditionModel) -> Self:
+    def of(cls, unet: UNet2DConditionModel, keep: Keep = not_kept) -> Self:
         """`trace`, with transposed weights folded."""
-        model = trace(unet)
+        # Under the name that the trace knows the UNet by.
+        model = keep(nn.ModuleDict({"unet": unet}), partial(trace, unet))
         fold_transposes(model)
         sample, timestep, contexts = model.graph.inputs
         symbols = Symbols(

@@ -133,7 +133,7 @@ def test_a_width_or_a_size_that_is_said_several_times() -> None:
 
 
 def test_the_configuration_of_another_network_is_refused() -> None:
-    with pytest.raises(ModelError, match="architectures = .*CLIPTextModel.*another network"):
+    with pytest.raises(ModelError, match=r"architectures = .*CLIPTextModel.*another network"):
         check_unet_supported({"architectures": ["CLIPTextModel"], "hidden_size": 768})
 
 
@@ -186,7 +186,7 @@ def test_unsupported_text_encoders_name_field_and_value(field: str, value: Any) 
 
 @pytest.mark.parametrize("value", [["T5EncoderModel"], "T5EncoderModel", {"name": "T5EncoderModel"}, 5])
 def test_architectures_in_any_form(value: Any) -> None:
-    with pytest.raises(ModelError, match="unsupported text encoder: .*only CLIPTextModel"):
+    with pytest.raises(ModelError, match=r"unsupported text encoder: .*only CLIPTextModel"):
         check_text_encoder_supported({**TEXT_ENCODER_CONFIG, "architectures": value}, 32)
 
 
