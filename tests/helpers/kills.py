@@ -15,10 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from ebca.engines.contract.directory import open_directory, sha256
 from ebca.errors import EngineError
+from ebca.export.api import export_unet
+from ebca.export.checkpoint.defaults import SCHEDULER_CONFIG
+from ebca.export.checkpoint.tiny import build_tiny
+from ebca.export.graph.traced_unet import TracedUNet
+from ebca.export.scheduler_tables import build_tables
 
 Export = Callable[[Path], object]
 """Exports into a folder; run in a process of its own."""
@@ -126,7 +132,7 @@ def _child(export: Export, output: Path, moment: int | None, pipe: int) -> None:
         if event not in _EVENTS or not isinstance(args[0], str | os.PathLike):
             return
         path = os.fspath(args[0])
-        if not str(path).startswith(inside) and (event not in _INSIDE_TREES or os.path.isabs(path)):
+        if not str(path).startswith(inside) and (event not in _INSIDE_TREES or Path(path).is_absolute()):
             return
         if seen == moment:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -144,27 +150,25 @@ def _child(export: Export, output: Path, moment: int | None, pipe: int) -> None:
         os._exit(1)
 
 
+def quick_unet_export(monkeypatch: pytest.MonkeyPatch) -> Export:
+    """An export of the built-in model's UNet in a second: it traces once for all processes, and the scheduler tables
+    are the same every time. Traces are remembered by `helpers.traces`, and kept and read all the same."""
+    unet, config = build_tiny().unet, SCHEDULER_CONFIG
+    TracedUNet.of(unet)
+    tables = build_tables(config)
+    monkeypatch.setattr("ebca.export.stages.schedulers.build_tables", lambda *args, **options: tables)
+    return lambda output: export_unet(unet, output)
+
+
 def main(count: int) -> None:
     """Kill that many exports of the built-in model's UNet, and say what each left."""
-    import pytest
     from helpers import traces
 
-    from ebca.export.api import export_unet
-    from ebca.export.checkpoint.tiny import build_tiny
-
-    unet = build_tiny().unet
     with pytest.MonkeyPatch.context() as monkeypatch, tempfile.TemporaryDirectory() as folder:
         traces.remember(monkeypatch)
-        place = Path(folder)
-
-        def export(output: Path) -> object:
-            return export_unet(unet, output)
-
-        # Traces in this process, so that its children need not.
-        export_unet(unet, place / "first")
+        export, place = quick_unet_export(monkeypatch), Path(folder)
         total = moments(export, place / "engine")
         expected = files(place / "engine")
-        assert files(place / "first") == expected
         print(f"{total} moments")
         for kill in kill_many(export, place, choose(total, count), expected):
             print(f"killed before {kill.moment}: {kill.left or 'nothing'}; finished")
