@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from ebca.engines.contract import manifest as manifests
@@ -27,7 +28,8 @@ def output_path(named: str | Path) -> Path:
     try:
         return Path(named).expanduser()
     except RuntimeError as error:
-        raise ExportError(f"output folder '{named}' cannot be found: {error}", "name another folder") from None
+        reason = str(error).rstrip(".")
+        raise ExportError(f"output folder '{named}' cannot be found: {reason}", "name another folder") from None
 
 
 def partial_folder(output: Path) -> Path:
@@ -77,9 +79,11 @@ def replaced(engine: Path) -> list[Path]:
 
 
 def check_room(output: Path, needed: int) -> None:
-    """Raise ExportError when the disk of `output` has less than `needed` bytes free."""
+    """Raise ExportError when the disk of `output` has less than `needed` bytes for an export. What an interrupted
+    export has written counts as free: it is used again, or deleted."""
     parent = _existing_parent(output)
-    free = shutil.disk_usage(parent).free
+    written = sum(path.stat().st_size for path in partial_folder(output).rglob("*") if path.is_file())
+    free = shutil.disk_usage(parent).free + written
     if free < needed:
         raise ExportError(
             f"no room in '{parent}': this export needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free",
@@ -90,6 +94,9 @@ def check_room(output: Path, needed: int) -> None:
 def _check_place(output: Path) -> None:
     if output.name in ("", ".."):
         raise ExportError(f"output folder '{output}' has no name of its own", "name a new folder, such as engine")
+    # Names that the file system cannot have raise here, where `exists` may say no.
+    with suppress(FileNotFoundError, NotADirectoryError):
+        output.lstat()
     if output.is_symlink() and not output.exists():
         raise ExportError(
             f"output '{output}' is a link to '{output.readlink()}', which does not exist", "name a folder"

@@ -15,7 +15,7 @@ from ebca.errors import ModelError
 
 @dataclass(frozen=True)
 class Kind:
-    """What a field may hold: in words that complete "give ...", and as a test."""
+    """What a field may hold: in words that follow "give", and as a test."""
 
     words: str
     accepts: Callable[[Any], bool]
@@ -29,7 +29,7 @@ def check_fields(config: Mapping[str, Any], kinds: Mapping[str, Kind], what: str
     """
     for name, kind in kinds.items():
         if name in config and not kind.accepts(config[name]):
-            raise unsupported(what, name, config[name], f"give {kind.words} in its configuration")
+            raise unsupported(what, name, config[name], f"in its configuration, give {kind.words}")
 
 
 def unsupported(what: str, name: str, value: Any, remedy: str) -> ModelError:

@@ -47,6 +47,8 @@ def load_checkpoint(
     Raises:
         ModelError: the model cannot be found, read or exported; the message says what to do.
     """
+    if tokenizer is not None:
+        tokenizer = _expanded(tokenizer, "tokenizer")
     checkpoint = _load(str(model), revision, token, cache_dir, tokenizer)
     _match_tokenizer(checkpoint)
     return checkpoint
@@ -64,12 +66,8 @@ def _load(
         return BUILT_IN[model].build()
     if model in SHORT_NAMES:
         return _load_hub(SHORT_NAMES[model], revision, token, cache_dir, tokenizer)
-    try:
-        path = Path(model).expanduser()
-        exists = path.exists()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ModelError(f"model {model[:80]!r} cannot be found: {getattr(error, 'strerror', None) or error}") from None
-    if exists:
+    path = _expanded(model, "model")
+    if path.exists():
         _refuse_unused(f"{model}, which is on this machine", revision=revision)
     if path.is_dir():
         name = path.resolve().name
@@ -88,6 +86,17 @@ def _load(
         f"unknown model {model!r}: known names are {', '.join((*BUILT_IN, *SHORT_NAMES))}",
         "else give a hub id (owner/name), a folder in diffusers format or a .safetensors file",
     )
+
+
+def _expanded(named: str | Path, what: str) -> Path:
+    """A path with `~` as the user's own folder, which a shell leaves as it is in quotes. It need not exist."""
+    try:
+        path = Path(named).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        shown, reason = str(named)[:80], getattr(error, "strerror", None) or str(error).rstrip(".")
+        raise ModelError(f"{what} {shown!r} cannot be found: {reason}", "check its path") from None
+    return path
 
 
 def _refuse_unused(what: str, **given: object) -> None:

@@ -11,11 +11,14 @@ import numpy as np
 import onnx_ir as ir
 from torch import Tensor, nn
 
-Keep = Callable[[nn.Module, Callable[[], ir.Model]], ir.Model]
+Make = Callable[[], ir.Model]
+"""Traces a module."""
+
+Keep = Callable[[nn.Module, Make], ir.Model]
 """(module, make) -> the graph that `make` traces from the module, or the same graph from where it is kept."""
 
 
-def not_kept(module: nn.Module, make: Callable[[], ir.Model]) -> ir.Model:
+def not_kept(module: nn.Module, make: Make) -> ir.Model:
     """Trace, and keep nothing."""
     return make()
 
