@@ -1,5 +1,6 @@
 """The public calls: a checkpoint, or a UNet alone, becomes an engine directory."""
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,14 @@ from ebca.errors import ExportError
 from ebca.export.checkpoint.load import load_checkpoint
 from ebca.export.checkpoint.model import Checkpoint
 from ebca.export.checkpoint.supported import check_unet_supported
+from ebca.export.graph.modules import downscale
 from ebca.export.options import ExportEvent, ExportOptions, OnProgress
+from ebca.export.output import check_output, check_room, output_path
+from ebca.export.plans.shapes import PIXELS_PER_LATENT
 from ebca.export.stages import run
 from ebca.export.stages.context import Context
 from ebca.export.weights import export_key, prepare_weights, total_bytes
-from ebca.export.workspace import Workspace, check_output, check_room
+from ebca.export.workspace import Workspace
 
 # Graphs, tables, and what a file system adds.
 _OVERHEAD_BYTES = 100 << 20
@@ -48,15 +52,23 @@ def export_checkpoint(
     """
     options = replace(options or ExportOptions(), **changes)
     options.validate()
-    output = Path(output_dir)
+    output = output_path(output_dir)
     check_output(output, overwrite=overwrite)
     check_unet_supported(checkpoint.unet.config)
+    if options.plans and checkpoint.vae is not None and downscale(checkpoint.vae) != PIXELS_PER_LATENT:
+        raise ExportError(
+            f"the VAE has {downscale(checkpoint.vae)} pixels per latent and side, and plans are built for shapes in "
+            f"{PIXELS_PER_LATENT}",
+            "export without plans",
+        )
     total = total_bytes(checkpoint, options)
     check_room(output, total + _OVERHEAD_BYTES)
     report = on_progress or (lambda event: None)
     report(ExportEvent("reading weights", 0, total))
     prepare_weights(checkpoint, options)
     workspace = Workspace(output, export_key(checkpoint, options), overwrite=overwrite)
+    for notice in checkpoint.notices:
+        warnings.warn(notice, stacklevel=2)
     try:
         context = Context(checkpoint, options, workspace, report, total)
         manifest = run.manifest(context, run.run(context))

@@ -24,7 +24,7 @@ from ebca.errors import ExportError
 from ebca.export.graph.op_node import INPUTS, OUTPUTS
 from ebca.export.graph.segments import OpCall, Segment
 from ebca.export.graph.torch_op import TorchEnergyAttention
-from ebca.export.graph.trace import Layer, energy_unet, layers_of
+from ebca.export.graph.trace import Layer, context_width, energy_unet, layers_of, native_side
 from ebca.plugins.energy_attention import signature, tie_matrix
 
 LIMIT, HALF_LIMIT = LIMITS["fp32"], LIMITS["fp16"]
@@ -95,7 +95,7 @@ class UNetReference:
     @classmethod
     def of(cls, unet: UNet2DConditionModel) -> Self:
         """Run the UNet with energy updates on random inputs, always the same."""
-        side = min(int(unet.config.sample_size), _LARGEST_SIDE)
+        side = min(native_side(unet), _LARGEST_SIDE)
         sizes = {
             "batch": _ROWS, "contexts": _CONTEXTS, "tokens": _TOKENS, "height": side, "width": max(side * 3 // 4, 1),
         }  # fmt: skip
@@ -103,7 +103,7 @@ class UNetReference:
         inputs = {
             "sample": rng.standard_normal((_ROWS, unet.config.in_channels, side, sizes["width"]), np.float32),
             "timestep": np.full(_ROWS, _TIMESTEP, np.float32),
-            "contexts": rng.standard_normal((_ROWS, _CONTEXTS, _TOKENS, unet.config.cross_attention_dim), np.float32),
+            "contexts": rng.standard_normal((_ROWS, _CONTEXTS, _TOKENS, context_width(unet)), np.float32),
         }
         control = {
             "weights": np.array([[1.0, -0.4], [1.0, 0.7]], np.float32),

@@ -9,8 +9,10 @@ from typing import Any
 import diffusers
 import numpy as np
 import onnx
+import onnx_ir
 import onnxruntime
 import torch
+import transformers
 from torch import nn
 
 import ebca
@@ -51,7 +53,10 @@ def prepare_weights(checkpoint: Checkpoint, options: ExportOptions) -> None:
             for name, parameter in network.named_parameters():
                 largest = float(parameter.abs().max()) if parameter.numel() else 0.0
                 if not np.isfinite(largest):
-                    raise ExportError(f"weight '{name}' of the checkpoint is not finite", "the checkpoint is damaged")
+                    raise ExportError(
+                        f"weight '{name}' of the {type(network).__name__} is not finite",
+                        "the checkpoint is damaged: download it again",
+                    )
                 if not options.stores_half:
                     continue
                 if largest > limit:
@@ -65,19 +70,26 @@ def export_key(checkpoint: Checkpoint, options: ExportOptions) -> str:
     """Identity of an export: weights, options, versions. An interrupted export is resumed under the same key only."""
     digest = hashlib.sha256()
     for network in networks(checkpoint):
+        digest.update(json.dumps(_config(network), sort_keys=True, default=str).encode())
         for name, tensor in sorted(network.state_dict().items()):
             crc = zlib.crc32(tensor.detach().contiguous().numpy().reshape(-1).view(np.uint8))
             digest.update(f"{name} {tuple(tensor.shape)} {crc}\n".encode())
     facts = {
-        "config": dict(checkpoint.unet.config),
         "tokenizer": checkpoint.tokenizer_json,
         "scheduler": checkpoint.scheduler_config,
         "options": _facts(options),
-        "versions": versions(),
+        "versions": {**versions(), "transformers": transformers.__version__, "onnx_ir": onnx_ir.__version__},
         "manifest": VERSION,
     }
     digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
     return digest.hexdigest()
+
+
+def _config(network: nn.Module) -> Mapping[str, Any]:
+    """A network's configuration, which decides what its weights compute, without where it came from."""
+    config: Any = network.config
+    fields = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    return {name: value for name, value in fields.items() if not name.startswith("_")}
 
 
 def _facts(options: ExportOptions) -> Mapping[str, Any]:

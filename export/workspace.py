@@ -1,7 +1,8 @@
 """Where an export is written until it is complete: `DIR.partial`, renamed to `DIR` at the very end.
 
 A directory without a manifest is never accepted as an engine, and the manifest is the last file written. Each finished
-component is recorded with the SHA-256 of its files, so that an interrupted export can be resumed.
+component is recorded with the SHA-256 of its files, so that an interrupted export can be resumed. A process that is
+killed at any moment leaves what the next one finishes.
 """
 
 import json
@@ -16,9 +17,19 @@ from ebca.engines.contract import manifest as manifests
 from ebca.engines.contract.directory import sha256
 from ebca.engines.contract.manifest import Component, FileRecord, Manifest, component_from_json
 from ebca.errors import ExportError
+from ebca.export import lock
+from ebca.export.lock import FolderLock
+from ebca.export.output import (
+    HOUSEKEEPING,
+    PROGRESS,
+    TRACES,
+    check_output,
+    check_room,
+    partial_folder,
+    remove_housekeeping,
+)
 
-_PROGRESS = "progress.json"
-_LOCK = "export.pid"
+__all__ = ["Workspace", "check_output", "check_room", "component_files"]
 
 
 class Workspace:
@@ -35,17 +46,22 @@ class Workspace:
 
     def __init__(self, output: Path, key: str, *, overwrite: bool = False) -> None:
         self.output = output
-        self.folder = output.with_name(output.name + ".partial")
+        self.folder = partial_folder(output)
         self._key = key
         self._overwrite = overwrite
         check_output(output, overwrite=overwrite)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock()
+            self._lock = self._acquire()
+            # Another export may have finished since.
+            check_output(output, overwrite=overwrite)
             (self.folder / manifests.FILE_NAME).unlink(missing_ok=True)
             self._done: dict[str, Any] = self._load()
+            # From here on the folder says that an export made it.
+            self._save()
         except OSError as error:
-            raise ExportError(f"cannot write to '{self.folder}': {error.strerror or error}") from None
+            raise ExportError(
+                f"cannot write to '{self.folder}': {error.strerror or error}", "name another folder, or make room"
+            ) from None
 
     @property
     def resumed(self) -> int:
@@ -72,10 +88,7 @@ class Workspace:
         """Record finished files."""
         files = {path: asdict(self._read(path)) for path in paths}
         self._done[name] = {"facts": dict(facts), "files": files}
-        text = json.dumps({"key": self._key, "done": self._done})
-        temporary = self.folder / f"{_PROGRESS}.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(self.folder / _PROGRESS)
+        self._save()
 
     def record(self, path: str) -> FileRecord:
         """Size and SHA-256 of a file in the folder, read back from disk unless recorded before."""
@@ -88,57 +101,75 @@ class Workspace:
         return FileRecord((self.folder / path).stat().st_size, sha256(self.folder / path))
 
     def finish(self, manifest: Manifest) -> Path:
-        """Write the manifest and move the folder to its place. Raises EngineError for an inconsistent manifest."""
-        known = {*manifest.files, _PROGRESS, _LOCK}
-        for path in [p for p in self.folder.rglob("*") if p.is_file()]:
-            if path.relative_to(self.folder).as_posix() not in known:
-                path.unlink()
-        temporary = self.folder / f"{manifests.FILE_NAME}.tmp"
+        """Write the manifest and move the folder to its place.
+
+        Raises:
+            EngineError: an inconsistent manifest.
+            ExportError: something has been put there meanwhile.
+        """
         text = manifest.to_json()
         # What no host would open is an error here, and not at its first use.
         manifests.parse(text.encode())
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(self.folder / manifests.FILE_NAME)
+        self._remove_unknown(manifest)
+        self._write(manifests.FILE_NAME, text)
+        check_output(self.output, overwrite=self._overwrite)
+        place = Path(os.path.realpath(self.output)) if self.output.is_symlink() else self.output
         old = None
-        if self.output.exists() and any(self.output.iterdir()):
-            old = self.output.with_name(f".{self.output.name}.{os.getpid()}.old")
-            self.output.rename(old)
-        elif self.output.exists():
-            self.output.rmdir()
-        self.folder.rename(self.output)
+        if place.exists() and any(place.iterdir()):
+            old = place.with_name(f".{place.name}.{os.getpid()}.old")
+            place.rename(old)
+        elif place.exists():
+            place.rmdir()
+        try:
+            self.folder.rename(place)
+        except OSError:
+            if old is not None:
+                old.rename(place)
+            raise
         # Last: an export that is killed before this point can still be resumed.
-        for name in (_PROGRESS, _LOCK):
-            (self.output / name).unlink(missing_ok=True)
-        if old is not None:
-            shutil.rmtree(old, ignore_errors=True)
+        self._lock.folder = place
+        self._lock.release()
+        remove_housekeeping(place)
         return self.output
 
     def release(self) -> None:
         """Release the lock after a failure; finished work stays for the next export."""
-        (self.folder / _LOCK).unlink(missing_ok=True)
+        self._lock.release()
 
-    def _lock(self) -> None:
-        path = self.folder / _LOCK
-        try:
-            owner = int(path.read_text())
-            os.kill(owner, 0)
-        except (OSError, ValueError):
-            owner = 0
-        if owner not in (0, os.getpid()):
-            raise ExportError(f"process {owner} is exporting to '{self.output}' right now", "wait for it or stop it")
-        path.write_text(str(os.getpid()))
+    def _acquire(self) -> FolderLock:
+        held = FolderLock.acquire(self.folder)
+        if isinstance(held, int):
+            who = f"process {held}" if held else "another process"
+            raise ExportError(f"{who} is exporting to '{self.output}' right now", "wait for it or stop it")
+        return held
 
     def _load(self) -> dict[str, Any]:
         try:
-            state = json.loads((self.folder / _PROGRESS).read_text(encoding="utf-8"))
-            if state["key"] == self._key:
+            state = json.loads((self.folder / PROGRESS).read_text(encoding="utf-8"))
+            if state["key"] == self._key and all(_is_entry(entry) for entry in state["done"].values()):
                 return dict(state["done"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass
         for path in self.folder.iterdir():
-            if path.name != _LOCK:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if path.name != lock.FILE_NAME:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         return {}
+
+    def _save(self) -> None:
+        self._write(PROGRESS, json.dumps({"key": self._key, "done": self._done}))
+
+    def _write(self, name: str, text: str) -> None:
+        """Write a file at once: whoever reads it finds the old text or the new one."""
+        temporary = self.folder / f"{name}.tmp"
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(self.folder / name)
+
+    def _remove_unknown(self, manifest: Manifest) -> None:
+        known = {*manifest.files, *HOUSEKEEPING}
+        for path in [p for p in self.folder.rglob("*") if p.is_file() or p.is_symlink()]:
+            name = path.relative_to(self.folder)
+            if name.as_posix() not in known and name.parts[0] != TRACES:
+                path.unlink()
 
     def _intact(self, path: str, record: Mapping[str, Any]) -> bool:
         file = self.folder / path
@@ -151,34 +182,6 @@ def component_files(component: Component) -> list[str]:
     return paths if component.weights is None else [*paths, component.weights]
 
 
-def check_output(output: Path, *, overwrite: bool) -> None:
-    """Refuse an output folder that cannot be written, or that holds something. Changes nothing on disk.
-
-    Raises:
-        ExportError: see above.
-    """
-    if output.exists():
-        if not output.is_dir():
-            raise ExportError(f"output '{output}' is a file", "name a folder")
-        entries = [p.name for p in output.iterdir()]
-        if entries and manifests.FILE_NAME not in entries:
-            raise ExportError(f"output folder '{output}' holds other files ({entries[0]}, ...)", "name a new folder")
-        if entries and not overwrite:
-            raise ExportError(f"output folder '{output}' holds an engine already", "pass --overwrite to replace it")
-    parent = output.absolute().parent
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise ExportError(f"output folder '{output}' cannot be made: '{parent}' is not writable")
-
-
-def check_room(output: Path, needed: int) -> None:
-    """Raise ExportError when the disk of `output` has less than `needed` bytes free."""
-    parent = output.absolute().parent
-    while not parent.exists():
-        parent = parent.parent
-    free = shutil.disk_usage(parent).free
-    if free < needed:
-        raise ExportError(
-            f"no room in '{parent}': this export needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
-        )
+def _is_entry(entry: Any) -> bool:
+    """Whether a piece of the record of finished work has the form that `put_files` gives it."""
+    return isinstance(entry, dict) and isinstance(entry.get("facts"), dict) and isinstance(entry.get("files"), dict)

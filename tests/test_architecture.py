@@ -37,7 +37,7 @@ _SESSION = (
 _EXPORT = (
     *("export.quiet", "export.checkpoint", "export.graph", "export.plans", "export.options"),
     *("export.scheduler_choice", "export.scheduler_recurrence", "export.scheduler_tables"),
-    *("export.weights", "export.workspace", "export.parity"),
+    *("export.weights", "export.parity", "export.lock", "export.output", "export.workspace"),
 )
 _ENGINE = (*_SESSION, "runtime.engine", "runtime.denoiser", "version")
 
@@ -85,16 +85,15 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "export.options": (*_CONTRACT, "export.plans"),
     "export.scheduler_choice": ("errors",),
     # What reads the tables says what they are worth.
-    "export.scheduler_recurrence": (
-        "engines.contract",
+    "export.scheduler_recurrence": ("engines.contract", "runtime.sampling"),
+    "export.scheduler_tables": (
+        *("errors", "engines.contract", "export.options", "export.scheduler_choice", "export.scheduler_recurrence"),
         "runtime.sampling",
     ),
-    "export.scheduler_tables": (
-        "engines.contract",
-        *("errors", "export.options", "export.scheduler_choice", "export.scheduler_recurrence", "runtime.sampling"),
-    ),
     "export.weights": (*_CONTRACT, "export.checkpoint", "export.options"),
-    "export.workspace": _CONTRACT,
+    "export.lock": (),
+    "export.output": (*_CONTRACT, "export.lock"),
+    "export.workspace": (*_CONTRACT, "export.lock", "export.output"),
     "export.parity": (*_CONTRACT, *_OPERATORS, "export.graph"),
     "export.stages": (*_BACKENDS, *_OPERATORS, *_EXPORT),
     "export.api": ("errors", "version", *_EXPORT, "export.stages"),

@@ -10,12 +10,14 @@ from safetensors import SafetensorError, safe_open
 
 from ebca.errors import ModelError
 
+_WEIGHTS = (".weight", ".bias")
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file, or ModelError naming the file."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"cannot read {path}: {error}", "download it again") from error
     if not isinstance(value, dict):
         raise ModelError(f"{path} holds a {type(value).__name__}, not a JSON object", "download it again")
@@ -23,15 +25,26 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def check_safetensors(path: Path) -> None:
-    """Raise ModelError if the file's header is broken or the file is cut short. Reads only the header."""
+    """Raise ModelError if the file's header is broken, if the file is cut short, or if its weights are integers.
+    Reads only the header."""
     try:
-        with safe_open(path, framework="pt"):
-            pass
+        with safe_open(path, framework="pt") as file:
+            dtypes = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ModelError(f"broken safetensors file {path}: {error}", "download it again") from error
+    for name, dtype in dtypes.items():
+        # Integers are values of a quantised checkpoint, whose scales we do not know; a scalar or a table counts.
+        if not dtype.startswith(("F", "BF")) and name.endswith(_WEIGHTS):
+            raise ModelError(
+                f"{path} holds {name} as {dtype}",
+                "quantised weights are not supported: take float16 or float32 ones",
+            )
 
 
 def first_line(error: BaseException) -> str:
     """What a library's error says, in one line."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    # A line that ends so says nothing without the next.
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

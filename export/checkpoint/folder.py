@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +11,24 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from safetensors import SafetensorError
 from transformers import CLIPTextModel
 from transformers.utils import logging as transformers_logging
 
 from ebca.errors import ModelError
-from ebca.export.checkpoint.files import check_safetensors, first_line, read_json
+from ebca.export.checkpoint.files import first_line, read_json
 from ebca.export.checkpoint.model import Checkpoint
-from ebca.export.checkpoint.supported import check_text_encoder_supported, check_unet_supported, context_width
+from ebca.export.checkpoint.supported import check_unet_supported, context_width
+from ebca.export.checkpoint.supported_parts import (
+    check_scheduler_supported,
+    check_text_encoder_supported,
+    check_vae_supported,
+)
 from ebca.export.checkpoint.tokenizer import tokenizer_json
+from ebca.export.checkpoint.weight_files import WeightFiles, local_weights, weight_files
 
 # Base names of the weight files, as diffusers and transformers write them.
 _STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+_NETWORKS: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
 _CLASSES = {
     "unet": ("UNet2DConditionModel",),
     "vae": ("AutoencoderKL",),
@@ -51,18 +57,22 @@ class Layout:
 def load_folder(folder: Path, *, name: str, source: dict[str, Any], tokenizer: str | Path | None = None) -> Checkpoint:
     """Load a folder in diffusers format. `tokenizer` replaces the folder's own."""
     layout = check_folder(folder)
+    networks = {part: place for part in _STEMS if (place := getattr(layout, part)) is not None}
+    # All of them before the first is read, which takes a while.
+    weights = {part: local_weights(place, _STEMS[part]) for part, place in networks.items()}
     tokenizer_source = tokenizer or layout.tokenizer
     text, info = tokenizer_json(tokenizer_source) if tokenizer_source else (None, {})
-    text_encoder = _load(CLIPTextModel, layout.text_encoder, "text_encoder") if layout.text_encoder else None
+    loaded = {part: _load(part, place, weights[part]) for part, place in networks.items()}
     return Checkpoint(
         name=name,
-        unet=_load(UNet2DConditionModel, layout.unet, "unet"),
-        text_encoder=text_encoder,
-        vae=_load(AutoencoderKL, layout.vae, "vae") if layout.vae else None,
+        unet=loaded["unet"][0],
+        text_encoder=loaded["text_encoder"][0] if layout.text_encoder else None,
+        vae=loaded["vae"][0] if layout.vae else None,
         tokenizer_json=text,
         tokenizer_info=info,
         scheduler_config=_scheduler_config(layout),
         source=source,
+        notices=tuple(notice for _, notice in loaded.values() if notice),
     )
 
 
@@ -75,9 +85,9 @@ def check_folder(folder: Path) -> Layout:
         config = read_json(layout.text_encoder / "config.json")
         check_text_encoder_supported(config, context_width(unet_config))
     if layout.vae:
-        kind = read_json(layout.vae / "config.json").get("_class_name", "AutoencoderKL")
-        if kind != "AutoencoderKL":
-            raise ModelError(f"unsupported VAE: {kind}", "only AutoencoderKL is supported")
+        check_vae_supported(read_json(layout.vae / "config.json"), unet_config.get("out_channels", 4))
+    if layout.scheduler:
+        check_scheduler_supported(read_json(layout.scheduler))
     return layout
 
 
@@ -106,29 +116,6 @@ def choose_files(names: list[str]) -> list[str]:
     return chosen
 
 
-@dataclass(frozen=True)
-class WeightFiles:
-    """One complete set of safetensors files."""
-
-    variant: str | None  # None, or "fp16" if there are no others
-    files: tuple[str, ...]
-    index: tuple[str, ...] = ()  # the shard index, if the weights are in shards
-
-
-def weight_files(names: Iterable[str], stem: str) -> WeightFiles | None:
-    """Among file names of one folder, the full-precision weights if they exist, else the fp16 ones."""
-    names = set(names)
-    for variant in (None, "fp16"):
-        base = f"{stem}.{variant}" if variant else stem
-        if f"{base}.safetensors" in names:
-            return WeightFiles(variant, (f"{base}.safetensors",))
-        index = f"{stem}.safetensors.index.{variant}.json" if variant else f"{stem}.safetensors.index.json"
-        shards = sorted(n for n in names if re.fullmatch(re.escape(base) + r"-\d{5}-of-\d{5}\.safetensors", n))
-        if index in names and shards:
-            return WeightFiles(variant, tuple(shards), (index,))
-    return None
-
-
 def _find_layout(folder: Path) -> Layout:
     if (folder / "model_index.json").is_file():
         return _pipeline_layout(folder, read_json(folder / "model_index.json"))
@@ -140,6 +127,10 @@ def _find_layout(folder: Path) -> Layout:
     if (folder / "config.json").is_file():
         scheduler = folder / "scheduler_config.json"
         return Layout(folder, scheduler=scheduler if scheduler.is_file() else None)
+    if (folder / "manifest.json").is_file():
+        raise ModelError(
+            f"{folder} is an engine directory, which is exported already", "name the model it is made from"
+        )
     hint = next(iter(sorted(folder.glob("*.safetensors"))), None)
     advice = f"; to load {hint.name}, pass the path of that file" if hint else ""
     raise ModelError(
@@ -186,11 +177,13 @@ def _part(folder: Path, part: str) -> Path | None:
     return folder / part if any((folder / part / sign).is_file() for sign in signs) else None
 
 
-def _load(model_class: Any, folder: Path, part: str) -> Any:
-    """Load one network from safetensors in float32, refusing weights that do not fill it."""
-    found = _local_weights(folder, _STEMS[part])
-    for name in found.files:
-        check_safetensors(folder / name)
+def _load(part: str, folder: Path, found: WeightFiles) -> tuple[Any, str]:
+    """Load one network from safetensors in float32, refusing weights that do not fill it.
+
+    Returns:
+        The network, and a line about tensors that it has no place for; "" if there are none.
+    """
+    model_class = _NETWORKS[part]
     # transformers prints a mismatch as a table and raises without naming it, unless told to report it.
     clip: dict[str, Any] = {"dtype": torch.float32, "ignore_mismatched_sizes": True}
     options = clip if model_class is CLIPTextModel else {"torch_dtype": torch.float32}
@@ -205,7 +198,7 @@ def _load(model_class: Any, folder: Path, part: str) -> Any:
                 output_loading_info=True,
                 **options,
             )
-    except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
+    except Exception as error:  # whatever the libraries meet on their way through a configuration
         raise ModelError(f"cannot load the {part} in {folder}: {_without_advice(error)}") from error
     # Both libraries fill a missing tensor with random numbers and only warn.
     mismatched = sorted(str(entry[0]) for entry in report.get("mismatched_keys", ()))
@@ -216,24 +209,13 @@ def _load(model_class: Any, folder: Path, part: str) -> Any:
         raise ModelError(
             f"the {part} in {folder} lacks {len(missing)} tensors, first {missing[0]}", "download it again"
         )
-    return model.eval().requires_grad_(False)
-
-
-def _local_weights(folder: Path, stem: str) -> WeightFiles:
-    names = [path.name for path in folder.iterdir()]
-    found = weight_files(names, stem)
-    if found is None:
-        pickled = any(name.endswith((".bin", ".ckpt", ".pt")) for name in names)
-        why = "; pickled weights (.bin) are there, but they are never loaded" if pickled else ""
-        raise ModelError(f"{folder} has no {stem}.safetensors{why}")
-    for index in found.index:
-        wanted = read_json(folder / index).get("weight_map", {})
-        absent = sorted({str(name) for name in wanted.values()} - set(names))
-        if absent:
-            raise ModelError(
-                f"{folder} is incomplete: {index} names {absent[0]}, which is missing", "download it again"
-            )
-    return found
+    # Tensors that a configuration forgets may mean that it is another network's.
+    unused = sorted(report.get("unexpected_keys", ()))
+    notice = ""
+    if unused:
+        notice = f"the {part} in {folder} has {len(unused)} tensors that its config.json has no place for, first "
+        notice += f"{unused[0]}; they are left out, as in diffusers"
+    return model.eval().requires_grad_(False), notice
 
 
 @contextmanager

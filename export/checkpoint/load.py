@@ -47,6 +47,8 @@ def load_checkpoint(
     Raises:
         ModelError: the model cannot be found, read or exported; the message says what to do.
     """
+    if tokenizer is not None:
+        tokenizer = _expanded(tokenizer, "tokenizer")
     checkpoint = _load(str(model), revision, token, cache_dir, tokenizer)
     _match_tokenizer(checkpoint)
     return checkpoint
@@ -60,10 +62,13 @@ def _load(
     tokenizer: str | Path | None,
 ) -> Checkpoint:
     if model in BUILT_IN:
+        _refuse_unused(f"the built-in model {model}", revision=revision, tokenizer=tokenizer)
         return BUILT_IN[model].build()
-    path = Path(model).expanduser()
     if model in SHORT_NAMES:
         return _load_hub(SHORT_NAMES[model], revision, token, cache_dir, tokenizer)
+    path = _expanded(model, "model")
+    if path.exists():
+        _refuse_unused(f"{model}, which is on this machine", revision=revision)
     if path.is_dir():
         name = path.resolve().name
         source: dict[str, Any] = {"kind": "folder", "id": name, "revision": None}
@@ -81,6 +86,24 @@ def _load(
         f"unknown model {model!r}: known names are {', '.join((*BUILT_IN, *SHORT_NAMES))}",
         "else give a hub id (owner/name), a folder in diffusers format or a .safetensors file",
     )
+
+
+def _expanded(named: str | Path, what: str) -> Path:
+    """A path with `~` as the user's own folder, which a shell leaves as it is in quotes. It need not exist."""
+    try:
+        path = Path(named).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        shown, reason = str(named)[:80], getattr(error, "strerror", None) or str(error).rstrip(".")
+        raise ModelError(f"{what} {shown!r} cannot be found: {reason}", "check its path") from None
+    return path
+
+
+def _refuse_unused(what: str, **given: object) -> None:
+    """Raise ModelError for an argument that would be ignored."""
+    for name, value in given.items():
+        if value is not None:
+            raise ModelError(f"{name} = {str(value)!r} means nothing for {what}", f"leave {name} out")
 
 
 def _load_hub(

@@ -23,3 +23,5 @@ class Checkpoint:
     scheduler_config: dict[str, Any] | None = None
     # kind: hub, folder, single-file or built-in; id: hub id or base name; revision: commit or None
     source: dict[str, Any] = field(default_factory=dict)
+    # lines for whoever exports, about what was found and left out
+    notices: tuple[str, ...] = ()

@@ -5,7 +5,7 @@ diffusers can convert them too, but fetches the configurations from the hub; her
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from ebca.errors import ModelError
 from ebca.export.checkpoint.defaults import SCHEDULER_CONFIG
-from ebca.export.checkpoint.files import check_safetensors
+from ebca.export.checkpoint.files import check_safetensors, first_line
 from ebca.export.checkpoint.hub import fetch
 from ebca.export.checkpoint.model import Checkpoint
 from ebca.export.checkpoint.supported import check_unet_supported, context_width
@@ -162,8 +162,11 @@ def _unet_config(path: Path, names: list[str], architecture: Architecture) -> di
     if _CONV_IN not in names or _TO_K not in names:
         raise ModelError(f"{path.name} is no Stable Diffusion checkpoint: it has no tensor {_CONV_IN} or {_TO_K}")
     with safe_open(path, framework="pt") as file:
-        channels = file.get_slice(_CONV_IN).get_shape()[1]
-        width = file.get_slice(_TO_K).get_shape()[1]
+        shapes = {name: file.get_slice(name).get_shape() for name in (_CONV_IN, _TO_K)}
+    for name, axes in ((_CONV_IN, 4), (_TO_K, 2)):
+        if len(shapes[name]) != axes:
+            raise ModelError(f"{path.name} holds {name} in shape {shapes[name]}, not in {axes} dimensions")
+    channels, width = shapes[_CONV_IN][1], shapes[_TO_K][1]
     expected = context_width(architecture.unet)
     if width != expected:
         which = "Stable Diffusion 2.x" if width == 1024 else f"a model with context width {width}"
@@ -184,7 +187,12 @@ def _read(path: Path, names: list[str], prefix: str) -> dict[str, Tensor]:
 def _load_unet(path: Path, names: list[str], config: dict[str, Any]) -> UNet2DConditionModel:
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(config)
-    return _fill(unet, convert_ldm_unet_checkpoint(_read(path, names, UNET_PREFIX), config), path, "UNet")
+    return _fill(
+        unet,
+        _converted(convert_ldm_unet_checkpoint, path, "UNet", _read(path, names, UNET_PREFIX), config),
+        path,
+        "UNet",
+    )
 
 
 def _load_vae(path: Path, names: list[str], config: Mapping[str, Any]) -> AutoencoderKL | None:
@@ -193,7 +201,7 @@ def _load_vae(path: Path, names: list[str], config: Mapping[str, Any]) -> Autoen
         return None
     with torch.device("meta"):
         vae = AutoencoderKL.from_config(dict(config))
-    return _fill(vae, convert_ldm_vae_checkpoint(tensors, config), path, "VAE")
+    return _fill(vae, _converted(convert_ldm_vae_checkpoint, path, "VAE", tensors, config), path, "VAE")
 
 
 def _load_text_encoder(path: Path, names: list[str], config: Mapping[str, Any]) -> CLIPTextModel | None:
@@ -204,10 +212,20 @@ def _load_text_encoder(path: Path, names: list[str], config: Mapping[str, Any]) 
     model = CLIPTextModel(CLIPTextConfig(**config))
     wrapped = hasattr(model, "text_model")
     state = {}
-    for name, value in convert_ldm_clip_checkpoint(tensors).items():
+    for name, value in _converted(convert_ldm_clip_checkpoint, path, "text encoder", tensors).items():
         if not name.endswith("position_ids"):
             state[name if wrapped else name.removeprefix("text_model.")] = value
     return _fill(model, state, path, "text encoder")
+
+
+def _converted(convert: Callable[..., dict[str, Tensor]], path: Path, part: str, *about: Any) -> dict[str, Tensor]:
+    """diffusers' names for the tensors. Its functions assume that every tensor is there."""
+    try:
+        return convert(*about)
+    except Exception as error:
+        raise ModelError(
+            f"the {part} in {path.name} does not fit the architecture: {first_line(error)}", "download it again"
+        ) from error
 
 
 def _fill(model: nn.Module, state: dict[str, Tensor], path: Path, part: str) -> Any:

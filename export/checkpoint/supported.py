@@ -1,22 +1,28 @@
-"""Which models can be exported, decided by their configurations alone."""
+"""Which UNets can be exported, decided by their configurations alone."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from ebca.errors import ModelError
+from diffusers import UNet2DConditionModel
 
-_BLOCKS: dict[str, set[str | None]] = {
-    "down_block_types": {"CrossAttnDownBlock2D", "DownBlock2D"},
-    "up_block_types": {"CrossAttnUpBlock2D", "UpBlock2D"},
-    "mid_block_type": {"UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None},
-}
+from ebca.errors import ModelError
+from ebca.export.checkpoint import fields
+from ebca.export.checkpoint.fields import COUNT, FLAG, NUMBER, POSITIVE, Kind, one_of, one_or_list, optional
+
+_UNET = "UNet"
+
+_DOWN = ("CrossAttnDownBlock2D", "DownBlock2D")
+_MID = ("UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None)
+_UP = ("CrossAttnUpBlock2D", "UpBlock2D")
 
 # Fields that must have the value at which they add nothing to the UNet, and what another value would mean.
 _NEUTRAL_FIELDS: dict[str, str] = {
     "addition_embed_type": "added conditioning",
     "class_embed_type": "class conditioning",
+    "class_embeddings_concat": "class conditioning",
     "num_class_embeds": "class conditioning",
     "encoder_hid_dim": "a projection of the text context inside the UNet",
     "encoder_hid_dim_type": "a projection of the text context inside the UNet",
@@ -27,70 +33,184 @@ _NEUTRAL_FIELDS: dict[str, str] = {
     "time_cond_proj_dim": "guidance embedded in the timestep, as in latent consistency models",
 }
 
+_ACTIVATION = one_of("silu", "swish", "mish", "gelu", "relu")
+_KERNEL = Kind("an odd whole number", lambda value: fields.is_count(value) and value % 2 == 1)
+_ONE = Kind("1, because others round odd sizes down", lambda value: fields.is_count(value) and value == 1)
+
+# Fields that any block layout takes. Lists with one value per block are in `_block_kinds`.
+_KINDS: dict[str, Kind] = {
+    "in_channels": COUNT,
+    "out_channels": COUNT,
+    "center_input_sample": FLAG,
+    "flip_sin_to_cos": FLAG,
+    "freq_shift": NUMBER,
+    "downsample_padding": _ONE,
+    "mid_block_scale_factor": POSITIVE,
+    "dropout": NUMBER,
+    "act_fn": _ACTIVATION,
+    "norm_num_groups": COUNT,
+    "norm_eps": POSITIVE,
+    "use_linear_projection": FLAG,
+    "upcast_attention": FLAG,
+    "resnet_time_scale_shift": one_of("default", "scale_shift"),
+    "resnet_skip_time_act": FLAG,
+    "resnet_out_scale_factor": POSITIVE,
+    "time_embedding_type": one_of("positional", "fourier"),
+    "time_embedding_dim": optional(COUNT),
+    "time_embedding_act_fn": optional(_ACTIVATION),
+    "timestep_post_act": optional(_ACTIVATION),
+    "conv_in_kernel": _KERNEL,
+    "conv_out_kernel": _KERNEL,
+    "attention_type": one_of("default"),
+}
+
 
 def check_unet_supported(unet_config: Mapping[str, Any]) -> None:
-    """Raise ModelError, naming field and value, unless this UNet can run energy-based cross attention."""
+    """Raise ModelError, naming field and value, unless this UNet can run energy-based cross attention.
+
+    A field that is absent has the default of diffusers, and a field that diffusers does not know is ignored, as there.
+    """
     kind = unet_config.get("_class_name", "UNet2DConditionModel")
     if kind != "UNet2DConditionModel":
         raise _unsupported("_class_name", kind, "only UNet2DConditionModel has the layers that are cut")
-    if unet_config.get("addition_embed_type") == "text_time":
+    if "_class_name" not in unet_config and "architectures" in unet_config:
+        raise _unsupported(
+            "architectures", unet_config["architectures"], "this is the configuration of another network"
+        )
+    config = {**_defaults(), **unet_config}
+    if config["addition_embed_type"] == "text_time":
         raise _unsupported("addition_embed_type", "text_time", "this is Stable Diffusion XL, not supported for now")
+    _check_neutral(config)
+    fields.check_fields(config, _KINDS, _UNET)
+    _check_blocks(config)
+    fields.check_fields(config, _block_kinds(config), _UNET)
+    _check_heads(config)
+    _check_groups(config)
+    _check_context_width(config)
+    _check_channels(config)
+    sample_size(config)
+
+
+def context_width(unet_config: Mapping[str, Any]) -> int:
+    """The width D of the text context [B, T, D], of a UNet that is supported."""
+    config = {**_defaults(), **unet_config}
+    return next(iter(_attended(config, "cross_attention_dim")))
+
+
+def sample_size(unet_config: Mapping[str, Any]) -> int:
+    """The side of the latents that the UNet is made for. Raises ModelError if it does not say one number."""
+    value: Any = unet_config.get("sample_size")
+    sides = value if fields.is_list(value) and value else [value]
+    if not all(fields.is_count(side) and side == sides[0] for side in sides):
+        raise _unsupported(
+            "sample_size", value, "give one whole number in its configuration: image side / 8, 64 for 512 x 512"
+        )
+    return int(sides[0])
+
+
+def _defaults() -> dict[str, Any]:
+    parameters = inspect.signature(UNet2DConditionModel.__init__).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+def _check_neutral(config: Mapping[str, Any]) -> None:
     for name, meaning in _NEUTRAL_FIELDS.items():
-        value = unet_config.get(name)
-        if any(value) if isinstance(value, list | tuple) else value:
+        value = config[name]
+        if any(value) if fields.is_list(value) else value:
             raise _unsupported(name, value, f"not supported: {meaning}")
-    if unet_config.get("attention_type", "default") != "default":
-        raise _unsupported("attention_type", unet_config["attention_type"], "only 'default' is supported")
-    _check_blocks(unet_config)
-    _check_context_width(unet_config)
-    _check_channels(unet_config)
+    if config["only_cross_attention"] is None:
+        raise _unsupported("only_cross_attention", None, "give false in its configuration")
+    if config["num_attention_heads"] is not None:
+        raise _unsupported(
+            "num_attention_heads",
+            config["num_attention_heads"],
+            "diffusers reads the number of heads from attention_head_dim: move it there and give null here",
+        )
 
 
 def _check_blocks(config: Mapping[str, Any]) -> None:
-    used: list[Any] = []
-    for name, allowed in _BLOCKS.items():
-        if name not in config:
-            return  # diffusers' defaults are those of Stable Diffusion 1.x
+    for name, allowed in (("down_block_types", _DOWN), ("up_block_types", _UP)):
         value = config[name]
-        blocks = list(value) if isinstance(value, list | tuple) else [value]
-        for block in blocks:
-            if block not in allowed:
-                raise _unsupported(name, block, "this block type is not supported")
-        used += blocks
-    if not any(block and "CrossAttn" in block for block in used):
-        raise _unsupported("down_block_types", config["down_block_types"], "there is no cross-attention to cut at")
+        if not fields.is_list(value) or not value:
+            raise _unsupported(name, value, "give a list with one block type per block")
+        for block in value:
+            _check_block(name, block, allowed)
+    _check_block("mid_block_type", config["mid_block_type"], _MID)
+    down, up = config["down_block_types"], config["up_block_types"]
+    if len(up) != len(down):
+        raise _unsupported("up_block_types", up, f"down_block_types has {len(down)}, give as many")
+    if not _attention(config):
+        raise _unsupported("down_block_types", down, "there is no cross-attention to cut at")
+
+
+def _check_block(name: str, block: Any, allowed: tuple[str | None, ...]) -> None:
+    if not isinstance(block, str | None) or block not in allowed:
+        known = ", ".join(str(other) for other in allowed)
+        raise _unsupported(name, block, f"this block type is not supported, only {known}")
+
+
+def _block_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
+    """Fields that may have one value for each block."""
+    n = len(config["down_block_types"])
+    layers = one_or_list(COUNT, n)
+    depths = fields.list_of(COUNT)
+    nested = Kind("a list of whole numbers", lambda value: COUNT.accepts(value) or depths.accepts(value))
+    return {
+        "block_out_channels": fields.list_of(COUNT, n),
+        "layers_per_block": layers,
+        "only_cross_attention": one_or_list(FLAG, n),
+        # diffusers wants the second if an entry of the first is a list, and says so.
+        "transformer_layers_per_block": one_or_list(nested, n),
+        "reverse_transformer_layers_per_block": optional(fields.list_of(nested, n)),
+        "attention_head_dim": one_or_list(optional(COUNT), n),
+        "cross_attention_dim": one_or_list(optional(COUNT), n),
+    }
+
+
+def _attention(config: Mapping[str, Any]) -> set[int]:
+    """Which blocks have cross-attention, counted from the first down block; an up block shares its number with the
+    down block of its size, and the middle block with the last."""
+    last = len(config["down_block_types"]) - 1
+    down = {i for i, block in enumerate(config["down_block_types"]) if "CrossAttn" in block}
+    up = {last - i for i, block in enumerate(config["up_block_types"]) if "CrossAttn" in block}
+    return down | up | ({last} if "CrossAttn" in (config["mid_block_type"] or "") else set())
+
+
+def _attended(config: Mapping[str, Any], name: str) -> set[Any]:
+    """The values of a field for the blocks that have cross-attention; diffusers ignores those of others."""
+    value = config[name]
+    return {value[i] for i in _attention(config)} if fields.is_list(value) else {value}
+
+
+def _check_heads(config: Mapping[str, Any]) -> None:
+    if None in _attended(config, "attention_head_dim"):
+        raise _unsupported(
+            "attention_head_dim", config["attention_head_dim"], "give the number of heads, which diffusers reads here"
+        )
+
+
+def _check_groups(config: Mapping[str, Any]) -> None:
+    groups = config["norm_num_groups"]
+    if any(channels % groups for channels in config["block_out_channels"]):
+        raise _unsupported(
+            "norm_num_groups", groups, f"it must divide block_out_channels = {list(config['block_out_channels'])}"
+        )
 
 
 def _check_context_width(config: Mapping[str, Any]) -> None:
-    value = config.get("cross_attention_dim", 1280)
-    if isinstance(value, list | tuple) and len(set(value)) > 1:
+    value, widths = config["cross_attention_dim"], _attended(config, "cross_attention_dim")
+    if None in widths:
+        raise _unsupported("cross_attention_dim", value, "give the width of the text encoder in its configuration")
+    if len(widths) > 1:
         raise _unsupported("cross_attention_dim", value, "all layers must share one context, so one width")
 
 
 def _check_channels(config: Mapping[str, Any]) -> None:
-    channels, latent = config.get("in_channels", 4), config.get("out_channels", 4)
+    channels, latent = config["in_channels"], config["out_channels"]
     if channels not in (latent, 2 * latent + 1):
         wanted = f"{latent} (text to image) or {2 * latent + 1} (inpainting) for out_channels = {latent}"
         raise _unsupported("in_channels", channels, f"other image conditioning is not supported, only {wanted}")
 
 
-def check_text_encoder_supported(config: Mapping[str, Any], context_width: int) -> None:
-    """Raise ModelError unless this is a CLIPTextModel whose hidden size is the UNet's context width."""
-    architecture = (config.get("architectures") or ["CLIPTextModel"])[0]
-    if architecture != "CLIPTextModel":
-        raise ModelError(f"unsupported text encoder: {architecture}", "only CLIPTextModel is supported")
-    width = config.get("hidden_size", 512)
-    if width != context_width:
-        raise ModelError(
-            f"unsupported text encoder: hidden_size = {width}, but the UNet's cross_attention_dim is {context_width}"
-        )
-
-
-def context_width(unet_config: Mapping[str, Any]) -> int:
-    """The width D of the text context [B, T, D]."""
-    value = unet_config.get("cross_attention_dim", 1280)
-    return int(value[0] if isinstance(value, list | tuple) else value)
-
-
 def _unsupported(name: str, value: Any, reason: str) -> ModelError:
-    return ModelError(f"unsupported UNet: {name} = {value!r}", reason)
+    return fields.unsupported(_UNET, name, value, reason)

@@ -29,11 +29,17 @@ def tokenizer_json(folder: str | Path) -> tuple[str, dict[str, Any]]:
         tokenizer = CLIPTokenizerFast.from_pretrained(str(folder), local_files_only=True)
         text = _without_limits(Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()))
     except Exception as error:  # the tokenizers library raises nothing narrower
-        raise ModelError(f"cannot read the CLIP tokenizer in {folder}: {error}") from error
-    info: dict[str, Any] = {"model_max_length": _length_limit(tokenizer.model_max_length)}
+        raise ModelError(f"cannot read the CLIP tokenizer in {folder}: {error}", "download it again") from error
+    info: dict[str, Any] = {"model_max_length": _length_limit(folder, tokenizer.model_max_length)}
     for name in ("bos_token", "eos_token", "pad_token"):
-        info[name] = str(getattr(tokenizer, name))
-        info[f"{name}_id"] = int(getattr(tokenizer, f"{name}_id"))
+        token, number = getattr(tokenizer, name), getattr(tokenizer, f"{name}_id")
+        if token is None or number is None:
+            raise ModelError(
+                f"the tokenizer in {folder} has no {name}: {name} = {token!r}",
+                f"name a token of its vocabulary as {name} in tokenizer_config.json; Stable Diffusion 1.x has {EOS} "
+                "at the end and as padding",
+            )
+        info[name], info[f"{name}_id"] = str(token), int(number)
     return text, info
 
 
@@ -67,6 +73,13 @@ def _without_limits(tokenizer: Tokenizer) -> str:
     return json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False, separators=(",", ":"))
 
 
-def _length_limit(value: Any) -> int:
+def _length_limit(folder: Path, value: Any) -> int:
+    if value is None:
+        return CLIP_MAX_LENGTH
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 2:
+        raise ModelError(
+            f"the tokenizer in {folder} has model_max_length = {value!r}",
+            f"give a whole number in tokenizer_config.json; Stable Diffusion has {CLIP_MAX_LENGTH}",
+        )
     # transformers uses a number around 1e30 if the folder states no limit.
-    return int(value) if value is not None and value <= 10_000 else CLIP_MAX_LENGTH
+    return int(value) if value <= 10_000 else CLIP_MAX_LENGTH

@@ -15,6 +15,7 @@ from ebca.export.options import ExportOptions
 from ebca.export.plans import shapes, tensorrt
 from ebca.export.plans.shapes import MAX_CONTEXTS, ImageShape, PlanOptions
 
+_MOST_IMAGES = 1024
 _NEEDED = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "safetensors", "accelerate")
 
 
@@ -90,10 +91,27 @@ def _check_values(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None:
             shapes.check_side(f"--{name}", value)
-    if args.batch_size < 1:
-        raise ParameterError(f"--batch-size is {args.batch_size}", "give 1 or more")
+    if not 1 <= args.batch_size <= _MOST_IMAGES:
+        raise ParameterError(f"--batch-size is {args.batch_size}", f"give 1 or more, at most {_MOST_IMAGES}")
+    _check_sizes_mean_something(args)
     if not args.model:
         raise ParameterError("--model is empty", "name a model, a folder or a file")
+
+
+def _check_sizes_mean_something(args: argparse.Namespace) -> None:
+    """Raise ParameterError for an image size that nothing would read: engines take any size when they make images."""
+    given = [f"--{name}" for name in ("height", "width") if getattr(args, name) is not None]
+    given += ["--batch-size"] if args.batch_size != 1 else []
+    if not given or args.dry_run:
+        return
+    if args.backend not in PLANNED:
+        raise ParameterError(
+            f"{given[0]} is about --dry-run and plans; an engine makes images of any size", f"leave {given[0]} out"
+        )
+    if args.shape or args.dynamic:
+        raise ParameterError(
+            f"{given[0]} and {'--shape' if args.shape else '--dynamic'} exclude each other", "give one of them"
+        )
 
 
 def _check_gpu_flags(args: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ebca import console
+from ebca.export import output
 from ebca.export.cli import checks
 from ebca.export.cli.arguments import PREPARED, PROGRAM, parser
 from ebca.export.cli.progress import ExportProgress
@@ -38,17 +39,18 @@ def _run(args: argparse.Namespace, ctrl_c: console.CtrlC) -> int:
     checks.check_packages()
     options = checks.checked_options(args)
     # From here on PyTorch is needed.
-    from ebca.export import api, workspace
+    from ebca.export import api
+    from ebca.export.graph.trace import native_side
 
     if not args.dry_run:
-        workspace.check_output(args.output_dir, overwrite=args.overwrite)
+        output.check_output(output.output_path(args.output_dir), overwrite=args.overwrite)
     out = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
     checkpoint = _load(args, out)
     if args.dry_run:
         _print_split(args, checkpoint)
         return 0
     ctrl_c.check()
-    options = checks.with_native_shape(options, args, int(checkpoint.unet.config.sample_size))
+    options = checks.with_native_shape(options, args, native_side(checkpoint.unet))
     with ExportProgress(out, ctrl_c) as progress:
         path = api.export_checkpoint(
             checkpoint, args.output_dir, options, overwrite=args.overwrite, on_progress=progress

@@ -49,7 +49,7 @@ def write_component(
     Raises:
         ExportError: a weight does not fit float16.
     """
-    _forget_origin(graph)
+    forget_origin(graph)
     if half:
         _store_half(graph)
     (folder / f"{name}.onnx").parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ def computes_in_half(graph: ir.Graph) -> bool:
     return any(v.dtype == HALF for node in graph if node.op_type != "Cast" for v in node.outputs)
 
 
-def _forget_origin(graph: ir.Graph) -> None:
+def forget_origin(graph: ir.Graph) -> None:
     """Remove the exporter's stack traces, which contain paths of this machine."""
     graph.metadata_props.clear()
     for node in graph:

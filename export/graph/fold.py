@@ -1,5 +1,7 @@
 """Constant folding that a trace leaves to us."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
@@ -16,14 +18,15 @@ def fold_transposes(model: ir.Model) -> None:
         order = list(permutation) if permutation is not None else list(range(len(tensor.shape)))[::-1]
         name = f"{weight.name}.T"
         if name not in graph.initializers:
-            lazy = _transposed(tensor, order, name)
+            lazy = transposed(tensor, order, name)
             value = ir.Value(name=name, shape=lazy.shape, type=ir.TensorType(lazy.dtype), const_value=lazy)
             graph.initializers.add(value)
         ir.convenience.replace_all_uses_with(node.outputs[0], graph.initializers[name])
         graph.remove(node)
 
 
-def _transposed(tensor: ir.TensorProtocol, order: list[int], name: str) -> ir.LazyTensor:
+def transposed(tensor: ir.TensorProtocol, order: Sequence[int], name: str) -> ir.LazyTensor:
+    """A tensor with its axes in another order, computed each time it is read."""
     return ir.LazyTensor(
         lambda: ir.tensor(np.ascontiguousarray(tensor.numpy().transpose(order)), name=name),
         dtype=tensor.dtype,

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import onnx_ir as ir
@@ -12,6 +13,7 @@ from transformers import CLIPTextModel
 
 from ebca.engines.contract.dims import Dim
 from ebca.export.graph.fold import fold_transposes
+from ebca.export.graph.kept_trace import Keep, not_kept
 from ebca.export.graph.op_node import OPSET
 from ebca.export.quiet import quiet
 
@@ -50,8 +52,8 @@ class VaeEncoder(nn.Module):
         return distribution.mean, distribution.std
 
 
-def text_encoder_graph(model: CLIPTextModel, max_length: int) -> ir.Graph:
-    """One graph: input_ids -> hidden_states."""
+def text_encoder_graph(model: CLIPTextModel, max_length: int, keep: Keep = not_kept) -> ir.Graph:
+    """One graph: input_ids -> hidden_states. `keep` may have the trace already."""
     ids = torch.zeros(2, max_length, dtype=torch.int64)
     ids[:, -1] = model.config.eos_token_id
     return _trace(
@@ -60,11 +62,12 @@ def text_encoder_graph(model: CLIPTextModel, max_length: int) -> ir.Graph:
         {0: torch.export.Dim.DYNAMIC},
         [("input_ids", ("batch", max_length))],
         [("hidden_states", ("batch", max_length, model.config.hidden_size))],
+        keep,
     )
 
 
-def vae_decoder_graph(vae: AutoencoderKL) -> ir.Graph:
-    """One graph: latents -> image."""
+def vae_decoder_graph(vae: AutoencoderKL, keep: Keep = not_kept) -> ir.Graph:
+    """One graph: latents -> image. `keep` may have the trace already."""
     channels, factor = vae.config.latent_channels, downscale(vae)
     dynamic = torch.export.Dim.DYNAMIC
     return _trace(
@@ -73,11 +76,12 @@ def vae_decoder_graph(vae: AutoencoderKL) -> ir.Graph:
         {0: dynamic, 2: dynamic, 3: dynamic},
         [("latents", ("batch", channels, "height", "width"))],
         [("image", ("batch", vae.config.out_channels, f"{factor}*height", f"{factor}*width"))],
+        keep,
     )
 
 
-def vae_encoder_graph(vae: AutoencoderKL) -> ir.Graph:
-    """One graph: image -> mean, std."""
+def vae_encoder_graph(vae: AutoencoderKL, keep: Keep = not_kept) -> ir.Graph:
+    """One graph: image -> mean, std. `keep` may have the trace already."""
     channels, factor = vae.config.latent_channels, downscale(vae)
     dynamic = torch.export.Dim.DYNAMIC
     latents: tuple[Dim, ...] = ("batch", channels, "height", "width")
@@ -87,6 +91,7 @@ def vae_encoder_graph(vae: AutoencoderKL) -> ir.Graph:
         {0: dynamic, 2: dynamic, 3: dynamic},
         [("image", ("batch", vae.config.in_channels, f"{factor}*height", f"{factor}*width"))],
         [("mean", latents), ("std", latents)],
+        keep,
     )
 
 
@@ -100,18 +105,24 @@ _SYMBOL = re.compile(r"\bs\d+\b")
 Named = Sequence[tuple[str, tuple[Dim, ...]]]
 
 
-def _trace(module: nn.Module, example: Tensor, dynamic: dict[int, Any], inputs: Named, outputs: Named) -> ir.Graph:
-    with torch.no_grad(), quiet():
-        program = torch.export.export(module.eval(), (example,), dynamic_shapes=(dynamic,), strict=False)
-        exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, optimize=True, verbose=False)
-    assert exported is not None
-    model = exported.model
+def _trace(
+    module: nn.Module, example: Tensor, dynamic: dict[int, Any], inputs: Named, outputs: Named, keep: Keep
+) -> ir.Graph:
+    model = keep(module, partial(_exported, module, example, dynamic))
     fold_transposes(model)
     graph = model.graph
     _rename_symbols(graph, [shape for _, shape in inputs])
     for value, (name, shape) in zip((*graph.inputs, *graph.outputs), (*inputs, *outputs), strict=True):
         value.name, value.shape = name, ir.Shape(shape)
     return graph
+
+
+def _exported(module: nn.Module, example: Tensor, dynamic: dict[int, Any]) -> ir.Model:
+    with torch.no_grad(), quiet():
+        program = torch.export.export(module.eval(), (example,), dynamic_shapes=(dynamic,), strict=False)
+        exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, optimize=True, verbose=False)
+    assert exported is not None
+    return exported.model
 
 
 def _rename_symbols(graph: ir.Graph, shapes: Sequence[tuple[Dim, ...]]) -> None:

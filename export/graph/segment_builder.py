@@ -99,8 +99,10 @@ class SegmentBuilder:
         return self._concat(parts, str(out.name))
 
     def _find(self, dim: str, node: ir.Node) -> tuple[ir.Value, int]:
-        for value in self._inputs:
-            shape = self._symbols.shape(value)
+        # Inputs first: reading the size of a value inside keeps a backend from fusing its producer. A segment that
+        # goes down and up again, in blocks without cross-attention, has no input of the sizes in between.
+        for value in self._values:
+            shape = tuple(self._symbols.shape_if_known(value) or ())
             if dim in shape:
                 return value, shape.index(dim)
         raise ExportError(f"no tensor beside '{node.name}' ({node.op_type}) has the size '{dim}'")

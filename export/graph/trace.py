@@ -122,6 +122,18 @@ def layers_of(unet: UNet2DConditionModel) -> list[Layer]:
     return [Layer(n, modules[n].heads, modules[n].inner_dim // modules[n].heads) for n in names]
 
 
+def context_width(unet: UNet2DConditionModel) -> int:
+    """The width D of the text context [B, T, D]. The configuration may say it once, or for each block."""
+    modules = dict(unet.named_modules())
+    return int(modules[layers_of(unet)[0].name].to_k.in_features)
+
+
+def native_side(unet: UNet2DConditionModel) -> int:
+    """The side of the latents that the UNet is made for, which the configuration may say for height and width."""
+    value = unet.config.sample_size
+    return int(value[0] if isinstance(value, list | tuple) else value)
+
+
 def trace(unet: UNet2DConditionModel) -> ir.Model:
     """Export the full UNet; no weights are copied.
 
@@ -136,7 +148,7 @@ def trace(unet: UNet2DConditionModel) -> ir.Model:
         example = (
             torch.zeros(2, config.in_channels, size, size + 2),
             torch.zeros(2),
-            torch.zeros(2, 3, 7, config.cross_attention_dim),
+            torch.zeros(2, 3, 7, context_width(unet)),
         )
         dynamic = torch.export.Dim.DYNAMIC
         shapes = ({0: dynamic, 2: dynamic, 3: dynamic}, {0: dynamic}, {0: dynamic, 1: dynamic, 2: dynamic})

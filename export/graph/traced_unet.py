@@ -5,14 +5,17 @@ and the full UNet with updates (`ebca.export.graph.full_unet_updates`) are each 
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import onnx_ir as ir
 from diffusers import UNet2DConditionModel
+from torch import nn
 
 from ebca.export.graph.fold import fold_transposes
+from ebca.export.graph.kept_trace import Keep, not_kept
 from ebca.export.graph.symbols import Symbols
-from ebca.export.graph.trace import Layer, layers_of, trace
+from ebca.export.graph.trace import Layer, layers_of, native_side, trace
 
 
 @dataclass(frozen=True)
@@ -25,9 +28,10 @@ class TracedUNet:
     sample_size: int
 
     @classmethod
-    def of(cls, unet: UNet2DConditionModel) -> Self:
+    def of(cls, unet: UNet2DConditionModel, keep: Keep = not_kept) -> Self:
         """`trace`, with transposed weights folded."""
-        model = trace(unet)
+        # Under the name that the trace knows the UNet by.
+        model = keep(nn.ModuleDict({"unet": unet}), partial(trace, unet))
         fold_transposes(model)
         sample, timestep, contexts = model.graph.inputs
         symbols = Symbols(
@@ -37,7 +41,7 @@ class TracedUNet:
                 (contexts, {0: "batch", 1: "contexts", 2: "tokens"}),
             ]
         )
-        return cls(model, symbols, layers_of(unet), int(unet.config.sample_size))
+        return cls(model, symbols, layers_of(unet), native_side(unet))
 
     def copy(self) -> ir.Model:
         """A graph that the caller may change; it shares the weights."""

@@ -10,6 +10,9 @@ from ebca.errors import ParameterError
 PIXELS_PER_LATENT = 8
 """Pixels along each side that one latent of Stable Diffusion stands for."""
 
+LARGEST_SIDE = 1 << 16
+"""Pixels along each side that no image has more of."""
+
 ROWS_PER_IMAGE = 2
 """Rows of a UNet call per image: guidance evaluates an unconditional and a conditional one."""
 
@@ -62,19 +65,20 @@ def parse_shape(text: str) -> tuple[int, int, int]:
     images, height, width = (int(part) for part in parts)
     if images < 1 or not all(_is_side(side) for side in (height, width)):
         raise ParameterError(
-            f"shape '{text}' needs one image or more, of sides that are multiples of {PIXELS_PER_LATENT}"
+            f"shape '{text}' needs one image or more, of sides that are multiples of {PIXELS_PER_LATENT}, at most "
+            f"{LARGEST_SIDE}"
         )
     return images, height, width
 
 
 def check_side(name: str, pixels: int) -> None:
-    """Raise ParameterError unless `pixels` is a positive multiple of `PIXELS_PER_LATENT`."""
+    """Raise ParameterError unless `pixels` is a positive multiple of `PIXELS_PER_LATENT` that an image can have."""
     if not _is_side(pixels):
-        raise ParameterError(f"{name} is {pixels}", f"give a multiple of {PIXELS_PER_LATENT}")
+        raise ParameterError(f"{name} is {pixels}", f"give a multiple of {PIXELS_PER_LATENT}, at most {LARGEST_SIDE}")
 
 
 def _is_side(pixels: int) -> bool:
-    return pixels >= PIXELS_PER_LATENT and pixels % PIXELS_PER_LATENT == 0
+    return PIXELS_PER_LATENT <= pixels <= LARGEST_SIDE and pixels % PIXELS_PER_LATENT == 0
 
 
 def fixed(text: str) -> ImageShape:

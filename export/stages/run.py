@@ -1,6 +1,6 @@
 """Which stages an export has, in which order, and the manifest that their results make."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 from ebca.engines.contract.limits import NAME_BYTES
@@ -13,20 +13,22 @@ from ebca.export.weights import versions
 from ebca.export.workspace import component_files
 
 
-def stages(context: Context) -> list[Stage]:
-    """The stages of an export in order. The UNet is traced here, once for all stages that need it."""
-    options, inputs = context.options, UNetInputs.of(context)
-    wanted: list[tuple[bool, Stage]] = [
-        (True, partial(unet.export, inputs=inputs)),
-        (options.with_full_unet, partial(full_unet.export, inputs=inputs)),
-        (options.with_full_unet_updates, partial(full_unet.export_with_updates, inputs=inputs)),
-        (True, text_encoder.export),
-        (True, vae.export),
-        (True, tokenizer.export),
-        (True, schedulers.export),
-        (options.plans is not None, plans.export),
-    ]
-    return [stage for is_wanted, stage in wanted if is_wanted]
+def stages(context: Context) -> Iterator[Stage]:
+    """The stages of an export in order: first those that take seconds and may refuse the checkpoint. The UNet is traced
+    once for all stages that need it."""
+    options = context.options
+    yield tokenizer.export
+    yield schedulers.export
+    inputs = UNetInputs.of(context)
+    yield partial(unet.export, inputs=inputs)
+    if options.with_full_unet:
+        yield partial(full_unet.export, inputs=inputs)
+    if options.with_full_unet_updates:
+        yield partial(full_unet.export_with_updates, inputs=inputs)
+    yield text_encoder.export
+    yield vae.export
+    if options.plans is not None:
+        yield plans.export
 
 
 def run(context: Context) -> StageResult:
@@ -76,4 +78,6 @@ def _records(context: Context, result: StageResult) -> Mapping[str, FileRecord]:
 def _kind(checkpoint: Checkpoint) -> str:
     if checkpoint.text_encoder is None or checkpoint.vae is None or checkpoint.tokenizer_json is None:
         return "unet"
-    return "inpainting" if checkpoint.unet.config.in_channels == 9 else "text-to-image"
+    return (
+        "inpainting" if checkpoint.unet.config.in_channels != checkpoint.unet.config.out_channels else "text-to-image"
+    )

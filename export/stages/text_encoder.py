@@ -6,7 +6,7 @@ import numpy as np
 
 from ebca.engines.contract.manifest import TextEncoderSpec
 from ebca.export.graph.modules import TextEncoder, text_encoder_graph
-from ebca.export.stages import component
+from ebca.export.stages import component, traces
 from ebca.export.stages.component import ComponentJob, measure_module
 from ebca.export.stages.context import Context, StageResult
 from ebca.export.weights import stored_bytes
@@ -26,7 +26,7 @@ def export(context: Context) -> StageResult:
         NAME,
         "text encoder",
         stored_bytes(model.parameters(), context.options),
-        partial(text_encoder_graph, model, length),
+        partial(text_encoder_graph, model, length, traces.keeper(context, NAME)),
         measure_module(TextEncoder(model), ids),
         computes_half=context.options.computes_half,
         # Its result conditions every step, and it takes a fraction of a step: no engine may lower its precision.

@@ -12,7 +12,7 @@ from ebca.export.graph.half import to_half
 from ebca.export.graph.op_node import INPUTS, OUTPUTS
 from ebca.export.graph.segments import OpCall, Segment, Split
 from ebca.export.graph.split import split_unet
-from ebca.export.graph.trace import Layer
+from ebca.export.graph.trace import Layer, context_width
 from ebca.export.graph.traced_unet import TracedUNet
 from ebca.export.parity import SegmentParity
 from ebca.export.stages import full_unet, ops
@@ -85,7 +85,7 @@ def _spec(context: Context, traced: TracedUNet, cut: Split, dtypes: Mapping[str,
     return UNetSpec(
         in_channels=config.in_channels,
         out_channels=config.out_channels,
-        context_dim=config.cross_attention_dim,
+        context_dim=context_width(context.checkpoint.unet),
         sample_size=traced.sample_size,
         inputs=INPUTS,
         outputs=OUTPUTS,

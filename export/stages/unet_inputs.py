@@ -6,6 +6,7 @@ from typing import Self
 from ebca.export.graph.trace import layers_of
 from ebca.export.graph.traced_unet import TracedUNet
 from ebca.export.parity import UNetReference
+from ebca.export.stages import traces
 from ebca.export.stages.context import Context
 
 
@@ -18,9 +19,9 @@ class UNetInputs:
 
     @classmethod
     def of(cls, context: Context) -> Self:
-        """Trace the UNet and run it."""
+        """Trace the UNet, unless an interrupted export has, and run it."""
         unet = context.checkpoint.unet
         context.report(f"tracing the UNet ({len(layers_of(unet))} cross-attention layers)")
-        traced = TracedUNet.of(unet)
+        traced = TracedUNet.of(unet, traces.keeper(context, "unet"))
         context.report("running the UNet in PyTorch for comparison")
         return cls(traced, UNetReference.of(unet))

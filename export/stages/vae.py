@@ -9,8 +9,9 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 from ebca.engines.contract.manifest import VaeSpec
+from ebca.export.graph.kept_trace import Keep
 from ebca.export.graph.modules import VaeDecoder, VaeEncoder, downscale, vae_decoder_graph, vae_encoder_graph
-from ebca.export.stages import component
+from ebca.export.stages import component, traces
 from ebca.export.stages.component import ComponentJob, measure_module
 from ebca.export.stages.context import Context, StageResult
 from ebca.export.weights import stored_bytes
@@ -51,7 +52,11 @@ def export(context: Context) -> StageResult:
 
 
 def _job(
-    context: Context, side: str, module: nn.Module, graph: Callable[[AutoencoderKL], ir.Graph], example: np.ndarray
+    context: Context,
+    side: str,
+    module: nn.Module,
+    graph: Callable[[AutoencoderKL, Keep], ir.Graph],
+    example: np.ndarray,
 ) -> ComponentJob:
     vae, options = context.checkpoint.vae, context.options
     assert vae is not None
@@ -61,7 +66,7 @@ def _job(
         f"vae_{side}",
         f"vae {side}",
         stored_bytes((p for n, p in vae.named_parameters() if n.startswith(prefixes)), options),
-        partial(graph, vae),
+        partial(graph, vae, traces.keeper(context, f"vae_{side}")),
         measure_module(module, example),
         computes_half=options.computes_half and not options.vae_float32,
     )

@@ -221,7 +221,7 @@ def test_sessions_of_impossible_sizes(shapes: native.Engine) -> None:
     for size in ((63, 64, 1), (64, -8, 1), (2**31 - 8, 64, 1), (64, 64, 0), (64, 64, -1), (64, 64, 2**31 - 1)):
         with pytest.raises(ParameterError):
             shapes.session(*size)
-    huge = shapes.session(65536 - 8, 65536 - 8, 4096)
+    huge = shapes.session(4096, 4096, 4096)
     with pytest.raises((ParameterError, EngineError, native.NativeError), match="memory"):
         huge.generate(PROMPT, steps=1, output="latents")
     huge.close()

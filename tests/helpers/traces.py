@@ -13,9 +13,9 @@ def remember(monkeypatch: pytest.MonkeyPatch) -> None:
     """Patch the places that trace."""
     from ebca.export.graph import modules, traced_unet
 
-    unet, part = traced_unet.trace, modules._trace
+    unet, part = traced_unet.trace, modules._exported
     known_unets: dict[str, ir.Model] = {}
-    known_parts: dict[str, ir.Graph] = {}
+    known_parts: dict[str, ir.Model] = {}
 
     def trace(module: Any) -> ir.Model:
         key = _digest(module, dict(module.config))
@@ -24,15 +24,15 @@ def remember(monkeypatch: pytest.MonkeyPatch) -> None:
             _own_weights(known_unets[key].graph)
         return known_unets[key].clone()
 
-    def export(module: nn.Module, example: Any, *about: Any) -> ir.Graph:
-        key = _digest(module, type(module).__name__, tuple(example.shape), about)
+    def export(module: nn.Module, example: Any, dynamic: Any) -> ir.Model:
+        key = _digest(module, type(module).__name__, tuple(example.shape), dynamic)
         if key not in known_parts:
-            known_parts[key] = part(module, example, *about)
-            _own_weights(known_parts[key])
+            known_parts[key] = part(module, example, dynamic)
+            _own_weights(known_parts[key].graph)
         return known_parts[key].clone()
 
     monkeypatch.setattr(traced_unet, "trace", trace)
-    monkeypatch.setattr(modules, "_trace", export)
+    monkeypatch.setattr(modules, "_exported", export)
 
 
 def _digest(module: nn.Module, *about: object) -> str:

@@ -14,9 +14,10 @@ from helpers.checkpoints import WEIGHTS, edit_json, same_weights
 from safetensors.torch import load_file, save_file
 
 from ebca.errors import ModelError
-from ebca.export.checkpoint.folder import choose_files, weight_files
+from ebca.export.checkpoint.folder import choose_files
 from ebca.export.checkpoint.load import load_checkpoint
 from ebca.export.checkpoint.model import Checkpoint
+from ebca.export.checkpoint.weight_files import weight_files
 
 
 def test_a_unet_folder_has_only_a_unet(folder: Path, tmp_path: Path, tiny: Checkpoint) -> None:
