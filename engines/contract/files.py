@@ -19,7 +19,9 @@ def check_path(path: str) -> None:
     """Raise EngineError unless a path of the manifest is relative, without `.` and `..`, and the same everywhere."""
     outside = path.startswith("/") or any(part in ("", ".", "..") for part in path.split("/"))
     if outside or any(character in path for character in "\\:\0"):
-        raise EngineError(f"the manifest names '{path}', which is outside the engine directory", "refusing to read it")
+        raise EngineError(
+            f"the manifest names '{path}', which is outside the engine directory", "export the engine again"
+        )
     if len(path.encode()) > limits.PATH_BYTES:
         raise EngineError(f"the manifest names '{path[:60]}...', a path of more than {limits.PATH_BYTES} bytes")
 

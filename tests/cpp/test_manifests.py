@@ -84,7 +84,7 @@ def test_kinds_of_manifests(shapes_dir: Path, opened: Opened) -> None:
     sizes = {"batch": [1, 1, 1], "height": [8, 8, 16], "width": [8, 8, 8]}
     image = {"image": {"dtype": "float32", "shape": [1, 3, "4*height", 32]}}
     plan = {"file": "tokenizer.json", "sizes": sizes, "inputs": side, "outputs": image, "scratch_bytes": None}
-    shape = dict.fromkeys(("batch", "contexts", "tokens", "height", "width"), [1, 2, 3])
+    shape = {name: [1, 2, 3] for name in ("batch", "contexts", "tokens", "height", "width")}
     data["plans"] = {
         "tensorrt": {
             "version": "10.1",

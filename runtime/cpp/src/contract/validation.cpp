@@ -61,7 +61,7 @@ void check_path(const std::string& path) {
     }
     if (!safe) {
         throw EngineError(text("the manifest names '", path, "', which is outside the engine directory"),
-                          "refusing to read it");
+                          "export the engine again");
     }
 }
 
