@@ -258,8 +258,8 @@ def _tabulate(name: str, scheduler: Any, steps: int, memory: Memory) -> TableRec
     recurrence = find(run.rows, memory)
     if recurrence is None:
         raise ExportError(
-            f"scheduler {name!r} looks back at more than {limits.TABLE_LATENTS} latents and {limits.TABLE_NOISES} noise "
-            f"predictions with {steps} steps of this config"
+            f"scheduler {name!r} looks back at more than {limits.TABLE_LATENTS} latents and {limits.TABLE_NOISES} "
+            f"noise predictions with {steps} steps of this config"
         )
     return TableRecord(run.timesteps, run.input_scale, run.init_noise_sigma, recurrence)
 
