@@ -42,6 +42,7 @@ class Check:
 
 
 CHECKS: Final = (
+    Check("manifests", 1000, "a changed manifest is refused in one line, by the doctor too, or accepted and run"),
     Check("hostile-images", 1000, "images and masks made to be misread are read right, or refused in one line"),
     Check(
         "damaged-files", 200, "a directory with a damaged file gives the right image or one line; the doctor sees it"

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import building
-from helpers.mutations import restamped
 from helpers.tiny import changed_copy
 
 import ebca
+from ebca.bench.reliability.mutations import restamped
 from ebca.errors import BackendError, CancelledError, EngineError, NumericalError, ParameterError
 from ebca.runtime import native
 from ebca.runtime.native import structures

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from helpers import manifests as stamping
 from helpers.links import linked_copy
-from helpers.mutations import mutations
 
 import ebca
+from ebca.bench.reliability.mutations import mutations
 from ebca.engines.contract import manifest as manifests
 from ebca.errors import BackendError, EngineError
 from ebca.runtime import native

@@ -44,12 +44,12 @@ def run(options: Options) -> dict[str, Any]:
     chance = random.Random(options.seed)
     files = sorted(open_directory(source).manifest.files)
     report: dict[str, Any] = {"right_images": 0, "refused": 0, "failures": []}
-    with _cache(options.folder / "cache"):
-        right = {name: _image(source, options.backend, name) for name in _schedulers(source)}
+    with own_cache(options.folder / "cache"):
+        right = {name: image(source, options.backend, name) for name in _schedulers(source)}
         for index in range(options.count):
             file, way, scheduler = chance.choice(files), chance.choice(sorted(_DAMAGES)), chance.choice(sorted(right))
             damaged = _damaged(chance, source, options.folder / "damaged", file, way)
-            with _cache(cold) if index % 2 else nullcontext():
+            with own_cache(cold) if index % 2 else nullcontext():
                 outcome, problem = _outcome(damaged, options.backend, scheduler, right[scheduler])
                 if problem is None and all(found.level != "problem" for found in check_engine(damaged)):
                     problem = "the doctor finds nothing"
@@ -62,7 +62,7 @@ def run(options: Options) -> dict[str, Any]:
 
 
 @contextmanager
-def _cache(folder: Path) -> Iterator[None]:
+def own_cache(folder: Path) -> Iterator[None]:
     """A folder for prepared components instead of the user's."""
     before = os.environ.get("EBCA_CACHE_DIR")
     os.environ["EBCA_CACHE_DIR"] = str(folder)
@@ -78,7 +78,7 @@ def _cache(folder: Path) -> Iterator[None]:
 def _outcome(directory: Path, backend: str, scheduler: str, right: np.ndarray) -> tuple[str, str | None]:
     """What came of making an image: a key of the report, and what is wrong with it."""
     try:
-        found = _image(directory, backend, scheduler)
+        found = image(directory, backend, scheduler)
     except EbcaError as error:
         text = str(error)
         wrong = "\n" in text or len(text) > _LONGEST
@@ -90,7 +90,7 @@ def _outcome(directory: Path, backend: str, scheduler: str, right: np.ndarray) -
     return "right_images", None
 
 
-def _image(directory: Path, backend: str, scheduler: str) -> np.ndarray:
+def image(directory: Path, backend: str, scheduler: str | None = None) -> np.ndarray:
     """[1,H,W,3] float32, with updates, so that every part of the engine takes part."""
     with ebca.load(directory, "cpu", backend) as engine, engine.session() as session:
         result = session.generate(

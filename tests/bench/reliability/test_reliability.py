@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ebca.bench.reliability import image
-from ebca.bench.reliability.checks import damaged_files, growth, hostile_images, kills, threads
+from ebca.bench.reliability.checks import damaged_files, growth, hostile_images, kills, manifests, threads
 from ebca.bench.reliability.cli import main
 from ebca.bench.reliability.table import CHECKS, Options
 from ebca.runtime.images.inputs import load_images
@@ -53,6 +53,17 @@ def test_images_that_are_read_wrongly_are_failures(options: Options, monkeypatch
 def test_damaged_files(options: Options) -> None:
     found = damaged_files.run(Options(**{**vars(options), "count": 12}))
     assert found["failures"] == [] and found["refused"] > 0
+
+
+def test_manifests(options: Options) -> None:
+    found = manifests.run(Options(**{**vars(options), "count": 100}))
+    assert found["failures"] == [] and found["refused"] > 50 and found["images"] > 0
+
+
+def test_a_changed_manifest_that_opens_is_a_failure(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ebca.engines.contract.digest.matches", lambda contents, digest: True)
+    failures = manifests.run(Options(**{**vars(options), "count": 60}))["failures"]
+    assert any(line.endswith(": it was changed, and opens") for line in failures)
 
 
 def test_damage_that_nobody_sees_is_a_failure(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:

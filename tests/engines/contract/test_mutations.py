@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.links import linked_copy
-from helpers.mutations import Mutation, mutations
 
 import ebca
+from ebca.bench.reliability.mutations import Mutation, mutations
 from ebca.engines.contract import manifest as manifests
 from ebca.engines.contract.directory import open_directory
 from ebca.errors import EbcaError, EngineError
