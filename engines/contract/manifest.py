@@ -98,7 +98,8 @@ def parse(contents: bytes, what: str = FILE_NAME) -> Manifest:
         newer = type(version) is int and version > VERSION
         upgrade = "upgrade ebca (`pip install -U ebca`) or " if newer else ""
         raise EngineError(
-            f"{what} has manifest version {spelled(version)}, this ebca reads {VERSION}", f"{upgrade}export the engine again"
+            f"{what} has manifest version {spelled(version)}, this ebca reads {VERSION}",
+            f"{upgrade}export the engine again",
         )
     if not digest.matches(contents, document.value.get("digest")):
         raise EngineError(

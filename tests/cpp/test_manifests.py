@@ -134,9 +134,14 @@ def test_json_that_parsers_read_differently_is_refused(opened: Opened, text: str
 
 def test_one_digit_is_enough(shapes_dir: Path, opened: Opened) -> None:
     contents = (shapes_dir / manifests.FILE_NAME).read_bytes()
-    for before, after in ((b'"guidance_scale": 4.0', b'"guidance_scale": 5.0'), (b'"downscale": 4', b'"downscale":  4')):
+    for before, after in (
+        (b'"guidance_scale": 4.0', b'"guidance_scale": 5.0'),
+        (b'"downscale": 4', b'"downscale":  4'),
+    ):
         assert "was changed or damaged after the export" in opened(contents.replace(before, after, 1))
-    assert "has manifest version 1, this library reads 2; export" in opened(contents.replace(b'sion": 2', b'sion": 1', 1))
+    assert "has manifest version 1, this library reads 2; export" in opened(
+        contents.replace(b'sion": 2', b'sion": 1', 1)
+    )
 
 
 def test_a_directory_of_links_is_an_engine(

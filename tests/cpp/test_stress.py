@@ -19,8 +19,7 @@ ROOT = Path(__file__).parents[2]
 CPP = ROOT / "runtime" / "cpp"
 SLOW = pytest.mark.skipif(not os.environ.get("EBCA_SLOW_TESTS"), reason="takes minutes; EBCA_SLOW_TESTS=1 runs it")
 CONTRACT = [
-    f"contract/{name}"
-    for name in ("dims", "entry", "json", "manifest", "reading", "sha256", "tensor", "validation")
+    f"contract/{name}" for name in ("dims", "entry", "json", "manifest", "reading", "sha256", "tensor", "validation")
 ]
 NOTHING = 77  # of sanitize.sh: the compiler has no sanitizers
 

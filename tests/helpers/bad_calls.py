@@ -484,7 +484,11 @@ def links_out_of_the_directory(place: Place) -> None:
     (folder / "tokenizer.json").mkdir()
     assert "tokenizer.json' is a directory instead of a file" in fails_to_open(place, folder)
     manifest = folder / "manifest.json"
-    for target, said in (("/dev/zero", "is a device"), ("/nonexistent", "is a link to a file"), (".", "is a directory")):
+    for target, said in (
+        ("/dev/zero", "is a device"),
+        ("/nonexistent", "is a link to a file"),
+        (".", "is a directory"),
+    ):
         manifest.unlink()
         manifest.symlink_to(target)
         assert f"manifest.json' {said}" in fails_to_open(place, folder)
