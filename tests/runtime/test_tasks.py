@@ -239,14 +239,21 @@ def test_a_unet_only_directory_cannot_encode_an_image(tiny_unet_dir: Path) -> No
     assert np.isfinite(made.latents).all()
 
 
-def test_a_unet_with_other_channels_is_refused(tiny_engine_dir: Path, tmp_path: Path) -> None:
-    copy = changed_copy(tiny_engine_dir, tmp_path / "engine", lambda data: data["unet"].update(in_channels=5))
+def test_a_unet_with_other_channels_is_refused(tiny_unet_dir: Path, tmp_path: Path) -> None:
+    def widen(data: dict[str, Any]) -> None:
+        data["unet"]["in_channels"] = 5
+        for tensors in (data["unet"]["tensors"], *(one["inputs"] for one in data["components"].values())):
+            if "sample" in tensors:
+                tensors["sample"]["shape"][1] = 5
+
+    copy = changed_copy(tiny_unet_dir, tmp_path / "engine", widen)
+    embeds = np.zeros((1, 77, 32), np.float32)
     with (
         ebca.load(copy, backend="onnxruntime") as engine,
         engine.session(64, 64) as session,
         pytest.raises(ebca.EngineError, match=r"takes 5 channels and gives 4; .* take 4 or, for inpainting, 9"),
     ):
-        drawn(session)
+        session.generate(prompt_embeds=embeds, guidance_scale=1, steps=1, output="latents")
 
 
 def test_repaint_and_regularize_need_a_model_that_predicts_noise(tiny_engine_dir: Path, tmp_path: Path) -> None:
