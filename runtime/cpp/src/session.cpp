@@ -8,6 +8,7 @@
 
 #include "error.hpp"
 #include "images/outputs.hpp"
+#include "memory.hpp"
 #include "parameters.hpp"
 
 namespace ebca {
@@ -65,6 +66,12 @@ Session::Session(std::shared_ptr<Engine> engine, int64_t height, int64_t width, 
     if (height_ > limits::pixels / width_) throw rules::image_too_large(height_, width_, limits::pixels);
     if (batch < 1) throw rules::batch(batch);
     if (batch > limits::images) throw rules::batch_too_large(batch, limits::images);
+    // What any call needs. A GPU refuses by itself.
+    if (engine_->device().name() != "cpu") return;
+    Shape latents = latent_shape();
+    Sizes sizes{{"batch", batch}, {"contexts", 1}, {"tokens", 1}, {"height", latents[2]}, {"width", latents[3]}};
+    check_host_memory(manifest.unet, sizes,
+                      text(batch, batch == 1 ? " image of " : " images of ", height_, " x ", width_, " pixels"));
 }
 
 Shape Session::latent_shape() const {
