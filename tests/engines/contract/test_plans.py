@@ -73,7 +73,7 @@ def test_round_trip(data: dict[str, Any], tmp_path: Path) -> None:
     [
         (["compute"], "int8", "compute is 'int8'"),
         (["plans", "tensorrt-rtx", "version"], 1.7, "version is 1.7 instead of a text"),
-        (["plans", "tensorrt-rtx", "compute_capabilities"], ["ninety"], "name the compute capability 'ninety'"),
+        (["plans", "tensorrt-rtx", "compute_capabilities"], ["ninety"], "names the compute capability 'ninety'"),
         (
             ["plans", "tensorrt-rtx", "shapes", 0, "batch"],
             [2, 1, 2],
