@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from typing import Any
 
 from ebca.engines.contract import limits
@@ -10,6 +11,8 @@ from ebca.errors import EngineError
 
 # More digits than any 64-bit integer has. Longer ones are numbers like 1e30, as other parsers read them.
 _DIGITS = 20
+# Half of a character, which the other half has to follow.
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def parse(text: str) -> Any:
@@ -32,10 +35,8 @@ def parse(text: str) -> Any:
     except RecursionError:
         raise _too_deep() from None
     _check_depth(document)
-    try:
-        json.dumps(document, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise EngineError("a text in it is not valid Unicode") from None
+    if _SURROGATE.search(text):
+        _check_unicode(document)
     return document
 
 
@@ -57,6 +58,13 @@ def _finite(digits: str) -> float:
 
 def _refuse_constant(name: str) -> None:
     raise EngineError(f"{name} is not a number")
+
+
+def _check_unicode(document: Any) -> None:
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise EngineError("a text in it is not valid Unicode") from None
 
 
 def _check_depth(document: Any) -> None:

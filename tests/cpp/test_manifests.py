@@ -12,6 +12,7 @@ from helpers.links import linked_copy
 
 import ebca
 from ebca.bench.reliability.mutations import mutations
+from ebca.engines.contract import dims
 from ebca.engines.contract import manifest as manifests
 from ebca.errors import BackendError, EngineError
 from ebca.runtime import native
@@ -84,7 +85,7 @@ def test_kinds_of_manifests(shapes_dir: Path, opened: Opened) -> None:
     sizes = {"batch": [1, 1, 1], "height": [8, 8, 16], "width": [8, 8, 8]}
     image = {"image": {"dtype": "float32", "shape": [1, 3, "4*height", 32]}}
     plan = {"file": "tokenizer.json", "sizes": sizes, "inputs": side, "outputs": image, "scratch_bytes": None}
-    shape = {name: [1, 2, 3] for name in ("batch", "contexts", "tokens", "height", "width")}
+    shape = {name: [1, 2, 3] for name in dims.NAMES}
     data["plans"] = {
         "tensorrt": {
             "version": "10.1",

@@ -23,7 +23,7 @@ struct Dim {
 
     int64_t constant = 1;
     std::vector<Factor> factors;  // sorted
-    std::string text;  // as the manifest spells it
+    std::string text;             // as the manifest spells it
 };
 
 // Values of symbolic dimensions by their texts: "batch", "height_2*width_2", ...

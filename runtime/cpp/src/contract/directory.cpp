@@ -17,8 +17,8 @@ namespace fs = std::filesystem;
 
 namespace {
 
-// Bytes of a regular file, or of the one that a link leads to. Where a link leads does not matter, since size and digest
-// decide whether the file is used; what is no file could block, or have no end.
+// Bytes of a regular file, or of the one that a link leads to. Where a link leads does not matter, since size and
+// digest decide whether the file is used; what is no file could block, or have no end.
 int64_t regular_size(const fs::path& path) {
     struct stat found{};
     const char* remedy = "copy the whole engine directory or export it again";
@@ -29,8 +29,8 @@ int64_t regular_size(const fs::path& path) {
         }
         struct stat link{};
         bool dangling = ::lstat(path.c_str(), &link) == 0;
-        throw EngineError(text("'", path.string(), "' is ", dangling ? "a link to a file that is not there" : "missing"),
-                          remedy);
+        throw EngineError(
+            text("'", path.string(), "' is ", dangling ? "a link to a file that is not there" : "missing"), remedy);
     }
     if (!S_ISREG(found.st_mode)) {
         const char* kind = S_ISDIR(found.st_mode) ? "a directory" : S_ISFIFO(found.st_mode) ? "a pipe" : "a device";

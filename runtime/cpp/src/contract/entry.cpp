@@ -150,7 +150,8 @@ std::string Entry::sha256() const {
 }
 
 void Entry::refuse(std::string_view needed) const {
-    throw EngineError(ebca::text(path_.empty() ? "the document" : path_, " is ", spelled(value_), " instead of ", needed));
+    throw EngineError(
+        ebca::text(path_.empty() ? "the document" : path_, " is ", spelled(value_), " instead of ", needed));
 }
 
 std::string Entry::member_path(const std::string& name) const {

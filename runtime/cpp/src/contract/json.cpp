@@ -55,7 +55,8 @@ Value parse_strict(std::string_view bytes) {
         if (event == Value::parse_event_t::object_end) names.pop_back();
         if (event == Value::parse_event_t::key) {
             const auto& name = value.get_ref<const std::string&>();
-            if (!names.back().insert(name).second) throw EngineError("an object has " + printable(value.dump()) + " twice");
+            if (!names.back().insert(name).second)
+                throw EngineError("an object has " + printable(value.dump()) + " twice");
         }
         return check_depth(depth, event);
     });

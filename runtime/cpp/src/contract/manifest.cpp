@@ -16,7 +16,8 @@ constexpr const char* kFormat = "ebca-engine";
 constexpr int64_t kVersion = 2;
 constexpr size_t kDigest = 64;  // hexadecimal digits
 
-// The SHA-256 of bytes in which the 64 that start at `begin` are zeros. engines/contract/digest.py is the same in Python.
+// The SHA-256 of bytes in which the 64 that start at `begin` are zeros. engines/contract/digest.py is the same in
+// Python.
 std::string digest_of(std::string_view bytes, size_t begin) {
     Sha256 digest;
     digest.update(bytes.data(), begin);
@@ -91,7 +92,8 @@ Manifest parse_manifest(std::string_view bytes, const std::string& what) {
         throw EngineError(text(what, " cannot be read: ", error.what()), "copy or export the engine again");
     }
     if (json::optional_member(data, "format") != kFormat) {
-        throw EngineError(text(what, " is not an ebca manifest (no format '", kFormat, "')"), "name an engine directory");
+        throw EngineError(text(what, " is not an ebca manifest (no format '", kFormat, "')"),
+                          "name an engine directory");
     }
     const json::Value& version = json::optional_member(data, "version");
     if (!version.is_number_integer() || version != kVersion) {

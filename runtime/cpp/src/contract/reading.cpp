@@ -71,7 +71,8 @@ Component component(const Entry& entry) {
     out.inputs = tensors(entry.at("inputs"), kComponentSizes);
     out.outputs = tensors(entry.at("outputs"), kComponentSizes);
     if (auto weights = entry.get("weights")) out.weights = path(*weights);
-    entry.at("lowered").members([&](const std::string& backend, const Entry& graph) { out.lowered[backend] = path(graph); });
+    entry.at("lowered").members(
+        [&](const std::string& backend, const Entry& graph) { out.lowered[backend] = path(graph); });
     out.float32_only = entry.at("float32_only").boolean();
     // Only Python estimates memory from it; both accept the same manifests.
     if (auto scratch = entry.get("scratch")) {
@@ -133,7 +134,8 @@ UNetSpec unet(const Entry& entry) {
     out.full = optional_name(entry, "vanilla");
     out.full_with_updates = optional_name(entry, "whole");
     if (auto last = entry.get("channels_last")) {
-        last->members([&](const std::string& backend, const Entry& names) { out.channels_last[backend] = names.names(); });
+        last->members(
+            [&](const std::string& backend, const Entry& names) { out.channels_last[backend] = names.names(); });
     }
     return out;
 }

@@ -1,5 +1,5 @@
-// From the members of a manifest.json to its structs: every value is read with its type and range. Whether the parts fit
-// each other is the matter of validation.hpp. engines/contract/reading.py is the same in Python.
+// From the members of a manifest.json to its structs: every value is read with its type and range. Whether the parts
+// fit each other is the matter of validation.hpp. engines/contract/reading.py is the same in Python.
 #pragma once
 
 #include "contract/entry.hpp"

@@ -86,7 +86,9 @@ std::string listed(const Tensors& tensors) {
 }
 
 std::string spelled(const TensorSpec& tensor) {
-    const char* dtype = tensor.dtype == DType::float32 ? "float32" : tensor.dtype == DType::float16 ? "float16" : "int64";
+    const char* dtype = tensor.dtype == DType::float32   ? "float32"
+                        : tensor.dtype == DType::float16 ? "float16"
+                                                         : "int64";
     std::string out = text(dtype, " [");
     for (size_t i = 0; i < tensor.shape.size(); ++i) out += (i ? ", " : "") + tensor.shape[i].text;
     return out + "]";
@@ -104,8 +106,8 @@ void check_tensors(const std::string& who, const Tensors& given, const Tensors& 
     }
     for (const auto& [name, tensor] : expected) {
         if (!equal(given.at(name), tensor)) {
-            throw EngineError(text("tensor '", name, "' of ", who, " is ", spelled(given.at(name)), " instead of ",
-                                   spelled(tensor)));
+            throw EngineError(
+                text("tensor '", name, "' of ", who, " is ", spelled(given.at(name)), " instead of ", spelled(tensor)));
         }
     }
 }
@@ -164,7 +166,8 @@ Tensors op_tensors(const Names& names, const LayerSpec& layer, DType half, const
     Dim width = parse_dim("1");
     width.constant = layer.heads * layer.head_dim;
     width.text = std::to_string(width.constant);
-    const std::vector<Dim> queries{batch, positions, width}, keys{batch, contexts, tokens, width}, each{batch, contexts};
+    const std::vector<Dim> queries{batch, positions, width}, keys{batch, contexts, tokens, width},
+        each{batch, contexts};
     const Tensors all{{"q", {half, queries}},
                       {"out", {half, queries}},
                       {"k", {half, keys}},
@@ -274,19 +277,19 @@ void check_kind(const Manifest& manifest) {
     const std::string& kind = manifest.kind;
     bool complete = manifest.text_encoder && manifest.vae && manifest.tokenizer;
     if (complete == (kind == "unet")) {
-        throw EngineError(text("model.kind is '", kind, "' of a directory ", complete ? "with" : "without",
-                               " all other models"));
+        throw EngineError(
+            text("model.kind is '", kind, "' of a directory ", complete ? "with" : "without", " all other models"));
     }
     int64_t expected = kind == "inpainting" ? 2 * unet.out_channels + 1 : unet.out_channels;
     if (kind != "unet" && unet.in_channels != expected) {
-        throw EngineError(text("model.kind is '", kind, "', and unet.in_channels is ", unet.in_channels, " instead of ",
-                               expected));
+        throw EngineError(
+            text("model.kind is '", kind, "', and unet.in_channels is ", unet.in_channels, " instead of ", expected));
     }
 }
 
 void check_text(const Manifest& manifest) {
-    const auto &encoder = manifest.text_encoder;
-    const auto &tokenizer = manifest.tokenizer;
+    const auto& encoder = manifest.text_encoder;
+    const auto& tokenizer = manifest.tokenizer;
     if (tokenizer) need_file(manifest, tokenizer->file, "the tokenizer");
     if (!encoder) return;
     const Component& component = need_component(manifest, encoder->component, "the text encoder");
@@ -325,7 +328,8 @@ void check_vae(const Manifest& manifest) {
 
 void check_schedulers(const Manifest& manifest) {
     const SchedulerSection& section = manifest.schedulers;
-    for (const auto& [role, name] : {std::pair{"default", section.standard}, {"image_to_image", section.image_to_image}}) {
+    for (const auto& [role, name] :
+         {std::pair{"default", section.standard}, {"image_to_image", section.image_to_image}}) {
         if (!name.empty() && !section.tables.count(name)) {
             throw EngineError(text("schedulers.", role, " is '", name, "', which has no table"));
         }
@@ -374,12 +378,13 @@ void check_plans(const Manifest& manifest, const std::string& library, const Lib
         for (const Plan& plan : entries) {
             need_file(manifest, plan.file, "plans." + library);
             for (auto [mine, its] : {std::pair{&plan.inputs, &component.inputs}, {&plan.outputs, &component.outputs}}) {
-                bool same = std::equal(mine->begin(), mine->end(), its->begin(), its->end(),
-                                       [&](const auto& a, const auto& b) {
-                                           return a.first == b.first && is_resolved(a.second, b.second, plan);
-                                       });
+                bool same =
+                    std::equal(mine->begin(), mine->end(), its->begin(), its->end(), [&](const auto& a, const auto& b) {
+                        return a.first == b.first && is_resolved(a.second, b.second, plan);
+                    });
                 if (!same) {
-                    throw EngineError(text("the plan '", plan.file, "' and component '", name, "' have different tensors"));
+                    throw EngineError(
+                        text("the plan '", plan.file, "' and component '", name, "' have different tensors"));
                 }
             }
         }

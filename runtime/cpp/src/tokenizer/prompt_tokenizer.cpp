@@ -49,19 +49,19 @@ std::vector<size_t> occurrences(const Encoding& encoding, const std::vector<int6
 void check_token(const Tokenizer& tokenizer, const char* name, const SpecialToken& special) {
     std::optional<int64_t> found = tokenizer.token_to_id(special.token);
     if (found == special.id) return;
-    throw EngineError(text("the manifest gives ", name, " ", quoted(special.token), " the id ", special.id,
-                           ", and the vocabulary says ",
-                           found ? std::to_string(*found) : std::string("that there is no such token")),
-                      "copy the whole engine directory or export it again");
+    throw EngineError(
+        text("the manifest gives ", name, " ", quoted(special.token), " the id ", special.id,
+             ", and the vocabulary says ", found ? std::to_string(*found) : std::string("that there is no such token")),
+        "copy the whole engine directory or export it again");
 }
 
 }  // namespace
 
 PromptTokenizer PromptTokenizer::from_json(std::string_view tokenizer_json, const TokenizerInfo& info) {
     if (info.model_max_length < 3 || info.model_max_length > limits::tokens) {
-        throw EngineError(text("the tokenizer's model_max_length is ", info.model_max_length, " instead of 3 to ",
-                               limits::tokens),
-                          "export the engine again");
+        throw EngineError(
+            text("the tokenizer's model_max_length is ", info.model_max_length, " instead of 3 to ", limits::tokens),
+            "export the engine again");
     }
     Tokenizer tokenizer = Tokenizer::parse(tokenizer_json);
     check_token(tokenizer, "bos_token", info.bos);

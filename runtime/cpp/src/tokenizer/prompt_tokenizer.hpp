@@ -1,4 +1,5 @@
-// Prompts to padded rows of token ids, and the positions of their words; runtime/text/tokenizer.py is the same in Python.
+// Prompts to padded rows of token ids, and the positions of their words; runtime/text/tokenizer.py is the same in
+// Python.
 #pragma once
 
 #include <cstddef>
@@ -29,8 +30,8 @@ struct Encoded {
 // CLIP byte-pair encoding with start token, end token and padding. Immutable: safe to share between threads.
 class PromptTokenizer {
   public:
-    // Throws what Tokenizer::parse throws, and EngineError for an impossible `info`, or one that gives a token another id
-    // than the vocabulary.
+    // Throws what Tokenizer::parse throws, and EngineError for an impossible `info`, or one that gives a token another
+    // id than the vocabulary.
     static PromptTokenizer from_json(std::string_view tokenizer_json, const TokenizerInfo& info);
 
     // Each prompt as bos, at most T - 2 tokens, eos, padding. Throws ParameterError for a prompt that is not UTF-8.
