@@ -128,9 +128,7 @@ def _find_layout(folder: Path) -> Layout:
         scheduler = folder / "scheduler_config.json"
         return Layout(folder, scheduler=scheduler if scheduler.is_file() else None)
     if (folder / "manifest.json").is_file():
-        raise ModelError(
-            f"{folder} is an engine directory, which is exported already", "name the model it is made from"
-        )
+        raise ModelError(f"{folder} is an engine directory already", "name the model that it was made from")
     hint = next(iter(sorted(folder.glob("*.safetensors"))), None)
     advice = f"; to load {hint.name}, pass the path of that file" if hint else ""
     raise ModelError(

@@ -74,9 +74,7 @@ def _shards(folder: Path, index: str, names: set[str]) -> tuple[str, ...]:
     content = read_json(folder / index)
     places = content.get("weight_map")
     if not isinstance(places, dict) or not places or not isinstance(content.get("metadata"), dict):
-        raise ModelError(
-            f"{folder / index} is no index of shards: it needs weight_map and metadata", "download it again"
-        )
+        raise ModelError(f"{folder / index} is no index: it needs weight_map and metadata", "download it again")
     for tensor, file in places.items():
         if not isinstance(file, str) or Path(file).name != file:
             raise ModelError(f"{folder / index} places {tensor} in {file!r}, no file beside it", "download it again")

@@ -2,11 +2,8 @@
 
 import json
 import os
+import resource
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,8 +20,10 @@ from ebca.export import api, export_unet, parity
 from ebca.export.api import export_checkpoint
 from ebca.export.checkpoint.tiny import build_tiny
 from ebca.export.graph.traced_unet import TracedUNet
-from ebca.export.options import ExportEvent
+from ebca.export.lock import FolderLock
+from ebca.export.options import ExportEvent, ExportOptions
 from ebca.export.stages import component, run, unet
+from ebca.export.weights import export_key
 
 
 def _files(folder: Path) -> dict[str, str]:
@@ -195,7 +194,7 @@ def test_work_for_other_weights_is_deleted(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         export_unet_with(build_tiny(seed=2).unet, output, _interrupt_at("segment 3"))
     state = json.loads((output.with_name("engine.partial") / "progress.json").read_text())
-    assert list(state["done"]) == ["time_embedding", "segment_00"]
+    assert list(state["done"]) == ["trace of unet", "time_embedding", "segment_00"]
 
 
 def export_unet_with(unet: Any, output: Path, on_progress: Callable[[ExportEvent], None]) -> None:
@@ -205,32 +204,71 @@ def export_unet_with(unet: Any, output: Path, on_progress: Callable[[ExportEvent
 
 
 def test_two_exports_to_one_folder(tmp_path: Path) -> None:
-    partial = tmp_path / "engine.partial"
-    partial.mkdir()
-    (partial / "export.pid").write_text(str(os.getppid()))
-    with pytest.raises(ExportError, match=f"process {os.getppid()} is exporting"):
+    held = FolderLock.acquire(tmp_path / "engine.partial")
+    assert isinstance(held, FolderLock)
+    with pytest.raises(ExportError, match=f"process {os.getpid()} is exporting to .* now; wait for it or stop it"):
         export_unet(build_tiny().unet, tmp_path / "engine")
-    assert (partial / "export.pid").read_text() == str(os.getppid())
+    held.release()
 
 
-@pytest.mark.parametrize("file", ["unet/segment_02.onnx.data", "progress.json", "tokenizer.json"])
-def test_killed_export_is_never_an_engine(tmp_path: Path, file: str, tiny_engine_dir: Path) -> None:
-    """kill -9 as soon as a file appears; then the same export finishes, from what is there."""
+def test_an_output_that_was_filled_during_the_export_is_not_replaced(tmp_path: Path) -> None:
     output = tmp_path / "engine"
-    script = (
-        "from ebca.export.api import export_checkpoint; from ebca.export.checkpoint.tiny import build_tiny; "
-        f"export_checkpoint(build_tiny(), {str(output)!r})"
-    )
-    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+
+    def fill(event: ExportEvent) -> None:
+        if event.text == "done":
+            output.mkdir()
+            (output / "thesis.tex").write_text("mine")
+
+    with pytest.raises(ExportError, match=r"holds other files \(thesis\.tex"):
+        export_unet_with(build_tiny().unet, output, fill)
+    shutil.rmtree(output)
+    # Everything is finished but the rename.
+    export_unet_with(build_tiny().unet, output, _interrupt_at("no such work"))
+    open_directory(output).verify()
+
+
+def test_a_link_to_a_folder_is_exported_into(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "engine").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("disk/engine")
+    assert export_unet(build_tiny().unet, tmp_path / "link") == tmp_path / "link"
+    open_directory(tmp_path / "link").verify()
+    assert (tmp_path / "link").is_symlink() and [p.name for p in (tmp_path / "disk").iterdir()] == ["engine"]
+
+
+@pytest.mark.parametrize("limit", [20_000, 300_000])
+def test_a_disk_that_fills_up_loses_no_finished_work(tiny_unet_dir: Path, tmp_path: Path, limit: int) -> None:
+    """A limit on the size of files fails as a full disk does, in a write: of a trace, or of weights."""
+    output = tmp_path / "engine"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    unet = build_tiny().unet
+
+    def fill(event: ExportEvent) -> None:
+        # The scheduler tables, which are written before, are larger than either.
+        if event.text.startswith("tracing"):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+
     try:
-        deadline = time.monotonic() + 120
-        while not (output.with_name("engine.partial") / file).exists() and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        with pytest.raises(ExportError, match=r"cannot write to .*engine\.partial': .*; finished parts are kept"):
+            export_unet_with(unet, output, fill)
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     _assert_no_engine(output)
-    if file == "tokenizer.json":  # the latest moment; once is enough
-        export_checkpoint(build_tiny(), output)
-        assert _files(output) == _files(tiny_engine_dir)
+    export_unet(unet, output)
+    assert _files(output) == _files(tiny_unet_dir)
+    assert [p.name for p in tmp_path.iterdir()] == ["engine"]
+
+
+def test_other_configurations_are_other_exports() -> None:
+    """Equal weights compute something else with another activation, so nothing finished is taken over."""
+    options = ExportOptions()
+    checkpoint = build_tiny()
+    key = export_key(checkpoint, options)
+    assert export_key(build_tiny(), options) == key
+    assert checkpoint.vae is not None and checkpoint.text_encoder is not None
+    checkpoint.vae.register_to_config(act_fn="gelu")
+    other = export_key(checkpoint, options)
+    checkpoint.text_encoder.config.hidden_act = "gelu"
+    assert len({key, other, export_key(checkpoint, options)}) == 3
+    moved = build_tiny()
+    moved.unet.register_to_config(_name_or_path="/somewhere/else")
+    assert export_key(moved, options) == key

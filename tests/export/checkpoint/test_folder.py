@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from helpers.checkpoints import WEIGHTS, edit_json, same_weights
 from safetensors.torch import load_file, save_file
 
@@ -49,6 +50,121 @@ def test_weights_in_shards(folder: Path, tiny: Checkpoint) -> None:
     shards[0].unlink()
     with pytest.raises(ModelError, match=f"names {shards[0].name}, which is missing"):
         load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("shard", "index"),
+    [
+        ("diffusion_pytorch_model.fp16-{}.safetensors", "diffusion_pytorch_model.safetensors.index.fp16.json"),
+        ("diffusion_pytorch_model-{}.fp16.safetensors", "diffusion_pytorch_model.safetensors.fp16.index.json"),
+        ("diffusion_pytorch_model-{}.fp16.safetensors", "diffusion_pytorch_model.safetensors.index.fp16.json"),
+    ],
+)
+def test_half_shards_in_every_spelling(folder: Path, tiny: Checkpoint, shard: str, index: str) -> None:
+    """diffusers has written variants in two ways, and repositories mix them."""
+    tensors = {name: value.half() for name, value in load_file(folder / "unet" / WEIGHTS).items()}
+    (folder / "unet" / WEIGHTS).unlink()
+    names = sorted(tensors)
+    places: dict[str, str] = {}
+    for number, part in enumerate((names[:100], names[100:]), 1):
+        file = shard.format(f"0000{number}-of-00002")
+        save_file({name: tensors[name] for name in part}, folder / "unet" / file, metadata={"format": "pt"})
+        places |= dict.fromkeys(part, file)
+    (folder / "unet" / index).write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": places}))
+    # What another export left beside them is not read.
+    (folder / "unet" / shard.format("00001-of-00003")).write_bytes(b"old")
+    unet = load_checkpoint(folder).unet
+    assert all(
+        torch.equal(value.half().float(), unet.state_dict()[name]) for name, value in tiny.unet.state_dict().items()
+    )
+    chosen = choose_files([f"unet/{path.name}" for path in (folder / "unet").iterdir()])
+    assert {f"unet/{index}", *(f"unet/{file}" for file in places.values())} <= {*chosen}
+    # Cut short.
+    path = folder / "unet" / shard.format("00002-of-00002")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ModelError, match=rf"broken safetensors file .*{re.escape(path.name)}.*download it again"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "index.json holds a list, not a JSON object"),
+        ({"metadata": {}}, "index.json is no index: it needs weight_map and metadata"),
+        ({"metadata": {}, "weight_map": []}, "index.json is no index"),
+        ({"metadata": {}, "weight_map": {}}, "index.json is no index"),
+        ({"weight_map": {"a": "b.safetensors"}}, "index.json is no index"),
+        ({"metadata": {}, "weight_map": {"a": 1}}, "index.json places a in 1, no file beside it"),
+        (
+            {"metadata": {}, "weight_map": {"a": "../x.safetensors"}},
+            r"places a in '\.\./x\.safetensors', no file beside it",
+        ),
+        ({"metadata": {}, "weight_map": {"a": "b.safetensors"}}, r"names b\.safetensors, which is missing"),
+    ],
+)
+def test_a_damaged_index_is_named(folder: Path, content: Any, message: str) -> None:
+    """diffusers reads the index although the weights are in one file too."""
+    (folder / "unet" / f"{WEIGHTS}.index.json").write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=message) as caught:
+        load_checkpoint(folder)
+    assert caught.value.remedy == "download it again"
+
+
+def test_weights_under_another_name_are_pointed_at(folder: Path) -> None:
+    (folder / "unet" / WEIGHTS).rename(folder / "unet" / "diffusion_pytorch_model.non_ema.safetensors")
+    with pytest.raises(ModelError, match=r"has no .*; diffusion_.*\.non_ema\.safetensors is there: rename it"):
+        load_checkpoint(folder)
+
+
+def test_tensors_without_a_place_are_told(folder: Path) -> None:
+    path = folder / "unet" / WEIGHTS
+    save_file({**load_file(path), "add_embedding.weight": torch.zeros(1)}, path, metadata={"format": "pt"})
+    (notice,) = load_checkpoint(folder).notices
+    assert "the unet in" in notice and "has 1 tensors" in notice and "first add_embedding.weight" in notice
+
+
+def test_quantised_weights_are_refused(folder: Path) -> None:
+    path = folder / "unet" / WEIGHTS
+    tensors = load_file(path)
+    tensors["conv_in.weight"] = tensors["conv_in.weight"].to(torch.int8)
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"holds conv_in\.weight as I8; quantised weights are not supported"):
+        load_checkpoint(folder)
+
+
+def test_every_file_is_looked_at_before_any_is_loaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(UNet2DConditionModel, "from_pretrained", lambda *args, **options: pytest.fail("loaded"))
+    (folder / "vae" / WEIGHTS).write_bytes(b"")
+    with pytest.raises(ModelError, match=r"broken safetensors file .*vae"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "field", "value", "message"),
+    [
+        ("text_encoder/config.json", "eos_token_id", None, "unsupported text encoder: eos_token_id = None; "),
+        ("text_encoder/config.json", "hidden_act", "nope", "unsupported text encoder: hidden_act = 'nope'; "),
+        ("text_encoder/config.json", "attention_dropout", "a", "cannot load the text_encoder .*'attention_dropout': "),
+        ("vae/config.json", "scaling_factor", None, "unsupported VAE: scaling_factor = None; "),
+        ("unet/config.json", "layers_per_block", None, "unsupported UNet: layers_per_block = None; "),
+        ("scheduler/scheduler_config.json", "num_train_timesteps", None, "scheduler: num_train_timesteps = None; "),
+        ("tokenizer/tokenizer_config.json", "model_max_length", "77", "model_max_length = '77'; "),
+        ("tokenizer/tokenizer_config.json", "pad_token", None, "has no pad_token: pad_token = None; "),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_value(folder: Path, file: str, field: str, value: Any, message: str) -> None:
+    if field == "pad_token":
+        edit_json(folder / "tokenizer" / "special_tokens_map.json", pad_token=None)
+    edit_json(folder / file, **{field: value})
+    with pytest.raises(ModelError, match=message) as caught:
+        load_checkpoint(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_engine_directory_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(ModelError, match="is an engine directory already; name the model that it was made from"):
+        load_checkpoint(tmp_path)
 
 
 def test_another_tokenizer_can_stand_in(folder: Path, tiny: Checkpoint) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from helpers.checkpoints import same_weights
 
@@ -32,3 +34,18 @@ def test_an_absent_folder_is_not_taken_for_a_hub_id(name: str) -> None:
 def test_an_absent_file() -> None:
     with pytest.raises(ModelError, match=r"there is no file absent/model\.safetensors"):
         load_checkpoint("absent/model.safetensors")
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/model", "x" * 300, "a\0b"])
+def test_paths_that_cannot_be(name: str) -> None:
+    with pytest.raises(ModelError, match=r"model '.*' cannot be found: .*; check its path"):
+        load_checkpoint(name)
+
+
+def test_what_would_be_ignored_is_refused(folder: Path) -> None:
+    with pytest.raises(ModelError, match="revision = 'fp16' means nothing for the built-in model tiny; leave revision"):
+        load_checkpoint("tiny", revision="fp16")
+    with pytest.raises(ModelError, match=r"tokenizer = '.*' means nothing for the built-in model tiny"):
+        load_checkpoint("tiny", tokenizer=folder / "tokenizer")
+    with pytest.raises(ModelError, match=r"revision = 'fp16' means nothing for .*, which is on this machine"):
+        load_checkpoint(folder, revision="fp16")

@@ -106,6 +106,14 @@ def test_a_dry_run_prints_the_split_and_writes_nothing(here: Path, capsys: pytes
         (("--batch-size", "0"), "--batch-size is 0; give 1 or more"),
         (("--scheduler-steps", "0"), "--scheduler-steps has 0; a step count lies between 1 and 1000"),
         (("--scheduler-steps", "20", "1001"), "--scheduler-steps has 1001"),
+        (("--batch-size", "99999"), "--batch-size is 99999; give 1 or more, at most 1024"),
+        (("--height", "99999999999999999999992"), "give a multiple of 8, at most 65536"),
+        (("--height", "64"), "--height is about --dry-run and plans; an engine makes images of any size; leave"),
+        (("--batch-size", "2"), "--batch-size is about --dry-run and plans"),
+        (("--revision", "main"), "revision = 'main' means nothing for the built-in model tiny"),
+        (("--tokenizer", "nowhere"), "tokenizer = 'nowhere' means nothing for the built-in model tiny"),
+        (("--output-dir", "~nobody-of-this-name/x"), "output folder '~nobody-of-this-name/x' cannot be found"),
+        (("--output-dir", "o" * 300), "cannot be used: File name too long; name another folder"),
         (("--model", "sd-9"), "unknown model 'sd-9': known names are tiny, random-sd-1.5, sd-1.4"),
         (("--model", ""), "--model is empty"),
         (("--model", "./nowhere"), "there is no folder ./nowhere"),
@@ -132,6 +140,13 @@ def test_a_hub_model_that_cannot_be_reached(
 def test_folders_that_are_no_checkpoint(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "empty").mkdir()
     assert "empty is not in diffusers format" in refused(capsys, here, "--model", "./empty", "--output-dir", "engine")
+    (here / "engine.d").mkdir()
+    (here / "engine.d" / "manifest.json").write_text("{}")
+    message = refused(capsys, here, "--model", "./engine.d", "--output-dir", "engine")
+    assert "engine.d is an engine directory already; name the model that it was made from" in message
+    (here / "image.png").write_bytes(b"\x89PNG\r\n")
+    message = refused(capsys, here, "--model", "image.png", "--output-dir", "engine")
+    assert "image.png is no checkpoint: a .safetensors file or a folder in diffusers format is needed" in message
     (here / "broken.safetensors").write_bytes(b"123")
     message = refused(capsys, here, "--model", "broken.safetensors", "--output-dir", "engine")
     assert "broken safetensors file" in message
@@ -150,10 +165,15 @@ def test_outputs_that_cannot_be_taken(here: Path, capsys: pytest.CaptureFixture[
     (here / "file").write_text("mine")
     (here / "full").mkdir()
     (here / "full" / "thesis.txt").write_text("mine")
+    (here / "link").symlink_to("nowhere")
+    (here / "taken.partial").mkdir()
+    (here / "taken.partial" / "thesis.txt").write_text("mine")
     for output, named in [
         ("file", "output 'file' is a file; name a folder"),
         ("full", "holds other files (thesis.txt, ...); name a new folder"),
         ("file/engine", "cannot be made"),
+        ("link", "output 'link' is a link to 'nowhere', which does not exist; name a folder"),
+        ("taken", "'taken.partial' is where the export would be written until it is complete, and no export made it"),
     ]:
         assert named in refused(capsys, here, "--model", "tiny", "--output-dir", output)
         assert named in refused(capsys, here, "--model", "tiny", "--output-dir", output, "--overwrite")
