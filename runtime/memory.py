@@ -161,7 +161,8 @@ def _tokens(components: Components, valid: ValidRequest) -> int:
 
 
 def _distinct_texts(prompt: object) -> int:
-    return 1 if prompt is None or isinstance(prompt, str) else len(set(map(str, prompt)))  # type: ignore[call-overload]
+    """Texts that are encoded together, at least. Other forms are checked, or used up, where they are encoded."""
+    return len(set(map(str, prompt))) if isinstance(prompt, list | tuple) else 1
 
 
 def _held_on_host(valid: ValidRequest, latent_shape: tuple[int, ...], sizes: Sizes, layers: int) -> int:
