@@ -55,8 +55,11 @@ def make(options: Options, cache: Path) -> Made:
 
 
 def left_behind(cache: Path) -> list[str]:
-    """Files and folders in a cache that no prepared engine consists of."""
-    return sorted(str(path.relative_to(cache)) for pattern in (".*.*", "*.tmp") for path in cache.rglob(pattern))
+    """Files and folders in a cache that no prepared engine consists of.
+
+    Not the temporary file of a stamp, a few hundred bytes: it may be another process's, and goes after an hour.
+    """
+    return sorted(str(path.relative_to(cache)) for path in cache.rglob(".*.*"))
 
 
 def main() -> int:
