@@ -45,7 +45,7 @@ class EngineDirectory:
             if progress:
                 progress(name)
             self.check_size(name)
-            self._check_digest(name, sha256(self.file(name)))
+            self._check_digest(name, files.digest(self.file(name)))
 
     def read(self, name: str) -> bytes:
         """The contents of a file that fits into memory. Raises EngineError as `verify`."""

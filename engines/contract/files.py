@@ -50,16 +50,21 @@ def read(path: Path, limit: int = limits.MANIFEST_BYTES) -> bytes:
         raise _unreadable(path, error) from None
 
 
-def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file's contents. Raises EngineError if it cannot be read."""
-    digest = hashlib.sha256()
+def digest(path: Path) -> str:
+    """`sha256` of a file of an engine directory. Raises EngineError if it cannot be read."""
     try:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
+        return sha256(path)
     except OSError as error:
         raise _unreadable(path, error) from None
-    return digest.hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's contents. Raises OSError if it cannot be read."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            found.update(chunk)
+    return found.hexdigest()
 
 
 def _kind(mode: int) -> str:

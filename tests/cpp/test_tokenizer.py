@@ -310,8 +310,10 @@ def _trained(pattern: str, added: list[AddedToken], pad: str) -> Case:
     bos, eos = (tokenizer.token_to_id(token) for token in (BOS, EOS))
     tokenizer.post_processor = processors.RobertaProcessing((EOS, eos), (BOS, bos), False, False)
     assert tokenizer.get_vocab_size() >= 4000
-    ids = {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": tokenizer.token_to_id(pad)}
-    return Case(tokenizer.to_str(), {"model_max_length": 77, **ids})
+    special = {"bos": BOS, "eos": EOS, "pad": pad}
+    tokens = {f"{name}_token": token for name, token in special.items()}
+    ids = {f"{name}_token_id": tokenizer.token_to_id(token) for name, token in special.items()}
+    return Case(tokenizer.to_str(), {"model_max_length": 77, **tokens, **ids})
 
 
 def _word(draw: random.Random, alphabet: str) -> str:

@@ -12,6 +12,7 @@ from ebca.engines.backends.protocol import BackendOptions
 from ebca.engines.backends.registry import create
 from ebca.engines.cache.prepared import PreparedEngine, prepared_engine
 from ebca.engines.cache.storage import evict
+from ebca.engines.cache.store import Store
 from ebca.engines.contract.directory import EngineDirectory, open_directory
 from ebca.engines.machine.cache_folder import cache_folder
 from ebca.errors import EngineError, ParameterError
@@ -45,6 +46,16 @@ def test_components_are_prepared_once(engine: EngineDirectory) -> None:
     made.clear()
     _prepared(engine).prepare([NAME], lambda done, total, name: made.append(name))
     assert made == []
+
+
+def test_a_component_whose_file_is_gone_is_not_intact(engine: EngineDirectory) -> None:
+    prepared = _prepared(engine)
+    prepared.prepare([NAME])
+    assert prepared.folder is not None
+    store = Store(engine, prepared.backend, prepared.folder, {})
+    assert store.is_current(NAME) and store.is_intact(NAME)
+    (prepared.folder / f"{NAME}.onnx").unlink()
+    assert not store.is_current(NAME) and not store.is_intact(NAME)
 
 
 def test_a_damaged_prepared_form_is_made_again(engine: EngineDirectory) -> None:

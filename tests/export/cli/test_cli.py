@@ -112,7 +112,6 @@ def test_a_dry_run_prints_the_split_and_writes_nothing(here: Path, capsys: pytes
         (("--batch-size", "2"), "--batch-size is about --dry-run and plans"),
         (("--revision", "main"), "revision = 'main' means nothing for the built-in model tiny"),
         (("--tokenizer", "nowhere"), "tokenizer = 'nowhere' means nothing for the built-in model tiny"),
-        (("--output-dir", "~nobody-of-this-name/x"), "output folder '~nobody-of-this-name/x' cannot be found"),
         (("--output-dir", "o" * 300), "cannot be used: File name too long; name another folder"),
         (("--model", "sd-9"), "unknown model 'sd-9': known names are tiny, random-sd-1.5, sd-1.4"),
         (("--model", ""), "--model is empty"),
