@@ -581,7 +581,7 @@ json driver() {
     }
     try {
         device.allocate(int64_t{1} << 40);
-    } catch (const ParameterError& error) {
+    } catch (const OutOfMemoryError& error) {
         out["full"] = error.what();
     }
     return out;

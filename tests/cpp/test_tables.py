@@ -13,8 +13,8 @@ from ebca.runtime.sampling.tables import SchedulerTable, load_table
 
 CPP = Path(__file__).parents[2] / "runtime" / "cpp"
 SOURCES = (
-    *(f"contract/{name}" for name in ("dims", "directory", "json", "manifest", "sha256", "tensor", "validation")),
-    *("execution/arena", "sampling/schedulers"),
+    *(f"contract/{name}" for name in ("dims", "directory", "entry", "json", "manifest", "reading", "sha256", "tensor")),
+    *("contract/utf8", "contract/validation", "execution/arena", "sampling/schedulers"),
 )
 STEPS = (2, 3, 5, 15, 50, 199, 200)
 
