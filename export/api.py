@@ -55,10 +55,10 @@ def export_checkpoint(
     output = output_path(output_dir)
     check_output(output, overwrite=overwrite)
     check_unet_supported(checkpoint.unet.config)
-    if options.plans and checkpoint.vae is not None and downscale(checkpoint.vae) != PIXELS_PER_LATENT:
+    if options.plans and checkpoint.vae is not None and PIXELS_PER_LATENT % downscale(checkpoint.vae):
         raise ExportError(
-            f"the VAE has {downscale(checkpoint.vae)} pixels per latent and side, and plans are built for shapes in "
-            f"{PIXELS_PER_LATENT}",
+            f"the VAE has {downscale(checkpoint.vae)} pixels per latent and side, and plans are built for sides in "
+            f"multiples of {PIXELS_PER_LATENT}",
             "export without plans",
         )
     total = total_bytes(checkpoint, options)

@@ -49,15 +49,14 @@ def checked_options(args: argparse.Namespace) -> ExportOptions:
     return replace(options, plans=replace(options.plans, capabilities=capabilities))
 
 
-def with_native_shape(options: ExportOptions, args: argparse.Namespace, sample_size: int) -> ExportOptions:
+def with_native_shape(options: ExportOptions, args: argparse.Namespace, native: int) -> ExportOptions:
     """The options with plans for one shape, if no other was asked for: --height and --width, else the native size.
 
     Args:
-        sample_size: side of the model's latents.
+        native: side of the images that the model was trained on, in pixels.
     """
     if options.plans is None or options.plans.shapes:
         return options
-    native = shapes.PIXELS_PER_LATENT * sample_size
     shape = shapes.fixed(f"{args.batch_size}x{args.height or native}x{args.width or native}")
     return replace(options, plans=replace(options.plans, shapes=(shape,)))
 

@@ -50,7 +50,7 @@ def _run(args: argparse.Namespace, ctrl_c: console.CtrlC) -> int:
         _print_split(args, checkpoint)
         return 0
     ctrl_c.check()
-    options = checks.with_native_shape(options, args, native_side(checkpoint.unet))
+    options = checks.with_native_shape(options, args, native_side(checkpoint.unet) * _scale(checkpoint))
     with ExportProgress(out, ctrl_c) as progress:
         path = api.export_checkpoint(
             checkpoint, args.output_dir, options, overwrite=args.overwrite, on_progress=progress
@@ -79,6 +79,13 @@ def _load(args: argparse.Namespace, out: Console) -> "Checkpoint":
         )
 
 
+def _scale(checkpoint: "Checkpoint") -> int:
+    """Pixels per latent, along each side."""
+    from ebca.export.graph.modules import downscale
+
+    return PIXELS_PER_LATENT if checkpoint.vae is None else downscale(checkpoint.vae)
+
+
 def _print_split(args: argparse.Namespace, checkpoint: "Checkpoint") -> None:
     from ebca.export.cli.split_table import print_split
     from ebca.export.graph.split import split_unet
@@ -87,9 +94,9 @@ def _print_split(args: argparse.Namespace, checkpoint: "Checkpoint") -> None:
     split, sizes = split_unet(TracedUNet.of(checkpoint.unet))
     for name in ("height", "width"):
         if getattr(args, name) is not None:
-            sizes[name] = getattr(args, name) // PIXELS_PER_LATENT
+            sizes[name] = getattr(args, name) // _scale(checkpoint)
     sizes["batch"] = ROWS_PER_IMAGE * args.batch_size
-    print_split(split, sizes, checkpoint.name)
+    print_split(split, sizes, _scale(checkpoint), checkpoint.name)
 
 
 def _verify(path: Path, backend: str) -> int:

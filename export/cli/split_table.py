@@ -8,13 +8,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from ebca.export.graph.segments import Segment, Split
-from ebca.export.plans.shapes import PIXELS_PER_LATENT, ROWS_PER_IMAGE
+from ebca.export.plans.shapes import ROWS_PER_IMAGE
 
 
-def print_split(split: Split, sizes: Mapping[str, int], name: str) -> None:
-    """Print a line per segment: what follows it, its weights, and what it reads and writes at these sizes."""
+def print_split(split: Split, sizes: Mapping[str, int], scale: int, name: str) -> None:
+    """Print a line per segment: what follows it, its weights, and what it reads and writes at these sizes.
+
+    `scale`: pixels per latent, along each side.
+    """
     images = sizes["batch"] // ROWS_PER_IMAGE
-    height, width = (sizes[side] * PIXELS_PER_LATENT for side in ("height", "width"))
+    height, width = (sizes[side] * scale for side in ("height", "width"))
     table = Table(title=f"{escape(name)}: {len(split.segments)} segments at {images} x {width}x{height}, with guidance")
     table.add_column("segment")
     table.add_column("layer after it")

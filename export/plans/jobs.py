@@ -24,15 +24,18 @@ class Job:
     with_op: bool = False
 
 
-def unet_sizes(shape: ImageShape, options: PlanOptions, text_encoder: TextEncoderSpec | None) -> dict[str, Range]:
+def unet_sizes(
+    shape: ImageShape, options: PlanOptions, text_encoder: TextEncoderSpec | None, vae: VaeSpec | None
+) -> dict[str, Range]:
     """The sizes of the UNet call for an image shape, with guidance."""
+    scale = PIXELS_PER_LATENT if vae is None else vae.downscale
     tokens = text_encoder.max_length if text_encoder else _TOKENS
     return {
         "batch": _scaled(shape.images, ROWS_PER_IMAGE),
         "contexts": (1, 1, options.max_contexts),
         "tokens": (tokens, tokens, tokens),
-        "height": _latents(shape.height),
-        "width": _latents(shape.width),
+        "height": _latents(shape.height, scale),
+        "width": _latents(shape.width, scale),
     }
 
 
@@ -53,7 +56,7 @@ def jobs(
         found.setdefault(file, Job(name, used, file, with_op=name == unet.full_unet_with_updates))
 
     for shape in options.shapes:
-        sizes = unet_sizes(shape, options, text_encoder)
+        sizes = unet_sizes(shape, options, text_encoder, vae)
         for segment in unet.segments:
             add(segment, sizes)
         if unet.full_unet:
@@ -74,9 +77,9 @@ def _scaled(size: Range, factor: int) -> Range:
     return factor * low, factor * best, factor * high
 
 
-def _latents(pixels: Range) -> Range:
+def _latents(pixels: Range, scale: int) -> Range:
     low, best, high = pixels
-    return low // PIXELS_PER_LATENT, best // PIXELS_PER_LATENT, high // PIXELS_PER_LATENT
+    return low // scale, best // scale, high // scale
 
 
 def _tag(sizes: Mapping[str, Range]) -> str:

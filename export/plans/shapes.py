@@ -8,7 +8,7 @@ from ebca.engines.contract.plans import Range
 from ebca.errors import ParameterError
 
 PIXELS_PER_LATENT = 8
-"""Pixels along each side that one latent of Stable Diffusion stands for."""
+"""Pixels along each side that one latent of Stable Diffusion stands for. Sides of images are multiples of it."""
 
 LARGEST_SIDE = 1 << 16
 """Pixels along each side that no image has more of."""

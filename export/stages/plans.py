@@ -5,7 +5,7 @@ from functools import partial
 
 from ebca.engines.backends.tensorrt_library import platform_name
 from ebca.engines.contract import dims, plans
-from ebca.engines.contract.manifest import Component, TextEncoderSpec
+from ebca.engines.contract.manifest import Component, TextEncoderSpec, VaeSpec
 from ebca.engines.contract.plans import LibraryPlans, Plan, Range
 from ebca.errors import ExportError
 from ebca.export.plans.jobs import Job, jobs, unet_sizes
@@ -24,7 +24,7 @@ def export(context: Context) -> StageResult:
     assert options is not None
     text_encoder, vae = (before.sections.get(name) for name in ("text_encoder", "vae"))
     work = jobs(options, before.components, before.sections["unet"], text_encoder, vae)
-    built = build(work, options, before.components, text_encoder, context.workspace, context.report)
+    built = build(work, options, before.components, text_encoder, vae, context.workspace, context.report)
     files = tuple(plan.file for entries in built.components.values() for plan in entries)
     return StageResult(files=files, sections={"plans": {options.library: built}})
 
@@ -34,6 +34,7 @@ def build(
     options: PlanOptions,
     components: Mapping[str, Component],
     text_encoder: TextEncoderSpec | None,
+    vae: VaeSpec | None,
     workspace: Workspace,
     on_plan: OnPlan,
 ) -> LibraryPlans:
@@ -62,7 +63,7 @@ def build(
         version=builder.version,
         compute_capabilities=options.capabilities or (builder.own_capability(),),
         platform=platform_name(),
-        shapes=tuple(unet_sizes(shape, options, text_encoder) for shape in options.shapes),
+        shapes=tuple(unet_sizes(shape, options, text_encoder, vae) for shape in options.shapes),
         components={name: tuple(entries) for name, entries in made.items()},
     )
 

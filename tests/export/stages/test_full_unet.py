@@ -299,7 +299,7 @@ def test_the_manifest_names_its_plan(directory: Path, tmp_path: Path, monkeypatc
     monkeypatch.setattr(plans, "Builder", Builder)
     workspace = Workspace(tmp_path / "engine", "key")
     shutil.copytree(directory / "unet", workspace.folder / "unet")
-    built = plans.build(work, options, manifest.components, None, workspace, lambda text, done: None)
+    built = plans.build(work, options, manifest.components, None, None, workspace, lambda text, done: None)
     assert flags == [True]
     files = {**manifest.files, work[0].file: workspace.record(work[0].file)}
     (tmp_path / manifests.FILE_NAME).write_text(

@@ -130,7 +130,9 @@ def test_a_finished_plan_is_kept_and_a_damaged_one_built_again(
         try:
             with monkeypatch.context() as patch:
                 patch.setattr(Builder, "build", record)
-                plans.build(work, options, manifest.components, manifest.text_encoder, workspace, progress)
+                plans.build(
+                    work, options, manifest.components, manifest.text_encoder, manifest.vae, workspace, progress
+                )
         finally:
             workspace.release()
         return made
