@@ -21,7 +21,7 @@ _OPERATORS = (
     "plugins.exclusive_attention",
 )
 _EXECUTION = (*_BACKENDS, *_OPERATORS, "runtime.shown", "runtime.schema", "runtime.devices", "runtime.execution")
-_VALUES = ("errors", "runtime.shown", "runtime.schema", "runtime.validation", "runtime.noise")
+_VALUES = ("errors", "result_files", "runtime.shown", "runtime.schema", "runtime.validation", "runtime.noise")
 _STAGES = (*_VALUES, *_EXECUTION, "runtime.text", "runtime.components")
 _SAMPLING = (*_STAGES, "runtime.sampling")
 _REQUEST = (*_SAMPLING, "runtime.conditioning", "runtime.images", "runtime.telemetry")
@@ -44,7 +44,8 @@ _ENGINE = (*_SESSION, "runtime.engine", "runtime.denoiser", "version")
 ROOMS: Mapping[str, tuple[str, ...]] = {
     "errors": (),
     "version": (),
-    "console": ("errors", "version"),
+    "result_files": ("errors",),
+    "console": ("errors", "version", "result_files"),
     "runtime.shown": (),
     "engines.contract": ("errors",),
     "engines.machine": ("errors",),
@@ -65,7 +66,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "runtime.components": (*_EXECUTION, "engines.cache", "runtime.schema", "runtime.validation", "runtime.text"),
     "runtime.conditioning": _STAGES,
     "runtime.images": _STAGES,
-    "runtime.telemetry": (*_EXECUTION, "runtime.images"),
+    "runtime.telemetry": (*_EXECUTION, "result_files", "runtime.images"),
     "runtime.sampling": _STAGES,
     "runtime.request": _REQUEST,
     "runtime.results": ("errors", "runtime.shown", "runtime.images"),

@@ -17,6 +17,7 @@ from ebca.plugins import compile as ahead
 from ebca.plugins.energy_attention.launches import EnergyAttention, OpShape
 from ebca.plugins.kernels.binaries import DTYPES
 from ebca.plugins.kernels.launch import CudaLauncher, KernelLibrary
+from ebca.result_files import check_writable
 
 PROGRAM = "python -m ebca.bench.kernel"
 
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     options.check_results(args)
     if args.tune is not None:
-        console.check_result("--tune", args.tune)
+        check_writable(args.tune, "--tune")
     with CudaLauncher(args.device) as launcher:
         torch = load_torch(args.device)
         if args.tune is not None:

@@ -14,6 +14,7 @@ from ebca import console
 from ebca.engines.backends.registry import CPU_BACKENDS, GPU_BACKENDS
 from ebca.engines.machine.cache_folder import cache_folder
 from ebca.errors import ParameterError
+from ebca.result_files import check_writable
 from ebca.runtime.cli import options
 from ebca.runtime.diagnostics import verify as verification
 from ebca.runtime.diagnostics.directory import check_engine
@@ -82,7 +83,7 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     as_text = args.json != _STANDARD_OUTPUT
     if args.json is not None and as_text:
-        console.check_result("--json", args.json)
+        check_writable(args.json, "--json")
     out = Console(soft_wrap=True, highlight=False)
     found: list[Finding] = []
 

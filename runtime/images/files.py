@@ -1,17 +1,14 @@
 """Image files that carry the parameters of their images: PNG, JPEG and WebP."""
 
-import errno
 import json
-import secrets
-import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 from ebca.errors import ParameterError
+from ebca.result_files import check_writable, reason_of, replacing
 from ebca.runtime.validation import warn, whole
 
 KEY = "ebca"
@@ -28,11 +25,6 @@ _NAMES = "a .png, .jpg or .webp file"
 _ASCII = b"ASCII\0\0\0"
 # A segment of a JPEG file has a length of two bytes, which counts them too.
 _MOST_EXIF = 65535 - 2
-_REMEDIES = {
-    errno.ENOSPC: "free some space, or name a file on another disk",
-    errno.EDQUOT: "free some space, or name a file on another disk",
-    errno.ENAMETOOLONG: "shorten its name",
-}
 
 
 def save_image(
@@ -80,7 +72,7 @@ def read_parameters(path: str | Path) -> dict[str, Any]:
     except UnidentifiedImageError:
         raise ParameterError(f"'{path}' is not a PNG, JPEG or WebP image", "name a file that ebca wrote") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        problem = f"'{path}' cannot be read as a PNG, JPEG or WebP image: {_reason(error)}"
+        problem = f"'{path}' cannot be read as a PNG, JPEG or WebP image: {reason_of(error)}"
         raise ParameterError(problem, "name a file that ebca wrote") from None
     if found is None:
         raise ParameterError(
@@ -104,42 +96,8 @@ def check_image_path(path: str | Path, what: str = "the image file") -> None:
     """Raise ParameterError unless `save_image` can write this file; `what` names it. Nothing is left behind."""
     path = expanded(path)
     # A folder is called one before its name is.
-    check_path(path, what)
+    check_writable(path, what)
     check_suffix(path, what)
-
-
-def check_path(path: str | Path, what: str) -> None:
-    """Raise ParameterError unless `replacing` can write this file; `what` names it. Nothing is left behind."""
-    path = expanded(path)
-    with _errors(what, path):
-        if path.exists() and stat.S_ISDIR(path.stat().st_mode):
-            raise ParameterError(f"{what} '{path}' is a folder", "name a file")
-        folder = path.absolute().parent
-        while not folder.exists():
-            folder = folder.parent
-        probe = _beside(folder / path.name)
-        probe.touch(exist_ok=False)
-        probe.unlink()
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that gets the name `path` if the block ends without an error; else nothing is left.
-
-    Raises:
-        ParameterError: the file cannot be written.
-    """
-    with _errors("the file", path):
-        if path.is_dir():
-            raise ParameterError(f"the file '{path}' is a folder", "name a file")
-        _make_folder(path.parent)
-        temporary = _beside(path)
-        try:
-            with temporary.open("xb") as file:
-                yield file
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def expanded(path: str | Path) -> Path:
@@ -221,32 +179,3 @@ def _stored(image: Image.Image) -> dict[str, Any] | None:
     except (KeyError, TypeError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
-
-
-def _beside(path: Path) -> Path:
-    """A new file name in the same folder, of a length that every file system takes."""
-    return path.with_name(f".{KEY}-{secrets.token_hex(8)}.tmp")
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise NotADirectoryError(errno.ENOTDIR, "Not a directory") from None
-
-
-@contextmanager
-def _errors(what: str, path: Path) -> Iterator[None]:
-    """Errors of the file system, and of Pillow, as one line."""
-    try:
-        yield
-    except ParameterError:
-        raise
-    except (OSError, ValueError) as error:
-        number = error.errno if isinstance(error, OSError) else None
-        remedy = _REMEDIES.get(number or 0, "name a file in a writable folder")
-        raise ParameterError(f"{what} '{path}' cannot be written: {_reason(error)}", remedy) from None
-
-
-def _reason(error: Exception) -> str:
-    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ebca.errors import ParameterError
-from ebca.runtime.images.files import expanded, replacing
+from ebca.result_files import replacing
+from ebca.runtime.images.files import expanded
 from ebca.runtime.shown import Shown
 
 

@@ -18,9 +18,6 @@ from ebca.runtime import native
 ROOT = Path(__file__).parents[2]
 CPP = ROOT / "runtime" / "cpp"
 SLOW = pytest.mark.skipif(not os.environ.get("EBCA_SLOW_TESTS"), reason="takes minutes; EBCA_SLOW_TESTS=1 runs it")
-CONTRACT = [
-    f"contract/{name}" for name in ("dims", "entry", "json", "manifest", "reading", "sha256", "tensor", "validation")
-]
 NOTHING = 77  # of sanitize.sh: the compiler has no sanitizers
 
 
@@ -93,25 +90,17 @@ def test_sanitizers_find_nothing(
 @pytest.mark.parametrize(
     ("target", "sources"),
     [
-        (
-            "manifest",
-            ["execution/arena", *CONTRACT],
-        ),
-        (
-            "table",
-            [*CONTRACT, "contract/directory", "sampling/schedulers"],
-        ),
+        ("manifest", ["execution/arena", *building.CONTRACT]),
+        ("table", [*building.CONTRACT, "contract/directory", "sampling/schedulers"]),
     ],
 )
 def test_fuzz_targets_take_their_seeds(
     target: str, sources: list[str], cmake_build: Path, header_options: list[str], tmp_path: Path
 ) -> None:
     """And a second of mutations of them; the tokenizer's target is in test_tokenizer.py."""
-    includes = [f"-I{option.partition('=')[2]}" for option in header_options]
-    objects = [cmake_build / "CMakeFiles" / "ebca_core.dir" / "src" / f"{name}.cpp.o" for name in sources]
     fuzz, program = CPP / "fuzz", tmp_path / "fuzz"
     mains = [fuzz / f"fuzz_{target}.cpp", fuzz / "standalone.cpp"]
-    building.run("c++", "-std=c++17", "-O0", f"-I{CPP / 'src'}", *includes, *mains, *objects, "-o", program)
+    building.link(program, mains, sources, cmake_build, header_options)
     seeds = sorted((fuzz / "seeds" / target).iterdir())
     assert seeds
     said = building.run(program, "-seconds=1", *seeds, cwd=tmp_path)

@@ -11,21 +11,14 @@ from helpers import building
 
 from ebca.runtime.sampling.tables import SchedulerTable, load_table
 
-CPP = Path(__file__).parents[2] / "runtime" / "cpp"
-SOURCES = (
-    *(f"contract/{name}" for name in ("dims", "directory", "entry", "json", "manifest", "reading", "sha256", "tensor")),
-    *("contract/utf8", "contract/validation", "execution/arena", "sampling/schedulers"),
-)
+SOURCES = [*building.CONTRACT, "contract/directory", "contract/utf8", "execution/arena", "sampling/schedulers"]
 STEPS = (2, 3, 5, 15, 50, 199, 200)
 
 
 @pytest.fixture(scope="module")
 def probe(cmake_build: Path, header_options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    includes = [f"-I{option.partition('=')[2]}" for option in header_options]
-    objects = [cmake_build / "CMakeFiles" / "ebca_core.dir" / "src" / f"{name}.cpp.o" for name in SOURCES]
     program = tmp_path_factory.mktemp("probe") / "table_probe"
-    source = Path(__file__).with_name("table_probe.cpp")
-    building.run("c++", "-std=c++17", "-O0", f"-I{CPP / 'src'}", *includes, source, *objects, "-o", program)
+    building.link(program, [Path(__file__).with_name("table_probe.cpp")], SOURCES, cmake_build, header_options)
     return program
 
 

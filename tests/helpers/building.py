@@ -3,12 +3,18 @@
 import fcntl
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+
+CPP = Path(__file__).parents[2] / "runtime" / "cpp"
+CONTRACT = [
+    f"contract/{name}" for name in ("dims", "entry", "json", "manifest", "reading", "sha256", "tensor", "validation")
+]
+"""The sources that a program needs to read manifests."""
 
 
 def unavailable(reason: str) -> NoReturn:
@@ -37,3 +43,12 @@ def run(*command: str | Path, **options: Any) -> str:
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, **options)
     assert done.returncode == 0, f"{command}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
     return done.stdout
+
+
+def link(
+    program: Path, mains: Iterable[Path], sources: Iterable[str], cmake_build: Path, header_options: Iterable[str]
+) -> None:
+    """Build a program from some sources of its own and some of the library, which are compiled already."""
+    includes = [f"-I{option.partition('=')[2]}" for option in header_options]
+    objects = [cmake_build / "CMakeFiles" / "ebca_core.dir" / "src" / f"{name}.cpp.o" for name in sources]
+    run("c++", "-std=c++17", "-O0", f"-I{CPP / 'src'}", *includes, *mains, *objects, "-o", program)

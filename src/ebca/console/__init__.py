@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ebca.console.files import check_result, check_results, write_json, write_text
+from ebca.console.files import check_results, write_json, write_text
 from ebca.console.streams import GuardedStream, guarded
 from ebca.console.usage import Parser, name_or_path, one_line, path
 from ebca.errors import EbcaError
@@ -27,7 +27,6 @@ __all__ = [
     "Parser",
     "PrepareProgress",
     "ProgressLine",
-    "check_result",
     "check_results",
     "name_or_path",
     "notice",

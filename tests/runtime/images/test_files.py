@@ -11,7 +11,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import ebca
-from ebca.runtime.images.files import check_image_path, numbered, read_parameters, replacing, save_image
+from ebca.result_files import replacing
+from ebca.runtime.images.files import check_image_path, numbered, read_parameters, save_image
 
 PARAMETERS = {
     "prompt": 'ein Löwe 🦁 "with" a\ncrown',
