@@ -241,12 +241,22 @@ class CudaDevice:
             for recording in recordings:
                 recording()
 
+        def together() -> None:
+            for recording in recordings:
+                recording.enqueue()
+
         def make() -> Any:
             for recording in recordings:
                 self._refresh(recording)
             graphs = [recording.graph for recording in recordings]
-            # A recording without a graph has logged its warning already.
-            return None if None in graphs else self._or_none(self.driver.chain, graphs)
+            if None in graphs:
+                return None  # It has logged its warning already.
+            try:
+                return self.driver.chain(graphs)
+            except BackendError as error:
+                # A library that allocates memory inside a graph makes it one that cannot be part of another.
+                log.info("the evaluations of a run are captured together, because graphs cannot be joined: %s", error)
+                return self._or_none(self.driver.capture, together)
 
         return self._refresh(Recording(self, enqueue, make))
 

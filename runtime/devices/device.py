@@ -66,6 +66,10 @@ class GraphDevice(Protocol):
         """Device memory allocated since this device was opened, by any process, in bytes."""
         ...
 
+    def run(self, call: Call) -> None:
+        """See `Device`."""
+        ...
+
     def sampling(self, kernel: str, arrays: Arrays) -> Call:
         """One of `ebca.plugins.sampling.KERNELS`, or EMBED, bound to its arrays."""
         ...

@@ -40,7 +40,6 @@ class GraphSampler:
         self._state: dict[str, MirroredBuffer] = {}
         self._history: object = None
         self._table: TimeTable | None = None
-        self._embed: Recording | None = None
         self._room = 0
         self._recorded: dict[str, Recording] = {}
         self._chain: tuple[tuple[str, ...], Recording] | None = None
@@ -53,8 +52,6 @@ class GraphSampler:
         # Opening a component outdates recordings, so everything is opened first.
         for variant in variants:
             self._executor.calls(variant, embedded=self._table is not None)
-        for variant in variants:
-            self.record(variant)
         self._fill(inputs, table)
         if inputs.extra_channels is not None:
             sample = self._executor.sample
@@ -63,8 +60,11 @@ class GraphSampler:
         self._executor.set_control(inputs.controls[0])
         self._executor.upload()
         self._device.upload(list(self._state.values()))
-        if self._table is not None and self._embed is None:
-            self._embed = self._device.graph([self._table.call], warm=[self._table.call])
+        if self._table is not None:
+            # Not part of the graphs: cuBLAS allocates memory for products of so many rows, which no child graph may.
+            self._device.run(self._table.call)
+        for variant in variants:
+            self.record(variant)
 
     def run(self, inputs: SamplerInputs, on_step: OnStep | None = None) -> Samples:
         """See `ebca.runtime.sampling.sampler.Sampler`.
@@ -82,8 +82,6 @@ class GraphSampler:
             share = (time.perf_counter() - began) / len(variants)
             return Samples(np.array(latents), timesteps, [share] * len(variants))
         seconds = []
-        if self._embed is not None:
-            self._embed()
         for index, variant in enumerate(variants):
             began = time.perf_counter()
             self.record(variant)()
@@ -126,8 +124,7 @@ class GraphSampler:
         """The evaluations of a run as one launch. The latest one is kept for reuse."""
         if self._chain is None or self._chain[0] != variants:
             self._chain = None
-            before = [] if self._embed is None else [self._embed]
-            self._chain = variants, self._device.chain([*before, *(self.record(variant) for variant in variants)])
+            self._chain = variants, self._device.chain([self.record(variant) for variant in variants])
         return self._chain[1]
 
     def _fill(self, inputs: SamplerInputs, table: SchedulerTable) -> None:
@@ -167,7 +164,7 @@ class GraphSampler:
         # Assigned together: the capacity must match the buffers even if an allocation fails.
         self._state, self._history, self._room = state, history, room
         self._recorded.clear()
-        self._chain = self._embed = self._table = None
+        self._chain = self._table = None
         if self._executor.unet.time_step is not None and in_words(self._executor.buffers):
             self._table = self._executor.time_table(state["timesteps"].array)
             for name, values in zip(("embedding_base", "embedding_stride"), self._table.gather(), strict=True):
