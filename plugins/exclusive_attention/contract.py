@@ -34,8 +34,8 @@ TENSORS: Final[Mapping[str, Tensor]] = {
 """All tensors, modified in place.
 
 step: index of the evaluation that made `maps`. At 0 the averages begin.
-subjects: a row's subjects are its first groups, so many; 0 in every unconditional row. The bias of a row is zero if it has
-    none, or one that is not fixed.
+subjects: a row's subjects are its first groups, so many; 0 in every unconditional row. The bias of a row is zero if it
+    has none, or one that is not fixed.
 strengths: lambda and mu of the bias that an evaluation makes, so those of the next evaluation.
 fixed: 1 for a subject whose place is given.
 beyond: how far a position is outside of that place, 0 to 1; not read for other subjects.

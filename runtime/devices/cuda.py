@@ -113,6 +113,10 @@ class Kernels(Protocol):
         """One of `ebca.plugins.sampling.KERNELS`, or EMBED, bound to its arrays."""
         ...
 
+    def exclude(self, arrays: Arrays, layer_stride: int) -> Call:
+        """The kernel of `ebca.plugins.exclusive_attention`, see `ebca.runtime.devices.device.GraphDevice`."""
+        ...
+
     def register(self, trt: Any, registry: Any) -> object:
         """Register energy cross attention with TensorRT, see `ebca.engines.backends.protocol.Register`."""
         ...
@@ -194,6 +198,9 @@ class CudaDevice:
 
     def sampling(self, kernel: str, arrays: Arrays) -> Call:
         return self.kernels.sampling(kernel, arrays)
+
+    def exclude(self, arrays: Arrays, layer_stride: int) -> Call:
+        return self.kernels.exclude(arrays, layer_stride)
 
     @contextmanager
     def ready(self) -> Iterator[None]:

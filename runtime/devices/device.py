@@ -74,6 +74,15 @@ class GraphDevice(Protocol):
         """One of `ebca.plugins.sampling.KERNELS`, or EMBED, bound to its arrays."""
         ...
 
+    def exclude(self, arrays: Arrays, layer_stride: int) -> Call:
+        """The kernel of `ebca.plugins.exclusive_attention`, bound to its arrays.
+
+        Args:
+            arrays: by the names in its TENSORS.
+            layer_stride: elements from the maps of one layer to those of the next.
+        """
+        ...
+
     def graph(self, calls: Sequence[Call], warm: Sequence[Call]) -> Recording:
         """One launch of all of `calls`. Those in `warm` run once before they are recorded."""
         ...

@@ -1,0 +1,28 @@
+"""What a run is told about the subjects of its images."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class SubjectInputs:
+    """The subjects of n images, and how strongly they are kept apart.
+
+    Letters: m evaluations (RePaint: steps), T tokens, G groups, h x w the grid of the maps.
+
+    Attributes:
+        token_groups: int32 [n,T], the group of each token of an image's prompt; -1 for none.
+        counts: int32 [n], subjects of each image: its groups 0 to counts[i] - 1.
+        strengths: float32 [m,2], lambda and mu of each evaluation.
+        window: size of a subject's place, in sides of the smaller side.
+        regions: float32 [n,G,h,w] in [0,1], 1 where a subject belongs; read only where `fixed`.
+        fixed: bool [n,G], the subject has a region.
+    """
+
+    token_groups: np.ndarray
+    counts: np.ndarray
+    strengths: np.ndarray
+    window: float
+    regions: np.ndarray
+    fixed: np.ndarray
