@@ -66,7 +66,7 @@ class GraphSampler:
         self._executor.upload()
         self._device.upload(list(self._state.values()))
         if self._table is not None:
-            # Not part of the graphs: cuBLAS allocates memory for products of so many rows, which no child graph may.
+            # Not part of any graph, since it runs once.
             self._device.run(self._table.call)
         for variant in variants:
             self.record(variant)
