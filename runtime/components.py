@@ -1,10 +1,8 @@
 """The components of an engine directory, opened on a device and shared by sessions and threads."""
 
-import os
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
@@ -33,8 +31,6 @@ OnPrepare = Callable[[int, int, str], None]
 
 # A component that is opened per size stays open for the sizes that were used last.
 _KEPT_SIZES = 2
-# More at the same time gain little and need more memory while they open.
-_OPEN_AT_ONCE = 8
 # Texts that a component of fixed shape encodes together: a prompt and its negative prompt.
 _TEXTS_AT_ONCE = 2
 
@@ -123,52 +119,14 @@ class Components:
             dimensions = self._dimensions(component, sizes)
             key = tuple(sorted(dimensions.items()))
             opened = self._runners.setdefault(component, {})
-            runner = opened.get(key)
+            runner = opened.pop(key, None)
             if runner is None:
-                # Before it is opened, so that no more of them are open at the same time.
                 while len(opened) >= _KEPT_SIZES:
                     opened.pop(next(iter(opened)))
                 runner = self._open(component, dimensions)
-            # Opening may have closed others, this component's among them.
-            self._keep(component, key, runner)
+            # The one used last is the last to go. Opening may have closed others, this component's among them.
+            self._runners.setdefault(component, {})[key] = runner
             return runner
-
-    def open_together(self, components: Sequence[str], sizes: Mapping[str, int]) -> None:
-        """Open several components at the same time, so that `runner` finds them open.
-
-        Each session of ONNX Runtime takes a tenth of a second to open on a GPU, most of it on one core. What cannot be
-        opened here, as for lack of memory, is left to `runner`, which can make room and says why.
-
-        Args:
-            components: their names.
-            sizes: as in `runner`.
-        """
-        if not self.backend.fixes_shapes:
-            return
-        with self.device.ready(), self._lock:
-            missing = {}
-            for name in dict.fromkeys(components):
-                dimensions = self._dimensions(name, sizes)
-                if tuple(sorted(dimensions.items())) not in self._runners.get(name, {}):
-                    missing[name] = dimensions
-            if len(missing) < 2:
-                return
-            self._prepared.prepare(missing)
-            if self.backend.shares_scratch:
-                self.device.invalidate()
-            with ThreadPoolExecutor(max_workers=min(len(missing), os.cpu_count() or 1, _OPEN_AT_ONCE)) as pool:
-                opening = {name: pool.submit(self._prepared.open, name, fixed) for name, fixed in missing.items()}
-            for name, future in opening.items():
-                if future.exception() is None:
-                    self._keep(name, tuple(sorted(missing[name].items())), future.result())
-
-    def _keep(self, component: str, key: tuple[tuple[str, int], ...], runner: Runner) -> None:
-        """Remember an opened component; the one used last is the last to go."""
-        opened = self._runners.setdefault(component, {})
-        opened.pop(key, None)
-        while len(opened) >= _KEPT_SIZES:
-            opened.pop(next(iter(opened)))
-        opened[key] = runner
 
     def _dimensions(self, component: str, sizes: Mapping[str, int]) -> dict[str, int]:
         """What to open a component for, see `Backend.fixes_shapes`."""
@@ -228,7 +186,6 @@ class Components:
             self.full_unet_with_updates,
             channels_last=unet.channels_last.get(self.backend.name, ()),
             groups=groups,
-            open_together=self.open_together,
         )
         try:
             return self.with_room(make)

@@ -14,9 +14,6 @@ from ebca.runtime.execution.buffers import Buffers
 OpenRunner = Callable[[str, Mapping[str, int]], Runner]
 """Opens a component by name, for given sizes: batch, contexts, tokens, height, width."""
 
-OpenTogether = Callable[[Sequence[str], Mapping[str, int]], None]
-"""Opens several components at the same time; `OpenRunner` returns them afterwards."""
-
 Operands = tuple[Runner, Arrays, Arrays]
 """A runner, its inputs and its outputs."""
 
@@ -43,31 +40,19 @@ class StepBinder:
         open_runner: opens a component by name, for given sizes.
         buffers: hold all inputs and outputs.
         device: where the buffers are.
-        open_together: opens all segments before they are bound; None: each is opened when its turn comes.
     """
 
-    def __init__(
-        self,
-        unet: UNetSpec,
-        open_runner: OpenRunner,
-        buffers: Buffers,
-        device: Device,
-        open_together: OpenTogether | None = None,
-    ) -> None:
+    def __init__(self, unet: UNetSpec, open_runner: OpenRunner, buffers: Buffers, device: Device) -> None:
         self._unet = unet
         self._open = open_runner
         self._buffers = buffers
         self._device = device
-        self._open_together = open_together
         self._workspaces: list[Memory] = []
 
     def steps(self, variant: str, first: int = 0) -> list[Call]:
         """One bound call per step of the manifest, in order, from the first one to bind."""
-        steps = self._unet.steps[first:]
         with self._device.ready():
-            if self._open_together is not None:
-                self._open_together([step.segment for step in steps if step.segment is not None], self._buffers.sizes)
-            return self._bind([self._step(step, variant) for step in steps])
+            return self._bind([self._step(step, variant) for step in self._unet.steps[first:]])
 
     def full_unet(self, runner: Runner | str, controls: Iterable[str] = ()) -> list[Call]:
         """A full UNet bound to the inputs, the outputs and these controls.

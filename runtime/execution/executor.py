@@ -8,7 +8,7 @@ import numpy as np
 from ebca.engines.backends.protocol import Call, Runner
 from ebca.engines.contract.manifest import UNetSpec
 from ebca.runtime.devices.device import Device
-from ebca.runtime.execution.binding import OpenRunner, OpenTogether, StepBinder
+from ebca.runtime.execution.binding import OpenRunner, StepBinder
 from ebca.runtime.execution.buffers import Buffers
 from ebca.runtime.execution.control import ControlArrays
 from ebca.runtime.execution.time_table import TimeTable
@@ -25,7 +25,6 @@ class Executor:
         full_unet_with_updates: component that runs the variant "update" as one graph; None: run its steps one by one.
         channels_last: tensors that are [B,h,w,C] in memory, see `UNetSpec.channels_last`.
         groups: of tokens, for the guided variants of the op; 0: none of these will run.
-        open_together: opens several components at the same time; None: they are opened one by one.
 
     Attributes:
         sample: [B,C,h,w] float32, input; keeps its values between evaluations.
@@ -45,13 +44,12 @@ class Executor:
         *,
         channels_last: Collection[str] = (),
         groups: int = 0,
-        open_together: OpenTogether | None = None,
     ) -> None:
         self.unet = unet
         self.device = device
         self.buffers = Buffers(unet, sizes, device, channels_last, groups)
         self._open_runner = open_runner
-        self._binder = StepBinder(unet, open_runner, self.buffers, device, open_together)
+        self._binder = StepBinder(unet, open_runner, self.buffers, device)
         self._full_unet_with_updates = full_unet_with_updates
         self._steps: dict[tuple[str, bool], list[Call]] = {}
         self._full_unets: dict[str, list[Call]] = {}

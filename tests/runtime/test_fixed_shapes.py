@@ -1,8 +1,6 @@
 """Backends that open components for given sizes, keep them open, and share scratch memory, as ONNX Runtime's CUDA
 provider does. Here ONNX Runtime on the CPU plays that part, on a CUDA device without a GPU."""
 
-import os
-import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,7 +19,7 @@ from ebca.engines.backends import registry
 from ebca.engines.backends.protocol import Arrays, BackendOptions, Call, Runner
 from ebca.engines.contract.directory import open_directory
 from ebca.engines.contract.manifest import Component
-from ebca.errors import BackendError, DeviceMemoryError
+from ebca.errors import DeviceMemoryError
 from ebca.runtime.engine import Engine
 
 SETTINGS: dict[str, Any] = {"steps": 3, "scheduler": "ddim", "seed": 1, "gamma_attn": 0.003, "output": "np"}
@@ -140,42 +138,6 @@ def test_the_two_sizes_used_last_stay_open(opened: Opened) -> None:
     assert backend.opened[graph] == 3
     engine.runner(component, sizes[1])
     assert backend.opened[graph] == 4
-
-
-def test_segments_open_at_the_same_time(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two openings wait for each other here, so that one after the other would never end."""
-    engine, backend, _ = opened
-    meeting, inner = threading.Barrier(2, timeout=60), backend.open
-
-    def met(*args: Any) -> Runner:
-        meeting.wait()
-        return inner(*args)
-
-    names = engine.manifest.unet.segments[:4]
-    sizes = {"batch": 2, "contexts": 1, "tokens": 77, "height": 8, "width": 8}
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "cpu_count", lambda: 2)
-        patched.setattr(backend, "open", met)
-        engine.open_together(names, sizes)
-    before = backend.opened.copy()
-    assert before.total() == 4
-    engine.open_together(names, sizes)
-    for name in names:
-        engine.runner(name, sizes)
-    assert backend.opened == before
-
-
-def test_what_cannot_be_opened_together_is_opened_alone_and_reported(opened: Opened) -> None:
-    engine, backend, _ = opened
-    names = engine.manifest.unet.segments[:3]
-    sizes = {"batch": 2, "contexts": 1, "tokens": 77, "height": 8, "width": 8}
-    backend.refuse = [DeviceMemoryError("the GPU has too little memory left"), BackendError("no kernel")]
-    engine.open_together(names, sizes)
-    assert backend.opened.total() == 1
-    backend.refuse = [BackendError("no kernel")]
-    missing = next(name for name in names if not backend.opened[engine.manifest.components[name].graph])
-    with pytest.raises(BackendError, match="no kernel"):
-        engine.runner(missing, sizes)
 
 
 def test_texts_are_encoded_in_pairs_with_the_same_result(opened: Opened, shapes_dir: Path) -> None:
