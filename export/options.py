@@ -47,6 +47,8 @@ class ExportOptions:
             the UNet's size once more.
         scheduler_steps: step counts to tabulate beside 1 to 200.
         guidance_scale: the default guidance scale of this model.
+        subject_side: of the maps that locate subjects, in positions at the native size. None: found, see
+            `ebca.export.stages.subject_layers`.
     """
 
     precision: str = "fp32"
@@ -57,6 +59,7 @@ class ExportOptions:
     with_full_unet_updates: bool = False
     scheduler_steps: Sequence[int] = ()
     guidance_scale: float = GUIDANCE_SCALE
+    subject_side: int | None = None
 
     @property
     def stores_half(self) -> bool:

@@ -166,11 +166,12 @@ class Components:
             for name in self.manifest.unet.segments:
                 self.runner(name, {})
 
-    def executor(self, sizes: Mapping[str, int]) -> Executor:
+    def executor(self, sizes: Mapping[str, int], groups: int = 0) -> Executor:
         """A new executor with its own buffers, see `ebca.runtime.execution.executor`.
 
         Args:
             sizes: batch, contexts, tokens, height, width (latent).
+            groups: of tokens, for the guided variants of the op.
 
         Raises:
             OutOfMemoryError: not enough memory.
@@ -184,6 +185,7 @@ class Components:
             self.device,
             self.full_unet_with_updates,
             channels_last=unet.channels_last.get(self.backend.name, ()),
+            groups=groups,
         )
         try:
             return self.with_room(make)

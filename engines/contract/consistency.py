@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ebca.engines.contract import plans
+from ebca.engines.contract import dims, plans
 from ebca.engines.contract.dims import Dim
 from ebca.engines.contract.entries import Component, LayerSpec, Manifest, Step, UNetSpec
 from ebca.engines.contract.tensors import TensorSpec
@@ -22,6 +22,9 @@ _OP_SHAPES: Mapping[str, tuple[Dim | None, ...]] = {
     "norm_factor": (),
     "tie": ("batch", "contexts", "contexts"),
     "mask": ("batch", "contexts", "positions"),
+    "bias": ("batch", "contexts", "groups", "positions"),
+    "token_groups": ("batch", "contexts", "tokens"),
+    "maps": ("batch", "groups", "positions"),
 }
 # What computes in float16 where graphs do.
 _OP_HALF = ("q", "k", "v", "out")
@@ -33,6 +36,12 @@ OP_VARIANTS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "energies": (("q", "k", "v", *_CONTROLS, "mask"), ("out", "g", "energy_attn", "energy_norm")),
 }
 """Inputs and outputs of each variant of the op."""
+
+GUIDED_VARIANTS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    f"{variant}_guided": ((*inputs, "bias", "token_groups"), (*outputs, "maps"))
+    for variant, (inputs, outputs) in OP_VARIANTS.items()
+}
+"""Those of the guided variants, which the ops of `UNetSpec.subject_layers` have."""
 
 
 def check(manifest: Manifest) -> None:
@@ -46,7 +55,8 @@ def check(manifest: Manifest) -> None:
     _check_channels_last(manifest.unet)
     _check_steps(manifest)
     for layer in manifest.unet.layers:
-        _check_op(manifest, layer)
+        _check_op(manifest, layer, OP_VARIANTS)
+    _check_subject_layers(manifest)
     _check_full_unets(manifest)
     _check_kind(manifest)
     _check_text(manifest)
@@ -193,20 +203,42 @@ def _op_tensors(names: Mapping[str, Any] | tuple[str, ...], layer: LayerSpec, ha
     width = layer.heads * layer.head_dim
     return {
         name: TensorSpec(
-            half if name in _OP_HALF else "float32",
+            half if name in _OP_HALF else "int32" if name == "token_groups" else "float32",
             tuple(width if d is None else positions if d == "positions" else d for d in _OP_SHAPES[name]),
         )
         for name in names
     }
 
 
-def _check_op(manifest: Manifest, layer: LayerSpec) -> None:
-    """The op of a layer has every variant, with the layer's sizes."""
+def _check_subject_layers(manifest: Manifest) -> None:
+    """Layers of one size, in order, with the guided variants; the sources among them."""
+    unet, found = manifest.unet, manifest.unet.subject_layers
+    if found is None:
+        return
+    for name, layers in (("biased", found.biased), ("sources", found.sources)):
+        if not layers or list(layers) != sorted(set(layers)) or layers[-1] >= len(unet.layers):
+            raise EngineError(
+                f"subject_layers.{name} is {list(layers)[:8]} instead of ascending indices below {len(unet.layers)}"
+            )
+    if stray := set(found.sources) - set(found.biased):
+        raise EngineError(f"layer {min(stray)} is among the sources of subject_layers, but not biased")
+    first = unet.layers[found.biased[0]]
+    for index in found.biased:
+        layer = unet.layers[index]
+        if not dims.same((layer.height, layer.width), (first.height, first.width)):
+            raise EngineError(f"layers {found.biased[0]} and {index} of subject_layers have different sizes")
+        _check_op(manifest, layer, GUIDED_VARIANTS)
+
+
+def _check_op(
+    manifest: Manifest, layer: LayerSpec, needed: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]
+) -> None:
+    """The op of a layer has these variants, with the layer's sizes."""
     unet = manifest.unet
     variants = unet.ops.get(layer.op, {})
     step = next(s for s in unet.steps if s.layer is not None and unet.layers[s.layer] is layer)
     half = unet.tensors[step.inputs[0]].dtype
-    for variant, (inputs, outputs) in OP_VARIANTS.items():
+    for variant, (inputs, outputs) in needed.items():
         if variant not in variants:
             raise EngineError(f"op '{layer.op}' of layer '{layer.name}' has no variant '{variant}'")
         component = _component(manifest, variants[variant], f"op '{layer.op}'")

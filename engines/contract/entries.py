@@ -70,6 +70,17 @@ class Step:
 
 
 @dataclass(frozen=True)
+class SubjectLayers:
+    """Where exclusive attention works: indices of layers of one size, whose ops have the guided variants too.
+
+    `biased` layers add the bias to the scores. The maps of `sources`, some of these, tell where a subject is.
+    """
+
+    biased: tuple[int, ...]
+    sources: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class UNetSpec:
     """The split UNet.
 
@@ -78,7 +89,8 @@ class UNetSpec:
     and outputs, reads only the first context, and returns the contexts unchanged (None: not exported).
     `full_unet_with_updates` is the unsplit UNet with the op's variant "update" inside; it also takes the controls of
     that variant. `channels_last` maps a backend whose lowered graphs differ in it to the images between segments that
-    are [B,h,w,C] there; `tensors` always has [B,C,h,w]. In the JSON, `steps` is "plan", `full_unet` is "vanilla", and
+    are [B,h,w,C] there; `tensors` always has [B,C,h,w]. `subject_layers` is None where no layer can tell where
+    a subject is. In the JSON, `steps` is "plan", `full_unet` is "vanilla", and
     `full_unet_with_updates` is "whole".
     """
 
@@ -96,6 +108,7 @@ class UNetSpec:
     full_unet: str | None = None
     full_unet_with_updates: str | None = None
     channels_last: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    subject_layers: SubjectLayers | None = None
 
     @property
     def segments(self) -> list[str]:

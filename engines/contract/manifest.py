@@ -9,7 +9,7 @@ Version 2. Paths are relative to the directory, with `/`. Tensor shapes: see `eb
     precision            "fp32", or "fp16" (weights stored as float16)
     compute              "fp32" (the default; stored float16 is widened during preparation), or "fp16"
     components           name -> graph, lowered graphs per backend, weights file, inputs, outputs
-    unet                 channels, sizes, inputs, outputs, tensors, layers, steps ("plan")
+    unet                 channels, sizes, inputs, outputs, tensors, layers, steps ("plan"), subject_layers
     text_encoder, vae, tokenizer    null in a UNet-only directory
     schedulers           coefficient tables, see `ebca.runtime.sampling.tables`
     parity               errors measured against PyTorch at export
@@ -33,6 +33,7 @@ from ebca.engines.contract.entries import (
     LayerSpec,
     Manifest,
     Step,
+    SubjectLayers,
     TextEncoderSpec,
     TokenizerSpec,
     UNetSpec,
@@ -54,6 +55,7 @@ __all__ = [
     "LayerSpec",
     "Manifest",
     "Step",
+    "SubjectLayers",
     "TensorSpec",
     "TextEncoderSpec",
     "TokenizerSpec",

@@ -16,6 +16,7 @@ from ebca.engines.contract.entries import (
     LayerSpec,
     Manifest,
     Step,
+    SubjectLayers,
     TextEncoderSpec,
     TokenizerSpec,
     UNetSpec,
@@ -37,8 +38,8 @@ _COUNT = re.compile("[1-9][0-9]{0,6}")
 # The file `engine.json` is the cache's own.
 _MARKER = "engine"
 
-# What the op's own graphs call the positions of a layer.
-_COMPONENT_NAMES = (*dims.NAMES, "positions")
+# What the op's own graphs call the positions of a layer, and groups of tokens.
+_COMPONENT_NAMES = (*dims.NAMES, "positions", "groups")
 
 
 def manifest(entry: Entry) -> Manifest:
@@ -146,7 +147,7 @@ def _unet(entry: Entry) -> UNetSpec:
         return entry[name].integer(1, limit)
 
     contexts, last = entry.get("max_contexts"), entry.get("channels_last")
-    full, with_updates = entry.get("vanilla"), entry.get("whole")
+    full, with_updates, subjects = entry.get("vanilla"), entry.get("whole"), entry.get("subject_layers")
     return UNetSpec(
         in_channels=size("in_channels"),
         out_channels=size("out_channels"),
@@ -162,7 +163,15 @@ def _unet(entry: Entry) -> UNetSpec:
         full_unet=None if full is None else full.name(),
         full_unet_with_updates=None if with_updates is None else with_updates.name(),
         channels_last={} if last is None else {backend: names.names() for backend, names in last.items()},
+        subject_layers=None if subjects is None else _subject_layers(subjects),
     )
+
+
+def _subject_layers(entry: Entry) -> SubjectLayers:
+    def layers(name: str) -> tuple[int, ...]:
+        return tuple(layer.integer(0, limits.DIMENSION) for layer in entry[name].elements())
+
+    return SubjectLayers(layers("biased"), layers("sources"))
 
 
 def _layer(entry: Entry) -> LayerSpec:

@@ -14,7 +14,7 @@ from ebca.errors import EngineError
 TO_CHANNELS_LAST, TO_CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 """The axes of an image [B,C,h,w] as [B,h,w,C], and back."""
 
-DTYPES = ("float32", "float16", "int64")
+DTYPES = ("float32", "float16", "int64", "int32")
 
 
 @dataclass(frozen=True)

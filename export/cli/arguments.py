@@ -108,6 +108,13 @@ def _add_contents(p: argparse.ArgumentParser) -> None:
         help=f"default guidance scale of this model (default: {GUIDANCE_SCALE})",
     )
     p.add_argument(
+        "--subject-side",
+        type=int,
+        metavar="N",
+        help="side of the attention maps that locate subjects, in positions at the native size (default: the largest "
+        "one up to 24; 16 for Stable Diffusion at 512x512)",
+    )
+    p.add_argument(
         "--with-full-unet",
         action="store_true",
         help="also export the full UNet without updates, which runs the steps whose gammas are all zero; doubles the "

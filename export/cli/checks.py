@@ -76,6 +76,7 @@ def _options(args: argparse.Namespace) -> ExportOptions:
         with_full_unet_updates=args.full_unet_plan,
         scheduler_steps=tuple(args.scheduler_steps),
         guidance_scale=args.guidance_scale,
+        subject_side=args.subject_side,
     )
 
 

@@ -2,9 +2,9 @@
 
 import onnx_ir as ir
 
-HALF, FLOAT, INT64 = ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.INT64
+HALF, FLOAT, INT64, INT32 = ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.INT32
 
-_NAMES = {FLOAT: "float32", HALF: "float16", INT64: "int64"}
+_NAMES = {FLOAT: "float32", HALF: "float16", INT64: "int64", INT32: "int32"}
 
 
 def dtype_name(dtype: ir.DataType | None) -> str | None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from ebca.engines.contract.manifest import Component, LayerSpec, Step, TensorSpec, UNetSpec
+from ebca.engines.contract.manifest import Component, LayerSpec, Step, SubjectLayers, TensorSpec, UNetSpec
 from ebca.export.graph.component import write_component
 from ebca.export.graph.cuda.channels_last import is_image
 from ebca.export.graph.dtypes import FLOAT, HALF, dtype_name
@@ -17,6 +17,7 @@ from ebca.export.graph.traced_unet import TracedUNet
 from ebca.export.parity import SegmentParity
 from ebca.export.stages import full_unet, ops
 from ebca.export.stages.context import Context, StageResult, parity_limit
+from ebca.export.stages.subject_layers import subject_layers
 from ebca.export.stages.unet_inputs import UNetInputs
 
 
@@ -29,7 +30,8 @@ def export(context: Context, inputs: UNetInputs) -> StageResult:
         ExportError: an error against PyTorch is above its limit, or a weight does not fit float16.
     """
     cut, _ = split_unet(inputs.traced)
-    result = ops.export(context, inputs.traced.layers)
+    subjects = subject_layers(context, inputs.traced, cut)
+    result = ops.export(context, inputs.traced.layers, subjects.biased if subjects else ())
     updates = ops.update_graphs(context, inputs.traced.layers)
     parity = SegmentParity(inputs.reference, parity_limit(computes_half=context.options.computes_half))
     dtypes = dict.fromkeys(INPUTS, FLOAT)
@@ -47,7 +49,9 @@ def export(context: Context, inputs: UNetInputs) -> StageResult:
         stored = size // (2 if context.options.stores_half else 1)
         result = result.joined(StageResult({segment.name: component}, weight_bytes=stored))
     record = {"segments": parity.segments, "unet": parity.chain(), "sizes": inputs.reference.sizes}
-    return result.joined(StageResult(sections={"unet": _spec(context, inputs.traced, cut, dtypes)}, parity=record))
+    return result.joined(
+        StageResult(sections={"unet": _spec(context, inputs.traced, cut, dtypes, subjects)}, parity=record)
+    )
 
 
 def _images(cut: Split) -> frozenset[str]:
@@ -79,9 +83,15 @@ def _to_half(segment: Segment, dtypes: dict[str, ir.DataType]) -> None:
         dtypes |= dict(zip(call.outputs, (HALF, FLOAT), strict=True))
 
 
-def _spec(context: Context, traced: TracedUNet, cut: Split, dtypes: Mapping[str, ir.DataType]) -> UNetSpec:
+def _spec(
+    context: Context,
+    traced: TracedUNet,
+    cut: Split,
+    dtypes: Mapping[str, ir.DataType],
+    subjects: SubjectLayers | None,
+) -> UNetSpec:
     config, options = context.checkpoint.unet.config, context.options
-    calls = {call.layer: call for segment in cut.segments for call in segment.ops}
+    calls = _calls(cut)
     return UNetSpec(
         in_channels=config.in_channels,
         out_channels=config.out_channels,
@@ -91,13 +101,18 @@ def _spec(context: Context, traced: TracedUNet, cut: Split, dtypes: Mapping[str,
         outputs=OUTPUTS,
         tensors={n: _tensor(dtypes.get(n, FLOAT), b.shape) for n, b in cut.tensors.items()},
         layers=tuple(_layer(layer, calls[index]) for index, layer in enumerate(traced.layers)),
-        ops=ops.variants(traced.layers),
+        ops=ops.variants(traced.layers, subjects.biased if subjects else ()),
         steps=_schedule(cut),
         max_contexts=options.plans.max_contexts if options.plans else None,
         channels_last={"onnxruntime-cuda": tuple(sorted(_images(cut)))} if options.computes_half else {},
         full_unet=full_unet.NAME if options.with_full_unet else None,
         full_unet_with_updates=full_unet.NAME_WITH_UPDATES if options.with_full_unet_updates else None,
+        subject_layers=subjects,
     )
+
+
+def _calls(cut: Split) -> dict[int, OpCall]:
+    return {call.layer: call for segment in cut.segments for call in segment.ops}
 
 
 def _tensor(dtype: ir.DataType, shape: "tuple[int | str, ...]") -> TensorSpec:

@@ -4,6 +4,7 @@ This package imports only numpy. `ebca.plugins.energy_attention.onnx_model` need
 """
 
 from ebca.plugins.energy_attention.contract import (
+    GUIDED,
     GUIDED_VARIANTS,
     MAX_BIAS,
     MIN_WEIGHT_SUM,
@@ -13,12 +14,15 @@ from ebca.plugins.energy_attention.contract import (
     TensorSpec,
     check_guidance,
     check_weights,
+    is_guided,
+    plain,
     signature,
     tie_matrix,
 )
 from ebca.plugins.energy_attention.reference import EnergyAttentionResult, energy_attention
 
 __all__ = [
+    "GUIDED",
     "GUIDED_VARIANTS",
     "MAX_BIAS",
     "MIN_WEIGHT_SUM",
@@ -30,6 +34,8 @@ __all__ = [
     "check_guidance",
     "check_weights",
     "energy_attention",
+    "is_guided",
+    "plain",
     "signature",
     "tie_matrix",
 ]

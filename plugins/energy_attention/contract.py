@@ -20,11 +20,15 @@ update_masked  also an inpainting mask inside g
 energies       also the two energies per row and context
 """
 
-GUIDED_VARIANTS: Final = tuple(f"{variant}_guided" for variant in VARIANTS)
+GUIDED: Final = "_guided"
+"""What the names of guided variants end in."""
+
+GUIDED_VARIANTS: Final = tuple(variant + GUIDED for variant in VARIANTS)
 """The same with a bias per token group on the scores behind `out`, and the groups' attention maps."""
 
 MAX_BIAS: Final = 1e4
 """Largest |bias|. exp(-1e4) is 0 in float32, and beside 1e4 a float32 score still has three decimals."""
+
 
 MIN_WEIGHT_SUM: Final = 1e-3
 """Smallest allowed |sum_s w_s| / sum_s |w_s|. Rounding errors in `out` grow by the inverse of this ratio."""
@@ -100,6 +104,16 @@ _PLAIN_OUTPUTS: Final = {
 }
 _INPUTS: Final = _PLAIN_INPUTS | {f"{v}_guided": (*names, "bias", "token_groups") for v, names in _PLAIN_INPUTS.items()}
 _OUTPUTS: Final = _PLAIN_OUTPUTS | {f"{v}_guided": (*names, "maps") for v, names in _PLAIN_OUTPUTS.items()}
+
+
+def is_guided(variant: str) -> bool:
+    """Whether a variant is one of GUIDED_VARIANTS."""
+    return variant.endswith(GUIDED)
+
+
+def plain(variant: str) -> str:
+    """The one of VARIANTS that a guided variant extends; others are returned as they are."""
+    return variant.removesuffix(GUIDED)
 
 
 def signature(variant: str, heads: int, head_dim: int) -> Signature:

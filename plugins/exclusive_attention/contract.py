@@ -1,6 +1,6 @@
 """The tensors of exclusive attention, and what may be in them.
 
-Letters: L source layers, R rows, S contexts, G groups of tokens, h x w the grid of the maps, N = h w.
+Letters: m evaluations, L source layers, R rows, S contexts, G groups of tokens, h x w the grid of the maps, N = h w.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,9 @@ class Tensor(NamedTuple):
 TENSORS: Final[Mapping[str, Tensor]] = {
     "step": Tensor("int32", (1,)),
     "subjects": Tensor("int32", ("R",)),
-    "strengths": Tensor("float32", (2,)),
+    "strengths": Tensor("float32", ("m", 2)),
+    "fixed": Tensor("int32", ("R", "G")),
+    "beyond": Tensor("float32", ("R", "G", "N")),
     "near": Tensor("int32", ("h", "w")),
     "outside": Tensor("float32", ("h", "w")),
     "maps": Tensor("float32", ("L", "R", "G", "N")),
@@ -32,8 +34,11 @@ TENSORS: Final[Mapping[str, Tensor]] = {
 """All tensors, modified in place.
 
 step: index of the evaluation that made `maps`. At 0 the averages begin.
-subjects: a row's subjects are its first groups, so many. Below 2, as in every unconditional row, its bias is zero.
-strengths: lambda and mu.
+subjects: a row's subjects are its first groups, so many; 0 in every unconditional row. The bias of a row is zero if it
+    has none, or one that is not fixed.
+strengths: lambda and mu of the bias that an evaluation makes, so those of the next evaluation.
+fixed: 1 for a subject whose place is given.
+beyond: how far a position is outside of that place, 0 to 1; not read for other subjects.
 near, outside: of `tables`.
 maps: of the source layers, in the order in which they run.
 averages: kept from one evaluation to the next; not read at step 0.
@@ -68,15 +73,17 @@ def sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     return {str(letter): size for letter, size in found.items()}
 
 
-def check_strengths(away: float, boost: float) -> NDArray[np.float32]:
-    """The tensor `strengths` from lambda (`away`) and mu (`boost`).
+def check_strengths(away: ArrayLike, boost: ArrayLike) -> NDArray[np.float32]:
+    """The tensor `strengths` from lambda (`away`) and mu (`boost`), numbers or one per evaluation.
 
     Raises ParameterError for one outside 0..MAX_STRENGTH.
     """
-    for name, value in (("lambda", away), ("mu", boost)):
-        if not 0 <= value <= MAX_STRENGTH:
-            raise ParameterError(f"{name} of exclusive attention is {value}", f"pass 0 to {MAX_STRENGTH:g}")
-    return np.array([away, boost], np.float32)
+    columns = np.atleast_1d(np.asarray(away, np.float64)), np.atleast_1d(np.asarray(boost, np.float64))
+    for name, values in zip(("lambda", "mu"), columns, strict=True):
+        wrong = values[~((values >= 0) & (values <= MAX_STRENGTH))]
+        if wrong.size:
+            raise ParameterError(f"{name} of exclusive attention is {wrong[0]:g}", f"pass 0 to {MAX_STRENGTH:g}")
+    return np.stack(np.broadcast_arrays(*columns), 1).astype(np.float32)
 
 
 def check_subjects(subjects: ArrayLike, groups: int) -> NDArray[np.int32]:

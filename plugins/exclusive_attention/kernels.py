@@ -29,8 +29,15 @@ def _smoothed(base, y, x, height, width, inside):
 
 
 @triton.jit
+def _weakness(average, inside, strongest):
+    """How much less than the strongest subject one attends, 0 to 1. average: addresses of its averages."""
+    peak = tl.max(tl.load(average, mask=inside, other=0.0), 0)
+    return tl.where(strongest > 0.0, (strongest - peak) / strongest, 0.0)
+
+
+@triton.jit
 def ebca_exclude(
-    step_ptr, subjects_ptr, strengths_ptr, near_ptr, outside_ptr, maps_ptr,
+    step_ptr, subjects_ptr, strengths_ptr, fixed_ptr, beyond_ptr, near_ptr, outside_ptr, maps_ptr,
     averages_ptr, bias_ptr,
     layers, layer_stride, contexts, groups, height, width,
     BLOCK: tl.constexpr,
@@ -42,10 +49,22 @@ def ebca_exclude(
     inside = n < cells
     y = n // width
     x = n % width
-    begins = tl.load(step_ptr) == 0
+    step = tl.load(step_ptr)
+    begins = step == 0
     count = tl.load(subjects_ptr + row)
     averages = averages_ptr + row * groups * cells
     bias = bias_ptr + row * contexts * groups * cells
+    beyond = beyond_ptr + row * groups * cells
+    placed = 0  # a bit per group
+    left = count
+    blocked = tl.zeros([BLOCK], tl.int32)
+    for g in range(count):
+        if tl.load(fixed_ptr + row * groups + g) != 0:
+            placed = placed | (1 << g)
+            left -= 1
+            far = tl.load(beyond + g * cells + n, mask=inside, other=1.0)
+            blocked = blocked | (far < 0.5).to(tl.int32)
+    acts = (count >= 2) | (placed != 0)
     strongest = 0.0
     for g in range(groups):
         average = tl.load(averages + g * cells + n, mask=inside, other=0.0)
@@ -57,17 +76,20 @@ def ebca_exclude(
         tl.store(averages + g * cells + n, average, mask=inside)
         if g < count:
             strongest = tl.maximum(strongest, tl.max(tl.where(inside, average, 0.0), 0))
-        if (g >= count) | (count < 2):
+        if (g >= count) | (acts == 0):
             tl.store(bias + g * cells + n, tl.zeros([BLOCK], tl.float32), mask=inside)
 
     # Other threads may read what these have stored.
     tl.debug_barrier()
-    if count >= 2:
-        away = tl.load(strengths_ptr)
-        boost = tl.load(strengths_ptr + 1)
-        blocked = tl.zeros([BLOCK], tl.int32)
-        placed = 0  # a bit per group
-        for _ in range(count):
+    if acts:
+        away = tl.load(strengths_ptr + 2 * step)
+        boost = tl.load(strengths_ptr + 2 * step + 1)
+        for g in range(count):
+            if (placed >> g) & 1 != 0:
+                far = tl.load(beyond + g * cells + n, mask=inside, other=0.0)
+                weakness = _weakness(averages + g * cells + n, inside, strongest)
+                tl.store(bias + g * cells + n, boost * weakness - away * far, mask=inside)
+        for _ in range(left):
             best = -3.0
             owner = 0
             centre = 0
@@ -85,6 +107,5 @@ def ebca_exclude(
             distance = tl.abs(y - centre // width) * width + tl.abs(x - centre % width)
             blocked = blocked | tl.load(near_ptr + distance, mask=inside, other=0)
             outside = tl.load(outside_ptr + distance, mask=inside, other=0.0)
-            peak = tl.max(tl.load(averages + owner * cells + n, mask=inside, other=0.0), 0)
-            weakness = tl.where(strongest > 0.0, (strongest - peak) / strongest, 0.0)
+            weakness = _weakness(averages + owner * cells + n, inside, strongest)
             tl.store(bias + owner * cells + n, boost * weakness - away * outside, mask=inside)

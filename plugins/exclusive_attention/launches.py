@@ -7,6 +7,8 @@ from typing import Final
 from ebca.errors import ParameterError
 from ebca.plugins.exclusive_attention.contract import TENSORS, sizes
 
+KERNEL: Final = "ebca_exclude"
+
 BLOCK: Final = 1024
 """Positions that a program holds in registers: maps of 32x32, the largest that locate subjects."""
 

@@ -1,5 +1,7 @@
 """The equations of README.md in float64, for one row, kept simple rather than fast."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -26,11 +28,13 @@ def exclusive_bias(
     boost: float,
     window: float = WINDOW,
     apart: float = APART,
+    places: Mapping[int, ArrayLike] = MappingProxyType({}),
 ) -> Exclusion:
     """The next bias of a row with G subjects.
 
     maps [L, G, h, w] of the source layers; averages [G, h, w] after the evaluation before, None at the first one.
     away, boost: the strengths lambda and mu. window, apart: in sides of the grid.
+    places: w [h, w] of the groups whose place is given; their centres are (-1, -1).
     """
     M = None if averages is None else np.asarray(averages, np.float64)
     for m in np.asarray(maps, np.float64):
@@ -40,8 +44,12 @@ def exclusive_bias(
     side = min(h, w)
     y, x = np.mgrid[:h, :w]
 
-    worth, centres, placed = M.copy(), np.zeros((G, 2), np.int64), []
-    for _ in range(G):
+    given = {g: np.asarray(place, np.float64) for g, place in places.items()}
+    worth, centres, placed = M.copy(), np.full((G, 2), -1, np.int64), list(given)
+    for place in given.values():
+        worth[:, place > 0.5] = -1
+    worth[placed] = -2
+    for _ in range(G - len(given)):
         g, i, j = (int(index) for index in np.unravel_index(worth.argmax(), worth.shape))
         centres[g] = i, j
         placed.append(g)
@@ -51,9 +59,11 @@ def exclusive_bias(
 
     squared = np.stack([(y - i) ** 2 + (x - j) ** 2 for i, j in centres])
     inside = np.exp(-squared / (2 * (window * side) ** 2))
+    for g, place in given.items():
+        inside[g] = place
     p = M.max(axis=(1, 2), keepdims=True)
     weakness = (p.max() - p) / p.max() if p.max() > 0 else np.zeros_like(p)
-    bias = boost * weakness - away * (1 - inside) if G > 1 else np.zeros_like(M)
+    bias = boost * weakness - away * (1 - inside) if G > 1 or given else np.zeros_like(M)
     return Exclusion(M, bias, centres)
 
 

@@ -30,10 +30,25 @@ def exclude(a: Mapping[str, NDArray[Any]]) -> None:
         averages[...] = smoothed if begins and layer == 0 else (averages + smoothed) * _HALF
     bias = a["bias"][:, 0]
     bias[...] = 0.0
+    beyond = a["beyond"].reshape(grid)
     for row, count in enumerate(int(n) for n in a["subjects"]):
-        if count >= 2:
-            made = _bias(averages[row, :count], a["near"], a["outside"], a["strengths"])
+        fixed = a["fixed"][row, :count] != 0
+        if count >= 2 or fixed.any():
+            strengths = a["strengths"][int(a["step"][0])]
+            made = _bias(averages[row, :count], a["near"], a["outside"], strengths, fixed, beyond[row, :count])
             bias[row, :count] = made.reshape(count, -1)
+
+
+def begin(a: Mapping[str, NDArray[Any]], away: float) -> None:
+    """Bias of evaluation 0, before there are maps: what keeps subjects in the places that are given.
+
+    away: lambda of evaluation 0. Tensors as in `TENSORS`; those that `exclude` writes are set to zero first.
+    """
+    a["averages"][...] = 0.0
+    a["bias"][...] = 0.0
+    groups = np.arange(a["fixed"].shape[1])
+    given = (a["fixed"] != 0) & (groups < a["subjects"][:, None])
+    a["bias"][:, 0][given] = -np.float32(away) * a["beyond"][given]
 
 
 def _smoothed(maps: Array) -> Array:
@@ -46,23 +61,37 @@ def _smoothed(maps: Array) -> Array:
     return maps * _SIXTEENTH
 
 
-def _bias(averages: Array, near: NDArray[np.int32], outside: Array, strengths: Array) -> Array:
-    """[G, h, w] of a row with G subjects."""
+def _bias(
+    averages: Array,
+    near: NDArray[np.int32],
+    outside: Array,
+    strengths: Array,
+    fixed: NDArray[np.bool_],
+    beyond: Array,
+) -> Array:
+    """[G, h, w] of a row with G subjects, of which `fixed` [G] have the places that `beyond` [G, h, w] says."""
     count, height, width = averages.shape
     away, boost = strengths
     peaks = averages.max(axis=(1, 2))
     strongest = peaks.max()
     y, x = np.arange(height)[:, None], np.arange(width)[None, :]
     worth = averages.copy()
-    placed: list[int] = []
+    placed = [int(g) for g in np.flatnonzero(fixed)]
     bias = np.empty_like(averages)
-    for _ in range(count):
+    for g in placed:
+        worth[:, beyond[g] < _HALF] = -1.0
+        bias[g] = boost * _weakness(peaks[g], strongest) - away * beyond[g]
+    worth[placed] = -2.0
+    for _ in range(count - len(placed)):
         # The first of equal values: the lowest group, then the lowest position.
         g, i, j = (int(index) for index in np.unravel_index(worth.argmax(), worth.shape))
         distance = np.abs(y - i), np.abs(x - j)
         placed.append(g)
         worth[:, near[distance] != 0] = -1.0
         worth[placed] = -2.0
-        weakness = (strongest - peaks[g]) / strongest if strongest > 0 else np.float32(0.0)
-        bias[g] = boost * weakness - away * outside[distance]
+        bias[g] = boost * _weakness(peaks[g], strongest) - away * outside[distance]
     return bias
+
+
+def _weakness(peak: np.float32, strongest: np.float32) -> np.float32:
+    return (strongest - peak) / strongest if strongest > 0 else np.float32(0.0)

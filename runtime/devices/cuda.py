@@ -113,6 +113,10 @@ class Kernels(Protocol):
         """One of `ebca.plugins.sampling.KERNELS`, or EMBED, bound to its arrays."""
         ...
 
+    def exclude(self, arrays: Arrays, layer_stride: int) -> Call:
+        """The kernel of `ebca.plugins.exclusive_attention`, see `ebca.runtime.devices.device.GraphDevice`."""
+        ...
+
     def register(self, trt: Any, registry: Any) -> object:
         """Register energy cross attention with TensorRT, see `ebca.engines.backends.protocol.Register`."""
         ...
@@ -195,6 +199,9 @@ class CudaDevice:
     def sampling(self, kernel: str, arrays: Arrays) -> Call:
         return self.kernels.sampling(kernel, arrays)
 
+    def exclude(self, arrays: Arrays, layer_stride: int) -> Call:
+        return self.kernels.exclude(arrays, layer_stride)
+
     @contextmanager
     def ready(self) -> Iterator[None]:
         with self._lock:
@@ -245,8 +252,15 @@ class CudaDevice:
             for recording in recordings:
                 self._refresh(recording)
             graphs = [recording.graph for recording in recordings]
-            # A recording without a graph has logged its warning already.
-            return None if None in graphs else self._or_none(self.driver.chain, graphs)
+            if None in graphs:
+                return None  # It has logged its warning already.
+            try:
+                return self.driver.chain(graphs)
+            except BackendError as error:
+                # cuBLAS allocates memory inside a graph for some products, and no such graph can be part of another.
+                # Launched one after the other they take as long; captured as one, they took three times as long.
+                log.info("the evaluations of a run are launched one by one, because graphs cannot be joined: %s", error)
+                return None
 
         return self._refresh(Recording(self, enqueue, make))
 

@@ -66,8 +66,21 @@ class GraphDevice(Protocol):
         """Device memory allocated since this device was opened, by any process, in bytes."""
         ...
 
+    def run(self, call: Call) -> None:
+        """See `Device`."""
+        ...
+
     def sampling(self, kernel: str, arrays: Arrays) -> Call:
         """One of `ebca.plugins.sampling.KERNELS`, or EMBED, bound to its arrays."""
+        ...
+
+    def exclude(self, arrays: Arrays, layer_stride: int) -> Call:
+        """The kernel of `ebca.plugins.exclusive_attention`, bound to its arrays.
+
+        Args:
+            arrays: by the names in its TENSORS.
+            layer_stride: elements from the maps of one layer to those of the next.
+        """
         ...
 
     def graph(self, calls: Sequence[Call], warm: Sequence[Call]) -> Recording:

@@ -9,9 +9,12 @@ from ebca.engines.contract.manifest import LayerSpec
 from ebca.engines.machine.memory import address
 from ebca.plugins.energy_attention import tensorrt_plugin
 from ebca.plugins.energy_attention.launches import EnergyAttention, OpShape
+from ebca.plugins.exclusive_attention import launches as exclusion
+from ebca.plugins.exclusive_attention.launches import ExclusionLaunch
 from ebca.plugins.kernels.binaries import DTYPES
 from ebca.plugins.kernels.launch import KernelLibrary
 from ebca.plugins.sampling import launches
+from ebca.plugins.sampling.launches import SamplingLaunch
 from ebca.runtime.devices.driver import CudaDriver
 
 
@@ -30,14 +33,21 @@ class CudaKernels:
 
     def sampling(self, kernel: str, arrays: Arrays) -> Call:
         planned = launches.launch(kernel, {name: array.shape for name, array in arrays.items()})
+        return self._bound(f"ebca_{kernel}", planned, arrays)
+
+    def _bound(self, kernel: str, planned: SamplingLaunch | ExclusionLaunch, arrays: Arrays) -> Call:
         pointers = {name: address(arrays[name]) for name in planned.tensors}
-        bound = self._library.bind_kernel(f"ebca_{kernel}", planned.blocks, planned.values, pointers)
+        bound = self._library.bind_kernel(kernel, planned.blocks, planned.values, pointers)
         stream, keep = self._driver.stream, dict(arrays)
 
         def call(_keep: object = keep) -> None:
             bound(stream)
 
         return call
+
+    def exclude(self, arrays: Arrays, layer_stride: int) -> Call:
+        planned = exclusion.launch({name: array.shape for name, array in arrays.items()}, layer_stride)
+        return self._bound(exclusion.KERNEL, planned, arrays)
 
     def register(self, trt: Any, registry: Any) -> object:
         return tensorrt_plugin.register(trt, registry, self._operator)
@@ -69,4 +79,5 @@ class OperatorRunner:
     def _shape(self, inputs: Arrays) -> OpShape:
         batch, positions, _ = inputs["q"].shape
         _, contexts, tokens, _ = inputs["k"].shape
-        return OpShape(batch, positions, contexts, tokens, self._layer.heads, self._layer.head_dim)
+        groups = inputs["bias"].shape[2] if "bias" in inputs else 0
+        return OpShape(batch, positions, contexts, tokens, self._layer.heads, self._layer.head_dim, groups)

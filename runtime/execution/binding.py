@@ -7,7 +7,7 @@ import numpy as np
 from ebca.engines.backends.protocol import Arrays, Call, Runner
 from ebca.engines.contract.manifest import Step, UNetSpec
 from ebca.engines.machine.memory import address
-from ebca.plugins.energy_attention import VARIANTS, signature
+from ebca.plugins.energy_attention import is_guided, plain, signature
 from ebca.runtime.devices.device import Device, Memory
 from ebca.runtime.execution.buffers import Buffers
 
@@ -80,16 +80,21 @@ class StepBinder:
     def _step(self, step: Step, variant: str) -> Operands:
         if step.segment is not None:
             return self._segment(step, variant)
-        assert step.layer is not None and variant in VARIANTS
-        layer, tensors = self._unet.layers[step.layer], self._buffers.tensors
+        assert step.layer is not None
+        layer, tensors, guided = self._unet.layers[step.layer], self._buffers.tensors, self._buffers.guided
+        if not (guided and step.layer in guided.layers.biased):
+            variant = plain(variant)
         names = signature(variant, layer.heads, layer.head_dim)
         arrays = {name: buffer.array for name, buffer in self._buffers.control.items()}
         arrays |= dict(zip(("q", "k", "v"), (tensors[n] for n in step.inputs), strict=True))
         arrays |= dict(zip(("out", "g"), (tensors[n] for n in step.outputs), strict=True))
         arrays["mask"] = self._buffers.mask(step.layer)
         arrays["energy_attn"], arrays["energy_norm"] = (term.array for term in self._buffers.energies[step.layer])
-        kernel = self._device.operator(variant, layer, np.dtype(arrays["q"].dtype))
         sizes = {**self._buffers.sizes, "positions": arrays["q"].shape[1]}
+        if guided and is_guided(variant):
+            arrays |= guided.of_layer(step.layer)
+            sizes["groups"] = guided.groups
+        kernel = self._device.operator(variant, layer, np.dtype(arrays["q"].dtype))
         runner = kernel or self._open(self._unet.ops[layer.op][variant], sizes)
         return runner, {n: arrays[n] for n in names.inputs}, {n: arrays[n] for n in names.outputs}
 
@@ -97,7 +102,7 @@ class StepBinder:
         assert step.segment is not None
         tensors = self._buffers.tensors
         inputs = {name: tensors[name] for name in step.inputs}
-        if variant == "attention":
+        if plain(variant) == "attention":
             for op in self._unet.steps:
                 if op.layer is not None and (g := op.outputs[1]) in inputs:
                     inputs[g] = self._buffers.zero_g(inputs[g].shape)

@@ -11,10 +11,12 @@ from ebca.engines.contract import dims
 from ebca.engines.contract.manifest import UNetSpec
 from ebca.engines.contract.tensors import TO_CHANNELS_LAST
 from ebca.engines.machine.memory import nbytes
+from ebca.plugins.energy_attention import is_guided, plain
 from ebca.runtime.devices.device import Device, Memory, MirroredBuffer
 from ebca.runtime.execution.arena import Layout, lay_out, lifetimes
 from ebca.runtime.execution.block import Block
 from ebca.runtime.execution.control import ControlArrays
+from ebca.runtime.execution.guided import GuidedTensors, guided_bytes
 
 _CONTROL_DIMENSIONS = {
     "weights": ("batch", "contexts"),
@@ -45,7 +47,7 @@ class _Plan:
     widest: int
 
 
-def buffer_bytes(unet: UNetSpec, sizes: Mapping[str, int]) -> int:
+def buffer_bytes(unet: UNetSpec, sizes: Mapping[str, int], groups: int = 0) -> int:
     """What `Buffers` allocate on the device at some sizes, up to alignment; nothing is allocated. Scratch memory of
     runners comes on top."""
     batch, contexts, tokens = (sizes[name] for name in ("batch", "contexts", "tokens"))
@@ -54,7 +56,8 @@ def buffer_bytes(unet: UNetSpec, sizes: Mapping[str, int]) -> int:
     shapes += [(batch, contexts, height * width) for height, width in set(plan.layer_sizes)]
     shapes += [(batch, contexts, tokens, plan.widest), (2 * len(unet.layers), batch, contexts)]
     embeddings = sum(nbytes(plan.shapes[name], plan.dtypes[name]) for name in plan.embeddings)
-    return plan.layout.nbytes + embeddings + sum(nbytes(shape, np.float32) for shape in shapes)
+    rest = sum(nbytes(shape, np.float32) for shape in shapes) + guided_bytes(unet, sizes, groups)
+    return plan.layout.nbytes + embeddings + rest
 
 
 def _plan(unet: UNetSpec, sizes: Mapping[str, int], channels_last: Collection[str] = ()) -> _Plan:
@@ -82,6 +85,7 @@ class Buffers:
         sizes: batch, contexts, tokens, height, width (latent).
         device: where the arrays are allocated.
         channels_last: tensors that are [B,h,w,C] in memory, see `UNetSpec.channels_last`.
+        groups: of tokens, for the guided variants of the op; 0: none of these will run.
 
     Attributes:
         tensors: device arrays by their names in the manifest's steps.
@@ -90,10 +94,16 @@ class Buffers:
         outputs: noise, contexts_out.
         control: one buffer per control of the op.
         energies: attention and norm term [B,S] of each layer.
+        guided: what guided variants read and write beside these; None without groups.
     """
 
     def __init__(
-        self, unet: UNetSpec, sizes: Mapping[str, int], device: Device, channels_last: Collection[str] = ()
+        self,
+        unet: UNetSpec,
+        sizes: Mapping[str, int],
+        device: Device,
+        channels_last: Collection[str] = (),
+        groups: int = 0,
     ) -> None:
         self.sizes = dict(sizes)
         self._device = device
@@ -118,6 +128,7 @@ class Buffers:
         # Replaces g in the variant "attention", which computes none.
         self._zero_g = self._allocate(nbytes((batch, contexts, tokens, plan.widest), np.float32))
         self.energies = [[self._mirrored((batch, contexts)) for _ in range(2)] for _ in unet.layers]
+        self.guided = GuidedTensors(unet, sizes, groups, device.share, self._allocate) if groups else None
         self.inputs = [device.share(self.tensors[name]) for name in unet.inputs]
         self.outputs = [device.share(self.tensors[name]) for name in unet.outputs]
 
@@ -143,14 +154,17 @@ class Buffers:
 
     def reads(self, variant: str) -> list[MirroredBuffer]:
         """The buffers that the host writes and a variant of the op reads."""
+        guided = self.guided.reads if is_guided(variant) and self.guided else ()
+        variant = plain(variant)
         if variant == "attention":
-            return [*self.inputs, self.control["weights"]]
+            return [*self.inputs, self.control["weights"], *guided]
         masks = self._masks.values() if variant in ("update_masked", "energies") else ()
-        return [*self.inputs, *self.control.values(), *masks]
+        return [*self.inputs, *self.control.values(), *masks, *guided]
 
     def writes(self, variant: str) -> list[MirroredBuffer]:
         """The buffers that a variant writes and the host reads."""
-        return [*self.outputs, *(chain(*self.energies) if variant == "energies" else ())]
+        maps = self.guided.writes if is_guided(variant) and self.guided else ()
+        return [*self.outputs, *(chain(*self.energies) if plain(variant) == "energies" else ()), *maps]
 
     @property
     def memory(self) -> dict[str, int]:

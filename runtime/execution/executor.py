@@ -24,6 +24,7 @@ class Executor:
         device: where the buffers are allocated.
         full_unet_with_updates: component that runs the variant "update" as one graph; None: run its steps one by one.
         channels_last: tensors that are [B,h,w,C] in memory, see `UNetSpec.channels_last`.
+        groups: of tokens, for the guided variants of the op; 0: none of these will run.
 
     Attributes:
         sample: [B,C,h,w] float32, input; keeps its values between evaluations.
@@ -42,10 +43,11 @@ class Executor:
         full_unet_with_updates: str | None = None,
         *,
         channels_last: Collection[str] = (),
+        groups: int = 0,
     ) -> None:
         self.unet = unet
         self.device = device
-        self.buffers = Buffers(unet, sizes, device, channels_last)
+        self.buffers = Buffers(unet, sizes, device, channels_last, groups)
         self._open_runner = open_runner
         self._binder = StepBinder(unet, open_runner, self.buffers, device)
         self._full_unet_with_updates = full_unet_with_updates
@@ -73,7 +75,7 @@ class Executor:
         """Run one evaluation with a variant of the op (see `ebca.plugins.energy_attention.VARIANTS`).
 
         Args:
-            variant: of the op.
+            variant: of the op. A guided one is used where `UNetSpec.subject_layers` say, and elsewhere the plain one.
             embedded: the time embeddings are in the buffers already, see `TimeTable`.
         """
         self.record(variant, embedded=embedded)()
@@ -125,7 +127,8 @@ class Executor:
 
     def upload(self) -> None:
         """Copy inputs, controls and masks to the device. `run` includes this."""
-        self.device.upload(self.buffers.reads("energies"))
+        guided = self.buffers.guided is not None
+        self.device.upload(self.buffers.reads("energies_guided" if guided else "energies"))
 
     def download(self) -> None:
         """Wait for the device, and copy the outputs to the host. `run` includes this."""

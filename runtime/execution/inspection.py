@@ -6,6 +6,7 @@ import numpy as np
 
 from ebca.engines.contract.manifest import Step
 from ebca.engines.contract.tensors import TO_CHANNELS_FIRST, TO_CHANNELS_LAST
+from ebca.plugins.energy_attention import plain
 from ebca.runtime.execution.executor import Executor
 from ebca.runtime.schema import parameters as rules
 
@@ -97,4 +98,4 @@ def _stepwise(
 
 
 def _written(step: Step, variant: str) -> tuple[str, ...]:
-    return step.outputs[:1] if step.layer is not None and variant == "attention" else step.outputs
+    return step.outputs[:1] if step.layer is not None and plain(variant) == "attention" else step.outputs

@@ -16,6 +16,7 @@ from ebca.plugins.sampling import EMBED, KERNELS, STATE
 from ebca.runtime.devices.device import GraphDevice, MirroredBuffer, Recording
 from ebca.runtime.execution.executor import Executor
 from ebca.runtime.execution.time_table import TimeTable, in_words
+from ebca.runtime.sampling.exclusion import DeviceExclusion
 from ebca.runtime.sampling.progress import OnStep, StepInfo, report
 from ebca.runtime.sampling.sampler import SamplerInputs, Samples
 from ebca.runtime.sampling.tables import SchedulerTable
@@ -40,7 +41,7 @@ class GraphSampler:
         self._state: dict[str, MirroredBuffer] = {}
         self._history: object = None
         self._table: TimeTable | None = None
-        self._embed: Recording | None = None
+        self._exclusion: DeviceExclusion | None = None
         self._room = 0
         self._recorded: dict[str, Recording] = {}
         self._chain: tuple[tuple[str, ...], Recording] | None = None
@@ -49,22 +50,26 @@ class GraphSampler:
         """See `ebca.runtime.sampling.sampler.Sampler`."""
         table = _table(inputs)
         self._reserve(table.evaluations)
-        variants = dict.fromkeys(control.variant for control in inputs.controls)
+        variants = dict.fromkeys(inputs.variant(index) for index in range(table.evaluations))
         # Opening a component outdates recordings, so everything is opened first.
         for variant in variants:
             self._executor.calls(variant, embedded=self._table is not None)
-        for variant in variants:
-            self.record(variant)
         self._fill(inputs, table)
         if inputs.extra_channels is not None:
             sample = self._executor.sample
             rows = sample.reshape(-1, self._images, *sample.shape[1:])
             rows[:, :, self._executor.noise.shape[1] :] = inputs.extra_channels
         self._executor.set_control(inputs.controls[0])
+        if self._exclusion is not None:
+            assert inputs.subjects is not None, "an executor with groups of tokens serves runs with subjects"
+            self._exclusion.begin(inputs.subjects)
         self._executor.upload()
         self._device.upload(list(self._state.values()))
-        if self._table is not None and self._embed is None:
-            self._embed = self._device.graph([self._table.call], warm=[self._table.call])
+        if self._table is not None:
+            # Not part of any graph, since it runs once.
+            self._device.run(self._table.call)
+        for variant in variants:
+            self.record(variant)
 
     def run(self, inputs: SamplerInputs, on_step: OnStep | None = None) -> Samples:
         """See `ebca.runtime.sampling.sampler.Sampler`.
@@ -73,7 +78,7 @@ class GraphSampler:
         launch, and `seconds` gives each an equal share of the time.
         """
         timesteps = tuple(_table(inputs).timesteps.tolist())
-        variants = [control.variant for control in inputs.controls]
+        variants = [inputs.variant(index) for index in range(len(timesteps))]
         if on_step is None:
             chain = self._chained(tuple(variants))
             began = time.perf_counter()
@@ -82,8 +87,6 @@ class GraphSampler:
             share = (time.perf_counter() - began) / len(variants)
             return Samples(np.array(latents), timesteps, [share] * len(variants))
         seconds = []
-        if self._embed is not None:
-            self._embed()
         for index, variant in enumerate(variants):
             began = time.perf_counter()
             self.record(variant)()
@@ -103,8 +106,9 @@ class GraphSampler:
             calls = self._executor.calls(variant, embedded=embedded)
             begin, end, advance = (self._device.sampling(name, self._arrays()) for name in KERNELS)
             before = [begin, self._device.sampling(EMBED, self._arrays())] if embedded else [begin]
+            after = [end, advance] if self._exclusion is None else [end, self._exclusion.call, advance]
             # Only the UNet is warmed up: its outputs are overwritten before the sampler reads them.
-            self._recorded[variant] = self._device.graph([*before, *calls, end, advance], warm=calls)
+            self._recorded[variant] = self._device.graph([*before, *calls, *after], warm=calls)
         return self._recorded[variant]
 
     def latents(self) -> np.ndarray:
@@ -126,8 +130,7 @@ class GraphSampler:
         """The evaluations of a run as one launch. The latest one is kept for reuse."""
         if self._chain is None or self._chain[0] != variants:
             self._chain = None
-            before = [] if self._embed is None else [self._embed]
-            self._chain = variants, self._device.chain([*before, *(self.record(variant) for variant in variants)])
+            self._chain = variants, self._device.chain([self.record(variant) for variant in variants])
         return self._chain[1]
 
     def _fill(self, inputs: SamplerInputs, table: SchedulerTable) -> None:
@@ -167,13 +170,15 @@ class GraphSampler:
         # Assigned together: the capacity must match the buffers even if an allocation fails.
         self._state, self._history, self._room = state, history, room
         self._recorded.clear()
-        self._chain = self._embed = self._table = None
+        self._chain = self._table = self._exclusion = None
         if self._executor.unet.time_step is not None and in_words(self._executor.buffers):
             self._table = self._executor.time_table(state["timesteps"].array)
             for name, values in zip(("embedding_base", "embedding_stride"), self._table.gather(), strict=True):
                 memory = self._device.allocate(values.nbytes).view(0, values.shape, values.dtype)
                 self._state[name] = self._device.share(memory)
                 self._state[name].host[...] = values
+        if (guided := self._executor.buffers.guided) is not None:
+            self._exclusion = DeviceExclusion(guided, self._device, state["step"].array, room)
 
     def _allocate(self, room: int) -> dict[str, object]:
         executor = self._executor

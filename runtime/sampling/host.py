@@ -5,10 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ebca.plugins.energy_attention import plain
 from ebca.plugins.sampling.guidance import guide
-from ebca.runtime.execution.control import ControlArrays
 from ebca.runtime.execution.executor import Executor
 from ebca.runtime.execution.inspection import Probe, check_finite, run_probed
+from ebca.runtime.sampling.exclusion import HostExclusion
 from ebca.runtime.sampling.progress import OnStep, StepInfo, check_latents, report
 from ebca.runtime.sampling.sampler import Evaluation, SamplerInputs, Samples
 
@@ -27,10 +28,11 @@ class HostSampler:
         self._energies = energies
         self._probe = probe
         self._embeddings: dict[float, dict[str, np.ndarray]] = {}
+        self._exclusion: HostExclusion | None = None
 
     def prepare(self, inputs: SamplerInputs) -> None:
         """See `ebca.runtime.sampling.sampler.Sampler`."""
-        variants = {self._variant(control) for control in inputs.controls}
+        variants = {self._variant(inputs, index) for index in range(len(inputs.controls))}
         if self._probe is None and any(self._executor.runs_steps(variant) for variant in variants):
             self._embeddings = _embeddings(self._executor, inputs.stepper.timesteps)
         for variant in variants:
@@ -42,6 +44,8 @@ class HostSampler:
     def run(self, inputs: SamplerInputs, on_step: OnStep | None = None) -> Samples:
         """See `ebca.runtime.sampling.sampler.Sampler`."""
         stepper, executor = inputs.stepper, self._executor
+        guided = executor.buffers.guided
+        self._exclusion = HostExclusion(guided, inputs.subjects) if guided and inputs.subjects else None
         timesteps: list[float] = []
         seconds: list[float] = []
         energies: list[np.ndarray] = []
@@ -65,12 +69,13 @@ class HostSampler:
 
     def _evaluate(self, evaluation: Evaluation, inputs: SamplerInputs) -> float:
         """Run the UNet. Returns the seconds it took."""
-        executor, control = self._executor, inputs.controls[evaluation.control]
-        variant = self._variant(control)
+        executor, variant = self._executor, self._variant(inputs, evaluation.control)
+        if self._exclusion is not None:
+            self._exclusion.apply(evaluation.control)
         # With guidance, both halves of the rows get the same latents.
         self._rows(executor.sample, inputs)[:, :, : executor.noise.shape[1]] = evaluation.model_input
         executor.timestep[...] = evaluation.timestep
-        executor.set_control(control)
+        executor.set_control(inputs.controls[evaluation.control])
         began = time.perf_counter()
         if self._embeddings:
             for name, row in self._embeddings[evaluation.timestep].items():
@@ -83,8 +88,9 @@ class HostSampler:
         check_finite(executor, variant, evaluation.timestep)
         return seconds
 
-    def _variant(self, control: ControlArrays) -> str:
-        return "energies" if self._energies else control.variant
+    def _variant(self, inputs: SamplerInputs, control: int) -> str:
+        variant = inputs.variant(control)
+        return variant.replace(plain(variant), "energies") if self._energies else variant
 
     @staticmethod
     def _rows(array: np.ndarray, inputs: SamplerInputs) -> np.ndarray:

@@ -10,8 +10,10 @@ from typing import Protocol
 
 import numpy as np
 
+from ebca.plugins.energy_attention import GUIDED
 from ebca.runtime.execution.control import ControlArrays
 from ebca.runtime.sampling.progress import OnStep
+from ebca.runtime.sampling.subjects import SubjectInputs
 from ebca.runtime.sampling.tables import SchedulerTable
 
 
@@ -72,6 +74,7 @@ class SamplerInputs:
         guidance_scale: of classifier-free guidance; None: conditional rows only.
         extra_channels: extra UNet channels [n,K,h,w] of an inpainting model; None for other models.
         carry_edits: carry the contexts of editing prompts over to the next evaluation, as the authors' code does.
+        subjects: of the images, which are kept apart; None: none. The executor needs a group for each.
     """
 
     stepper: Stepper
@@ -80,6 +83,11 @@ class SamplerInputs:
     guidance_scale: float | None = None
     extra_channels: np.ndarray | None = None
     carry_edits: bool = False
+    subjects: SubjectInputs | None = None
+
+    def variant(self, control: int) -> str:
+        """The variant of the op for an evaluation with this control."""
+        return self.controls[control].variant + (GUIDED if self.subjects is not None else "")
 
 
 @dataclass(frozen=True)

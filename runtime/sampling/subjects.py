@@ -1,4 +1,4 @@
-"""What the samplers need to give every subject of a prompt a place of its own."""
+"""What a run is told about the subjects of its images."""
 
 from dataclasses import dataclass
 
@@ -7,9 +7,22 @@ import numpy as np
 
 @dataclass(frozen=True)
 class SubjectInputs:
-    token_groups: np.ndarray      # int32 [n,T]: group of each token of an image's prompt, -1 for none
-    counts: np.ndarray            # int32 [n]: subjects of each image; groups 0..counts[i]-1
-    strengths: np.ndarray         # float32 [m,2]: lambda and mu of each evaluation (RePaint: of each step)
+    """The subjects of n images, and how strongly they are kept apart.
+
+    Letters: m evaluations (RePaint: steps), T tokens, G groups, h x w the grid of the maps.
+
+    Attributes:
+        token_groups: int32 [n,T], the group of each token of an image's prompt; -1 for none.
+        counts: int32 [n], subjects of each image: its groups 0 to counts[i] - 1.
+        strengths: float32 [m,2], lambda and mu of each evaluation.
+        window: size of a subject's place, in sides of the smaller side.
+        regions: float32 [n,G,h,w] in [0,1], 1 where a subject belongs; read only where `fixed`.
+        fixed: bool [n,G], the subject has a region.
+    """
+
+    token_groups: np.ndarray
+    counts: np.ndarray
+    strengths: np.ndarray
     window: float
-    regions: np.ndarray           # float32 [n,G,h,w] in [0,1] at the map's size: 1 where the subject belongs; ignored where not fixed
-    fixed: np.ndarray             # bool [n,G]: the subject has a region
+    regions: np.ndarray
+    fixed: np.ndarray

@@ -20,6 +20,7 @@ from ebca.engines.contract.manifest import LayerSpec
 from ebca.engines.machine import nvidia
 from ebca.engines.machine.nvidia import Gpu, Nvidia
 from ebca.errors import BackendError
+from ebca.plugins.exclusive_attention import windows
 from ebca.plugins.sampling import reference
 from ebca.runtime.devices import registry as devices
 from ebca.runtime.devices import requirements
@@ -40,6 +41,12 @@ class HostKernels:
     def sampling(self, kernel: str, arrays: Arrays) -> Call:
         bound, run = dict(arrays), getattr(reference, kernel)
         return lambda: run(bound)
+
+    def exclude(self, arrays: Arrays, layer_stride: int) -> Call:
+        maps = arrays["maps"]
+        spread = np.lib.stride_tricks.as_strided(maps, strides=(layer_stride * maps.itemsize, *maps.strides[1:]))
+        bound = {**arrays, "maps": spread}
+        return lambda: windows.exclude(bound)
 
     def register(self, trt: Any, registry: Any) -> object:
         raise AssertionError("the backends of these tests take no plugins")

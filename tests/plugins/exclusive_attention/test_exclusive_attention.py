@@ -18,26 +18,36 @@ from ebca.plugins.energy_attention import MAX_BIAS
 from ebca.plugins.exclusive_attention import MAX_STRENGTH, TENSORS, check_strengths, check_subjects, sizes, tables
 from ebca.plugins.exclusive_attention.launches import BLOCK, launch
 from ebca.plugins.exclusive_attention.reference import exclusive_bias
-from ebca.plugins.exclusive_attention.windows import exclude
+from ebca.plugins.exclusive_attention.windows import begin, exclude
 from ebca.plugins.kernels.binaries import KernelSet
 from ebca.plugins.kernels.launch import KernelLibrary
 
 Arrays = dict[str, np.ndarray]
 
 AWAY, BOOST = 2.0, 3.0
+# Of the strengths at the first three evaluations.
+FACTORS = np.array([1.0, 0.5, 0.25], np.float32)
+BEYOND = np.array([0.0, 0.25, 0.5, 1.0], np.float32)
 
 properties = settings(max_examples=40, deadline=None, derandomize=True)
 
 
-def make_case(seed: int, h: int, w: int, subjects: Sequence[int], L: int = 2, S: int = 1, G: int = 0) -> Arrays:
-    """Random maps of rows with so many subjects; everything that must be written starts as NaN."""
+def make_case(
+    seed: int, h: int, w: int, subjects: Sequence[int], L: int = 2, S: int = 1, G: int = 0, fixed: Sequence[int] = ()
+) -> Arrays:
+    """Random maps of rows with so many subjects; everything that must be written starts as NaN, and so does what must
+    not be read. fixed: groups whose place is given, in every row."""
     rng = np.random.default_rng(seed)
     R, G, N = len(subjects), G or max(subjects), h * w
     near, outside = tables(h, w)
+    is_fixed = np.isin(np.arange(G), fixed)[None] & (np.arange(G) < np.reshape(subjects, (-1, 1)))
+    beyond = np.where(is_fixed[..., None], rng.choice(BEYOND, (R, G, N)), np.float32("nan"))
     return {
         "step": np.zeros(1, np.int32),
         "subjects": check_subjects(subjects, G),
-        "strengths": check_strengths(AWAY, BOOST),
+        "strengths": check_strengths(AWAY, BOOST) * FACTORS[:, None],
+        "fixed": is_fixed.astype(np.int32),
+        "beyond": beyond.astype(np.float32),
         "near": near,
         "outside": outside,
         "maps": rng.uniform(0, 0.2, (L, R, G, N)).astype(np.float32) ** 2,
@@ -61,6 +71,7 @@ cases = st.builds(
     w=st.integers(1, 12),
     subjects=st.lists(st.integers(2, 4), min_size=1, max_size=3),
     L=st.integers(1, 3),
+    fixed=st.sets(st.integers(0, 3), max_size=3).map(sorted),
 )
 
 
@@ -78,7 +89,12 @@ def test_numpy_equals_the_float64_reference(case: Arrays) -> None:
         for row, count in enumerate(arrays["subjects"]):
             maps = arrays["maps"][:, row, :count].reshape(-1, count, h, w)
             before = None if expected[row] is None else expected[row].averages
-            expected[row] = exclusive_bias(maps, before, away=AWAY, boost=BOOST)
+            places = {
+                g: 1.0 - np.float64(arrays["beyond"][row, g].reshape(h, w))
+                for g in np.flatnonzero(arrays["fixed"][row, :count])
+            }
+            factor = float(FACTORS[arrays["step"][0]])
+            expected[row] = exclusive_bias(maps, before, away=factor * AWAY, boost=factor * BOOST, places=places)
         exclude(arrays)
         for row, count in enumerate(arrays["subjects"]):
             made = arrays["averages"][row, :count].reshape(count, h, w)
@@ -96,6 +112,9 @@ def test_permuting_subjects_permutes_their_bias(case: Arrays, data: st.DataObjec
     case["subjects"][:] = count
     order = data.draw(st.permutations(range(count)))
     moved = {**case, "maps": case["maps"][:, :, order], "averages": case["averages"] * 1, "bias": case["bias"] * 1}
+    # A place is given in rows that have the subject; here all rows have all of them.
+    case["beyond"][np.isnan(case["beyond"])] = 0.5
+    moved |= {name: case[name][:, order] for name in ("fixed", "beyond")}
     exclude(case)
     exclude(moved)
     assert_array_equal(moved["bias"], case["bias"][:, :, order])
@@ -105,7 +124,7 @@ def test_permuting_subjects_permutes_their_bias(case: Arrays, data: st.DataObjec
 @properties
 @given(case=cases)
 def test_a_batch_equals_its_rows_one_by_one(case: Arrays) -> None:
-    per_row = ("subjects", "averages", "bias")
+    per_row = ("subjects", "fixed", "beyond", "averages", "bias")
     singles = []
     for row in range(len(case["subjects"])):
         single = {**case, "maps": case["maps"][:, row : row + 1] * 1, "step": case["step"] * 1}
@@ -120,6 +139,7 @@ def test_a_batch_equals_its_rows_one_by_one(case: Arrays) -> None:
 @given(case=cases)
 def test_centres_are_apart_and_a_bias_is_largest_at_its_centre(case: Arrays) -> None:
     """Unless the grid is full: four subjects of a line of three cells."""
+    case["fixed"][:] = 0
     h, w = case["near"].shape
     exclude(case)
     count = int(case["subjects"][0])
@@ -147,7 +167,8 @@ def test_groups_that_are_no_subjects_change_nothing() -> None:
     case = make_case(2, 5, 7, [2], G=4)
     case["maps"][:, :, 2:] *= 100.0
     fewer = {**case, "maps": case["maps"][:, :, :2] * 1}
-    fewer |= {"averages": case["averages"][:, :2] * 1, "bias": case["bias"][:, :, :2] * 1}
+    fewer |= {name: case[name][:, :2] * 1 for name in ("fixed", "beyond", "averages")}
+    fewer |= {"bias": case["bias"][:, :, :2] * 1}
     exclude(case)
     exclude(fewer)
     assert_array_equal(case["bias"][:, :, :2], fewer["bias"])
@@ -198,6 +219,33 @@ def test_a_weak_subject_is_strengthened_and_a_window_is_as_wide_in_both_directio
     assert_allclose(second[5, 10], weakness + AWAY * (np.exp(-40 / 2.88) - 1), atol=1e-5)
 
 
+def test_a_given_place_is_kept_and_others_stay_out_of_it() -> None:
+    """By hand: the first subject has the left half, where the second one's map is largest."""
+    case = make_case(6, 8, 8, [2, 1], L=1, fixed=[0])
+    case["maps"][:] = 0.0
+    case["beyond"][:, 0].reshape(2, 8, 8)[...] = np.where(np.arange(8) < 4, 0.0, 1.0)
+    case["maps"].reshape(2, 2, 8, 8)[0, 1, 2, 1:7] = (8, 4, 2, 1, 1, 1)
+    case["maps"].reshape(2, 2, 8, 8)[0, 0, 6, 6] = 4
+    exclude(case)
+    first, second = case["bias"][0, 0].reshape(2, 8, 8)
+    weakness = 1 - case["averages"][0, 0].max() / case["averages"][0, 1].max()
+    assert_allclose(first[:, :4], BOOST * weakness, rtol=1e-6)
+    assert_allclose(first[:, 4:], BOOST * weakness - AWAY, rtol=1e-6)
+    # The largest average of the right half is at its edge; the strongest subject is not strengthened.
+    assert [int(n) for n in np.unravel_index(second.argmax(), (8, 8))] == [2, 4] and second.max() == 0.0
+    # One subject alone, in its place.
+    assert_array_equal(case["bias"][1, 0, 0].reshape(8, 8), first - np.float32(BOOST * weakness))
+
+
+def test_before_there_are_maps_only_given_places_count() -> None:
+    case = make_case(7, 4, 4, [0, 1, 2, 2], S=2, G=3, fixed=[1])
+    begin(case, 0.5)
+    expected = np.zeros((4, 3, 16), np.float32)
+    expected[2:, 1] = -0.5 * case["beyond"][2:, 1]
+    assert_array_equal(case["bias"][:, 0], expected)
+    assert not case["bias"][:, 1].any() and not case["averages"].any()
+
+
 # ---- what is refused
 
 
@@ -208,7 +256,7 @@ def test_a_weak_subject_is_strengthened_and_a_window_is_as_wide_in_both_directio
         (lambda: tables(8, 8, window=0.0), r"window of a subject is 0\.0"),
         (lambda: tables(8, 8, window=float("nan")), "window of a subject is nan"),
         (lambda: tables(8, 8, apart=-0.1), r"subjects are -0\.1 sides apart"),
-        (lambda: check_strengths(-1.0, 0.0), r"lambda of exclusive attention is -1\.0; pass 0 to 1000"),
+        (lambda: check_strengths(-1.0, 0.0), "lambda of exclusive attention is -1; pass 0 to 1000"),
         (lambda: check_strengths(0.0, float("nan")), "mu of exclusive attention is nan"),
         (lambda: check_subjects([0, 4], 3), "row 1 has 4 subjects; pass 0 to 3"),
         (lambda: check_subjects([-1], 3), "row 0 has -1 subjects"),
@@ -233,7 +281,7 @@ def test_impossible_settings_are_named(make: Callable[[], Any], message: str) ->
 )
 def test_shapes_that_contradict_each_other_are_named(name: str, shape: tuple[int, ...], message: str) -> None:
     shapes = {key: array.shape for key, array in make_case(0, 4, 6, [2, 3]).items()}
-    assert sizes(shapes) == {"R": 2, "h": 4, "w": 6, "N": 24, "L": 2, "G": 3, "S": 1}
+    assert sizes(shapes) == {"m": 3, "R": 2, "h": 4, "w": 6, "N": 24, "L": 2, "G": 3, "S": 1}
     with pytest.raises(ParameterError, match=message):
         launch({**shapes, name: shape})
     with pytest.raises(ParameterError, match=f"lacks {name}"):
@@ -264,6 +312,8 @@ CASES: dict[str, dict[str, Any]] = {
     "wide": {"seed": 11, "h": 5, "w": 7, "subjects": [0, 4], "L": 1},
     "high, one of many groups unused": {"seed": 12, "h": 13, "w": 3, "subjects": [2, 5], "L": 3, "G": 6},
     "full": {"seed": 13, "h": 1, "w": 2, "subjects": [3]},
+    "given places": {"seed": 15, "h": 8, "w": 6, "subjects": [3, 1, 2, 0], "fixed": [0, 2], "G": 4},
+    "only given places": {"seed": 16, "h": 4, "w": 6, "subjects": [2], "fixed": [0, 1]},
     "the largest": {"seed": 14, "h": 32, "w": 32, "subjects": [2]},
 }
 
