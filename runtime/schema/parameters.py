@@ -390,10 +390,10 @@ REGION_BOX = Rule(
     "the region of '{subject}' is the box {value}",
     "give left, top, right and bottom as shares of the image from 0 to 1, with left < right and top < bottom",
 )
-REGION_SHAPE = Rule(
+REGION_ASPECT = Rule(
     ParameterError,
-    "the region of '{subject}' has {width} x {height} pixels, another aspect ratio than the image's {image_width} x {image_height}",
-    "give a mask of the image's shape",
+    "the region of '{subject}' is {width} x {height} pixels, the image {image_width} x {image_height}",
+    "give a mask of the image's aspect ratio",
 )
 REGION_EMPTY = Rule(
     ParameterError, "the region of '{subject}' is empty: no pixel is white", "paint the place of the subject white"

@@ -462,8 +462,8 @@ ParameterError subject_map_size(const Height& height, const Width& width, const 
 }
 
 template <typename Subject, typename Width, typename Height, typename ImageWidth, typename ImageHeight>
-ParameterError region_shape(const Subject& subject, const Width& width, const Height& height, const ImageWidth& image_width, const ImageHeight& image_height) {
-    return ParameterError(text("the region of '", subject, "' has ", width, " x ", height, " pixels, another aspect ratio than the image's ", image_width, " x ", image_height), "give a mask of the image's shape");
+ParameterError region_aspect(const Subject& subject, const Width& width, const Height& height, const ImageWidth& image_width, const ImageHeight& image_height) {
+    return ParameterError(text("the region of '", subject, "' is ", width, " x ", height, " pixels, the image ", image_width, " x ", image_height), "give a mask of the image's aspect ratio");
 }
 
 template <typename Subject>

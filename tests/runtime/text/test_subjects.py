@@ -113,7 +113,25 @@ ROWS = [tuple(part.strip() for part in line.split("->")) for line in TABLE.strip
 WORDS = [
     *sorted(subject_words.DETERMINERS | subject_words.STYLES | subject_words.ADJECTIVES | subject_words.QUANTITIES),
     *(word for link in subject_words.LINKS for word in link.split()),
-    *("cat", "dog", "cup", "of", "running", "ring", "the", "background", "by", ",", ", ", ".", "\n", "&", "+", "(", ")"),
+    *(
+        "cat",
+        "dog",
+        "cup",
+        "of",
+        "running",
+        "ring",
+        "the",
+        "background",
+        "by",
+        ",",
+        ", ",
+        ".",
+        "\n",
+        "&",
+        "+",
+        "(",
+        ")",
+    ),
 ]
 PROMPTS = st.lists(st.sampled_from(WORDS) | st.text(max_size=6), max_size=24).map(" ".join) | st.text(max_size=60)
 
