@@ -128,6 +128,16 @@ def add_editing(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     return editing
 
 
+class _Repeated(argparse.Action):
+    """Like "append", for any default that is no list: --from-image asks with one of its own what was given."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, [*(before if isinstance(before, list) else []), values])
+
+
 def add_subjects(p: argparse.ArgumentParser) -> None:
     """Add subjects and regions; `subjects` and `regions` read them."""
     given = p.add_argument_group(
@@ -139,7 +149,7 @@ def add_subjects(p: argparse.ArgumentParser) -> None:
         "usual",
     )  # fmt: skip
     given.add_argument(
-        "--region", action="append", metavar="PHRASE=WHERE",
+        "--region", action=_Repeated, metavar="PHRASE=WHERE",
         help="where a phrase belongs: a mask (white there), or left,top,right,bottom from 0 to 1. Can be repeated; a "
         "phrase with a region is a subject",
     )  # fmt: skip

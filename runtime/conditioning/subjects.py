@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, NoReturn
 
 import numpy as np
 
+from ebca.runtime.components import Components
 from ebca.runtime.conditioning.prompts import Conditioning
 from ebca.runtime.conditioning.schedules import Gamma
 from ebca.runtime.conditioning.schedules import resolve as resolve_schedule
@@ -122,6 +123,31 @@ def strengths(subjects: Subjects, steps: int, evaluations: int, scheduler: str) 
     return np.stack(columns, 1)
 
 
+def of_images(
+    subjects: Subjects,
+    conditioning: Conditioning,
+    components: Components,
+    strengths: np.ndarray,
+    latent_shape: tuple[int, int, int, int],
+    size: tuple[int, int],
+) -> Resolved | None:
+    """`resolve` for the prompts of a request, whose subjects were checked; None if they are off.
+
+    Args:
+        subjects, conditioning: of the request.
+        components: of an engine whose UNet has layers for subjects.
+        strengths: as `strengths` returns them.
+        latent_shape: [n,C,h,w] of the latents.
+        size: (height, width) of the images in pixels.
+    """
+    if not subjects.on:
+        return None
+    unet, (batch, _, height, width) = components.manifest.unet, latent_shape
+    assert unet.subject_layers is not None and conditioning.prompt is not None
+    grid = unet.layers[unet.subject_layers.biased[0]].size({"height": height, "width": width})
+    return resolve(subjects, conditioning.prompt, components.tokenizer, strengths, batch=batch, grid=grid, size=size)
+
+
 def resolve(
     subjects: Subjects,
     prompt: str | Sequence[str],
@@ -188,12 +214,13 @@ def _check_phrase(field: str, phrase: Any) -> None:
 
 def _of_image(subjects: Subjects, text: str, named: Sequence[str], tokenizer: Tokenizer) -> list[_Found]:
     regions = {_key(phrase): region for phrase, region in (subjects.regions or {}).items()}
-    phrases = _automatic(text, tokenizer) if subjects.subjects == AUTO else list(named)
+    automatic = subjects.subjects == AUTO
+    phrases = _automatic(text, (), tokenizer) if automatic else list(named)
     known = {_key(phrase) for phrase in phrases}
     more = [phrase for phrase in subjects.regions or {} if _key(phrase) not in known]
     more = [phrase for phrase in more if tokenizer.occurrences(text, phrase)[0]]
-    if subjects.subjects == AUTO and more:
-        phrases = _apart_from(more, phrases, text, tokenizer)
+    if automatic and more:
+        phrases = _automatic(text, more, tokenizer)
     phrases += more
     if len(phrases) > rules.MAX_SUBJECTS:
         shown = rules.shortened(text, _SHOWN)
@@ -204,26 +231,25 @@ def _of_image(subjects: Subjects, text: str, named: Sequence[str], tokenizer: To
         _Found(phrase, place, regions.pop(_key(phrase), None)) for phrase, place in zip(phrases, places, strict=True)
     ]
     if len(found) == 1 and found[0].region is None:
-        if subjects.subjects != AUTO:
+        if not automatic:
             warn(rules.SUBJECT_ALONE.text(subject=found[0].phrase, prompt=rules.shortened(text, _SHOWN)))
         return []
     return found
 
 
-def _automatic(text: str, tokenizer: Tokenizer) -> list[str]:
-    """The phrases that the parser finds, as far as they have tokens within the length limit."""
+def _automatic(text: str, by_hand: Sequence[str], tokenizer: Tokenizer) -> list[str]:
+    """The phrases that the parser finds, as far as they have words of their own: within the length limit, and apart
+    from those of `by_hand`."""
+    taken = {token for place in _places(by_hand, text, tokenizer) for token in place}
     phrases = [text[span.start : span.end] for span in find_subjects(text)]
-    return [phrase for phrase in phrases if tokenizer.occurrences(text, phrase)[0]]
-
-
-def _apart_from(taken: Sequence[str], phrases: Sequence[str], text: str, tokenizer: Tokenizer) -> list[str]:
-    """Those phrases that have an occurrence without words of `taken`, which were chosen by hand."""
-    tokens = {token for place in _places(taken, text, tokenizer) for token in place}
-    return [
-        phrase
-        for phrase in phrases
-        if any(tokens.isdisjoint(place) for place in tokenizer.occurrences(text, phrase)[0])
-    ]
+    occurrences = [tokenizer.occurrences(text, phrase)[0] for phrase in phrases]
+    kept = []
+    for index in _longest_first(occurrences):
+        free = next((place for place in occurrences[index] if taken.isdisjoint(place)), None)
+        if free is not None:
+            kept.append(index)
+            taken.update(free)
+    return [phrases[index] for index in sorted(kept)]
 
 
 def _places(phrases: Sequence[str], text: str, tokenizer: Tokenizer) -> list[list[int]]:
@@ -235,7 +261,7 @@ def _places(phrases: Sequence[str], text: str, tokenizer: Tokenizer) -> list[lis
     """
     occurrences = [_occurrences(phrase, text, tokenizer) for phrase in phrases]
     places: dict[int, list[int]] = {}
-    for index in sorted(range(len(phrases)), key=lambda i: -len(occurrences[i][0])):
+    for index in _longest_first(occurrences):
         users = {token: other for other, place in places.items() for token in place}
         free = next((place for place in occurrences[index] if users.keys().isdisjoint(place)), None)
         if free is None:
@@ -243,6 +269,12 @@ def _places(phrases: Sequence[str], text: str, tokenizer: Tokenizer) -> list[lis
         else:
             places[index] = free
     return [places[index] for index in range(len(phrases))]
+
+
+def _longest_first(occurrences: Sequence[list[list[int]]]) -> list[int]:
+    """Indices of phrases with occurrences, those with the most tokens first, else in order."""
+    present = [index for index, found in enumerate(occurrences) if found]
+    return sorted(present, key=lambda index: -len(occurrences[index][0]))
 
 
 def _occurrences(phrase: str, text: str, tokenizer: Tokenizer) -> list[list[int]]:

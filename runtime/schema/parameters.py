@@ -363,7 +363,7 @@ SUBJECT_BEYOND_LIMIT = Rule(
 )
 SUBJECT_REPEATED = Rule(
     ParameterError,
-    "the subject '{subject}' is named {count} times, and the prompt '{prompt}' has it {found} times",
+    "the subject '{subject}' is named more often ({count}) than it stands in the prompt '{prompt}' ({found})",
     "name each thing once",
 )
 SUBJECTS_OVERLAP = Rule(

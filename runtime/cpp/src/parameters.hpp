@@ -438,7 +438,7 @@ ParameterError subject_beyond_limit(const Subject& subject, const Limit& limit) 
 
 template <typename Subject, typename Count, typename Prompt, typename Found>
 ParameterError subject_repeated(const Subject& subject, const Count& count, const Prompt& prompt, const Found& found) {
-    return ParameterError(text("the subject '", subject, "' is named ", count, " times, and the prompt '", prompt, "' has it ", found, " times"), "name each thing once");
+    return ParameterError(text("the subject '", subject, "' is named more often (", count, ") than it stands in the prompt '", prompt, "' (", found, ")"), "name each thing once");
 }
 
 template <typename Subject, typename Other, typename Prompt>
