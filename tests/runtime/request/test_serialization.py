@@ -210,7 +210,7 @@ def test_regions_are_embedded_or_recorded_as_files_and_boxes(tmp_path: Path) -> 
     with pytest.raises(ebca.ParameterError, match="is not the file that was used: its contents have changed"):
         from_parameters(parameters)
     file.unlink()
-    with pytest.raises(ebca.ParameterError, match="regions '.*' cannot be read: No such file"):
+    with pytest.raises(ebca.ParameterError, match=r"regions '.*' cannot be read: No such file"):
         recorded(request)
 
 
