@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Never, Self
+from typing import Any, Literal, Never, Self
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from ebca.runtime.conditioning.timeline import Guidance, Timeline
 from ebca.runtime.execution.executor import Executor
 from ebca.runtime.generation import Generation, Stopwatch
 from ebca.runtime.images.inputs import ImageLike, load_images
+from ebca.runtime.images.regions import Region
 from ebca.runtime.request import names
 from ebca.runtime.request.fields import FIELD_PARTS, GenerateRequest
 from ebca.runtime.request.validate import Target, check_inversion, checked_latents, validate
@@ -97,6 +98,11 @@ class Session:
         norm_factor: float = rules.GENERATE.norm_factor,
         edits: Sequence[Edit] = (),
         reset_edits: bool = rules.GENERATE.reset_edits,
+        subjects: Literal["auto"] | Sequence[str] | Sequence[Sequence[str]] | None = None,
+        regions: Mapping[str, Region] | None = None,
+        subject_exclusion: Gamma = rules.GENERATE.subject_exclusion,
+        subject_balance: Gamma = rules.GENERATE.subject_balance,
+        subject_window: float = rules.GENERATE.subject_window,
         image: ImageLike | Sequence[ImageLike] | None = None,
         mask: ImageLike | Sequence[ImageLike] | None = None,
         strength: float | None = rules.GENERATE.strength,
@@ -115,8 +121,8 @@ class Session:
 
         Without `image` this is text to image. With `image` it is image to image, starting at the noise level that
         `strength` sets. With `image` and `mask` it is inpainting: by the model if it was trained for inpainting, else
-        by RePaint. All parameters but `on_step` are fields of `ebca.GenerateRequest`, which describes them; `run` takes
-        them as one value.
+        by RePaint. `subjects` gives things of the prompt places of their own. All parameters but `on_step` are fields
+        of `ebca.GenerateRequest`, which describes them; `run` takes them as one value.
 
         Args:
             on_step: called after each evaluation; return False to cancel.
@@ -180,7 +186,7 @@ class Session:
             ParameterError, EngineError, CancelledError, NumericalError: as in `generate`.
         """
         if unknown:
-            raise names.unknown(unknown, "Session.invert", _INVERT, names.FIELDS)
+            raise names.unknown(unknown, "Session.invert", _INVERT, names.INVERT_FIELDS)
         conditioning = Conditioning(prompt, prompt_embeds=prompt_embeds)
         with self._call(on_step):
             return self._invert(image, conditioning, steps, regularize, on_step)

@@ -64,10 +64,11 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "runtime.devices": (*_BACKENDS, *_OPERATORS),
     "runtime.execution": _EXECUTION,
     "runtime.components": (*_EXECUTION, "engines.cache", "runtime.schema", "runtime.validation", "runtime.text"),
-    "runtime.conditioning": _STAGES,
     "runtime.images": _STAGES,
     "runtime.telemetry": (*_EXECUTION, "result_files", "runtime.images"),
     "runtime.sampling": _STAGES,
+    # Reads the regions of subjects, and makes what the samplers need for them.
+    "runtime.conditioning": (*_STAGES, "runtime.images", "runtime.sampling"),
     "runtime.request": _REQUEST,
     "runtime.results": ("errors", "runtime.shown", "runtime.images"),
     "runtime.memory": (*_REQUEST, "runtime.request"),

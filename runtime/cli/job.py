@@ -17,6 +17,7 @@ from ebca.runtime.conditioning import edits as editing
 from ebca.runtime.conditioning.prompts import Conditioning
 from ebca.runtime.images import inputs
 from ebca.runtime.request.fields import GenerateRequest
+from ebca.runtime.request.inputs import region_files
 from ebca.runtime.request.validate import check_inversion
 from ebca.runtime.results import Result
 from ebca.runtime.session import Session
@@ -77,7 +78,12 @@ class Job:
     @property
     def input_files(self) -> list[Path]:
         """The files that are read."""
-        return [*(self.args.image or ()), *(self.args.mask or ())]
+        return [*(self.args.image or ()), *(self.args.mask or ()), *self.region_files]
+
+    @property
+    def region_files(self) -> list[Path]:
+        """Those that regions of subjects are read from."""
+        return region_files(self.asked)
 
     def size(self, engine: Components) -> tuple[int | None, int | None]:
         """Height and width of the images: as given, else about the model's size with the aspect ratio of the image."""

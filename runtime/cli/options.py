@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ebca import console
 from ebca.engines.backends.registry import CPU_BACKENDS, GPU_BACKENDS, PRECISIONS
@@ -10,6 +10,7 @@ from ebca.errors import ParameterError
 from ebca.runtime.components import OnPrepare
 from ebca.runtime.conditioning.edits import Edit
 from ebca.runtime.conditioning.schedules import Gamma, Kind, Schedule
+from ebca.runtime.conditioning.subjects import AUTO as AUTO_SUBJECTS
 from ebca.runtime.devices.choice import AUTO, parse
 from ebca.runtime.engine import Engine, OnDevice, load
 from ebca.runtime.schema import parameters as rules
@@ -127,6 +128,82 @@ def add_editing(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     return editing
 
 
+class _Repeated(argparse.Action):
+    """Like "append", for any default that is no list: --from-image asks with one of its own what was given."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, [*(before if isinstance(before, list) else []), values])
+
+
+def add_subjects(p: argparse.ArgumentParser) -> None:
+    """Add subjects and regions; `subjects` and `regions` read them."""
+    given = p.add_argument_group(
+        "subjects", "Things of the prompt that get a place of their own, so that none takes another's."
+    )
+    given.add_argument(
+        "--subjects", nargs="*", metavar="PHRASE",
+        help="phrases of the prompt; without any, they are found in it, and a prompt with fewer than two is made as "
+        "usual",
+    )  # fmt: skip
+    given.add_argument(
+        "--region", action=_Repeated, metavar="PHRASE=WHERE",
+        help="where a phrase belongs: a mask (white there), or left,top,right,bottom from 0 to 1. Can be repeated; a "
+        "phrase with a region is a subject",
+    )  # fmt: skip
+    for name, meaning, default in (
+        ("exclusion", "how strongly a subject is kept inside its place", rules.GENERATE.subject_exclusion),
+        ("balance", "how strongly the weakest subject is supported", rules.GENERATE.subject_balance),
+    ):
+        given.add_argument(
+            f"--subject-{name}", type=number_or_schedule, nargs="+", metavar="S",
+            help=f"{meaning}, 0 to {rules.MAX_SUBJECT_STRENGTH}: a number, a schedule, or one number per evaluation "
+            f"(default: {default:g})",
+        )  # fmt: skip
+    given.add_argument(
+        "--subject-window", type=float, metavar="SIDES",
+        help=f"size of a place, in sides of the smaller side (default: {rules.GENERATE.subject_window:g})",
+    )  # fmt: skip
+
+
+def subjects(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of subjects as `Session.generate` takes them, as far as they are given.
+
+    Raises:
+        ParameterError: a region that is not written as PHRASE=WHERE or is given twice, or several values of which one
+            is a schedule.
+    """
+    found: dict[str, Any] = {}
+    if args.subjects is not None:
+        found["subjects"] = args.subjects if args.subjects not in ([], [AUTO_SUBJECTS]) else AUTO_SUBJECTS
+    if args.region:
+        found["regions"] = regions(args.region)
+    for name in ("subject_exclusion", "subject_balance"):
+        if (values := getattr(args, name)) is not None:
+            found[name] = _one_or_numbers(f"--{name.replace('_', '-')}", values)
+    if args.subject_window is not None:
+        found["subject_window"] = args.subject_window
+    return found
+
+
+def regions(given: Sequence[str]) -> dict[str, str | tuple[float, ...]]:
+    """Files of masks, and boxes, by phrase. Raises ParameterError as `subjects` does."""
+    found: dict[str, str | tuple[float, ...]] = {}
+    for text in given:
+        phrase, sign, where = (part.strip() for part in text.partition("="))
+        if not (phrase and sign and where):
+            raise ParameterError(f"--region is '{text}'", 'write "red circle=mask.png" or "red circle=0.1,0.2,0.5,0.9"')
+        if phrase in found:
+            raise ParameterError(f"--region names '{phrase}' twice", "give one region for each phrase")
+        try:
+            found[phrase] = tuple(float(number) for number in where.split(","))
+        except ValueError:
+            found[phrase] = where
+    return found
+
+
 def add_machine(p: argparse.ArgumentParser, threads: str = "default: one per physical core") -> argparse._ArgumentGroup:
     """Add device, backend, precision and threads. Returns the group.
 
@@ -233,14 +310,17 @@ def _late(
     ]
 
 
+def _one_or_numbers(flag: str, values: Sequence[float | Schedule]) -> float | Schedule | list[float]:
+    """One number or schedule, or one number per evaluation."""
+    numbers = [value for value in values if not isinstance(value, Schedule)]
+    if len(values) > 1 and len(numbers) < len(values):
+        raise ParameterError(f"{flag} has a schedule among several values", "give one schedule, or only numbers")
+    return numbers if len(values) > 1 else values[0]
+
+
 def _gamma(flag: str, values: list[float | Schedule], args: argparse.Namespace) -> Gamma:
-    if len(values) > 1:
-        numbers = [value for value in values if not isinstance(value, Schedule)]
-        if len(numbers) < len(values):
-            raise ParameterError(f"{flag} has a schedule among several values", "give one schedule, or only numbers")
-        return numbers
-    (value,) = values
-    if isinstance(value, Schedule):
+    value = _one_or_numbers(flag, values)
+    if isinstance(value, Schedule | list):
         return value
     finite(flag, value)
     editing = bool(getattr(args, "editing_prompt", None))

@@ -56,8 +56,19 @@ class Line:
     def request_fields(self) -> dict[str, Any]:
         """Fields of the request that no option has in this form. Raises ParameterError for a value of a wrong type."""
         given = {name: value for name, value in self.fields.items() if name in _REQUEST}
+        _check_regions(given.get("regions"))
         read = from_json(given).values()
         return {name: read[name] for name in given}
+
+
+def _check_regions(regions: Any) -> None:
+    """As with other images, what a result records could not tell two masks apart that are no files."""
+    for phrase, region in (regions if isinstance(regions, dict) else {}).items():
+        box = isinstance(region, list) and len(region) == 4 and not any(isinstance(one, list) for one in region)
+        if not box and not isinstance(region, str):
+            raise ParameterError(
+                f"the region of '{phrase}' is {region!r}"[:200], "give the file of a mask, or a box [0, 0, 0.5, 1]"
+            )
 
 
 def read(file: Path) -> list[Line]:

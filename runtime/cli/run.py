@@ -52,7 +52,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _run(args: argparse.Namespace, ctrl_c: console.CtrlC, written: list[Path]) -> int:
     job = Job.of(args)
-    check_files(job.files.named(), input_files(args), args.engine)
+    read = [*input_files(args), *(("--region", file) for file in job.region_files)]
+    check_files(job.files.named(), read, args.engine)
     with console.PrepareProgress() as prepare:
         engine = options.open_engine(args, None if args.quiet else prepare, quiet=args.quiet)
     if args.recorded is not None:

@@ -24,6 +24,7 @@ examples:
   ebca-run --engine engine-sd15 --prompt "a cat" --gamma-attn 0.01 --gamma-tau 0.5 --seed 1 2 3 4
   ebca-run --engine engine-sd15 --prompt "a castle next to a river" \\
            --editing-prompt "monet painting" boat --alpha 1.3 --alpha-tau 0.2 --gamma-attn 0.01
+  ebca-run --engine engine-sd15 --prompt "a cat next to a dog" --subjects --region "cat=0,0.2,0.5,1"
   ebca-run --engine engine-sd15 --image cat.jpg --source-prompt "a cat" --editing-prompt dog cat \\
            --editing-direction 1 0 --alpha 0.75 0.65 --alpha-tau 0.5
   ebca-run --engine engine-inpainting --image room.png --mask hole.png --prompt "teddy bear"
@@ -56,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     _add_core(p)
     _add_tokens(options.add_energy(p))
     options.add_editing(p)
+    options.add_subjects(p)
     _add_images(p)
     _add_prompts_file(p)
     _add_telemetry(p)

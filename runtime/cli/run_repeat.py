@@ -15,6 +15,7 @@ from ebca.runtime.request.serialization import from_parameters
 _OPTIONS: Mapping[str, tuple[str, ...]] = {
     "token_weights": ("token_indices", "token_words", "token_upweight"),
     "edits": ("editing_prompt",),
+    "regions": ("region",),
     "repaint": ("repaint", "jump_length", "jump_n_sample", "eta", "update_known"),
 }
 _GAMMA_OPTIONS = ("gamma_schedule", "gamma_tau", "gamma_ratio")

@@ -10,6 +10,8 @@ from ebca.runtime.request.inputs import files
 from ebca.runtime.sampling.repaint import RePaint
 from ebca.runtime.schema import parameters as rules
 
+_STRENGTHS = ("subject_exclusion", "subject_balance", "subject_window")
+
 
 def request(args: argparse.Namespace) -> GenerateRequest:
     """The request. With a source prompt, the caller adds the initial latents, found by inversion.
@@ -34,6 +36,7 @@ def request(args: argparse.Namespace) -> GenerateRequest:
         norm_factor=args.norm_factor,
         edits=tuple(options.edits(args)),
         reset_edits=args.reset_edits,
+        **options.subjects(args),
         image=args.image if source is None else None,
         mask=args.mask,
         strength=args.strength,
@@ -67,6 +70,11 @@ def given_files(args: argparse.Namespace) -> dict[str, Any]:
 
 def _check_task(args: argparse.Namespace) -> None:
     """Check the rules that only the command line has; `validate` checks the others."""
+    strengths = [name for name in _STRENGTHS if getattr(args, name) is not None]
+    # With --from-image, subjects may be recorded; lines of a file have fields of their own.
+    alone = args.subjects is None and not args.region and args.recorded is None and args.prompts_file is None
+    if strengths and alone:
+        raise ParameterError(f"--{strengths[0].replace('_', '-')} needs --subjects or --region", "give one of them")
     if args.source_prompt is None:
         if args.regularize:
             raise ParameterError(
@@ -81,7 +89,12 @@ def _check_task(args: argparse.Namespace) -> None:
         return
     if not args.image:
         raise ParameterError("--source-prompt needs --image, which it describes", "give --image")
-    for flag, value in (("--mask", args.mask), ("--strength", args.strength)):
+    for flag, value in (
+        ("--mask", args.mask),
+        ("--strength", args.strength),
+        ("--subjects", args.subjects),
+        ("--region", args.region),
+    ):
         if value is not None:
             raise ParameterError(f"--source-prompt and {flag} do not go together", "leave one out")
     if args.scheduler not in (None, "ddim"):

@@ -37,12 +37,34 @@ def load_masks(value: ImageLike | Sequence[ImageLike], height: int, width: int) 
     Raises:
         ParameterError: as in `load_images`, and a mask without a hole.
     """
-    masks = np.stack([_mask(one, height, width) for one in _each("mask", value)])[:, None]
+    masks = np.stack([load_mask("mask", one, height, width) for one in _each("mask", value)])[:, None]
     empty = np.flatnonzero(~masks.any((1, 2, 3)))
     if empty.size:
         which = f"mask {empty[0]}" if len(masks) > 1 else "the mask"
         raise rules.MASK_EMPTY.error(which=which)
     return masks
+
+
+def load_mask(name: str, value: ImageLike, height: int, width: int) -> np.ndarray:
+    """One mask -> [height,width] float32, as in `load_masks`, possibly without a hole.
+
+    Args:
+        name: for messages.
+        value: the mask.
+        height, width: size to resize to.
+
+    Raises:
+        ParameterError: not an image, or a file that cannot be read as an image.
+    """
+    if (
+        isinstance(value, np.ndarray)
+        and value.dtype != np.uint8
+        and value.shape in ((height, width), (height, width, 1))
+    ):
+        return (unit(name, value.reshape(height, width)) >= 0.5).astype(np.float32)
+    mask = hole(f"the {name}", opened(name, value))
+    grey = mask.resize((width, height), Image.Resampling.BICUBIC).convert("L")
+    return (np.asarray(grey, np.float32) >= 127.5).astype(np.float32)
 
 
 def image_size(value: ImageLike | Sequence[ImageLike], name: str = "image") -> tuple[int, int]:
@@ -113,15 +135,3 @@ def _image(value: Any, height: int, width: int) -> np.ndarray:
         return unit("image", value)
     image = on_white("the image", opened("image", value))
     return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC), np.float32) / 255
-
-
-def _mask(value: Any, height: int, width: int) -> np.ndarray:
-    if (
-        isinstance(value, np.ndarray)
-        and value.dtype != np.uint8
-        and value.shape in ((height, width), (height, width, 1))
-    ):
-        return (unit("mask", value.reshape(height, width)) >= 0.5).astype(np.float32)
-    mask = hole("the mask", opened("mask", value))
-    grey = mask.resize((width, height), Image.Resampling.BICUBIC).convert("L")
-    return (np.asarray(grey, np.float32) >= 127.5).astype(np.float32)

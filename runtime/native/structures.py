@@ -200,6 +200,15 @@ class Image(ctypes.Structure):
     )
 
 
+class Region(ctypes.Structure):
+    """ebca_region."""
+
+    _fields_ = (
+        ("subject", c_char_p),
+        ("mask", Image),
+    )
+
+
 class RePaintParams(ctypes.Structure):
     """ebca_repaint_params."""
 
@@ -262,6 +271,13 @@ class GenerateParams(ctypes.Structure):
         ("latents_only", c_int32),
         ("on_step", StepCallback),
         ("on_step_data", c_void_p),
+        ("subjects", POINTER(c_char_p)),
+        ("subject_count", c_size_t),
+        ("subject_exclusion", Schedule),
+        ("subject_balance", Schedule),
+        ("subject_window", c_double),
+        ("regions", POINTER(Region)),
+        ("region_count", c_size_t),
     )
 
 

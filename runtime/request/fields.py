@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ebca.runtime.conditioning.prompts import Conditioning
+from ebca.runtime.conditioning.subjects import Subjects
 from ebca.runtime.conditioning.timeline import Guidance
 from ebca.runtime.images.inputs import ImageLike
 from ebca.runtime.request import names
@@ -57,6 +58,7 @@ class GenerateRequest(Shown):
     Attributes:
         conditioning: prompts or embeddings.
         guidance: classifier-free guidance, context update, and editing prompts.
+        subject: things of the prompt that get a place of their own.
         image_inputs: images to start from.
         telemetry: what to record.
         steps: scheduler steps.
@@ -71,6 +73,7 @@ class GenerateRequest(Shown):
 
     conditioning: Conditioning = field(default_factory=Conditioning)
     guidance: Guidance = field(default_factory=Guidance)
+    subject: Subjects = field(default_factory=Subjects)
     image_inputs: ImageInputs = field(default_factory=ImageInputs)
     telemetry: Telemetry = field(default_factory=Telemetry)
     steps: int = rules.GENERATE.steps
@@ -110,6 +113,7 @@ class GenerateRequest(Shown):
 PARTS: Mapping[str, type] = {
     "conditioning": Conditioning,
     "guidance": Guidance,
+    "subject": Subjects,
     "image_inputs": ImageInputs,
     "telemetry": Telemetry,
 }

@@ -11,6 +11,7 @@ from ebca.errors import ParameterError
 from ebca.runtime.conditioning.edits import Edit
 from ebca.runtime.images.files import expanded
 from ebca.runtime.images.inputs import image_count
+from ebca.runtime.images.regions import is_box, is_file
 from ebca.runtime.request.fields import GenerateRequest
 from ebca.runtime.request.validate import check_types
 from ebca.runtime.validation import at_least_one
@@ -19,15 +20,18 @@ IMAGES = ("image", "mask")
 ARRAYS = ("prompt_embeds", "negative_prompt_embeds", "latents")
 
 
-def recorded(request: GenerateRequest) -> dict[str, list[dict[str, str]]]:
+def recorded(request: GenerateRequest) -> dict[str, Any]:
     """The fields that a JSON of the request without embedded data lacks: of images and masks the files, each with its
-    SHA-256; an empty list for what was given as arrays or as PIL images.
+    SHA-256; an empty list for what was given as arrays or as PIL images; of regions an object of phrases and their
+    files or boxes.
 
     Raises:
         ParameterError: a file that cannot be read.
     """
     given = {name: value for name, value in request.values().items() if value is not None}
-    found = {name: files(name, given[name]) for name in IMAGES if name in given}
+    found: dict[str, Any] = {name: files(name, given[name]) for name in IMAGES if name in given}
+    if given.get("regions"):
+        found["regions"] = {phrase: _recorded_region(region) for phrase, region in given["regions"].items()}
     found |= {name: [] for name in ARRAYS if name in given}
     if any(edit.prompt_embeds is not None for edit in request.guidance.edits):
         found["edits"] = []
@@ -63,6 +67,22 @@ def same_files(name: str, found: Any) -> str | list[str]:
     return paths[0] if len(paths) == 1 else paths
 
 
+def same_regions(found: Any) -> dict[str, Any]:
+    """The regions that `recorded` has found. Raises ParameterError as `same_files` does."""
+    if not isinstance(found, Mapping):
+        raise ParameterError(f"the recorded regions cannot be read: {found!r}"[:200], "give `regions` again")
+    return {
+        phrase: tuple(region) if region and is_box(region) else same_files("regions", region)
+        for phrase, region in found.items()
+    }
+
+
+def region_files(request: GenerateRequest) -> list[Path]:
+    """The files of masks that the regions of subjects are read from."""
+    regions = request.subject.regions
+    return [Path(one) for one in regions.values() if is_file(one)] if isinstance(regions, Mapping) else []
+
+
 def implied_count(request: GenerateRequest) -> int:
     """The number of images that the lists and arrays of a request are for; 1 if it has none.
 
@@ -76,6 +96,9 @@ def implied_count(request: GenerateRequest) -> int:
     texts = [values["prompt"], values["negative_prompt"], *(edit.prompt for edit in edits)]
     arrays = [*(values[name] for name in ARRAYS), *(edit.prompt_embeds for edit in edits)]
     lists = [each for each in (*texts, values["seed"]) if isinstance(each, Sequence | np.ndarray)]
+    subjects = values["subjects"]
+    if isinstance(subjects, list | tuple) and all(isinstance(one, list | tuple) for one in subjects):
+        lists += [subjects] if subjects else []
     counts = [len(each) for each in lists if not isinstance(each, str) and (isinstance(each, Sequence) or each.ndim)]
     counts += [len(array) for array in arrays if len(getattr(array, "shape", ())) > 2]
     counts += [image_count(name, values[name]) for name in IMAGES if isinstance(values[name], Sequence | np.ndarray)]
@@ -98,6 +121,13 @@ def chosen_count(request: GenerateRequest, num_images: int | None) -> int:
             f"give one prompt, seed or image for all, or {count}: num_images counts all images together",
         )
     return count
+
+
+def _recorded_region(region: Any) -> Any:
+    if is_box(region):
+        return [float(one) for one in region]
+    found = files("regions", region)
+    return found[0] if found else []
 
 
 def _digest(name: str, path: str | Path) -> str:

@@ -35,8 +35,17 @@ _REPLACED = {
         ("gamma_tau", "gamma_schedule", "gamma_ratio"),
         "is a part of the gammas here: gamma_attn=ebca.Schedule.reverse_step(0.01, tau=0.5)",
     ),
+    **dict.fromkeys(("token_words", "token_upweight"), "is called `token_weights` here: {'crown': 2.5, 5: 0.5}"),
+    # The authors weight tokens with it; in Attend-and-Excite it names subjects.
+    "token_indices": "is called `token_weights` here: {'crown': 2.5, 5: 0.5}; "
+    "to give each thing its place: subjects=['lion', 'crown']",
     **dict.fromkeys(
-        ("token_indices", "token_words", "token_upweight"), "is called `token_weights` here: {'crown': 2.5, 5: 0.5}"
+        ("indices_to_alter", "subject_words", "phrases", "gligen_phrases", "noun_phrases"),
+        "is called `subjects` here: ['red circle', 'blue square'], or 'auto'",
+    ),
+    **dict.fromkeys(
+        ("boxes", "gligen_boxes", "bboxes", "bbox", "region_masks", "regional_prompts"),
+        "is a part of `regions` here: {'red circle': (left, top, right, bottom), 'blue square': 'mask.png'}",
     ),
     **dict.fromkeys(
         ("editing_prompt", "editing_direction", "alpha", "alpha_tau", "gamma_attn_compose", "gamma_norm_compose"),
@@ -63,7 +72,16 @@ FIELDS: Mapping[str, str] = {
         _SIZE, "belongs to the session: Engine.session(height, width), or Engine.generate(height=..., width=...)"
     ),
 }
-"""For fields of a request, and for `Session.generate` and `Session.invert`."""
+"""For fields of a request, and for `Session.generate`."""
+
+INVERT_FIELDS: Mapping[str, str] = {
+    **FIELDS,
+    **dict.fromkeys(
+        ("subjects", "regions", "subject_exclusion", "subject_balance", "subject_window"),
+        "has no place in an inversion, which follows the image",
+    ),
+}
+"""For `Session.invert`."""
 
 ENGINE_FIELDS: Mapping[str, str] = {
     **FIELDS,

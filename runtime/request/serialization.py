@@ -15,13 +15,15 @@ from ebca.runtime.conditioning import schedules
 from ebca.runtime.conditioning.edits import Edit
 from ebca.runtime.images.files import read_parameters
 from ebca.runtime.images.pixels import opened
+from ebca.runtime.images.regions import is_box
 from ebca.runtime.request import inputs
 from ebca.runtime.request.fields import FIELD_PARTS, GenerateRequest
 from ebca.runtime.request.validate import Task
 from ebca.runtime.sampling.repaint import RePaint
 
-_EMBEDDED = ("image", "mask", "prompt_embeds", "negative_prompt_embeds", "latents")
+_EMBEDDED = ("image", "mask", "regions", "prompt_embeds", "negative_prompt_embeds", "latents")
 _GAMMAS = ("gamma_attn", "gamma_norm")
+_STRENGTHS = ("subject_exclusion", "subject_balance")
 _EDIT_FIELDS = ("prompt", "direction", "alpha", "gamma_attn", "gamma_norm", "prompt_embeds")
 _DTYPES = ("float32", "float64", "uint8", "bool")
 
@@ -31,7 +33,8 @@ def to_json(request: GenerateRequest, *, embedded: bool = True) -> dict[str, Any
 
     Args:
         request: the request.
-        embedded: include images, embeddings and latents as base64 (files stay paths); else omit these fields.
+        embedded: include images, embeddings and latents as base64 (files stay paths), and regions; else omit these
+            fields, and what has no effect without subjects.
     """
     data: dict[str, Any] = {}
     for name, value in request.values().items():
@@ -41,6 +44,9 @@ def to_json(request: GenerateRequest, *, embedded: bool = True) -> dict[str, Any
     if not embedded:
         for edit in data["edits"]:
             edit.pop("prompt_embeds", None)
+        if request.subject.subjects is None and not request.subject.regions:
+            for name in (*_STRENGTHS, "subject_window"):
+                del data[name]
     return data
 
 
@@ -78,7 +84,7 @@ def from_parameters(parameters: Mapping[str, Any], **changes: Any) -> GenerateRe
         recorded.pop("scheduler", None)
     for name, files in dict(parameters.get("inputs") or {}).items():
         if name not in changes:
-            changes[name] = inputs.same_files(name, files)
+            changes[name] = inputs.same_regions(files) if name == "regions" else inputs.same_files(name, files)
     return GenerateRequest.of(**from_json(recorded).values() | changes)
 
 
@@ -125,6 +131,13 @@ def _write_images(name: str, value: Any) -> Any:
         opened(name, value).save(buffer, "PNG")
         return {"png": base64.b64encode(buffer.getvalue()).decode()}
     return [_write_images(name, one) for one in value]
+
+
+def _write_regions(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        phrase: [float(one) for one in region] if is_box(region) else _write_images("regions", region)
+        for phrase, region in value.items()
+    }
 
 
 def _write_array(value: Any) -> dict[str, Any]:
@@ -184,6 +197,20 @@ def _read_images(name: str, value: Any) -> Any:
     return _read_array(name, value)
 
 
+def _read_regions(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise _wrong(name, value, "an object of phrases and their masks or boxes")
+    return {phrase: _read_region(name, region) for phrase, region in value.items()}
+
+
+def _read_region(name: str, value: Any) -> Any:
+    if not isinstance(value, list):
+        return _read_images(name, value)
+    # A mask is a list of rows, and a box a list of numbers.
+    is_mask = bool(value) and isinstance(value[0], list)
+    return _read_array(name, value) if is_mask else tuple(value)
+
+
 def _read_array(name: str, value: Any) -> np.ndarray:
     """An array, from an object as `to_json` writes it or from nested lists of numbers."""
     if isinstance(value, list):
@@ -206,7 +233,8 @@ _WRITERS: Mapping[str, Callable[[Any], Any]] = {
     "token_weights": _write_token_weights,
     "edits": _write_edits,
     "repaint": lambda value: dict(vars(value)),
-    **dict.fromkeys(_GAMMAS, schedules.to_json),
+    **dict.fromkeys((*_GAMMAS, *_STRENGTHS), schedules.to_json),
+    "regions": _write_regions,
     "image": partial(_write_images, "image"),
     "mask": partial(_write_images, "mask"),
     **dict.fromkeys(("prompt_embeds", "negative_prompt_embeds", "latents"), _write_array),
@@ -216,7 +244,8 @@ _READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "token_weights": _read_token_weights,
     "edits": _read_edits,
     "repaint": _read_repaint,
-    **dict.fromkeys(_GAMMAS, lambda name, value: schedules.from_json(value, name)),
+    **dict.fromkeys((*_GAMMAS, *_STRENGTHS), lambda name, value: schedules.from_json(value, name)),
+    "regions": _read_regions,
     **dict.fromkeys(("image", "mask"), _read_images),
     **dict.fromkeys(("prompt_embeds", "negative_prompt_embeds", "latents"), _read_array),
 }

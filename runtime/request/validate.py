@@ -8,6 +8,7 @@ import numpy as np
 
 from ebca.engines.contract.manifest import Manifest
 from ebca.runtime.conditioning import edits as editing
+from ebca.runtime.conditioning import subjects as subjects_of_prompts
 from ebca.runtime.conditioning.edits import Edit
 from ebca.runtime.conditioning.prompts import Conditioning
 from ebca.runtime.execution.control import check_norm_factor
@@ -98,6 +99,9 @@ def validate(request: GenerateRequest, target: Target) -> ValidRequest:
     edits = editing.check(request.guidance.edits, manifest.unet.max_contexts)
     check_norm_factor(request.guidance.norm_factor)
     check_conditioning(request.conditioning, edits, guided=guidance_scale > 1, manifest=manifest)
+    subjects_of_prompts.check(request.subject, request.conditioning, target.batch)
+    if request.subject.on:
+        require_subject_layers(manifest)
     return ValidRequest(
         request=request,
         task=task,
@@ -109,6 +113,12 @@ def validate(request: GenerateRequest, target: Target) -> ValidRequest:
         seeds=seeds(request.seed, target.batch),
         latents=None if request.latents is None else checked_latents(request.latents, target.latent_shape),
     )
+
+
+def require_subject_layers(manifest: Manifest) -> None:
+    """Raise EngineError if no layers of this engine can keep subjects apart."""
+    if manifest.unet.subject_layers is None:
+        raise rules.SUBJECTS_ENGINE.error()
 
 
 def check_output(output: str, manifest: Manifest) -> None:

@@ -23,6 +23,15 @@ MAX_IMAGES = 4096
 MAX_MOVES = 1000000
 """Steps of RePaint in both directions."""
 
+MAX_SUBJECTS = 16
+"""Subjects of an image: the groups of tokens that the GPU kernels take."""
+
+MAX_SUBJECT_POSITIONS = 1024
+"""Positions of the map on which subjects are placed: what a GPU kernel holds in registers."""
+
+MAX_SUBJECT_STRENGTH = 1000
+"""Of subject_exclusion and subject_balance each."""
+
 
 @dataclass(frozen=True)
 class SessionDefaults:
@@ -68,6 +77,9 @@ class GenerateDefaults:
     reset_edits: bool = False
     strength: float | None = None
     composite: bool = True
+    subject_exclusion: float = 1.0
+    subject_balance: float = 1.5
+    subject_window: float = 0.15
 
 
 @dataclass(frozen=True)
@@ -320,6 +332,71 @@ WORD_BEYOND_LIMIT = Rule(
     ParameterError,
     "the word {word} is only beyond the first {limit} tokens of the prompt, and later tokens are not used",
     "the prompt's tokens are: {tokens}",
+)
+SUBJECTS_TYPE = Rule(
+    ParameterError, "subjects is {value}", "give 'auto', a list of phrases of the prompt, or one such list per image"
+)
+SUBJECTS_ENGINE = Rule(EngineError, "this engine directory has no layers for subjects", "export it again")
+SUBJECTS_NEED_TEXT = Rule(
+    ParameterError, "subjects are words of the prompt, and prompt_embeds has none", "give the prompt as a text"
+)
+SUBJECT_LISTS = Rule(
+    ParameterError,
+    "subjects has {count} lists for a batch of {batch}",
+    "give one list of phrases for all images, or one list each",
+)
+SUBJECT_TYPE = Rule(ParameterError, "{field} names {value} as a subject", "give a text, such as {example}")
+SUBJECT_EMPTY = Rule(ParameterError, "{field} has an empty phrase", "give words of the prompt")
+SUBJECTS_TOO_MANY = Rule(
+    ParameterError, "the prompt '{prompt}' has {count} subjects, and the limit is {limit}", "name those that matter"
+)
+SUBJECT_NOT_IN_PROMPT = Rule(
+    ParameterError, "the subject '{subject}' is not in the prompt '{prompt}'", "give words as they stand in it"
+)
+SUBJECT_MISSPELLED = Rule(
+    ParameterError, "the subject '{subject}' is not in the prompt '{prompt}'", "did you mean '{near}'?"
+)
+SUBJECT_BEYOND_LIMIT = Rule(
+    ParameterError,
+    "the subject '{subject}' is only beyond the first {limit} tokens of the prompt, and later tokens are not used",
+    "shorten the prompt before it, or leave the subject out",
+)
+SUBJECT_REPEATED = Rule(
+    ParameterError,
+    "the subject '{subject}' is named more often ({count}) than it stands in the prompt '{prompt}' ({found})",
+    "name each thing once",
+)
+SUBJECTS_OVERLAP = Rule(
+    ParameterError,
+    "the subjects '{subject}' and '{other}' share words of the prompt '{prompt}'",
+    "name each thing by words of its own",
+)
+SUBJECT_STRENGTH = Rule(ParameterError, "{name} is {value} at evaluation {index}", "give numbers from 0 to {limit}")
+SUBJECT_ALONE = Rule(
+    EbcaError,
+    "'{subject}' is the only subject of the prompt '{prompt}'",
+    "nothing is done for a single subject without a region",
+)
+SUBJECT_MAP_SIZE = Rule(
+    ParameterError,
+    "the map on which subjects are placed has {height} x {width} positions",
+    "make a smaller image: the limit is {limit} positions",
+)
+REGIONS_TYPE = Rule(
+    ParameterError, "regions is {value}", "give a dict of phrases and their masks or boxes, such as {example}"
+)
+REGION_BOX = Rule(
+    ParameterError,
+    "the region of '{subject}' is the box {value}",
+    "give left, top, right and bottom as shares of the image from 0 to 1, with left < right and top < bottom",
+)
+REGION_ASPECT = Rule(
+    ParameterError,
+    "the region of '{subject}' is {width} x {height} pixels, the image {image_width} x {image_height}",
+    "give a mask of the image's aspect ratio",
+)
+REGION_EMPTY = Rule(
+    ParameterError, "the region of '{subject}' is empty: no pixel is white", "paint the place of the subject white"
 )
 EDITS_TOO_MANY = Rule(
     ParameterError,

@@ -130,6 +130,21 @@ class Tokenizer:
         encoding = self._pieces(prompt)
         return {word: self._find(prompt, encoding, word) for word in words}
 
+    def occurrences(self, prompt: str, phrase: str) -> tuple[list[list[int]], bool]:
+        """Token positions of each occurrence of a phrase, which is matched as in `find_words`.
+
+        Returns:
+            the positions of every occurrence that fits, in order; whether there are others beyond the last token that
+            fits.
+
+        Raises:
+            ParameterError: a phrase without tokens, or texts that are not valid Unicode.
+        """
+        needle = self._needle(phrase)
+        starts = _occurrences(self._pieces(prompt), needle)
+        kept = [start for start in starts if start + len(needle) <= self._room]
+        return [[start + 1 + i for i in range(len(needle))] for start in kept], len(kept) < len(starts)
+
     @property
     def _room(self) -> int:
         return self.max_length - 2
@@ -146,6 +161,13 @@ class Tokenizer:
             ) from error
         return self._backend.encode(text, add_special_tokens=False)
 
+    def _needle(self, word: str) -> list[int]:
+        """The token ids of a word or phrase."""
+        ids: list[int] = self._pieces(word).ids
+        if not ids:
+            raise rules.WORD_WITHOUT_TOKENS.error(word=repr(word))
+        return ids
+
     def _entry(self, index: int) -> str:
         return self._backend.id_to_token(index) or f"#{index}"
 
@@ -155,9 +177,7 @@ class Tokenizer:
         return prompt[encoding.offsets[self._room][0] :]
 
     def _find(self, prompt: str, encoding: Encoding, word: str) -> list[int]:
-        needle = self._pieces(word).ids
-        if not needle:
-            raise rules.WORD_WITHOUT_TOKENS.error(word=repr(word))
+        needle = self._needle(word)
         starts = _occurrences(encoding, needle)
         # Occurrences that the length limit cuts are not used.
         kept = [start for start in starts if start + len(needle) <= self._room]

@@ -213,7 +213,8 @@ def test_another_engine_is_tried_with_a_warning(
         ("callback_on_step_end", "is called `on_step` here"),
         ("eta", "is a part of `repaint` here: repaint=ebca.RePaint(eta=...)"),
         ("gamma_tau", "is a part of the gammas here: gamma_attn=ebca.Schedule.reverse_step(0.01, tau=0.5)"),
-        ("token_indices", "is called `token_weights` here: {'crown': 2.5, 5: 0.5}"),
+        ("token_words", "is called `token_weights` here: {'crown': 2.5, 5: 0.5}"),
+        ("gligen_phrases", "is called `subjects` here: ['red circle', 'blue square'], or 'auto'"),
         ("editing_prompt", "is a part of `edits` here: edits=[ebca.Edit('a boat', direction=1, alpha=1.3)]"),
         ("prompt_2", "belongs to SDXL, which is not supported"),
     ],
@@ -232,6 +233,7 @@ def test_sizes_and_counts_belong_to_the_session_or_to_the_engine(engine: ebca.En
         assert "Engine.session(height, width)" in refused(lambda: session.generate("a", width=64))  # type: ignore[arg-type]
         assert "Engine.generate(num_images=4)" in refused(lambda: session.generate("a", num_images_per_prompt=4))  # type: ignore[arg-type]
         assert "`steps`" in refused(lambda: session.invert("a.png", "a", num_inference_steps=4))  # type: ignore[arg-type]
+        assert "no place in an inversion" in refused(lambda: session.invert("a.png", "a", subjects="auto"))  # type: ignore[arg-type]
     assert refused(lambda: engine.generate("a", num_images_per_prompt=4)) == (
         "`num_images_per_prompt` is called `num_images` here, and counts the images of all prompts together"
     )

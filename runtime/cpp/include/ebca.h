@@ -287,6 +287,14 @@ typedef struct ebca_image {
 } ebca_image;
 /* end */
 
+/* from runtime/schema/schema.toml: ebca_region */
+/* Where a subject belongs. Its phrase is a subject even if `subjects` does not name it. */
+typedef struct ebca_region {
+    const char* subject; /* a phrase of the prompt (UTF-8) */
+    ebca_image mask;     /* white where it belongs, with the aspect ratio of the images */
+} ebca_region;
+/* end */
+
 /* from runtime/schema/schema.toml: ebca_repaint_params */
 /* Settings of RePaint, which inpaints with a model that was not trained for it. */
 typedef struct ebca_repaint_params {
@@ -354,6 +362,14 @@ typedef struct ebca_generate_params {
     int32_t latents_only;               /* 1: latents, no images */
     ebca_step_callback on_step;         /* NULL: none */
     void* on_step_data;
+    const char* const* subjects;     /* Phrases of the prompt (UTF-8), each of which gets a place of its own. */
+    size_t subject_count;            /* 0: off */
+    ebca_schedule subject_exclusion; /* how strongly a subject is kept inside its place, 0 to 1000 (default 1) */
+    ebca_schedule subject_balance;   /* how strongly one is supported that attends less than the strongest, 0 to 1000
+                                        (default 1.5) */
+    double subject_window;           /* size of a place, in sides of the smaller side, 0.01 to 10 (default 0.15) */
+    const ebca_region* regions;
+    size_t region_count;
 } ebca_generate_params;
 /* end */
 

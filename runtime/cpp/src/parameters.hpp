@@ -46,6 +46,9 @@ inline constexpr double norm_factor = 1.0;
 inline constexpr int64_t reset_edits = 0;
 inline constexpr int64_t composite = 1;
 inline constexpr int64_t latents_only = 0;
+inline constexpr double subject_exclusion = 1.0;
+inline constexpr double subject_balance = 1.5;
+inline constexpr double subject_window = 0.15;
 }
 
 namespace regularize_params {
@@ -72,6 +75,15 @@ inline constexpr int64_t images = 4096;
 
 // Steps of RePaint in both directions.
 inline constexpr int64_t moves = 1000000;
+
+// Subjects of an image: the groups of tokens that the GPU kernels take.
+inline constexpr int64_t subjects = 16;
+
+// Positions of the map on which subjects are placed: what a GPU kernel holds in registers.
+inline constexpr int64_t subject_positions = 1024;
+
+// Of subject_exclusion and subject_balance each.
+inline constexpr int64_t subject_strength = 1000;
 
 }  // namespace ebca::limits
 
@@ -394,6 +406,69 @@ ParameterError word_not_in_prompt(const Word& word, const Tokens& tokens) {
 template <typename Word, typename Limit, typename Tokens>
 ParameterError word_beyond_limit(const Word& word, const Limit& limit, const Tokens& tokens) {
     return ParameterError(text("the word ", word, " is only beyond the first ", limit, " tokens of the prompt, and later tokens are not used"), text("the prompt's tokens are: ", tokens));
+}
+
+inline EngineError subjects_engine() {
+    return EngineError("this engine directory has no layers for subjects", "export it again");
+}
+
+inline ParameterError subjects_need_text() {
+    return ParameterError("subjects are words of the prompt, and prompt.embeds has none", "give the prompt as a text");
+}
+
+template <typename Field>
+ParameterError subject_empty(const Field& field) {
+    return ParameterError(text(field, " has an empty phrase"), "give words of the prompt");
+}
+
+template <typename Prompt, typename Count, typename Limit>
+ParameterError subjects_too_many(const Prompt& prompt, const Count& count, const Limit& limit) {
+    return ParameterError(text("the prompt '", prompt, "' has ", count, " subjects, and the limit is ", limit), "name those that matter");
+}
+
+template <typename Subject, typename Prompt>
+ParameterError subject_not_in_prompt(const Subject& subject, const Prompt& prompt) {
+    return ParameterError(text("the subject '", subject, "' is not in the prompt '", prompt, "'"), "give words as they stand in it");
+}
+
+template <typename Subject, typename Limit>
+ParameterError subject_beyond_limit(const Subject& subject, const Limit& limit) {
+    return ParameterError(text("the subject '", subject, "' is only beyond the first ", limit, " tokens of the prompt, and later tokens are not used"), "shorten the prompt before it, or leave the subject out");
+}
+
+template <typename Subject, typename Count, typename Prompt, typename Found>
+ParameterError subject_repeated(const Subject& subject, const Count& count, const Prompt& prompt, const Found& found) {
+    return ParameterError(text("the subject '", subject, "' is named more often (", count, ") than it stands in the prompt '", prompt, "' (", found, ")"), "name each thing once");
+}
+
+template <typename Subject, typename Other, typename Prompt>
+ParameterError subjects_overlap(const Subject& subject, const Other& other, const Prompt& prompt) {
+    return ParameterError(text("the subjects '", subject, "' and '", other, "' share words of the prompt '", prompt, "'"), "name each thing by words of its own");
+}
+
+template <typename Name, typename Value, typename Index, typename Limit>
+ParameterError subject_strength(const Name& name, const Value& value, const Index& index, const Limit& limit) {
+    return ParameterError(text(name, " is ", value, " at evaluation ", index), text("give numbers from 0 to ", limit));
+}
+
+template <typename Subject, typename Prompt>
+std::string subject_alone(const Subject& subject, const Prompt& prompt) {
+    return text("'", subject, "' is the only subject of the prompt '", prompt, "'", "; ", "nothing is done for a single subject without a region");
+}
+
+template <typename Height, typename Width, typename Limit>
+ParameterError subject_map_size(const Height& height, const Width& width, const Limit& limit) {
+    return ParameterError(text("the map on which subjects are placed has ", height, " x ", width, " positions"), text("make a smaller image: the limit is ", limit, " positions"));
+}
+
+template <typename Subject, typename Width, typename Height, typename ImageWidth, typename ImageHeight>
+ParameterError region_aspect(const Subject& subject, const Width& width, const Height& height, const ImageWidth& image_width, const ImageHeight& image_height) {
+    return ParameterError(text("the region of '", subject, "' is ", width, " x ", height, " pixels, the image ", image_width, " x ", image_height), "give a mask of the image's aspect ratio");
+}
+
+template <typename Subject>
+ParameterError region_empty(const Subject& subject) {
+    return ParameterError(text("the region of '", subject, "' is empty: no pixel is white"), "paint the place of the subject white");
 }
 
 template <typename Count, typename Limit>

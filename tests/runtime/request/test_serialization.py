@@ -17,6 +17,7 @@ import ebca
 from ebca.runtime.images.files import read_parameters, save_image
 from ebca.runtime.images.inputs import load_images
 from ebca.runtime.request.fields import FIELD_PARTS, PARTS, GenerateRequest
+from ebca.runtime.request.inputs import implied_count, recorded
 from ebca.runtime.request.serialization import from_json, from_parameters, to_json
 
 NUMBERS = st.floats(-10, 10, width=32).map(float)
@@ -43,6 +44,15 @@ REQUESTS = st.builds(
     norm_factor=NUMBERS,
     edits=st.lists(EDITS, max_size=2).map(tuple),
     reset_edits=st.booleans(),
+    subjects=st.one_of(
+        st.none(), st.just("auto"), st.lists(st.text(max_size=6)), st.lists(st.lists(st.text(max_size=6)))
+    ),
+    regions=st.one_of(
+        st.none(), st.dictionaries(st.text(max_size=6), st.one_of(st.tuples(*[TAUS] * 4), st.just("c.png")))
+    ),
+    subject_exclusion=GAMMAS,
+    subject_balance=GAMMAS,
+    subject_window=NUMBERS,
     image=st.one_of(st.none(), st.just("a.png"), st.lists(st.just("b.png"), min_size=1, max_size=2)),
     strength=st.one_of(st.none(), TAUS),
     repaint=st.one_of(st.none(), st.builds(ebca.RePaint, st.integers(1, 9), st.integers(1, 9), TAUS, st.booleans())),
@@ -110,6 +120,9 @@ def test_schedules_may_be_written_as_texts() -> None:
         ({"repaint": {"jumps": 1}}, "repaint cannot be read"),
         ({"repaint": {"jump_length": 0}}, "jump_length is 0; give 1 or more"),
         ({"token_weights": [["cat"]]}, "token_weights cannot be read"),
+        ({"regions": [["cat", [0, 0, 1, 1]]]}, "regions cannot be read"),
+        ({"regions": {"cat": 3}}, "regions cannot be read"),
+        ({"subject_balance": {"schedule": "sine"}}, "subject_balance is {'schedule': 'sine'}"),
         ({"image": {"png": "bm90IGEgcG5n"}}, "image cannot be read as a PNG"),
         ({"latents": {"dtype": "float32", "shape": [2], "data": "AAAA"}}, "latents cannot be read"),
         ({"latents": {"dtype": "object", "shape": [1], "data": ""}}, "latents cannot be read"),
@@ -165,3 +178,51 @@ def test_the_parameters_in_a_png_reproduce_its_image(tmp_path: Path) -> None:
         again = session.run(from_parameters(read_parameters(tmp_path / "made.png")))
     assert np.array_equal(np.asarray(again.images[0]), np.asarray(made.images[0]))
     assert again.parameters == made.parameters
+
+
+def test_regions_are_embedded_or_recorded_as_files_and_boxes(tmp_path: Path) -> None:
+    mask = np.zeros((6, 5), bool)
+    mask[:, :2] = True
+    file = tmp_path / "mask.png"
+    Image.fromarray(mask).save(file)
+    regions: dict[str, Any] = {"a cat": (0, 0, 0.5, 1), "dog": file, "bird": mask, "fish": Image.open(file)}
+    request = GenerateRequest.of(prompt="x", subjects="auto", regions=regions)
+    again = from_json(json.loads(json.dumps(to_json(request)))).subject.regions
+    assert again is not None and again["a cat"] == (0, 0, 0.5, 1) and again["dog"] == str(file)
+    assert np.array_equal(again["bird"], mask) and again["fish"].size == (5, 6)  # type: ignore[union-attr,arg-type]
+    assert from_json({"regions": {"cat": mask.astype(int).tolist()}}).subject.regions["cat"].shape == (6, 5)  # type: ignore[index,union-attr]
+    assert "regions" not in to_json(request, embedded=False)
+
+    found = json.loads(json.dumps(recorded(request)))["regions"]
+    assert found["a cat"] == [0, 0, 0.5, 1] and found["bird"] == found["fish"] == []
+    assert found["dog"]["file"] == str(file) and len(found["dog"]["sha256"]) == 64
+    kept = {phrase: found[phrase] for phrase in ("a cat", "dog")}
+    parameters = {"prompt": "x", "inputs": {"regions": kept}}
+    assert from_parameters(parameters).subject.regions == {"a cat": (0, 0, 0.5, 1), "dog": str(file)}
+    assert from_parameters({"inputs": {"regions": found}}, regions=None).subject.regions is None
+    with pytest.raises(
+        ebca.ParameterError, match="'regions' was given as an array or an object, which is not recorded"
+    ):
+        from_parameters({"inputs": {"regions": found}})
+    with pytest.raises(ebca.ParameterError, match="the recorded regions cannot be read: 3"):
+        from_parameters({"inputs": {"regions": 3}})
+    Image.fromarray(~mask).save(file)
+    with pytest.raises(ebca.ParameterError, match="is not the file that was used: its contents have changed"):
+        from_parameters(parameters)
+    file.unlink()
+    with pytest.raises(ebca.ParameterError, match=r"regions '.*' cannot be read: No such file"):
+        recorded(request)
+
+
+def test_parameters_say_nothing_about_subjects_that_are_off() -> None:
+    names = {"subjects", "regions", "subject_exclusion", "subject_balance", "subject_window"}
+    assert not names & to_json(GenerateRequest.of(prompt="x"), embedded=False).keys()
+    on = to_json(GenerateRequest.of(prompt="x", subjects=[]), embedded=False)
+    assert names - on.keys() == {"regions"} and (on["subject_exclusion"], on["subject_window"]) == (1.0, 0.15)
+
+
+def test_a_list_of_subjects_for_each_image_says_how_many_images() -> None:
+    def counted(subjects: Any) -> int:
+        return implied_count(GenerateRequest.of(prompt="x", subjects=subjects))
+
+    assert [counted(each) for each in ("auto", ["a", "b"], [], [["a"], ["b"], []], [["a", "b"]])] == [1, 1, 1, 3, 1]

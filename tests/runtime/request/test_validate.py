@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import ebca
+from ebca.engines.contract.entries import SubjectLayers
 from ebca.runtime.request.fields import GenerateRequest
 from ebca.runtime.request.validate import Target, Task, validate
 
@@ -19,7 +20,7 @@ SCHEDULERS = {
 
 
 def target(*, in_channels: int = 4, vae: bool = True, text: bool = True, most: int | None = None) -> Target:
-    unet = SimpleNamespace(in_channels=in_channels, out_channels=4, max_contexts=most)
+    unet = SimpleNamespace(in_channels=in_channels, out_channels=4, max_contexts=most, subject_layers=None)
     manifest = SimpleNamespace(
         unet=unet,
         vae=object() if vae else None,
@@ -136,3 +137,25 @@ def test_errors_carry_problem_and_remedy() -> None:
     error = caught.value
     assert error.problem == "a mask was given without an image" and error.remedy
     assert str(error) == f"{error.problem}; {error.remedy}"
+
+
+@pytest.mark.parametrize("fields", [{"subjects": "auto"}, {"regions": {"cat": (0, 0, 1, 1)}}])
+def test_subjects_need_layers_for_them(fields: dict[str, Any]) -> None:
+    where = target()
+    with pytest.raises(ebca.EngineError) as caught:
+        valid(where, **fields)
+    assert str(caught.value) == "this engine directory has no layers for subjects; export it again"
+    where.manifest.unet.subject_layers = SubjectLayers((0,), (0,))  # type: ignore[misc]
+    valid(where, **fields)
+
+
+def test_fields_of_subjects_are_checked() -> None:
+    valid(subjects=[], regions={})
+    for fields, line in (
+        ({"subjects": [["cat"]]}, "subjects has 1 lists for a batch of 2"),
+        ({"regions": {"cat": (0, 0, 0, 0)}}, "the region of 'cat' is the box"),
+        ({"subject_window": 11}, "subject_window is 11; give a number from 0.01 to 10"),
+        ({"prompt": None, "prompt_embeds": np.zeros((1, 7, 8)), "subjects": "auto"}, "subjects are words of the"),
+    ):
+        with pytest.raises(ebca.ParameterError, match=line.replace("(", "[(]")):
+            valid(**fields)  # type: ignore[arg-type]

@@ -37,6 +37,9 @@ inline void set_defaults(ebca_generate_params& params) {
     params.norm_factor = 1.0;
     params.strength = std::nan("");
     params.composite = 1;
+    params.subject_exclusion.value = 1.0;
+    params.subject_balance.value = 1.5;
+    params.subject_window = 0.15;
 }
 
 inline void set_defaults(ebca_regularize_params& params) {
