@@ -9,7 +9,9 @@ import numpy as np
 
 from ebca.engines.contract.directory import BUNDLED
 from ebca.runtime.components import Components
+from ebca.runtime.conditioning import subjects as subjects_of_prompts
 from ebca.runtime.conditioning.prompts import PromptEncoder, Prompts
+from ebca.runtime.conditioning.subjects import Resolved
 from ebca.runtime.conditioning.timeline import Timeline
 from ebca.runtime.execution.executor import Executor
 from ebca.runtime.images import outputs
@@ -23,13 +25,14 @@ from ebca.runtime.sampling.host import HostSampler
 from ebca.runtime.sampling.progress import OnStep
 from ebca.runtime.sampling.repaint import RePaintSchedule, RePaintStepper
 from ebca.runtime.sampling.sampler import Sampler, SamplerInputs, Samples, Stepper
+from ebca.runtime.sampling.subjects import SubjectInputs
 from ebca.runtime.sampling.table_stepper import TableStepper
 from ebca.runtime.sampling.tables import SchedulerTable, load_alphas_cumprod, load_table
 from ebca.runtime.schema import parameters as rules
 from ebca.runtime.telemetry.attention_maps import AttentionMaps
 
-OpenExecutor = Callable[[np.ndarray], Executor]
-"""Returns an executor of matching sizes that holds the given contexts [B,S,T,D]."""
+OpenExecutor = Callable[[np.ndarray, int], Executor]
+"""Returns an executor of matching sizes that holds the given contexts [B,S,T,D], for so many groups of tokens."""
 
 OpenSampler = Callable[[Executor], Sampler | None]
 """Returns a sampler that runs an executor without the host; None if its device has none."""
@@ -77,6 +80,7 @@ class Generation:
         else:
             counts = steps, steps
         self._timeline = Timeline.of(valid.request.guidance, *counts, valid.scheduler)
+        self._strengths = subjects_of_prompts.strengths(valid.request.subject, *counts, valid.scheduler)
         self._source = ImageSource.load(inputs.image, inputs.mask, batch=target.batch, size=size, downscale=downscale)
         self._inputs = recorded(valid.request)
         self.seeds = valid.seeds or (secrets.randbits(32),)
@@ -95,18 +99,20 @@ class Generation:
         request = self._valid.request
         encoder = PromptEncoder(self._components, self._target.batch)
         encoder.check(request.conditioning, request.guidance.edits, guided=self._valid.guided)
-        return self._parameters()
+        return self._parameters(self._subjects())
 
     def run(self, open_executor: OpenExecutor, open_sampler: OpenSampler, on_step: OnStep | None) -> Result:
         """Run all stages. Raises the same errors as `Session.generate`."""
         request, watch = self._valid.request, Stopwatch()
+        subjects = self._subjects()
+        inputs_of_subjects = None if subjects is None else subjects.inputs
         encoder = PromptEncoder(self._components, self._target.batch)
         prompts = encoder.encode(request.conditioning, request.guidance.edits, guided=self._valid.guided)
         watch.stage("text_encoder")
         initial = self._initial_latents()
         watch.stage("vae_encoder")
-        executor = open_executor(prompts.contexts)
-        inputs = self._sampler_inputs(prompts, initial, executor)
+        executor = open_executor(prompts.contexts, 0 if inputs_of_subjects is None else inputs_of_subjects.groups)
+        inputs = self._sampler_inputs(prompts, initial, executor, inputs_of_subjects)
         maps = self._attention_maps(executor)
         if request.output != "latents":
             self._components.warm_up_decoder(self._target.latent_shape)
@@ -125,7 +131,14 @@ class Generation:
             None if maps is None else maps.maps,
             samples.timesteps,
             _timings(watch.seconds, samples),
-            self._parameters(),
+            self._parameters(subjects),
+        )
+
+    def _subjects(self) -> Resolved | None:
+        """The subjects of the prompts; None if they are off."""
+        request, shape = self._valid.request, self._target.latent_shape
+        return subjects_of_prompts.of_images(
+            request.subject, request.conditioning, self._components, self._strengths, shape, self._size
         )
 
     def _load_table(self) -> SchedulerTable:
@@ -155,7 +168,9 @@ class Generation:
         }
         return prepare[self._valid.task](self._source)
 
-    def _sampler_inputs(self, prompts: Prompts, initial: InitialLatents, executor: Executor) -> SamplerInputs:
+    def _sampler_inputs(
+        self, prompts: Prompts, initial: InitialLatents, executor: Executor, subjects: SubjectInputs | None
+    ) -> SamplerInputs:
         guidance, layers = self._valid.request.guidance, self._components.manifest.unet.layers
         latents = initial.noise
         if self._valid.strength is not None:
@@ -168,6 +183,7 @@ class Generation:
             guidance_scale=self._valid.guidance_scale if self._valid.guided else None,
             extra_channels=initial.extra_channels,
             carry_edits=bool(guidance.edits) and not guidance.reset_edits,
+            subjects=subjects,
         )
 
     def _stepper(self, initial: InitialLatents) -> Stepper:
@@ -211,7 +227,7 @@ class Generation:
             decoded = np.where(hole, decoded, source.pixels)
         return outputs.to_pil(decoded) if request.output == "pil" else decoded
 
-    def _parameters(self) -> Mapping[str, Any]:
+    def _parameters(self, subjects: Resolved | None) -> Mapping[str, Any]:
         valid = self._valid
         asked = to_json(valid.request, embedded=False)
         # With initial latents, noise is drawn only where an image is encoded.
@@ -227,6 +243,9 @@ class Generation:
             "width": self._size[1],
             "num_images": self._target.batch,
         }
+        if subjects is not None:
+            # What was found, so that the same is found again.
+            made["subjects"] = subjects.recorded
         if self._inputs:
             made["inputs"] = self._inputs
         if valid.strength is not None:

@@ -33,7 +33,8 @@ from ebca.runtime.sampling.tables import INVERSE, load_table
 from ebca.runtime.schema import parameters as rules
 from ebca.runtime.validation import callback, each_image, flag, whole
 
-# Each combination of guidance on or off and number of editing prompts needs its own buffers; the oldest are replaced.
+# Each combination of guidance on or off and numbers of editing prompts and subjects needs its own buffers; the oldest
+# are replaced.
 _KEPT_EXECUTORS = 2
 _INVERT = ("image", "prompt", "steps", "regularize", "prompt_embeds", "on_step")
 
@@ -287,14 +288,14 @@ class Session:
             self._samplers[executor] = GraphSampler(executor, graphs, self.batch)
         return self._samplers[executor]
 
-    def _executor(self, contexts: np.ndarray) -> Executor:
+    def _executor(self, contexts: np.ndarray, groups: int = 0) -> Executor:
         """An executor of matching sizes, with contexts [B,S,T,D] copied in."""
         rows, count, tokens, _ = contexts.shape
-        key = (rows, count, tokens)
+        key = (rows, count, tokens, groups)
         if key not in self._executors:
             while len(self._executors) >= _KEPT_EXECUTORS:
                 self._samplers.pop(self._executors.pop(next(iter(self._executors))), None)
-            self._executors[key] = self.engine.executor(self._sizes(*key))
+            self._executors[key] = self.engine.executor(self._sizes(rows, count, tokens), groups)
         self._executors[key].contexts[...] = contexts
         return self._executors[key]
 

@@ -26,3 +26,8 @@ class SubjectInputs:
     window: float
     regions: np.ndarray
     fixed: np.ndarray
+
+    @property
+    def groups(self) -> int:
+        """G, the largest number of subjects of an image."""
+        return int(self.fixed.shape[1])

@@ -77,7 +77,7 @@ class GenerateDefaults:
     reset_edits: bool = False
     strength: float | None = None
     composite: bool = True
-    subject_exclusion: float = 1.0
+    subject_exclusion: float = 2.0
     subject_balance: float = 1.5
     subject_window: float = 0.15
 

@@ -364,7 +364,7 @@ typedef struct ebca_generate_params {
     void* on_step_data;
     const char* const* subjects;     /* Phrases of the prompt (UTF-8), each of which gets a place of its own. */
     size_t subject_count;            /* 0: off */
-    ebca_schedule subject_exclusion; /* how strongly a subject is kept inside its place, 0 to 1000 (default 1) */
+    ebca_schedule subject_exclusion; /* how strongly a subject is kept inside its place, 0 to 1000 (default 2) */
     ebca_schedule subject_balance;   /* how strongly one is supported that attends less than the strongest, 0 to 1000
                                         (default 1.5) */
     double subject_window;           /* size of a place, in sides of the smaller side, 0.01 to 10 (default 0.15) */

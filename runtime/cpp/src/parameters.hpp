@@ -46,7 +46,7 @@ inline constexpr double norm_factor = 1.0;
 inline constexpr int64_t reset_edits = 0;
 inline constexpr int64_t composite = 1;
 inline constexpr int64_t latents_only = 0;
-inline constexpr double subject_exclusion = 1.0;
+inline constexpr double subject_exclusion = 2.0;
 inline constexpr double subject_balance = 1.5;
 inline constexpr double subject_window = 0.15;
 }

@@ -37,7 +37,7 @@ inline void set_defaults(ebca_generate_params& params) {
     params.norm_factor = 1.0;
     params.strength = std::nan("");
     params.composite = 1;
-    params.subject_exclusion.value = 1.0;
+    params.subject_exclusion.value = 2.0;
     params.subject_balance.value = 1.5;
     params.subject_window = 0.15;
 }
