@@ -10,6 +10,7 @@ from ebca.runtime.native.structures import (
     Edit,
     Image,
     Prompt,
+    Region,
     Schedule,
     ScheduleKind,
     StepCallback,
@@ -50,11 +51,17 @@ class Arguments:
         prompt = Prompt()
         if text is not None:
             texts = [text] if isinstance(text, str) else list(text)
-            prompt.texts = self.array(c_char_p, [one.encode() for one in texts])
-            prompt.count = len(texts)
+            prompt.texts, prompt.count = self.texts(texts), len(texts)
         if embeds is not None:
             prompt.embeds = self.tensor(embeds)
         return prompt
+
+    def texts(self, texts: Sequence[str]) -> Any:
+        return self.array(c_char_p, [one.encode() for one in texts])
+
+    def regions(self, regions: Mapping[str, np.ndarray]) -> Any:
+        """Phrases and their masks."""
+        return self.array(Region, [Region(phrase.encode(), self.images(mask)[0]) for phrase, mask in regions.items()])
 
     def schedule(self, value: Any) -> Schedule:
         """A number, a sequence with one per evaluation, or an `ebca.Schedule`."""

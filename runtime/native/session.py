@@ -67,6 +67,8 @@ class Session:
 
         Args:
             image, mask: uint8 arrays [H,W,C] or [H,W], one for all images or a sequence with one each.
+            subjects: phrases, the same for all images.
+            regions: maps phrases to masks, uint8 arrays.
             edits, repaint and the schedules: objects of `ebca`, or others with the same attributes.
             output: "np" (the default) or "latents".
 
@@ -77,9 +79,13 @@ class Session:
         params, arguments = self.library.init("generate_params"), Arguments()
         params.prompt = arguments.prompt(prompt, given.pop("prompt_embeds", None))
         params.negative_prompt = arguments.prompt(negative_prompt, given.pop("negative_prompt_embeds", None))
-        for name in ("gamma_attn", "gamma_norm"):
+        for name in ("gamma_attn", "gamma_norm", "subject_exclusion", "subject_balance"):
             if name in given:
                 setattr(params, name, arguments.schedule(given.pop(name)))
+        if subjects := given.pop("subjects", None):
+            params.subjects, params.subject_count = arguments.texts(subjects), len(subjects)
+        if regions := given.pop("regions", None):
+            params.regions, params.region_count = arguments.regions(regions), len(regions)
         if (seed := given.pop("seed", None)) is not None:
             seeds = np.atleast_1d(np.asarray(seed, np.int64))
             params.seeds, params.seed_count = arguments.pointer(seeds, c_int64), seeds.size

@@ -49,6 +49,12 @@ def hole(height: int, width: int) -> np.ndarray:
     return mask
 
 
+def region(height: int, width: int, left: int, right: int) -> np.ndarray:
+    mask = np.zeros((height, width), np.uint8)
+    mask[height // 5 :, left:right] = 255
+    return mask
+
+
 def relative(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm(a.astype(np.float64) - b) / np.linalg.norm(b.astype(np.float64)))
 
@@ -93,7 +99,39 @@ EXACT: dict[str, dict[str, Any]] = {
     },
     "reset edits": {"edits": [ebca.Edit("a green triangle", alpha=0.5, gamma_attn=0.01)], "reset_edits": True},
     "latents only": {"output": "latents"},
+    "two subjects": {"subjects": ["red circle", "blue square"]},
+    "three subjects": {"subjects": ["circle", "blue", "Square"], "subject_window": 0.3},
+    "subjects and gammas": {"subjects": ["red circle", "blue square"], "gamma_attn": 0.01, "gamma_norm": 0.02},
+    "subjects and edits": {
+        "subjects": ["red circle", "blue square"],
+        "gamma_norm": 0.001,
+        "edits": [ebca.Edit("a green triangle", 1, 0.7, 0.001, 0.002)],
+    },
+    "subjects without guidance": {"subjects": ["red circle", "blue square"], "guidance_scale": 1.0},
+    "subjects in schedules": {
+        "subjects": ["red circle", "blue square"],
+        "subject_exclusion": ebca.Schedule.reverse_step(3.0, 0.5),
+        "subject_balance": [0.0, 1.0, 2.0, 0.5, 0.0, 1000.0, 1.0],
+        "gamma_attn": ebca.Schedule.step(0.01, 0.5),
+    },
+    "a region": {"regions": {"red circle": region(64, 64, 0, 24)}},
+    "regions of both": {
+        "regions": {"red circle": region(64, 64, 0, 24), "blue square": region(100, 101, 60, 100)},
+        "subjects": ["blue square"],
+        "subject_exclusion": 5.0,
+    },
+    "a region and a subject": {"subjects": ["blue square", "circle"], "regions": {"Circle": region(37, 37, 9, 20)}},
 }
+
+
+@pytest.mark.parametrize("name", [name for name in EXACT if "subjects" in name or "region" in name])
+def test_subjects_change_what_is_made(sessions: Sessions, name: str) -> None:
+    off = {name: value for name, value in EXACT[name].items() if name not in ("subjects", "regions")}
+    made, plain = (
+        sessions[0].generate(PROMPT, latents=noise(sessions[1]), steps=STEPS, output="latents", **given)
+        for given in (EXACT[name], off)
+    )
+    assert relative(made.latents, plain.latents) > 1e-3
 
 
 @pytest.mark.parametrize("name", EXACT)

@@ -288,7 +288,7 @@ typedef struct ebca_image {
 /* end */
 
 /* from runtime/schema/schema.toml: ebca_region */
-/* Where a subject belongs. Its phrase is a subject even if `subjects` does not name it. */
+/* Where a subject belongs. Its phrase is a subject of every prompt that has it, even if `subjects` does not name it. */
 typedef struct ebca_region {
     const char* subject; /* a phrase of the prompt (UTF-8) */
     ebca_image mask;     /* white where it belongs, with the aspect ratio of the images */
@@ -362,7 +362,8 @@ typedef struct ebca_generate_params {
     int32_t latents_only;               /* 1: latents, no images */
     ebca_step_callback on_step;         /* NULL: none */
     void* on_step_data;
-    const char* const* subjects;     /* Phrases of the prompt (UTF-8), each of which gets a place of its own. */
+    const char* const* subjects;     /* Phrases (UTF-8), each of which gets a place of its own. Every prompt has all
+                                        of them; none is found automatically. */
     size_t subject_count;            /* 0: off */
     ebca_schedule subject_exclusion; /* how strongly a subject is kept inside its place, 0 to 1000 (default 2) */
     ebca_schedule subject_balance;   /* how strongly one is supported that attends less than the strongest, 0 to 1000

@@ -77,6 +77,9 @@ class Text {
     Text(const Text&) = delete;
     Text& operator=(const Text&) = delete;
     operator ebca_prompt() const { return {pointers_.data(), pointers_.size(), {}}; }
+    // As the phrases of ebca_generate_params::subjects.
+    const char* const* data() const { return pointers_.data(); }
+    size_t size() const { return pointers_.size(); }
 
   private:
     std::vector<std::string> texts_;

@@ -56,10 +56,7 @@ void Engine::open_device(const EngineOptions& options) {
         throw ParameterError("backend, precision, threads and openvino_library are for the CPU",
                              "on a GPU the engine directory decides");
     }
-    auto warn = [log = options.log](const std::string& message) {
-        if (log) log(LogLevel::warning, message);
-    };
-    Gpu gpu = open_gpu(index, options.gpu, cpu.ort_library, warn);
+    Gpu gpu = open_gpu(index, options.gpu, cpu.ort_library, options.log);
     device_ = std::move(gpu.device);
     backend_ = std::move(gpu.backend);
 }
@@ -150,13 +147,13 @@ void Engine::forget_weights() {
     prepared_->forget(names);
 }
 
-std::unique_ptr<Executor> Engine::executor(const Sizes& sizes) {
+std::unique_ptr<Executor> Engine::executor(const Sizes& sizes, int64_t groups) {
     const UNetSpec& unet = manifest().unet;
     auto found = unet.channels_last.find(backend_->name());
     auto channels_last = found == unet.channels_last.end() ? std::vector<std::string>() : found->second;
     auto open = [this](const std::string& name, const Sizes& of) { return runner(name, of); };
     try {
-        return with_room([&] { return std::make_unique<Executor>(unet, open, sizes, device_, channels_last); });
+        return with_room([&] { return std::make_unique<Executor>(unet, open, sizes, device_, channels_last, groups); });
     } catch (const std::bad_alloc&) {
         throw rules::no_memory(sizes.at("batch"), sizes.at("height"), sizes.at("width"));
     }

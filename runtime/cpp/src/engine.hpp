@@ -22,14 +22,10 @@
 #include "devices/gpu_device.hpp"
 #include "error.hpp"
 #include "execution/executor.hpp"
+#include "log.hpp"
 #include "tokenizer/prompt_tokenizer.hpp"
 
 namespace ebca {
-
-enum class LogLevel { warning = 0, info = 1 };
-
-// Called from any thread.
-using Log = std::function<void(LogLevel, const std::string&)>;
 
 struct EngineOptions {
     std::filesystem::path path;
@@ -80,8 +76,9 @@ class Engine {
     // Drop the UNet's mapped weights from memory. They return from the page cache when used.
     void forget_weights();
 
-    // A new executor with its own buffers. OutOfMemoryError if there is not enough memory for these sizes.
-    std::unique_ptr<Executor> executor(const Sizes& sizes);
+    // A new executor with its own buffers, for so many groups of tokens. OutOfMemoryError if there is not enough memory
+    // for these sizes.
+    std::unique_ptr<Executor> executor(const Sizes& sizes, int64_t groups = 0);
 
     // EngineError for a UNet-only directory.
     const PromptTokenizer& tokenizer();

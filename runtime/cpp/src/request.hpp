@@ -9,6 +9,7 @@
 #include "conditioning/edits.hpp"
 #include "conditioning/prompts.hpp"
 #include "conditioning/schedules.hpp"
+#include "conditioning/subjects.hpp"
 #include "contract/manifest.hpp"
 #include "contract/tensor.hpp"
 #include "images/inputs.hpp"
@@ -35,6 +36,7 @@ struct GenerateRequest {
     double norm_factor = defaults::generate_params::norm_factor;
     std::vector<Edit> edits;
     bool reset_edits = false;
+    Subjects subject;
     std::vector<ImageView> images;
     std::vector<ImageView> masks;
     std::optional<double> strength;

@@ -17,7 +17,7 @@ namespace {
 // Goes from images to noise.
 constexpr const char* kInverse = "ddim_inverse";
 
-// Buffers are kept for this many kinds of calls (with and without guidance, numbers of editing prompts).
+// Buffers are kept for this many kinds of calls (with and without guidance, numbers of editing prompts and subjects).
 constexpr size_t kKeptExecutors = 2;
 
 using Clock = std::chrono::steady_clock;
@@ -89,6 +89,7 @@ Result Session::generate(const GenerateRequest& request) {
     if (!std::isfinite(guidance_scale)) throw rules::finite_number("guidance_scale", guidance_scale);
     bool guided = guidance_scale > 1;
     std::optional<double> scale = guided ? std::optional(guidance_scale) : std::nullopt;
+    check(request.subject, request.prompt, manifest);
     const Steps steps = this->steps(request, task, settings);
     std::optional<Source> source =
         load_source(*engine_, batch_, height_, width_, downscale_, request.images, request.masks);
@@ -97,6 +98,8 @@ Result Session::generate(const GenerateRequest& request) {
     if (request.latents) check_latents_given(*request.latents);
 
     auto began = Clock::now();
+    const std::optional<SubjectInputs> subjects = resolve(
+        *engine_, request.subject, request.prompt, steps.subject_strengths, latent_shape(), {height_, width_});
     Prompts prompts = encode_prompts(*engine_, batch_, request.prompt, request.negative_prompt,
                                      prompts_of(request.edits), request.token_weights, guided);
     check_not_cancelled();
@@ -105,26 +108,27 @@ Result Session::generate(const GenerateRequest& request) {
                                    steps.table ? &*steps.table : nullptr);
     check_not_cancelled();
     auto images_encoded = Clock::now();
-    Executor& executor = this->executor(prompts.contexts());
+    Executor& executor = this->executor(prompts.contexts(), subjects ? subjects->groups() : 0);
     if (!request.latents_only) engine_->warm_up_decoder(latent_shape());
     std::vector<Control> controls = steps.timeline.controls(
         prompts, request.norm_factor, layer_masks_for(executor, update_mask(source, task, settings)));
     const Array* extra_channels = inputs.extra_channels ? &*inputs.extra_channels : nullptr;
     Watch watch{request.on_step, &cancelled_};
     auto opened = began;
+    const SubjectInputs* kept_apart = subjects ? &*subjects : nullptr;
     auto on_host = [&] {
-        NoisePredictor predictor(executor, scale, extra_channels, request.reset_edits, &cancelled_);
+        NoisePredictor predictor(executor, scale, extra_channels, request.reset_edits, &cancelled_, kept_apart);
         engine_->with_room(
             [&] { predictor.prepare(controls, steps.repaint ? steps.repaint->timesteps() : steps.table->timesteps); });
         opened = Clock::now();
         Array latents = steps.repaint ? repaint(predictor, *steps.repaint, inputs.initial, *inputs.clean, *source->hole,
-                                                controls, streams, settings.eta, watch)
-                                      : sample(predictor, *steps.table, inputs.initial, controls, watch);
+                                                streams, settings.eta, watch)
+                                      : sample(predictor, *steps.table, inputs.initial, watch);
         return Samples{std::move(latents), predictor.timesteps(), predictor.seconds()};
     };
     auto on_device = [&](GraphSampler& sampler) {
         bool carry_edits = !request.edits.empty() && !request.reset_edits;
-        TableRun run{*steps.table, inputs.initial, controls, scale, extra_channels, carry_edits};
+        TableRun run{*steps.table, inputs.initial, controls, scale, extra_channels, carry_edits, kept_apart};
         engine_->with_room([&] { sampler.prepare(run); });
         check_not_cancelled();
         opened = Clock::now();
@@ -186,7 +190,7 @@ Result Session::invert(const InvertRequest& request) {
     engine_->with_room([&] { predictor.prepare(controls, table.timesteps); });
     auto opened = Clock::now();
     Result result;
-    result.latents = sample(predictor, table, clean, controls, {request.on_step, &cancelled_}, adjust);
+    result.latents = sample(predictor, table, clean, {request.on_step, &cancelled_}, adjust);
     result.task = "inversion";
     result.scheduler = table.name;
     result.timesteps = predictor.timesteps();
@@ -220,6 +224,7 @@ Session::Steps Session::steps(const GenerateRequest& request, Task task, const R
     int64_t evaluations = out.repaint ? steps : out.table->evaluations();
     out.timeline =
         Timeline::make(request.gamma_attn, request.gamma_norm, request.edits, steps, evaluations, out.scheduler);
+    out.subject_strengths = strengths(request.subject, steps, evaluations, out.scheduler);
     return out;
 }
 
@@ -255,15 +260,15 @@ SchedulerTable Session::table(Task task, const std::string& scheduler, int64_t s
     return task == Task::image_to_image ? table.after(skipped) : table;
 }
 
-Executor& Session::executor(const Array& contexts) {
-    Shape key{contexts.size(0), contexts.size(1), contexts.size(2)};
+Executor& Session::executor(const Array& contexts, int64_t groups) {
+    Shape key{contexts.size(0), contexts.size(1), contexts.size(2), groups};
     auto found = std::find_if(executors_.begin(), executors_.end(), [&](const Kept& kept) { return kept.key == key; });
     if (found == executors_.end()) {
         while (executors_.size() >= kKeptExecutors) executors_.pop_back();
         Shape latents = latent_shape();
         Sizes sizes{
             {"batch", key[0]}, {"contexts", key[1]}, {"tokens", key[2]}, {"height", latents[2]}, {"width", latents[3]}};
-        executors_.push_front({key, engine_->executor(sizes), nullptr});
+        executors_.push_front({key, engine_->executor(sizes, groups), nullptr});
     } else {
         executors_.splice(executors_.begin(), executors_, found);
     }

@@ -66,7 +66,7 @@ class Session {
   private:
     // The buffers of one kind of call.
     struct Kept {
-        Shape key;  // rows, contexts, tokens
+        Shape key;  // rows, contexts, tokens, groups of tokens
         std::unique_ptr<Executor> executor;
         std::unique_ptr<GraphSampler> sampler;  // null until it is used
     };
@@ -77,11 +77,12 @@ class Session {
         std::optional<RePaintSchedule> repaint;
         std::string scheduler;
         Timeline timeline;
+        Array subject_strengths;  // [m,2]
     };
 
     Steps steps(const GenerateRequest& request, Task task, const RePaint& settings);
     std::shared_ptr<const LayerMasks> layer_masks_for(const Executor& executor, std::optional<Array> mask) const;
-    Executor& executor(const Array& contexts);
+    Executor& executor(const Array& contexts, int64_t groups = 0);
     GraphSampler* graph_sampler();
     SchedulerTable table(Task task, const std::string& scheduler, int64_t steps, const std::optional<double>& strength);
     void check_latents_given(const Array& latents) const;

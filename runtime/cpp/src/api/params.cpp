@@ -116,6 +116,26 @@ std::vector<Edit> edits(const Device& device, const ebca_edit* given, size_t cou
     return out;
 }
 
+Subjects subjects(const ebca_generate_params& params) {
+    Subjects out;
+    check_list(params.subjects, params.subject_count, "subjects");
+    for (size_t i = 0; i < params.subject_count; ++i) {
+        if (!params.subjects[i]) throw rules::is_null(text("subjects[", i, "]"));
+        out.phrases.emplace_back(params.subjects[i]);
+    }
+    check_list(params.regions, params.region_count, "regions");
+    for (size_t i = 0; i < params.region_count; ++i) {
+        const ebca_region& one = params.regions[i];
+        if (!one.subject) throw rules::is_null(text("regions[", i, "].subject"));
+        out.regions.push_back(
+            {one.subject, {one.mask.pixels, one.mask.height, one.mask.width, one.mask.channels}});
+    }
+    out.exclusion = schedule(params.subject_exclusion, "subject_exclusion");
+    out.balance = schedule(params.subject_balance, "subject_balance");
+    out.window = params.subject_window;
+    return out;
+}
+
 }  // namespace
 
 EngineOptions engine_options(const ebca_engine_params* given) {
@@ -179,6 +199,7 @@ GenerateRequest generate_request(const Device& device, const ebca_generate_param
     out.latents = array(device, params.latents, "latents");
     out.latents_only = params.latents_only != 0;
     out.on_step = on_step(params.on_step, params.on_step_data);
+    out.subject = subjects(params);
     return out;
 }
 

@@ -17,6 +17,8 @@ openvino_c::ElementType element_type(DType dtype) {
             return openvino_c::kFloat16;
         case DType::int64:
             return openvino_c::kInt64;
+        case DType::int32:
+            return openvino_c::kInt32;
         default:
             return openvino_c::kFloat32;
     }

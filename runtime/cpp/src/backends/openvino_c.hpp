@@ -19,6 +19,7 @@ using ElementType = unsigned;  // ov_element_type_e
 
 constexpr ElementType kFloat16 = 3;
 constexpr ElementType kFloat32 = 4;
+constexpr ElementType kInt32 = 9;
 constexpr ElementType kInt64 = 10;
 
 struct Shape {

@@ -11,6 +11,8 @@ ONNXTensorElementDataType element_type(DType dtype) {
             return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
         case DType::int64:
             return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
+        case DType::int32:
+            return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
         default:
             return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
     }

@@ -47,17 +47,6 @@ Array checked_embeds(const std::string& name, const Array& given, int64_t batch,
 // How much of a text a warning shows, in characters.
 constexpr size_t kShown = 100;
 
-// The text, or its beginning and how many more characters there are.
-std::string shortened(const std::string& full) {
-    size_t end = 0, count = 0, cut = 0;
-    while (end < full.size()) {
-        if (count == kShown) cut = end;
-        end += std::max<size_t>(utf8_at(full, end).length, 1);
-        ++count;
-    }
-    return count <= kShown ? full : text(full.substr(0, cut), "... (", count - kShown, " more characters)");
-}
-
 std::string trimmed(const std::string& full) {
     constexpr const char* kSpace = " \t\r\n";
     size_t begin = full.find_first_not_of(kSpace);
@@ -162,6 +151,21 @@ std::vector<std::vector<int64_t>> positions(Engine& engine, const std::vector<To
 }
 
 }  // namespace
+
+std::string shortened(const std::string& full) {
+    size_t end = 0, count = 0, cut = 0;
+    while (end < full.size()) {
+        if (count == kShown) cut = end;
+        end += std::max<size_t>(utf8_at(full, end).length, 1);
+        ++count;
+    }
+    return count <= kShown ? full : text(full.substr(0, cut), "... (", count - kShown, " more characters)");
+}
+
+std::vector<std::string> texts_for_images(const std::string& name, const Prompt& prompt, int64_t batch) {
+    if (prompt.texts.empty() == !prompt.embeds.has_value()) throw rules::prompt_or_embeds(name);
+    return per_image(name, prompt.texts, batch);
+}
 
 Array Prompts::contexts() const {
     int64_t images = conditional.size(0), width = conditional.stride();

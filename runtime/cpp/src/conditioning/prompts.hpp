@@ -35,6 +35,12 @@ struct Prompts {
     Array contexts() const;
 };
 
+// The texts of a prompt, one per image. name: of its field. ParameterError if it has none, or another number.
+std::vector<std::string> texts_for_images(const std::string& name, const Prompt& prompt, int64_t batch);
+
+// A text as messages show it: all of it, or its beginning and how many more characters there are.
+std::string shortened(const std::string& full);
+
 // Encodes the prompts of a generation for `batch` images. ParameterError, EngineError.
 Prompts encode_prompts(Engine& engine, int64_t batch, const Prompt& prompt, const Prompt& negative,
                        const std::vector<Prompt>& edits, const std::vector<TokenWeight>& token_weights, bool guided);

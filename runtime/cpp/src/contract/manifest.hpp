@@ -56,6 +56,13 @@ struct Step {
     bool is_op() const { return layer >= 0; }
 };
 
+// Where exclusive attention works: layers of one size, whose ops have the guided variants too. The biased ones add the
+// bias to the scores; the maps of the sources, some of these, tell where a subject is.
+struct SubjectLayers {
+    std::vector<int64_t> biased;
+    std::vector<int64_t> sources;
+};
+
 struct UNetSpec {
     int64_t in_channels = 0;
     int64_t out_channels = 0;
@@ -75,6 +82,8 @@ struct UNetSpec {
 
     // Images between segments that are [B,h,w,C] in a backend's graphs, by backend; `tensors` has [B,C,h,w].
     std::map<std::string, std::vector<std::string>> channels_last;
+
+    std::optional<SubjectLayers> subject_layers;  // none: no layer can tell where a subject is
 };
 
 struct VaeSpec {

@@ -11,8 +11,8 @@ namespace {
 using Names = std::vector<std::string>;
 
 const Names kSizes{"batch", "contexts", "tokens", "height", "width"};
-// What the op's own graphs call the positions of a layer.
-const Names kComponentSizes{"batch", "contexts", "tokens", "height", "width", "positions"};
+// What the op's own graphs call the positions of a layer, and groups of tokens.
+const Names kComponentSizes{"batch", "contexts", "tokens", "height", "width", "positions", "groups"};
 
 bool is_in(const std::string& name, const Names& names) {
     return std::find(names.begin(), names.end(), name) != names.end();
@@ -32,8 +32,9 @@ std::string path(const Entry& entry) {
 }
 
 DType dtype(const Entry& entry) {
-    std::string name = entry.choice({"float32", "float16", "int64"});
-    return name == "float32" ? DType::float32 : name == "float16" ? DType::float16 : DType::int64;
+    static const std::map<std::string, DType> known{
+        {"float32", DType::float32}, {"float16", DType::float16}, {"int64", DType::int64}, {"int32", DType::int32}};
+    return known.at(entry.choice({"float32", "float16", "int64", "int32"}));
 }
 
 Dim dimension(const Entry& entry, const Names& names) {
@@ -114,6 +115,15 @@ Step step(const Entry& entry) {
     return out;
 }
 
+SubjectLayers subject_layers(const Entry& entry) {
+    auto layers = [&](const char* name) {
+        std::vector<int64_t> out;
+        for (const Entry& one : entry.at(name).elements()) out.push_back(one.integer(0, limits::dimension));
+        return out;
+    };
+    return {layers("biased"), layers("sources")};
+}
+
 UNetSpec unet(const Entry& entry) {
     UNetSpec out;
     auto size = [&](const char* name) { return entry.at(name).integer(1, limits::dimension); };
@@ -137,6 +147,7 @@ UNetSpec unet(const Entry& entry) {
         last->members(
             [&](const std::string& backend, const Entry& names) { out.channels_last[backend] = names.names(); });
     }
+    if (auto subjects = entry.get("subject_layers")) out.subject_layers = subject_layers(*subjects);
     return out;
 }
 

@@ -1,6 +1,7 @@
 #include "contract/validation.hpp"
 
 #include <algorithm>
+#include <functional>
 #include <set>
 #include <string>
 #include <string_view>
@@ -20,7 +21,7 @@ const Names kControls{"weights", "gamma_attn", "gamma_norm", "norm_factor", "tie
 
 // A variant of the op: its inputs and outputs.
 struct OpVariant {
-    const char* name;
+    std::string name;
     Names inputs, outputs;
 };
 
@@ -35,6 +36,16 @@ std::vector<OpVariant> variants() {
             {"update", read, {"out", "g"}},
             {"update_masked", masked, {"out", "g"}},
             {"energies", masked, {"out", "g", "energy_attn", "energy_norm"}}};
+}
+
+// Those of the ops of `UNetSpec::subject_layers`.
+std::vector<OpVariant> guided_variants() {
+    std::vector<OpVariant> out = variants();
+    for (OpVariant& variant : out) {
+        variant = {variant.name + "_guided", joined(variant.inputs, {"bias", "token_groups"}),
+                   joined(variant.outputs, {"maps"})};
+    }
+    return out;
 }
 
 bool is_in(const std::string& name, const Names& names) {
@@ -88,6 +99,7 @@ std::string listed(const Tensors& tensors) {
 std::string spelled(const TensorSpec& tensor) {
     const char* dtype = tensor.dtype == DType::float32   ? "float32"
                         : tensor.dtype == DType::float16 ? "float16"
+                        : tensor.dtype == DType::int32   ? "int32"
                                                          : "int64";
     std::string out = text(dtype, " [");
     for (size_t i = 0; i < tensor.shape.size(); ++i) out += (i ? ", " : "") + tensor.shape[i].text;
@@ -162,7 +174,8 @@ void check_channels_last(const UNetSpec& unet) {
 
 // The op's tensors of these names, computed in `half`, at a layer with so many positions.
 Tensors op_tensors(const Names& names, const LayerSpec& layer, DType half, const Dim& positions) {
-    const Dim batch = parse_dim("batch"), contexts = parse_dim("contexts"), tokens = parse_dim("tokens");
+    const Dim batch = parse_dim("batch"), contexts = parse_dim("contexts"), tokens = parse_dim("tokens"),
+              groups = parse_dim("groups");
     Dim width = parse_dim("1");
     width.constant = layer.heads * layer.head_dim;
     width.text = std::to_string(width.constant);
@@ -180,7 +193,10 @@ Tensors op_tensors(const Names& names, const LayerSpec& layer, DType half, const
                       {"gamma_attn", floats({batch, contexts, tokens})},
                       {"norm_factor", floats({})},
                       {"tie", floats({batch, contexts, contexts})},
-                      {"mask", floats({batch, contexts, positions})}};
+                      {"mask", floats({batch, contexts, positions})},
+                      {"bias", floats({batch, contexts, groups, positions})},
+                      {"token_groups", {DType::int32, {batch, contexts, tokens}}},
+                      {"maps", floats({batch, groups, positions})}};
     return some(all, names);
 }
 
@@ -238,26 +254,63 @@ void check_steps(const Manifest& manifest) {
     }
 }
 
-// The op of each layer has every variant, with the layer's sizes.
-void check_ops(const Manifest& manifest) {
+// The op of a step has these variants, with the sizes of its layer.
+void check_op(const Manifest& manifest, const Step& step, const std::vector<OpVariant>& needed) {
     const UNetSpec& unet = manifest.unet;
     const Dim positions = parse_dim("positions");
-    for (const Step& step : unet.steps) {
-        if (!step.is_op()) continue;
-        const LayerSpec& layer = unet.layers[static_cast<size_t>(step.layer)];
-        const DType half = unet.tensors.at(step.inputs[0]).dtype;
-        auto its = unet.ops.find(layer.op);
-        for (const OpVariant& variant : variants()) {
-            if (its == unet.ops.end() || !its->second.count(variant.name)) {
-                throw EngineError(
-                    text("op '", layer.op, "' of layer '", layer.name, "' has no variant '", variant.name, "'"));
-            }
-            const std::string& name = its->second.at(variant.name);
-            const Component& component = need_component(manifest, name, text("op '", layer.op, "'"));
-            const std::string who = text("op '", name, "'");
-            check_tensors(who, component.inputs, op_tensors(variant.inputs, layer, half, positions));
-            check_tensors(who, component.outputs, op_tensors(variant.outputs, layer, half, positions));
+    const LayerSpec& layer = unet.layers[static_cast<size_t>(step.layer)];
+    const DType half = unet.tensors.at(step.inputs[0]).dtype;
+    auto its = unet.ops.find(layer.op);
+    for (const OpVariant& variant : needed) {
+        if (its == unet.ops.end() || !its->second.count(variant.name)) {
+            throw EngineError(
+                text("op '", layer.op, "' of layer '", layer.name, "' has no variant '", variant.name, "'"));
         }
+        const std::string& name = its->second.at(variant.name);
+        const Component& component = need_component(manifest, name, text("op '", layer.op, "'"));
+        const std::string who = text("op '", name, "'");
+        check_tensors(who, component.inputs, op_tensors(variant.inputs, layer, half, positions));
+        check_tensors(who, component.outputs, op_tensors(variant.outputs, layer, half, positions));
+    }
+}
+
+void check_ops(const Manifest& manifest) {
+    for (const Step& step : manifest.unet.steps) {
+        if (step.is_op()) check_op(manifest, step, variants());
+    }
+}
+
+// Layers of one size, in order, with the guided variants; the sources among them.
+void check_subject_layers(const Manifest& manifest) {
+    const UNetSpec& unet = manifest.unet;
+    if (!unet.subject_layers) return;
+    const auto& [biased, sources] = *unet.subject_layers;
+    auto count = static_cast<int64_t>(unet.layers.size());
+    for (const auto& [name, layers] : {std::pair{"biased", &biased}, {"sources", &sources}}) {
+        auto descends = std::adjacent_find(layers->begin(), layers->end(), std::greater_equal<>());
+        if (layers->empty() || descends != layers->end() || layers->back() >= count) {
+            Shape shown(layers->begin(), layers->begin() + std::min<std::ptrdiff_t>(layers->end() - layers->begin(), 8));
+            throw EngineError(text("subject_layers.", name, " is ", to_string(shown),
+                                   " instead of ascending indices below ", count));
+        }
+    }
+    for (int64_t index : sources) {
+        if (!std::binary_search(biased.begin(), biased.end(), index)) {
+            throw EngineError(text("layer ", index, " is among the sources of subject_layers, but not biased"));
+        }
+    }
+    auto size = [&](int64_t index) {
+        const LayerSpec& layer = unet.layers[static_cast<size_t>(index)];
+        return std::vector<Dim>{layer.height, layer.width};
+    };
+    for (int64_t index : biased) {
+        if (!is_same(size(index), size(biased.front()))) {
+            throw EngineError(
+                text("layers ", biased.front(), " and ", index, " of subject_layers have different sizes"));
+        }
+        auto step = std::find_if(unet.steps.begin(), unet.steps.end(),
+                                 [index = index](const Step& one) { return one.layer == index; });
+        check_op(manifest, *step, guided_variants());
     }
 }
 
@@ -406,6 +459,7 @@ void validate(const Manifest& manifest) {
     check_channels_last(manifest.unet);
     check_steps(manifest);
     check_ops(manifest);
+    check_subject_layers(manifest);
     check_full_unet(manifest, manifest.unet.full, {});
     check_full_unet(manifest, manifest.unet.full_with_updates, kControls);
     check_kind(manifest);

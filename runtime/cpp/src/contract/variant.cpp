@@ -8,8 +8,42 @@ const char* to_string(Variant variant) {
             return "attention";
         case Variant::update:
             return "update";
-        default:
+        case Variant::update_masked:
             return "update_masked";
+        case Variant::attention_guided:
+            return "attention_guided";
+        case Variant::update_guided:
+            return "update_guided";
+        default:
+            return "update_masked_guided";
+    }
+}
+
+bool is_guided(Variant variant) {
+    return plain(variant) != variant;
+}
+
+Variant plain(Variant variant) {
+    switch (variant) {
+        case Variant::attention_guided:
+            return Variant::attention;
+        case Variant::update_guided:
+            return Variant::update;
+        case Variant::update_masked_guided:
+            return Variant::update_masked;
+        default:
+            return variant;
+    }
+}
+
+Variant guided(Variant variant) {
+    switch (plain(variant)) {
+        case Variant::attention:
+            return Variant::attention_guided;
+        case Variant::update:
+            return Variant::update_guided;
+        default:
+            return Variant::update_masked_guided;
     }
 }
 

@@ -3,10 +3,16 @@
 
 namespace ebca {
 
-// Each variant computes what the one before computes and more.
-enum class Variant { attention, update, update_masked };
+// Each of the first three computes what the one before computes and more. The guided ones also add a bias per group of
+// tokens to the scores, and return the groups' attention maps.
+enum class Variant { attention, update, update_masked, attention_guided, update_guided, update_masked_guided };
 
 // As the manifest names it.
 const char* to_string(Variant variant);
+
+bool is_guided(Variant variant);
+// The same without guidance, or with it.
+Variant plain(Variant variant);
+Variant guided(Variant variant);
 
 }  // namespace ebca

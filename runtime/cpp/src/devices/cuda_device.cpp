@@ -25,6 +25,10 @@ void copy_out(Driver& driver, const std::vector<Shared>& arrays) {
     for (const Shared& one : arrays) driver.copy_out(one.host.data, one.array.data, bytes_of(one.host));
 }
 
+void report(const CudaStream& stream, LogLevel level, const char* what, const BackendError& error) {
+    if (stream.log) stream.log(level, text(what, ": ", error.what()));
+}
+
 void submit(Driver& driver, const std::vector<Call*>& calls) {
     for (Call* call : calls) driver.submit(*call);
 }
@@ -36,15 +40,11 @@ class CudaRecording : public Recording {
   public:
     using Make = std::function<std::unique_ptr<Graph>()>;
 
-    // enqueue: keeps alive what the graph uses. warm: comes before `make`, which returns the graph; `what` stands in
-    // the warning if that throws BackendError.
+    // enqueue: keeps alive what the graph uses. warm: comes before `make`, which returns the graph, or null if there can
+    // be none.
     CudaRecording(std::shared_ptr<CudaStream> stream, std::function<void()> enqueue, std::function<void()> warm,
-                  Make make, const char* what)
-        : stream_(std::move(stream)),
-          enqueue_(std::move(enqueue)),
-          warm_(std::move(warm)),
-          make_(std::move(make)),
-          what_(what) {
+                  Make make)
+        : stream_(std::move(stream)), enqueue_(std::move(enqueue)), warm_(std::move(warm)), make_(std::move(make)) {
         refresh();
     }
 
@@ -64,11 +64,7 @@ class CudaRecording : public Recording {
         if (state_ == stream_->state) return;
         graph_.reset();
         warm_();
-        try {
-            graph_ = make_();
-        } catch (const BackendError& error) {
-            if (stream_->warn) stream_->warn(text(what_, ": ", error.what()));
-        }
+        graph_ = make_();
         state_ = stream_->state;
     }
 
@@ -78,7 +74,6 @@ class CudaRecording : public Recording {
     std::shared_ptr<CudaStream> stream_;
     std::function<void()> enqueue_, warm_;
     Make make_;
-    const char* what_;
     std::unique_ptr<Graph> graph_;
     uint64_t state_ = 0;  // of the stream when it was recorded
 };
@@ -104,11 +99,10 @@ class RecordedStep : public Replay {
 
 }  // namespace
 
-CudaDevice::CudaDevice(std::shared_ptr<Driver> driver, std::shared_ptr<GpuKernels> kernels,
-                       std::function<void(const std::string&)> warn)
+CudaDevice::CudaDevice(std::shared_ptr<Driver> driver, std::shared_ptr<GpuKernels> kernels, Log log)
     : stream_(std::make_shared<CudaStream>()), kernels_(std::move(kernels)) {
     stream_->driver = std::move(driver);
-    stream_->warn = std::move(warn);
+    stream_->log = std::move(log);
 }
 
 Lock CudaDevice::ready() {
@@ -179,6 +173,11 @@ std::unique_ptr<Call> CudaDevice::sampling(const std::string& kernel, const Tens
     return kernels_->sampling(kernel, arrays);
 }
 
+std::unique_ptr<Call> CudaDevice::exclude(const Tensors& arrays, int64_t layer_stride) {
+    Lock held = ready();
+    return kernels_->exclude(arrays, layer_stride);
+}
+
 std::shared_ptr<Recording> CudaDevice::graph(std::vector<Call*> calls, std::vector<Call*> warm) {
     return recorded([driver = stream_->driver, calls = std::move(calls)] { submit(*driver, calls); },
                     [driver = stream_->driver, warm = std::move(warm)] { submit(*driver, warm); });
@@ -193,15 +192,22 @@ std::shared_ptr<Recording> CudaDevice::chain(std::vector<std::shared_ptr<Recordi
     auto refresh = [parts] {
         for (const auto& one : *parts) static_cast<CudaRecording&>(*one).refresh();
     };
-    auto make = [parts, driver = stream_->driver]() -> std::unique_ptr<Graph> {
+    auto make = [parts, stream = stream_]() -> std::unique_ptr<Graph> {
         std::vector<const Graph*> graphs;
         for (const auto& one : *parts) graphs.push_back(static_cast<const CudaRecording&>(*one).graph());
         // A recording without a graph has been reported already.
         if (std::find(graphs.begin(), graphs.end(), nullptr) != graphs.end()) return nullptr;
-        return driver->chain(graphs);
+        try {
+            return stream->driver->chain(graphs);
+        } catch (const BackendError& error) {
+            // cuBLAS allocates memory inside a graph for some products, and no such graph can be part of another.
+            // Launched one after the other they take as long.
+            report(*stream, LogLevel::info, "the evaluations of a run are launched one by one, because graphs cannot be joined",
+                   error);
+            return nullptr;
+        }
     };
-    return std::make_shared<CudaRecording>(stream_, enqueue, refresh, make,
-                                           "the evaluations of a run are launched one by one");
+    return std::make_shared<CudaRecording>(stream_, enqueue, refresh, make);
 }
 
 void CudaDevice::invalidate() {
@@ -216,9 +222,15 @@ std::shared_ptr<CudaRecording> CudaDevice::recorded(std::function<void()> enqueu
         for (int run = 0; run < kWarmRuns; ++run) warm();
         driver->synchronize();
     };
-    auto make = [driver = stream_->driver, enqueue] { return driver->capture(enqueue); };
-    return std::make_shared<CudaRecording>(stream_, enqueue, warm_up, make,
-                                           "this step runs without a CUDA graph, call by call");
+    auto make = [stream = stream_, enqueue]() -> std::unique_ptr<Graph> {
+        try {
+            return stream->driver->capture(enqueue);
+        } catch (const BackendError& error) {
+            report(*stream, LogLevel::warning, "this step runs without a CUDA graph, call by call", error);
+            return nullptr;
+        }
+    };
+    return std::make_shared<CudaRecording>(stream_, enqueue, warm_up, make);
 }
 
 }  // namespace ebca

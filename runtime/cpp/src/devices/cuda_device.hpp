@@ -19,6 +19,7 @@
 #include "devices/device.hpp"
 #include "devices/driver.hpp"
 #include "devices/gpu_kernels.hpp"
+#include "log.hpp"
 
 namespace ebca {
 
@@ -27,7 +28,7 @@ class CudaRecording;
 // What recordings share with their device, which they may outlive.
 struct CudaStream {
     std::shared_ptr<Driver> driver;
-    std::function<void(const std::string&)> warn;
+    Log log;
     std::recursive_mutex lock;
     uint64_t state = 1;  // recordings of another one are out of date
 };
@@ -35,10 +36,9 @@ struct CudaStream {
 // Sessions of several threads share the stream, one graph after the other.
 class CudaDevice : public Device, public GraphDevice {
   public:
-    // kernels: on the same driver; null: the engine runs the op's graphs, and the host samples. warn: gets a line where
-    // a step runs without a graph; may be empty.
-    CudaDevice(std::shared_ptr<Driver> driver, std::shared_ptr<GpuKernels> kernels,
-               std::function<void(const std::string&)> warn);
+    // kernels: on the same driver; null: the engine runs the op's graphs, and the host samples. log: gets a line where
+    // a step or a run is no single graph; may be empty.
+    CudaDevice(std::shared_ptr<Driver> driver, std::shared_ptr<GpuKernels> kernels, Log log);
 
     const std::string& name() const override { return stream_->driver->name(); }
     GraphDevice* graphs() override { return kernels_ ? this : nullptr; }
@@ -54,6 +54,7 @@ class CudaDevice : public Device, public GraphDevice {
     std::unique_ptr<Replay> record(std::vector<Call*> calls, std::vector<Shared> reads,
                                    std::vector<Shared> writes) override;
     std::unique_ptr<Call> sampling(const std::string& kernel, const Tensors& arrays) override;
+    std::unique_ptr<Call> exclude(const Tensors& arrays, int64_t layer_stride) override;
     std::shared_ptr<Recording> graph(std::vector<Call*> calls, std::vector<Call*> warm) override;
     std::shared_ptr<Recording> chain(std::vector<std::shared_ptr<Recording>> recordings) override;
 

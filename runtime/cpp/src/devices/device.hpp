@@ -46,6 +46,8 @@ class GraphDevice {
     virtual ~GraphDevice() = default;
     // One of the kernels of sampling/graph_sampler.hpp, by name, bound to its arrays.
     virtual std::unique_ptr<Call> sampling(const std::string& kernel, const Tensors& arrays) = 0;
+    // The kernel of sampling/exclusive_attention.hpp, bound to its arrays by name.
+    virtual std::unique_ptr<Call> exclude(const Tensors& arrays, int64_t layer_stride) = 0;
     // One launch of all of `calls`. Those in `warm` run a few times before they are recorded.
     virtual std::shared_ptr<Recording> graph(std::vector<Call*> calls, std::vector<Call*> warm) = 0;
     // One launch of several recordings of this device, in order.

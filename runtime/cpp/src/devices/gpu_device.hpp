@@ -1,12 +1,12 @@
 // A GPU as an engine uses it: the device "cuda", and what runs graphs on it.
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <string>
 
 #include "backends/backend.hpp"
 #include "devices/device.hpp"
+#include "log.hpp"
 
 namespace ebca {
 
@@ -21,9 +21,8 @@ struct Gpu {
     std::shared_ptr<const Backend> backend;
 };
 
-// index: of the GPU. ort_library: see OrtLibrary. warn: gets a line where a step runs without a CUDA graph.
+// index: of the GPU. ort_library: see OrtLibrary. log: see CudaDevice.
 // BackendError: there is no driver, no such GPU, no kernels, or no ONNX Runtime for it.
-Gpu open_gpu(int index, const GpuOptions& options, const std::string& ort_library,
-             std::function<void(const std::string&)> warn);
+Gpu open_gpu(int index, const GpuOptions& options, const std::string& ort_library, Log log);
 
 }  // namespace ebca

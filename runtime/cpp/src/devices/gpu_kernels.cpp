@@ -1,5 +1,6 @@
 #include "devices/gpu_kernels.hpp"
 
+#include "devices/exclusion_launch.hpp"
 #include "devices/sampling_launches.hpp"
 #include "error.hpp"
 
@@ -67,7 +68,8 @@ class LayerOp : public OpKernel {
   private:
     OpLaunches launches(const Tensors& inputs) const {
         const Shape &q = named(inputs, "q").shape, &k = named(inputs, "k").shape;
-        OpShape shape{q.at(0), q.at(1), k.at(1), k.at(2), heads_, head_dim_};
+        int64_t groups = is_guided(variant_) ? named(inputs, "bias").shape.at(2) : 0;
+        OpShape shape{q.at(0), q.at(1), k.at(1), k.at(2), heads_, head_dim_, groups};
         return kernels_->kernels().launches(variant_, kernels_->driver().capability(), kDtype, shape);
     }
 
@@ -90,6 +92,12 @@ std::unique_ptr<OpKernel> GpuKernels::op(Variant variant, const LayerSpec& layer
 std::unique_ptr<Call> GpuKernels::sampling(const std::string& kernel, const Tensors& arrays) {
     SamplingLaunch planned = sampling_launch(kernel, arrays);
     return bind({kernels_.launch("ebca_" + kernel, driver_->capability(), planned.blocks, planned.values)},
+                addresses_of(arrays));
+}
+
+std::unique_ptr<Call> GpuKernels::exclude(const Tensors& arrays, int64_t layer_stride) {
+    SamplingLaunch planned = exclusion_launch(arrays, layer_stride);
+    return bind({kernels_.launch("ebca_exclude", driver_->capability(), planned.blocks, planned.values)},
                 addresses_of(arrays));
 }
 

@@ -25,6 +25,9 @@ class GpuKernels : public std::enable_shared_from_this<GpuKernels> {
     // One of the kernels of sampling, bound to its arrays.
     std::unique_ptr<Call> sampling(const std::string& kernel, const Tensors& arrays);
 
+    // The kernel of exclusive attention, bound to its arrays.
+    std::unique_ptr<Call> exclude(const Tensors& arrays, int64_t layer_stride);
+
     // A call that enqueues launches in order.
     std::unique_ptr<Call> bind(const std::vector<KernelLaunch>& launches, const Addresses& addresses);
 

@@ -116,16 +116,30 @@ std::optional<std::string> inflated(std::string_view bytes) {
     return status == Z_STREAM_END ? std::optional(std::move(out)) : std::nullopt;
 }
 
-// Scratch tensors of a call and their bytes.
-std::array<std::pair<const char*, int64_t>, 3> scratch_sizes(const OpShape& shape, int64_t splits) {
-    int64_t elements = 0;
-    if (__builtin_mul_overflow(splits * shape.tokens, shape.head_dim, &elements) || elements >= kMostElements) {
-        throw ParameterError("the operator needs scratch of 2^31 elements or more per head", "make the image smaller");
+// Scratch tensors of a call and their bytes, in order.
+std::vector<std::pair<const char*, int64_t>> scratch_sizes(Variant variant, const OpShape& shape, int64_t splits) {
+    std::vector<std::pair<const char*, int64_t>> out;
+    if (plain(variant) != Variant::attention) {
+        int64_t elements = 0;
+        if (__builtin_mul_overflow(splits * shape.tokens, shape.head_dim, &elements) || elements >= kMostElements) {
+            throw ParameterError("the operator needs scratch of 2^31 elements or more per head",
+                                 "make the image smaller");
+        }
+        int64_t rows = shape.batch * shape.contexts;
+        out = {{"partial", rows * shape.heads * elements * 2},
+               {"column", rows * shape.heads * splits * 2 * shape.tokens * 4},
+               {"norm2", rows * shape.tokens * 4}};
     }
-    int64_t rows = shape.batch * shape.contexts;
-    return {{{"partial", rows * shape.heads * elements * 2},
-             {"column", rows * shape.heads * splits * 2 * shape.tokens * 4},
-             {"norm2", rows * shape.tokens * 4}}};
+    if (is_guided(variant)) {
+        out.emplace_back("head_maps", shape.batch * shape.heads * shape.groups * shape.positions * 4);
+    }
+    return out;
+}
+
+void check_groups(Variant variant, const OpShape& shape, int64_t most) {
+    if (shape.groups >= 1 && shape.groups <= most) return;
+    throw ParameterError(text("variant '", to_string(variant), "' is given ", shape.groups, " token groups"),
+                         text("the GPU kernels take 1 to ", most));
 }
 
 // Programs per head and row that ebca_forward adds for the step.
@@ -140,8 +154,9 @@ int64_t update_places(const OpShape& shape, int64_t splits, const Binary& forwar
 // Inputs and outputs of a variant, as in the op's contract.
 std::set<std::string> tensors_of(Variant variant) {
     std::set<std::string> names{"q", "k", "v", "weights", "out"};
-    if (variant != Variant::attention) names.insert({"gamma_attn", "gamma_norm", "norm_factor", "tie", "g"});
-    if (variant == Variant::update_masked) names.insert("mask");
+    if (plain(variant) != Variant::attention) names.insert({"gamma_attn", "gamma_norm", "norm_factor", "tie", "g"});
+    if (plain(variant) == Variant::update_masked) names.insert("mask");
+    if (is_guided(variant)) names.insert({"bias", "token_groups", "maps"});
     return names;
 }
 
@@ -156,14 +171,18 @@ void OpShape::check() const {
             throw ParameterError(text(name, " is ", value), "every size of the operator must be at least 1");
         }
     }
-    int64_t row = 0, keys = 0, mask = 0, groups = 0;
+    if (groups < 0 || groups >= kMostElements) {
+        throw ParameterError(text("groups is ", groups), "every size of the operator must be at least 1");
+    }
+    int64_t row = 0, keys = 0, mask = 0, rows = 0;
     bool large = __builtin_mul_overflow(contexts, tokens, &keys) ||
-                 __builtin_mul_overflow(channels(), std::max(positions, keys), &row) || row >= kMostElements ||
+                 __builtin_mul_overflow(std::max(channels(), heads * groups), std::max(positions, keys), &row) ||
+                 row >= kMostElements ||
                  __builtin_mul_overflow(positions, contexts, &mask) || mask >= kMostElements;
     if (large)
         throw ParameterError("one batch row of the operator has 2^31 elements or more", "make the image smaller");
-    if (__builtin_mul_overflow(batch, contexts, &groups) || std::max(heads, groups) > kMostBlocks) {
-        throw ParameterError(text("heads is ", heads, " and batch * contexts is ", groups),
+    if (__builtin_mul_overflow(batch, contexts, &rows) || std::max(heads, rows) > kMostBlocks) {
+        throw ParameterError(text("heads is ", heads, " and batch * contexts is ", rows),
                              text("both must be at most ", kMostBlocks, ", the limit of a grid"));
     }
 }
@@ -359,9 +378,12 @@ KernelLaunch KernelSet::launch(const std::string& kernel, Capability capability,
 OpLaunches KernelSet::launches(Variant variant, Capability capability, const std::string& dtype,
                                const OpShape& shape) const {
     shape.check();
-    bool update = variant != Variant::attention, masked = variant == Variant::update_masked;
-    bool single = shape.contexts == 1 && !masked;
-    const Binary& forward = choose("ebca_forward", capability, dtype, shape, {{"SINGLE", single ? 1 : 0}});
+    bool update = plain(variant) != Variant::attention, masked = plain(variant) == Variant::update_masked;
+    bool single = shape.contexts == 1 && !masked, guided = is_guided(variant);
+    const Binary& forward = guided
+                                ? choose("ebca_forward_guided", capability, dtype, shape, {})
+                                : choose("ebca_forward", capability, dtype, shape, {{"SINGLE", single ? 1 : 0}});
+    if (guided) check_groups(variant, shape, constant(forward, "GROUPS"));
     const Binary& combine = choose("ebca_combine", capability, dtype, shape, {});
     // At most SPLITS ranges of whole blocks; the last one may be shorter.
     int64_t positions = block(forward, "BLOCK_P");
@@ -369,11 +391,9 @@ OpLaunches KernelSet::launches(Variant variant, Capability capability, const std
     int64_t splits = blocks(shape.positions, span);
     int64_t tiles = blocks(shape.positions, block(forward, "BLOCK_N"));
     OpLaunches out;
-    if (update) {
-        for (const auto& [name, bytes] : scratch_sizes(shape, splits)) {
-            out.scratch[name] = out.scratch_bytes;
-            out.scratch_bytes += blocks(bytes, kScratchAlignment) * kScratchAlignment;
-        }
+    for (const auto& [name, bytes] : scratch_sizes(variant, shape, splits)) {
+        out.scratch[name] = out.scratch_bytes;
+        out.scratch_bytes += blocks(bytes, kScratchAlignment) * kScratchAlignment;
     }
     std::map<std::string, KernelLaunch::Value> values;
     auto size = [&](const char* name, int64_t value) { values[name] = static_cast<int32_t>(value); };
@@ -382,6 +402,8 @@ OpLaunches KernelSet::launches(Variant variant, Capability capability, const std
     size("S", shape.contexts);
     size("d", shape.head_dim);
     size("heads", shape.heads);
+    size("groups", shape.groups);
+    size("cells", shape.groups * shape.positions);
     size("splits", update ? splits : 0);
     size("span", span);
     size("q_batch", shape.positions * shape.channels());
@@ -399,11 +421,17 @@ OpLaunches KernelSet::launches(Variant variant, Capability capability, const std
     for (const auto& [name, offset] : out.scratch) values[name + "_ptr"] = name;
     int64_t places = tiles + (update ? update_places(shape, splits, forward) : 0);
     out.launches.push_back(launch(forward, {places, shape.heads, shape.batch}, values));
-    if (!update) return out;
-    int64_t of_tokens = blocks(shape.tokens, block(combine, "BLOCK_T"));
-    int64_t of_channels = blocks(shape.head_dim, block(combine, "BLOCK_D"));
-    out.launches.push_back(
-        launch(combine, {of_tokens * of_channels, shape.heads, shape.batch * shape.contexts}, values));
+    if (update) {
+        int64_t of_tokens = blocks(shape.tokens, block(combine, "BLOCK_T"));
+        int64_t of_channels = blocks(shape.head_dim, block(combine, "BLOCK_D"));
+        out.launches.push_back(
+            launch(combine, {of_tokens * of_channels, shape.heads, shape.batch * shape.contexts}, values));
+    }
+    if (guided) {
+        const Binary& maps = choose("ebca_maps", capability, dtype, shape, {});
+        int64_t of_cells = blocks(shape.groups * shape.positions, block(maps, "BLOCK"));
+        out.launches.push_back(launch(maps, {of_cells, 1, shape.batch}, values));
+    }
     return out;
 }
 

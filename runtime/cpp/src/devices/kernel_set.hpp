@@ -25,6 +25,7 @@ struct OpShape {
     int64_t tokens = 0;
     int64_t heads = 0;
     int64_t head_dim = 0;
+    int64_t groups = 0;  // of tokens: only the guided variants use them, and need at least one
 
     int64_t channels() const { return heads * head_dim; }
     // ParameterError for sizes that a kernel cannot have.

@@ -19,7 +19,7 @@ void copy(const Array& from, const Tensor& to) {
 }  // namespace
 
 Executor::Executor(const UNetSpec& unet, OpenRunner open_runner, const Sizes& sizes, std::shared_ptr<Device> device,
-                   const std::vector<std::string>& channels_last)
+                   const std::vector<std::string>& channels_last, int64_t groups)
     : unet_(unet), open_(std::move(open_runner)), sizes_(sizes), device_(std::move(device)) {
     std::map<std::string, Shape> shapes;
     std::map<std::string, int64_t> bytes;
@@ -65,6 +65,7 @@ Executor::Executor(const UNetSpec& unet, OpenRunner open_runner, const Sizes& si
         widest = std::max(widest, elements({layer.heads, layer.head_dim}));
     }
     zero_g_.emplace(device_->allocate(byte_size({batch, contexts, tokens, widest}, DType::float32)));
+    if (groups) guided_.emplace(unet, sizes, groups, *device_);
 }
 
 void Executor::set_control(const Control& control) {
@@ -90,7 +91,7 @@ void Executor::run(Variant variant, const std::atomic<bool>* cancelled, bool emb
 
 Replay& Executor::recorded(Variant variant, bool embedded) {
     std::unique_ptr<Replay>& found = recorded_[{variant, embedded}];
-    if (!found) found = device_->record(calls(variant, embedded), reads(variant), outputs());
+    if (!found) found = device_->record(calls(variant, embedded), reads(variant), writes(variant));
     return *found;
 }
 
@@ -117,10 +118,22 @@ std::vector<Shared> Executor::outputs() const {
 std::vector<Shared> Executor::reads(Variant variant) const {
     std::vector<Shared> out = inputs();
     for (const auto& [name, memory] : control_) {
-        if (variant != Variant::attention || name == "weights") out.push_back(memory.shared());
+        if (plain(variant) != Variant::attention || name == "weights") out.push_back(memory.shared());
     }
     for (const auto& [size, memory] : masks_) {
-        if (variant == Variant::update_masked) out.push_back(memory.shared());
+        if (plain(variant) == Variant::update_masked) out.push_back(memory.shared());
+    }
+    if (guided_ && is_guided(variant)) {
+        for (const Shared& one : guided_->reads()) out.push_back(one);
+    }
+    return out;
+}
+
+// What the variant writes and the host reads.
+std::vector<Shared> Executor::writes(Variant variant) const {
+    std::vector<Shared> out = outputs();
+    if (guided_ && is_guided(variant)) {
+        for (const Shared& one : guided_->writes()) out.push_back(one);
     }
     return out;
 }
@@ -179,7 +192,7 @@ std::string Executor::first_nonfinite(Variant variant) {
         const Step& step = unet_.steps[i];
         device_->run(*calls[i]);
         if (!step.is_op()) segment = step.segment;
-        size_t written = step.is_op() && variant == Variant::attention ? 1 : step.outputs.size();
+        size_t written = step.is_op() && plain(variant) == Variant::attention ? 1 : step.outputs.size();
         std::vector<Shared> made;
         for (size_t n = 0; n < written; ++n) made.push_back(device_->share(tensors_.at(step.outputs[n])));
         device_->download(made);
@@ -195,22 +208,26 @@ std::string Executor::first_nonfinite(Variant variant) {
 Executor::Operands Executor::operands(const Step& step, Variant variant) const {
     if (!step.is_op()) return segment_operands(step, variant);
     const LayerSpec& layer = unet_.layers[step.layer];
+    bool with_guidance = guided_ && is_guided(variant) && guided_->is_biased(step.layer);
+    if (!with_guidance) variant = plain(variant);
     Operands work;
     work.kernel = device_->op(variant, layer, tensors_.at(step.inputs[0]).dtype);
     if (!work.kernel) {
         Sizes sizes = sizes_;
         sizes["positions"] = tensors_.at(step.inputs[0]).shape.at(1);
+        if (with_guidance) sizes["groups"] = guided_->groups();
         work.runner = open_(unet_.ops.at(layer.op).at(to_string(variant)), sizes);
     }
     const char* const names[] = {"q", "k", "v"};
     for (size_t i = 0; i < 3; ++i) work.inputs.emplace_back(names[i], tensors_.at(step.inputs[i]));
     work.inputs.emplace_back("weights", control_.at("weights").shared().array);
     work.outputs.emplace_back("out", tensors_.at(step.outputs[0]));
-    if (variant == Variant::attention) return work;
+    if (with_guidance) guided_->add(step.layer, work.inputs, work.outputs);
+    if (plain(variant) == Variant::attention) return work;
     for (const char* name : {"gamma_attn", "gamma_norm", "norm_factor", "tie"}) {
         work.inputs.emplace_back(name, control_.at(name).shared().array);
     }
-    if (variant == Variant::update_masked) {
+    if (plain(variant) == Variant::update_masked) {
         work.inputs.emplace_back("mask", masks_.at(layer_sizes_[step.layer]).shared().array);
     }
     work.outputs.emplace_back("g", tensors_.at(step.outputs[1]));
@@ -224,7 +241,7 @@ Executor::Operands Executor::segment_operands(const Step& step, Variant variant)
         Tensor tensor = tensors_.at(name);
         bool is_g = std::any_of(unet_.steps.begin(), unet_.steps.end(),
                                 [&](const Step& op) { return op.is_op() && op.outputs[1] == name; });
-        if (variant == Variant::attention && is_g) tensor = zero_g_->view(0, tensor.shape, DType::float32);
+        if (plain(variant) == Variant::attention && is_g) tensor = zero_g_->view(0, tensor.shape, DType::float32);
         work.inputs.emplace_back(name, tensor);
     }
     for (const std::string& name : step.outputs) work.outputs.emplace_back(name, tensors_.at(name));

@@ -17,6 +17,7 @@
 #include "devices/device.hpp"
 #include "execution/block.hpp"
 #include "execution/control.hpp"
+#include "execution/guided.hpp"
 
 namespace ebca {
 
@@ -27,9 +28,10 @@ using OpenRunner = std::function<std::shared_ptr<Runner>(const std::string&, con
 class Executor {
   public:
     // sizes: batch, contexts, tokens, height, width (latent). channels_last: tensors that are [B,h,w,C] in memory.
-    // `unet` must outlive it. std::bad_alloc or ParameterError if there is not enough memory for these sizes.
+    // groups: of tokens, for the guided variants of the op; 0: none of these will run. `unet` must outlive it.
+    // std::bad_alloc or ParameterError if there is not enough memory for these sizes.
     Executor(const UNetSpec& unet, OpenRunner open_runner, const Sizes& sizes, std::shared_ptr<Device> device,
-             const std::vector<std::string>& channels_last = {});
+             const std::vector<std::string>& channels_last = {}, int64_t groups = 0);
 
     // Inputs on the host, kept from step to step: sample [B,C,h,w], timestep [B], contexts [B,S,T,D], float32.
     const Tensor& sample() const { return host("sample"); }
@@ -42,6 +44,9 @@ class Executor {
     const Sizes& sizes() const { return sizes_; }
     const UNetSpec& unet() const { return unet_; }
     Device& device() const { return *device_; }
+
+    // What guided variants read and write beside all this; null without groups.
+    GuidedTensors* guided() { return guided_ ? &*guided_ : nullptr; }
 
     // What the first step writes, if that depends on the timestep alone (see TimeTable); else empty.
     const Block& time_embeddings() const { return *time_embeddings_; }
@@ -71,12 +76,12 @@ class Executor {
     Tensors arrays() const;
 
     // Copy inputs, controls and masks to the device; `run` includes this.
-    void upload() { device_->upload(reads(Variant::update_masked)); }
+    void upload() { device_->upload(reads(guided_ ? Variant::update_masked_guided : Variant::update_masked)); }
 
     // Wait for the device, and copy the outputs to the host; `run` includes this.
     void download() { device_->download(outputs()); }
 
-    // One evaluation. embedded: the time embeddings are in the buffers already. CancelledError as soon as `cancelled`
+    // One evaluation. A guided variant is used at the layers for subjects, and elsewhere the plain one. embedded: the time embeddings are in the buffers already. CancelledError as soon as `cancelled`
     // is set; null: never.
     void run(Variant variant, const std::atomic<bool>* cancelled, bool embedded = false);
 
@@ -101,6 +106,7 @@ class Executor {
     std::vector<Shared> inputs() const;
     std::vector<Shared> outputs() const;
     std::vector<Shared> reads(Variant variant) const;
+    std::vector<Shared> writes(Variant variant) const;
     SharedMemory own(const Shape& shape) { return {*device_, shape, DType::float32}; }
     const Tensor& host(const char* name) const { return seen_.at(name).host; }
 
@@ -115,6 +121,7 @@ class Executor {
     std::map<std::string, SharedMemory> control_;
     std::vector<std::pair<int64_t, int64_t>> layer_sizes_;
     std::map<std::pair<int64_t, int64_t>, SharedMemory> masks_;
+    std::optional<GuidedTensors> guided_;
     std::optional<Memory> zero_g_;    // in place of g in the variant that does not compute it
     std::vector<Memory> workspaces_;  // of bound kernels
     std::map<Variant, Calls> bound_;

@@ -86,22 +86,26 @@ Array load_images(const std::vector<ImageView>& images, int64_t height, int64_t 
     return out;
 }
 
+Array load_mask(const ImageView& mask, const std::string& name, int64_t height, int64_t width, const Warn& warn) {
+    Array out({height, width});
+    Pixels pixels = resized(hole(mask, name, warn), height, width);
+    for (int64_t i = 0; i < height * width; ++i) {
+        const uint8_t* p = pixels.values.data() + 3 * i;
+        // ITU-R 601-2 luma in fixed point, as in Pillow.
+        int grey = (p[0] * 19595 + p[1] * 38470 + p[2] * 7471 + 0x8000) >> 16;
+        out.values[static_cast<size_t>(i)] = grey >= 128 ? 1.0f : 0.0f;
+    }
+    return out;
+}
+
 Array load_masks(const std::vector<ImageView>& masks, int64_t height, int64_t width, const Warn& warn) {
     Array out({static_cast<int64_t>(masks.size()), 1, height, width});
     for (size_t n = 0; n < masks.size(); ++n) {
-        Pixels pixels = resized(hole(masks[n], text("masks[", n, "]"), warn), height, width);
-        float* row = out.row(static_cast<int64_t>(n));
-        bool any = false;
-        for (int64_t i = 0; i < height * width; ++i) {
-            const uint8_t* p = pixels.values.data() + 3 * i;
-            // ITU-R 601-2 luma in fixed point, as in Pillow.
-            int grey = (p[0] * 19595 + p[1] * 38470 + p[2] * 7471 + 0x8000) >> 16;
-            row[i] = grey >= 128 ? 1.0f : 0.0f;
-            any = any || grey >= 128;
-        }
-        if (!any) {
+        Array mask = load_mask(masks[n], text("masks[", n, "]"), height, width, warn);
+        if (std::count(mask.values.begin(), mask.values.end(), 1.0f) == 0) {
             throw rules::mask_empty(masks.size() > 1 ? text("masks[", n, "]") : "the mask");
         }
+        std::copy(mask.values.begin(), mask.values.end(), out.row(static_cast<int64_t>(n)));
     }
     return out;
 }

@@ -25,6 +25,9 @@ using Warn = std::function<void(const std::string&)>;
 // warning. ParameterError for a layout that is not an image.
 Array load_images(const std::vector<ImageView>& images, int64_t height, int64_t width, const Warn& warn);
 
+// One mask to [height,width], as in `load_masks`, possibly without a hole. name: for messages.
+Array load_mask(const ImageView& mask, const std::string& name, int64_t height, int64_t width, const Warn& warn);
+
 // Masks to [n,1,height,width] of 0 and 1; white (1/2 and brighter) is the hole. If a mask has only one colour and its
 // alpha varies, the hole is where it is transparent (alpha below 1/2). If all its pixels are 0 or 1, the hole is 1: no
 // pixel would be white. ParameterError also for a mask without a hole.

@@ -22,9 +22,11 @@ double* doubles(const Tensor& tensor) {
     return static_cast<double*>(tensor.data);
 }
 
-std::vector<Variant> variants_of(const std::vector<Control>& controls) {
+std::vector<Variant> variants_of(const TableRun& run) {
     std::vector<Variant> out;
-    for (const Control& control : controls) out.push_back(control.variant());
+    for (const Control& control : run.controls) {
+        out.push_back(run.subjects ? guided(control.variant()) : control.variant());
+    }
     return out;
 }
 
@@ -39,27 +41,30 @@ NumericalError not_finite(double timestep) {
 void GraphSampler::prepare(const TableRun& run) {
     reserve(run.table.evaluations());
     // Whatever is opened later outdates what was recorded before.
-    for (Variant variant : variants_of(run.controls)) executor_.calls(variant);
-    for (Variant variant : variants_of(run.controls)) recorded(variant);
+    for (Variant variant : variants_of(run)) executor_.calls(variant);
     fill(run);
     if (run.extra_channels) set_extra_channels(executor_, *run.extra_channels);
     executor_.set_control(run.controls.front());
+    if (exclusion_) exclusion_->begin(*run.subjects);
     executor_.upload();
     std::vector<Shared> state;
     for (const auto& [name, memory] : state_) state.push_back(memory.shared());
     device_.upload(state);
-    if (table_ && !embed_) embed_ = device_.graphs()->graph({&table_->call()}, {&table_->call()});
+    // Not part of any graph, since it runs once.
+    if (table_) device_.run(table_->call());
+    for (Variant variant : variants_of(run)) recorded(variant);
 }
 
 Samples GraphSampler::run(const TableRun& run, const Watch& watch) {
     int64_t total = run.table.evaluations();
+    std::vector<Variant> variants = variants_of(run);
     Samples out{Array(run.latents.shape), run.table.timesteps, {}};
     auto report = [&](int64_t index) {
         watch.report(
             {index, total, run.table.timesteps[static_cast<size_t>(index)], out.latents, executor_.contexts_out()});
     };
     if (!watch.on_step) {
-        Recording& whole = chained(run.controls);
+        Recording& whole = chained(variants);
         auto began = Clock::now();
         whole.launch();
         wait(run, out.latents);
@@ -67,10 +72,9 @@ Samples GraphSampler::run(const TableRun& run, const Watch& watch) {
         report(total - 1);
         return out;
     }
-    if (embed_) embed_->launch();
     for (int64_t index = 0; index < total; ++index) {
         auto began = Clock::now();
-        recorded(run.controls[static_cast<size_t>(index)].variant()).launch();
+        recorded(variants[static_cast<size_t>(index)]).launch();
         wait(run, out.latents);
         out.seconds.push_back(seconds_since(began));
         executor_.download();
@@ -87,23 +91,22 @@ Recording& GraphSampler::recorded(Variant variant) {
     if (table_) every.push_back(kernels_.at("embed").get());
     every.insert(every.end(), unet.begin(), unet.end());
     every.push_back(kernels_.at("end").get());
+    if (exclusion_) every.push_back(&exclusion_->call());
     every.push_back(kernels_.at("advance").get());
     // Only the UNet is warmed up: its outputs are overwritten before the sampler reads them.
     found = device_.graphs()->graph(std::move(every), std::move(unet));
     return *found;
 }
 
-Recording& GraphSampler::chained(const std::vector<Control>& controls) {
-    std::vector<Variant> variants = variants_of(controls);
+Recording& GraphSampler::chained(const std::vector<Variant>& variants) {
     if (!chain_.second || chain_.first != variants) {
         chain_ = {};
         std::vector<std::shared_ptr<Recording>> parts;
-        if (embed_) parts.push_back(embed_);
         for (Variant variant : variants) {
             recorded(variant);
             parts.push_back(recorded_.at(variant));
         }
-        chain_ = {std::move(variants), device_.graphs()->chain(std::move(parts))};
+        chain_ = {variants, device_.graphs()->chain(std::move(parts))};
     }
     return *chain_.second;
 }
@@ -159,12 +162,16 @@ void GraphSampler::reserve(int64_t evaluations) {
     int64_t room = (evaluations + kRoom - 1) / kRoom * kRoom;
     std::map<std::string, SharedMemory> state = allocate(room);
     std::unique_ptr<TimeTable> table = time_table(state);
+    std::unique_ptr<DeviceExclusion> exclusion;
+    if (GuidedTensors* guided = executor_.guided()) {
+        exclusion = std::make_unique<DeviceExclusion>(*guided, device_, state.at("step").shared().array, room);
+    }
     Memory history = device_.allocate(byte_size({room, state.at("latents").shared().array.count()}, DType::float32));
     // Recordings go first: they use the buffers.
     chain_ = {};
     recorded_.clear();
-    embed_.reset();
     kernels_.clear();
+    exclusion_ = std::move(exclusion);
     table_ = std::move(table);
     state_ = std::move(state);
     history_ = std::move(history);

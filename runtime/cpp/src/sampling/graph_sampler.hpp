@@ -5,8 +5,8 @@
 // counter there holds the index of the evaluation, so one recorded evaluation serves all of them. Three kernels
 // surround the UNet (plugins/sampling/__init__.py has their equations): "begin" writes its inputs, "end" applies
 // guidance and takes the scheduler's step, "advance" counts. A fourth, "embed", copies the time embeddings of an
-// evaluation out of a table that one call has filled at the start of the run (TimeTable). The largest sums are in
-// float64, in the order of the host's.
+// evaluation out of a table that one call has filled before the run (TimeTable). Where subjects are kept apart, a fifth
+// makes the bias of the next evaluation (DeviceExclusion). The largest sums are in float64, in the order of the host's.
 #pragma once
 
 #include <cstdint>
@@ -22,6 +22,7 @@
 #include "execution/control.hpp"
 #include "execution/executor.hpp"
 #include "execution/time_table.hpp"
+#include "sampling/exclusion.hpp"
 #include "sampling/sampler.hpp"
 #include "sampling/schedulers.hpp"
 
@@ -35,6 +36,7 @@ struct TableRun {
     std::optional<double> guidance_scale;  // none: conditional rows only
     const Array* extra_channels;           // see NoisePredictor
     bool carry_edits;                      // contexts of editing prompts go from one evaluation to the next
+    const SubjectInputs* subjects;         // see NoisePredictor
 };
 
 // Buffers and recordings of one executor. Use from one thread at a time.
@@ -45,7 +47,8 @@ class GraphSampler {
     GraphSampler(Executor& executor, Device& device, int64_t images)
         : executor_(executor), device_(device), images_(images) {}
 
-    // Bind and record everything that `run` needs, and upload its inputs. Errors as of `Device::allocate`.
+    // Bind and record everything that `run` needs, upload its inputs, and embed its timesteps. Errors as of
+    // `Device::allocate`.
     void prepare(const TableRun& run);
 
     // Run every evaluation; `prepare` with the same inputs comes first. With `watch.on_step` the host waits for every
@@ -55,7 +58,7 @@ class GraphSampler {
 
   private:
     Recording& recorded(Variant variant);
-    Recording& chained(const std::vector<Control>& controls);
+    Recording& chained(const std::vector<Variant>& variants);
     void reserve(int64_t evaluations);
     std::map<std::string, SharedMemory> allocate(int64_t room);
     std::unique_ptr<TimeTable> time_table(std::map<std::string, SharedMemory>& state);
@@ -73,7 +76,7 @@ class GraphSampler {
     std::optional<Memory> history_;     // [room,n,C,h,w]
     std::unique_ptr<TimeTable> table_;  // null: each evaluation embeds its timestep
     std::map<std::string, std::unique_ptr<Call>> kernels_;
-    std::shared_ptr<Recording> embed_;  // fills the table
+    std::unique_ptr<DeviceExclusion> exclusion_;  // null: the executor has no groups of tokens
     std::map<Variant, std::shared_ptr<Recording>> recorded_;
     // The evaluations of the latest run as one launch.
     std::pair<std::vector<Variant>, std::shared_ptr<Recording>> chain_;

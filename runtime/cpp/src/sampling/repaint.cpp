@@ -87,8 +87,7 @@ double RePaintSchedule::alpha(int64_t level) const {
 }
 
 Array repaint(NoisePredictor& predictor, const RePaintSchedule& schedule, const Array& start, const Array& clean,
-              const Array& hole, const std::vector<Control>& controls, std::vector<NormalStream>& streams, double eta,
-              const Watch& watch) {
+              const Array& hole, std::vector<NormalStream>& streams, double eta, const Watch& watch) {
     Array latents = start, predicted(start.shape);
     int64_t before = schedule.steps(), done = 0, total = schedule.evaluations();
     for (auto [level, denoise] : schedule.moves()) {
@@ -98,7 +97,7 @@ Array repaint(NoisePredictor& predictor, const RePaintSchedule& schedule, const 
             continue;
         }
         auto timestep = static_cast<double>(level * schedule.stride());
-        predictor.predict(latents, timestep, controls[static_cast<size_t>(schedule.steps() - 1 - level)], predicted);
+        predictor.predict(latents, timestep, static_cast<size_t>(schedule.steps() - 1 - level), predicted);
         Array noise = draw(streams, latents.shape);
         step(latents, predicted, clean, hole, noise, schedule.alpha(level), schedule.alpha(level - 1), level, eta);
         check_latents(latents, timestep);

@@ -52,10 +52,9 @@ class RePaintSchedule {
 };
 
 // Fill the hole. Returns the latents [n,C,h,w]. start: noise of unit variance; clean: [n,C,h,w] clean latents of the
-// image; hole: [n or 1,1,h,w], 1 in the region to regenerate; controls: one per level, the highest noise level first.
-// CancelledError, NumericalError.
+// image; hole: [n or 1,1,h,w], 1 in the region to regenerate; predictor: prepared with one control per level, the
+// highest noise level first. CancelledError, NumericalError.
 Array repaint(NoisePredictor& predictor, const RePaintSchedule& schedule, const Array& start, const Array& clean,
-              const Array& hole, const std::vector<Control>& controls, std::vector<NormalStream>& streams, double eta,
-              const Watch& watch);
+              const Array& hole, std::vector<NormalStream>& streams, double eta, const Watch& watch);
 
 }  // namespace ebca

@@ -15,22 +15,29 @@ void Watch::report(const StepInfo& info) const {
 }
 
 NoisePredictor::NoisePredictor(Executor& executor, std::optional<double> guidance_scale, const Array* extra_channels,
-                               bool reset_edits, const std::atomic<bool>* cancelled)
+                               bool reset_edits, const std::atomic<bool>* cancelled, const SubjectInputs* subjects)
     : executor_(executor), carry_(executor.sizes().at("contexts") > 1 && !reset_edits), cancelled_(cancelled) {
     if (guidance_scale) guidance_scale_ = static_cast<float>(*guidance_scale);
     if (extra_channels) set_extra_channels(executor, *extra_channels);
+    if (subjects) exclusion_ = std::make_unique<HostExclusion>(*executor.guided(), *subjects);
+}
+
+Variant NoisePredictor::variant(const Control& control) const {
+    return exclusion_ ? guided(control.variant()) : control.variant();
 }
 
 void NoisePredictor::prepare(const std::vector<Control>& controls, const std::vector<double>& timesteps) {
     bool steps = std::any_of(controls.begin(), controls.end(),
-                             [&](const Control& control) { return executor_.runs_steps(control.variant()); });
+                             [&](const Control& control) { return executor_.runs_steps(variant(control)); });
     if (steps && executor_.unet().time_step() && executor_.on_host()) {
         embeddings_ = std::make_unique<HostEmbeddings>(executor_, timesteps);
     }
-    for (const Control& control : controls) executor_.bind(control.variant(), embeddings_ != nullptr);
+    for (const Control& control : controls) executor_.bind(variant(control), embeddings_ != nullptr);
+    controls_ = &controls;
 }
 
-void NoisePredictor::predict(const Array& latents, double timestep, const Control& control, Array& out) {
+void NoisePredictor::predict(const Array& latents, double timestep, size_t control, Array& out) {
+    if (exclusion_) exclusion_->apply(control);
     const Tensor& sample = executor_.sample();
     int64_t width = sample.count() / sample.shape[0];
     // With guidance the same latents go to both halves of the rows.
@@ -38,8 +45,8 @@ void NoisePredictor::predict(const Array& latents, double timestep, const Contro
         std::copy_n(latents.row(row % latents.size(0)), latents.stride(), sample.floats() + row * width);
     }
     std::fill_n(executor_.timestep().floats(), executor_.timestep().count(), static_cast<float>(timestep));
-    executor_.set_control(control);
-    Variant variant = control.variant();
+    executor_.set_control((*controls_)[control]);
+    Variant variant = this->variant((*controls_)[control]);
     auto began = std::chrono::steady_clock::now();
     if (embeddings_) embeddings_->write(timestep);
     executor_.run(variant, cancelled_, embeddings_ != nullptr);
@@ -81,14 +88,14 @@ void NoisePredictor::guide(int64_t images, Array& out) const {
     }
 }
 
-Array sample(NoisePredictor& predictor, const SchedulerTable& table, const Array& start,
-             const std::vector<Control>& controls, const Watch& watch, const Adjust& adjust) {
+Array sample(NoisePredictor& predictor, const SchedulerTable& table, const Array& start, const Watch& watch,
+             const Adjust& adjust) {
     Scheduler scheduler(table, start.shape);
     Array begin = scheduler.start(start), current = begin, input(start.shape);
     for (int64_t i = 0; i < table.evaluations(); ++i) {
         double timestep = table.timesteps[static_cast<size_t>(i)];
         scheduler.model_input(i, current, input);
-        predictor.predict(input, timestep, controls[static_cast<size_t>(i)], scheduler.noise(i));
+        predictor.predict(input, timestep, static_cast<size_t>(i), scheduler.noise(i));
         if (adjust) adjust(scheduler.noise(i));
         scheduler.combine(i, begin, current);
         check_latents(current, timestep);

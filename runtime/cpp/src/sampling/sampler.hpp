@@ -11,7 +11,9 @@
 #include "execution/control.hpp"
 #include "execution/executor.hpp"
 #include "execution/time_table.hpp"
+#include "sampling/exclusion.hpp"
 #include "sampling/schedulers.hpp"
+#include "sampling/subjects.hpp"
 
 namespace ebca {
 
@@ -52,22 +54,25 @@ class NoisePredictor {
     // executor: its contexts hold the prompts' embeddings; with guidance the unconditional rows come first.
     // guidance_scale: none: conditional rows only. extra_channels: [n,K,h,w] channels that follow the latents into the
     // UNet of an inpainting model; null for other models. reset_edits: start every evaluation from the embeddings of
-    // the editing prompts instead of the contexts of the last evaluation.
+    // the editing prompts instead of the contexts of the last evaluation. subjects: of the images, which are kept apart;
+    // null: none. The executor has a group for each.
     NoisePredictor(Executor& executor, std::optional<double> guidance_scale, const Array* extra_channels,
-                   bool reset_edits, const std::atomic<bool>* cancelled);
+                   bool reset_edits, const std::atomic<bool>* cancelled, const SubjectInputs* subjects = nullptr);
 
-    // Bind and record the variants of all controls, and embed all timesteps that an evaluation may have in one call.
+    // Bind and record the variants of all controls, which must outlive this, and embed all timesteps that an evaluation
+    // may have in one call.
     void prepare(const std::vector<Control>& controls, const std::vector<double>& timesteps);
 
-    // One evaluation: latents [n,C,h,w] as the UNet takes them to the guided noise prediction in `out`.
-    // NumericalError: a result is not finite; the message names the segment.
-    void predict(const Array& latents, double timestep, const Control& control, Array& out);
+    // One evaluation: latents [n,C,h,w] as the UNet takes them to the guided noise prediction in `out`. control: index
+    // of the control. NumericalError: a result is not finite; the message names the segment.
+    void predict(const Array& latents, double timestep, size_t control, Array& out);
 
     Executor& executor() { return executor_; }
     const std::vector<double>& seconds() const { return seconds_; }
     const std::vector<double>& timesteps() const { return timesteps_; }
 
   private:
+    Variant variant(const Control& control) const;
     void check_finite(Variant variant, double timestep);
     void guide(int64_t images, Array& out) const;
 
@@ -75,15 +80,17 @@ class NoisePredictor {
     std::optional<float> guidance_scale_;
     bool carry_;
     const std::atomic<bool>* cancelled_;
+    std::unique_ptr<HostExclusion> exclusion_;  // null: nothing is kept apart
+    const std::vector<Control>* controls_ = nullptr;
     std::unique_ptr<HostEmbeddings> embeddings_;  // null: each evaluation embeds its timestep
     std::vector<double> seconds_;
     std::vector<double> timesteps_;
 };
 
-// Run every evaluation of a scheduler table. Returns the latents [n,C,h,w]. start: noise of unit variance; controls:
-// one per evaluation; adjust: null: nothing. CancelledError, NumericalError.
-Array sample(NoisePredictor& predictor, const SchedulerTable& table, const Array& start,
-             const std::vector<Control>& controls, const Watch& watch, const Adjust& adjust = {});
+// Run every evaluation of a scheduler table. Returns the latents [n,C,h,w]. predictor: prepared with one control per
+// evaluation; start: noise of unit variance; adjust: null: nothing. CancelledError, NumericalError.
+Array sample(NoisePredictor& predictor, const SchedulerTable& table, const Array& start, const Watch& watch,
+             const Adjust& adjust = {});
 
 // Write the channels [n,K,h,w] that follow the latents into the UNet of an inpainting model, for all rows.
 void set_extra_channels(Executor& executor, const Array& channels);

@@ -16,4 +16,12 @@ std::vector<std::vector<size_t>> PromptTokenizer::find_words(std::string_view, c
     throw rules::no_tokenizer();
 }
 
+Occurrences PromptTokenizer::occurrences(std::string_view, std::string_view) const {
+    throw rules::no_tokenizer();
+}
+
+std::vector<int64_t> PromptTokenizer::ids(std::string_view) const {
+    throw rules::no_tokenizer();
+}
+
 }  // namespace ebca

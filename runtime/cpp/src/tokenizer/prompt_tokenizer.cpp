@@ -35,7 +35,7 @@ std::string quoted(std::string_view content) {
 
 // Indices of the first tokens of all places where `needle` is in the encoding as whole words. The end needs no test:
 // the last piece of a word (its entry ends in </w>) is never a middle piece.
-std::vector<size_t> occurrences(const Encoding& encoding, const std::vector<int64_t>& needle) {
+std::vector<size_t> starts_of(const Encoding& encoding, const std::vector<int64_t>& needle) {
     std::vector<size_t> starts;
     for (size_t i = 0; i + needle.size() <= encoding.ids.size(); ++i) {
         bool starts_word = i == 0 || encoding.words[i] != encoding.words[i - 1];
@@ -98,13 +98,30 @@ std::vector<std::vector<size_t>> PromptTokenizer::find_words(std::string_view pr
     return found;
 }
 
+Occurrences PromptTokenizer::occurrences(std::string_view prompt, std::string_view phrase) const {
+    std::vector<int64_t> needle = ids(phrase);
+    Occurrences out;
+    for (size_t start : starts_of(tokenizer_.encode_with_offsets(prompt), needle)) {
+        if (start + needle.size() > room()) {
+            out.beyond = true;
+            continue;
+        }
+        std::vector<size_t>& positions = out.fitting.emplace_back();
+        for (size_t i = 0; i < needle.size(); ++i) positions.push_back(start + 1 + i);
+    }
+    return out;
+}
+
+std::vector<int64_t> PromptTokenizer::ids(std::string_view phrase) const {
+    std::vector<int64_t> found = tokenizer_.encode(phrase);
+    if (found.empty()) throw rules::word_without_tokens(quoted(phrase));
+    return found;
+}
+
 std::vector<size_t> PromptTokenizer::find(std::string_view prompt, const Encoding& encoding,
                                           std::string_view word) const {
-    std::vector<int64_t> needle = tokenizer_.encode(word);
-    if (needle.empty()) {
-        throw rules::word_without_tokens(quoted(word));
-    }
-    std::vector<size_t> starts = occurrences(encoding, needle);
+    std::vector<int64_t> needle = ids(word);
+    std::vector<size_t> starts = starts_of(encoding, needle);
     std::set<size_t> positions;
     for (size_t start : starts) {
         // An occurrence cut by the length limit is no longer the word that was asked for.

@@ -27,6 +27,12 @@ struct Encoded {
     std::vector<std::vector<std::string>> tokens;  // per prompt: entries from bos to eos, without padding
 };
 
+// Where a phrase stands in a prompt.
+struct Occurrences {
+    std::vector<std::vector<size_t>> fitting;  // token positions (bos is 0) of each that fits, in order
+    bool beyond = false;                       // whether there are others, beyond the last token that fits
+};
+
 // CLIP byte-pair encoding with start token, end token and padding. Immutable: safe to share between threads.
 class PromptTokenizer {
   public:
@@ -41,6 +47,12 @@ class PromptTokenizer {
     // prompt. Whole words only ("cat" is not in "catalogue"); case and spacing do not count. Throws ParameterError for
     // a word that is missing, or only beyond the first T - 2 tokens.
     std::vector<std::vector<size_t>> find_words(std::string_view prompt, const std::vector<std::string>& words) const;
+
+    // Every occurrence of a phrase, which is matched as in `find_words`. Throws ParameterError for one without tokens.
+    Occurrences occurrences(std::string_view prompt, std::string_view phrase) const;
+
+    // The token ids of a phrase: equal for phrases that are found in the same places.
+    std::vector<int64_t> ids(std::string_view phrase) const;
 
     // T.
     size_t max_length() const { return static_cast<size_t>(info_.model_max_length); }
