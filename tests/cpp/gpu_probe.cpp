@@ -6,8 +6,9 @@
 //     gpu_probe sizes ENGINE ONNXRUNTIME KERNELS         generations of several sizes, opened per size, short of memory
 //     gpu_probe threads ENGINE ONNXRUNTIME KERNELS       sessions of several threads on one device
 //     gpu_probe kernels ENGINE ONNXRUNTIME KERNELS       every variant with the compiled kernels, which do nothing here
-//     gpu_probe launches KERNELS < lines of "variant major minor dtype batch positions contexts tokens heads head_dim"
+//     gpu_probe launches KERNELS < lines of "variant major minor dtype batch positions contexts tokens heads head_dim groups"
 //     gpu_probe sampling KERNELS < lines of "major minor" and the sizes of `sampling_arrays`
+//     gpu_probe exclusion KERNELS < lines of "major minor layers layer_stride rows contexts groups height width"
 //     gpu_probe backend ONNXRUNTIME [PLUGIN]             opens ONNX Runtime's GPU side
 //     gpu_probe components ENGINE ONNXRUNTIME            opens every component of the UNet with the CUDA provider
 //     gpu_probe open ENGINE ONNXRUNTIME                  opens an engine on "cuda"
@@ -25,6 +26,7 @@
 #include "contract/sha256.hpp"
 #include "devices/cuda_device.hpp"
 #include "devices/cuda_driver.hpp"
+#include "devices/exclusion_launch.hpp"
 #include "devices/sampling_launches.hpp"
 #include "engine.hpp"
 #include "host_driver.hpp"
@@ -53,6 +55,7 @@ void fill(const Tensor& tensor, unsigned seed) {
 Control control(const Executor& executor, Variant variant, const std::vector<LayerSpec>& layers, float scale) {
     const Sizes& sizes = executor.sizes();
     int64_t rows = sizes.at("batch"), contexts = sizes.at("contexts"), tokens = sizes.at("tokens");
+    variant = plain(variant);
     float step = variant == Variant::attention ? 0.0f : 0.01f * scale;
     Control made{Array({rows, contexts, tokens}, step),
                  Array({rows, contexts}, step),
@@ -92,8 +95,8 @@ json steps(const std::string& path, const std::string& ort) {
         auto driver = std::make_shared<HostDriver>();
         driver->refuse_capture = refused;
         std::vector<std::string> warnings;
-        auto warn = [&](const std::string& line) { warnings.push_back(line); };
-        auto gpu = open(path, ort, std::make_shared<CudaDevice>(driver, nullptr, warn));
+        auto log = [&](LogLevel, const std::string& line) { warnings.push_back(line); };
+        auto gpu = open(path, ort, std::make_shared<CudaDevice>(driver, nullptr, log));
         auto cpu = open(path, ort, std::make_shared<CpuDevice>());
         for (int64_t contexts : {1, 2}) {
             Sizes sizes{{"batch", 2}, {"contexts", contexts}, {"tokens", 77}, {"height", 8}, {"width", 8}};
@@ -153,6 +156,22 @@ GenerateRequest edited_lion() {
     return request;
 }
 
+// Two subjects, one of them in a given place. pixels: of its mask.
+GenerateRequest placed_lion(const std::vector<uint8_t>& pixels) {
+    GenerateRequest request = edited_lion();
+    request.subject.phrases = {"lion"};
+    auto side = static_cast<int64_t>(std::sqrt(static_cast<double>(pixels.size())));
+    request.subject.regions = {{"crown", {pixels.data(), side, side, 1}}};
+    request.subject.exclusion = {Schedule::Kind::linear, 2.0, 0.1, {}};
+    return request;
+}
+
+std::vector<uint8_t> half_white(int64_t side) {
+    std::vector<uint8_t> pixels(static_cast<size_t>(side * side));
+    std::fill_n(pixels.begin(), pixels.size() / 2, uint8_t{255});
+    return pixels;
+}
+
 bool same(const Result& a, const Result& b) {
     return a.latents.values == b.latents.values && a.pixels == b.pixels && a.timesteps == b.timesteps;
 }
@@ -172,7 +191,14 @@ json generations(const std::string& path, const std::string& ort, const std::str
     json out = json::array();
     {
         Session a(gpu, 0, 0, 1), b(cpu, 0, 0, 1);
-        for (const GenerateRequest& request : {lion(), edited_lion(), reset, multistep, long_one, lion(), unguided}) {
+        const std::vector<uint8_t> pixels = half_white(a.height());
+        GenerateRequest placed = placed_lion(pixels), placed_long = placed, apart = lion();
+        placed_long.steps = 70;
+        placed_long.latents_only = true;
+        apart.subject.phrases = {"lion", "crown"};
+        apart.guidance_scale = 1.0;
+        for (const GenerateRequest& request : {lion(), edited_lion(), reset, multistep, long_one, lion(), unguided,
+                                               placed, placed_long, placed, apart}) {
             auto before = driver->count;
             Result made = a.generate(request), expected = b.generate(request);
             auto first = driver->count;
@@ -184,6 +210,20 @@ json generations(const std::string& path, const std::string& ort, const std::str
                            {"first", counts(first, before)},
                            {"again", counts(driver->count, first)}});
         }
+        GenerateRequest painted = placed;
+        painted.edits.clear();
+        painted.scheduler.clear();
+        std::vector<uint8_t> grey(pixels.size(), 128);
+        painted.images = {{grey.data(), a.height(), a.width(), 1}};
+        painted.masks = {painted.subject.regions[0].mask};
+        painted.repaint = RePaint{2, 2, 0, false};
+        Result on_host = b.generate(painted);
+        out.push_back({{"equal", same(a.generate(painted), on_host)},
+                       {"differs", on_host.latents.values != b.generate([&] {
+                                                                  GenerateRequest off = painted;
+                                                                  off.subject = {};
+                                                                  return off;
+                                                              }()).latents.values}});
         InvertRequest invert;
         invert.latents = a.generate(lion()).latents;
         invert.prompt.texts = {"a lion"};
@@ -236,15 +276,18 @@ json watched(const std::string& path, const std::string& ort, const std::string&
         auto driver = std::make_shared<HostDriver>();
         driver->refuse_chain = std::string(refused) == "chain";
         driver->refuse_capture = std::string(refused) == "capture";
-        std::vector<std::string> warnings;
-        auto warn = [&](const std::string& line) { warnings.push_back(line); };
+        std::vector<std::string> warnings, notes;
+        auto log = [&](LogLevel level, const std::string& line) {
+            (level == LogLevel::warning ? warnings : notes).push_back(line);
+        };
         auto set = std::make_shared<GpuKernels>(driver, kernels);
-        auto gpu = open(path, ort, std::make_shared<CudaDevice>(driver, std::move(set), warn));
+        auto gpu = open(path, ort, std::make_shared<CudaDevice>(driver, std::move(set), log));
         Session a(gpu, 0, 0, 1);
         auto before = driver->count;
         json one{{"refused", refused}, {"equal", same(a.generate(lion()), expected)}};
         one["done"] = counts(driver->count, before);
         one["warnings"] = warnings;
+        one["notes"] = notes;
         one["observed"] = observed_by(a, b, *driver, -1);
         one["cancelled"] = observed_by(a, b, *driver, 1);
         GenerateRequest wild = lion();
@@ -386,8 +429,10 @@ json with_kernels(const std::string& path, const std::string& ort, const std::st
     json out = json::array();
     size_t layers = engine->manifest().unet.layers.size();
     {
-        auto executor = engine->executor({{"batch", 2}, {"contexts", 2}, {"tokens", 77}, {"height", 8}, {"width", 8}});
-        for (Variant variant : {Variant::attention, Variant::update, Variant::update_masked}) {
+        auto executor =
+            engine->executor({{"batch", 2}, {"contexts", 2}, {"tokens", 77}, {"height", 8}, {"width", 8}}, 3);
+        for (Variant variant : {Variant::attention, Variant::update, Variant::update_masked, Variant::attention_guided,
+                                Variant::update_guided, Variant::update_masked_guided}) {
             executor->set_control(control(*executor, variant, engine->manifest().unet.layers, 1));
             executor->bind(variant);
             int64_t before = driver->kernels;
@@ -396,6 +441,7 @@ json with_kernels(const std::string& path, const std::string& ort, const std::st
             out.push_back({{"variant", to_string(variant)},
                            {"kernels", driver->kernels - before},
                            {"layers", layers},
+                           {"biased", engine->manifest().unet.subject_layers->biased.size()},
                            {"done", counts(driver->count, counted)}});
         }
     }
@@ -419,6 +465,17 @@ json as_json(const KernelSet& kernels, const KernelLaunch& one, const Addresses&
             {"shared_bytes", one.binary->shared_bytes},
             {"image", sha256(kernels.image(*one.binary))},
             {"packed", hex}};
+}
+
+// Addresses of a launch's tensors, as the test gives them to Python's launcher.
+Addresses addresses_of(const KernelLaunch& launch) {
+    Addresses out;
+    uint64_t next = 0x7f0000000000;
+    for (const Argument& argument : *launch.arguments) {
+        std::string name = argument.name.substr(0, argument.name.size() - 4);
+        if (argument.type == Argument::Type::pointer) out[name] = next += 4096;
+    }
+    return out;
 }
 
 // The arrays of sampling whose shapes launches depend on.
@@ -445,14 +502,30 @@ json sampling_launches(const std::string& folder) {
             SamplingLaunch planned = sampling_launch(kernel, arrays);
             KernelLaunch one =
                 kernels.launch(std::string("ebca_") + kernel, capability, planned.blocks, planned.values);
-            // Addresses as the test gives them to Python's launcher.
-            Addresses addresses;
-            uint64_t next = 0x7f0000000000;
-            for (const Argument& argument : *one.arguments) {
-                std::string name = argument.name.substr(0, argument.name.size() - 4);
-                if (argument.type == Argument::Type::pointer) addresses[name] = next += 4096;
-            }
-            out.push_back(as_json(kernels, one, addresses));
+            out.push_back(as_json(kernels, one, addresses_of(one)));
+        }
+    }
+    return out;
+}
+
+json exclusion_launches(const std::string& folder) {
+    KernelSet kernels(folder);
+    json out = json::array();
+    for (std::string line; std::getline(std::cin, line);) {
+        std::istringstream sizes(line);
+        Capability capability;
+        int64_t layers, stride, rows, contexts, groups, height, width;
+        sizes >> capability.first >> capability.second >> layers >> stride >> rows >> contexts >> groups >> height >>
+            width;
+        const Tensors arrays{{"maps", {nullptr, DType::float32, {layers, rows, groups, height * width}}},
+                             {"bias", {nullptr, DType::float32, {rows, contexts, groups, height * width}}},
+                             {"near", {nullptr, DType::int32, {height, width}}}};
+        try {
+            SamplingLaunch planned = exclusion_launch(arrays, stride);
+            KernelLaunch one = kernels.launch("ebca_exclude", capability, planned.blocks, planned.values);
+            out.push_back(as_json(kernels, one, addresses_of(one)));
+        } catch (const Error& error) {
+            out.push_back({{"error", error.what()}});
         }
     }
     return out;
@@ -464,9 +537,11 @@ json launches(const KernelSet& kernels, const std::string& line) {
     Capability capability;
     OpShape shape;
     words >> variant >> capability.first >> capability.second >> dtype >> shape.batch >> shape.positions >>
-        shape.contexts >> shape.tokens >> shape.heads >> shape.head_dim;
-    const std::map<std::string, Variant> variants{
-        {"attention", Variant::attention}, {"update", Variant::update}, {"update_masked", Variant::update_masked}};
+        shape.contexts >> shape.tokens >> shape.heads >> shape.head_dim >> shape.groups;
+    std::map<std::string, Variant> variants;
+    for (Variant one : {Variant::attention, Variant::update, Variant::update_masked}) {
+        for (Variant each : {one, guided(one)}) variants[to_string(each)] = each;
+    }
     try {
         OpLaunches made = kernels.launches(variants.at(variant), capability, dtype, shape);
         json out{{"scratch", made.scratch}, {"scratch_bytes", made.scratch_bytes}, {"launches", json::array()}};
@@ -474,7 +549,8 @@ json launches(const KernelSet& kernels, const std::string& line) {
         Addresses addresses;
         uint64_t next = 0x7f0000000000;
         for (const char* name : {"q", "k", "v", "weights", "gamma_attn", "gamma_norm", "norm_factor", "tie", "mask",
-                                 "out", "g", "partial", "column", "norm2"}) {
+                                 "bias", "token_groups", "out", "g", "maps", "partial", "column", "norm2",
+                                 "head_maps"}) {
             addresses[name] = next += 4096;
         }
         for (const KernelLaunch& one : made.launches) out["launches"].push_back(as_json(kernels, one, addresses));
@@ -597,6 +673,7 @@ json answer(const std::vector<std::string>& words) {
     if (task == "kernels") return with_kernels(words.at(1), words.at(2), words.at(3));
     if (task == "launches") return all_launches(words.at(1));
     if (task == "sampling") return sampling_launches(words.at(1));
+    if (task == "exclusion") return exclusion_launches(words.at(1));
     if (task == "backend") return backend(words.at(1), words.size() > 2 ? words[2] : "");
     if (task == "components") return components(words.at(1), words.at(2));
     if (task == "open") return open_on_cuda(words.at(1), words.at(2));

@@ -1,5 +1,5 @@
 // A CUDA driver without a GPU: its device memory is host memory of its own, its stream runs at once, a
-// graph is the list of what was enqueued; of the kernels, those of sampling compute. It counts what is done; what runs
+// graph is the list of what was enqueued; of the kernels, those between evaluations compute. It counts what is done; what runs
 // inside a graph is not counted.
 #pragma once
 
@@ -106,8 +106,9 @@ class HostDriver : public Driver {
         loaded_.push_back(kernel);
         return &loaded_.back();
     }
-    void launch_kernel(void* kernel, const std::array<uint32_t, 3>&, uint32_t, uint32_t, void** parameters) override {
-        if (!run_sampling(*static_cast<const std::string*>(kernel), parameters)) ++kernels;
+    void launch_kernel(void* kernel, const std::array<uint32_t, 3>& grid, uint32_t, uint32_t,
+                       void** parameters) override {
+        if (!run_sampling(*static_cast<const std::string*>(kernel), grid[0], parameters)) ++kernels;
     }
 
   private:

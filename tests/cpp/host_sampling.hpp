@@ -1,11 +1,13 @@
-// The kernels of sampling on the host, called with the parameters of a launch (plugins/sampling/kernels.py has the same
-// in Triton).
+// The kernels between evaluations on the host, called with the parameters of a launch (plugins/sampling/kernels.py and
+// plugins/exclusive_attention/kernels.py have the same in Triton).
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <string>
+
+#include "sampling/exclusive_attention.hpp"
 
 namespace ebca {
 
@@ -78,8 +80,26 @@ inline void host_end(Parameters p) {
     if (!fine && *bad == 0) *bad = static_cast<int32_t>(i + 1);
 }
 
-// Whether `kernel` is one of them, which has run then.
-inline bool run_sampling(const std::string& kernel, void** parameters) {
+// rows: one program each.
+inline void host_exclude(Parameters p, int64_t rows) {
+    ExclusiveAttention a;
+    a.step = p.pointer<int32_t>();
+    a.subjects = p.pointer<int32_t>();
+    a.strengths = p.pointer<float>();
+    a.fixed = p.pointer<int32_t>();
+    a.beyond = p.pointer<float>();
+    a.near = p.pointer<int32_t>();
+    a.outside = p.pointer<float>();
+    a.maps = p.pointer<float>();
+    a.averages = p.pointer<float>();
+    a.bias = p.pointer<float>();
+    a.rows = rows;
+    for (int64_t* size : {&a.layers, &a.layer_stride, &a.contexts, &a.groups, &a.height, &a.width}) *size = p.number();
+    exclude(a);
+}
+
+// Whether `kernel` is one of them, which has run then. blocks: of the launch.
+inline bool run_sampling(const std::string& kernel, int64_t blocks, void** parameters) {
     Parameters p(parameters);
     if (kernel == "ebca_begin") {
         host_begin(p);
@@ -87,6 +107,8 @@ inline bool run_sampling(const std::string& kernel, void** parameters) {
         host_embed(p);
     } else if (kernel == "ebca_end") {
         host_end(p);
+    } else if (kernel == "ebca_exclude") {
+        host_exclude(p, blocks);
     } else if (kernel == "ebca_advance") {
         ++*p.pointer<int32_t>();
     } else {

@@ -18,7 +18,10 @@ import pytest
 from helpers import building
 
 from ebca.errors import BackendError, EbcaError, ParameterError
+from ebca.plugins.energy_attention import GUIDED
 from ebca.plugins.energy_attention.launches import OpShape, launches
+from ebca.plugins.exclusive_attention import TENSORS
+from ebca.plugins.exclusive_attention import launches as exclusion
 from ebca.plugins.kernels.binaries import FOLDER, KernelLaunch, KernelSet, pack_key
 from ebca.plugins.sampling import launches as sampling
 from ebca.runtime import native
@@ -88,8 +91,8 @@ def test_all_memory_is_freed(steps: list[dict[str, Any]]) -> None:
 
 
 def test_a_generation_is_one_launch_and_the_cpu_s(probe: Probe, tiny_engine_dir: Path, onnxruntime_file: Path) -> None:
-    *made, inverted, end = probe("generate", tiny_engine_dir, onnxruntime_file, FOLDER)
-    assert [one["evaluations"] for one in made] == [4, 4, 4, 5, 70, 4, 4]
+    *made, painted, inverted, end = probe("generate", tiny_engine_dir, onnxruntime_file, FOLDER)
+    assert [one["evaluations"] for one in made] == [4, 4, 4, 5, 70, 4, 4, 4, 70, 4, 4]
     for one in made:
         assert one["equal"] and one["seconds"] == one["evaluations"], one
         assert one["first"]["launch"] == one["again"]["launch"] == 1
@@ -100,13 +103,18 @@ def test_a_generation_is_one_launch_and_the_cpu_s(probe: Probe, tiny_engine_dir:
         assert "capture" not in again and "chain" not in again and again["synchronize"] == 2 + images
         # Arrays of text encoder and VAE, one input and one output each; the steps make none.
         assert again["allocate"] == again["allocate_host"] == 2 + 2 * images
-    plain, edited, reset, multistep, long_one, short_again, _ = (one["first"] for one in made)
-    # The time embeddings of the run, and both variants of the schedule. Other steps need another chain, more than fit
-    # the buffers other recordings, fewer do not.
-    assert plain["capture"] == edited["capture"] == 3 and "capture" not in reset
+    plain, edited, reset, multistep, long_one, short_again, _, placed, placed_long, placed_again, _ = (
+        one["first"] for one in made
+    )
+    # Both variants of the schedule. Other steps need another chain, more than fit the buffers other recordings, fewer
+    # do not.
+    assert plain["capture"] == edited["capture"] == 2 and "capture" not in reset
     assert "capture" not in multistep and multistep["chain"] == 1
-    assert long_one["capture"] == 3 and "capture" not in short_again
-    assert inverted["equal"]
+    assert long_one["capture"] == 2 and "capture" not in short_again
+    # So it is with subjects, whose groups need an executor of their own.
+    assert placed["capture"] == placed_long["capture"] == 2 and "capture" not in placed_again
+    # RePaint: the host makes the bias.
+    assert painted == {"equal": True, "differs": True} and inverted["equal"]
     assert end["live"] == 0
 
 
@@ -115,18 +123,19 @@ def test_generations_that_are_observed_cancelled_or_fail(
 ) -> None:
     answers = probe("watch", tiny_engine_dir, onnxruntime_file, FOLDER)
     assert [one["refused"] for one in answers] == ["", "chain", "capture"]
-    # One launch is for the time embeddings of the run.
-    for one, whole_run, per_step in zip(answers, (1, 5, 0), (1, 1, 0), strict=True):
+    for one, whole_run, per_step in zip(answers, (1, 4, 0), (1, 1, 0), strict=True):
         assert one["equal"] and one["equal_after"]
         assert one["done"].get("launch", 0) == whole_run
         observed, cancelled = one["observed"], one["cancelled"]
-        assert observed["equal"] and observed["done"].get("launch", 0) == 5 * per_step
-        assert cancelled["equal"] and cancelled["done"].get("launch", 0) == 3 * per_step
+        assert observed["equal"] and observed["done"].get("launch", 0) == 4 * per_step
+        assert cancelled["equal"] and cancelled["done"].get("launch", 0) == 2 * per_step
         assert cancelled["cancelled"] == cancelled["cancelled_on_cpu"] == "cancelled after 2 of 4 evaluations"
         assert re.match(r"the result at timestep \d+ is not finite; lower gamma_attn", one["bad"])
-    whole, chain, capture = (one["warnings"] for one in answers)
-    assert whole == [] and len(chain) == 1 and len(capture) == 3
-    assert chain[0].endswith("launched one by one: child graphs are not supported")
+    # Graphs that cannot be joined take as long one after the other, so that is no warning.
+    assert [len(one["warnings"]) for one in answers] == [0, 0, 2]
+    (note,) = answers[1]["notes"]
+    assert note.endswith("launched one by one, because graphs cannot be joined: child graphs are not supported")
+    assert answers[0]["notes"] == answers[2]["notes"] == []
 
 
 def test_components_are_opened_per_size_and_again_when_memory_is_short(
@@ -148,12 +157,12 @@ def test_components_are_opened_per_size_and_again_when_memory_is_short(
     assert first["opened"].pop("time_embedding") == 2 and set(first["opened"].values()) == {1}
     assert {"text_encoder", "vae_decoder"} <= set(first["opened"])
     # Everything is open before anything is recorded.
-    assert first["done"]["capture"] == 3
+    assert first["done"]["capture"] == 2
     assert every["square again"]["opened"] == {} and "capture" not in every["square again"]["done"]
     # Prompts have one size; text encoder and VAE stay open. What has been opened since outdates recordings.
     wide, after = every["wide"], every["square after wide"]
     assert "text_encoder" not in wide["opened"] and wide["opened"]["vae_decoder"] == 1
-    assert after["opened"] == {} and after["done"]["capture"] == 3
+    assert after["opened"] == {} and after["done"]["capture"] == 2
     # The time embedding does not depend on the number of contexts.
     assert "time_embedding" not in every["edited"]["opened"]
     # The text encoder and the VAE make room for a segment, and open again.
@@ -171,22 +180,30 @@ def test_threads_share_a_device(probe: Probe, tiny_engine_dir: Path, onnxruntime
 
 def test_kernels_take_the_place_of_the_op_s_graphs(probe: Probe, tiny_engine_dir: Path, onnxruntime_file: Path) -> None:
     *variants, end = probe("kernels", tiny_engine_dir, onnxruntime_file, FOLDER)
+    assert len(variants) == 6
     for one in variants:
-        # Attention alone is one launch a layer, the update a second.
-        assert one["kernels"] == one["layers"] * (1 if one["variant"] == "attention" else 2) > 0
+        # Attention alone is one launch a layer, the update a second, the maps of a layer for subjects another.
+        maps = one["biased"] if one["variant"].endswith("_guided") else 0
+        update = 0 if one["variant"].startswith("attention") else one["layers"]
+        assert one["kernels"] == one["layers"] + update + maps > 0
         assert one["done"] == {"launch": 1, "synchronize": 1}
-    assert end["live"] == 0 and 0 < end["loaded"] <= 8
+    assert end["live"] == 0 and 0 < end["loaded"] <= 12
 
 
-def cases() -> Iterator[tuple[str, tuple[int, int], str, tuple[int, int, int, int, int, int]]]:
-    """Variant, compute capability, dtype, and batch, positions, contexts, tokens, heads, head_dim."""
+def cases() -> Iterator[tuple[str, tuple[int, int], str, tuple[int, ...]]]:
+    """Variant, compute capability, dtype, and batch, positions, contexts, tokens, heads, head_dim, groups."""
     variants = ("attention", "update", "update_masked")
     capabilities = ((8, 0), (8, 6), (8, 9), (9, 0), (12, 0), (12, 1), (10, 0))
     sizes = ((2, 4096, 1, 77, 8, 40), (2, 1024, 2, 77, 8, 80), (1, 64, 3, 77, 8, 160), (4, 300, 2, 77, 5, 64))
     yield from itertools.product(variants, capabilities, ("float16",), sizes)
     odd = ((1, 1, 1, 1, 1, 4), (3, 63, 2, 5, 2, 56), (1, 16384, 1, 77, 5, 64), (2, 256, 4, 154, 20, 64))
     yield from itertools.product(variants, ((8, 9),), ("float16", "bfloat16"), odd)
+    guided = tuple(variant + GUIDED for variant in variants)
+    with_groups = ((2, 256, 1, 77, 8, 160, 2), (1, 64, 3, 77, 8, 160, 16), (3, 63, 2, 5, 2, 56, 1))
+    yield from itertools.product(guided, ((8, 0), (9, 0), (10, 0)), ("float16", "bfloat16"), with_groups)
     # Cases that no kernel serves.
+    yield "update_guided", (8, 9), "float16", (2, 64, 1, 77, 8, 40)
+    yield "attention_guided", (8, 9), "float16", (2, 64, 1, 77, 8, 40, 17)
     yield "update", (7, 5), "float16", (2, 64, 1, 77, 8, 40)
     yield "update", (8, 9), "float32", (2, 64, 1, 77, 8, 40)
     yield "update", (8, 9), "float16", (2, 64, 1, 77, 8, 41)
@@ -198,8 +215,8 @@ def cases() -> Iterator[tuple[str, tuple[int, int], str, tuple[int, int, int, in
 
 def planned(kernels: KernelSet, variant: str, capability: tuple[int, int], dtype: str, sizes: Any) -> Any:
     """The launches of Python's launcher, in the form of gpu_probe."""
-    tensors = ("q", "k", "v", "weights", "gamma_attn", "gamma_norm", "norm_factor", "tie", "mask", "out", "g")
-    names = (*tensors, "partial", "column", "norm2")
+    inputs = ("q", "k", "v", "weights", "gamma_attn", "gamma_norm", "norm_factor", "tie", "mask", "bias")
+    names = (*inputs, "token_groups", "out", "g", "maps", "partial", "column", "norm2", "head_maps")
     addresses = {name: 0x7F0000000000 + 4096 * (index + 1) for index, name in enumerate(names)}
     try:
         plan = launches(kernels, variant, capability, dtype, OpShape(*sizes))
@@ -229,7 +246,7 @@ def described(kernels: KernelSet, one: KernelLaunch, addresses: dict[str, int]) 
 def test_kernels_are_chosen_and_packed_as_in_python(probe: Probe) -> None:
     every = list(cases())
     lines = "".join(
-        f"{variant} {major} {minor} {dtype} {' '.join(map(str, sizes))}\n"
+        f"{variant} {major} {minor} {dtype} {' '.join(map(str, (*sizes, 0)[:7]))}\n"
         for variant, (major, minor), dtype, sizes in every
     )
     kernels, refused = KernelSet.load(), 0
@@ -241,7 +258,7 @@ def test_kernels_are_chosen_and_packed_as_in_python(probe: Probe) -> None:
             refused += 1
         else:
             assert made == expected, case
-    assert refused == 7
+    assert refused == 9
 
 
 def test_kernels_of_sampling_are_launched_as_in_python(probe: Probe) -> None:
@@ -258,10 +275,40 @@ def test_kernels_of_sampling_are_launched_as_in_python(probe: Probe) -> None:
         for name in ("begin", "embed", "end", "advance"):
             made = sampling.launch(name, shapes)
             one = kernels.launch(f"ebca_{name}", capability, (made.blocks, 1, 1), made.values)
-            pointers = [a.name.removesuffix("_ptr") for a in one.arguments if a.type == "pointer"]
-            addresses = {pointer: 0x7F0000000000 + 4096 * (i + 1) for i, pointer in enumerate(pointers)}
-            expected.append(described(kernels, one, addresses))
+            expected.append(described(kernels, one, in_order(one)))
     assert probe("sampling", FOLDER, given=lines) == expected
+
+
+def in_order(one: KernelLaunch) -> dict[str, int]:
+    """Addresses of a launch's tensors, as gpu_probe gives them."""
+    pointers = [a.name.removesuffix("_ptr") for a in one.arguments if a.type == "pointer"]
+    return {pointer: 0x7F0000000000 + 4096 * (i + 1) for i, pointer in enumerate(pointers)}
+
+
+def test_the_kernel_of_exclusive_attention_is_launched_as_in_python(probe: Probe) -> None:
+    # Layers, their stride, rows, contexts, groups, height, width; the last three are refused.
+    sizes = (
+        (5, 2 * 3 * 256, 2, 1, 3, 16, 16), (1, 1000, 3, 2, 5, 5, 7), (2, 31 * 1024, 1, 1, 31, 32, 32),
+        (2, 99999, 1, 1, 2, 32, 33), (1, 32 * 64, 1, 1, 32, 8, 8), (2, 127, 1, 1, 2, 8, 8),
+    )  # fmt: skip
+    every = list(itertools.product(((8, 0), (9, 0), (12, 1), (10, 0)), sizes))
+    lines = "".join(f"{major} {minor} {' '.join(map(str, size))}\n" for (major, minor), size in every)
+    kernels, expected, refused = KernelSet.load(), [], 0
+    for capability, (layers, stride, rows, contexts, groups, height, width) in every:
+        letters = {
+            "m": 9, "L": layers, "R": rows, "S": contexts, "G": groups, "N": height * width, "h": height, "w": width
+        }  # fmt: skip
+        shapes = {name: tuple(letters.get(str(d), d) for d in tensor.shape) for name, tensor in TENSORS.items()}
+        try:
+            made = exclusion.launch(shapes, stride)  # type: ignore[arg-type]
+        except ParameterError as error:
+            expected.append({"error": str(error)})
+            refused += 1
+            continue
+        one = kernels.launch(exclusion.KERNEL, capability, (made.blocks, 1, 1), made.values)
+        expected.append(described(kernels, one, in_order(one)))
+    assert probe("exclusion", FOLDER, given=lines) == expected
+    assert refused == 3 * 4
 
 
 @pytest.mark.parametrize("damage", ["missing", "manifest", "version", "pack", "path"])
@@ -283,7 +330,7 @@ def test_damaged_kernels_are_refused(probe: Probe, tmp_path: Path, damage: str) 
         data = bytearray(pack.read_bytes())
         data[1000] ^= 1
         pack.write_bytes(data)
-    answer = probe("launches", folder, given="update 8 9 float16 2 64 1 77 8 40\n")
+    answer = probe("launches", folder, given="update 8 9 float16 2 64 1 77 8 40 0\n")
     message = answer[0]["error"] if damage == "pack" else answer["error"]
     assert str(folder) in message and "install ebca again" in message
 
