@@ -51,6 +51,12 @@ struct Image {
     bool operator==(const Image& other) const { return pixels == other.pixels && latents == other.latents; }
 };
 
+std::vector<uint8_t> half_white(size_t side) {
+    std::vector<uint8_t> pixels(side * side);
+    for (size_t i = 0; i < pixels.size(); ++i) pixels[i] = i % side < side / 2 ? 255 : 0;
+    return pixels;
+}
+
 struct Progress {
     int64_t next = 0;
     ebca_session* session = nullptr;
@@ -214,6 +220,16 @@ class Stress {
         if (seed % 3 == 2) {
             params.edits = &edit;
             params.edit_count = 1;
+        }
+        // Two subjects, the first of them in the left half.
+        const char* const subjects[] = {"red circle", "blue square"};
+        const std::vector<uint8_t> left = half_white(64);
+        const ebca_region region{subjects[0], {left.data(), 64, 64, 1}};
+        if (seed % 3 == 1) {
+            params.subjects = subjects;
+            params.subject_count = 2;
+            params.regions = &region;
+            params.region_count = 1;
         }
         if (progress) {
             params.on_step = on_step;

@@ -117,6 +117,58 @@ def test_kinds_of_manifests(shapes_dir: Path, opened: Opened) -> None:
         place.update(before)
 
 
+def test_layers_for_subjects(shapes_dir: Path, folder: Path, opened: Opened) -> None:
+    """Both runtimes say the same about layers that cannot be, and about ops without guided variants."""
+    data = stamping.load(shapes_dir)
+    unet = data["unet"]
+    found = dict(unet["subject_layers"])
+    other = next(
+        index
+        for index, layer in enumerate(unet["layers"])
+        if layer["height"] != unet["layers"][found["biased"][0]]["height"]
+    )
+    op = unet["ops"][unet["layers"][found["biased"][0]]["op"]]
+    guided = data["components"][op["update_guided"]]
+    told = []
+
+    def both(message: str) -> None:
+        contents = stamping.stamped(data)
+        mine, theirs = opened(contents), python_says(contents, folder)
+        assert mine == theirs and message in mine
+        told.append(mine)
+
+    for wrong, message in (
+        ({"biased": []}, "subject_layers.biased is [] instead of ascending indices below"),
+        ({"sources": [6, 5]}, "subject_layers.sources is [6, 5] instead of ascending"),
+        ({"biased": [5, 5, 6]}, "subject_layers.biased is [5, 5, 6] instead of ascending"),
+        ({"biased": [*range(90)]}, "subject_layers.biased is [0, 1, 2, 3, 4, 5, 6, 7] instead of ascending"),
+        ({"sources": [1]}, "layer 1 is among the sources of subject_layers, but not biased"),
+        ({"biased": [*sorted({*found["biased"], other})]}, "of subject_layers have different sizes"),
+        ({"biased": "all"}, "subject_layers.biased is"),
+        ({"sources": [-1]}, "subject_layers.sources[0] is"),
+        ({"sources": None}, "subject_layers"),
+    ):
+        unet["subject_layers"] = {**found, **wrong}
+        both(message)
+    unet["subject_layers"] = found
+    name = op.pop("update_masked_guided")
+    both("has no variant 'update_masked_guided'")
+    op["update_masked_guided"] = name
+    groups = guided["inputs"]["token_groups"]
+    guided["inputs"]["token_groups"] = {**groups, "dtype": "int64"}
+    both("is int64 [batch, contexts, tokens] instead of int32 [batch, contexts, tokens]")
+    guided["inputs"]["token_groups"] = groups
+    maps = guided["outputs"].pop("maps")
+    both("instead of g, maps, out")
+    guided["outputs"]["maps"] = maps
+    assert len(set(told)) == len(told)
+    for absent in ({"subject_layers": None}, {}):
+        del unet["subject_layers"]
+        unet |= absent
+        contents = stamping.stamped(data)
+        assert opened(contents) == python_says(contents, folder) == ""
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -32,8 +32,9 @@ MASKED: dict[str, Any] = {
     "repaint": ebca.RePaint(jump_length=2, jump_count=1),
     "gamma_attn": 0.01,
 }
+APART: dict[str, Any] = {"subjects": ["red", "circle"], "gamma_attn": 0.01}
 CALLS = {
-    ("shapes", "fp32"): [EDITED],
+    ("shapes", "fp32"): [EDITED, APART],
     ("shapes", "bf16"): [PLAIN, EDITED],
     ("float16", "fp32"): [EDITED],
     ("tiny", "fp32"): [PLAIN, EDITED, MASKED],
