@@ -1,5 +1,5 @@
-// Runs exclusive attention on tensors from standard input, for test_exclusion.py. Each case: whether it begins a run and
-// its lambda, then the sizes m, L, layer_stride, R, S, G, h, w (all as float64), then all tensors in their order.
+// Runs exclusive attention on tensors from standard input, for test_exclusion.py. Each case: whether it begins a run
+// and its lambda, then the sizes m, L, layer_stride, R, S, G, h, w (all as float64), then all tensors in their order.
 // Writes averages and bias of each case.
 //
 //     exclusion_probe < cases
@@ -36,9 +36,10 @@ bool one_case() {
                  read(maps, n[1] * n[2]) && read(averages, rows * groups * cells) &&
                  read(bias, rows * contexts * groups * cells);
     if (!whole) return false;
-    ebca::ExclusiveAttention a{step.data(),   subjects.data(), strengths.data(), fixed.data(),    beyond.data(), near.data(),
-                               outside.data(), maps.data(),     averages.data(),  bias.data(),     n[1],          n[2],
-                               rows,           contexts,        groups,           n[6],            n[7]};
+    ebca::ExclusiveAttention a{
+        step.data(),    subjects.data(), strengths.data(), fixed.data(), beyond.data(), near.data(),
+        outside.data(), maps.data(),     averages.data(),  bias.data(),  n[1],          n[2],
+        rows,           contexts,        groups,           n[6],         n[7]};
     if (head[0] != 0) {
         ebca::begin(a, static_cast<float>(head[1]));
     } else {
@@ -53,7 +54,8 @@ bool one_case() {
 
 int main(int count, char** words) {
     for (int i = 3; i < count; ++i) {
-        ebca::DistanceTables made = ebca::distance_tables(std::atoll(words[1]), std::atoll(words[2]), std::atof(words[i]));
+        ebca::DistanceTables made =
+            ebca::distance_tables(std::atoll(words[1]), std::atoll(words[2]), std::atof(words[i]));
         write(made.near);
         write(made.outside);
     }

@@ -1,6 +1,6 @@
 // A CUDA driver without a GPU: its device memory is host memory of its own, its stream runs at once, a
-// graph is the list of what was enqueued; of the kernels, those between evaluations compute. It counts what is done; what runs
-// inside a graph is not counted.
+// graph is the list of what was enqueued; of the kernels, those between evaluations compute. It counts what is done;
+// what runs inside a graph is not counted.
 #pragma once
 
 #include <atomic>

@@ -51,7 +51,8 @@ def test_tasks_with_images(sessions: Sessions) -> None:
     assert not np.array_equal(made.latents, compare(sessions, **{**given, "subjects": None}).latents)
     painted = {**given, "mask": white(64, 64, 10, 50), "repaint": ebca.RePaint(1, 2), "gamma_attn": 0.01}
     # One strength per step, which the evaluations of a jump repeat.
-    made = compare(sessions, **painted, subject_exclusion=[3.0, 2.0, 1.0, 0.5], regions={"red circle": white(64, 64, 5, 30)})
+    regions = {"red circle": white(64, 64, 5, 30)}
+    made = compare(sessions, **painted, subject_exclusion=[3.0, 2.0, 1.0, 0.5], regions=regions)
     assert made.task == "repaint" and len(made.timesteps) > 4
 
 

@@ -98,8 +98,8 @@ Result Session::generate(const GenerateRequest& request) {
     if (request.latents) check_latents_given(*request.latents);
 
     auto began = Clock::now();
-    const std::optional<SubjectInputs> subjects = resolve(
-        *engine_, request.subject, request.prompt, steps.subject_strengths, latent_shape(), {height_, width_});
+    const std::optional<SubjectInputs> subjects =
+        resolve(*engine_, request.subject, request.prompt, steps.subject_strengths, latent_shape(), {height_, width_});
     Prompts prompts = encode_prompts(*engine_, batch_, request.prompt, request.negative_prompt,
                                      prompts_of(request.edits), request.token_weights, guided);
     check_not_cancelled();

@@ -127,8 +127,7 @@ Subjects subjects(const ebca_generate_params& params) {
     for (size_t i = 0; i < params.region_count; ++i) {
         const ebca_region& one = params.regions[i];
         if (!one.subject) throw rules::is_null(text("regions[", i, "].subject"));
-        out.regions.push_back(
-            {one.subject, {one.mask.pixels, one.mask.height, one.mask.width, one.mask.channels}});
+        out.regions.push_back({one.subject, {one.mask.pixels, one.mask.height, one.mask.width, one.mask.channels}});
     }
     out.exclusion = schedule(params.subject_exclusion, "subject_exclusion");
     out.balance = schedule(params.subject_balance, "subject_balance");

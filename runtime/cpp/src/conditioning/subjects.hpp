@@ -1,5 +1,5 @@
-// The subjects of a prompt: checks them, finds their tokens, and puts their regions on the map of the UNet. This library
-// takes phrases; it does not find subjects in a prompt.
+// The subjects of a prompt: checks them, finds their tokens, and puts their regions on the map of the UNet. This
+// library takes phrases; it does not find subjects in a prompt.
 #pragma once
 
 #include <cstdint>
@@ -40,8 +40,8 @@ struct Subjects {
 // without layers for subjects.
 void check(const Subjects& subjects, const Prompt& prompt, const Manifest& manifest);
 
-// lambda and mu of each evaluation, [evaluations,2]. ParameterError for a schedule that does not fit, or a value outside
-// 0 to 1000.
+// lambda and mu of each evaluation, [evaluations,2]. ParameterError for a schedule that does not fit, or a value
+// outside 0 to 1000.
 Array strengths(const Subjects& subjects, int64_t steps, int64_t evaluations, const std::string& scheduler);
 
 // The subjects of every image, which were checked; none if there is nothing to do. A subject that is alone and has no

@@ -289,9 +289,10 @@ void check_subject_layers(const Manifest& manifest) {
     for (const auto& [name, layers] : {std::pair{"biased", &biased}, {"sources", &sources}}) {
         auto descends = std::adjacent_find(layers->begin(), layers->end(), std::greater_equal<>());
         if (layers->empty() || descends != layers->end() || layers->back() >= count) {
-            Shape shown(layers->begin(), layers->begin() + std::min<std::ptrdiff_t>(layers->end() - layers->begin(), 8));
-            throw EngineError(text("subject_layers.", name, " is ", to_string(shown),
-                                   " instead of ascending indices below ", count));
+            Shape shown(*layers);
+            shown.resize(std::min<size_t>(shown.size(), 8));
+            throw EngineError(
+                text("subject_layers.", name, " is ", to_string(shown), " instead of ascending indices below ", count));
         }
     }
     for (int64_t index : sources) {

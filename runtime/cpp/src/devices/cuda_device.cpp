@@ -40,8 +40,8 @@ class CudaRecording : public Recording {
   public:
     using Make = std::function<std::unique_ptr<Graph>()>;
 
-    // enqueue: keeps alive what the graph uses. warm: comes before `make`, which returns the graph, or null if there can
-    // be none.
+    // enqueue: keeps alive what the graph uses. warm: comes before `make`, which returns the graph, or null if there
+    // can be none.
     CudaRecording(std::shared_ptr<CudaStream> stream, std::function<void()> enqueue, std::function<void()> warm,
                   Make make)
         : stream_(std::move(stream)), enqueue_(std::move(enqueue)), warm_(std::move(warm)), make_(std::move(make)) {
@@ -202,8 +202,8 @@ std::shared_ptr<Recording> CudaDevice::chain(std::vector<std::shared_ptr<Recordi
         } catch (const BackendError& error) {
             // cuBLAS allocates memory inside a graph for some products, and no such graph can be part of another.
             // Launched one after the other they take as long.
-            report(*stream, LogLevel::info, "the evaluations of a run are launched one by one, because graphs cannot be joined",
-                   error);
+            report(*stream, LogLevel::info,
+                   "the evaluations of a run are launched one by one, because graphs cannot be joined", error);
             return nullptr;
         }
     };

@@ -22,9 +22,9 @@ SamplingLaunch exclusion_launch(const Tensors& arrays, int64_t layer_stride) {
     const Shape &maps = shape_of("maps"), &near = shape_of("near");  // [L,R,G,N], [h,w]
     int64_t groups = maps.at(2), side_by_side = elements({maps.begin() + 1, maps.end()});
     if (maps.at(3) > kBlock) {
-        throw ParameterError(text("exclusive attention is given maps of ", near.at(0), "x", near.at(1)),
-                             text("its GPU kernel takes ", kBlock,
-                                  " positions or fewer: use layers of a lower resolution"));
+        throw ParameterError(
+            text("exclusive attention is given maps of ", near.at(0), "x", near.at(1)),
+            text("its GPU kernel takes ", kBlock, " positions or fewer: use layers of a lower resolution"));
     }
     if (groups > kMostGroups) {
         throw ParameterError(text("exclusive attention is given ", groups, " groups"),

@@ -177,8 +177,7 @@ void OpShape::check() const {
     int64_t row = 0, keys = 0, mask = 0, rows = 0;
     bool large = __builtin_mul_overflow(contexts, tokens, &keys) ||
                  __builtin_mul_overflow(std::max(channels(), heads * groups), std::max(positions, keys), &row) ||
-                 row >= kMostElements ||
-                 __builtin_mul_overflow(positions, contexts, &mask) || mask >= kMostElements;
+                 row >= kMostElements || __builtin_mul_overflow(positions, contexts, &mask) || mask >= kMostElements;
     if (large)
         throw ParameterError("one batch row of the operator has 2^31 elements or more", "make the image smaller");
     if (__builtin_mul_overflow(batch, contexts, &rows) || std::max(heads, rows) > kMostBlocks) {
@@ -380,9 +379,8 @@ OpLaunches KernelSet::launches(Variant variant, Capability capability, const std
     shape.check();
     bool update = plain(variant) != Variant::attention, masked = plain(variant) == Variant::update_masked;
     bool single = shape.contexts == 1 && !masked, guided = is_guided(variant);
-    const Binary& forward = guided
-                                ? choose("ebca_forward_guided", capability, dtype, shape, {})
-                                : choose("ebca_forward", capability, dtype, shape, {{"SINGLE", single ? 1 : 0}});
+    const Binary& forward = guided ? choose("ebca_forward_guided", capability, dtype, shape, {})
+                                   : choose("ebca_forward", capability, dtype, shape, {{"SINGLE", single ? 1 : 0}});
     if (guided) check_groups(variant, shape, constant(forward, "GROUPS"));
     const Binary& combine = choose("ebca_combine", capability, dtype, shape, {});
     // At most SPLITS ranges of whole blocks; the last one may be shorter.

@@ -81,8 +81,8 @@ class Executor {
     // Wait for the device, and copy the outputs to the host; `run` includes this.
     void download() { device_->download(outputs()); }
 
-    // One evaluation. A guided variant is used at the layers for subjects, and elsewhere the plain one. embedded: the time embeddings are in the buffers already. CancelledError as soon as `cancelled`
-    // is set; null: never.
+    // One evaluation. A guided variant is used at the layers for subjects, and elsewhere the plain one. embedded: the
+    // time embeddings are in the buffers already. CancelledError as soon as `cancelled` is set; null: never.
     void run(Variant variant, const std::atomic<bool>* cancelled, bool embedded = false);
 
     // Run again step by step; a description of the step that first writes a value that is not finite, or "".

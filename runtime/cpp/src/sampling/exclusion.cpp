@@ -62,8 +62,7 @@ void ExclusionState::begin(GuidedTensors& guided, const SubjectInputs& inputs) {
         std::copy_n(inputs.fixed.begin() + n * known, known, host<int32_t>("fixed") + row * groups);
         std::transform(inputs.regions.row(n), inputs.regions.row(n) + known * positions,
                        host<float>("beyond") + row * groups * positions, [](float inside) { return 1.0f - inside; });
-        std::copy_n(inputs.token_groups.begin() + n * tokens[2], tokens[2],
-                    token_groups + row * tokens[1] * tokens[2]);
+        std::copy_n(inputs.token_groups.begin() + n * tokens[2], tokens[2], token_groups + row * tokens[1] * tokens[2]);
     }
     std::fill_n(host<float>("strengths"), evaluations_ * 2, 0.0f);
     int64_t later = std::min(inputs.strengths.size(0) - 1, evaluations_);

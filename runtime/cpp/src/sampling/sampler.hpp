@@ -54,8 +54,8 @@ class NoisePredictor {
     // executor: its contexts hold the prompts' embeddings; with guidance the unconditional rows come first.
     // guidance_scale: none: conditional rows only. extra_channels: [n,K,h,w] channels that follow the latents into the
     // UNet of an inpainting model; null for other models. reset_edits: start every evaluation from the embeddings of
-    // the editing prompts instead of the contexts of the last evaluation. subjects: of the images, which are kept apart;
-    // null: none. The executor has a group for each.
+    // the editing prompts instead of the contexts of the last evaluation. subjects: of the images, which are kept
+    // apart; null: none. The executor has a group for each.
     NoisePredictor(Executor& executor, std::optional<double> guidance_scale, const Array* extra_channels,
                    bool reset_edits, const std::atomic<bool>* cancelled, const SubjectInputs* subjects = nullptr);
 
