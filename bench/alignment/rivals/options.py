@@ -48,6 +48,4 @@ def opened_runner(args: argparse.Namespace, journal: Path | None) -> Iterator[Ru
 
     with Readers(args.workers) as readers:
         model = Model(args.model, args.device)
-        yield Runner(
-            model, readers, Journal(journal), batch=args.batch_size, until=began + args.limit, on_cell=tell
-        )
+        yield Runner(model, readers, Journal(journal), batch=args.batch_size, until=began + args.limit, on_cell=tell)

@@ -16,7 +16,9 @@ from ebca.bench.alignment.rivals.runner import Readings, base_of
 from ebca.bench.alignment.statistics import compare
 
 
-def to_json(cells: Sequence[Cell], found: Readings, readers: Readers, keep_readings: bool = True) -> list[dict[str, Any]]:
+def to_json(
+    cells: Sequence[Cell], found: Readings, readers: Readers, keep_readings: bool = True
+) -> list[dict[str, Any]]:
     """One entry per finished cell: its facts, shares, the paired comparison with the base, and every reading."""
     entries: list[dict[str, Any]] = []
     wanted: list[tuple[int, str, np.ndarray, np.ndarray]] = []

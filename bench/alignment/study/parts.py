@@ -34,7 +34,11 @@ class Study:
             "rivals": self._rivals,
             "ceiling": self._ceiling,
         }
-        return all([bodies[part]() for part in PARTS if part in parts])
+        complete = True
+        for part in PARTS:
+            if part in parts:
+                complete = bodies[part]() and complete
+        return complete
 
     def _development(self) -> bool:
         cells = self._plan.development()

@@ -68,5 +68,6 @@ class Plan:
     def everything(self) -> list[Cell]:
         """All cells with default settings, to estimate the time."""
         names = (*RIVALS, ORACLE)
-        cells = [*self.development(), *self.held_out_cells({}), *self.rival_cells(dict.fromkeys(names, {}))]
+        defaults: dict[str, Settings] = {name: {} for name in names}
+        cells = [*self.development(), *self.held_out_cells({}), *self.rival_cells(defaults)]
         return cells + [cell for name in names for cell in self.rival_search(name)]
