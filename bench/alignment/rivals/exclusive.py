@@ -78,7 +78,7 @@ class Both(Exclusive):
 
 def exclusive_bias(averages: Tensor, counts: Tensor, settings: Exclusion) -> Tensor:
     """The bias [n,G,h,w] from the averages [n,G,h,w] of n rows with counts[i] subjects."""
-    n, G, h, w = averages.shape
+    G, h, w = averages.shape[1:]
     subjects = torch.arange(G, device=averages.device) < counts[:, None]  # [n,G]
     squared = _squared_distances(h, w, averages.device)
     centres = _centres(averages.flatten(2), subjects, squared < (settings.apart * min(h, w)) ** 2)

@@ -9,6 +9,7 @@ from ebca.bench.alignment.rivals.excite import AttendAndExcite, Excitation
 from ebca.bench.alignment.rivals.exclusive import Both, Exclusion, Exclusive
 from ebca.bench.alignment.rivals.oracle import Oracle, Told
 from ebca.bench.alignment.rivals.regulation import AttentionRegulation, Regulation
+from ebca.bench.alignment.tables import changed
 from ebca.errors import ParameterError
 
 BASE: Final = "base"
@@ -107,10 +108,4 @@ def guide(name: str, settings: Settings) -> Guide:
 
 def shown(settings: Settings) -> str:
     """Such as "away 2, end 0.5"; "default" if none is changed."""
-    return ", ".join(f"{name} {_short(value)}" for name, value in settings.items()) or "default"
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, (tuple, list)):
-        return "-".join(map(_short, value))
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}"
+    return changed(settings) or "default"

@@ -7,11 +7,12 @@ from rich.table import Table
 
 from ebca.bench.alignment.journal import key
 from ebca.bench.alignment.readings import vector
-from ebca.bench.alignment.report import difference_cells, rate_cell
+from ebca.bench.alignment.report import rate_cell
 from ebca.bench.alignment.rivals.cells import Cell
 from ebca.bench.alignment.rivals.methods import BASE, shown
 from ebca.bench.alignment.rivals.runner import Readings, base_of
 from ebca.bench.alignment.statistics import compare
+from ebca.bench.alignment.tables import difference_cells
 
 
 def print_cells(title: str, cells: Sequence[Cell], found: Readings, console: Console) -> None:
