@@ -24,7 +24,9 @@ def add_runner(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu); cuda computes products in TF32")
     p.add_argument("--batch-size", type=int, default=512, metavar="N", help="images at once (default: 512)")
-    p.add_argument("--workers", type=int, metavar="N", help="processes that read images (default: one per core)")
+    p.add_argument(
+        "--workers", type=int, metavar="N", help="processes that read images (default: one per core but one)"
+    )
     p.add_argument(
         "--limit", type=float, default=float("inf"), metavar="SECONDS", help="begin nothing new after this time"
     )

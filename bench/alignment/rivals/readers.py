@@ -22,12 +22,12 @@ _SHARE = 16
 
 
 class Readers:
-    """The detector in `workers` processes. A context manager."""
+    """The detector in `workers` processes; by default one per core but for this process. A context manager."""
 
     def __init__(self, workers: int | None = None) -> None:
         # The first process may hold a CUDA context, which a fork would break.
         context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(workers or os.cpu_count(), mp_context=context)
+        self._pool = ProcessPoolExecutor(workers or max((os.cpu_count() or 1) - 1, 1), mp_context=context)
 
     def read(self, images: np.ndarray, scenes: Sequence[Scene]) -> "Pending[Reading]":
         """Readings of images [n,H,W,3] of these scenes."""

@@ -16,7 +16,9 @@ def search_cells(
     method: str, kinds: Sequence[str], count: int, sampling: Sampling, grid: Iterable[Settings] | None = None
 ) -> list[Cell]:
     """The base's cells, then those of every setting of the grid."""
-    tried = [(BASE, {})] + ([(method, s) for s in (GRIDS[method] if grid is None else grid)] if method != BASE else [])
+    tried: list[tuple[str, Settings]] = [(BASE, {})]
+    if method != BASE:
+        tried += [(method, settings) for settings in (GRIDS[method] if grid is None else grid)]
     return [
         Cell(name, kind, SPLIT, count, sampling=sampling, settings=settings)
         for name, settings in tried

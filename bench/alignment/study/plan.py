@@ -32,7 +32,7 @@ class Plan:
     rival_kinds: tuple[str, ...] = ("three", "two")
     seed: int = 10_000
     timed_images: tuple[int, ...] = (1, 64)
-    rounds: int = 3
+    rounds: int = 2
     grids: Mapping[str, tuple[Settings, ...]] = field(default_factory=lambda: GRIDS)
 
     def __post_init__(self) -> None:
