@@ -14,7 +14,7 @@ import torch
 
 sys.path.append(str(Path(__file__).parents[2] / "examples" / "shapes"))
 import train as trainer
-from draw import draw, random_scene
+from draw import Drawing, draw, random_scene
 from sides import Sides
 
 import ebca
@@ -161,3 +161,19 @@ def test_a_seed_gives_the_same_picture() -> None:
         rng = np.random.default_rng(9)
         images.append(draw(rng, random_scene(rng, 3))[0])
     np.testing.assert_array_equal(*images)
+
+
+def test_processes_draw_the_same_images() -> None:
+    jobs = [((0, 4, start), 3, np.array([0.2, 0.4, 0.4]), 0.5) for start in (0, 64)]
+    with Drawing(0) as here, Drawing(2) as there:
+        for (a, scenes), (b, others) in zip(here.batches(jobs), there.batches(jobs), strict=True):
+            np.testing.assert_array_equal(a, b)
+            assert scenes == others
+
+
+def test_a_second_model_takes_the_vae_of_the_first(trained: Path, tmp_path: Path) -> None:
+    recipe = replace(SMOKE, seed=1, vae_from=str(trained / "shapes"), unet_steps=3, relation_steps=2, images=64)
+    trainer.train(recipe, tmp_path, CPU)
+    first, second = (load_checkpoint(str(folder / "shapes")).vae.state_dict() for folder in (trained, tmp_path))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not (tmp_path / "loss_vae.csv").exists() and (tmp_path / "shapes" / "model_index.json").exists()
