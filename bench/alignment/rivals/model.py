@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ebca.bench.alignment.scenes import Scene
 from ebca.errors import ModelError
 
-DEFAULT = Path(__file__).parents[3] / "examples" / "shapes" / "shapes"
+DEFAULT = Path(__file__).resolve().parents[3] / "examples" / "shapes" / "shapes"
 """The trained model in a checkout of the project."""
 
 
