@@ -1,13 +1,16 @@
 """Make images from the same prompts and seeds with several methods, and read them with the detector."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ebca.bench.alignment.detector import OUTCOMES, Reading, read
+from ebca.bench.alignment.detector import Reading, read
+from ebca.bench.alignment.journal import Journal
 from ebca.bench.alignment.prompts import KINDS, SPLITS, prompts
+from ebca.bench.alignment.readings import from_text, measures, to_text, vector
 from ebca.bench.alignment.scenes import SIZE, Scene
 from ebca.bench.alignment.statistics import Paired, compare
 from ebca.errors import CancelledError, ParameterError
@@ -17,6 +20,7 @@ from ebca.runtime.engine import Engine
 from ebca.runtime.images.outputs import to_bytes
 
 BASE = "base"
+_SUBJECT_SETTINGS = ("subject_exclusion", "subject_balance", "subject_window")
 
 OnImages = Callable[[int, int, str], bool | None]
 
@@ -26,6 +30,8 @@ class Method:
     """What differs between the images: arguments of `Session.generate`.
 
     thing_weight: factor of gamma_attn on the words for colours and shapes.
+    subjects: every thing of the prompt is a subject, such as "red circle".
+    subject_exclusion, subject_balance, subject_window: as in `Session.generate`, whose default None leaves.
     """
 
     name: str
@@ -33,6 +39,10 @@ class Method:
     gamma_norm: Gamma = 0.0
     norm_factor: float = 1.0
     thing_weight: float = 1.0
+    subjects: bool = False
+    subject_exclusion: Gamma | None = None
+    subject_balance: Gamma | None = None
+    subject_window: float | None = None
 
 
 @dataclass(frozen=True)
@@ -60,20 +70,20 @@ class Settings:
 
 @dataclass
 class Images:
-    """The images of one method for one kind of prompts. Pixels [H,W,3] uint8 are kept only for a grid."""
+    """The images of one method for one kind of prompts. Pixels [H,W,3] uint8 are kept only for a grid.
+
+    digests: one short text per image, the same for the same pixels.
+    """
 
     scenes: list[Scene]
     seeds: list[int]
     readings: list[Reading] = field(default_factory=list)
+    digests: list[str] = field(default_factory=list)
     images: list[np.ndarray] = field(default_factory=list)
 
     def vector(self, measure: str) -> np.ndarray:
-        """One value per image: whether "all", "exact" or "related" holds, or the share of its things with an
-        outcome."""
-        if measure in OUTCOMES:
-            return np.array([reading.outcomes.count(measure) / len(reading.outcomes) for reading in self.readings])
-        name = {"all": "all_present", "exact": "exact", "related": "related"}[measure]
-        return np.array([bool(getattr(reading, name)) for reading in self.readings])
+        """One value per image, see `readings.vector`."""
+        return vector(self.readings, measure)
 
 
 @dataclass(frozen=True)
@@ -86,12 +96,17 @@ class Alignment:
 
     def measures(self, kind: str) -> tuple[str, ...]:
         """Names for `Images.vector` that apply to a kind."""
-        return ("all", "exact", *(("related",) if kind == "relation" else ()), *OUTCOMES[1:])
+        return measures(kind)
 
     def compared(self, method: str, kind: str, measure: str) -> Paired:
         """The method against the base on the same prompts and seeds."""
         base, other = self.results[self.methods[0].name][kind], self.results[method][kind]
         return compare(base.vector(measure), other.vector(measure))
+
+    def identical(self, method: str, kind: str) -> int:
+        """Images of the method whose pixels are those of the base."""
+        base, other = self.results[self.methods[0].name][kind], self.results[method][kind]
+        return sum(a == b for a, b in zip(base.digests, other.digests, strict=True))
 
 
 def measure(
@@ -101,6 +116,7 @@ def measure(
     *,
     keep_images: int = 0,
     on_images: OnImages | None = None,
+    journal: Journal | None = None,
 ) -> Alignment:
     """Make and read all images.
 
@@ -108,6 +124,7 @@ def measure(
         methods: the others are compared with the first.
         keep_images: how many images of each kind and method to keep.
         on_images: called with (done, total, method) after each batch; False cancels.
+        journal: batches that are in it are not made again, unless their images are to be kept; others are added.
 
     Raises:
         ParameterError: the engine makes images of a size that cannot be read, or two methods have the same name.
@@ -118,6 +135,7 @@ def measure(
         raise ParameterError("two methods have the same name")
     check_size(engine)
     total, done = len(methods) * len(settings.kinds) * settings.count, 0
+    batches = _Batches(engine, settings, Journal(None) if journal is None else journal)
     for kind in settings.kinds:
         wanted = chosen(kind, settings)
         for start in range(0, settings.count, settings.batch):
@@ -125,12 +143,8 @@ def measure(
             seeds = [settings.seed + start + i for i in range(len(scenes))]
             # Batch by batch, so that a slow machine affects all methods alike.
             for method in methods:
-                made = _images(engine, method, scenes, seeds, settings)
                 held = results[method.name].setdefault(kind, Images([], []))
-                held.scenes += scenes
-                held.seeds += seeds
-                held.readings += [read(image, scene) for image, scene in zip(made, scenes, strict=True)]
-                held.images += list(made[: max(keep_images - len(held.images), 0)])
+                batches.add(held, method, scenes, seeds, max(keep_images - len(held.images), 0))
                 done += len(scenes)
                 if on_images and on_images(done, total, method.name) is False:
                     raise CancelledError(f"cancelled after {done} of {total} images")
@@ -145,19 +159,20 @@ def to_json(alignment: Alignment) -> dict[str, Any]:
         "kinds": {},
     }
     for kind in alignment.settings.kinds:
-        entry: dict[str, Any] = {"methods": {}, "compared": {}}
+        entry: dict[str, Any] = {"methods": {}, "compared": {}, "identical": {}}
         for method in alignment.methods:
             held = alignment.results[method.name][kind]
             entry["methods"][method.name] = {
                 measure: float(held.vector(measure).mean()) for measure in alignment.measures(kind)
             }
             if method is not alignment.methods[0]:
+                entry["identical"][method.name] = alignment.identical(method.name, kind)
                 entry["compared"][method.name] = {
                     measure: asdict(alignment.compared(method.name, kind, measure))
                     for measure in alignment.measures(kind)
                 }
         base = alignment.results[alignment.methods[0].name][kind]
-        entry["pictures"] = [
+        entry["images"] = [
             {"prompt": scene.caption(), "seed": seed}
             | {m.name: asdict(alignment.results[m.name][kind].readings[i]) for m in alignment.methods}
             for i, (scene, seed) in enumerate(zip(base.scenes, base.seeds, strict=True))
@@ -187,6 +202,11 @@ def arguments(
     engine: Engine, method: Method, scenes: Sequence[Scene], seeds: Sequence[int], settings: Settings
 ) -> dict[str, Any]:
     """The arguments of `Session.generate` for these images."""
+    strengths = {name: getattr(method, name) for name in _SUBJECT_SETTINGS}
+    subjects = {
+        "subjects": [[f"{thing.color} {thing.shape}" for thing in scene.things] for scene in scenes],
+        **{name: value for name, value in strengths.items() if value is not None},
+    }
     return {
         "prompt": [scene.caption() for scene in scenes],
         "steps": settings.steps,
@@ -197,15 +217,39 @@ def arguments(
         "gamma_norm": method.gamma_norm,
         "norm_factor": method.norm_factor,
         "token_weights": _weights(engine, method, scenes),
+        **(subjects if method.subjects else {}),
     }
 
 
-def _images(
-    engine: Engine, method: Method, scenes: Sequence[Scene], seeds: Sequence[int], settings: Settings
-) -> np.ndarray:
-    with engine.session(batch=len(scenes)) as session:
-        made = session.generate(**arguments(engine, method, scenes, seeds, settings), output="np")
-    return to_bytes(made.images)
+class _Batches:
+    """Makes and reads batches, or takes their readings from a journal."""
+
+    def __init__(self, engine: Engine, settings: Settings, journal: Journal) -> None:
+        self._engine, self._settings, self._journal = engine, settings, journal
+        manifest = hashlib.sha256(engine.manifest.to_json().encode()).hexdigest()
+        shared = ("steps", "guidance_scale", "scheduler")
+        self._facts = {"manifest": manifest, **{name: getattr(settings, name) for name in shared}}
+
+    def add(self, held: Images, method: Method, scenes: list[Scene], seeds: list[int], keep: int) -> None:
+        """Add a batch to the images of its method, the first `keep` of them with their pixels."""
+        facts = {**self._facts, "method": _plain(method), "captions": [s.caption() for s in scenes], "seeds": seeds}
+        record = self._journal.get(facts)
+        if record is None or keep:
+            made = self._made(method, scenes, seeds)
+            digests = [hashlib.sha256(image.tobytes()).hexdigest()[:16] for image in made]
+            record = {"readings": to_text([read(*pair) for pair in zip(made, scenes, strict=True)]), "digests": digests}
+            self._journal.add(facts, record)
+            held.images += list(made[:keep])
+        held.scenes += scenes
+        held.seeds += seeds
+        held.readings += from_text(record["readings"])
+        held.digests += record["digests"]
+
+    def _made(self, method: Method, scenes: Sequence[Scene], seeds: Sequence[int]) -> np.ndarray:
+        with self._engine.session(batch=len(scenes)) as session:
+            wanted = arguments(self._engine, method, scenes, seeds, self._settings)
+            made = session.generate(**wanted, output="np")
+        return to_bytes(made.images)
 
 
 def _weights(engine: Engine, method: Method, scenes: Sequence[Scene]) -> dict[str | int, float] | None:
@@ -223,5 +267,6 @@ def _weights(engine: Engine, method: Method, scenes: Sequence[Scene]) -> dict[st
 
 
 def _plain(method: Method) -> dict[str, Any]:
-    gammas = {"gamma_attn": gamma_json(method.gamma_attn), "gamma_norm": gamma_json(method.gamma_norm)}
+    found = {name: getattr(method, name) for name in ("gamma_attn", "gamma_norm", *_SUBJECT_SETTINGS)}
+    gammas = {name: None if value is None else gamma_json(value) for name, value in found.items()}
     return {**method.__dict__, **gammas}

@@ -1,6 +1,6 @@
 """The alignment of several methods as tables and as a sheet of images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,48 +10,34 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.table import Table
 
-from ebca.bench.alignment.detector import OUTCOMES
 from ebca.bench.alignment.effects import Effects
 from ebca.bench.alignment.measure import Alignment
-from ebca.bench.alignment.statistics import Paired, share_interval
+from ebca.bench.alignment.statistics import share_interval
+from ebca.bench.alignment.tables import COLUMNS, TITLES, rows
 from ebca.errors import ParameterError
 
-_TITLES = {
-    "all": "all present",
-    "exact": "exact",
-    "related": "relation holds",
-    "miscolored": "things miscolored",
-    "misshapen": "things misshapen",
-    "neglected": "things neglected",
-}
 _SCALE = 2
 _MARGIN = 6
 _TEXT = 14
 
 
-def print_report(alignment: Alignment, console: Console) -> None:
-    """Print shares with intervals, and paired differences from the first method."""
-    base, *others = alignment.methods
-    table = Table(
-        title=f"{alignment.settings.split} prompts, {alignment.settings.count} images of each kind and method"
-    )
-    for column in ("prompts", "measure", base.name):
-        table.add_column(column)
-    for other in others:
-        table.add_column(other.name)
-        table.add_column(f"{other.name} - {base.name} (95 %)", no_wrap=True)
-        table.add_column("gained / lost")
-        table.add_column("p (McNemar)")
-    for kind in alignment.settings.kinds:
-        for measure in alignment.measures(kind):
-            shares = alignment.results[base.name][kind].vector(measure)
-            row = [kind, _TITLES[measure], _share(shares, measure)]
-            for other in others:
-                paired = alignment.compared(other.name, kind, measure)
-                difference, changed, p_value = difference_cells(paired)
-                row += [f"{paired.other:.1%}", difference, changed, p_value if measure not in OUTCOMES else ""]
-            table.add_row(*row, end_section=measure == alignment.measures(kind)[-1])
+def print_report(report: Mapping[str, Any], title: str, console: Console) -> None:
+    """Print shares with intervals, and paired differences from the base, of what `tables.rows` reads."""
+    table = Table(title=title)
+    for column in COLUMNS:
+        table.add_column(column, no_wrap=column != "method")
+    found = rows(report)
+    for row, following in zip(found, [*found[1:], None], strict=True):
+        ends = following is None or (row.kind, row.sampling) != (following.kind, following.sampling)
+        table.add_row(*row.cells(), end_section=ends)
     console.print(table)
+
+
+def markdown(report: Mapping[str, Any], measures: Sequence[str] = tuple(TITLES)) -> str:
+    """The same rows as a table in Markdown, those of some measures only."""
+    lines = [COLUMNS, tuple("---" for _ in COLUMNS)]
+    lines += [row.cells() for row in rows(report) if row.measure in measures]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def print_effects(effects: Mapping[str, Mapping[str, Effects]], console: Console) -> None:
@@ -117,15 +103,6 @@ def rate_cell(successes: np.ndarray) -> str:
     return f"{successes.mean():.1%} ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def difference_cells(paired: Paired) -> tuple[str, str, str]:
-    """The difference with its interval in percentage points, gained / lost, McNemar's p."""
-    return (
-        f"{100 * paired.difference:+.1f} ({100 * paired.low:+.1f} to {100 * paired.high:+.1f})",
-        f"{paired.gained} / {paired.lost}",
-        f"{paired.p_value:.3f}",
-    )
-
-
 def write_sheet(sheet: Image.Image, file: Path) -> None:
     """Save a sheet of images. Raises ParameterError if the file cannot be written."""
     try:
@@ -133,7 +110,3 @@ def write_sheet(sheet: Image.Image, file: Path) -> None:
         sheet.save(file)
     except (OSError, ValueError) as error:
         raise ParameterError(f"cannot write '{file}': {error}", "name a .png file in a writable folder") from None
-
-
-def _share(values: np.ndarray, measure: str) -> str:
-    return f"{values.mean():.1%}" if measure in OUTCOMES else rate_cell(values)

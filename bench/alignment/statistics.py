@@ -52,5 +52,10 @@ def compare(base: np.ndarray, other: np.ndarray) -> Paired:
 def share_interval(successes: np.ndarray) -> tuple[float, float]:
     """Wilson's 95 % interval of a share."""
     found = np.asarray(successes, bool)
-    interval = stats.binomtest(int(found.sum()), len(found)).proportion_ci(_CONFIDENCE, method="wilson")
+    return wilson(int(found.sum()), len(found))
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of `successes` of n."""
+    interval = stats.binomtest(successes, n).proportion_ci(_CONFIDENCE, method="wilson")
     return float(interval.low), float(interval.high)

@@ -7,7 +7,8 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.table import Table
 
-from ebca.bench.alignment.report import difference_cells, rate_cell, write_sheet
+from ebca.bench.alignment.report import rate_cell, write_sheet
+from ebca.bench.alignment.tables import difference_cells
 from ebca.bench.tasks.measure import KindResult, Tasks
 from ebca.bench.tasks.recipes import describe_recipe
 from ebca.errors import ParameterError

@@ -4,7 +4,12 @@ A scene is drawn with antialiased edges, slightly varied colours, and without ov
 generator that is passed in, so a seed gives the same images.
 """
 
+import multiprocessing
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 
@@ -55,6 +60,12 @@ def random_scene(rng: np.random.Generator, count: int, *, related: bool = False,
             return Scene(things, relation)
 
 
+def mixed_scene(rng: np.random.Generator, share: np.ndarray, related: float = 0.5) -> Scene:
+    """A scene of one, two or three things, with the shares [3] of each; `related`: share of relations among two."""
+    count = int(rng.choice(3, p=share)) + 1
+    return random_scene(rng, count, related=count == 2 and rng.random() < related)
+
+
 def place(rng: np.random.Generator, scene: Scene) -> list[Placed]:
     """Choose positions without overlaps that satisfy the relation."""
     low, high = _RADII_OF_THREE if len(scene.things) > 2 else _RADII
@@ -87,3 +98,40 @@ def draw(rng: np.random.Generator, scene: Scene) -> tuple[np.ndarray, list[Place
 
 def _shaded(rng: np.random.Generator, color: tuple[int, int, int]) -> np.ndarray:
     return np.clip(np.array(color, np.float32) + rng.integers(-_SHADE, _SHADE + 1, 3), 0, 255)
+
+
+Job = tuple[Sequence[int], int, np.ndarray, float]
+"""A batch of images: the seed of its generator, how many, and the shares and relations of `mixed_scene`."""
+
+
+class Drawing:
+    """Draws batches in `workers` processes, or in this one if there are none. A context manager.
+
+    The processes are forked at once, so that none inherits a GPU's state that this one gets later.
+    """
+
+    def __init__(self, workers: int = 0) -> None:
+        self._pool = None
+        if workers:
+            self._pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork"))
+            self._pool.submit(int).result()
+
+    def batches(self, jobs: Iterable[Job]) -> Iterator[tuple[np.ndarray, list[Scene]]]:
+        """Images [n,SIZE,SIZE,3] uint8 and scenes of each batch; the same with any number of processes."""
+        return map(_batch, jobs) if self._pool is None else self._pool.map(_batch, jobs, chunksize=4)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+
+def _batch(job: Job) -> tuple[np.ndarray, list[Scene]]:
+    seed, count, share, related = job
+    rng = np.random.default_rng(seed)
+    scenes = [mixed_scene(rng, share, related) for _ in range(count)]
+    return np.stack([draw(rng, scene)[0] for scene in scenes]), scenes

@@ -42,7 +42,7 @@ class Sides:
                 end = 1 + len(scene.caption().split())
                 marks[0, i, 2:4] = RELATIONS[scene.relation]
                 marks[1, i, end - 2 : end] = -marks[0, i, 2:4]
-        self._marks = torch.from_numpy(marks)
+        self._marks = torch.from_numpy(marks).to(device)
 
     def mark(self, hidden: Tensor, chosen: Tensor, captioned: Tensor, progress: float) -> tuple[Tensor, Tensor]:
         """Embeddings with the marks for this progress, and the error of the text model in writing those of the second
@@ -50,7 +50,7 @@ class Sides:
 
         Args:
             hidden: [n,T,D], the output of the text model.
-            chosen: [n], indices of the scenes.
+            chosen: [n], indices of the scenes, on the same device.
             captioned: [n] bool; a dropped caption has no marks.
             progress: progress of the stage, 0 to 1.
 
@@ -59,7 +59,7 @@ class Sides:
         """
         fading = _fall(progress, _BOTH, _SECOND)
         loudness = _QUIET + (_LOUD - _QUIET) * fading
-        marks = self._marks[:, chosen].to(hidden.device)
+        marks = self._marks[:, chosen]
         marked = (marks != 0).any(-1, keepdim=True) & captioned[:, None, None]
         written = hidden @ self._axes
         missing = (loudness * marks - written) * marked

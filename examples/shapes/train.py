@@ -3,7 +3,11 @@
     python examples/shapes/train.py --output-dir run
 
 Every batch comes from a generator seeded with its step, so an interrupted run continues from its last checkpoint with
-the same numbers as an uninterrupted one.
+the same numbers as an uninterrupted one. On a GPU, products are computed in TF32 and noise is drawn on the device, so
+the numbers are others than on a CPU. A second model takes minutes there:
+
+    python examples/shapes/train.py --output-dir run1 --seed 1 --vae-from examples/shapes/shapes --batch 128 \
+        --images 40000 --unet-steps 4000 --relation-images 20000 --relation-steps 1800 --checkpoint-every 2000
 """
 
 from __future__ import annotations
@@ -11,19 +15,21 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
-from diffusers import DDPMScheduler
-from draw import draw, random_scene
+from diffusers import AutoencoderKL, DDPMScheduler
+from diffusers.models.attention_processor import AttnProcessor2_0
+from draw import Drawing, draw, mixed_scene
 from model import SCHEDULER, Networks, build, sampler, save, write_json
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -35,6 +41,7 @@ from ebca.bench.alignment.detector import read
 from ebca.bench.alignment.scenes import SIZE, Scene
 from ebca.runtime.images.outputs import to_bytes
 
+_READ_EVERY = 50
 GRID_PROMPTS = (
     "a red circle",
     "a blue star",
@@ -49,9 +56,13 @@ GRID_PROMPTS = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """The parameters of a training run. Lengths are in steps, not minutes, so that the seed determines everything."""
+    """The parameters of a training run. Lengths are in steps, not minutes, so that the seed determines everything.
+
+    vae_from: a pipeline folder whose VAE is used instead of a new one; "" to train one.
+    """
 
     seed: int = 0
+    vae_from: str = ""
     batch: int = 32
     vae_batch: int = 16
     vae_steps: int = 4400
@@ -121,31 +132,54 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output-dir", type=Path, required=True, help="folder for model, curves, grids, checkpoints")
     parser.add_argument("--threads", type=int, help="default: all cores")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--workers", type=int, help="processes that draw images; default: 0, on a GPU one per core")
     for name, value in Recipe().__dict__.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help=f"default: {value}")
     args = vars(parser.parse_args(argv))
-    threads, device, folder = args.pop("threads"), args.pop("device"), args.pop("output_dir")
+    threads, device, folder = args.pop("threads"), torch.device(args.pop("device")), args.pop("output_dir")
+    workers = args.pop("workers")
+    if workers is None:
+        workers = (os.cpu_count() or 1) if device.type == "cuda" else 0
     if threads:
         torch.set_num_threads(threads)
-    train(Recipe(**args), folder, torch.device(device))
+    if not find_spec("matplotlib"):
+        print("matplotlib is not installed: losses are written as CSV only", flush=True)
+    train(Recipe(**args), folder, device, workers)
     return 0
 
 
-def train(recipe: Recipe, folder: Path, device: torch.device) -> Networks:
+def train(recipe: Recipe, folder: Path, device: torch.device, workers: int = 0) -> Networks:
     """Train, or continue training, and write the pipeline folder `folder/shapes`."""
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     written = folder / "recipe.json"
-    if written.exists() and json.loads(written.read_text()) != recipe.__dict__:
+    # A recipe that was written before a parameter existed has its default.
+    if written.exists() and {**Recipe().__dict__, **json.loads(written.read_text())} != recipe.__dict__:
         raise SystemExit(f"{folder} holds a run with another recipe (recipe.json); choose another --output-dir")
     write_json(written, recipe.__dict__)
-    networks = build(folder / "tokenizer", recipe.seed)
-    for module in (networks.vae, networks.text_encoder, networks.unet):
-        module.to(device)
-    train_vae(recipe, networks, folder, device)
-    for course in courses(recipe):
-        train_unet(recipe, course, networks, folder, device)
+    # Before anything uses the GPU: processes are forked from this one.
+    with Drawing(workers) as drawing:
+        networks = build(folder / "tokenizer", recipe.seed)
+        for module in (networks.vae, networks.text_encoder, networks.unet):
+            module.to(device)
+        if device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+            networks.unet.set_attn_processor(AttnProcessor2_0())
+        if recipe.vae_from:
+            take_vae(recipe, networks)
+        else:
+            train_vae(recipe, networks, folder, device)
+        for course in courses(recipe):
+            train_unet(recipe, course, networks, folder, device, drawing)
     save(networks, folder / "shapes")
     return networks
+
+
+def take_vae(recipe: Recipe, networks: Networks) -> None:
+    """Use the VAE of another model, with its scale of the latents."""
+    vae = AutoencoderKL.from_pretrained(Path(recipe.vae_from) / "vae", torch_dtype=torch.float32)
+    networks.vae.load_state_dict(vae.state_dict())
+    networks.vae.register_to_config(scaling_factor=vae.config["scaling_factor"])
+    networks.vae.eval().requires_grad_(False)
 
 
 def train_vae(recipe: Recipe, networks: Networks, folder: Path, device: torch.device) -> None:
@@ -154,7 +188,7 @@ def train_vae(recipe: Recipe, networks: Networks, folder: Path, device: torch.de
 
     def loss_of(step: int) -> Tensor:
         rng = _generator(recipe.seed, 1, step)
-        images = [draw(rng, _scene(rng, _shares(1.0)))[0] for _ in range(recipe.vae_batch)]
+        images = [draw(rng, mixed_scene(rng, _shares(1.0)))[0] for _ in range(recipe.vae_batch)]
         pixels = torch.stack([_pixels(image) for image in images]).to(device)
         posterior = vae.encode(pixels).latent_dist
         noise = torch.from_numpy(rng.standard_normal(posterior.mean.shape, np.float32)).to(device)
@@ -164,7 +198,7 @@ def train_vae(recipe: Recipe, networks: Networks, folder: Path, device: torch.de
     _loop(_Stage("vae", recipe.vae_steps, recipe.vae_lr, {"vae": vae}), recipe, folder, loss_of, device)
     vae.eval().requires_grad_(False)
     rng = _generator(recipe.seed, 2, 0)
-    scenes = [_scene(rng, _shares(1.0)) for _ in range(200)]
+    scenes = [mixed_scene(rng, _shares(1.0)) for _ in range(200)]
     images = np.stack([draw(rng, scene)[0] for scene in scenes])
     with torch.inference_mode():
         pixels = torch.stack([_pixels(image) for image in images]).to(device)
@@ -179,7 +213,9 @@ def train_vae(recipe: Recipe, networks: Networks, folder: Path, device: torch.de
     _save_grid(folder / "vae.png", both, columns=8)
 
 
-def train_unet(recipe: Recipe, course: Course, networks: Networks, folder: Path, device: torch.device) -> None:
+def train_unet(
+    recipe: Recipe, course: Course, networks: Networks, folder: Path, device: torch.device, drawing: Drawing
+) -> None:
     """Train noise prediction with min-SNR weights, together with the text model. Ends with the averaged weights."""
     (empty,) = _tokenised(networks, [""]).to(device)
     noises = DDPMScheduler(**{k: v for k, v in SCHEDULER.items() if k not in ("steps_offset", "set_alpha_to_one")})
@@ -191,7 +227,7 @@ def train_unet(recipe: Recipe, course: Course, networks: Networks, folder: Path,
     # Made on first use: a finished stage needs no images.
     @cache
     def material() -> tuple[Tensor, Tensor, list[np.ndarray], Sides]:
-        latents, scenes, counts = _encoded(recipe, course, networks, device)
+        latents, scenes, counts = _encoded(recipe, course, networks, device, drawing)
         ids = _tokenised(networks, [scene.caption() for scene in scenes]).to(device)
         sides = Sides(scenes, ids.shape[1], text.config.hidden_size, recipe.seed, device)
         return latents, ids, [np.flatnonzero(counts == n) for n in (1, 2, 3)], sides
@@ -201,18 +237,17 @@ def train_unet(recipe: Recipe, course: Course, networks: Networks, folder: Path,
         rng = _generator(recipe.seed, course.seeds[0], step)
         share = course.shares(step / course.steps)
         index = np.array([rng.choice(by_count[n]) for n in rng.choice(3, recipe.batch, p=share)])
-        chosen = torch.from_numpy(index)
-        clean = latents[chosen].to(device)
-        tokens = ids[chosen.to(device)]
+        chosen = torch.from_numpy(index).to(device)
+        clean, tokens = latents[chosen], ids[chosen]
         dropped = torch.from_numpy(rng.random(recipe.batch) < recipe.caption_dropout).to(device)
         tokens = torch.where(dropped[:, None], empty, tokens)
-        noise = torch.from_numpy(rng.standard_normal(clean.shape, np.float32)).to(device)
+        noise = _noise(rng, clean)
         drawn = rng.integers(0, len(alphas), recipe.batch)
         if course.noisy:
             noisier = rng.integers(len(alphas) * 6 // 10, len(alphas), recipe.batch)
             drawn = np.where(rng.random(recipe.batch) < course.noisy, noisier, drawn)
         timesteps = torch.from_numpy(drawn).to(device)
-        hidden, missed = text(tokens).last_hidden_state, torch.zeros(())
+        hidden, missed = text(tokens).last_hidden_state, torch.zeros((), device=device)
         if course.mark_weight:
             hidden, missed = sides.mark(hidden, chosen, ~dropped, step / course.steps)
         predicted = unet(noises.add_noise(clean, noise, timesteps), timesteps, hidden).sample
@@ -249,7 +284,8 @@ def _loop(
     """AdamW with warm-up and cosine decay; the modules end with the running average of their weights."""
     name, steps, lr = stage.name, stage.steps, stage.lr
     parameters = [p for module in stage.modules.values() for p in module.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=0.01)
+    on_gpu = device.type == "cuda"
+    optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=0.01, fused=on_gpu)
     average = [p.detach().clone() for p in parameters]
     losses: list[float] = []
     file = folder / "checkpoints" / f"{name}.pt"
@@ -261,6 +297,8 @@ def _loop(
             for target, value in zip([*parameters, *average], [*state["parameters"], *state["average"]], strict=True):
                 target.copy_(value)
     began = time.monotonic()
+    # Losses stay on a GPU for a while: reading one waits for all work before it.
+    recent: list[Tensor] = []
     for step in _progress(name, len(losses), steps, losses):
         for group in optimizer.param_groups:
             group["lr"] = lr * min((step + 1) / 100, 0.525 + 0.475 * math.cos(math.pi * step / steps))
@@ -269,7 +307,10 @@ def _loop(
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        losses.append(loss.item())
+        recent.append(loss.detach())
+        if not on_gpu or len(recent) == _READ_EVERY or (step + 1) % recipe.checkpoint_every == 0 or step + 1 == steps:
+            losses += torch.stack(recent).tolist()
+            recent.clear()
         keep = min(recipe.ema, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - keep)
@@ -286,6 +327,14 @@ def _loop(
     with torch.no_grad():
         for target, value in zip(parameters, average, strict=True):
             target.copy_(value)
+
+
+def _noise(rng: np.random.Generator, like: Tensor) -> Tensor:
+    """Standard normal values, from this generator on a CPU, else from one on the device that it seeds."""
+    if like.device.type == "cpu":
+        return torch.from_numpy(rng.standard_normal(like.shape, np.float32))
+    generator = torch.Generator(like.device).manual_seed(int(rng.integers(2**62)))
+    return torch.randn(like.shape, generator=generator, device=like.device)
 
 
 class _Swapped:
@@ -309,18 +358,20 @@ class _Swapped:
 
 
 def _encoded(
-    recipe: Recipe, course: Course, networks: Networks, device: torch.device
+    recipe: Recipe, course: Course, networks: Networks, device: torch.device, drawing: Drawing
 ) -> tuple[Tensor, list[Scene], np.ndarray]:
-    """Latents [n,4,16,16] of new images, their scenes, and the number of things in each."""
+    """Latents [n,4,16,16] of new images on the device, their scenes, and the number of things in each."""
     latents, scenes = [], []
     scale = networks.vae.config["scaling_factor"]
-    share = course.shares(1.0)
-    for start in _progress("latents", 0, course.images, None, 64):
-        rng = _generator(recipe.seed, course.seeds[1], start)
-        batch = [_scene(rng, share, course.related) for _ in range(min(64, course.images - start))]
-        pixels = torch.stack([_pixels(draw(rng, scene)[0]) for scene in batch]).to(device)
+    starts = range(0, course.images, 64)
+    jobs = [
+        ((recipe.seed, course.seeds[1], start), min(64, course.images - start), course.shares(1.0), course.related)
+        for start in starts
+    ]
+    for _, (images, batch) in zip(_progress("latents", 0, course.images, None, 64), drawing.batches(jobs), strict=True):
+        pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
         with torch.inference_mode():
-            latents.append((networks.vae.encode(pixels).latent_dist.mean * scale).cpu())
+            latents.append(networks.vae.encode(pixels).latent_dist.mean * scale)
         scenes += batch
     return torch.cat(latents).clone(), scenes, np.array([len(scene.things) for scene in scenes])
 
@@ -329,11 +380,6 @@ def _shares(progress: float) -> np.ndarray:
     """Shares of images with one, two and three things: simple scenes first, the final shares from the middle on."""
     early, late = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.42, 0.38])
     return early + min(2 * progress, 1.0) * (late - early)
-
-
-def _scene(rng: np.random.Generator, share: np.ndarray, related: float = 0.5) -> Scene:
-    count = int(rng.choice(3, p=share)) + 1
-    return random_scene(rng, count, related=count == 2 and rng.random() < related)
 
 
 def _tokenised(networks: Networks, captions: list[str]) -> Tensor:
@@ -376,6 +422,11 @@ def _save_grid(file: Path, images: Any, columns: int) -> None:
 
 
 def _save_curve(folder: Path, name: str, losses: list[float]) -> None:
+    np.savetxt(folder / f"loss_{name}.csv", losses, fmt="%.7g", header="loss per step")
+    if not find_spec("matplotlib"):
+        return
+    import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -386,7 +437,6 @@ def _save_curve(folder: Path, name: str, losses: list[float]) -> None:
     axes.set(xlabel="step", ylabel="loss", title=f"{name}: mean of {window} steps")
     figure.savefig(folder / f"loss_{name}.png", dpi=110)
     pyplot.close(figure)
-    np.savetxt(folder / f"loss_{name}.csv", losses, fmt="%.7g", header="loss per step")
 
 
 def _progress(name: str, start: int, total: int, losses: list[float] | None, stride: int = 1) -> Iterator[int]:

@@ -14,7 +14,7 @@ import torch
 
 sys.path.append(str(Path(__file__).parents[2] / "examples" / "shapes"))
 import train as trainer
-from draw import draw, random_scene
+from draw import Drawing, draw, random_scene
 from sides import Sides
 
 import ebca
@@ -161,3 +161,24 @@ def test_a_seed_gives_the_same_picture() -> None:
         rng = np.random.default_rng(9)
         images.append(draw(rng, random_scene(rng, 3))[0])
     np.testing.assert_array_equal(*images)
+
+
+def test_processes_draw_the_same_images() -> None:
+    jobs = [((0, 4, start), 3, np.array([0.2, 0.4, 0.4]), 0.5) for start in (0, 64)]
+    with Drawing(0) as here, Drawing(2) as there:
+        for (a, scenes), (b, others) in zip(here.batches(jobs), there.batches(jobs), strict=True):
+            np.testing.assert_array_equal(a, b)
+            assert scenes == others
+
+
+def test_a_second_model_takes_the_vae_of_the_first(tmp_path: Path) -> None:
+    given = Path(trainer.__file__).parent / "shapes"
+    recipe = trainer.Recipe(
+        seed=1, vae_from=str(given), batch=2, images=8, unet_steps=2, relation_images=8, relation_steps=1
+    )
+    trainer.train(recipe, tmp_path, CPU)
+    first, second = (load_checkpoint(str(folder)).vae for folder in (given, tmp_path / "shapes"))
+    assert first is not None and second is not None
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert first.config["scaling_factor"] == second.config["scaling_factor"]
+    assert not (tmp_path / "loss_vae.csv").exists()

@@ -14,7 +14,7 @@ from helpers import manifests as stamping
 from ebca.engines.contract import consistency, limits
 from ebca.engines.contract import manifest as manifests
 from ebca.errors import EngineError
-from ebca.plugins.energy_attention import VARIANTS, signature
+from ebca.plugins.energy_attention import GUIDED_VARIANTS, VARIANTS, signature
 
 
 @pytest.fixture(scope="module")
@@ -301,3 +301,40 @@ def test_the_op_is_the_one_of_its_contract() -> None:
     for variant, (inputs, outputs) in consistency.OP_VARIANTS.items():
         expected = signature(variant, 2, 48)
         assert (inputs, outputs) == (tuple(expected.inputs), tuple(expected.outputs))
+    assert tuple(consistency.GUIDED_VARIANTS) == GUIDED_VARIANTS
+    for variant, (inputs, outputs) in consistency.GUIDED_VARIANTS.items():
+        expected = signature(variant, 2, 48)
+        assert (inputs, outputs) == (tuple(expected.inputs), tuple(expected.outputs))
+
+
+# --- layers for subjects
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        (
+            {"biased": [0, 5, 7], "sources": [5]},
+            "subject_layers.biased is [0, 5, 7] instead of ascending indices below 7",
+        ),
+        ({"biased": [5, 0], "sources": [5]}, "subject_layers.biased is [5, 0]"),
+        ({"biased": [5, 5], "sources": [5]}, "subject_layers.biased is [5, 5]"),
+        ({"biased": [], "sources": []}, "subject_layers.biased is []"),
+        ({"biased": [5], "sources": []}, "subject_layers.sources is []"),
+        ({"biased": [0, 5], "sources": [6]}, "layer 6 is among the sources of subject_layers, but not biased"),
+        ({"biased": [0, 1], "sources": [0]}, "layers 0 and 1 of subject_layers have different sizes"),
+        ({"biased": [1, 2], "sources": [1]}, "has no variant 'attention_guided'"),
+        ({"biased": [-1], "sources": [-1]}, "unet.subject_layers.biased[0] is -1 instead of an integer"),
+        ({"biased": [True], "sources": [0]}, "unet.subject_layers.biased[0] is true instead of an integer"),
+        ({"biased": [0]}, "unet.subject_layers.sources is missing"),
+        ([0, 5], "unet.subject_layers is a list instead of an object"),
+    ],
+)
+def test_layers_for_subjects_that_cannot_be_are_refused(refused: Refused, layers: Any, message: str) -> None:
+    assert message in refused(lambda data: data["unet"].update(subject_layers=layers))
+
+
+def test_a_manifest_without_layers_for_subjects_is_fine(data: dict[str, Any]) -> None:
+    for change in ({"subject_layers": None}, {}):
+        unet = {name: value for name, value in data["unet"].items() if name != "subject_layers"} | change
+        assert manifests.parse(stamping.stamped({**data, "unet": unet})).unet.subject_layers is None
