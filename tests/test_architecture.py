@@ -144,7 +144,7 @@ def uses(path: Path, name: str) -> bool:
 def package() -> dict[str, Path]:
     """Every module of the package by name."""
     paths = (path for folder in ("src", *FOLDERS) for path in modules(folder))
-    return {module_name(path): path for path in paths if "cpp" not in path.parts}
+    return {module_name(path): path for path in paths if "cpp" not in path.relative_to(ROOT).parts}
 
 
 def room_of(module: str) -> str:
