@@ -80,9 +80,9 @@ class Clip:
         import torch
 
         limit = self._model.config.text_config.max_position_embeddings
-        tokens = self._tokenizer(
-            list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt"
-        ).to(self._device)
+        tokens = self._tokenizer(list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt").to(
+            self._device
+        )
         with torch.inference_mode():
             pooled = self._model.text_model(
                 input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]

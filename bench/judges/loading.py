@@ -58,7 +58,9 @@ def loaded(name: str, kind: str, expected: str, load: Callable[[], T]) -> T:
         with quiet(), _without_bars():
             found = AutoConfig.from_pretrained(name).model_type
             if found != expected:
-                raise ModelError(f"'{name}' is no {kind} but of the type '{found}'", f"name one of the type '{expected}'")
+                raise ModelError(
+                    f"'{name}' is no {kind} but of the type '{found}'", f"name one of the type '{expected}'"
+                )
             return load()
     except ModelError:
         raise
