@@ -86,8 +86,8 @@ def _remedy(name: str) -> str:
     if Path(name).is_dir():
         return "download it again, or name another folder"
     return (
-        "check the name, the network and HF_HUB_OFFLINE; or download it where there is a network, and give the folder's "
-        "path"
+        "check the name, the network and HF_HUB_OFFLINE; or download it where there is a network, and give the path of "
+        "its folder"
     )
 
 

@@ -8,12 +8,12 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from helpers.judges import SIDE, write_captioner, write_clip
 from PIL import Image
 
 from ebca.bench.judges.captioner import Captioner
 from ebca.bench.judges.clip import Clip, unit
 from ebca.errors import BackendError, ModelError
-from helpers.judges import SIDE, write_captioner, write_clip
 
 WORDS = ("a", "red", "blue", "circle", "square", "and")
 
