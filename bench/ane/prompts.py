@@ -13,13 +13,22 @@ from ebca.errors import ParameterError
 SUBSETS = ("animals", "animals_objects", "objects")
 """Two animals; an animal and a coloured object; two coloured objects."""
 
-ANIMALS = tuple(
-    ["cat", "dog", "bird", "bear", "lion", "horse", "elephant", "monkey", "frog", "turtle", "rabbit", "mouse"]
+ANIMALS = ("cat", "dog", "bird", "bear", "lion", "horse", "elephant", "monkey", "frog", "turtle", "rabbit", "mouse")
+OBJECTS = (
+    "backpack",
+    "glasses",
+    "crown",
+    "suitcase",
+    "chair",
+    "balloon",
+    "bow",
+    "car",
+    "bowl",
+    "bench",
+    "clock",
+    "apple",
 )
-OBJECTS = tuple(
-    ["backpack", "glasses", "crown", "suitcase", "chair", "balloon", "bow", "car", "bowl", "bench", "clock", "apple"]
-)
-COLORS = tuple(["red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "gray", "black", "white"])
+COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "gray", "black", "white")
 
 # What an animal wears, rather than stands beside.
 _WORN = ("crown", "bow", "glasses", "backpack")

@@ -1,6 +1,6 @@
 """Load a judge through transformers, with errors of one line."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,14 +10,12 @@ from ebca.errors import BackendError, ModelError
 
 T = TypeVar("T")
 
-_NEEDED = ("torch", "transformers")
 
-
-def check_packages(what: str) -> None:
-    """Raise BackendError unless PyTorch and transformers are installed; `what` is the benchmark that needs them."""
-    missing = [name for name in _NEEDED if find_spec(name) is None]
+def check_packages(what: str, needed: Sequence[str] = ("torch", "transformers")) -> None:
+    """Raise BackendError unless these packages are installed; `what` needs them."""
+    missing = [name for name in needed if find_spec(name) is None]
     if missing:
-        raise BackendError(f"{what} needs {' and '.join(missing)}", 'run `pip install "ebca[bench]"`')
+        raise BackendError(f"{what} needs {', '.join(missing)}", 'run `pip install "ebca[bench]"`')
 
 
 def check_device(device: str) -> None:
