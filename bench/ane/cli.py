@@ -21,8 +21,8 @@ CAPTIONER = "Salesforce/blip-image-captioning-base"
 
 _DESCRIPTION = """\
 Make images of prompts that name two things, such as "a cat and a dog", with several methods: base (gammas of 0, no
-subjects), ebcu (the context update with the given gammas), exclusive (both things are subjects), and both. Score them as
-Attend-and-Excite does: similarity of image and prompt, of image and the worse half of the prompt (CLIP), and of a
+subjects), ebcu (the context update with the given gammas), exclusive (both things are subjects), and both. Score them
+as Attend-and-Excite does: similarity of image and prompt, of image and the worse half of the prompt (CLIP), and of a
 caption and the prompt (BLIP, then CLIP).
 """
 
@@ -146,7 +146,7 @@ def _judge(args: argparse.Namespace, device: str) -> Judge:
 
 
 def _slowest(compared: Sequence[Method]) -> Method:
-    """The method whose time stands for all: the last, which does the most."""
+    """The method whose time stands for all, so that the estimate is not too low: the last does the most."""
     return compared[-1]
 
 

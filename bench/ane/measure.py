@@ -223,7 +223,7 @@ def _images(folder: Folder, maker: _Maker, method: Method, prompt: Prompt, seeds
     absent = [seed for seed, image in found.items() if image is None]
     if absent:
         for seed, image in zip(absent, maker.make(method, prompt, absent), strict=True):
-            folder.keep(method, prompt, seed, image, {"prompt": prompt.text, "seed": seed, "method": method.to_json()})
+            folder.keep(method, prompt, seed, image)
             found[seed] = image
     return [image for image in found.values() if image is not None]
 
