@@ -76,11 +76,10 @@ class Folder:
         except (OSError, SyntaxError, ValueError):
             return None
 
-    def keep(
-        self, method: Method, prompt: Prompt, seed: int, image: Image.Image, parameters: Mapping[str, Any]
-    ) -> None:
+    def keep(self, method: Method, prompt: Prompt, seed: int, image: Image.Image) -> None:
         """Write an image down, unless images are not kept."""
         if self._with_images:
+            parameters = {**_facts(method, prompt, seed), "method": method.to_json()}
             save_image(image, self._file(method, prompt, seed), parameters)
 
     def _file(self, method: Method, prompt: Prompt, seed: int) -> Path:

@@ -26,26 +26,10 @@ from ebca.bench.judges.clip import Clip
 from ebca.errors import CancelledError, ParameterError
 from ebca.runtime.engine import Engine
 
-WORDS = [
-    "a",
-    "an",
-    "and",
-    "red",
-    "blue",
-    "green",
-    "yellow",
-    "circle",
-    "square",
-    "star",
-    "triangle",
-    "photo",
-    "image",
-    "of",
-    "drawing",
-    "painting",
-    "good",
-    "bad",
-]
+WORDS = (
+    *("a", "an", "and", "red", "blue", "green", "yellow", "circle", "square", "star", "triangle"),
+    *("photo", "image", "of", "drawing", "painting", "good", "bad"),
+)
 TEXTS = ["a red circle and a blue square", "a green star and a yellow triangle"]
 PROMPTS = {"objects": [parse("objects", text) for text in TEXTS]}
 METHODS = (Method("base"), Method("exclusive", subjects=True))

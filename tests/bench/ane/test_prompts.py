@@ -1,6 +1,7 @@
 """Prompts that name two things."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ def test_our_list_has_the_structure_of_the_original() -> None:
     assert len(set(texts)) == 276 and texts == [prompt.text for found in own().values() for prompt in found]
     for text in texts:
         words = text.split()
-        for article, word in zip(words, words[1:], strict=False):
+        for article, word in pairwise(words):
             if article in ("a", "an"):
                 assert (article == "an") == (word[0] in "aeiou"), text
     for prompt in prompts["objects"]:
