@@ -58,7 +58,7 @@ class Score:
 
     full: cosine of the image and the prompt.
     first, second: cosine of the image and each half of the prompt.
-    caption: cosine of the text and the prompt.
+    caption: cosine of the caption and the prompt.
     text: what the captioner says.
     """
 
@@ -122,8 +122,8 @@ class Judge:
         seen = self._clip.images(images) @ wanted.T
         said = self._clip.texts(texts) @ wanted[0]
         return [
-            Score(*map(float, row), caption=float(value), text=text)
-            for row, value, text in zip(seen, said, texts, strict=True)
+            Score(float(full), float(first), float(second), float(caption), text)
+            for (full, first, second), caption, text in zip(seen, said, texts, strict=True)
         ]
 
     def _direction(self, text: str) -> np.ndarray:
