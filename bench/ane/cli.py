@@ -11,7 +11,7 @@ from ebca.bench.ane.prompts import SUBSETS, chosen, own, read
 from ebca.bench.ane.scores import Judge
 from ebca.bench.judges.captioner import Captioner
 from ebca.bench.judges.clip import Clip
-from ebca.bench.judges.loading import check_device, check_packages
+from ebca.bench.judges.loading import check_packages
 from ebca.errors import ParameterError
 from ebca.runtime.cli.options import add_machine
 
@@ -140,8 +140,6 @@ def _check(args: argparse.Namespace) -> None:
 
 def _judge(args: argparse.Namespace, device: str) -> Judge:
     where = args.judge_device or device
-    if not args.estimate:
-        check_device(where)
     return Judge(lambda: Clip.load(args.clip, where), lambda: Captioner.load(args.captioner, where).captions)
 
 
