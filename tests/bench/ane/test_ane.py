@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from helpers.judges import write_captioner, write_clip
+from helpers.judges import one_thread, write_captioner, write_clip
 from PIL import Image
 
 from ebca.bench import cli
@@ -41,6 +41,12 @@ class Models(NamedTuple):
 
     clip: str
     captioner: str
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_threads() -> Iterator[None]:
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")
