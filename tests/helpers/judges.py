@@ -60,7 +60,8 @@ def write_captioner(folder: Path, words: Sequence[str]) -> Path:
     # As in the published captioner, whose token for the start of a caption is not among BERT's.
     BertTokenizerFast(tokenizer_object=tokenizer, additional_special_tokens=["[DEC]"]).save_pretrained(folder)
     text = {
-        **_LAYERS, "initializer_range": 0.5, "vocab_size": len(vocabulary), "max_position_embeddings": 64, "encoder_hidden_size": 16,
+        **_LAYERS, "initializer_range": 0.5, "encoder_hidden_size": 16,
+        "vocab_size": len(vocabulary), "max_position_embeddings": 64,
         "bos_token_id": vocabulary["[DEC]"], "sep_token_id": vocabulary["[SEP]"], "eos_token_id": vocabulary["[SEP]"],
         "pad_token_id": vocabulary["[PAD]"],
     }  # fmt: skip
