@@ -26,6 +26,7 @@ _BENCHMARKS: Final[Mapping[str, _Benchmark]] = {
     "startup": _Benchmark("ebca.bench.startup"),
     "alignment": _Benchmark("ebca.bench.alignment.cli", reads_images=True),
     "tasks": _Benchmark("ebca.bench.tasks.cli", reads_images=True),
+    "edit": _Benchmark("ebca.bench.edit.cli", reads_images=True),
 }
 
 

@@ -99,12 +99,8 @@ def _bare(text: str) -> str:
     return rest if rest and first.lower() in _ARTICLES else text.strip()
 
 
-def evaluations(methods: Sequence[str], steps: int, contexts: int) -> dict[str, int]:
-    """How many evaluations of one row, main context, an image takes: the inversion's and those of each method.
-
-    Guidance doubles the rows of a generation. `contexts` counts the main one; more contexts take more cross-attention,
-    which is counted in `cross`.
-    """
+def evaluations(methods: Sequence[str], steps: int) -> tuple[int, int]:
+    """How many evaluations an image takes: those of inversions, of one row, and those of generations, of two."""
+    # The plain inversion of swap, and the one that both others start from.
     inversions = len({method == SWAP for method in methods})
-    extra = sum(2 * steps * (contexts - 1) for method in methods if method != SWAP)
-    return {"inversion": inversions * (steps - 1), "generation": len(methods) * 2 * steps, "cross": extra}
+    return inversions * (steps - 1), len(methods) * steps
