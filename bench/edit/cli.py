@@ -8,7 +8,7 @@ from typing import Any
 from ebca import console
 from ebca.bench import options
 from ebca.bench.alignment.journal import Journal
-from ebca.bench.edit.cases import Case, load_object, make_case, read_cases
+from ebca.bench.edit.cases import Case, load_image, load_object, make_case, read_cases
 from ebca.bench.edit.judging import Judge, clip_judge, dino_judge, judge, lpips_judge, missing
 from ebca.bench.edit.making import Edits, Item, guard
 from ebca.bench.edit.recipes import DEFAULT_RECIPE, METHODS, RECIPES, SWAP, Settings, evaluations
@@ -26,9 +26,9 @@ CLIP, DINO = "openai/clip-vit-base-patch32", "facebook/dino-vitb8"
 _MILLISECONDS = 7.2
 
 _DESCRIPTION = """\
-Edit real images by DDIM inversion with several methods: swap (generated with the target text), ebcq (the source text and
-editing prompts) and ebcq-update (the contexts of the editing prompts are updated). Judge them as pix2pix-zero does: CLIP
-accuracy, LPIPS of the background, and the structure distance of a DINO ViT.
+Edit real images by DDIM inversion with several methods: swap (generated with the target text), ebcq (the source text
+and editing prompts) and ebcq-update (the contexts of the editing prompts are updated). Judge them as pix2pix-zero
+does: CLIP accuracy, LPIPS of the background, and the structure distance of a DINO ViT.
 """
 
 _EXAMPLES = """examples:
@@ -46,8 +46,8 @@ def parser() -> argparse.ArgumentParser:
     options.add_engine(p)
     what = p.add_argument_group("cases")
     what.add_argument("--cases", type=console.path, metavar="FILE.json",
-                      help="a list of objects: name, images (folder), source, target; optional: masks (folder), recipe, "
-                      "add, remove")  # fmt: skip
+                      help="a list of objects: name, images (folder), source, target; optional: masks (folder), "
+                      "recipe, add, remove")  # fmt: skip
     what.add_argument("--images", type=console.path, metavar="DIR", help="a folder of images, instead of --cases")
     what.add_argument("--source", metavar="TEXT", help="what they show")
     what.add_argument("--target", metavar="TEXT", help="what they should show")
@@ -117,11 +117,11 @@ def _run(args: argparse.Namespace) -> int:
     with options.opened_engine(args) as (engine, line):
         # Missing judges must not be noticed after hours of edits.
         judges = _judges(args, engine)
-        guard(args.output, engine, cases, settings)
-        journal = Journal(args.output / "journal.jsonl")
         with engine.session() as session:
             size = (session.width, session.height)
-        _check_masks(cases, size)
+        _check_files(cases, size)
+        guard(args.output, engine, cases, settings)
+        journal = Journal(args.output / "journal.jsonl")
         edits = Edits(args.output, journal)
         progress = _Progress(line, items, edits, judges, journal)
         edits.make(engine, items, settings, args.batch_size, size, progress)
@@ -191,9 +191,11 @@ def _judges(args: argparse.Namespace, engine: Engine) -> list[Judge]:
     return judges
 
 
-def _check_masks(cases: Sequence[Case], size: tuple[int, int]) -> None:
-    """Read every mask now, rather than after hours of edits."""
+def _check_files(cases: Sequence[Case], size: tuple[int, int]) -> None:
+    """Read every image and mask now, rather than after hours of edits."""
     for case in cases:
+        for image in case.images:
+            load_image(image, size)
         for mask in case.masks or ():
             load_object(mask, size)
 
@@ -216,6 +218,6 @@ def _estimate(images: int, methods: Sequence[str], steps: int) -> None:
         f"{images * generations} of two rows (generations with guidance)"
     )
     print(
-        f"about {seconds / 60:.0f} min if an evaluation of two rows takes {_MILLISECONDS} ms (SD 1.5 size, 512 x 512, float16, "
-        "one H200, without editing prompts); editing prompts, VAE and judges come on top"
+        f"about {seconds / 60:.0f} min if an evaluation of two rows takes {_MILLISECONDS} ms (SD 1.5 size, 512 x 512, "
+        "float16, one H200, without editing prompts); editing prompts, VAE and judges come on top"
     )

@@ -9,8 +9,8 @@ from ebca.runtime.conditioning.edits import Edit
 from ebca.runtime.conditioning.schedules import Schedule
 
 SWAP, EBCQ, EBCQ_UPDATE = METHODS = ("swap", "ebcq", "ebcq-update")
-"""DDIM inversion with the source text in all three. swap: generation with the target text. ebcq: generation with the source
-text and editing prompts. ebcq-update: the same, and the contexts of the editing prompts are updated."""
+"""DDIM inversion with the source text in all three. swap: generation with the target text. ebcq: generation with the
+source text and editing prompts. ebcq-update: the same, and the contexts of the editing prompts are updated."""
 
 _ARTICLES = ("a", "an", "the")
 

@@ -1,8 +1,8 @@
 """DINO: how much the structure of an image has changed.
 
-The structure distance of Splice (Tumanyan et al. 2022), which pix2pix-zero reports: the keys of the last attention layer of
-a DINO ViT, heads concatenated, class token included, give each image a matrix of cosine similarities between its tokens. The
-distance is the mean squared difference of two such matrices.
+The structure distance of Splice (Tumanyan et al. 2022), which pix2pix-zero reports. The keys of the last attention
+layer of a DINO ViT, heads concatenated, class token included, give each image a matrix of cosine similarities between
+its tokens. The distance is the mean squared difference of two such matrices.
 """
 
 from __future__ import annotations

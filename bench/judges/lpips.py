@@ -66,8 +66,8 @@ class Lpips:
         Args:
             before, after: the pairs.
             objects: for each pair None for the whole image, or bool [H,W], True inside the object. The object is made
-                grey in both images, so that a change in it cannot reach the background through the receptive fields of the
-                net, and the map of distances is averaged outside it.
+                grey in both images, so that a change in it cannot reach the background through the receptive fields of
+                the net, and the map of distances is averaged outside it.
         """
         pairs = zip(before, after, objects, strict=True)
         return np.array([self._distance(a, b, inside) for a, b, inside in pairs], np.float64)
