@@ -7,8 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from ebca.bench.judges.loading import check_device, check_packages, loaded
-from ebca.errors import ModelError
+from ebca.bench.judges.loading import check_complete, check_device, check_packages, loaded
 
 _BATCH = 32
 _MOST_TOKENS = 40
@@ -47,17 +46,14 @@ class Captioner:
             from transformers import AutoTokenizer, BlipForConditionalGeneration, BlipImageProcessor
 
             model, told = BlipForConditionalGeneration.from_pretrained(name, dtype="float32", output_loading_info=True)
-            if told["missing_keys"]:
-                raise ModelError(
-                    f"the captioner '{name}' lacks weights, such as {min(told['missing_keys'])}", "download it again"
-                )
+            check_complete(model, told, name, "captioner")
             processor = BlipImageProcessor.from_pretrained(name)
             return cls(model.to(device).eval(), processor, AutoTokenizer.from_pretrained(name), device)
 
         return loaded(name, "captioner", "blip", load)
 
     def captions(self, images: Sequence[Image.Image]) -> list[str]:
-        """One caption per image, chosen greedily, so that the same image always has the same."""
+        """One caption per image, chosen greedily, so that captions can be reproduced."""
         rgb = [image.convert("RGB") for image in images]
         return [text for at in range(0, len(rgb), _BATCH) for text in self._captions(rgb[at : at + _BATCH])]
 

@@ -8,8 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from ebca.bench.judges.loading import check_device, check_packages, loaded
-from ebca.errors import ModelError
+from ebca.bench.judges.loading import check_complete, check_device, check_packages, loaded
 
 T = TypeVar("T")
 
@@ -49,10 +48,7 @@ class Clip:
             from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizerFast
 
             model, told = CLIPModel.from_pretrained(name, dtype="float32", output_loading_info=True)
-            if told["missing_keys"]:
-                raise ModelError(
-                    f"the CLIP model '{name}' lacks weights, such as {min(told['missing_keys'])}", "download it again"
-                )
+            check_complete(model, told, name, "CLIP model")
             processor = CLIPImageProcessor.from_pretrained(name)
             tokenizer = CLIPTokenizerFast.from_pretrained(name)
             return cls(model.to(device).eval(), processor, tokenizer, device)

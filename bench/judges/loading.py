@@ -1,23 +1,21 @@
 """Load a judge through transformers, with errors of one line."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ebca.errors import BackendError, ModelError
 
 T = TypeVar("T")
 
-_NEEDED = ("torch", "transformers")
 
-
-def check_packages(what: str) -> None:
-    """Raise BackendError unless PyTorch and transformers are installed; `what` is the benchmark that needs them."""
-    missing = [name for name in _NEEDED if find_spec(name) is None]
+def check_packages(what: str, needed: Sequence[str] = ("torch", "transformers")) -> None:
+    """Raise BackendError unless these packages are installed; `what` needs them."""
+    missing = [name for name in needed if find_spec(name) is None]
     if missing:
-        raise BackendError(f"{what} needs {' and '.join(missing)}", 'run `pip install "ebca[bench]"`')
+        raise BackendError(f"{what} needs {', '.join(missing)}", 'run `pip install "ebca[bench]"`')
 
 
 def check_device(device: str) -> None:
@@ -67,6 +65,19 @@ def loaded(name: str, kind: str, expected: str, load: Callable[[], T]) -> T:
     # The libraries raise OSError, ValueError, KeyError and errors of their own for the same few reasons.
     except Exception as error:
         raise ModelError(f"cannot load the {kind} '{name}': {_first_line(error)}", _remedy(name)) from None
+
+
+def check_complete(model: Any, told: Mapping[str, Iterable[str]], name: str, kind: str) -> None:
+    """Raise ModelError if weights were missing, which transformers fills with random numbers.
+
+    Args:
+        model: a PyTorch module, which names weights that are tied to each other once.
+        told: what `from_pretrained` says about loading it.
+        name, kind: as for `loaded`.
+    """
+    absent = {key for key, _ in model.named_parameters()} & set(told["missing_keys"])
+    if absent:
+        raise ModelError(f"the {kind} '{name}' lacks weights, such as {min(absent)}", "download it again")
 
 
 @contextmanager

@@ -12,8 +12,6 @@ from transformers import (
     BlipForConditionalGeneration,
     CLIPConfig,
     CLIPModel,
-    ViTConfig,
-    ViTModel,
 )
 
 from ebca.export.checkpoint.word_tokenizer import write_word_tokenizer
@@ -70,14 +68,3 @@ def write_captioner(folder: Path, words: Sequence[str]) -> Path:
 
 def _write(path: Path, value: dict[str, object]) -> None:
     path.write_text(json.dumps(value), encoding="utf-8")
-
-
-def write_dino(folder: Path) -> Path:
-    """A ViT with images of 32 x 32 pixels in 16 patches."""
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(0)
-    config = ViTConfig(**_LAYERS, image_size=SIDE, patch_size=8)
-    ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
-    image = {"image_processor_type": "ViTImageProcessor", "size": {"height": SIDE, "width": SIDE}}
-    _write(folder / "preprocessor_config.json", image)
-    return folder

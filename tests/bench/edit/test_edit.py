@@ -12,7 +12,8 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from helpers.judges import write_clip, write_dino
+from helpers.dino import write_dino
+from helpers.judges import write_clip
 from PIL import Image, ImageDraw
 
 import ebca
@@ -255,7 +256,7 @@ def test_cases_of_a_file(
 def test_wrong_commands_are_one_line(
     words: list[str], drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     (tmp_path / "empty").mkdir()
     (tmp_path / "white").mkdir()
     Image.new("L", (64, 64)).save(tmp_path / "empty" / "9.png")

@@ -9,7 +9,8 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from helpers.judges import SIDE, write_clip, write_dino
+from helpers.dino import SIDE, write_dino
+from helpers.judges import write_clip
 from PIL import Image
 
 from ebca.bench.judges import lpips
@@ -95,7 +96,7 @@ def test_distances_of_pairs(folder: Path) -> None:
 
 
 def test_wrong_dinos_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match="cannot load the DINO ViT 'nobody/nothing'"):
         Dino.load("nobody/nothing")
     with pytest.raises(ModelError, match="of the type 'clip'"):

@@ -1,5 +1,6 @@
 """CLIP and the captioner, with random weights."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -104,3 +105,16 @@ def test_a_device_that_is_not_there_is_one_line(folder: Path) -> None:
     for device in ("cuda:99", "tpu-like"):
         with pytest.raises(BackendError, match=f"cannot use the device '{device}' for the judges: .*; give cpu"):
             Clip.load(str(folder), device)
+
+
+def test_missing_weights_are_refused(folder: Path, tmp_path: Path) -> None:
+    """transformers would fill them with random numbers."""
+    from safetensors.torch import load_file, save_file
+
+    copy = tmp_path / "clip"
+    shutil.copytree(folder, copy)
+    weights = load_file(copy / "model.safetensors")
+    del weights["text_projection.weight"]
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacks weights, such as text_projection\.weight; download it again"):
+        Clip.load(str(copy))
