@@ -152,6 +152,26 @@ def load_object(file: Path, size: tuple[int, int]) -> np.ndarray:
     return inside
 
 
+def check_files(case: Case) -> None:
+    """Read every image and mask of a case now, rather than after hours of edits.
+
+    Raises:
+        ParameterError: one cannot be read, or a mask has another size than its image, so that they may not be cut alike,
+            or leaves no background.
+    """
+    for number, file in enumerate(case.images):
+        size = opened("image", file).size
+        if case.masks is not None:
+            mask = case.masks[number]
+            found = opened("mask", mask).size
+            if found != size:
+                raise ParameterError(
+                    f"the mask '{mask}' has {found[0]} x {found[1]} pixels and its image {size[0]} x {size[1]}",
+                    "give them the same size",
+                )
+            load_object(mask, size)
+
+
 def digest(file: Path) -> str:
     """The SHA-256 of a file.
 

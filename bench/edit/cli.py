@@ -8,7 +8,7 @@ from typing import Any
 from ebca import console
 from ebca.bench import options
 from ebca.bench.alignment.journal import Journal
-from ebca.bench.edit.cases import Case, load_image, load_object, make_case, read_cases
+from ebca.bench.edit.cases import Case, check_files, make_case, read_cases
 from ebca.bench.edit.judging import Judge, clip_judge, dino_judge, judge, lpips_judge, missing
 from ebca.bench.edit.making import Edits, Item, guard
 from ebca.bench.edit.recipes import DEFAULT_RECIPE, METHODS, RECIPES, SWAP, Settings, evaluations
@@ -119,7 +119,8 @@ def _run(args: argparse.Namespace) -> int:
         judges = _judges(args, engine)
         with engine.session() as session:
             size = (session.width, session.height)
-        _check_files(cases, size)
+        for case in cases:
+            check_files(case)
         guard(args.output, engine, cases, settings)
         journal = Journal(args.output / "journal.jsonl")
         edits = Edits(args.output, journal)
@@ -169,7 +170,7 @@ def _cases(args: argparse.Namespace) -> list[Case]:
         lacking = [name for name, value in single.items() if not value]
         if lacking:
             raise ParameterError(f"--{lacking[0]} is missing", "give --cases, or --images, --source and --target")
-        entries = [{"name": args.images.name, **single, "masks": args.masks}]
+        entries = [{"name": args.images.resolve().name or "images", **single, "masks": args.masks}]
     cases = [make_case(entry, args.recipe, args.count) for entry in entries]
     return [replace(case, recipe=case.recipe.replaced(
         alpha=args.alpha,
@@ -189,15 +190,6 @@ def _judges(args: argparse.Namespace, engine: Engine) -> list[Judge]:
     if lpips.available():
         judges.insert(1, lpips_judge(lpips.Lpips.load(args.lpips_net, device), args.lpips_net))
     return judges
-
-
-def _check_files(cases: Sequence[Case], size: tuple[int, int]) -> None:
-    """Read every image and mask now, rather than after hours of edits."""
-    for case in cases:
-        for image in case.images:
-            load_image(image, size)
-        for mask in case.masks or ():
-            load_object(mask, size)
 
 
 def _results(

@@ -259,15 +259,18 @@ def test_wrong_commands_are_one_line(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     (tmp_path / "empty").mkdir()
     (tmp_path / "white").mkdir()
+    (tmp_path / "small").mkdir()
     Image.new("L", (64, 64)).save(tmp_path / "empty" / "9.png")
     for i in range(COUNT):
-        Image.new("L", (64, 64), 255).save(tmp_path / "white" / f"{i}.png")
+        Image.new("L", (96, 64), 255).save(tmp_path / "white" / f"{i}.png")
+        Image.new("L", (64, 64)).save(tmp_path / "small" / f"{i}.png")
     for more, message in (
         (["--clip", "nobody/clip"], "cannot load the CLIP model 'nobody/clip'"),
         (["--dino", "nobody/dino"], "cannot load the DINO ViT 'nobody/dino'"),
         (["--images", str(tmp_path / "none")], "there is no folder"),
         (["--masks", str(tmp_path / "empty")], "'0.png' has no mask"),
         (["--masks", str(tmp_path / "white")], "leaves no background"),
+        (["--masks", str(tmp_path / "small")], "has 64 x 64 pixels and its image 96 x 64"),
         (["--alpha", "1", "2", "3"], "3 values of alpha"),
         (["--steps", "1"], "steps are 1"),
         (["--count", "0"], "--count is 0"),
