@@ -156,7 +156,7 @@ def check_files(case: Case) -> None:
     """Read every image and mask of a case now, rather than after hours of edits.
 
     Raises:
-        ParameterError: one cannot be read, or a mask has another size than its image, so that they may not be cut alike,
+        ParameterError: one cannot be read; a mask has another size than its image, so that they may not be cut alike,
             or leaves no background.
     """
     for number, file in enumerate(case.images):
