@@ -10,7 +10,7 @@ from PIL import Image
 from ebca.bench.judges.loading import check_complete, check_device, check_packages, loaded
 
 _BATCH = 32
-_MOST_TOKENS = 40
+_MOST_TOKENS = 30
 
 
 class Captioner:

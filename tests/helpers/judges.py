@@ -1,7 +1,8 @@
 """Tiny judges with random weights, as folders that transformers loads."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -18,6 +19,15 @@ from ebca.export.checkpoint.word_tokenizer import write_word_tokenizer
 
 SIDE = 32
 _LAYERS = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread: several, on networks as small as these, mostly wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def write_clip(folder: Path, words: Sequence[str], *, projection: int = 24) -> Path:
@@ -50,16 +60,20 @@ def write_captioner(folder: Path, words: Sequence[str]) -> Path:
     # As in the published captioner, whose token for the start of a caption is not among BERT's.
     BertTokenizerFast(tokenizer_object=tokenizer, additional_special_tokens=["[DEC]"]).save_pretrained(folder)
     text = {
-        **_LAYERS, "vocab_size": len(vocabulary), "max_position_embeddings": 64, "encoder_hidden_size": 16,
+        **_LAYERS, "initializer_range": 0.5, "encoder_hidden_size": 16,
+        "vocab_size": len(vocabulary), "max_position_embeddings": 64,
         "bos_token_id": vocabulary["[DEC]"], "sep_token_id": vocabulary["[SEP]"], "eos_token_id": vocabulary["[SEP]"],
         "pad_token_id": vocabulary["[PAD]"],
     }  # fmt: skip
-    config = BlipConfig(text_config=text, vision_config={**_LAYERS, "image_size": SIDE, "patch_size": 8})
+    # Large random weights, so that images and positions matter.
+    vision = {**_LAYERS, "initializer_range": 1.0, "image_size": SIDE, "patch_size": 8}
+    config = BlipConfig(text_config=text, vision_config=vision)
     torch.manual_seed(0)
     model = BlipForConditionalGeneration(config)
     with torch.no_grad():
-        # Words, rather than an end at once.
-        model.text_decoder.cls.predictions.bias[: len(special)] = -10.0
+        # No special token but the end.
+        model.text_decoder.cls.predictions.bias[: len(special)] = -100.0
+        model.text_decoder.cls.predictions.bias[vocabulary["[SEP]"]] = 0.0
     model.save_pretrained(folder)
     image = {"image_processor_type": "BlipImageProcessor", "size": {"height": SIDE, "width": SIDE}}
     _write(folder / "preprocessor_config.json", {**image, "processor_class": "BlipProcessor"})

@@ -65,8 +65,8 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def words(drawn: Path, judges: tuple[Path, Path]) -> list[str]:
-    """The command line without an output folder."""
+def words(drawn: Path, judges: tuple[Path, Path], engine: ebca.Engine) -> list[str]:
+    """The command line without an output folder. The engine is prepared, so that no line says so."""
     return [
         *("edit", "--engine", "shapes", "--backend", "onnxruntime", "--device", "cpu", "--steps", "3"),
         *("--images", str(drawn / "images"), "--source", SOURCE, "--target", TARGET, "--masks", str(drawn / "masks")),

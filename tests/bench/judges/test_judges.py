@@ -1,6 +1,7 @@
 """CLIP and the captioner, with random weights."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from helpers.judges import SIDE, write_captioner, write_clip
+from helpers.judges import SIDE, one_thread, write_captioner, write_clip
 from PIL import Image
 
 from ebca.bench.judges.captioner import Captioner
@@ -17,6 +18,12 @@ from ebca.bench.judges.clip import Clip, unit
 from ebca.errors import BackendError, ModelError
 
 WORDS = ("a", "red", "blue", "circle", "square", "and")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_threads() -> Iterator[None]:
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +84,7 @@ def test_captions_are_the_same_again(tmp_path: Path) -> None:
     found = captioner.captions(images)
     assert len(found) == 3 and all(isinstance(text, str) and "[" not in text for text in found)
     assert {word for text in found for word in text.split()} <= set(WORDS)
+    assert len(set(found)) > 1
     assert captioner.captions(images) == found and captioner.captions([]) == []
 
 
