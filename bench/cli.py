@@ -27,6 +27,7 @@ _BENCHMARKS: Final[Mapping[str, _Benchmark]] = {
     "alignment": _Benchmark("ebca.bench.alignment.cli", reads_images=True),
     "ane": _Benchmark("ebca.bench.ane.cli"),
     "tasks": _Benchmark("ebca.bench.tasks.cli", reads_images=True),
+    "edit": _Benchmark("ebca.bench.edit.cli", reads_images=True),
 }
 
 

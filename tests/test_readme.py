@@ -28,7 +28,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCS = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))
 TOOLS = ("ebca-export", "ebca-run", "ebca-doctor", "ebca-bench")
 # Those with a command line of their own.
-BENCHMARKS = ("alignment", "ane", "tasks")
+BENCHMARKS = ("alignment", "ane", "edit", "tasks")
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -50,11 +50,13 @@ def commands() -> list[list[str]]:
 def parsers() -> dict[str, Callable[[], argparse.ArgumentParser]]:
     from ebca.bench.alignment.cli import parser as alignment_parser
     from ebca.bench.ane.cli import parser as ane_parser
+    from ebca.bench.edit.cli import parser as edit_parser
     from ebca.bench.latency.cli import parser as bench_parser
     from ebca.bench.tasks.cli import parser as tasks_parser
     from ebca.export.cli.arguments import parser as export_parser
 
-    made = (export_parser, run_parser, doctor.parser, bench_parser, alignment_parser, ane_parser, tasks_parser)
+    quality = (alignment_parser, ane_parser, edit_parser, tasks_parser)
+    made = (export_parser, run_parser, doctor.parser, bench_parser, *quality)
     return dict(zip((*TOOLS, *(f"ebca-bench {name}" for name in BENCHMARKS)), made, strict=True))
 
 
