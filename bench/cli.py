@@ -25,7 +25,9 @@ _BENCHMARKS: Final[Mapping[str, _Benchmark]] = {
     "latency": _Benchmark("ebca.bench.latency.cli"),
     "startup": _Benchmark("ebca.bench.startup"),
     "alignment": _Benchmark("ebca.bench.alignment.cli", reads_images=True),
+    "ane": _Benchmark("ebca.bench.ane.cli"),
     "tasks": _Benchmark("ebca.bench.tasks.cli", reads_images=True),
+    "edit": _Benchmark("ebca.bench.edit.cli", reads_images=True),
 }
 
 

@@ -103,11 +103,15 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "export": ("export.api",),
     # Prepares what it has exported, and compares backends.
     "export.cli": (*_ENGINE, *_EXPORT, "console", "runtime.diagnostics", "export.api"),
+    "bench.judges": ("errors", "export.quiet"),
     # Measures everything.
     "bench": (
         *(*_ENGINE, *_EXPORT, "console", "export", "export.api", "export.cli", "plugins.compile"),
-        *("runtime.cli", "runtime.diagnostics", "runtime.native"),
+        *("runtime.cli", "runtime.diagnostics", "runtime.native", "bench.judges"),
     ),
+    # Take statistics and the journal from `bench.alignment`.
+    "bench.ane": (*_ENGINE, "console", "runtime.cli", "bench.judges", "bench"),
+    "bench.edit": (*_ENGINE, "console", "runtime.cli", "bench.judges", "bench"),
 }
 
 

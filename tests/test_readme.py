@@ -27,6 +27,8 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCS = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))
 TOOLS = ("ebca-export", "ebca-run", "ebca-doctor", "ebca-bench")
+# Those with a command line of their own.
+BENCHMARKS = ("alignment", "ane", "edit", "tasks")
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -47,12 +49,15 @@ def commands() -> list[list[str]]:
 
 def parsers() -> dict[str, Callable[[], argparse.ArgumentParser]]:
     from ebca.bench.alignment.cli import parser as alignment_parser
+    from ebca.bench.ane.cli import parser as ane_parser
+    from ebca.bench.edit.cli import parser as edit_parser
     from ebca.bench.latency.cli import parser as bench_parser
     from ebca.bench.tasks.cli import parser as tasks_parser
     from ebca.export.cli.arguments import parser as export_parser
 
-    made = (export_parser, run_parser, doctor.parser, bench_parser, alignment_parser, tasks_parser)
-    return dict(zip((*TOOLS, "ebca-bench alignment", "ebca-bench tasks"), made, strict=True))
+    quality = (alignment_parser, ane_parser, edit_parser, tasks_parser)
+    made = (export_parser, run_parser, doctor.parser, bench_parser, *quality)
+    return dict(zip((*TOOLS, *(f"ebca-bench {name}" for name in BENCHMARKS)), made, strict=True))
 
 
 def test_the_readme_shows_the_tools() -> None:
@@ -64,7 +69,7 @@ def test_the_readme_shows_the_tools() -> None:
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_the_commands_are_accepted(words: list[str]) -> None:
     tool, arguments = words[0], words[1:]
-    if tool == "ebca-bench" and arguments[0] in ("alignment", "tasks"):
+    if tool == "ebca-bench" and arguments[0] in BENCHMARKS:
         tool, arguments = f"ebca-bench {arguments[0]}", arguments[1:]
     parsers()[tool]().parse_args(arguments)
 

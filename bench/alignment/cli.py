@@ -10,14 +10,14 @@ from ebca import console
 from ebca.bench import options
 from ebca.bench.alignment.effects import effects
 from ebca.bench.alignment.journal import Journal
-from ebca.bench.alignment.measure import BASE, Alignment, Method, Settings, measure, to_json
+from ebca.bench.alignment.measure import Alignment, Settings, measure, to_json
+from ebca.bench.alignment.methods import BASE, add_methods, add_settings, methods
 from ebca.bench.alignment.prompts import KINDS, SPLITS
 from ebca.bench.alignment.report import effects_json, markdown, print_effects, print_report, save_grid
 from ebca.errors import ParameterError
-from ebca.runtime.cli.options import add_energy, add_machine, gammas, number_or_schedule
+from ebca.runtime.cli.options import add_machine
 
 PROGRAM = "ebca-bench alignment"
-METHODS = (BASE, "ebcu", "exclusive", "both")
 
 _DESCRIPTION = """\
 Make images of coloured shapes from the same prompts and seeds with several methods: base (gammas of 0, no subjects),
@@ -42,8 +42,7 @@ def parser() -> argparse.ArgumentParser:
     p = options.command_line(PROGRAM, _DESCRIPTION, _EXAMPLES)
     options.add_engine(p, default="shapes")
     options.add_cases(p, SPLITS, "image", "images of each kind, method and sampling")
-    p.add_argument("--methods", nargs="+", choices=METHODS, default=[BASE, "exclusive"], metavar="METHOD",
-                   help=f"{', '.join(METHODS)} (default: base exclusive); all are compared with base")  # fmt: skip
+    add_methods(p, (BASE, "exclusive"))
     p.add_argument(
         "--kinds",
         nargs="+",
@@ -67,21 +66,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--markdown", type=console.path, nargs="+", metavar="FILE.json",
                    help="only print the tables of such files, in Markdown")  # fmt: skip
     options.add_grid(p, "all methods side by side, with the first scheduler and guidance scale", "prompts")
-    energy = add_energy(p)
-    energy.set_defaults(gamma_norm=[0.003])
-    energy.add_argument(
-        "--thing-upweight",
-        type=float,
-        default=1.0,
-        metavar="W",
-        help="factor of the attention step on the words for colours and shapes (default: 1)",
-    )
-    subjects = p.add_argument_group("exclusive attention", "Defaults are the runtime's.")
-    subjects.add_argument("--subject-exclusion", type=number_or_schedule, metavar="L",
-                          help="how strongly a subject is kept inside its place: a number or a schedule")  # fmt: skip
-    subjects.add_argument("--subject-balance", type=number_or_schedule, metavar="M",
-                          help="how strongly a weak subject is supported: a number or a schedule")  # fmt: skip
-    subjects.add_argument("--subject-window", type=float, metavar="S", help="size of a place, in sides of the image")
+    add_settings(p, "the words for colours and shapes")
     add_machine(p)
     return p
 
@@ -97,7 +82,7 @@ def _run(args: argparse.Namespace) -> int:
         for file in args.markdown:
             print(markdown(_read(file)))
         return 0
-    methods, every = _methods(args), _settings(args)
+    compared, every = methods(args), _settings(args)
     options.check_results(args)
     journal = Journal(None if args.json is None else args.json.with_name(f"{args.json.name}.progress"))
     alignments, inside = [], []
@@ -111,9 +96,9 @@ def _run(args: argparse.Namespace) -> int:
                 )
 
             keep = args.grid_rows if args.grid is not None and not number else 0
-            found = measure(engine, methods, settings, keep_images=keep, on_images=show, journal=journal)
+            found = measure(engine, compared, settings, keep_images=keep, on_images=show, journal=journal)
             alignments.append(found)
-            inside.append(effects(engine, methods, settings) if args.effects else None)
+            inside.append(effects(engine, compared, settings) if args.effects else None)
     runs = [
         to_json(found) | ({"effects": effects_json(moved)} if moved else {})
         for found, moved in zip(alignments, inside, strict=True)
@@ -130,27 +115,6 @@ def _run(args: argparse.Namespace) -> int:
         save_grid(alignments[0], args.grid)
     faults = [found for found in alignments if not _unchanged(found)]
     return 1 if faults else 0
-
-
-def _methods(args: argparse.Namespace) -> tuple[Method, ...]:
-    gamma_attn, gamma_norm = gammas(args)
-    update: dict[str, Any] = {
-        "gamma_attn": gamma_attn,
-        "gamma_norm": gamma_norm,
-        "norm_factor": args.norm_factor,
-        "thing_weight": args.thing_upweight,
-    }
-    exclusive: dict[str, Any] = {
-        "subjects": True,
-        "subject_exclusion": args.subject_exclusion,
-        "subject_balance": args.subject_balance,
-        "subject_window": args.subject_window,
-    }
-    fields: dict[str, dict[str, Any]] = {
-        BASE: {}, "ebcu": update, "exclusive": exclusive, "both": update | exclusive
-    }  # fmt: skip
-    # The base comes first: the others are compared with it.
-    return tuple(Method(name, **fields[name]) for name in METHODS if name in args.methods or name == BASE)
 
 
 def _settings(args: argparse.Namespace) -> list[Settings]:

@@ -25,11 +25,11 @@ class Journal:
             return
         with as_parameter_errors(path, "progress"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+            lines = path.read_text(encoding="ascii", errors="replace").splitlines() if path.exists() else []
         whole = [line for line in map(_parsed, lines) if line is not None]
         self._records = {line["key"]: line["record"] for line in whole}
         if len(whole) < len(lines):
-            # A line that was cut off, by a crash: another must not be appended to it.
+            # A line that was cut off by a crash, or damaged: another must not be appended to it.
             with as_parameter_errors(path, "progress"):
                 path.write_text("".join(map(_line, self._records, self._records.values())), encoding="utf-8")
 
@@ -63,8 +63,12 @@ def _line(name: str, record: Any) -> str:
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
+    # `_line` writes ASCII only.
+    if "\ufffd" in line:
+        return None
     try:
         found = json.loads(line)
     except ValueError:
         return None
-    return found if isinstance(found, dict) and {"key", "record"} <= found.keys() else None
+    sound = isinstance(found, dict) and {"key", "record"} <= found.keys() and isinstance(found["key"], str)
+    return found if sound else None

@@ -9,40 +9,16 @@ import numpy as np
 
 from ebca.bench.alignment.detector import Reading, read
 from ebca.bench.alignment.journal import Journal
+from ebca.bench.alignment.methods import Method
 from ebca.bench.alignment.prompts import KINDS, SPLITS, prompts
 from ebca.bench.alignment.readings import from_text, measures, to_text, vector
 from ebca.bench.alignment.scenes import SIZE, Scene
 from ebca.bench.alignment.statistics import Paired, compare
 from ebca.errors import CancelledError, ParameterError
-from ebca.runtime.conditioning.schedules import Gamma
-from ebca.runtime.conditioning.schedules import to_json as gamma_json
 from ebca.runtime.engine import Engine
 from ebca.runtime.images.outputs import to_bytes
 
-BASE = "base"
-_SUBJECT_SETTINGS = ("subject_exclusion", "subject_balance", "subject_window")
-
 OnImages = Callable[[int, int, str], bool | None]
-
-
-@dataclass(frozen=True)
-class Method:
-    """What differs between the images: arguments of `Session.generate`.
-
-    thing_weight: factor of gamma_attn on the words for colours and shapes.
-    subjects: every thing of the prompt is a subject, such as "red circle".
-    subject_exclusion, subject_balance, subject_window: as in `Session.generate`, whose default None leaves.
-    """
-
-    name: str
-    gamma_attn: Gamma = 0.0
-    gamma_norm: Gamma = 0.0
-    norm_factor: float = 1.0
-    thing_weight: float = 1.0
-    subjects: bool = False
-    subject_exclusion: Gamma | None = None
-    subject_balance: Gamma | None = None
-    subject_window: float | None = None
 
 
 @dataclass(frozen=True)
@@ -155,7 +131,7 @@ def to_json(alignment: Alignment) -> dict[str, Any]:
     """Settings, shares, paired differences, and every reading."""
     report: dict[str, Any] = {
         "settings": asdict(alignment.settings),
-        "methods": [_plain(method) for method in alignment.methods],
+        "methods": [method.to_json() for method in alignment.methods],
         "kinds": {},
     }
     for kind in alignment.settings.kinds:
@@ -202,10 +178,9 @@ def arguments(
     engine: Engine, method: Method, scenes: Sequence[Scene], seeds: Sequence[int], settings: Settings
 ) -> dict[str, Any]:
     """The arguments of `Session.generate` for these images."""
-    strengths = {name: getattr(method, name) for name in _SUBJECT_SETTINGS}
     subjects = {
         "subjects": [[f"{thing.color} {thing.shape}" for thing in scene.things] for scene in scenes],
-        **{name: value for name, value in strengths.items() if value is not None},
+        **method.strengths,
     }
     return {
         "prompt": [scene.caption() for scene in scenes],
@@ -232,7 +207,7 @@ class _Batches:
 
     def add(self, held: Images, method: Method, scenes: list[Scene], seeds: list[int], keep: int) -> None:
         """Add a batch to the images of its method, the first `keep` of them with their pixels."""
-        facts = {**self._facts, "method": _plain(method), "captions": [s.caption() for s in scenes], "seeds": seeds}
+        facts = {**self._facts, "method": method.to_json(), "captions": [s.caption() for s in scenes], "seeds": seeds}
         record = self._journal.get(facts)
         if record is None or keep:
             made = self._made(method, scenes, seeds)
@@ -264,9 +239,3 @@ def _weights(engine: Engine, method: Method, scenes: Sequence[Scene]) -> dict[st
     if len(found) != 1:
         raise ParameterError("the prompts of a batch do not have their words at the same positions")
     return dict.fromkeys(found.pop(), method.thing_weight)
-
-
-def _plain(method: Method) -> dict[str, Any]:
-    found = {name: getattr(method, name) for name in ("gamma_attn", "gamma_norm", *_SUBJECT_SETTINGS)}
-    gammas = {name: None if value is None else gamma_json(value) for name, value in found.items()}
-    return {**method.__dict__, **gammas}

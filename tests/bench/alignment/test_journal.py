@@ -34,6 +34,21 @@ def test_a_journal_continues_after_a_cut(tmp_path: Path) -> None:
     assert not file.exists()
 
 
+def test_damaged_lines_are_dropped(tmp_path: Path) -> None:
+    """A byte that is no text used to make the whole journal unreadable."""
+    file = tmp_path / "a.jsonl"
+    journal = Journal(file)
+    for i in range(4):
+        journal.add({"i": i}, "ä")
+    lines = file.read_bytes().splitlines(keepends=True)
+    lines[1] = lines[1].replace(b"00e4", b"00\xe44")
+    lines[2] = b'{"key": ["i", 2], "record": 1}\n'
+    file.write_bytes(b"".join(lines))
+    again = Journal(file)
+    assert [again.get({"i": i}) for i in range(4)] == ["ä", None, None, "ä"]
+    assert len(file.read_bytes().splitlines()) == 2
+
+
 def test_a_journal_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ParameterError, match="cannot be written"):

@@ -1,0 +1,1 @@
+"""Pretrained models that judge images: CLIP, and a captioner."""
