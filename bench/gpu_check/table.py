@@ -39,9 +39,10 @@ PARTS: Final = (
     Part("parts", 20, ("model",), "time of every segment and op"),
     Part("memory", 25, ("model",), "memory of the GPU by purpose"),
     Part("rivals", 110, ("model",), "time of PyTorch: plain, in a CUDA graph, compiled, with updates"),
-    Part("kernels", 65, (), "kernels against the float64 reference, and against PyTorch in time"),
+    Part("kernels", 55, (), "kernels against the float64 reference, and against PyTorch in time"),
     Part("cpp", 25, ("model",), "time of 50 steps in the C library"),
-    Part("variants", 30, ("model",), "settings of cuDNN's search for algorithms"),
+    Part("subjects", 20, ("shapes", "model"), "time of 50 steps with subjects, and their images against the CPU"),
+    Part("variants", 20, ("model",), "settings of cuDNN's search for algorithms"),
     Part("tensorrt-rtx", 20, ("shapes-tensorrt-rtx", "model-tensorrt-rtx"), "plans of TensorRT for RTX"),
     Part("tensorrt", 15, _TENSORRT, "plans of TensorRT"),
 )

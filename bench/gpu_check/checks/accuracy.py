@@ -1,6 +1,6 @@
 """Whether a GPU computes what the CPU computes, and what PyTorch computes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,18 @@ from ebca.runtime.devices.registry import create
 from ebca.runtime.diagnostics.verify import REFERENCE, verify
 from ebca.runtime.engine import Engine, load
 
-_PROMPTS = ("a red circle and a blue square", "a yellow star", "a green cross left of a pink heart")
+Prompt = tuple[str, tuple[str, ...]]
+"""A text and its subjects."""
+
+_PROMPTS: tuple[Prompt, ...] = (
+    ("a red circle and a blue square", ()),
+    ("a yellow star", ()),
+    ("a green cross left of a pink heart", ()),
+)
 _STEPS = 25
 
 
-def compare_images(engine: Path, backend: str) -> dict[str, Any]:
+def compare_images(engine: Path, backend: str, prompts: Sequence[Prompt] = _PROMPTS) -> dict[str, Any]:
     """Images of the model `shapes` made on the GPU against those of the CPU in float32, from the same seeds.
 
     Raises:
@@ -35,15 +42,15 @@ def compare_images(engine: Path, backend: str) -> dict[str, Any]:
     for device, directory, chosen in (("cpu", "shapes", REFERENCE), ("cuda", engine, backend)):
         with load(directory, device, chosen) as opened, opened.session() as session:
             made[device] = [
-                session.generate(prompt, seed=seed, output="np", **settings).images[0]
-                for seed, prompt in enumerate(_PROMPTS)
+                session.generate(text, subjects=subjects or None, seed=seed, output="np", **settings).images[0]
+                for seed, (text, subjects) in enumerate(prompts)
             ]
     errors = [np.mean((a - b) ** 2) for a, b in zip(made["cpu"], made["cuda"], strict=True)]
     psnr = [float(10 * np.log10(1 / max(error, 1e-12))) for error in errors]
     # Also wrong if a value is not finite.
     if not min(psnr) >= MIN_PSNR_DB or not np.isfinite(psnr).all():
         raise Failed(f"PSNR against the CPU is {[round(p, 1) for p in psnr]} dB, {MIN_PSNR_DB} is wanted")
-    return {"psnr_db": psnr, "limit_db": MIN_PSNR_DB, "prompts": _PROMPTS, **settings}
+    return {"psnr_db": psnr, "limit_db": MIN_PSNR_DB, "prompts": [text for text, _ in prompts], **settings}
 
 
 def compare_noise(engine: Path, backend: str, model: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from ebca.bench.gpu_check.results import Failed, Found
 from ebca.bench.gpu_check.visit import Visit
 
 _ROOT = Path(__file__).resolve().parents[3]
-_TESTS = "tests/plugins/kernels/test_gpu.py"
+_TESTS = ("tests/plugins/kernels/test_gpu.py", "tests/plugins/exclusive_attention/test_gpu.py")
 _TEST_SECONDS = 45
 _OUTCOME = re.compile(r" (PASSED|FAILED|ERROR|SKIPPED) ")
 _TAIL = 3000
@@ -33,10 +33,10 @@ def run_tests(seconds: float) -> dict[str, Any]:
     """Run the GPU tests of the kernels, those of the largest layers first, for at most so long."""
     if find_spec("pytest") is None:
         return {"skipped": "pytest is not installed"}
-    if not (_ROOT / _TESTS).is_file():
-        return {"skipped": f"there is no {_TESTS}"}
+    if missing := [name for name in _TESTS if not (_ROOT / name).is_file()]:
+        return {"skipped": f"there is no {missing[0]}"}
     # Without the project's own options, which need pytest-xdist.
-    words = ["-o", "addopts=", "--import-mode=importlib", "-p", "no:cacheprovider", "-v", "-m", "gpu", _TESTS]
+    words = ["-o", "addopts=", "--import-mode=importlib", "-p", "no:cacheprovider", "-v", "-m", "gpu", *_TESTS]
     try:
         done = subprocess.run(
             [sys.executable, "-m", "pytest", *words], cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

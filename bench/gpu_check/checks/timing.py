@@ -54,10 +54,10 @@ def fifty_steps(
     return report
 
 
-def one_image(session: Session, **settings: Any) -> Times:
+def one_image(session: Session, prompt: str = PROMPT, **settings: Any) -> Times:
     """Generate an image with 50 steps."""
     began = time.perf_counter()
-    timings = session.generate(PROMPT, steps=STEPS, seed=0, output="np", **settings).timings
+    timings = session.generate(prompt, steps=STEPS, seed=0, output="np", **settings).timings
     return time.perf_counter() - began, sum(timings["unet_steps"]) + timings["scheduler"]
 
 

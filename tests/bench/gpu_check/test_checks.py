@@ -23,6 +23,7 @@ from ebca.bench.gpu_check.checks import (
     rivals,
     runs,
     steps,
+    subjects,
     timing,
     variants,
 )
@@ -103,7 +104,24 @@ def test_fifty_steps_take_turns(visit: Visit, monkeypatch: pytest.MonkeyPatch) -
     assert report["step_by_step"]["update"]["denoising_s"] > 0
     assert seen == [{"settings", "one_launch", "step_by_step"}]
     # PNDM makes one evaluation more than it has steps; with and without updates, twice each.
-    assert drivers[0].count["launch"] == 2 * (2 + 2 * (1 + 6))
+    assert drivers[0].count["launch"] == 2 * (2 + 2 * 6)
+
+
+def test_subjects_are_timed_in_turns_and_compared(
+    visit: Visit, monkeypatch: pytest.MonkeyPatch, shapes_dir: Path
+) -> None:
+    on_host(monkeypatch, subjects)
+    on_host(monkeypatch, accuracy)
+    monkeypatch.setattr(timing, "STEPS", 3)
+    monkeypatch.setattr(accuracy, "_STEPS", 3)
+    for name in ("model", "shapes"):
+        (visit.engine("tiny").parent / name).unlink(missing_ok=True)
+        (visit.engine("tiny").parent / name).symlink_to(shapes_dir)
+    found = Found()
+    subjects.run(visit, found)
+    measured = found.results["times"]
+    assert measured["with_over_without"]["target"] == 1.02 and measured["with_three_denoising_s"] > 0
+    assert min(found.results["images"]["psnr_db"]) >= 40
 
 
 def test_first_images_are_measured_with_cold_and_with_warm_caches(
@@ -188,13 +206,13 @@ def test_noise_is_compared_with_pytorch(visit: Visit, monkeypatch: pytest.Monkey
 def test_images_are_compared_with_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes = open_directory("shapes").path
     monkeypatch.setattr(accuracy, "_STEPS", 2)
-    monkeypatch.setattr(accuracy, "_PROMPTS", ("a yellow star",))
+    star = (("a yellow star", ()),)
     monkeypatch.setattr(accuracy, "load", lambda engine, device, backend: load(engine))
-    assert accuracy.compare_images(shapes, "onnxruntime-cuda")["psnr_db"] == [120.0]
+    assert accuracy.compare_images(shapes, "onnxruntime-cuda", star)["psnr_db"] == [120.0]
     psnr = np.float64("inf")
     monkeypatch.setattr(accuracy, "MIN_PSNR_DB", psnr)
     with pytest.raises(Failed, match=r"is \[120\.0\] dB, inf is wanted"):
-        accuracy.compare_images(shapes, "onnxruntime-cuda")
+        accuracy.compare_images(shapes, "onnxruntime-cuda", star)
 
 
 def test_comparisons_go_on_after_a_failure_and_a_skip() -> None:
@@ -252,7 +270,7 @@ def test_outcomes_of_the_kernel_tests_are_counted() -> None:
 
 
 def test_kernel_tests_without_a_gpu_are_no_success(monkeypatch: pytest.MonkeyPatch, visit: Visit) -> None:
-    monkeypatch.setattr(kernels, "_TESTS", "tests/bench/gpu_check/absent.py")
+    monkeypatch.setattr(kernels, "_TESTS", ("tests/bench/gpu_check/absent.py",))
     assert kernels.run_tests(10) == {"skipped": "there is no tests/bench/gpu_check/absent.py"}
     monkeypatch.setattr(kernels, "run_tests", lambda seconds: {"passed": 0, "failed": 0})
     monkeypatch.setattr(kernels, "_benchmark", lambda: {})
