@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from ebca.bench.edit.recipes import DEFAULT_RECIPE, RECIPES, Recipe, prompts
+from ebca.bench.edit.recipes import DEFAULT_RECIPE, RECIPES, Recipe, bare, prompts
 from ebca.errors import ParameterError
 from ebca.result_files import reason_of
 from ebca.runtime.images.files import FORMATS
 from ebca.runtime.images.pixels import hole, on_white, opened
 
 _NEEDED = ("name", "images", "source", "target")
-_OPTIONAL = ("masks", "recipe", "add", "remove")
+_OPTIONAL = ("masks", "recipe", "add", "remove", "object")
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Case:
     masks: one file per image, white in the object; None: there are none.
     recipe: settings of the editing prompts.
     add, remove: the editing prompts. None is taken away if `remove` is None.
+    object: what a segmenter looks for if there are no masks.
+    segmenter: the name of the one that made the masks; None: they were given, or there are none.
     """
 
     name: str
@@ -40,6 +42,8 @@ class Case:
     recipe: Recipe = field(default=RECIPES[DEFAULT_RECIPE])
     add: str = ""
     remove: str | None = None
+    object: str = ""
+    segmenter: str | None = None
 
 
 def read_cases(file: Path) -> list[dict[str, Any]]:
@@ -110,6 +114,7 @@ def make_case(entry: Mapping[str, Any], recipe: str | None = None, count: int | 
         recipe=RECIPES[chosen],
         add=entry.get("add", add),
         remove=entry.get("remove", remove),
+        object=entry.get("object") or bare(entry["source"]),
     )
 
 

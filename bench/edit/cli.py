@@ -9,6 +9,7 @@ from ebca import console
 from ebca.bench import options
 from ebca.bench.alignment.journal import Journal
 from ebca.bench.edit.cases import Case, check_files, make_case, read_cases
+from ebca.bench.edit.detecting import Detection, with_masks
 from ebca.bench.edit.judging import Judge, clip_judge, dino_judge, judge, lpips_judge, missing
 from ebca.bench.edit.making import Edits, Item, guard
 from ebca.bench.edit.recipes import DEFAULT_RECIPE, METHODS, RECIPES, SWAP, Settings, evaluations
@@ -16,12 +17,14 @@ from ebca.bench.edit.report import Result, print_report, save_grid, to_json
 from ebca.bench.judges import lpips
 from ebca.bench.judges.clip import Clip
 from ebca.bench.judges.dino import Dino
+from ebca.bench.judges.segmenter import Segmenter
 from ebca.errors import ParameterError
 from ebca.runtime.cli.options import add_machine
 from ebca.runtime.engine import Engine
 
 PROGRAM = "ebca-bench edit"
 CLIP, DINO = "openai/clip-vit-base-patch32", "facebook/dino-vitb8"
+SEGMENTER = "CIDAS/clipseg-rd64-refined"
 # Milliseconds on one H200: an evaluation of two rows at 512 x 512, as docs/gpu.md says.
 _MILLISECONDS = 7.2
 
@@ -47,11 +50,12 @@ def parser() -> argparse.ArgumentParser:
     what = p.add_argument_group("cases")
     what.add_argument("--cases", type=console.path, metavar="FILE.json",
                       help="a list of objects: name, images (folder), source, target; optional: masks (folder), "
-                      "recipe, add, remove")  # fmt: skip
+                      "recipe, add, remove, object")  # fmt: skip
     what.add_argument("--images", type=console.path, metavar="DIR", help="a folder of images, instead of --cases")
     what.add_argument("--source", metavar="TEXT", help="what they show")
     what.add_argument("--target", metavar="TEXT", help="what they should show")
     what.add_argument("--masks", type=console.path, metavar="DIR", help="masks of the same names, white in the object")
+    what.add_argument("--object", metavar="TEXT", help="what --segmenter looks for (default: the source, no article)")
     what.add_argument("--count", type=int, metavar="N", help="only the first N images of each case")
     p.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD",
                    help=f"{', '.join(METHODS)} (default: all); all are compared with swap")  # fmt: skip
@@ -61,6 +65,11 @@ def parser() -> argparse.ArgumentParser:
     judges.add_argument("--dino", default=DINO, metavar="MODEL", help=f"folder or name on the hub (default: {DINO})")
     judges.add_argument("--lpips-net", choices=lpips.NETS, default=lpips.NETS[0],
                         help=f"net of LPIPS, if lpips is installed (default: {lpips.NETS[0]})")  # fmt: skip
+    judges.add_argument("--segmenter", nargs="?", const=SEGMENTER, metavar="MODEL",
+                        help="find the object in images without masks, for LPIPS of the background: a CLIPSeg model "
+                        f"(without a value: {SEGMENTER})")  # fmt: skip
+    judges.add_argument("--threshold", type=float, default=0.5, metavar="P",
+                        help="probability from which on a pixel belongs to the object (default: 0.5)")  # fmt: skip
     judges.add_argument("--judge-device", metavar="DEVICE",
                         help="as PyTorch names it (default: where the engine is)")  # fmt: skip
     options.add_batch_size(p, 1)
@@ -105,24 +114,29 @@ def _run(args: argparse.Namespace) -> int:
     settings = Settings(args.steps, args.guidance_scale, args.regularize)
     if args.batch_size < 1:
         raise ParameterError(f"--batch-size is {args.batch_size}", "give 1 or more")
+    if not 0 < args.threshold < 1:
+        raise ParameterError(f"--threshold is {args.threshold:g}", "give a number between 0 and 1")
     cases = _cases(args)
     # swap comes first: the others are compared with it.
     methods = [method for method in METHODS if method in args.methods or method == SWAP]
-    items = [Item(case, index, method) for case in cases for index in range(len(case.images)) for method in methods]
     if args.estimate:
-        _estimate(len(items) // len(methods), methods, settings.steps)
+        _estimate(sum(len(case.images) for case in cases), methods, settings.steps)
         return 0
     if not lpips.available():
         console.notice(f"LPIPS is left out because the package lpips is not installed; {lpips.INSTALL}")
     with options.opened_engine(args) as (engine, line):
         # Missing judges must not be noticed after hours of edits.
-        judges = _judges(args, engine)
+        judges, detection = _judges(args, engine), _detection(args, engine, cases)
         with engine.session() as session:
             size = (session.width, session.height)
         for case in cases:
             check_files(case)
         guard(args.output, engine, cases, settings)
         journal = Journal(args.output / "journal.jsonl")
+        if detection is not None:
+            line.update("looking for the objects", 0, 1)
+            cases = with_masks(cases, detection, args.output, journal, size, max(args.batch_size, 8))
+        items = [Item(case, index, method) for case in cases for index in range(len(case.images)) for method in methods]
         edits = Edits(args.output, journal)
         progress = _Progress(line, items, edits, judges, journal)
         edits.make(engine, items, settings, args.batch_size, size, progress)
@@ -159,7 +173,10 @@ class _Progress:
 
 def _cases(args: argparse.Namespace) -> list[Case]:
     single = {"images": args.images, "source": args.source, "target": args.target}
-    given = [name for name, value in (single | {"masks": args.masks}).items() if value is not None]
+    optional = {"masks": args.masks, "object": args.object}
+    given = [name for name, value in (single | optional).items() if value is not None]
+    if args.object is not None and args.segmenter is None:
+        raise ParameterError("--object says what --segmenter looks for, which is missing", "give --segmenter too")
     if args.count is not None and args.count < 1:
         raise ParameterError(f"--count is {args.count}", "give 1 or more")
     if args.cases is not None:
@@ -170,7 +187,7 @@ def _cases(args: argparse.Namespace) -> list[Case]:
         lacking = [name for name, value in single.items() if not value]
         if lacking:
             raise ParameterError(f"--{lacking[0]} is missing", "give --cases, or --images, --source and --target")
-        entries = [{"name": args.images.resolve().name or "images", **single, "masks": args.masks}]
+        entries = [{"name": args.images.resolve().name or "images", **single, **optional}]
     cases = [make_case(entry, args.recipe, args.count) for entry in entries]
     return [replace(case, recipe=case.recipe.replaced(
         alpha=args.alpha,
@@ -190,6 +207,14 @@ def _judges(args: argparse.Namespace, engine: Engine) -> list[Judge]:
     if lpips.available():
         judges.insert(1, lpips_judge(lpips.Lpips.load(args.lpips_net, device), args.lpips_net))
     return judges
+
+
+def _detection(args: argparse.Namespace, engine: Engine, cases: Sequence[Case]) -> Detection | None:
+    """How objects are found, or None if nothing asks for them: masks serve LPIPS only."""
+    if args.segmenter is None or not lpips.available() or all(case.masks is not None for case in cases):
+        return None
+    segmenter = Segmenter.load(args.segmenter, args.judge_device or engine.device.name)
+    return Detection(args.segmenter, segmenter.probabilities, args.threshold)
 
 
 def _results(

@@ -90,11 +90,12 @@ def prompts(source: str, target: str) -> tuple[str, str | None]:
 
     None is taken away if the target says everything that the source does, as in "a cat" and "a cat with glasses".
     """
-    removed = None if set(source.lower().split()) <= set(target.lower().split()) else _bare(source)
-    return _bare(target), removed
+    removed = None if set(source.lower().split()) <= set(target.lower().split()) else bare(source)
+    return bare(target), removed
 
 
-def _bare(text: str) -> str:
+def bare(text: str) -> str:
+    """A text without its article."""
     first, _, rest = text.strip().partition(" ")
     return rest if rest and first.lower() in _ARTICLES else text.strip()
 

@@ -77,6 +77,9 @@ def _plain(result: Result) -> dict[str, Any]:
         "recipe": asdict(case.recipe),
         "images": len(case.images),
         "lpips_region": result.region if LPIPS in result.measures else None,
+        # Who said where the object is.
+        "masks": None if case.masks is None else case.segmenter or "given",
+        "object": case.object,
         "methods": methods,
         "compared": {
             method: {name: asdict(result.compared(method, name)) for name in result.measures}
@@ -106,7 +109,12 @@ def print_report(results: Sequence[Result], console: Console) -> None:
                 table.add_row(*cells, f"{seconds:.2f}", end_section=ends)
         console.print(table)
         if LPIPS in result.measures and result.region == WHOLE:
-            console.print("There are no masks, so LPIPS is of the whole image, the edited object included.")
+            console.print(
+                "There are no masks, so LPIPS is of the whole image, the edited object included; "
+                "--segmenter finds the object."
+            )
+        elif LPIPS in result.measures and case.segmenter is not None:
+            console.print(f"The object is what {case.segmenter} finds for '{case.object}'; look at OUTPUT/masks.")
     console.print(
         "CLIP accuracy: images closer to the target text than to the source text; higher is better. LPIPS and "
         "structure: lower is better. p: sign test, for CLIP accuracy McNemar's."

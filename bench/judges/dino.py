@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ebca.bench.judges.loading import check_device, check_packages, loaded
-from ebca.errors import ModelError
+from ebca.bench.judges.loading import check_complete, check_device, check_packages, loaded
 
 # transformers 4 and 5 name the projection differently.
 _KEYS = (".key", ".k_proj")
@@ -55,10 +54,7 @@ class Dino:
             model, told = ViTModel.from_pretrained(
                 name, dtype="float32", add_pooling_layer=False, output_loading_info=True
             )
-            if told["missing_keys"]:
-                raise ModelError(
-                    f"the DINO ViT '{name}' lacks weights, such as {min(told['missing_keys'])}", "download it again"
-                )
+            check_complete(model, told, name, "DINO ViT")
             return cls(model.to(device).eval(), ViTImageProcessor.from_pretrained(name), device)
 
         return loaded(name, "DINO ViT", "vit", load)
