@@ -110,7 +110,7 @@ def test_each_of_these_needs_more(engine: Any, monkeypatch: pytest.MonkeyPatch) 
         with monkeypatch.context() as patch:
             patch.setattr(memory, "_compare", lambda need, *_: found.append(need))
             with engine.session(128, 128) as session:
-                patch.setattr(session, "_executor", lambda contexts: (_ for _ in ()).throw(KeyError("enough")))
+                patch.setattr(session, "_executor", lambda *_: (_ for _ in ()).throw(KeyError("enough")))
                 with pytest.raises(KeyError, match="enough"):
                     session.generate("a red circle", **{"steps": 50, "output": "latents", "guidance_scale": 1} | asked)
         return max(found)

@@ -218,7 +218,7 @@ def test_parameters_say_nothing_about_subjects_that_are_off() -> None:
     names = {"subjects", "regions", "subject_exclusion", "subject_balance", "subject_window"}
     assert not names & to_json(GenerateRequest.of(prompt="x"), embedded=False).keys()
     on = to_json(GenerateRequest.of(prompt="x", subjects=[]), embedded=False)
-    assert names - on.keys() == {"regions"} and (on["subject_exclusion"], on["subject_window"]) == (1.0, 0.15)
+    assert names - on.keys() == {"regions"} and (on["subject_exclusion"], on["subject_window"]) == (2.0, 0.15)
 
 
 def test_a_list_of_subjects_for_each_image_says_how_many_images() -> None:
