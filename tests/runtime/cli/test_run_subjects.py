@@ -90,7 +90,7 @@ def test_an_image_file_repeats_its_subjects(here: Path) -> None:
         return found.asked.subject, found.input_files
 
     regions = {"dog": "mask.png", "cat": (0.0, 0.0, 1.0, 1.0)}
-    same = Subjects(["cat", "dog"], regions, subject_exclusion=1.0, subject_balance=3.0)
+    same = Subjects(["cat", "dog"], regions, subject_balance=3.0)
     assert repeated() == (same, [Path("mask.png")])
     assert repeated("--subjects")[0] == Subjects("auto", regions, subject_balance=3.0)
     assert repeated("--subject-window", "0.3")[0].subject_window == 0.3
