@@ -28,6 +28,11 @@ class Paired:
     lost: int
     p_value: float
 
+    @property
+    def p_text(self) -> str:
+        """The p value as tables show it, such as "0.021" or "5e-09"."""
+        return f"{self.p_value:.3f}" if self.p_value >= 0.001 else f"{self.p_value:.0e}"
+
 
 def compare(base: np.ndarray, other: np.ndarray) -> Paired:
     """Compare two vectors [n] of successes (or shares in [0, 1]) for the same images."""

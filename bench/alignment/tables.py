@@ -52,7 +52,7 @@ def difference_cells(paired: Paired) -> tuple[str, str, str]:
     return (
         f"{100 * paired.difference:+.1f} ({100 * paired.low:+.1f} to {100 * paired.high:+.1f})",
         f"{paired.gained} / {paired.lost}",
-        f"{paired.p_value:.3f}" if paired.p_value >= 0.001 else f"{paired.p_value:.0e}",
+        paired.p_text,
     )
 
 

@@ -34,7 +34,7 @@ def print_report(scores: Scores, console: Console) -> None:
                     cells = (
                         f"{paired.difference:+.4f} ({paired.low:+.4f} to {paired.high:+.4f})",
                         f"{paired.gained} / {paired.lost}",
-                        f"{paired.p_value:.3f}" if paired.p_value >= 0.001 else f"{paired.p_value:.0e}",
+                        paired.p_text,
                     )
                 ends = method is scores.methods[-1]
                 table.add_row(f"{subset} ({len(prompts)})", title, method.name, mean, *cells, end_section=ends)

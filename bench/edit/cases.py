@@ -1,6 +1,5 @@
 """The cases: a folder of images, what they show, and what they should show."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ebca.bench.edit.recipes import DEFAULT_RECIPE, RECIPES, Recipe, bare, prompts
+from ebca.engines.contract.files import sha256
 from ebca.errors import ParameterError
 from ebca.result_files import reason_of
 from ebca.runtime.images.files import FORMATS
@@ -184,6 +184,6 @@ def digest(file: Path) -> str:
         ParameterError: it cannot be read.
     """
     try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
+        return sha256(file)
     except OSError as error:
         raise ParameterError(f"'{file}' cannot be read: {reason_of(error)}", "check the file") from None

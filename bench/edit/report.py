@@ -135,8 +135,7 @@ def _cells(result: Result, measure: str, method: str, is_first: bool) -> tuple[s
     paired = result.compared(method, measure)
     found = (paired.difference, paired.low, paired.high)
     low, middle, high = (f"{100 * v:+.1f}" if accuracy else f"{v:+.4f}" for v in (found[1], found[0], found[2]))
-    p = f"{paired.p_value:.3f}" if paired.p_value >= 0.001 else f"{paired.p_value:.0e}"
-    return mean, f"{middle} ({low} to {high})", f"{paired.gained} / {paired.lost}", p
+    return mean, f"{middle} ({low} to {high})", f"{paired.gained} / {paired.lost}", paired.p_text
 
 
 def save_grid(results: Sequence[Result], edits: Edits, size: tuple[int, int], count: int, file: Path) -> None:

@@ -16,7 +16,7 @@ from ebca.runtime.devices.device import Device, Memory, MirroredBuffer
 from ebca.runtime.execution.arena import Layout, lay_out, lifetimes
 from ebca.runtime.execution.block import Block
 from ebca.runtime.execution.control import ControlArrays
-from ebca.runtime.execution.guided import GuidedTensors, guided_bytes
+from ebca.runtime.execution.guided import GuidedTensors
 
 _CONTROL_DIMENSIONS = {
     "weights": ("batch", "contexts"),
@@ -47,17 +47,16 @@ class _Plan:
     widest: int
 
 
-def buffer_bytes(unet: UNetSpec, sizes: Mapping[str, int], groups: int = 0) -> int:
+def buffer_bytes(unet: UNetSpec, sizes: Mapping[str, int]) -> int:
     """What `Buffers` allocate on the device at some sizes, up to alignment; nothing is allocated. Scratch memory of
-    runners comes on top."""
+    runners comes on top, and so do guided tensors, whose groups are known only when prompts have been read."""
     batch, contexts, tokens = (sizes[name] for name in ("batch", "contexts", "tokens"))
     plan = _plan(unet, sizes)
     shapes = [tuple(sizes[axis] for axis in axes) for axes in _CONTROL_DIMENSIONS.values()]
     shapes += [(batch, contexts, height * width) for height, width in set(plan.layer_sizes)]
     shapes += [(batch, contexts, tokens, plan.widest), (2 * len(unet.layers), batch, contexts)]
     embeddings = sum(nbytes(plan.shapes[name], plan.dtypes[name]) for name in plan.embeddings)
-    rest = sum(nbytes(shape, np.float32) for shape in shapes) + guided_bytes(unet, sizes, groups)
-    return plan.layout.nbytes + embeddings + rest
+    return plan.layout.nbytes + embeddings + sum(nbytes(shape, np.float32) for shape in shapes)
 
 
 def _plan(unet: UNetSpec, sizes: Mapping[str, int], channels_last: Collection[str] = ()) -> _Plan:

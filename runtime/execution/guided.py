@@ -6,21 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from ebca.engines.contract.manifest import SubjectLayers, UNetSpec
+from ebca.engines.contract.manifest import UNetSpec
 from ebca.engines.machine.memory import nbytes
 from ebca.runtime.devices.device import Memory, MirroredBuffer
 
 # The kernels read and write vectors of 16 bytes.
 _ALIGNED = 4
-
-
-def guided_bytes(unet: UNetSpec, sizes: Mapping[str, int], groups: int) -> int:
-    """What `GuidedTensors` allocate on the device, up to alignment; 0 without groups."""
-    if not groups:
-        return 0
-    layers = _layers(unet)
-    maps, contexts = sizes["batch"] * groups * _positions(unet, layers, sizes), sizes["contexts"]
-    return nbytes((sizes["batch"], contexts, sizes["tokens"]), np.int32) + 4 * maps * (contexts + _slots(layers))
 
 
 class GuidedTensors:
@@ -51,22 +42,26 @@ class GuidedTensors:
         share: Callable[[Any], MirroredBuffer],
         allocate: Callable[[int], Memory],
     ) -> None:
-        self.layers = _layers(unet)
+        assert unet.subject_layers is not None
+        self.layers = unet.subject_layers
         self.grid = unet.layers[self.layers.biased[0]].size(sizes)
         self.groups = groups
         batch, contexts, tokens = (sizes[name] for name in ("batch", "contexts", "tokens"))
         self._shape = batch, groups, self.grid[0] * self.grid[1]
-        bias = batch, contexts, groups, self._shape[2]
-        self.token_groups = share(
-            allocate(nbytes((batch, contexts, tokens), np.int32)).view(0, (batch, contexts, tokens), np.int32)
-        )
+
+        def shared(shape: tuple[int, ...], dtype: type) -> MirroredBuffer:
+            return share(allocate(nbytes(shape, dtype)).view(0, shape, dtype))
+
+        self.token_groups = shared((batch, contexts, tokens), np.int32)
         self.token_groups.host[...] = -1
-        self.bias = share(allocate(nbytes(bias, np.float32)).view(0, bias, np.float32))
+        self.bias = shared((batch, contexts, groups, self._shape[2]), np.float32)
         self.layer_stride = -(-batch * groups * self._shape[2] // _ALIGNED) * _ALIGNED
-        slots = _slots(self.layers), self.layer_stride
+        # Maps of each source, and one for all other layers.
+        sources, biased = len(self.layers.sources), len(self.layers.biased)
+        slots = sources + (sources < biased), self.layer_stride
         self._maps = allocate(nbytes(slots, np.float32))
         self._all_maps = share(self._maps.view(0, slots, np.float32))
-        self.source_maps = self._maps.view(0, (len(self.layers.sources), *self._shape), np.float32)
+        self.source_maps = self._maps.view(0, (sources, *self._shape), np.float32)
 
     @property
     def reads(self) -> list[MirroredBuffer]:
@@ -90,18 +85,3 @@ class GuidedTensors:
         slot = sources.index(layer) if layer in sources else len(sources)
         maps = self._maps.view(4 * slot * self.layer_stride, self._shape, np.float32)
         return {"bias": self.bias.array, "token_groups": self.token_groups.array, "maps": maps}
-
-
-def _layers(unet: UNetSpec) -> SubjectLayers:
-    assert unet.subject_layers is not None
-    return unet.subject_layers
-
-
-def _positions(unet: UNetSpec, layers: SubjectLayers, sizes: Mapping[str, int]) -> int:
-    height, width = unet.layers[layers.biased[0]].size(sizes)
-    return height * width
-
-
-def _slots(layers: SubjectLayers) -> int:
-    """Maps in memory: those of each source, and one for all others."""
-    return len(layers.sources) + (len(layers.sources) < len(layers.biased))

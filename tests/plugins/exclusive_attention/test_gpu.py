@@ -1,28 +1,16 @@
 """The kernel of exclusive attention on a GPU against numpy. Skipped without a GPU."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-from ebca.errors import BackendError
 from ebca.plugins.exclusive_attention import TENSORS, check_strengths, tables
 from ebca.plugins.exclusive_attention.launches import KERNEL, launch
 from ebca.plugins.exclusive_attention.windows import exclude
 from ebca.plugins.kernels.launch import CudaLauncher, KernelLibrary
 
 pytestmark = pytest.mark.gpu
-
-
-@pytest.fixture(scope="module")
-def launcher() -> Iterator[CudaLauncher]:
-    try:
-        made = CudaLauncher()
-    except BackendError as error:
-        pytest.skip(f"needs an NVIDIA GPU: {error}")
-    with made:
-        yield made
 
 
 def case(seed: int, h: int, w: int, subjects: list[int], layers: int) -> dict[str, np.ndarray]:

@@ -1,6 +1,6 @@
 """The GPU kernels on a GPU against the float64 reference, without PyTorch and Triton. Skipped without a GPU."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -10,7 +10,6 @@ import pytest
 from numpy.typing import NDArray
 
 from ebca.engines.contract.accuracy import ENERGY_LIMIT, KERNEL_LIMITS, relative_l2
-from ebca.errors import BackendError
 from ebca.plugins.energy_attention import (
     GUIDED_VARIANTS,
     VARIANTS,
@@ -33,16 +32,6 @@ LAYERS = [
     *[(8, 4, 256), (8, 8, 64), (2, 48, 1024), (2, 56, 256)],
     *[(3, 40, 4099), (1, 96, 1)],
 ]
-
-
-@pytest.fixture(scope="module")
-def launcher() -> Iterator[CudaLauncher]:
-    try:
-        made = CudaLauncher()
-    except BackendError as error:
-        pytest.skip(f"needs an NVIDIA GPU: {error}")
-    with made:
-        yield made
 
 
 class Memory:
