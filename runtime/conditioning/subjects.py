@@ -333,14 +333,28 @@ def _inputs(
     fixed = np.zeros((len(images), groups), bool)
     read: dict[str, np.ndarray] = {}
     for row, image in enumerate(images):
+        _mark(token_groups[row], [one.positions for one in image])
         for group, one in enumerate(image):
-            token_groups[row, one.positions] = group
             if one.region is not None:
                 key = _key(one.phrase)
                 if key not in read:
                     read[key] = coverage(one.phrase, one.region, size, grid)
                 regions[row, group], fixed[row, group] = read[key], True
     return SubjectInputs(token_groups, counts, strengths, float(window), regions, fixed)
+
+
+def _mark(token_groups: np.ndarray, places: Sequence[Sequence[int]]) -> None:
+    """Write the group of each token, [T]: a subject has its words and, if no other subject does, the token after them.
+
+    The text encoder is causal. What a phrase means is gathered in the token that follows it, a comma or the end, and in
+    some models only this one attends to the right place.
+    """
+    for group, positions in enumerate(places):
+        token_groups[positions] = group
+    for group, positions in enumerate(places):
+        after = max(positions) + 1
+        if token_groups[after] < 0:
+            token_groups[after] = group
 
 
 def _key(phrase: str) -> str:

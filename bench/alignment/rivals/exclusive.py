@@ -16,6 +16,7 @@ class Exclusion:
     """Settings of exclusive attention.
 
     away, boost: the strengths lambda and mu. window, apart: in sides of the map.
+    after: the token after a subject's words is the subject's too, as in the runtime.
     begin, end: share of the evaluations from which on, and until which, there is a bias.
     biased, sources: layers that get the bias, and whose maps count; those of `shapes` that locate subjects.
     """
@@ -24,6 +25,7 @@ class Exclusion:
     boost: float = 1.5
     window: float = WINDOW
     apart: float = APART
+    after: bool = True
     begin: float = 0.0
     end: float = 1.0
     biased: tuple[int, ...] = (0, 5, 6)
@@ -44,10 +46,10 @@ class Exclusive(Guide):
     def attend(self, run: Run, layer: int, scores: Tensor) -> Tensor:
         if layer in self.settings.sources:
             shares = scores[run.unconditional :].softmax(-1).mean(1)  # [n,N,T], before any bias
-            self._note((shares @ run.captions.groups.transpose(1, 2)).transpose(1, 2))
+            self._note((shares @ self._tokens(run).transpose(1, 2)).transpose(1, 2))
         if self._bias is not None and layer in self.settings.biased:
-            # [n,1,N,T]: the bias of a subject is that of its words.
-            words = self._bias.transpose(1, 2) @ run.captions.groups
+            # [n,1,N,T]: the bias of a subject is that of its tokens.
+            words = self._bias.transpose(1, 2) @ self._tokens(run)
             guided = scores[run.unconditional :] + words[:, None]
             scores = torch.cat([scores[: run.unconditional], guided])
         return scores.softmax(-1)
@@ -58,6 +60,9 @@ class Exclusive(Guide):
         self._bias = None
         if s.begin <= (evaluation + 1) / run.evaluations < s.end:
             self._bias = exclusive_bias(self._averages, run.captions.counts, s).flatten(2)
+
+    def _tokens(self, run: Run) -> Tensor:
+        return run.captions.subjects if self.settings.after else run.captions.groups
 
     def _note(self, maps: Tensor) -> None:
         side = round(maps.shape[-1] ** 0.5)

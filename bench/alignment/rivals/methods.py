@@ -58,6 +58,7 @@ _EXCLUSIVE: Final[tuple[Settings, ...]] = (
     {"sources": (0, 5, 6)},
     {"biased": (5, 6)},
     {"apart": 0.3},
+    {"away": 2.0, "after": False},
 )
 
 GRIDS: Final[Mapping[str, tuple[Settings, ...]]] = {

@@ -23,12 +23,14 @@ class Captions:
     """Encoded captions of n scenes.
 
     embeddings: [n,T,D]. groups: [n,G,T], 1 for the words of each thing, G the largest number of things.
-    nouns: the same with the shape's word alone. counts: things of each scene [n]. ends: position of the end token [n].
+    nouns: the same with the shape's word alone. subjects: the same with the token after the words too, in which a
+    causal text encoder gathers what they mean. counts: things of each scene [n]. ends: position of the end token [n].
     """
 
     embeddings: Tensor
     groups: Tensor
     nouns: Tensor
+    subjects: Tensor
     counts: Tensor
     ends: Tensor
 
@@ -73,7 +75,7 @@ class Model:
         """Encode the captions of scenes."""
         rows = [self._words.ids(scene.caption(), self._length) for scene in scenes]
         most = max(len(scene.things) for scene in scenes)
-        groups = np.zeros((2, len(scenes), most, self._length), np.float32)
+        groups = np.zeros((3, len(scenes), most, self._length), np.float32)
         for row, scene in enumerate(scenes):
             words = _split(scene.caption())
             for thing, wanted in enumerate(scene.things):
@@ -81,10 +83,11 @@ class Model:
                 color, shape = (1 + words.index(word) for word in (wanted.color, wanted.shape))
                 groups[0, row, thing, [color, shape]] = 1
                 groups[1, row, thing, shape] = 1
-        both, nouns = torch.from_numpy(groups).to(self.device)
+                groups[2, row, thing, [color, shape, shape + 1]] = 1
+        both, nouns, subjects = torch.from_numpy(groups).to(self.device)
         counts = torch.tensor([len(scene.things) for scene in scenes], device=self.device)
         ends = torch.tensor([1 + len(_split(scene.caption())) for scene in scenes], device=self.device)
-        return Captions(self._embeddings(rows), both, nouns, counts, ends)
+        return Captions(self._embeddings(rows), both, nouns, subjects, counts, ends)
 
     @torch.no_grad()
     def unconditional(self) -> Tensor:

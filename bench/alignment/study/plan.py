@@ -30,7 +30,7 @@ class Plan:
     held_out: tuple[Sampling, ...] = _BOTH_SCHEDULERS
     rival_search_count: int = 96
     rival_kinds: tuple[str, ...] = ("three", "two")
-    seed: int = 10_000
+    seed: int = 20_000
     timed_images: tuple[int, ...] = (1, 64)
     rounds: int = 2
     grids: Mapping[str, tuple[Settings, ...]] = field(default_factory=lambda: GRIDS)

@@ -54,7 +54,7 @@ def groups(found: Resolved, image: int = 0) -> list[int]:
 
 def test_named_subjects_are_groups_of_tokens(find: Any, tokenizer: Tokenizer) -> None:
     found = find(PROMPT, subjects=["red circle", "Blue  Square"], subject_exclusion=[0, 1, 2], subject_window=0.2)
-    assert groups(found) == [-1, 0, 0, -1, -1, 1, 1]
+    assert groups(found) == [-1, 0, 0, 0, -1, 1, 1, 1]
     inputs = found.inputs
     assert inputs.token_groups.shape == (1, tokenizer.max_length) and inputs.token_groups.dtype == np.int32
     assert inputs.counts.tolist() == [2] and inputs.counts.dtype == np.int32
@@ -87,11 +87,18 @@ def test_a_single_named_subject_is_left_out_with_a_warning(find: Any) -> None:
     assert found.inputs.counts.tolist() == [1] and found.recorded == ["red circle"]
 
 
+def test_the_token_after_a_phrase_is_a_subjects_unless_another_has_it(find: Any) -> None:
+    """A comma, a word or the end token; not the word of another subject, whatever the order of the subjects."""
+    assert groups(find("red circle , blue square", subjects=["red circle", "blue square"])) == [0, 0, 0, 1, 1, 1]
+    assert groups(find("red circle blue square", subjects=["red circle", "blue square"])) == [0, 0, 1, 1, 1]
+    assert groups(find("red circle blue square", subjects=["blue square", "red circle"])) == [1, 1, 0, 0, 0]
+
+
 def test_a_phrase_takes_its_first_free_occurrence(find: Any) -> None:
     prompt = "a red circle and a circle and a red circle"
-    assert groups(find(prompt, subjects=["circle", "red circle"])) == [-1, 1, 1, -1, -1, 0]
-    assert groups(find(prompt, subjects=["red circle", "red circle"])) == [-1, 0, 0, -1, -1, -1, -1, -1, 1, 1]
-    assert groups(find(prompt, subjects="auto")) == [-1, 0, 0, -1, -1, 1, -1, -1, 2, 2]
+    assert groups(find(prompt, subjects=["circle", "red circle"])) == [-1, 1, 1, 1, -1, 0, 0]
+    assert groups(find(prompt, subjects=["red circle", "red circle"])) == [-1, 0, 0, 0, -1, -1, -1, -1, 1, 1, 1]
+    assert groups(find(prompt, subjects="auto")) == [-1, 0, 0, 0, -1, 1, 1, -1, 2, 2, 2]
 
 
 def test_several_prompts_have_lists_of_their_own(find: Any) -> None:

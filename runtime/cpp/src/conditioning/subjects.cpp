@@ -129,6 +129,18 @@ class Resolver {
     const Subjects& subjects_;
 };
 
+// Writes the group of each token: a subject has its words and, if no other subject does, the token after them, in which
+// a causal text encoder gathers what they mean.
+void mark(const std::vector<Found>& image, int32_t* token_groups) {
+    for (size_t group = 0; group < image.size(); ++group) {
+        for (size_t token : image[group].positions) token_groups[token] = static_cast<int32_t>(group);
+    }
+    for (size_t group = 0; group < image.size(); ++group) {
+        int32_t& after = token_groups[image[group].positions.back() + 1];
+        if (after < 0) after = static_cast<int32_t>(group);
+    }
+}
+
 }  // namespace
 
 void check(const Subjects& subjects, const Prompt& prompt, const Manifest& manifest) {
@@ -194,10 +206,8 @@ std::optional<SubjectInputs> resolve(Engine& engine, const Subjects& subjects, c
     for (int64_t n = 0; n < images; ++n) {
         const std::vector<Found>& image = found[texts[static_cast<size_t>(n)]];
         out.counts.push_back(static_cast<int32_t>(image.size()));
+        mark(image, out.token_groups.data() + n * tokens);
         for (size_t group = 0; group < image.size(); ++group) {
-            for (size_t token : image[group].positions) {
-                out.token_groups[static_cast<size_t>(n * tokens) + token] = static_cast<int32_t>(group);
-            }
             const Region* region = image[group].region;
             if (!region) continue;
             if (!read.count(region)) {

@@ -79,6 +79,7 @@ def test_tokens_are_those_of_the_runtime(model: Model, engine: ebca.Engine) -> N
         assert [model._words.ids(caption, 24) for caption in [*captions, ""]] == expected
     captions = model.encode([TWO])
     assert captions.groups[0].nonzero().tolist() == [[0, 2], [0, 3], [1, 6], [1, 7]]
+    assert captions.subjects[0].nonzero().tolist() == [[0, 2], [0, 3], [0, 4], [1, 6], [1, 7], [1, 8]]
     assert captions.nouns[0].nonzero().tolist() == [[0, 3], [1, 7]] and captions.ends.tolist() == [8]
 
 

@@ -75,7 +75,7 @@ def test_every_part_is_written_and_the_second_run_computes_nothing(
     assert all(part["complete"] for part in first.values())
     assert made == len({cell["kind"] + str(cell) for part in first.values() for cell in part["cells"]})
     held_out = first["held-out"]["cells"]
-    assert len(held_out) == 2 * 2 * 4 and {cell["seed"] for cell in held_out} == {10_000}
+    assert len(held_out) == 2 * 2 * 4 and {cell["seed"] for cell in held_out} == {20_000}
     exclusive = next(cell for cell in held_out if cell["method"] == "exclusive")
     assert exclusive["compared"]["all"]["n"] == 1 and exclusive["settings"] == first["held-out"]["exclusive"]
     # A single thing has no other subject.
