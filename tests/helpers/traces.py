@@ -17,10 +17,10 @@ def remember(monkeypatch: pytest.MonkeyPatch) -> None:
     known_unets: dict[str, ir.Model] = {}
     known_parts: dict[str, ir.Model] = {}
 
-    def trace(module: Any) -> ir.Model:
-        key = _digest(module, dict(module.config))
+    def trace(module: Any, *, controlled: bool = False) -> ir.Model:
+        key = _digest(module, dict(module.config), controlled)
         if key not in known_unets:
-            known_unets[key] = unet(module)
+            known_unets[key] = unet(module, controlled=controlled)
             _own_weights(known_unets[key].graph)
         return known_unets[key].clone()
 
