@@ -16,8 +16,8 @@ from ebca.export.options import ExportEvent, ExportOptions, OnProgress
 from ebca.export.output import check_output, check_room, output_path
 from ebca.export.plans.shapes import PIXELS_PER_LATENT
 from ebca.export.stages import run
-from ebca.export.stages.controlnets import check_controlnets
 from ebca.export.stages.context import Context
+from ebca.export.stages.controlnets import check_controlnets
 from ebca.export.weights import export_key, prepare_weights, total_bytes
 from ebca.export.workspace import Workspace
 

@@ -124,8 +124,9 @@ class Session:
 
         Without `image` this is text to image. With `image` it is image to image, starting at the noise level that
         `strength` sets. With `image` and `mask` it is inpainting: by the model if it was trained for inpainting, else
-        by RePaint. `subjects` gives things of the prompt places of their own, and `control` steers with images. All parameters but `on_step` are fields
-        of `ebca.GenerateRequest`, which describes them; `run` takes them as one value.
+        by RePaint. `subjects` gives things of the prompt places of their own, and `control` steers by images through
+        ControlNets. All parameters but `on_step` are fields of `ebca.GenerateRequest`, which describes them; `run`
+        takes them as one value.
 
         Args:
             on_step: called after each evaluation; return False to cancel.

@@ -88,10 +88,10 @@ class UNetSpec:
     editing prompts together (None: unlimited). `full_unet` is the component of the unsplit UNet: it has the same inputs
     and outputs, reads only the first context, and returns the contexts unchanged (None: not exported).
     `full_unet_with_updates` is the unsplit UNet with the op's variant "update" inside; it also takes the controls of
-    that variant. `controls` are tensors that ControlNets write and segments read, beside `inputs`: the sum of their
-    residuals, zero without any. `channels_last` maps a backend whose lowered graphs differ in it to the images between segments that
+    that variant. `channels_last` maps a backend whose lowered graphs differ in it to the images between segments that
     are [B,h,w,C] there; `tensors` always has [B,C,h,w]. `subject_layers` is None where no layer can tell where
-    a subject is. In the JSON, `steps` is "plan", `full_unet` is "vanilla", and
+    a subject is. `controls` are float32 tensors that ControlNets write and segments read beside `inputs`: the sums of
+    residuals, zero without any. In the JSON, `steps` is "plan", `full_unet` is "vanilla", and
     `full_unet_with_updates` is "whole".
     """
 

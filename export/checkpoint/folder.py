@@ -181,7 +181,7 @@ def _part(folder: Path, part: str) -> Path | None:
 
 
 def load_network(part: str, folder: Path, found: WeightFiles) -> tuple[Any, str]:
-    """Load one network, of "unet", "vae", "text_encoder" and "controlnet", from safetensors in float32, refusing weights
+    """Load one network ("unet", "vae", "text_encoder" or "controlnet") from safetensors in float32, refusing weights
     that do not fill it.
 
     Returns:

@@ -7,6 +7,7 @@ before it. So any number of them is a chain of calls, and no other code adds any
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -152,7 +153,8 @@ def _trace(controlnet: ControlNetModel, channels: int, names: Sequence[str]) -> 
                 torch.tensor(1.0),
             )
             dynamic = torch.export.Dim.DYNAMIC
-            shapes = ({0: dynamic, 2: dynamic, 3: dynamic}, {0: dynamic}, {0: dynamic, 1: dynamic, 2: dynamic}, {})
+            axes: tuple[tuple[int, ...], ...] = ((0, 2, 3), (0,), (0, 1, 2), ())
+            shapes: Any = tuple(dict.fromkeys(of_input, dynamic) for of_input in axes)
             program = torch.export.export(module, example, dynamic_shapes=shapes, strict=False)
             exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, optimize=True, verbose=False)
     finally:

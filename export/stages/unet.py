@@ -104,7 +104,9 @@ def _spec(
         ops=ops.variants(traced.layers, subjects.biased if subjects else ()),
         steps=_schedule(cut),
         max_contexts=options.plans.max_contexts if options.plans else None,
-        channels_last={"onnxruntime-cuda": tuple(sorted(_images(cut, traced.controls)))} if options.computes_half else {},
+        channels_last={"onnxruntime-cuda": tuple(sorted(_images(cut, traced.controls)))}
+        if options.computes_half
+        else {},
         full_unet=full_unet.NAME if options.with_full_unet else None,
         full_unet_with_updates=full_unet.NAME_WITH_UPDATES if options.with_full_unet_updates else None,
         subject_layers=subjects,

@@ -16,7 +16,9 @@ _SHARES: Mapping[str, float] = {"control_start": 0.0, "control_end": 1.0}
 
 def add(p: argparse.ArgumentParser) -> None:
     """Add the options of ControlNets; `controls` reads them."""
-    given = p.add_argument_group("ControlNets", "Images that steer the generation; `ebca-export --controlnet` adds them.")
+    given = p.add_argument_group(
+        "ControlNets", "Images that steer the generation; `ebca-export --controlnet` adds them."
+    )
     given.add_argument(
         "--control", action=options.Repeated, metavar="[NAME=]FILE[:SCALE]",
         help="what a ControlNet of the engine reads, such as edges.png, canny=edges.png or canny=edges.png:0.8; the "
@@ -60,7 +62,9 @@ def _control(text: str, start: float, end: float) -> Control:
 def _each(flag: str, values: Sequence[float] | None, default: float, count: int) -> list[float]:
     values = [default] if values is None else list(values)
     if len(values) not in (1, count):
-        raise ParameterError(f"{_spelled(flag)} has {len(values)} values for {count} --control", "give one, or one each")
+        raise ParameterError(
+            f"{_spelled(flag)} has {len(values)} values for {count} --control", "give one, or one each"
+        )
     return values * count if len(values) == 1 else values
 
 

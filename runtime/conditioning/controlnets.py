@@ -80,7 +80,8 @@ def check(given: ControlNets, manifest: Manifest) -> None:
         _spec(one, manifest.controlnets)
         if abs(finite("the scale of a control", one.scale)) > _LARGEST_SCALE:
             raise ParameterError(
-                f"the scale of a control is {one.scale:g}", f"give a number from -{_LARGEST_SCALE:g} to {_LARGEST_SCALE:g}"
+                f"the scale of a control is {one.scale:g}",
+                f"give a number from -{_LARGEST_SCALE:g} to {_LARGEST_SCALE:g}",
             )
         start, end = finite("the start of a control", one.start), finite("the end of a control", one.end)
         if not 0 <= start < end <= 1:

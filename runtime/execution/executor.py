@@ -108,8 +108,8 @@ class Executor:
         return self.device.record(self._binder.full_unet(runner), self.buffers.inputs, self.buffers.outputs)
 
     def calls(self, variant: str, *, embedded: bool = False) -> list[Call]:
-        """The calls of a variant: the active ControlNets, then its bound steps, or an equivalent full UNet if the engine
-        has one.
+        """The calls of a variant: the active ControlNets, then its bound steps; or an equivalent full UNet, which an
+        engine with ControlNets does not have.
 
         With `embedded` the first step is left out if it only embeds the timestep.
         """

@@ -37,7 +37,9 @@ class HostSampler:
             self._embeddings = _embeddings(self._executor, inputs.stepper.timesteps)
         residuals = self._executor.residuals
         residuals.load(inputs.controlnets.hints if inputs.controlnets else ())
-        evaluations = {(self._variant(inputs, index), self._active(inputs, index)) for index in range(len(inputs.controls))}
+        evaluations = {
+            (self._variant(inputs, index), self._active(inputs, index)) for index in range(len(inputs.controls))
+        }
         for variant, residuals.active in sorted(evaluations):
             self._executor.record(variant, embedded=bool(self._embeddings))
         if inputs.extra_channels is not None:

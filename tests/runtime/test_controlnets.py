@@ -1,4 +1,4 @@
-"""ControlNets: equality with diffusers' pipelines and with the formulas in float64; with every other feature; errors."""
+"""ControlNets: equality with diffusers' pipelines and with formulas in float64; with every other feature; errors."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -143,9 +143,7 @@ def test_image_to_image_equals_the_diffusers_pipeline(
     session: ebca.Session, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("img2img")
-    made = runner(
-        tiny_pipeline(StableDiffusionControlNetImg2ImgPipeline, folder, controlnet=controlnets()["canny"])
-    )
+    made = runner(tiny_pipeline(StableDiffusionControlNetImg2ImgPipeline, folder, controlnet=controlnets()["canny"]))
     expected = made(
         PROMPT,
         image=sample_image(),
@@ -283,7 +281,9 @@ def test_a_file_repeats_with_its_control_images(engine: ebca.Engine, tmp_path: P
 
 def test_a_request_goes_through_json() -> None:
     array = np.zeros((8, 8, 3), np.float32)
-    request = ebca.GenerateRequest.of(prompt=PROMPT, control=[ebca.Control("a.png", 0.5, 0.1, 0.9), ebca.Control(array)])
+    request = ebca.GenerateRequest.of(
+        prompt=PROMPT, control=[ebca.Control("a.png", 0.5, 0.1, 0.9), ebca.Control(array)]
+    )
     data = json.loads(json.dumps(to_json(request)))
     read = from_json(data).controlnets.each
     assert (read[0].image, read[0].scale, read[0].start, read[0].end, read[0].name) == ("a.png", 0.5, 0.1, 0.9, None)
@@ -315,7 +315,9 @@ def test_a_wrong_control_is_one_line(session: ebca.Session, control: Any, messag
 def test_an_engine_without_controlnets_names_the_option(tiny_engine_dir: Path) -> None:
     with (
         ebca.load(tiny_engine_dir, backend="onnxruntime") as plain,
-        pytest.raises(ebca.EngineError, match="no ControlNet, and `control` is given; export it with `ebca-export --con"),
+        pytest.raises(
+            ebca.EngineError, match="no ControlNet, and `control` is given; export it with `ebca-export --con"
+        ),
     ):
         plain.generate(PROMPT, steps=1, control=ebca.Control(CANNY))
 
