@@ -73,7 +73,8 @@ class Residuals:
                 self._scales.append(self._shared(()))
             self._hints[index].host.reshape(-1, *control.hint.shape)[...] = control.hint
             self._scales[index].host[...] = control.scale
-        self._device.upload([*self._hints[: len(controls)], *self._scales[: len(controls)]])
+        if controls:
+            self._device.upload([*self._hints[: len(controls)], *self._scales[: len(controls)]])
 
     @property
     def key(self) -> tuple[tuple[int, str], ...]:
