@@ -7,7 +7,7 @@ that are not square. Graphs that compute in float16 run in the form that rounds 
 (`ebca.export.graph.emulate`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -18,7 +18,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
+from ebca.engines.contract import dims
 from ebca.engines.contract.accuracy import LIMITS, relative_l2
+from ebca.engines.contract.dims import Dim
 from ebca.engines.contract.manifest import Component
 from ebca.errors import ExportError
 from ebca.export.graph.op_node import INPUTS, OUTPUTS
@@ -71,7 +73,8 @@ def run_graph(path: Path, feeds: Feeds) -> dict[str, np.ndarray]:
     return open_graph(path)(feeds)
 
 
-def _run_component(component: Component, folder: Path, feeds: Feeds) -> dict[str, np.ndarray]:
+def run_component(component: Component, folder: Path, feeds: Feeds) -> dict[str, np.ndarray]:
+    """Run a written component once, in its form for ONNX Runtime on the CPU."""
     return run_graph(folder / component.graph_for("onnxruntime"), feeds)
 
 
@@ -80,7 +83,7 @@ class UNetReference:
     """One UNet call in PyTorch: its inputs, its controls, and every tensor that an export is compared with.
 
     Attributes:
-        inputs: sample, timestep, contexts.
+        inputs: sample, timestep, contexts, and the residuals of ControlNets if the UNet takes any.
         control: what the op reads beside q, k and v.
         expected: noise, contexts_out, and each layer's q, k, v, out, g; names as in a split.
         sizes: of the call, in the names of `ebca.engines.contract.dims`.
@@ -93,8 +96,13 @@ class UNetReference:
     sizes: dict[str, int]
 
     @classmethod
-    def of(cls, unet: UNet2DConditionModel) -> Self:
-        """Run the UNet with energy updates on random inputs, always the same."""
+    def of(cls, unet: UNet2DConditionModel, controls: Mapping[str, Sequence[Dim]] | None = None) -> Self:
+        """Run the UNet with energy updates on random inputs, always the same.
+
+        Args:
+            unet: the UNet.
+            controls: shapes of the residuals that ControlNets add, by name, in the UNet's order.
+        """
         side = min(native_side(unet), _LARGEST_SIDE)
         sizes = {
             "batch": _ROWS, "contexts": _CONTEXTS, "tokens": _TOKENS, "height": side, "width": max(side * 3 // 4, 1),
@@ -115,7 +123,14 @@ class UNetReference:
         layers = layers_of(unet)
         tensors = {name: torch.from_numpy(control[name]) for name in ("weights", "gamma_attn", "gamma_norm")}
         op = TorchEnergyAttention([layer.heads for layer in layers], **tensors, keep=True)
-        with energy_unet(unet, op) as module, torch.no_grad():
+        residuals = {
+            name: rng.standard_normal(dims.shape(shape, sizes), np.float32) for name, shape in (controls or {}).items()
+        }
+        inputs |= residuals
+        with (
+            energy_unet(unet, op, [torch.from_numpy(one) for one in residuals.values()]) as module,
+            torch.no_grad(),
+        ):
             results = module(*(torch.from_numpy(inputs[name]) for name in INPUTS))
         tensors = {**op.record, **dict(zip(OUTPUTS, results, strict=True))}
         return cls(inputs, control, {name: tensor.numpy() for name, tensor in tensors.items()}, layers, sizes)
@@ -125,11 +140,11 @@ class UNetReference:
         sample, timestep, contexts = (torch.from_numpy(self.inputs[name]) for name in INPUTS)
         with torch.no_grad():
             expected = unet(sample, timestep, contexts[:, 0], return_dict=False)[0].numpy()
-        return relative_l2(_run_component(component, folder, self.inputs)["noise"], expected)
+        return relative_l2(run_component(component, folder, self.inputs)["noise"], expected)
 
     def full_unet_updates_error(self, component: Component, folder: Path) -> float:
         """Error of the full UNet with updates: the worse of its noise and its contexts after the last layer."""
-        result = _run_component(component, folder, {**self.inputs, **self.control})
+        result = run_component(component, folder, {**self.inputs, **self.control})
         return max(relative_l2(result[name], self.expected[name]) for name in OUTPUTS)
 
 
@@ -205,5 +220,5 @@ def module_error(module: nn.Module, component: Component, folder: Path, example:
     with torch.no_grad():
         expected = module(torch.from_numpy(example))
     outputs = expected if isinstance(expected, tuple) else (expected,)
-    result = _run_component(component, folder, {next(iter(component.inputs)): example})
+    result = run_component(component, folder, {next(iter(component.inputs)): example})
     return max(relative_l2(result[n], e.numpy()) for n, e in zip(component.outputs, outputs, strict=True))

@@ -23,8 +23,9 @@ from ebca.export.options import ExportOptions
 
 
 def networks(checkpoint: Checkpoint) -> list[nn.Module]:
-    """The networks that a checkpoint has: UNet, text encoder, VAE."""
-    return [m for m in (checkpoint.unet, checkpoint.text_encoder, checkpoint.vae) if m is not None]
+    """The networks that a checkpoint has: UNet, text encoder, VAE, ControlNets."""
+    parts = (checkpoint.unet, checkpoint.text_encoder, checkpoint.vae, *checkpoint.controlnets.values())
+    return [m for m in parts if m is not None]
 
 
 def stored_bytes(parameters: Iterable[nn.Parameter], options: ExportOptions) -> int:
@@ -77,6 +78,7 @@ def export_key(checkpoint: Checkpoint, options: ExportOptions) -> str:
     facts = {
         "tokenizer": checkpoint.tokenizer_json,
         "scheduler": checkpoint.scheduler_config,
+        "controlnets": list(checkpoint.controlnets),
         "options": _facts(options),
         "versions": {**versions(), "transformers": transformers.__version__, "onnx_ir": onnx_ir.__version__},
         "manifest": VERSION,

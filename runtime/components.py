@@ -14,7 +14,7 @@ from ebca.engines.cache.prepared import prepared_engine
 from ebca.engines.cache.storage import evict
 from ebca.engines.contract import dims
 from ebca.engines.contract.directory import EngineDirectory
-from ebca.engines.contract.manifest import Manifest
+from ebca.engines.contract.manifest import ControlNetSpec, Manifest
 from ebca.engines.machine.memory import nbytes
 from ebca.errors import DeviceMemoryError
 from ebca.runtime.devices.device import Device, MirroredBuffer
@@ -94,6 +94,7 @@ class Components:
         names = [*manifest.unet.segments, *(c for op in manifest.unet.ops.values() for c in op.values())]
         if manifest.unet.full_unet:
             names.append(manifest.unet.full_unet)
+        names += [name for net in manifest.controlnets.values() for name in (net.hint, net.component)]
         if manifest.text_encoder:
             names.append(manifest.text_encoder.component)
         if manifest.vae:
@@ -284,6 +285,20 @@ class Components:
         # Not needed until the next call with an image.
         self.release(spec.encoder)
         return (mean - spec.shift_factor) * np.float32(spec.scaling_factor), std * np.float32(spec.scaling_factor)
+
+    def encode_hint(self, spec: ControlNetSpec, pixels: np.ndarray) -> np.ndarray:
+        """Images [n,H,W,3] in [0, 1] -> what a ControlNet reads of them, [n,C,h,w] float32."""
+        n, height, width, _ = pixels.shape
+        channels = self.manifest.components[spec.hint].outputs["hint"].shape[1]
+        assert isinstance(channels, int)
+        hint = np.empty((n, channels, height // spec.downscale, width // spec.downscale), np.float32)
+        images = pixels.transpose(0, 3, 1, 2)
+        for index in range(n):
+            one = slice(index, index + 1)
+            hint[one] = self._evaluate(spec.hint, {"image": images[one]}, {"hint": hint[one].shape})["hint"]
+        # Not needed until the next call with an image.
+        self.release(spec.hint)
+        return hint
 
     def warm_up_decoder(self, latent_shape: tuple[int, ...]) -> None:
         """Open the VAE's decoder for latents [n,C,h,w] and run it once, if that would later outdate recorded work."""

@@ -16,7 +16,7 @@ from ebca.runtime.images.files import read_parameters
 from ebca.runtime.images.inputs import fitted_size, image_size
 from ebca.runtime.request import names
 from ebca.runtime.request.fields import FIELD_PARTS, GenerateRequest
-from ebca.runtime.request.inputs import chosen_count, implied_count
+from ebca.runtime.request.inputs import chosen_count, implied_count, size_giver
 from ebca.runtime.request.serialization import from_parameters
 from ebca.runtime.results import Result
 from ebca.runtime.sampling.progress import OnStep
@@ -137,7 +137,7 @@ class Engine(Components):
         Args:
             prompt: one text for all images, or one per image.
             height, width: in pixels, multiples of 8. If both are None: those of `latents`, if given; about the model's
-                size with the aspect ratio of `image`, if given; else the model's size.
+                size with the aspect ratio of `image`, else of the first `control`, if given; else the model's size.
             num_images: number of all images. None: as many as the longest list among prompts, seeds, images and masks.
                 For several images per prompt, repeat the prompts.
             on_step: called after each evaluation; return False to cancel.
@@ -196,7 +196,7 @@ class Engine(Components):
 
     def _fitting(self, request: GenerateRequest) -> tuple[int | None, int | None]:
         """Height and width for a request without them; None: the model's."""
-        vae, image = self.manifest.vae, request.image_inputs.image
+        vae, image = self.manifest.vae, size_giver(request)
         shape: tuple[int, ...] = getattr(request.latents, "shape", ())
         downscale = vae.downscale if vae else rules.DEFAULT_DOWNSCALE
         if len(shape) == 4:

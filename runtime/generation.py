@@ -9,6 +9,7 @@ import numpy as np
 
 from ebca.engines.contract.directory import BUNDLED
 from ebca.runtime.components import Components
+from ebca.runtime.conditioning import controlnets
 from ebca.runtime.conditioning import subjects as subjects_of_prompts
 from ebca.runtime.conditioning.prompts import PromptEncoder, Prompts
 from ebca.runtime.conditioning.subjects import Resolved
@@ -21,6 +22,7 @@ from ebca.runtime.request.inputs import recorded
 from ebca.runtime.request.serialization import to_json
 from ebca.runtime.request.validate import Target, Task, ValidRequest
 from ebca.runtime.results import Result
+from ebca.runtime.sampling.controlnets import ControlInputs
 from ebca.runtime.sampling.host import HostSampler
 from ebca.runtime.sampling.progress import OnStep
 from ebca.runtime.sampling.repaint import RePaintSchedule, RePaintStepper
@@ -79,9 +81,11 @@ class Generation:
             counts = self._table.remaining, self._table.evaluations
         else:
             counts = steps, steps
+        self._evaluations = counts[1]
         self._timeline = Timeline.of(valid.request.guidance, *counts, valid.scheduler)
         self._strengths = subjects_of_prompts.strengths(valid.request.subject, *counts, valid.scheduler)
         self._source = ImageSource.load(inputs.image, inputs.mask, batch=target.batch, size=size, downscale=downscale)
+        self._control_images = controlnets.load(valid.request.controlnets, target.batch, size)
         self._inputs = recorded(valid.request)
         self.seeds = valid.seeds or (secrets.randbits(32),)
         self._streams = [NormalStream(seed) for seed in self.seeds]
@@ -110,9 +114,10 @@ class Generation:
         prompts = encoder.encode(request.conditioning, request.guidance.edits, guided=self._valid.guided)
         watch.stage("text_encoder")
         initial = self._initial_latents()
+        control = self._control_inputs()
         watch.stage("vae_encoder")
         executor = open_executor(prompts.contexts, 0 if inputs_of_subjects is None else inputs_of_subjects.groups)
-        inputs = self._sampler_inputs(prompts, initial, executor, inputs_of_subjects)
+        inputs = self._sampler_inputs(prompts, initial, executor, inputs_of_subjects, control)
         maps = self._attention_maps(executor)
         if request.output != "latents":
             self._components.warm_up_decoder(self._target.latent_shape)
@@ -168,8 +173,19 @@ class Generation:
         }
         return prepare[self._valid.task](self._source)
 
+    def _control_inputs(self) -> ControlInputs | None:
+        given = self._valid.request.controlnets
+        if not given.each:
+            return None
+        return controlnets.encode(given, self._control_images, self._components, self._evaluations)
+
     def _sampler_inputs(
-        self, prompts: Prompts, initial: InitialLatents, executor: Executor, subjects: SubjectInputs | None
+        self,
+        prompts: Prompts,
+        initial: InitialLatents,
+        executor: Executor,
+        subjects: SubjectInputs | None,
+        control: ControlInputs | None,
     ) -> SamplerInputs:
         guidance, layers = self._valid.request.guidance, self._components.manifest.unet.layers
         latents = initial.noise
@@ -184,6 +200,7 @@ class Generation:
             extra_channels=initial.extra_channels,
             carry_edits=bool(guidance.edits) and not guidance.reset_edits,
             subjects=subjects,
+            controlnets=control,
         )
 
     def _stepper(self, initial: InitialLatents) -> Stepper:
@@ -208,10 +225,10 @@ class Generation:
     def _sampler(
         self, executor: Executor, inputs: SamplerInputs, maps: AttentionMaps | None, open_sampler: OpenSampler
     ) -> Sampler:
-        """The device's sampler, unless telemetry or the stepper needs the host."""
+        """The device's sampler, unless telemetry, ControlNets or the stepper need the host."""
         energies = self._valid.request.telemetry.energies
         on_device = None
-        if inputs.stepper.table is not None and not energies and maps is None:
+        if inputs.stepper.table is not None and not energies and maps is None and inputs.controlnets is None:
             on_device = open_sampler(executor)
         return on_device or HostSampler(executor, energies=energies, probe=maps)
 

@@ -21,6 +21,7 @@ from ebca.engines.machine.available import available_bytes
 from ebca.errors import EngineError
 from ebca.runtime.components import Components
 from ebca.runtime.execution.buffers import buffer_bytes
+from ebca.runtime.execution.residuals import residual_bytes
 from ebca.runtime.request.validate import Task, ValidRequest
 from ebca.runtime.schema import parameters as rules
 
@@ -97,7 +98,7 @@ def check_generation(
         "height": height, "width": width,
     }  # fmt: skip
     held = Need(0, _held_on_host(valid, latent_shape, sizes, len(manifest.unet.layers)))
-    sampling = _sampling(components, sizes)
+    sampling = _sampling(components, sizes) + _controlling(components, valid, sizes)
     phases = [held + sampling]
     one = {**sizes, "batch": 1}
     checked = []
@@ -148,6 +149,16 @@ def _sampling(components: Components, sizes: Sizes) -> Need:
     unet = components.manifest.unet
     scratch = max((scratch_bytes(components, name, sizes) for name in unet.segments), default=0)
     return Need(buffer_bytes(unet, sizes) + scratch)
+
+
+def _controlling(components: Components, valid: ValidRequest, sizes: Sizes) -> Need:
+    """What ControlNets add to an evaluation."""
+    manifest, count = components.manifest, len(valid.request.controlnets.each)
+    if not count:
+        return Need(0)
+    first = next(iter(manifest.controlnets.values()))
+    hint = nbytes_of(manifest.components[first.component].inputs["hint"], sizes)
+    return Need(residual_bytes(manifest.unet, sizes, count) + count * hint)
 
 
 def _tokens(components: Components, valid: ValidRequest) -> int:

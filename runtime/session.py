@@ -10,6 +10,7 @@ import numpy as np
 
 from ebca.runtime import memory
 from ebca.runtime.components import Components
+from ebca.runtime.conditioning.controlnets import Control
 from ebca.runtime.conditioning.edits import Edit
 from ebca.runtime.conditioning.prompts import Conditioning, PromptEncoder
 from ebca.runtime.conditioning.schedules import Gamma
@@ -109,6 +110,7 @@ class Session:
         strength: float | None = rules.GENERATE.strength,
         repaint: RePaint | None = None,
         composite: bool = rules.GENERATE.composite,
+        control: Control | Sequence[Control] = (),
         prompt_embeds: np.ndarray | None = None,
         negative_prompt_embeds: np.ndarray | None = None,
         latents: np.ndarray | None = None,
@@ -122,8 +124,9 @@ class Session:
 
         Without `image` this is text to image. With `image` it is image to image, starting at the noise level that
         `strength` sets. With `image` and `mask` it is inpainting: by the model if it was trained for inpainting, else
-        by RePaint. `subjects` gives things of the prompt places of their own. All parameters but `on_step` are fields
-        of `ebca.GenerateRequest`, which describes them; `run` takes them as one value.
+        by RePaint. `subjects` gives things of the prompt places of their own, and `control` steers by images through
+        ControlNets. All parameters but `on_step` are fields of `ebca.GenerateRequest`, which describes them; `run`
+        takes them as one value.
 
         Args:
             on_step: called after each evaluation; return False to cancel.
@@ -296,8 +299,10 @@ class Session:
             while len(self._executors) >= _KEPT_EXECUTORS:
                 self._samplers.pop(self._executors.pop(next(iter(self._executors))), None)
             self._executors[key] = self.engine.executor(self._sizes(rows, count, tokens), groups)
-        self._executors[key].contexts[...] = contexts
-        return self._executors[key]
+        executor = self._executors[key]
+        executor.contexts[...] = contexts
+        executor.residuals.load(())
+        return executor
 
     def _sizes(self, rows: int, contexts: int, tokens: int) -> dict[str, int]:
         """Sizes of an evaluation."""

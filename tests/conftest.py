@@ -133,6 +133,20 @@ def tiny_inpainting_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return exported(tmp_path_factory, "tiny-inpainting", make)
 
 
+@pytest.fixture(scope="session")
+def tiny_controlled_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The complete built-in model with two ControlNets, "canny" and "depth", in float32. Shared."""
+
+    def make(folder: Path) -> Path:
+        from helpers.controlnets import controlled
+
+        from ebca.export.api import export_checkpoint
+
+        return export_checkpoint(controlled(), folder)
+
+    return exported(tmp_path_factory, "tiny-controlled", make)
+
+
 def _export_unet(folder: Path, precision: str) -> Path:
     from ebca.export.api import export_unet
     from ebca.export.checkpoint.tiny import build_tiny

@@ -58,6 +58,7 @@ def check(manifest: Manifest) -> None:
         _check_op(manifest, layer, OP_VARIANTS)
     _check_subject_layers(manifest)
     _check_full_unets(manifest)
+    _check_controlnets(manifest)
     _check_kind(manifest)
     _check_text(manifest)
     _check_vae(manifest)
@@ -149,14 +150,14 @@ def _check_compute(manifest: Manifest) -> None:
 def _check_channels_last(unet: UNetSpec) -> None:
     for names in unet.channels_last.values():
         for name in names:
-            edge = name in (*unet.inputs, *unet.outputs)
+            edge = name in (*unet.inputs, *unet.outputs, *unet.controls)
             if edge or name not in unet.tensors or len(unet.tensors[name].shape) != 4:
                 raise EngineError(f"'{name}' of channels_last is not an image between segments")
 
 
 def _check_steps(manifest: Manifest) -> None:
     """Each step reads what was written before, and its graph has the tensors of the step."""
-    unet, written = manifest.unet, set(manifest.unet.inputs)
+    unet, written = manifest.unet, {*manifest.unet.inputs, *manifest.unet.controls}
     for step in unet.steps:
         for name in (*step.inputs, *step.outputs):
             if name not in unet.tensors:
@@ -258,6 +259,36 @@ def _check_full_unets(manifest: Manifest) -> None:
         inputs |= {name: TensorSpec("float32", tuple(d or 0 for d in _OP_SHAPES[name])) for name in controls}
         _check_tensors(f"the full UNet '{full}'", component.inputs, inputs)
         _check_tensors(f"the full UNet '{full}'", component.outputs, outputs)
+
+
+def _check_controlnets(manifest: Manifest) -> None:
+    """Each takes what the UNet takes, and adds to all that segments read."""
+    unet = manifest.unet
+    if bool(unet.controls) != bool(manifest.controlnets):
+        raise EngineError("controlnets and unet.controls need each other")
+    if not unet.controls:
+        return
+    if unet.full_unet or unet.full_unet_with_updates:
+        raise EngineError("a UNet for ControlNets is also there in one piece, which does not read unet.controls")
+    for name in unet.controls:
+        if name not in unet.tensors or unet.tensors[name].dtype != "float32":
+            raise EngineError(f"'{name}' of unet.controls is no float32 tensor of the UNet")
+    residuals = {name: unet.tensors[name] for name in unet.controls}
+    for name, net in manifest.controlnets.items():
+        who = f"the ControlNet '{name}'"
+        encoder, component = _component(manifest, net.hint, who), _component(manifest, net.component, who)
+        pixels = TensorSpec("float32", ("batch", 3, f"{net.downscale}*height", f"{net.downscale}*width"))
+        _check_tensors(who, encoder.inputs, {"image": pixels})
+        hint = component.inputs.get("hint")
+        if hint is None or len(hint.shape) != 4 or not isinstance(hint.shape[1], int):
+            raise EngineError(f"{who} has no input 'hint' that is an image")
+        hint = TensorSpec("float32", ("batch", hint.shape[1], "height", "width"))
+        _check_tensors(who, encoder.outputs, {"hint": hint})
+        inputs = {one: unet.tensors[one] for one in unet.inputs}
+        inputs |= {"scale": TensorSpec("float32", ()), "hint": hint}
+        inputs |= {f"before_{one}": tensor for one, tensor in residuals.items()}
+        _check_tensors(who, component.inputs, inputs)
+        _check_tensors(who, component.outputs, residuals)
 
 
 def _check_kind(manifest: Manifest) -> None:

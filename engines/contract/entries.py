@@ -90,7 +90,8 @@ class UNetSpec:
     `full_unet_with_updates` is the unsplit UNet with the op's variant "update" inside; it also takes the controls of
     that variant. `channels_last` maps a backend whose lowered graphs differ in it to the images between segments that
     are [B,h,w,C] there; `tensors` always has [B,C,h,w]. `subject_layers` is None where no layer can tell where
-    a subject is. In the JSON, `steps` is "plan", `full_unet` is "vanilla", and
+    a subject is. `controls` are float32 tensors that ControlNets write and segments read beside `inputs`: the sums of
+    residuals, zero without any. In the JSON, `steps` is "plan", `full_unet` is "vanilla", and
     `full_unet_with_updates` is "whole".
     """
 
@@ -109,6 +110,7 @@ class UNetSpec:
     full_unet_with_updates: str | None = None
     channels_last: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     subject_layers: SubjectLayers | None = None
+    controls: tuple[str, ...] = ()
 
     @property
     def segments(self) -> list[str]:
@@ -121,6 +123,17 @@ class UNetSpec:
         if first is None or first.segment is None or first.inputs != ("timestep",):
             return None
         return first if all(self.tensors[name].shape[:1] == ("batch",) for name in first.outputs) else None
+
+
+@dataclass(frozen=True)
+class ControlNetSpec:
+    """One ControlNet. `hint` encodes an image [B,3,H,W] in [0, 1], with `downscale` pixels per latent and side.
+    `component` takes the UNet's inputs, a scale, the hint, and the sum of the residuals before (`before_` and their
+    names); it returns the sum with its own."""
+
+    component: str
+    hint: str
+    downscale: int
 
 
 @dataclass(frozen=True)
@@ -171,6 +184,7 @@ class Manifest:
     created_by: Mapping[str, str] = field(default_factory=dict)
     compute: str = "fp32"
     plans: Mapping[str, LibraryPlans] = field(default_factory=dict)
+    controlnets: Mapping[str, ControlNetSpec] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -184,5 +198,8 @@ class Manifest:
     def to_json(self) -> str:
         """The text of `manifest.json`, with its digest."""
         data = asdict(self)
+        # Without ControlNets a manifest is as it was before there were any.
+        if not self.controlnets:
+            del data["controlnets"], data["unet"]["controls"]
         data["unet"] = {_JSON_NAMES.get(name, name): value for name, value in data["unet"].items()}
         return digest.stamped({"format": FORMAT, "version": VERSION, **data})

@@ -13,6 +13,7 @@ Version 2. Paths are relative to the directory, with `/`. Tensor shapes: see `eb
     text_encoder, vae, tokenizer    null in a UNet-only directory
     schedulers           coefficient tables, see `ebca.runtime.sampling.tables`
     parity               errors measured against PyTorch at export
+    controlnets          per name: components that add to what the UNet's segments read; only if there are any
     plans                per library: TensorRT plans built ahead of time, see `ebca.engines.contract.plans`
     files                path -> size, sha256
 """
@@ -29,6 +30,7 @@ from ebca.engines.contract.entries import (
     GUIDANCE_SCALE,
     VERSION,
     Component,
+    ControlNetSpec,
     FileRecord,
     LayerSpec,
     Manifest,
@@ -51,6 +53,7 @@ __all__ = [
     "GUIDANCE_SCALE",
     "VERSION",
     "Component",
+    "ControlNetSpec",
     "FileRecord",
     "LayerSpec",
     "Manifest",

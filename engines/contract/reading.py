@@ -12,6 +12,7 @@ from ebca.engines.contract.checked import Entry
 from ebca.engines.contract.entries import (
     GUIDANCE_SCALE,
     Component,
+    ControlNetSpec,
     FileRecord,
     LayerSpec,
     Manifest,
@@ -46,7 +47,7 @@ def manifest(entry: Entry) -> Manifest:
     """A manifest from the document. Raises EngineError for a value of the wrong type or range."""
     text_encoder, vae, tokenizer = entry.get("text_encoder"), entry.get("vae"), entry.get("tokenizer")
     compute, parity = entry.get("compute"), entry.get("parity")
-    made, built = entry.get("created_by"), entry.get("plans")
+    made, built, nets = entry.get("created_by"), entry.get("plans"), entry.get("controlnets")
     return Manifest(
         model=_model(entry["model"]),
         precision=entry["precision"].choice(*PRECISIONS),
@@ -61,6 +62,7 @@ def manifest(entry: Entry) -> Manifest:
         created_by={} if made is None else {name: version.name() for name, version in made.items()},
         compute=COMPUTES[0] if compute is None else compute.choice(*COMPUTES),
         plans={} if built is None else {library: plans.read_plans(its) for library, its in built.items()},
+        controlnets={} if nets is None else {name: _controlnet(net) for name, net in nets.items()},
     )
 
 
@@ -148,6 +150,7 @@ def _unet(entry: Entry) -> UNetSpec:
 
     contexts, last = entry.get("max_contexts"), entry.get("channels_last")
     full, with_updates, subjects = entry.get("vanilla"), entry.get("whole"), entry.get("subject_layers")
+    controls = entry.get("controls")
     return UNetSpec(
         in_channels=size("in_channels"),
         out_channels=size("out_channels"),
@@ -164,6 +167,7 @@ def _unet(entry: Entry) -> UNetSpec:
         full_unet_with_updates=None if with_updates is None else with_updates.name(),
         channels_last={} if last is None else {backend: names.names() for backend, names in last.items()},
         subject_layers=None if subjects is None else _subject_layers(subjects),
+        controls=() if controls is None else controls.names(),
     )
 
 
@@ -189,6 +193,14 @@ def _step(entry: Entry) -> Step:
         layer=None if layer is None else layer.integer(0, limits.DIMENSION),
         inputs=entry["inputs"].names(),
         outputs=entry["outputs"].names(),
+    )
+
+
+def _controlnet(entry: Entry) -> ControlNetSpec:
+    return ControlNetSpec(
+        component=entry["component"].name(),
+        hint=entry["hint"].name(),
+        downscale=entry["downscale"].integer(1, limits.DIMENSION),
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from transformers import CLIPTextModel
 from transformers.utils import logging as transformers_logging
 
@@ -28,7 +28,12 @@ from ebca.export.checkpoint.weight_files import WeightFiles, local_weights, weig
 
 # Base names of the weight files, as diffusers and transformers write them.
 _STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
-_NETWORKS: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
+_NETWORKS: dict[str, Any] = {
+    "unet": UNet2DConditionModel,
+    "vae": AutoencoderKL,
+    "text_encoder": CLIPTextModel,
+    "controlnet": ControlNetModel,
+}
 _CLASSES = {
     "unet": ("UNet2DConditionModel",),
     "vae": ("AutoencoderKL",),
@@ -62,7 +67,7 @@ def load_folder(folder: Path, *, name: str, source: dict[str, Any], tokenizer: s
     weights = {part: local_weights(place, _STEMS[part]) for part, place in networks.items()}
     tokenizer_source = tokenizer or layout.tokenizer
     text, info = tokenizer_json(tokenizer_source) if tokenizer_source else (None, {})
-    loaded = {part: _load(part, place, weights[part]) for part, place in networks.items()}
+    loaded = {part: load_network(part, place, weights[part]) for part, place in networks.items()}
     return Checkpoint(
         name=name,
         unet=loaded["unet"][0],
@@ -175,8 +180,9 @@ def _part(folder: Path, part: str) -> Path | None:
     return folder / part if any((folder / part / sign).is_file() for sign in signs) else None
 
 
-def _load(part: str, folder: Path, found: WeightFiles) -> tuple[Any, str]:
-    """Load one network from safetensors in float32, refusing weights that do not fill it.
+def load_network(part: str, folder: Path, found: WeightFiles) -> tuple[Any, str]:
+    """Load one network ("unet", "vae", "text_encoder" or "controlnet") from safetensors in float32, refusing weights
+    that do not fill it.
 
     Returns:
         The network, and a line about tensors that it has no place for; "" if there are none.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from ebca.export.checkpoint.built_in import BUILT_IN
 from ebca.export.checkpoint.folder import check_folder, choose_files, load_folder
 from ebca.export.checkpoint.hub import fetch
 from ebca.export.checkpoint.model import Checkpoint
+from ebca.export.checkpoint.places import FILE_SUFFIXES, HUB_ID, expanded
 from ebca.export.checkpoint.single_file import check_suffix, load_single_file
 
 # The original repositories of 1.5 and inpainting were deleted; these have the same weights.
@@ -21,8 +21,6 @@ SHORT_NAMES: dict[str, str] = {
     "sd-1.5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "sd-1.5-inpainting": "stable-diffusion-v1-5/stable-diffusion-inpainting",
 }
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_FILE_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
 def load_checkpoint(
@@ -48,7 +46,7 @@ def load_checkpoint(
         ModelError: the model cannot be found, read or exported; the message says what to do.
     """
     if tokenizer is not None:
-        tokenizer = _expanded(tokenizer, "tokenizer")
+        tokenizer = expanded(tokenizer, "tokenizer")
     checkpoint = _load(str(model), revision, token, cache_dir, tokenizer)
     _match_tokenizer(checkpoint)
     return checkpoint
@@ -66,7 +64,7 @@ def _load(
         return BUILT_IN[model].build()
     if model in SHORT_NAMES:
         return _load_hub(SHORT_NAMES[model], revision, token, cache_dir, tokenizer)
-    path = _expanded(model, "model")
+    path = expanded(model, "model")
     if path.exists():
         _refuse_unused(f"{model}, which is on this machine", revision=revision)
     if path.is_dir():
@@ -75,10 +73,10 @@ def _load(
         return load_folder(path, name=name, source=source, tokenizer=tokenizer)
     if path.is_file():
         return load_single_file(path, tokenizer=tokenizer, token=token, cache_dir=cache_dir)
-    if path.suffix.lower() in _FILE_SUFFIXES:
+    if path.suffix.lower() in FILE_SUFFIXES:
         check_suffix(path)
         raise ModelError(f"there is no file {model}")
-    if _HUB_ID.fullmatch(model):
+    if HUB_ID.fullmatch(model):
         return _load_hub(model, revision, token, cache_dir, tokenizer)
     if "/" in model or "\\" in model:
         raise ModelError(f"there is no folder {model}")
@@ -86,17 +84,6 @@ def _load(
         f"unknown model {model!r}: known names are {', '.join((*BUILT_IN, *SHORT_NAMES))}",
         "else give a hub id (owner/name), a folder in diffusers format or a .safetensors file",
     )
-
-
-def _expanded(named: str | Path, what: str) -> Path:
-    """A path with `~` as the user's own folder, which a shell leaves as it is in quotes. It need not exist."""
-    try:
-        path = Path(named).expanduser()
-        path.exists()
-    except (OSError, RuntimeError, ValueError) as error:
-        shown, reason = str(named)[:80], getattr(error, "strerror", None) or str(error).rstrip(".")
-        raise ModelError(f"{what} {shown!r} cannot be found: {reason}", "check its path") from None
-    return path
 
 
 def _refuse_unused(what: str, **given: object) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from transformers import CLIPTextModel
 
 
@@ -25,3 +25,5 @@ class Checkpoint:
     source: dict[str, Any] = field(default_factory=dict)
     # lines for whoever exports, about what was found and left out
     notices: tuple[str, ...] = ()
+    # by the names that they have in the engine
+    controlnets: dict[str, ControlNetModel] = field(default_factory=dict)

@@ -113,7 +113,7 @@ def load_single_file(
     """Load a .safetensors file. Networks that the file lacks (a pruned VAE, say) are None."""
     check_suffix(path)
     check_safetensors(path)
-    names = _tensor_names(path)
+    names = tensor_names(path)
     unet_config = _unet_config(path, names, architecture)
     check_unet_supported(unet_config)
     text_encoder = _load_text_encoder(path, names, architecture.text_encoder)
@@ -149,7 +149,8 @@ def check_suffix(path: Path) -> None:
         raise ModelError(f"{path} is no checkpoint: a .safetensors file or a folder in diffusers format is needed")
 
 
-def _tensor_names(path: Path) -> list[str]:
+def tensor_names(path: Path) -> list[str]:
+    """The names of all tensors in a file."""
     with safe_open(path, framework="pt") as file:
         return list(file.keys())
 
@@ -178,7 +179,7 @@ def _unet_config(path: Path, names: list[str], architecture: Architecture) -> di
     return {**architecture.unet, "in_channels": channels}
 
 
-def _read(path: Path, names: list[str], prefix: str) -> dict[str, Tensor]:
+def read_tensors(path: Path, names: list[str], prefix: str) -> dict[str, Tensor]:
     """The tensors under one prefix, in float32. The rest of the file (averaged copies, say) is not read."""
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name).to(torch.float32) for name in names if name.startswith(prefix)}
@@ -187,38 +188,38 @@ def _read(path: Path, names: list[str], prefix: str) -> dict[str, Tensor]:
 def _load_unet(path: Path, names: list[str], config: dict[str, Any]) -> UNet2DConditionModel:
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(config)
-    return _fill(
+    return fill(
         unet,
-        _converted(convert_ldm_unet_checkpoint, path, "UNet", _read(path, names, UNET_PREFIX), config),
+        converted(convert_ldm_unet_checkpoint, path, "UNet", read_tensors(path, names, UNET_PREFIX), config),
         path,
         "UNet",
     )
 
 
 def _load_vae(path: Path, names: list[str], config: Mapping[str, Any]) -> AutoencoderKL | None:
-    tensors = _read(path, names, VAE_PREFIX)
+    tensors = read_tensors(path, names, VAE_PREFIX)
     if not tensors:
         return None
     with torch.device("meta"):
         vae = AutoencoderKL.from_config(dict(config))
-    return _fill(vae, _converted(convert_ldm_vae_checkpoint, path, "VAE", tensors, config), path, "VAE")
+    return fill(vae, converted(convert_ldm_vae_checkpoint, path, "VAE", tensors, config), path, "VAE")
 
 
 def _load_text_encoder(path: Path, names: list[str], config: Mapping[str, Any]) -> CLIPTextModel | None:
-    tensors = _read(path, names, CLIP_PREFIX)
+    tensors = read_tensors(path, names, CLIP_PREFIX)
     if not tensors:
         return None
     # Not on the meta device: its position_ids are a buffer that no file contains.
     model = CLIPTextModel(CLIPTextConfig(**config))
     wrapped = hasattr(model, "text_model")
     state = {}
-    for name, value in _converted(convert_ldm_clip_checkpoint, path, "text encoder", tensors).items():
+    for name, value in converted(convert_ldm_clip_checkpoint, path, "text encoder", tensors).items():
         if not name.endswith("position_ids"):
             state[name if wrapped else name.removeprefix("text_model.")] = value
-    return _fill(model, state, path, "text encoder")
+    return fill(model, state, path, "text encoder")
 
 
-def _converted(convert: Callable[..., dict[str, Tensor]], path: Path, part: str, *about: Any) -> dict[str, Tensor]:
+def converted(convert: Callable[..., dict[str, Tensor]], path: Path, part: str, *about: Any) -> dict[str, Tensor]:
     """diffusers' names for the tensors. Its functions assume that every tensor is there."""
     try:
         return convert(*about)
@@ -228,7 +229,8 @@ def _converted(convert: Callable[..., dict[str, Tensor]], path: Path, part: str,
         ) from error
 
 
-def _fill(model: nn.Module, state: dict[str, Tensor], path: Path, part: str) -> Any:
+def fill(model: nn.Module, state: dict[str, Tensor], path: Path, part: str) -> Any:
+    """The model with these weights, for export. Raises ModelError if they are not all of its weights."""
     try:
         model.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:

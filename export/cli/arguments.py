@@ -32,6 +32,7 @@ _EXAMPLES = """examples:
   ebca-export --model model.safetensors --tokenizer ./clip-tokenizer --output-dir engine-mine
   ebca-export --model sd-1.5 --output-dir engine-gpu --backend tensorrt-rtx --shape 1x512x768
   ebca-export --model sd-1.5 --output-dir engine-gpu --backend onnxruntime-cuda --verify
+  ebca-export --model sd-1.5 --output-dir engine-canny --controlnet lllyasviel/control_v11p_sd15_canny=canny
   ebca-export --model sd-1.5 --dry-run
 """
 
@@ -121,6 +122,14 @@ def _add_contents(p: argparse.ArgumentParser) -> None:
         "UNet's size",
     )
     _add_old_spelling(p, "--with-vanilla", "with_full_unet")
+    p.add_argument(
+        "--controlnet",
+        action="append",
+        default=[],
+        metavar="PLACE[=NAME]",
+        help="also export a ControlNet for this model: a folder in diffusers format, a hub id, or a .safetensors file, "
+        "and what `--control` calls it (default: its own name); repeat it for more",
+    )
 
 
 def _add_plans(group: "argparse._ArgumentGroup") -> None:

@@ -131,6 +131,12 @@ def _check_gpu_flags(args: argparse.Namespace) -> None:
         raise ParameterError("--vae-fp32 is about float16 directories", "give a --backend for GPUs too")
     if args.precision == "fp32" and args.backend in GPU:
         raise ParameterError(f"--backend {args.backend} stores weights as float16", "leave --precision fp32 out")
+    if args.controlnet and args.backend in PLANNED:
+        raise ParameterError("plans are not built for ControlNets", "give --backend onnxruntime-cuda")
+    if args.controlnet and args.with_full_unet:
+        raise ParameterError(
+            "an engine with ControlNets runs its UNet in segments only", "leave --with-full-unet or --controlnet out"
+        )
     if args.shape and args.dynamic:
         raise ParameterError("--shape and --dynamic exclude each other", "give one of them")
 

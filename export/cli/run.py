@@ -65,18 +65,21 @@ def _run(args: argparse.Namespace, ctrl_c: console.CtrlC) -> int:
 
 
 def _load(args: argparse.Namespace, out: Console) -> "Checkpoint":
-    from ebca.export.checkpoint import load
+    from ebca.export.checkpoint import controlnet, load
     from ebca.export.quiet import quiet
 
     loading = out.status(f"loading {escape(args.model)}") if out.is_terminal else nullcontext()
     with loading, quiet():
-        return load.load_checkpoint(
+        checkpoint = load.load_checkpoint(
             args.model,
             revision=args.revision,
             token=args.token,
             cache_dir=args.cache_dir,
             tokenizer=args.tokenizer,
         )
+        if not args.controlnet:
+            return checkpoint
+        return controlnet.load_controlnets(checkpoint, args.controlnet, token=args.token, cache_dir=args.cache_dir)
 
 
 def _scale(checkpoint: "Checkpoint") -> int:
@@ -91,7 +94,7 @@ def _print_split(args: argparse.Namespace, checkpoint: "Checkpoint") -> None:
     from ebca.export.graph.split import split_unet
     from ebca.export.graph.traced_unet import TracedUNet
 
-    split, sizes = split_unet(TracedUNet.of(checkpoint.unet))
+    split, sizes = split_unet(TracedUNet.of(checkpoint.unet, controlled=bool(checkpoint.controlnets)))
     for name in ("height", "width"):
         if getattr(args, name) is not None:
             sizes[name] = getattr(args, name) // _scale(checkpoint)

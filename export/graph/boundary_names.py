@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from ebca.errors import ExportError
 from ebca.export.graph.op_node import int_attribute, is_op
-from ebca.export.graph.placement import TIME_LEVEL, Placement
+from ebca.export.graph.placement import TIME_LEVEL, Placement, operands
 
 OP_ROLES = ("q", "k", "v", "out", "g")
 
@@ -37,7 +37,7 @@ def boundary_names(placement: Placement) -> dict[ir.Value, str]:
 def _name_crossing(namer: "_Namer", placement: Placement, node: ir.Node, value: ir.Value) -> None:
     level, shape = placement.level[node], placement.symbols.shape(value)
     readers = placement.consumers(value)
-    if any(r.op_type == "Concat" and placement.level[r] > level + 1 for r in readers):
+    if any(_joins(placement, r) and placement.level[r] > level + 1 for r in readers):
         namer.number(value, "skip")
     elif "contexts" in shape:
         stem = f"contexts_{level:02}"
@@ -49,6 +49,14 @@ def _name_crossing(namer: "_Namer", placement: Placement, node: ir.Node, value: 
         namer.number(value, "time")
     else:
         namer.number(value, f"hidden_{level:02}")
+
+
+def _joins(placement: Placement, reader: ir.Node) -> bool:
+    """Whether a node joins a skip to what comes up: at once, or after the residual of ControlNets is added."""
+    if reader.op_type == "Concat":
+        return True
+    adds_input = reader.op_type == "Add" and any(value in placement.graph.inputs for value in operands(reader))
+    return adds_input and any(n.op_type == "Concat" for n in placement.consumers(reader.outputs[0]))
 
 
 def _check(names: Mapping[ir.Value, str]) -> None:

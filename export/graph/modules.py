@@ -56,7 +56,7 @@ def text_encoder_graph(model: CLIPTextModel, max_length: int, keep: Keep = not_k
     """One graph: input_ids -> hidden_states. `keep` may have the trace already."""
     ids = torch.zeros(2, max_length, dtype=torch.int64)
     ids[:, -1] = model.config.eos_token_id
-    return _trace(
+    return trace_module(
         TextEncoder(model),
         ids,
         {0: torch.export.Dim.DYNAMIC},
@@ -70,7 +70,7 @@ def vae_decoder_graph(vae: AutoencoderKL, keep: Keep = not_kept) -> ir.Graph:
     """One graph: latents -> image. `keep` may have the trace already."""
     channels, factor = vae.config.latent_channels, downscale(vae)
     dynamic = torch.export.Dim.DYNAMIC
-    return _trace(
+    return trace_module(
         VaeDecoder(vae),
         torch.zeros(2, channels, 9, 11),
         {0: dynamic, 2: dynamic, 3: dynamic},
@@ -85,7 +85,7 @@ def vae_encoder_graph(vae: AutoencoderKL, keep: Keep = not_kept) -> ir.Graph:
     channels, factor = vae.config.latent_channels, downscale(vae)
     dynamic = torch.export.Dim.DYNAMIC
     latents: tuple[Dim, ...] = ("batch", channels, "height", "width")
-    return _trace(
+    return trace_module(
         VaeEncoder(vae),
         torch.zeros(2, vae.config.in_channels, 9 * factor, 11 * factor),
         {0: dynamic, 2: dynamic, 3: dynamic},
@@ -105,9 +105,18 @@ _SYMBOL = re.compile(r"\bs\d+\b")
 Named = Sequence[tuple[str, tuple[Dim, ...]]]
 
 
-def _trace(
+def trace_module(
     module: nn.Module, example: Tensor, dynamic: dict[int, Any], inputs: Named, outputs: Named, keep: Keep
 ) -> ir.Graph:
+    """One graph of a module with a single input.
+
+    Args:
+        module: to trace.
+        example: an input.
+        dynamic: its axes that are not fixed, as `torch.export.export` takes them.
+        inputs, outputs: names and shapes.
+        keep: may have the trace already.
+    """
     model = keep(module, partial(_exported, module, example, dynamic))
     fold_transposes(model)
     graph = model.graph

@@ -66,6 +66,15 @@ class Symbols:
         except ExportError:
             return ir.Shape([d if isinstance(d, int) else None for d in value.shape])
 
+    def name_dimensions(self, graph: ir.Graph) -> None:
+        """Give the values of a graph shapes in our names. Raises ExportError for an input or output without one."""
+        named = {value: ir.Shape(self.shape(value)) for value in (*graph.inputs, *graph.outputs)}
+        for node in graph:
+            for value in node.outputs:
+                value.shape = named.get(value) or self.shape_if_known(value)
+        for value in graph.inputs:
+            value.shape = named[value]
+
     def height_and_width(self, value: ir.Value, axis: int) -> tuple[Dim, Dim]:
         """The height and the width of image positions that are flattened into one axis.
 

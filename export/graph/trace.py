@@ -2,19 +2,21 @@
 
 The UNet's code is not rewritten, so one trace serves every architecture that diffusers has: its attention processors
 are the only hook. Every `attn2` gets a processor that emits one `ebca::EnergyCrossAttention` node and adds `g Wk` to
-the contexts that the next layer reads; every `attn1` emits one standard `Attention` node.
+the contexts that the next layer reads; every `attn1` emits one standard `Attention` node. For ControlNets, the UNet
+gets its residuals as diffusers defines them: one for each skip, and one for the middle block.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import onnx_ir as ir
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import ControlNetModel, UNet2DConditionModel
 from torch import Tensor, nn
 
+from ebca.export.graph.late_input import LateInput, bring_in
 from ebca.export.graph.op_node import OP_DOMAIN, OP_TYPE, OPSET, OUTPUTS
 from ebca.export.quiet import quiet
 
@@ -67,38 +69,56 @@ class _CrossAttention:
         return attn.to_out[0](out)
 
 
-class _SelfAttention:
-    """Processor of an `attn1`: one standard ONNX Attention node instead of transposes around a 4-D one."""
+class StandardAttention:
+    """Processor of an `attn1`, or of an `attn2` without updates: one standard ONNX Attention node instead of transposes
+    around a 4-D one."""
 
-    def __call__(self, attn: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        q, k, v = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
+    def __call__(
+        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        q, k, v = attn.to_q(hidden_states), attn.to_k(source), attn.to_v(source)
         out = torch.onnx.ops.attention(q, k, v, q_num_heads=attn.heads, kv_num_heads=attn.heads, scale=attn.scale)[0]
         return attn.to_out[0](out)
 
 
 class EnergyUNet(nn.Module):
-    """A diffusers UNet whose cross-attention runs `op`: (sample, timestep, contexts) -> (noise, contexts)."""
+    """A diffusers UNet whose cross-attention runs `op`: (sample, timestep, contexts) -> (noise, contexts).
 
-    def __init__(self, unet: UNet2DConditionModel, op: AttentionOp) -> None:
+    `residuals` are what it adds for ControlNets, in the order of `residual_names`; none: nothing.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, op: AttentionOp, residuals: Sequence[Any] = ()) -> None:
         super().__init__()
         self.unet = unet
         self.cascade = _Cascade(op)
+        self.residuals = residuals
 
     def forward(self, sample: Tensor, timestep: Tensor, contexts: Tensor) -> tuple[Tensor, Tensor]:
         self.cascade.start(contexts)
-        noise = self.unet(sample, timestep, contexts[:, 0], return_dict=False)[0]
+        *down, middle = self.residuals or (None,)
+        noise = self.unet(
+            sample,
+            timestep,
+            contexts[:, 0],
+            down_block_additional_residuals=tuple(down) or None,
+            mid_block_additional_residual=middle,
+            return_dict=False,
+        )[0]
         return noise, self.cascade.finish()
 
 
 @contextmanager
-def energy_unet(unet: UNet2DConditionModel, op: AttentionOp, *, tracing: bool = False) -> Iterator[EnergyUNet]:
+def energy_unet(
+    unet: UNet2DConditionModel, op: AttentionOp, residuals: Sequence[Any] = (), *, tracing: bool = False
+) -> Iterator[EnergyUNet]:
     """`unet` with its cross-attention handed to `op`; its own processors are restored at the end of the block."""
     original = unet.attn_processors
     upsamplers = unet.num_upsamplers
-    module = EnergyUNet(unet, op)
+    module = EnergyUNet(unet, op, residuals)
     cross = _CrossAttention(module.cascade)
     processors: dict[str, Any] = {
-        name: cross if ".attn2." in name else (_SelfAttention() if tracing else processor)
+        name: cross if ".attn2." in name else (StandardAttention() if tracing else processor)
         for name, processor in original.items()
     }
     unet.set_attn_processor(processors)
@@ -113,7 +133,7 @@ def energy_unet(unet: UNet2DConditionModel, op: AttentionOp, *, tracing: bool = 
         unet.set_attn_processor(original)
 
 
-def layers_of(unet: UNet2DConditionModel) -> list[Layer]:
+def layers_of(unet: UNet2DConditionModel | ControlNetModel) -> list[Layer]:
     """The cross-attention layers in order of execution (down, mid, up)."""
     modules = dict(unet.named_modules())
     names = [name.removesuffix(".processor") for name in unet.attn_processors if ".attn2." in name]
@@ -122,7 +142,7 @@ def layers_of(unet: UNet2DConditionModel) -> list[Layer]:
     return [Layer(n, modules[n].heads, modules[n].inner_dim // modules[n].heads) for n in names]
 
 
-def context_width(unet: UNet2DConditionModel) -> int:
+def context_width(unet: UNet2DConditionModel | ControlNetModel) -> int:
     """The width D of the text context [B, T, D]. The configuration may say it once, or for each block."""
     modules = dict(unet.named_modules())
     return int(modules[layers_of(unet)[0].name].to_k.in_features)
@@ -134,15 +154,29 @@ def native_side(unet: UNet2DConditionModel) -> int:
     return int(value[0] if isinstance(value, list | tuple) else value)
 
 
-def trace(unet: UNet2DConditionModel) -> ir.Model:
+def residual_names(unet: UNet2DConditionModel) -> tuple[str, ...]:
+    """Names of what ControlNets add to this UNet: `control_down_00` and so on for its skips, in the order in which they
+    are made, and `control_mid`."""
+    skips = 1 + sum(len(block.resnets) + len(block.downsamplers or ()) for block in unet.down_blocks)
+    return (*(f"control_down_{index:02}" for index in range(skips)), "control_mid")
+
+
+def trace(unet: UNet2DConditionModel, *, controlled: bool = False) -> ir.Model:
     """Export the full UNet; no weights are copied.
 
+    Args:
+        unet: the UNet.
+        controlled: with the residuals of ControlNets as further inputs.
+
     Returns:
-        A graph with inputs sample [batch,C,height,width], timestep [batch], contexts [batch,contexts,tokens,D] and
-        outputs noise, contexts_out. Dimensions are torch's symbols; see `ebca.export.graph.symbols`.
+        A graph with inputs sample [batch,C,height,width], timestep [batch], contexts [batch,contexts,tokens,D], those
+        of `residual_names` if `controlled`, and outputs noise, contexts_out. Dimensions are torch's symbols; see
+        `ebca.export.graph.symbols`.
     """
     config = unet.config
-    with energy_unet(unet, _symbolic_op(layers_of(unet)), tracing=True) as module, torch.no_grad(), quiet():
+    residuals = [LateInput(name) for name in residual_names(unet)] if controlled else []
+    op = _symbolic_op(layers_of(unet))
+    with energy_unet(unet, op, residuals, tracing=True) as module, torch.no_grad(), quiet():
         # No size may be 0 or 1, and no two may be equal: torch would specialise or merge them.
         size = 2 ** len(config.block_out_channels) + 1
         example = (
@@ -158,6 +192,7 @@ def trace(unet: UNet2DConditionModel) -> ir.Model:
     model = exported.model
     for value, name in zip(model.graph.outputs, OUTPUTS, strict=True):
         value.name = name
+    bring_in(model)
     return model
 
 

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from diffusers import UNet2DConditionModel
 from torch import nn
 
+from ebca.engines.contract.dims import Dim
 from ebca.export.graph.fold import fold_transposes
 from ebca.export.graph.kept_trace import Keep, not_kept
 from ebca.export.graph.symbols import Symbols
@@ -28,12 +29,12 @@ class TracedUNet:
     sample_size: int
 
     @classmethod
-    def of(cls, unet: UNet2DConditionModel, keep: Keep = not_kept) -> Self:
+    def of(cls, unet: UNet2DConditionModel, keep: Keep = not_kept, *, controlled: bool = False) -> Self:
         """`trace`, with transposed weights folded."""
         # Under the name that the trace knows the UNet by.
-        model = keep(nn.ModuleDict({"unet": unet}), partial(trace, unet))
+        model = keep(nn.ModuleDict({"unet": unet}), partial(trace, unet, controlled=controlled))
         fold_transposes(model)
-        sample, timestep, contexts = model.graph.inputs
+        sample, timestep, contexts = model.graph.inputs[:3]
         symbols = Symbols(
             [
                 (sample, {0: "batch", 2: "height", 3: "width"}),
@@ -43,15 +44,15 @@ class TracedUNet:
         )
         return cls(model, symbols, layers_of(unet), native_side(unet))
 
+    @property
+    def controls(self) -> dict[str, tuple[Dim, ...]]:
+        """Shapes of the inputs that ControlNets write, by name; none unless it was traced with them."""
+        return {str(value.name): self.symbols.shape(value) for value in self.model.graph.inputs[3:]}
+
     def copy(self) -> ir.Model:
         """A graph that the caller may change; it shares the weights."""
         return self.model.clone()
 
     def name_dimensions(self, graph: ir.Graph) -> None:
         """Give the values of a copy shapes in our names. Raises ExportError for an input or output without one."""
-        named = {value: ir.Shape(self.symbols.shape(value)) for value in (*graph.inputs, *graph.outputs)}
-        for node in graph:
-            for value in node.outputs:
-                value.shape = named.get(value) or self.symbols.shape_if_known(value)
-        for value in graph.inputs:
-            value.shape = named[value]
+        self.symbols.name_dimensions(graph)

@@ -6,7 +6,7 @@ from functools import partial
 from ebca.engines.contract.limits import NAME_BYTES
 from ebca.engines.contract.manifest import FileRecord, Manifest
 from ebca.export.checkpoint.model import Checkpoint
-from ebca.export.stages import full_unet, plans, schedulers, text_encoder, tokenizer, unet, vae
+from ebca.export.stages import controlnets, full_unet, plans, schedulers, text_encoder, tokenizer, unet, vae
 from ebca.export.stages.context import Context, Stage, StageResult
 from ebca.export.stages.unet_inputs import UNetInputs
 from ebca.export.weights import versions
@@ -25,6 +25,8 @@ def stages(context: Context) -> Iterator[Stage]:
         yield partial(full_unet.export, inputs=inputs)
     if options.with_full_unet_updates:
         yield partial(full_unet.export_with_updates, inputs=inputs)
+    if context.checkpoint.controlnets:
+        yield partial(controlnets.export, traced=inputs.traced)
     yield text_encoder.export
     yield vae.export
     if options.plans is not None:

@@ -1,6 +1,6 @@
 """The split UNet: one component per segment, and the manifest's schedule of segments and ops."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import onnx_ir as ir
 
@@ -35,7 +35,7 @@ def export(context: Context, inputs: UNetInputs) -> StageResult:
     updates = ops.update_graphs(context, inputs.traced.layers)
     parity = SegmentParity(inputs.reference, parity_limit(computes_half=context.options.computes_half))
     dtypes = dict.fromkeys(INPUTS, FLOAT)
-    images = _images(cut)
+    images = _images(cut, inputs.traced.controls)
     for index, segment in enumerate(cut.segments):
         size = segment.weight_bytes
         context.report(f"segment {index + 1} of {len(cut.segments)}, {size / 1e6:.0f} MB", result.weight_bytes)
@@ -54,9 +54,9 @@ def export(context: Context, inputs: UNetInputs) -> StageResult:
     )
 
 
-def _images(cut: Split) -> frozenset[str]:
+def _images(cut: Split, controls: Collection[str]) -> frozenset[str]:
     """The images between segments."""
-    return frozenset(n for n, b in cut.tensors.items() if is_image(b.shape)) - {*INPUTS, *OUTPUTS}
+    return frozenset(n for n, b in cut.tensors.items() if is_image(b.shape)) - {*INPUTS, *OUTPUTS, *controls}
 
 
 def _write(context: Context, segment: Segment, images: frozenset[str]) -> Component:
@@ -104,10 +104,13 @@ def _spec(
         ops=ops.variants(traced.layers, subjects.biased if subjects else ()),
         steps=_schedule(cut),
         max_contexts=options.plans.max_contexts if options.plans else None,
-        channels_last={"onnxruntime-cuda": tuple(sorted(_images(cut)))} if options.computes_half else {},
+        channels_last={"onnxruntime-cuda": tuple(sorted(_images(cut, traced.controls)))}
+        if options.computes_half
+        else {},
         full_unet=full_unet.NAME if options.with_full_unet else None,
         full_unet_with_updates=full_unet.NAME_WITH_UPDATES if options.with_full_unet_updates else None,
         subject_layers=subjects,
+        controls=tuple(traced.controls),
     )
 
 

@@ -20,8 +20,8 @@ class UNetInputs:
     @classmethod
     def of(cls, context: Context) -> Self:
         """Trace the UNet, unless an interrupted export has, and run it."""
-        unet = context.checkpoint.unet
+        unet, controlled = context.checkpoint.unet, bool(context.checkpoint.controlnets)
         context.report(f"tracing the UNet ({len(layers_of(unet))} cross-attention layers)")
-        traced = TracedUNet.of(unet, traces.keeper(context, "unet"))
+        traced = TracedUNet.of(unet, traces.keeper(context, "unet"), controlled=controlled)
         context.report("running the UNet in PyTorch for comparison")
-        return cls(traced, UNetReference.of(unet))
+        return cls(traced, UNetReference.of(unet, traced.controls))

@@ -17,7 +17,7 @@ from ebca.runtime.conditioning import edits as editing
 from ebca.runtime.conditioning.prompts import Conditioning
 from ebca.runtime.images import inputs
 from ebca.runtime.request.fields import GenerateRequest
-from ebca.runtime.request.inputs import region_files
+from ebca.runtime.request.inputs import control_files, region_files, size_giver
 from ebca.runtime.request.validate import check_inversion
 from ebca.runtime.results import Result
 from ebca.runtime.session import Session
@@ -32,7 +32,7 @@ class Job:
         asked: the request. With a source prompt, it lacks the initial latents.
         count: number of images.
         files: what is written.
-        given_size: (height, width) of the image to start from; None without one.
+        given_size: (height, width) of the image to start from, else of the first for a ControlNet; None without any.
     """
 
     args: argparse.Namespace
@@ -62,7 +62,8 @@ class Job:
             asked = repeated(asked, args)
         if more:
             asked = GenerateRequest.of(**{**asked.values(), **more})
-        return cls(args, asked, count, files, inputs.image_size(args.image) if args.image else None)
+        image = args.image or size_giver(asked)
+        return cls(args, asked, count, files, inputs.image_size(image) if image else None)
 
     @property
     def prompt(self) -> str | list[str]:
@@ -78,7 +79,7 @@ class Job:
     @property
     def input_files(self) -> list[Path]:
         """The files that are read."""
-        return [*(self.args.image or ()), *(self.args.mask or ()), *self.region_files]
+        return [*(self.args.image or ()), *(self.args.mask or ()), *control_files(self.asked), *self.region_files]
 
     @property
     def region_files(self) -> list[Path]:

@@ -128,7 +128,7 @@ def add_editing(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     return editing
 
 
-class _Repeated(argparse.Action):
+class Repeated(argparse.Action):
     """Like "append", for any default that is no list: --from-image asks with one of its own what was given."""
 
     def __call__(
@@ -149,7 +149,7 @@ def add_subjects(p: argparse.ArgumentParser) -> None:
         "usual",
     )  # fmt: skip
     given.add_argument(
-        "--region", action=_Repeated, metavar="PHRASE=WHERE",
+        "--region", action=Repeated, metavar="PHRASE=WHERE",
         help="where a phrase belongs: a mask (white there), or left,top,right,bottom from 0 to 1. Can be repeated; a "
         "phrase with a region is a subject",
     )  # fmt: skip

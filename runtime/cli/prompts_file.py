@@ -57,6 +57,7 @@ class Line:
         """Fields of the request that no option has in this form. Raises ParameterError for a value of a wrong type."""
         given = {name: value for name, value in self.fields.items() if name in _REQUEST}
         _check_regions(given.get("regions"))
+        _check_controls(given.get("control"))
         read = from_json(given).values()
         return {name: read[name] for name in given}
 
@@ -69,6 +70,14 @@ def _check_regions(regions: Any) -> None:
             raise ParameterError(
                 f"the region of '{phrase}' is {region!r}"[:200], "give the file of a mask, or a box [0, 0, 0.5, 1]"
             )
+
+
+def _check_controls(controls: Any) -> None:
+    """Likewise."""
+    for one in controls if isinstance(controls, list) else ():
+        image = one.get("image") if isinstance(one, dict) else ""
+        if not all(isinstance(file, str) for file in (image if isinstance(image, list) else [image])):
+            raise ParameterError(f"the image of a control is {image!r}"[:200], "give its file")
 
 
 def read(file: Path) -> list[Line]:

@@ -14,6 +14,7 @@ from ebca.runtime.cli.run_files import check_files, input_files, write_files
 from ebca.runtime.cli.run_parser import PROGRAM, parser
 from ebca.runtime.cli.run_repeat import filled
 from ebca.runtime.engine import warn_of_differences
+from ebca.runtime.request.inputs import control_files
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,6 +54,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def _run(args: argparse.Namespace, ctrl_c: console.CtrlC, written: list[Path]) -> int:
     job = Job.of(args)
     read = [*input_files(args), *(("--region", file) for file in job.region_files)]
+    read += [("--control", file) for file in control_files(job.asked)]
     check_files(job.files.named(), read, args.engine)
     with console.PrepareProgress() as prepare:
         engine = options.open_engine(args, None if args.quiet else prepare, quiet=args.quiet)

@@ -4,7 +4,7 @@ import argparse
 import re
 
 from ebca import console
-from ebca.runtime.cli import options
+from ebca.runtime.cli import options, run_controls
 from ebca.runtime.schema import parameters as rules
 
 PROGRAM = "ebca-run"
@@ -28,6 +28,7 @@ examples:
   ebca-run --engine engine-sd15 --image cat.jpg --source-prompt "a cat" --editing-prompt dog cat \\
            --editing-direction 1 0 --alpha 0.75 0.65 --alpha-tau 0.5
   ebca-run --engine engine-inpainting --image room.png --mask hole.png --prompt "teddy bear"
+  ebca-run --engine engine-canny --prompt "a house" --control edges.png:0.8 --control-end 0.7
   ebca-run --from-image lion.png --seed 2 --output other.png      the same with another seed
   ebca-run --engine engine-gpu --prompt "a lion"                  on the GPU if it is usable
   ebca-run --engine engine-gpu --prompt "a lion" --device cuda    on the GPU, or an error
@@ -59,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_editing(p)
     options.add_subjects(p)
     _add_images(p)
+    run_controls.add(p)
     _add_prompts_file(p)
     _add_telemetry(p)
     machine = options.add_machine(p)

@@ -16,6 +16,7 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
     "token_weights": ("token_indices", "token_words", "token_upweight"),
     "edits": ("editing_prompt",),
     "regions": ("region",),
+    "control": ("control", "control_start", "control_end"),
     "repaint": ("repaint", "jump_length", "jump_n_sample", "eta", "update_known"),
 }
 _GAMMA_OPTIONS = ("gamma_schedule", "gamma_tau", "gamma_ratio")

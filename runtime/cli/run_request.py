@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from ebca.errors import ParameterError
-from ebca.runtime.cli import options
+from ebca.runtime.cli import options, run_controls
 from ebca.runtime.request.fields import GenerateRequest
 from ebca.runtime.request.inputs import files
 from ebca.runtime.sampling.repaint import RePaint
@@ -42,6 +42,7 @@ def request(args: argparse.Namespace) -> GenerateRequest:
         strength=args.strength,
         repaint=_repaint(args),
         composite=args.composite,
+        control=run_controls.controls(args),
         energies=bool(args.energies or args.energy_plot),
         attention_maps=args.attention_maps is not None,
     )

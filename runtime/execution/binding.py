@@ -49,10 +49,16 @@ class StepBinder:
         self._device = device
         self._workspaces: list[Memory] = []
 
-    def steps(self, variant: str, first: int = 0) -> list[Call]:
-        """One bound call per step of the manifest, in order, from the first one to bind."""
+    def steps(self, variant: str, first: int = 0, replaced: Arrays | None = None) -> list[Call]:
+        """One bound call per step of the manifest, in order.
+
+        Args:
+            variant: of the op.
+            first: the first step to bind.
+            replaced: arrays that segments read instead of those of the buffers, by name.
+        """
         with self._device.ready():
-            return self._bind([self._step(step, variant) for step in self._unet.steps[first:]])
+            return self._bind([self._step(step, variant, replaced or {}) for step in self._unet.steps[first:]])
 
     def full_unet(self, runner: Runner | str, controls: Iterable[str] = ()) -> list[Call]:
         """A full UNet bound to the inputs, the outputs and these controls.
@@ -77,9 +83,9 @@ class StepBinder:
             workspace = address(self._workspaces[-1].view(0, (need,), np.uint8))
         return [runner.bind(inputs, outputs, workspace) for runner, inputs, outputs in steps]
 
-    def _step(self, step: Step, variant: str) -> Operands:
+    def _step(self, step: Step, variant: str, replaced: Arrays) -> Operands:
         if step.segment is not None:
-            return self._segment(step, variant)
+            return self._segment(step, variant, replaced)
         assert step.layer is not None
         layer, tensors, guided = self._unet.layers[step.layer], self._buffers.tensors, self._buffers.guided
         if not (guided and step.layer in guided.layers.biased):
@@ -98,10 +104,10 @@ class StepBinder:
         runner = kernel or self._open(self._unet.ops[layer.op][variant], sizes)
         return runner, {n: arrays[n] for n in names.inputs}, {n: arrays[n] for n in names.outputs}
 
-    def _segment(self, step: Step, variant: str) -> Operands:
+    def _segment(self, step: Step, variant: str, replaced: Arrays) -> Operands:
         assert step.segment is not None
         tensors = self._buffers.tensors
-        inputs = {name: tensors[name] for name in step.inputs}
+        inputs = {name: replaced.get(name, tensors[name]) for name in step.inputs}
         if plain(variant) == "attention":
             for op in self._unet.steps:
                 if op.layer is not None and (g := op.outputs[1]) in inputs:

@@ -1,5 +1,6 @@
 """The memory of one UNet evaluation: an arena for the tensors between segments, and buffers shared with the host."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -55,8 +56,14 @@ def buffer_bytes(unet: UNetSpec, sizes: Mapping[str, int]) -> int:
     shapes = [tuple(sizes[axis] for axis in axes) for axes in _CONTROL_DIMENSIONS.values()]
     shapes += [(batch, contexts, height * width) for height, width in set(plan.layer_sizes)]
     shapes += [(batch, contexts, tokens, plan.widest), (2 * len(unet.layers), batch, contexts)]
+    shapes += sorted(control_shapes(unet, sizes).values(), key=math.prod)[-1:]
     embeddings = sum(nbytes(plan.shapes[name], plan.dtypes[name]) for name in plan.embeddings)
     return plan.layout.nbytes + embeddings + sum(nbytes(shape, np.float32) for shape in shapes)
+
+
+def control_shapes(unet: UNetSpec, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """Shapes of what ControlNets write, by name; all float32."""
+    return {name: dims.shape(unet.tensors[name].shape, sizes) for name in unet.controls}
 
 
 def _plan(unet: UNetSpec, sizes: Mapping[str, int], channels_last: Collection[str] = ()) -> _Plan:
@@ -66,11 +73,12 @@ def _plan(unet: UNetSpec, sizes: Mapping[str, int], channels_last: Collection[st
     sizes_in_bytes = {name: nbytes(shape, dtypes[name]) for name, shape in shapes.items()}
     alive = lifetimes(unet.steps, sizes_in_bytes, (*unet.inputs, *unet.outputs))
     embeddings = unet.time_step.outputs if unet.time_step else ()
+    elsewhere = {*embeddings, *unet.controls}
     return _Plan(
         shapes,
         dtypes,
         embeddings,
-        lay_out({name: lifetime for name, lifetime in alive.items() if name not in embeddings}),
+        lay_out({name: lifetime for name, lifetime in alive.items() if name not in elsewhere}),
         [layer.size(sizes) for layer in unet.layers],
         max((layer.heads * layer.head_dim for layer in unet.layers), default=0),
     )
@@ -87,7 +95,7 @@ class Buffers:
         groups: of tokens, for the guided variants of the op; 0: none of these will run.
 
     Attributes:
-        tensors: device arrays by their names in the manifest's steps.
+        tensors: device arrays by their names in the manifest's steps. Those of `UNetSpec.controls` are zero.
         time_embeddings: what the first step writes, if that depends on the timestep alone.
         inputs: sample, timestep, contexts.
         outputs: noise, contexts_out.
@@ -116,6 +124,7 @@ class Buffers:
         }
         self.time_embeddings = Block({name: (shapes[name], dtypes[name]) for name in plan.embeddings}, self._allocate)
         self.tensors |= self.time_embeddings.arrays
+        self.tensors |= self._zero_controls(control_shapes(unet, sizes))
         batch, contexts, tokens = (sizes[name] for name in ("batch", "contexts", "tokens"))
         self.control = {
             name: self._mirrored(tuple(sizes[axis] for axis in axes)) for name, axes in _CONTROL_DIMENSIONS.items()
@@ -144,6 +153,10 @@ class Buffers:
         self._scratch += size
         return self._allocate(size)
 
+    def allocate(self, size: int) -> Memory:
+        """Further memory of the evaluation; it lives as long as the caller keeps it."""
+        return self._allocate(size)
+
     def set_control(self, control: ControlArrays) -> None:
         """Copy a control into the host's side of the buffers; `reads` says which of them to upload."""
         for name, buffer in self.control.items():
@@ -170,6 +183,13 @@ class Buffers:
         """Bytes on the device: "arena" (tensors between segments), "scratch" (runners), "control" (the rest)."""
         arena = self._arena.nbytes
         return {"arena": arena, "scratch": self._scratch, "control": self._allocated - arena - self._scratch}
+
+    def _zero_controls(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+        """Zeros in place of what ControlNets write, which nothing writes to: views of the same memory."""
+        if not shapes:
+            return {}
+        zeros = self._allocate(max(nbytes(shape, np.float32) for shape in shapes.values()))
+        return {name: zeros.view(0, shape, np.float32) for name, shape in shapes.items()}
 
     def _mirrored(self, shape: tuple[int, ...]) -> MirroredBuffer:
         """A small float32 array that the host writes or reads."""

@@ -11,6 +11,7 @@ from ebca.runtime.devices.device import Device
 from ebca.runtime.execution.binding import OpenRunner, StepBinder
 from ebca.runtime.execution.buffers import Buffers
 from ebca.runtime.execution.control import ControlArrays
+from ebca.runtime.execution.residuals import Residuals
 from ebca.runtime.execution.time_table import TimeTable
 
 
@@ -32,6 +33,7 @@ class Executor:
         contexts: [B,S,T,D] float32, input; likewise.
         noise: [B,C,h,w] float32, output; valid until the next run.
         contexts_out: [B,S,T,D] float32, output; likewise.
+        residuals: ControlNets that run before the UNet; none are active at first.
     """
 
     def __init__(
@@ -51,9 +53,10 @@ class Executor:
         self._open_runner = open_runner
         self._binder = StepBinder(unet, open_runner, self.buffers, device)
         self._full_unet_with_updates = full_unet_with_updates
-        self._steps: dict[tuple[str, bool], list[Call]] = {}
+        self.residuals = Residuals(unet, open_runner, self.buffers, device)
+        self._steps: dict[tuple[str, bool, bool], list[Call]] = {}
         self._full_unets: dict[str, list[Call]] = {}
-        self._recorded: dict[tuple[str, bool], Call] = {}
+        self._recorded: dict[tuple[object, ...], Call] = {}
         self.sample, self.timestep, self.contexts = (buffer.host for buffer in self.buffers.inputs)
         self.noise, self.contexts_out = (buffer.host for buffer in self.buffers.outputs)
 
@@ -81,8 +84,8 @@ class Executor:
         self.record(variant, embedded=embedded)()
 
     def record(self, variant: str, *, embedded: bool = False) -> Call:
-        """Bind and record a variant on first use. Calling the result runs it."""
-        key = variant, embedded
+        """Bind and record a variant with the active ControlNets on first use. Calling the result runs both."""
+        key = variant, embedded, self.residuals.key
         if key not in self._recorded:
             reads, writes = self.buffers.reads(variant), self.buffers.writes(variant)
             self._recorded[key] = self.device.record(self.calls(variant, embedded=embedded), reads, writes)
@@ -105,13 +108,14 @@ class Executor:
         return self.device.record(self._binder.full_unet(runner), self.buffers.inputs, self.buffers.outputs)
 
     def calls(self, variant: str, *, embedded: bool = False) -> list[Call]:
-        """The calls of a variant: its bound steps, or an equivalent full UNet if the engine has one.
+        """The calls of a variant: the active ControlNets, then its bound steps; or an equivalent full UNet, which an
+        engine with ControlNets does not have.
 
         With `embedded` the first step is left out if it only embeds the timestep.
         """
         component = self._full_unet(variant)
         if component is None:
-            return self.steps(variant, embedded=embedded)
+            return [*self.residuals.calls(), *self.steps(variant, embedded=embedded)]
         if variant not in self._full_unets:
             controls = self.buffers.control if variant == "update" else ()
             self._full_unets[variant] = self._binder.full_unet(component, controls)
@@ -120,9 +124,9 @@ class Executor:
     def steps(self, variant: str, *, embedded: bool = False) -> list[Call]:
         """One bound call per step of the manifest, shared by recorded evaluations and inspection; with `embedded`, as
         in `calls`."""
-        key = variant, embedded and self.unet.time_step is not None
+        key = variant, embedded and self.unet.time_step is not None, bool(self.residuals.active)
         if key not in self._steps:
-            self._steps[key] = self._binder.steps(variant, first=int(key[1]))
+            self._steps[key] = self._binder.steps(variant, int(key[1]), self.residuals.sums)
         return self._steps[key]
 
     def upload(self) -> None:

@@ -30,7 +30,8 @@ def evaluate(executor: Executor, index: int, variant: str, inputs: Mapping[str, 
     """Run a single step on given tensors, named as in the manifest. Returns copies of its outputs."""
     step, call = executor.unet.steps[index], executor.steps(variant)[index]
     device, tensors = executor.device, executor.buffers.tensors
-    given = {name: device.share(tensors[name]) for name in step.inputs}
+    # What ControlNets write stays zero.
+    given = {name: device.share(tensors[name]) for name in step.inputs if name not in executor.unet.controls}
     made = {name: device.share(tensors[name]) for name in _written(step, variant)}
     for name, buffer in given.items():
         buffer.host[...] = _moved(executor, name, inputs[name], TO_CHANNELS_LAST)
@@ -89,6 +90,8 @@ def _stepwise(
     """Run step by step. After each step, yield the tensors that `names` selects for it, on the host."""
     device, tensors = executor.device, executor.buffers.tensors
     device.upload(executor.buffers.reads(variant))
+    for control in executor.residuals.calls():
+        device.run(control)
     for step, call in zip(executor.unet.steps, executor.steps(variant), strict=True):
         device.run(call)
         seen = [device.share(tensors[name]) for name in names(step)]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ebca.runtime.conditioning.controlnets import ControlNets
 from ebca.runtime.conditioning.prompts import Conditioning
 from ebca.runtime.conditioning.subjects import Subjects
 from ebca.runtime.conditioning.timeline import Guidance
@@ -60,6 +61,7 @@ class GenerateRequest(Shown):
         guidance: classifier-free guidance, context update, and editing prompts.
         subject: things of the prompt that get a place of their own.
         image_inputs: images to start from.
+        controlnets: images that steer the generation through ControlNets.
         telemetry: what to record.
         steps: scheduler steps.
         scheduler: "pndm", "ddim", "euler", "dpmpp_2m" or "unipc". None: the engine's default, which is the checkpoint's
@@ -75,6 +77,7 @@ class GenerateRequest(Shown):
     guidance: Guidance = field(default_factory=Guidance)
     subject: Subjects = field(default_factory=Subjects)
     image_inputs: ImageInputs = field(default_factory=ImageInputs)
+    controlnets: ControlNets = field(default_factory=ControlNets)
     telemetry: Telemetry = field(default_factory=Telemetry)
     steps: int = rules.GENERATE.steps
     scheduler: str | None = rules.GENERATE.scheduler
@@ -115,6 +118,7 @@ PARTS: Mapping[str, type] = {
     "guidance": Guidance,
     "subject": Subjects,
     "image_inputs": ImageInputs,
+    "controlnets": ControlNets,
     "telemetry": Telemetry,
 }
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from ebca.engines.contract.directory import sha256
 from ebca.errors import ParameterError
+from ebca.runtime.conditioning.controlnets import Control
 from ebca.runtime.conditioning.edits import Edit
 from ebca.runtime.images.files import expanded
 from ebca.runtime.images.inputs import image_count
@@ -23,7 +24,7 @@ ARRAYS = ("prompt_embeds", "negative_prompt_embeds", "latents")
 def recorded(request: GenerateRequest) -> dict[str, Any]:
     """The fields that a JSON of the request without embedded data lacks: of images and masks the files, each with its
     SHA-256; an empty list for what was given as arrays or as PIL images; of regions an object of phrases and their
-    files or boxes.
+    files or boxes; of ControlNets a list with the files of each.
 
     Raises:
         ParameterError: a file that cannot be read.
@@ -32,6 +33,8 @@ def recorded(request: GenerateRequest) -> dict[str, Any]:
     found: dict[str, Any] = {name: files(name, given[name]) for name in IMAGES if name in given}
     if given.get("regions"):
         found["regions"] = {phrase: _recorded_region(region) for phrase, region in given["regions"].items()}
+    if controls := request.controlnets.each:
+        found["control"] = [files("control", one.image) for one in controls]
     found |= {name: [] for name in ARRAYS if name in given}
     if any(edit.prompt_embeds is not None for edit in request.guidance.edits):
         found["edits"] = []
@@ -40,10 +43,7 @@ def recorded(request: GenerateRequest) -> dict[str, Any]:
 
 def files(name: str, value: Any) -> list[dict[str, str]]:
     """The files of an image, or of several, each with its SHA-256; none if one of them is not a file."""
-    listed = [value] if isinstance(value, str | Path) else value
-    if not isinstance(listed, list | tuple) or not all(isinstance(one, str | Path) for one in listed):
-        return []
-    return [{"file": str(one), "sha256": _digest(name, one)} for one in listed]
+    return [{"file": str(one), "sha256": _digest(name, one)} for one in _paths(value)]
 
 
 def same_files(name: str, found: Any) -> str | list[str]:
@@ -77,6 +77,30 @@ def same_regions(found: Any) -> dict[str, Any]:
     }
 
 
+def size_giver(request: GenerateRequest) -> Any:
+    """The image, or the images, whose aspect ratio the generated ones have if no size is asked for; None: none."""
+    controls = request.controlnets.each
+    if request.image_inputs.image is not None or not controls:
+        return request.image_inputs.image
+    return controls[0].image
+
+
+def same_controls(recorded: Any, found: Any) -> list[dict[str, Any]]:
+    """The recorded entries of `control`, with the images that `recorded` has found beside them.
+
+    Raises:
+        ParameterError: as `same_files` does.
+    """
+    if not isinstance(recorded, list) or not isinstance(found, list) or len(recorded) != len(found):
+        raise ParameterError("the recorded control images cannot be read", "give `control` again")
+    return [{**entry, "image": same_files("control", files)} for entry, files in zip(recorded, found, strict=True)]
+
+
+def control_files(request: GenerateRequest) -> list[Path]:
+    """The files of the images that ControlNets read."""
+    return [Path(one) for control in request.controlnets.each for one in _paths(control.image)]
+
+
 def region_files(request: GenerateRequest) -> list[Path]:
     """The files of masks that the regions of subjects are read from."""
     regions = request.subject.regions
@@ -101,7 +125,10 @@ def implied_count(request: GenerateRequest) -> int:
         lists += [subjects] if subjects else []
     counts = [len(each) for each in lists if not isinstance(each, str) and (isinstance(each, Sequence) or each.ndim)]
     counts += [len(array) for array in arrays if len(getattr(array, "shape", ())) > 2]
-    counts += [image_count(name, values[name]) for name in IMAGES if isinstance(values[name], Sequence | np.ndarray)]
+    images = [(name, values[name]) for name in IMAGES]
+    if isinstance(values["control"], Control | list | tuple):
+        images += [("control", one.image) for one in request.controlnets.each if isinstance(one, Control)]
+    counts += [image_count(name, each) for name, each in images if isinstance(each, Sequence | np.ndarray)]
     return max(counts, default=1)
 
 
@@ -121,6 +148,13 @@ def chosen_count(request: GenerateRequest, num_images: int | None) -> int:
             f"give one prompt, seed or image for all, or {count}: num_images counts all images together",
         )
     return count
+
+
+def _paths(value: Any) -> list[str | Path]:
+    """The paths of an image, or of several; none if one of them is not a file."""
+    listed = [value] if isinstance(value, str | Path) else value
+    named = isinstance(listed, list | tuple) and all(isinstance(one, str | Path) for one in listed)
+    return list(listed) if named else []
 
 
 def _recorded_region(region: Any) -> Any:

@@ -17,6 +17,7 @@ _CALLED = {
     "strength": ("denoising_strength",),
     "prompt_embeds": ("prompt_embeddings", "encoder_hidden_states"),
     "attention_maps": ("output_attentions",),
+    "control": ("control_image", "controlnet_image", "controlnet"),
 }
 _REPLACED = {
     "generator": "is called `seed` here, which is a number",
@@ -52,6 +53,10 @@ _REPLACED = {
         "is a part of `edits` here: edits=[ebca.Edit('a boat', direction=1, alpha=1.3)]",
     ),
     "source_prompt": "is the prompt of `Session.invert` here, whose latents `generate` takes",
+    **dict.fromkeys(
+        ("controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end"),
+        "is a part of `control` here: control=[ebca.Control('edges.png', scale=1.0, start=0.0, end=1.0)]",
+    ),
     **dict.fromkeys(
         ("prompt_2", "negative_prompt_2", "pooled_prompt_embeds", "original_size", "target_size"),
         "belongs to SDXL, which is not supported",

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ebca.errors import ParameterError
 from ebca.runtime.conditioning import schedules
+from ebca.runtime.conditioning.controlnets import Control, ControlNets
 from ebca.runtime.conditioning.edits import Edit
 from ebca.runtime.images.files import read_parameters
 from ebca.runtime.images.pixels import opened
@@ -25,6 +26,7 @@ _EMBEDDED = ("image", "mask", "regions", "prompt_embeds", "negative_prompt_embed
 _GAMMAS = ("gamma_attn", "gamma_norm")
 _STRENGTHS = ("subject_exclusion", "subject_balance")
 _EDIT_FIELDS = ("prompt", "direction", "alpha", "gamma_attn", "gamma_norm", "prompt_embeds")
+_CONTROL_FIELDS = ("image", "scale", "start", "end", "name")
 _DTYPES = ("float32", "float64", "uint8", "bool")
 
 
@@ -44,6 +46,10 @@ def to_json(request: GenerateRequest, *, embedded: bool = True) -> dict[str, Any
     if not embedded:
         for edit in data["edits"]:
             edit.pop("prompt_embeds", None)
+        for control in data["control"]:
+            del control["image"]
+        if not data["control"]:
+            del data["control"]
         if request.subject.subjects is None and not request.subject.regions:
             for name in (*_STRENGTHS, "subject_window"):
                 del data[name]
@@ -83,7 +89,9 @@ def from_parameters(parameters: Mapping[str, Any], **changes: Any) -> GenerateRe
         # It has steps of its own, and the recorded name is theirs.
         recorded.pop("scheduler", None)
     for name, files in dict(parameters.get("inputs") or {}).items():
-        if name not in changes:
+        if name == "control" and name not in changes:
+            recorded[name] = inputs.same_controls(recorded.get(name), files)
+        elif name not in changes:
             changes[name] = inputs.same_regions(files) if name == "regions" else inputs.same_files(name, files)
     return GenerateRequest.of(**from_json(recorded).values() | changes)
 
@@ -118,6 +126,17 @@ def _write_edits(value: Sequence[Edit]) -> list[dict[str, Any]]:
         embeds = {} if edit.prompt_embeds is None else {"prompt_embeds": _write_array(edit.prompt_embeds)}
         made.append({**prompt, "direction": int(edit.direction), **gammas, **embeds})
     return made
+
+
+def _write_control(value: Control | Sequence[Control]) -> list[dict[str, Any]]:
+    return [
+        {
+            "image": _write_images("control", one.image),
+            **{name: float(getattr(one, name)) for name in ("scale", "start", "end")},
+            **({} if one.name is None else {"name": one.name}),
+        }
+        for one in ControlNets(value).each
+    ]
 
 
 def _write_images(name: str, value: Any) -> Any:
@@ -172,6 +191,20 @@ def _read_edits(name: str, value: Any) -> tuple[Edit, ...]:
             given["prompt_embeds"] = _read_array("prompt_embeds", given["prompt_embeds"])
         edits.append(Edit(**given))
     return tuple(edits)
+
+
+def _read_control(name: str, value: Any) -> tuple[Control, ...]:
+    if not isinstance(value, list) or not all(isinstance(one, Mapping) and "image" in one for one in value):
+        raise _wrong(name, value, "a list of objects, each with an image")
+    controls = []
+    for one in value:
+        if unknown := sorted(one.keys() - set(_CONTROL_FIELDS)):
+            raise ParameterError(
+                f"a control has no field '{unknown[0]}'", f"the fields are {', '.join(_CONTROL_FIELDS)}"
+            )
+        given = {key: entry for key, entry in one.items() if entry is not None}
+        controls.append(Control(**{**given, "image": _read_images(name, one["image"])}))
+    return tuple(controls)
 
 
 def _read_repaint(name: str, value: Any) -> RePaint:
@@ -232,6 +265,7 @@ def _wrong(name: str, value: Any, expected: str) -> ParameterError:
 _WRITERS: Mapping[str, Callable[[Any], Any]] = {
     "token_weights": _write_token_weights,
     "edits": _write_edits,
+    "control": _write_control,
     "repaint": lambda value: dict(vars(value)),
     **dict.fromkeys((*_GAMMAS, *_STRENGTHS), schedules.to_json),
     "regions": _write_regions,
@@ -243,6 +277,7 @@ _WRITERS: Mapping[str, Callable[[Any], Any]] = {
 _READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "token_weights": _read_token_weights,
     "edits": _read_edits,
+    "control": _read_control,
     "repaint": _read_repaint,
     **dict.fromkeys((*_GAMMAS, *_STRENGTHS), lambda name, value: schedules.from_json(value, name)),
     "regions": _read_regions,

@@ -7,6 +7,7 @@ from enum import Enum
 import numpy as np
 
 from ebca.engines.contract.manifest import Manifest
+from ebca.runtime.conditioning import controlnets
 from ebca.runtime.conditioning import edits as editing
 from ebca.runtime.conditioning import subjects as subjects_of_prompts
 from ebca.runtime.conditioning.edits import Edit
@@ -100,6 +101,7 @@ def validate(request: GenerateRequest, target: Target) -> ValidRequest:
     check_norm_factor(request.guidance.norm_factor)
     check_conditioning(request.conditioning, edits, guided=guidance_scale > 1, manifest=manifest)
     subjects_of_prompts.check(request.subject, request.conditioning, target.batch)
+    controlnets.check(request.controlnets, manifest)
     if request.subject.on:
         require_subject_layers(manifest)
     return ValidRequest(

@@ -35,7 +35,12 @@ class HostSampler:
         variants = {self._variant(inputs, index) for index in range(len(inputs.controls))}
         if self._probe is None and any(self._executor.runs_steps(variant) for variant in variants):
             self._embeddings = _embeddings(self._executor, inputs.stepper.timesteps)
-        for variant in variants:
+        residuals = self._executor.residuals
+        residuals.load(inputs.controlnets.hints if inputs.controlnets else ())
+        evaluations = {
+            (self._variant(inputs, index), self._active(inputs, index)) for index in range(len(inputs.controls))
+        }
+        for variant, residuals.active in sorted(evaluations):
             self._executor.record(variant, embedded=bool(self._embeddings))
         if inputs.extra_channels is not None:
             channels = self._executor.noise.shape[1]
@@ -76,6 +81,7 @@ class HostSampler:
         self._rows(executor.sample, inputs)[:, :, : executor.noise.shape[1]] = evaluation.model_input
         executor.timestep[...] = evaluation.timestep
         executor.set_control(inputs.controls[evaluation.control])
+        executor.residuals.active = self._active(inputs, evaluation.control)
         began = time.perf_counter()
         if self._embeddings:
             for name, row in self._embeddings[evaluation.timestep].items():
@@ -87,6 +93,11 @@ class HostSampler:
         seconds = time.perf_counter() - began
         check_finite(executor, variant, evaluation.timestep)
         return seconds
+
+    @staticmethod
+    def _active(inputs: SamplerInputs, control: int) -> tuple[int, ...]:
+        """Which ControlNets run at an evaluation with this control."""
+        return inputs.controlnets.active[control] if inputs.controlnets else ()
 
     def _variant(self, inputs: SamplerInputs, control: int) -> str:
         variant = inputs.variant(control)

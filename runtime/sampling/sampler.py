@@ -12,6 +12,7 @@ import numpy as np
 
 from ebca.plugins.energy_attention import GUIDED
 from ebca.runtime.execution.control import ControlArrays
+from ebca.runtime.sampling.controlnets import ControlInputs
 from ebca.runtime.sampling.progress import OnStep
 from ebca.runtime.sampling.subjects import SubjectInputs
 from ebca.runtime.sampling.tables import SchedulerTable
@@ -75,6 +76,7 @@ class SamplerInputs:
         extra_channels: extra UNet channels [n,K,h,w] of an inpainting model; None for other models.
         carry_edits: carry the contexts of editing prompts over to the next evaluation, as the authors' code does.
         subjects: of the images, which are kept apart; None: none. The executor needs a group for each.
+        controlnets: what steers the images beside the prompts; None: nothing.
     """
 
     stepper: Stepper
@@ -84,6 +86,7 @@ class SamplerInputs:
     extra_channels: np.ndarray | None = None
     carry_edits: bool = False
     subjects: SubjectInputs | None = None
+    controlnets: ControlInputs | None = None
 
     def variant(self, control: int) -> str:
         """The variant of the op for an evaluation with this control."""

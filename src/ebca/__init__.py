@@ -11,6 +11,7 @@ from ebca.errors import (
     OutOfMemoryError,
     ParameterError,
 )
+from ebca.runtime.conditioning.controlnets import Control
 from ebca.runtime.conditioning.edits import Edit
 from ebca.runtime.conditioning.schedules import Schedule
 from ebca.runtime.denoiser import Denoised, Denoiser
@@ -30,6 +31,7 @@ from ebca.version import __version__
 __all__ = [
     "BackendError",
     "CancelledError",
+    "Control",
     "Denoised",
     "Denoiser",
     "EbcaError",

@@ -14,8 +14,9 @@ from ebca.export.checkpoint.tiny import build_tiny, save_tiny
 from ebca.export.scheduler_choice import SCHEDULERS
 
 
-def tiny_pipeline(pipeline: Any, folder: Path, *, in_channels: int = 4) -> Any:
-    """An instance of a diffusers pipeline class with the built-in model. Writes its tokenizer to `folder`."""
+def tiny_pipeline(pipeline: Any, folder: Path, *, in_channels: int = 4, **parts: Any) -> Any:
+    """An instance of a diffusers pipeline class with the built-in model. Writes its tokenizer to `folder`; `parts` are
+    what the class takes beside it."""
     tiny = build_tiny(in_channels=in_channels)
     save_tiny(folder)
     made = pipeline(
@@ -27,6 +28,7 @@ def tiny_pipeline(pipeline: Any, folder: Path, *, in_channels: int = 4) -> Any:
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
+        **parts,
     )
     made.set_progress_bar_config(disable=True)
     return made

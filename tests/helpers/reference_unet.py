@@ -72,12 +72,21 @@ class ReferenceUNet:
         unet.set_attn_processor({n: processor if ".attn2." in n else p for n, p in unet.attn_processors.items()})
 
     @torch.no_grad()
-    def __call__(self, sample: np.ndarray, timestep: float, images: list[Image]) -> np.ndarray:
-        """Noise prediction for sample [2N,C,h,w]. Updates the contexts of `images` in place."""
+    def __call__(
+        self, sample: np.ndarray, timestep: float, images: list[Image], residuals: list[Tensor] | None = None
+    ) -> np.ndarray:
+        """Noise prediction for sample [2N,C,h,w]. Updates the contexts of `images` in place.
+
+        `residuals` are those of ControlNets: of the skips in order, then of the middle block.
+        """
         self.images = images
         self.latent_size = (sample.shape[2], sample.shape[3])
         unused = torch.zeros(len(sample), 1, images[0].main.shape[2], dtype=torch.float64)
-        return self.unet(torch.from_numpy(sample).double(), timestep, unused, return_dict=False)[0].numpy()
+        more: dict[str, Any] = {}
+        if residuals:
+            *down, middle = residuals
+            more = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+        return self.unet(torch.from_numpy(sample).double(), timestep, unused, return_dict=False, **more)[0].numpy()
 
     def layer(self, attn: Any, hidden: Tensor) -> Tensor:
         n = len(self.images)

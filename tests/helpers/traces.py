@@ -11,18 +11,26 @@ from torch import nn
 
 def remember(monkeypatch: pytest.MonkeyPatch) -> None:
     """Patch the places that trace."""
-    from ebca.export.graph import modules, traced_unet
+    from ebca.export.graph import controlnet, modules, traced_unet
 
-    unet, part = traced_unet.trace, modules._exported
+    unet, part, residuals = traced_unet.trace, modules._exported, controlnet._trace
     known_unets: dict[str, ir.Model] = {}
+    known_controlnets: dict[str, ir.Model] = {}
     known_parts: dict[str, ir.Model] = {}
 
-    def trace(module: Any) -> ir.Model:
-        key = _digest(module, dict(module.config))
+    def trace(module: Any, *, controlled: bool = False) -> ir.Model:
+        key = _digest(module, dict(module.config), controlled)
         if key not in known_unets:
-            known_unets[key] = unet(module)
+            known_unets[key] = unet(module, controlled=controlled)
             _own_weights(known_unets[key].graph)
         return known_unets[key].clone()
+
+    def control(module: Any, channels: int, names: Any) -> ir.Model:
+        key = _digest(module, dict(module.config), channels, names)
+        if key not in known_controlnets:
+            known_controlnets[key] = residuals(module, channels, names)
+            _own_weights(known_controlnets[key].graph)
+        return known_controlnets[key].clone()
 
     def export(module: nn.Module, example: Any, dynamic: Any) -> ir.Model:
         key = _digest(module, type(module).__name__, tuple(example.shape), dynamic)
@@ -32,6 +40,7 @@ def remember(monkeypatch: pytest.MonkeyPatch) -> None:
         return known_parts[key].clone()
 
     monkeypatch.setattr(traced_unet, "trace", trace)
+    monkeypatch.setattr(controlnet, "_trace", control)
     monkeypatch.setattr(modules, "_exported", export)
 
 

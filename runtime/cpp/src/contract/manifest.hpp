@@ -84,6 +84,9 @@ struct UNetSpec {
     std::map<std::string, std::vector<std::string>> channels_last;
 
     std::optional<SubjectLayers> subject_layers;  // none: no layer can tell where a subject is
+
+    // What ControlNets add to the UNet, float32. This library runs none, so segments read zeros here.
+    std::vector<std::string> controls;
 };
 
 struct VaeSpec {

@@ -148,6 +148,7 @@ UNetSpec unet(const Entry& entry) {
             [&](const std::string& backend, const Entry& names) { out.channels_last[backend] = names.names(); });
     }
     if (auto subjects = entry.get("subject_layers")) out.subject_layers = subject_layers(*subjects);
+    if (auto controls = entry.get("controls")) out.controls = controls->names();
     return out;
 }
 

@@ -220,6 +220,13 @@ void check_layer_step(const UNetSpec& unet, const Step& step) {
 void check_steps(const Manifest& manifest) {
     const UNetSpec& unet = manifest.unet;
     std::set<std::string> written(unet.inputs.begin(), unet.inputs.end());
+    for (const std::string& name : unet.controls) {
+        auto found = unet.tensors.find(name);
+        if (found == unet.tensors.end() || found->second.dtype != DType::float32) {
+            throw EngineError(text("'", name, "' of unet.controls is no float32 tensor of the UNet"));
+        }
+        written.insert(name);
+    }
     std::vector<int64_t> layers;
     for (const Step& step : unet.steps) {
         for (const std::string& name : joined(step.inputs, step.outputs)) {

@@ -41,6 +41,15 @@ Executor::Executor(const UNetSpec& unet, OpenRunner open_runner, const Sizes& si
             alive.erase(name);
         }
     }
+    int64_t zero_bytes = 0;
+    for (const std::string& name : unet.controls) {
+        zero_bytes = std::max(zero_bytes, bytes.at(name));
+        alive.erase(name);
+    }
+    if (zero_bytes) zero_controls_.emplace(device_->allocate(zero_bytes));
+    for (const std::string& name : unet.controls) {
+        tensors_[name] = zero_controls_->view(0, shapes.at(name), DType::float32);
+    }
     Layout layout = lay_out(alive);
     arena_.emplace(device_->allocate(layout.bytes));
     for (const auto& [name, offset] : layout.offsets) {

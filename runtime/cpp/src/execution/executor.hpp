@@ -123,6 +123,7 @@ class Executor {
     std::map<std::pair<int64_t, int64_t>, SharedMemory> masks_;
     std::optional<GuidedTensors> guided_;
     std::optional<Memory> zero_g_;    // in place of g in the variant that does not compute it
+    std::optional<Memory> zero_controls_;  // in place of what ControlNets write
     std::vector<Memory> workspaces_;  // of bound kernels
     std::map<Variant, Calls> bound_;
     Calls full_unet_;
