@@ -40,7 +40,8 @@ class HostSampler:
         evaluations = {
             (self._variant(inputs, index), self._active(inputs, index)) for index in range(len(inputs.controls))
         }
-        for variant, residuals.active in sorted(evaluations):
+        for variant, active in sorted(evaluations):
+            residuals.active = active
             self._executor.record(variant, embedded=bool(self._embeddings))
         if inputs.extra_channels is not None:
             channels = self._executor.noise.shape[1]
