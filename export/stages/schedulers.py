@@ -89,9 +89,15 @@ def write_tables(tables: SchedulerTables, folder: Path) -> dict[str, Any]:
             section["tables"][name] = {
                 "file": file,
                 "minimum_steps": tables.minimum_steps[name],
-                "memory": dict(zip(("latents", "noises"), tables.memory(name), strict=True)),
+                "memory": _memory(tables, name),
+                **({"order": tables.order(name)} if tables.order(name) > 1 else {}),
                 "steps": {str(count): by_steps[count].evaluations for count in sorted(by_steps)},
             }
     except OSError as error:
         raise ExportError(f"cannot write the scheduler tables below {folder}: {error}") from error
     return section
+
+
+def _memory(tables: SchedulerTables, name: str) -> dict[str, int]:
+    memory = dict(zip(("latents", "noises"), tables.memory(name), strict=True))
+    return {**memory, "fresh_noises": tables.fresh(name)} if tables.fresh(name) else memory
