@@ -13,16 +13,11 @@ are not those of diffusers.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-
 import numpy as np
 from numpy.typing import NDArray
 
 from ebca.engines.contract import limits
-from ebca.runtime.sampling.recurrence import expand
-
-Memory = tuple[int, int]
-"""How many latents and noise predictions a step looks back at: K, L."""
+from ebca.runtime.sampling.recurrence import Memory, Recurrence, expand
 
 # Largest error of a row relative to its norm. Recurrences that fit have rounding, 1e-14 or less; those with too short a
 # memory 1e-5 or more. A noise prediction is float32 and comes with an error of 6e-8, so this one is never seen.
@@ -34,41 +29,6 @@ _RANK = 1e-13
 
 # Weights of fresh noise that are smaller than this are rounding: noise has variance 1, and latents at least about that.
 _NO_NOISE = 1e-13
-
-
-def _none() -> NDArray[np.float64]:
-    return np.zeros((0, 0))
-
-
-@dataclass(frozen=True)
-class Recurrence:
-    """of_latents [m, K], of_noises [m, L] and of_fresh [m, M] float64: a, b and c above. Without of_fresh, M is 0."""
-
-    of_latents: NDArray[np.float64]
-    of_noises: NDArray[np.float64]
-    of_fresh: NDArray[np.float64] = field(default_factory=_none)
-
-    def __post_init__(self) -> None:
-        if not self.of_fresh.size:
-            object.__setattr__(self, "of_fresh", np.zeros((len(self.of_latents), 0)))
-
-    @property
-    def memory(self) -> Memory:
-        return self.of_latents.shape[1], self.of_noises.shape[1]
-
-    @property
-    def fresh(self) -> int:
-        """M: how many draws of noise a step uses."""
-        return self.of_fresh.shape[1]
-
-    def widened(self, memory: Memory, fresh: int = 0) -> Recurrence:
-        """The same recurrence with zeros for what a longer memory adds."""
-        (latents, noises), (more_latents, more_noises) = self.memory, memory
-        return Recurrence(
-            np.pad(self.of_latents, ((0, 0), (0, more_latents - latents))),
-            np.pad(self.of_noises, ((0, 0), (0, more_noises - noises))),
-            np.pad(self.of_fresh, ((0, 0), (0, max(fresh - self.fresh, 0)))),
-        )
 
 
 def find(

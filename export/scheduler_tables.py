@@ -31,8 +31,8 @@ from ebca.errors import ExportError, ParameterError
 from ebca.export.options import DEFAULT_STEPS
 from ebca.export.scheduler_basis import Spacing, run_on_basis
 from ebca.export.scheduler_choice import INVERSE, ONE_STEP, REPLACEMENTS, CheckpointSchedulers, checkpoint_schedulers
-from ebca.export.scheduler_recurrence import Memory, Recurrence, find
-from ebca.runtime.sampling.recurrence import expand
+from ebca.export.scheduler_recurrence import find
+from ebca.runtime.sampling.recurrence import Memory, Recurrence, expand
 
 _BETA_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "rescale_betas_zero_snr")
 _SAMPLING_KEYS = (

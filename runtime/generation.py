@@ -76,7 +76,8 @@ class Generation:
         self._table = None if valid.task is Task.REPAINT else self._load_table()
         self._repaint = self._repaint_schedule() if valid.task is Task.REPAINT else None
         if self._table is not None:
-            counts = self._table.remaining, self._table.evaluations
+            # Schedules count evaluations, and both evaluations of a step count as a step.
+            counts = self._table.remaining * self._table.order, self._table.evaluations
         else:
             counts = steps, steps
         self._timeline = Timeline.of(valid.request.guidance, *counts, valid.scheduler)
@@ -188,7 +189,7 @@ class Generation:
 
     def _stepper(self, initial: InitialLatents) -> Stepper:
         if self._table is not None:
-            return TableStepper(self._table, self._target.latent_shape)
+            return TableStepper(self._table, self._target.latent_shape, streams=self._streams)
         assert self._repaint is not None and self._source is not None and self._source.hole is not None
         assert initial.clean is not None
         return RePaintStepper(self._repaint, initial.clean, self._source.hole, self._streams, self._valid.repaint.eta)
@@ -230,8 +231,9 @@ class Generation:
     def _parameters(self, subjects: Resolved | None) -> Mapping[str, Any]:
         valid = self._valid
         asked = to_json(valid.request, embedded=False)
-        # With initial latents, noise is drawn only where an image is encoded.
-        used = valid.latents is None or self._source is not None
+        # With initial latents, noise is drawn only where an image is encoded, and by stochastic schedulers.
+        draws = self._table is not None and self._table.stochastic
+        used = valid.latents is None or self._source is not None or draws
         seeds = list(self.seeds) if len(self.seeds) > 1 else self.seeds[0]
         made: dict[str, Any] = {
             "task": valid.task.value,

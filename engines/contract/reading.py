@@ -108,6 +108,10 @@ def _table(entry: Entry) -> dict[str, Any]:
         minimum.integer(1, limits.STEPS)
     entry["memory"]["latents"].integer(1, limits.TABLE_LATENTS)
     entry["memory"]["noises"].integer(1, limits.TABLE_NOISES)
+    if (fresh := entry["memory"].get("fresh_noises")) is not None:
+        fresh.integer(0, limits.TABLE_FRESH_NOISES)
+    if (order := entry.get("order")) is not None:
+        order.integer(1, limits.TABLE_ORDER)
     for count, evaluations in entry["steps"].items():
         if not _COUNT.fullmatch(count):
             raise EngineError(f"{entry.path}.steps has {count!r} instead of a number of steps")
