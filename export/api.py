@@ -15,7 +15,7 @@ from ebca.export.graph.modules import downscale
 from ebca.export.options import ExportEvent, ExportOptions, OnProgress
 from ebca.export.output import check_output, check_room, output_path
 from ebca.export.plans.shapes import PIXELS_PER_LATENT
-from ebca.export.stages import run
+from ebca.export.stages import run, schedulers
 from ebca.export.stages.context import Context
 from ebca.export.weights import export_key, prepare_weights, total_bytes
 from ebca.export.workspace import Workspace
@@ -55,6 +55,7 @@ def export_checkpoint(
     output = output_path(output_dir)
     check_output(output, overwrite=overwrite)
     check_unet_supported(checkpoint.unet.config)
+    schedulers.check(checkpoint, options)
     if options.plans and checkpoint.vae is not None and PIXELS_PER_LATENT % downscale(checkpoint.vae):
         raise ExportError(
             f"the VAE has {downscale(checkpoint.vae)} pixels per latent and side, and plans are built for sides in "

@@ -1,13 +1,14 @@
 """What an export is asked for, with every rule about it, and what it reports while it runs."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ebca.engines.contract.limits import FACTOR
 from ebca.engines.contract.manifest import COMPUTES, GUIDANCE_SCALE
 from ebca.errors import ParameterError
 from ebca.export.plans.shapes import PlanOptions
+from ebca.export.spacing import Named
 
 PRECISIONS = ("fp32", "fp16")
 
@@ -16,6 +17,9 @@ TRAINING_STEPS = 1000
 
 DEFAULT_STEPS: tuple[int, ...] = tuple(range(1, 201))
 """Step counts that every engine directory has scheduler tables for."""
+
+COMMON_STEPS: tuple[int, ...] = (*range(1, 51), 60, 75, 80, 100)
+"""Step counts of those schedulers that are less used, or more work to tabulate."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,9 @@ class ExportOptions:
         with_full_unet_updates: also export the full UNet with updates, whose ops TensorRT runs as a plugin. It takes
             the UNet's size once more.
         scheduler_steps: step counts to tabulate beside 1 to 200.
+        schedulers: names of schedulers to tabulate beside `ebca.export.scheduler_choice.DEFAULT_NAMES`.
+        scheduler_config: options that override the checkpoint's scheduler config.
+        spacings: schedulers with timesteps or noise levels of a user, see `ebca.export.spacing`.
         guidance_scale: the default guidance scale of this model.
         subject_side: of the maps that locate subjects, in positions at the native size. None: found, see
             `ebca.export.stages.subject_layers`.
@@ -58,6 +65,9 @@ class ExportOptions:
     with_full_unet: bool = False
     with_full_unet_updates: bool = False
     scheduler_steps: Sequence[int] = ()
+    schedulers: Sequence[str] = ()
+    scheduler_config: Mapping[str, Any] = field(default_factory=dict)
+    spacings: Sequence[Named] = ()
     guidance_scale: float = GUIDANCE_SCALE
     subject_side: int | None = None
 
@@ -79,6 +89,11 @@ class ExportOptions:
     def all_steps(self) -> list[int]:
         """Step counts to tabulate, sorted."""
         return sorted({*DEFAULT_STEPS, *self.scheduler_steps})
+
+    @property
+    def common_steps(self) -> list[int]:
+        """Step counts to tabulate of less used schedulers, sorted."""
+        return sorted({*COMMON_STEPS, *self.scheduler_steps})
 
     def validate(self, spell: Callable[[str], str] = str) -> None:
         """Raise ParameterError if a value is wrong, or if two options exclude each other.

@@ -8,7 +8,6 @@ weights. Nothing here knows a scheduler's formulas.
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -21,30 +20,7 @@ import torch
 from diffusers import DDIMInverseScheduler
 from numpy.typing import NDArray
 
-
-@dataclass(frozen=True)
-class Spacing:
-    """Where a scheduler puts its steps: `steps` as it likes, or at given timesteps or noise levels."""
-
-    steps: int = 0
-    timesteps: tuple[int, ...] = ()
-    sigmas: tuple[float, ...] = ()
-
-    @property
-    def count(self) -> int:
-        """Steps."""
-        return self.steps or len(self.timesteps) or len(self.sigmas)
-
-    def apply(self, scheduler: Any) -> None:
-        """Raises ValueError if the scheduler takes no such spacing."""
-        if self.steps:
-            scheduler.set_timesteps(self.steps)
-            return
-        given = {"timesteps": list(self.timesteps)} if self.timesteps else {"sigmas": list(self.sigmas)}
-        (kind,) = given
-        if kind not in inspect.signature(scheduler.set_timesteps).parameters:
-            raise ValueError(f"diffusers gives it no {kind} of a user")
-        scheduler.set_timesteps(**given)
+from ebca.export.spacing import Spacing
 
 
 @dataclass(frozen=True)

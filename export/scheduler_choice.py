@@ -202,6 +202,14 @@ class CheckpointSchedulers:
         return scheduler
 
 
+def known_options() -> set[str]:
+    """What a scheduler config may say: the options of every class, the class itself, and eta."""
+    keys = {"_class_name", "eta"}
+    for spec in SCHEDULERS.values():
+        keys |= inspect.signature(spec.resolved_class().__init__).parameters.keys() - {"self", "kwargs"}
+    return keys
+
+
 def checkpoint_schedulers(config: Mapping[str, Any], *, inpainting: bool = False) -> CheckpointSchedulers:
     """The schedulers of a checkpoint.
 

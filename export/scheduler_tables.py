@@ -28,10 +28,11 @@ from numpy.typing import NDArray
 
 from ebca.engines.contract import limits
 from ebca.errors import ExportError, ParameterError
-from ebca.export.options import DEFAULT_STEPS
-from ebca.export.scheduler_basis import Spacing, run_on_basis
+from ebca.export.options import COMMON_STEPS, DEFAULT_STEPS
+from ebca.export.scheduler_basis import run_on_basis
 from ebca.export.scheduler_choice import INVERSE, ONE_STEP, REPLACEMENTS, CheckpointSchedulers, checkpoint_schedulers
 from ebca.export.scheduler_recurrence import find
+from ebca.export.spacing import CUSTOM, Named, Spacing
 from ebca.runtime.sampling.recurrence import Memory, Recurrence, expand
 
 _BETA_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "rescale_betas_zero_snr")
@@ -47,6 +48,9 @@ _SAMPLING_KEYS = (
 # PNDM's Runge-Kutta start: four steps, of which three make four evaluations each.
 _PRK_MINIMUM_STEPS = 4
 _PRK_MORE_EVALUATIONS = 9
+
+DENSE = ("pndm", "ddim", "ddim_inverse", "euler", "dpmpp_2m", "unipc")
+"""Schedulers with a table for every step count from 1 to 200. The others have the common ones."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,8 @@ def build_tables(
     steps: Sequence[int] = DEFAULT_STEPS,
     names: Sequence[str] = (),
     *,
+    common_steps: Sequence[int] | None = None,
+    spacings: Sequence[Named] = (),
     inpainting: bool = False,
     on_scheduler: Callable[[str], None] = lambda name: None,
 ) -> SchedulerTables:
@@ -137,6 +143,8 @@ def build_tables(
         know is ignored, as in diffusers.
     steps: step counts to store. Those below a scheduler's minimum are skipped for that scheduler.
     names: names of schedulers, with or without a variant; none for `DEFAULT_NAMES` and the checkpoint's own.
+    common_steps: step counts of schedulers that are not in `DENSE`; None: the same.
+    spacings: a user's timesteps or noise levels. They make a table "<name>_custom".
     inpainting: whether the checkpoint is made for diffusers' inpainting pipeline.
     on_scheduler: called with each name before its scheduler is run.
 
@@ -145,7 +153,9 @@ def build_tables(
     choice = checkpoint_schedulers(config, inpainting=inpainting)
     for name in names:
         choice.spec(name)
-    wanted = _checked_steps(steps, int(config.get("num_train_timesteps", 1000)))
+    training = int(config.get("num_train_timesteps", 1000))
+    dense = _checked_steps(steps, training)
+    common = dense if common_steps is None else _checked_steps(common_steps, training)
 
     records: dict[str, dict[int, TableRecord]] = {}
     minimum_steps: dict[str, int] = {}
@@ -156,11 +166,13 @@ def build_tables(
             try:
                 scheduler, eta = choice.make(name), choice.eta(name)
                 minimum, most = _minimum_steps(choice, name, scheduler), _most_steps(scheduler)
+                wanted = dense if name in DENSE or name == choice.own else common
                 counts = [count for count in wanted if minimum <= count <= most]
-                records[name] = _records(name, scheduler, counts, eta)
+                records[name] = _records(name, scheduler, [Spacing(steps=count) for count in counts], eta)
                 minimum_steps[name] = minimum
             except ExportError as error:
                 refused[name] = error
+        custom = _custom_records(choice, spacings)
     default = next((name for name in (choice.own, *REPLACEMENTS, *records) if name in records), None)
     if default is None or (default == INVERSE and refused):
         raise next(iter(refused.values()))
@@ -171,11 +183,23 @@ def build_tables(
         image_to_image=next((name for name in (default, *ONE_STEP) if name in ONE_STEP and name in records), None),
         config=kept,
         alphas_cumprod=alphas_cumprod,
-        records=records,
-        minimum_steps=minimum_steps,
+        records={**records, **custom},
+        minimum_steps={**minimum_steps, **{name: min(by_steps) for name, by_steps in custom.items()}},
         left_out=left_out,
         notices=_notices(choice, default, left_out, minimum_steps),
     )
+
+
+def _custom_records(choice: CheckpointSchedulers, spacings: Sequence[Named]) -> dict[str, dict[int, TableRecord]]:
+    """The tables of a user's spacings, by name and step count. Raises instead of leaving one out: it was asked for."""
+    by_name: dict[str, dict[int, Spacing]] = {}
+    for name, spacing in spacings:
+        if by_name.setdefault(name, {}).setdefault(spacing.count, spacing) is not spacing:
+            raise ParameterError(f"two spacings of {name} have {spacing.count} steps", "give one of them")
+    return {
+        name + CUSTOM: _records(name, choice.make(name), list(by_count.values()), choice.eta(name))
+        for name, by_count in by_name.items()
+    }
 
 
 def _beta_schedule(
@@ -239,18 +263,20 @@ def _most_steps(scheduler: Any) -> int:
     return int(scheduler.config.get("original_inference_steps") or scheduler.config.num_train_timesteps)
 
 
-def _records(name: str, scheduler: Any, counts: Sequence[int], eta: float | None) -> dict[int, TableRecord]:
+def _records(
+    name: str, scheduler: Any, spacings: Sequence[Spacing], eta: float | None
+) -> dict[int, TableRecord]:
     """By step count, all with the same memory."""
     memory: Memory = (1, 1)
     records = {}
     # Most steps first: few steps often fit a shorter memory than the scheduler has.
-    for count in sorted(counts, reverse=True):
-        records[count] = _tabulate(name, scheduler, Spacing(steps=count), memory, eta)
-        memory = records[count].recurrence.memory
+    for spacing in sorted(spacings, key=lambda spacing: -spacing.count):
+        record = records[spacing.count] = _tabulate(name, scheduler, spacing, memory, eta)
+        memory = record.recurrence.memory
     fresh = max((record.recurrence.fresh for record in records.values()), default=0)
     return {
         count: replace(records[count], recurrence=records[count].recurrence.widened(memory, fresh))
-        for count in sorted(counts)
+        for count in sorted(records)
     }
 
 

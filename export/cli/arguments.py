@@ -101,6 +101,30 @@ def _add_contents(p: argparse.ArgumentParser) -> None:
         help="step counts to tabulate beside 1 to 200",
     )
     p.add_argument(
+        "--schedulers",
+        nargs="+",
+        default=(),
+        metavar="NAME",
+        help="schedulers to tabulate beside the default ones, such as euler_karras or unipc_beta; a name may end in "
+        "_karras, _exponential, _beta, _trailing, _leading or _linspace",
+    )
+    p.add_argument(
+        "--scheduler-config",
+        nargs="+",
+        default=(),
+        metavar="KEY=VALUE",
+        help="options of diffusers' schedulers that override the checkpoint's, such as timestep_spacing=trailing "
+        "prediction_type=v_prediction rescale_betas_zero_snr=true; also eta of ddim and tcd",
+    )
+    for flag, example in (("--timesteps", "999,749,499,249"), ("--sigmas", "14.6,3.1,0.7,0")):
+        p.add_argument(
+            flag,
+            action="append",
+            default=[],
+            metavar=f"NAME={example}",
+            help=f"tabulate a scheduler with these {flag[2:]} as NAME_custom; repeat it for other step counts",
+        )
+    p.add_argument(
         "--guidance-scale",
         type=float,
         default=GUIDANCE_SCALE,

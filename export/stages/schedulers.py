@@ -20,17 +20,41 @@ image-to-image and inpainting add noise to the clean latents with it.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ebca.errors import ExportError
+from ebca.errors import ExportError, ParameterError
 from ebca.export.checkpoint.defaults import SCHEDULER_CONFIG
-from ebca.export.options import TRAINING_STEPS
+from ebca.export.checkpoint.model import Checkpoint
+from ebca.export.options import TRAINING_STEPS, ExportOptions
+from ebca.export.scheduler_choice import checkpoint_schedulers, known_options
 from ebca.export.scheduler_tables import SchedulerTables, build_tables
 from ebca.export.stages.context import Context, StageResult
 
 ALPHAS_CUMPROD_FILE = "schedulers/alphas_cumprod.f64"
+
+
+def check(checkpoint: Checkpoint, options: ExportOptions) -> None:
+    """Check what is asked of the schedulers, before anything is exported.
+
+    Raises:
+        ParameterError: an option that no scheduler has, which diffusers would ignore, or an unknown scheduler.
+    """
+    known = known_options()
+    for key in options.scheduler_config:
+        if key not in known:
+            near = get_close_matches(key, known, 1)
+            remedy = f"did you mean {near[0]}?" if near else "give an option of a diffusers scheduler"
+            raise ParameterError(f"no scheduler has the option {key!r}", remedy)
+    choice = checkpoint_schedulers({**_config(checkpoint), **options.scheduler_config})
+    for name in (*options.schedulers, *(name for name, _ in options.spacings)):
+        choice.spec(name)
+
+
+def _config(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    return SCHEDULER_CONFIG if checkpoint.scheduler_config is None else checkpoint.scheduler_config
 
 
 def export(context: Context) -> StageResult:
@@ -39,13 +63,20 @@ def export(context: Context) -> StageResult:
     Each thing that differs from the checkpoint's own configuration is a Python warning of one line.
     """
     checkpoint = context.checkpoint
-    config = SCHEDULER_CONFIG if checkpoint.scheduler_config is None else checkpoint.scheduler_config
+    config = {**_config(checkpoint), **context.options.scheduler_config}
+    asked = context.options.schedulers
     tables = build_tables(
         config,
-        _steps(context, config),
+        _steps(context, config, context.options.all_steps),
+        [*checkpoint_schedulers(config).names, *asked] if asked else (),
+        common_steps=_steps(context, config, context.options.common_steps),
+        spacings=context.options.spacings,
         inpainting=checkpoint.unet.config.in_channels == 9,
         on_scheduler=lambda name: context.report(f"scheduler tables: {name}"),
     )
+    for name in asked:
+        if name in tables.left_out:
+            raise ExportError(f"scheduler {name!r} cannot be tabulated: {tables.left_out[name]}", "leave it out")
     notices = list(tables.notices)
     # A UNet alone never has one.
     if checkpoint.scheduler_config is None and checkpoint.text_encoder is not None:
@@ -57,11 +88,11 @@ def export(context: Context) -> StageResult:
     return StageResult(files=files, sections={"schedulers": section})
 
 
-def _steps(context: Context, config: Mapping[str, Any]) -> list[int]:
-    """The default step counts that the checkpoint's training timesteps allow, and all that were asked for."""
+def _steps(context: Context, config: Mapping[str, Any], counts: Sequence[int]) -> list[int]:
+    """The step counts that the checkpoint's training timesteps allow, and all that were asked for."""
     limit = int(config.get("num_train_timesteps", TRAINING_STEPS))
     asked = set(context.options.scheduler_steps)
-    return [count for count in context.options.all_steps if count <= limit or count in asked]
+    return [count for count in counts if count <= limit or count in asked]
 
 
 def write_tables(tables: SchedulerTables, folder: Path) -> dict[str, Any]:

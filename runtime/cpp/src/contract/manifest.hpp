@@ -112,10 +112,12 @@ struct TableSpec {
     std::string file;
     int64_t minimum_steps = 1;
     int64_t latents = 1, noises = 1;   // that a scheduler step looks back at
+    int64_t fresh = 0;                 // draws of noise that it uses
+    int64_t order = 1;                 // evaluations per step
     std::map<int64_t, int64_t> steps;  // number of steps to evaluations
 
     // Size of the record of m evaluations in float64 values.
-    int64_t values(int64_t m) const { return 1 + m * (2 + latents + noises); }
+    int64_t values(int64_t m) const { return 1 + m * (2 + latents + noises + fresh); }
 };
 
 struct SchedulerSection {

@@ -188,6 +188,8 @@ TableSpec table(const Entry& entry) {
     const Entry memory = entry.at("memory"), steps = entry.at("steps");
     out.latents = memory.at("latents").integer(1, limits::table_latents);
     out.noises = memory.at("noises").integer(1, limits::table_noises);
+    if (auto fresh = memory.get("fresh_noises")) out.fresh = fresh->integer(0, limits::table_fresh_noises);
+    if (auto order = entry.get("order")) out.order = order->integer(1, limits::table_order);
     steps.members([&](const std::string& count, const Entry& evaluations) {
         bool digits = count.size() <= 7 && count.front() != '0' && count.find_first_not_of("0123456789") == count.npos;
         if (!digits) throw EngineError(text(steps.path(), " has '", count, "' instead of a number of steps"));
