@@ -8,6 +8,7 @@ from typing import Any
 from diffusers import UNet2DConditionModel
 
 from ebca.errors import ExportError
+from ebca.export.checkpoint.distilled import with_embedded_guidance
 from ebca.export.checkpoint.load import load_checkpoint
 from ebca.export.checkpoint.model import Checkpoint
 from ebca.export.checkpoint.supported import check_unet_supported
@@ -56,6 +57,7 @@ def export_checkpoint(
     check_output(output, overwrite=overwrite)
     check_unet_supported(checkpoint.unet.config)
     schedulers.check(checkpoint, options)
+    checkpoint = with_embedded_guidance(checkpoint, options.guidance_scale)
     if options.plans and checkpoint.vae is not None and PIXELS_PER_LATENT % downscale(checkpoint.vae):
         raise ExportError(
             f"the VAE has {downscale(checkpoint.vae)} pixels per latent and side, and plans are built for sides in "

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ebca.engines.contract.limits import FACTOR
-from ebca.engines.contract.manifest import COMPUTES, GUIDANCE_SCALE
+from ebca.engines.contract.manifest import COMPUTES
 from ebca.errors import ParameterError
 from ebca.export.plans.shapes import PlanOptions
 from ebca.export.spacing import Named
@@ -14,6 +14,12 @@ PRECISIONS = ("fp32", "fp16")
 
 # Every Stable Diffusion is trained with this number of timesteps.
 TRAINING_STEPS = 1000
+
+EMBEDDED_GUIDANCE = 8.5
+"""The guidance scale that diffusers' pipeline of latent consistency models takes by default."""
+
+DISTILLED_STEPS = 4
+"""Default steps of a model whose scheduler is that of latent or trajectory consistency models."""
 
 DEFAULT_STEPS: tuple[int, ...] = tuple(range(1, 201))
 """Step counts that every engine directory has scheduler tables for."""
@@ -53,7 +59,9 @@ class ExportOptions:
         schedulers: names of schedulers to tabulate beside `ebca.export.scheduler_choice.DEFAULT_NAMES`.
         scheduler_config: options that override the checkpoint's scheduler config.
         spacings: schedulers with timesteps or noise levels of a user, see `ebca.export.spacing`.
-        guidance_scale: the default guidance scale of this model.
+        guidance_scale: the default guidance scale of this model; None: see `ebca.export.checkpoint.distilled`. A UNet
+            that is told its guidance scale gets this one built in.
+        default_steps: steps of a request that does not say; None: 4 for models of consistency schedulers, else 50.
         subject_side: of the maps that locate subjects, in positions at the native size. None: found, see
             `ebca.export.stages.subject_layers`.
     """
@@ -68,7 +76,8 @@ class ExportOptions:
     schedulers: Sequence[str] = ()
     scheduler_config: Mapping[str, Any] = field(default_factory=dict)
     spacings: Sequence[Named] = ()
-    guidance_scale: float = GUIDANCE_SCALE
+    guidance_scale: float | None = None
+    default_steps: int | None = None
     subject_side: int | None = None
 
     @property
@@ -119,7 +128,11 @@ class ExportOptions:
                 raise ParameterError(
                     f"{spell('scheduler_steps')} has {steps}", f"a step count lies between 1 and {TRAINING_STEPS}"
                 )
-        if not abs(self.guidance_scale) <= FACTOR:
+        if self.default_steps is not None and not 1 <= self.default_steps <= TRAINING_STEPS:
+            raise ParameterError(
+                f"{spell('default_steps')} is {self.default_steps}", f"give a number from 1 to {TRAINING_STEPS}"
+            )
+        if self.guidance_scale is not None and not abs(self.guidance_scale) <= FACTOR:
             raise ParameterError(
                 f"{spell('guidance_scale')} is {self.guidance_scale}", f"give a number from {-FACTOR:g} to {FACTOR:g}"
             )

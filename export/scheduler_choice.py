@@ -43,8 +43,6 @@ REPLACEMENTS = ("euler", "dpmpp_2m", "unipc", "ddim", "pndm")
 """What replaces a checkpoint's own scheduler without a table: those first that know most of diffusers' options."""
 
 
-
-
 def _dpm_solver_sde() -> Any:
     """diffusers' DPMSolverSDEScheduler. Its module imports torchsde, which only its own noise needs; a table has none
     of that, so an empty module stands in for torchsde where it is not installed."""
@@ -173,7 +171,8 @@ class CheckpointSchedulers:
             known = [one for one in self.specs if one != INVERSE]
             raise ParameterError(
                 f"scheduler {name!r} is unknown",
-                f"choose from {', '.join(known)}; most take one of {', '.join('_' + one for one in VARIANTS)} at the end",
+                f"choose from {', '.join(known)}; most take one of {', '.join('_' + one for one in VARIANTS)} "
+                "at the end",
             )
         return spec
 

@@ -6,13 +6,15 @@ is a sum of earlier latents and noise predictions, so a window of those says the
 
     x_i = sum_{k < K} a[i, k] x_{i-1-k} + sum_{k < L} b[i, k] e_{i-k} + sum_{k < M} c[i, k] z_{i-k}
 
-z_i is the noise that a stochastic scheduler draws in evaluation i; M is 0 for others. K, L and M are found by trying. Nothing here knows a scheduler's formulas, and no recurrence is kept whose expanded rows
-are not those of diffusers.
+z_i is the noise that a stochastic scheduler draws in evaluation i; M is 0 for others. K, L and M are found
+by trying. Nothing here knows a scheduler's formulas, and no recurrence is kept whose expanded rows are not those of
+diffusers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 

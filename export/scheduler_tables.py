@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from ebca.engines.contract import limits
 from ebca.errors import ExportError, ParameterError
-from ebca.export.options import COMMON_STEPS, DEFAULT_STEPS
+from ebca.export.options import DEFAULT_STEPS
 from ebca.export.scheduler_basis import run_on_basis
 from ebca.export.scheduler_choice import INVERSE, ONE_STEP, REPLACEMENTS, CheckpointSchedulers, checkpoint_schedulers
 from ebca.export.scheduler_recurrence import find
@@ -263,9 +263,7 @@ def _most_steps(scheduler: Any) -> int:
     return int(scheduler.config.get("original_inference_steps") or scheduler.config.num_train_timesteps)
 
 
-def _records(
-    name: str, scheduler: Any, spacings: Sequence[Spacing], eta: float | None
-) -> dict[int, TableRecord]:
+def _records(name: str, scheduler: Any, spacings: Sequence[Spacing], eta: float | None) -> dict[int, TableRecord]:
     """By step count, all with the same memory."""
     memory: Memory = (1, 1)
     records = {}

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from ebca.errors import ParameterError
@@ -49,14 +50,14 @@ Named = tuple[str, Spacing]
 
 def timesteps_of(name: str, values: Sequence[int]) -> Named:
     """Raises ParameterError for timesteps that do not go down."""
-    if not values or min(values) < 0 or any(b >= a for a, b in zip(values, values[1:], strict=False)):
+    if not values or min(values) < 0 or any(b >= a for a, b in pairwise(values)):
         raise ParameterError(f"timesteps of {name} are {list(values)}", "give whole numbers from 0 that go down")
     return name, Spacing(timesteps=tuple(values))
 
 
 def sigmas_of(name: str, values: Sequence[float]) -> Named:
     """Raises ParameterError for noise levels that do not go down to 0."""
-    falling = all(b < a for a, b in zip(values, values[1:], strict=False))
+    falling = all(b < a for a, b in pairwise(values))
     if len(values) < 2 or not all(map(math.isfinite, values)) or not falling or values[-1] != 0:
         raise ParameterError(f"sigmas of {name} are {list(values)}", "give numbers that go down; the last one is 0")
     return name, Spacing(sigmas=tuple(values))
@@ -90,7 +91,9 @@ def parsed_config(entries: Sequence[str]) -> Mapping[str, Any]:
     for entry in entries:
         key, equals, text = entry.partition("=")
         if not key or not equals:
-            raise ParameterError(f"--scheduler-config has {entry!r}", "write KEY=VALUE, as in timestep_spacing=trailing")
+            raise ParameterError(
+                f"--scheduler-config has {entry!r}", "write KEY=VALUE, as in timestep_spacing=trailing"
+            )
         config[key] = _value(text)
     return config
 

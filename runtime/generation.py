@@ -72,7 +72,7 @@ class Generation:
         self._valid = valid
         self._target = target
         self._size = size
-        inputs, steps = valid.request.image_inputs, valid.request.steps
+        inputs, steps = valid.request.image_inputs, valid.steps
         self._table = None if valid.task is Task.REPAINT else self._load_table()
         self._repaint = self._repaint_schedule() if valid.task is Task.REPAINT else None
         if self._table is not None:
@@ -145,15 +145,13 @@ class Generation:
     def _load_table(self) -> SchedulerTable:
         self._components.verify_tables()
         section = self._components.manifest.schedulers
-        table = load_table(self._components.directory.path, section, self._valid.scheduler, self._valid.request.steps)
+        table = load_table(self._components.directory.path, section, self._valid.scheduler, self._valid.steps)
         return table if self._valid.strength is None else table.after(self._valid.skipped_steps)
 
     def _repaint_schedule(self) -> RePaintSchedule:
         self._components.verify_tables()
         settings = self._valid.repaint
-        return RePaintSchedule(
-            self._valid.request.steps, settings.jump_length, settings.jump_count, self._alphas_cumprod()
-        )
+        return RePaintSchedule(self._valid.steps, settings.jump_length, settings.jump_count, self._alphas_cumprod())
 
     def _alphas_cumprod(self) -> np.ndarray:
         return load_alphas_cumprod(self._components.directory.path, self._components.manifest.schedulers)
@@ -238,6 +236,7 @@ class Generation:
         made: dict[str, Any] = {
             "task": valid.task.value,
             **asked,
+            "steps": valid.steps,
             "guidance_scale": valid.guidance_scale,
             "scheduler": valid.scheduler,
             "seed": seeds if used else None,

@@ -95,6 +95,8 @@ def schedulers(entry: Entry) -> dict[str, Any]:
     for place, name in ((config, "prediction_type"), (entry, "image_to_image")):
         if (chosen := place.get(name)) is not None:
             chosen.name()
+    if (steps := entry.get("default_steps")) is not None:
+        steps.integer(1, limits.STEPS)
     tables = {name: _table(table) for name, table in entry["tables"].items()}
     if (left_out := entry.get("left_out")) is not None:
         for _, reason in left_out.items():

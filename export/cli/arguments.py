@@ -4,8 +4,9 @@ import argparse
 
 from ebca import console
 from ebca.engines.contract.manifest import GUIDANCE_SCALE
-from ebca.export.options import PRECISIONS
+from ebca.export.options import DISTILLED_STEPS, EMBEDDED_GUIDANCE, PRECISIONS
 from ebca.export.plans.shapes import MAX_CONTEXTS
+from ebca.runtime.schema.parameters import DEFAULT_STEPS
 
 PROGRAM = "ebca-export"
 
@@ -22,6 +23,7 @@ FLAGS = {
     "with_full_unet_updates": "--full-unet-plan",
     "scheduler_steps": "--scheduler-steps",
     "guidance_scale": "--guidance-scale",
+    "default_steps": "--default-steps",
 }
 """Flags of the options that `ExportOptions.validate` names in its errors."""
 
@@ -127,9 +129,16 @@ def _add_contents(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--guidance-scale",
         type=float,
-        default=GUIDANCE_SCALE,
         metavar="G",
-        help=f"default guidance scale of this model (default: {GUIDANCE_SCALE})",
+        help=f"default guidance scale of this model (default: {GUIDANCE_SCALE}; 1 with an LCM or TCD scheduler). A "
+        f"UNet that is told its guidance scale gets it built in (default: {EMBEDDED_GUIDANCE})",
+    )
+    p.add_argument(
+        "--default-steps",
+        type=int,
+        metavar="N",
+        help=f"steps of this model where a request does not say (default: {DEFAULT_STEPS}; {DISTILLED_STEPS} with an "
+        "LCM or TCD scheduler)",
     )
     p.add_argument(
         "--subject-side",

@@ -80,6 +80,7 @@ def _options(args: argparse.Namespace) -> ExportOptions:
         scheduler_config=parsed_config(args.scheduler_config),
         spacings=tuple(parsed(flag, text) for flag in ("--timesteps", "--sigmas") for text in getattr(args, flag[2:])),
         guidance_scale=args.guidance_scale,
+        default_steps=args.default_steps,
         subject_side=args.subject_side,
     )
 

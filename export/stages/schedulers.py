@@ -27,8 +27,9 @@ from typing import Any
 
 from ebca.errors import ExportError, ParameterError
 from ebca.export.checkpoint.defaults import SCHEDULER_CONFIG
+from ebca.export.checkpoint.distilled import is_distilled
 from ebca.export.checkpoint.model import Checkpoint
-from ebca.export.options import TRAINING_STEPS, ExportOptions
+from ebca.export.options import DISTILLED_STEPS, TRAINING_STEPS, ExportOptions
 from ebca.export.scheduler_choice import checkpoint_schedulers, known_options
 from ebca.export.scheduler_tables import SchedulerTables, build_tables
 from ebca.export.stages.context import Context, StageResult
@@ -84,6 +85,11 @@ def export(context: Context) -> StageResult:
     for notice in notices:
         warnings.warn(notice, stacklevel=2)
     section = write_tables(tables, context.folder)
+    default_steps = context.options.default_steps
+    if default_steps is None and is_distilled(checkpoint.scheduler_config):
+        default_steps = DISTILLED_STEPS
+    if default_steps is not None:
+        section["default_steps"] = default_steps
     files = (section["alphas_cumprod"], *(table["file"] for table in section["tables"].values()))
     return StageResult(files=files, sections={"schedulers": section})
 

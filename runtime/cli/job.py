@@ -20,6 +20,7 @@ from ebca.runtime.request.fields import GenerateRequest
 from ebca.runtime.request.inputs import region_files
 from ebca.runtime.request.validate import check_inversion
 from ebca.runtime.results import Result
+from ebca.runtime.schema import parameters as rules
 from ebca.runtime.session import Session
 
 
@@ -117,7 +118,8 @@ class Job:
         asked, args = self.asked, self.args
         if args.source_prompt is not None:
             # Sampling would refuse them only after the inversion.
-            self._check_edits()
+            asked = replace(asked, steps=rules.INVERT.steps if asked.steps is None else asked.steps)
+            self._check_edits(asked)
             steps.phase("inverting")
             found = session.invert(
                 args.image, args.source_prompt, steps=asked.steps, regularize=args.regularize, on_step=steps
@@ -127,8 +129,10 @@ class Job:
         result = session.run(asked, steps)
         return result, self._described(result.parameters)
 
-    def _check_edits(self) -> None:
-        editing.resolve(self.asked.guidance.edits, self.asked.steps, self.asked.steps, "ddim")
+    @staticmethod
+    def _check_edits(asked: GenerateRequest) -> None:
+        assert asked.steps is not None, "an inversion has a number of steps"
+        editing.resolve(asked.guidance.edits, asked.steps, asked.steps, "ddim")
 
     def _described(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         return {**parameters, **given_files(self.args)}

@@ -97,8 +97,8 @@ def _add_core(p: argparse.ArgumentParser) -> None:
         "{number:04}-{slug}-{seed}.png there",
     )  # fmt: skip
     p.add_argument(
-        "--steps", "--num-inference-steps", "--num_steps", type=int, default=rules.GENERATE.steps,
-        help="scheduler steps (default: %(default)s)",
+        "--steps", "--num-inference-steps", "--num_steps", type=int, metavar="N",
+        help=f"scheduler steps (default: the engine's, {rules.DEFAULT_STEPS} unless its checkpoint was distilled)",
     )  # fmt: skip
     p.add_argument(
         "--guidance-scale", "--guidance_scale", type=float, default=rules.GENERATE.guidance_scale,

@@ -1,6 +1,7 @@
 """Schedulers look back over a few evaluations only: the recurrence that an engine directory stores, and its rows.
 
-The latents after evaluation i depend on the last K latents, the last L noise predictions, and the last M draws of noise:
+The latents after evaluation i depend on the last K latents, the last L noise predictions, and the last M draws of
+noise:
 
     x_i = sum_{k < K} a[i, k] x_{i-1-k} + sum_{k < L} b[i, k] e_{i-k} + sum_{k < M} c[i, k] z_{i-k}
 
@@ -16,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
 
 Memory = tuple[int, int]
 """How many latents and noise predictions a step looks back at: K, L."""

@@ -157,6 +157,11 @@ def available_schedulers(section: Mapping[str, Any]) -> list[str]:
     return list(section.get("tables", {}))
 
 
+def default_steps(section: Mapping[str, Any]) -> int:
+    """The steps of a request that does not say."""
+    return int(section.get("default_steps", rules.DEFAULT_STEPS))
+
+
 def stored_steps(section: Mapping[str, Any], name: str) -> list[int]:
     """The step counts that one of `available_schedulers` has a table for, ascending."""
     return sorted(int(count) for count in section["tables"][name]["steps"])

@@ -195,7 +195,7 @@ def test_a_spacing_that_makes_no_sense_is_one_line(flag: str, text: str, match: 
 
 
 def test_a_scheduler_that_takes_no_timesteps_says_so() -> None:
-    with pytest.raises(ExportError, match="'euler_ancestral' cannot do 3 steps .*no timesteps of a user"):
+    with pytest.raises(ExportError, match=r"'euler_ancestral' cannot do 3 steps .*no timesteps of a user"):
         build_tables(SCHEDULER_CONFIG, [2], ["ddim"], spacings=[parsed("--timesteps", "euler_ancestral=999,500,2")])
 
 

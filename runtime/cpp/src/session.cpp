@@ -208,14 +208,16 @@ Result Session::invert(const InvertRequest& request) {
 Session::Steps Session::steps(const GenerateRequest& request, Task task, const RePaint& settings) {
     const Manifest& manifest = engine_->manifest();
     engine_->verify_tables();
+    int64_t usual = manifest.schedulers.default_steps ? manifest.schedulers.default_steps : defaults::steps;
+    int64_t asked_steps = request.steps ? request.steps : usual;
     Steps out;
     if (task == Task::repaint) {
         if (!request.scheduler.empty()) throw rules::scheduler_with_repaint(request.scheduler);
         require_noise_prediction(manifest, "RePaint");
-        out.repaint.emplace(request.steps, settings, load_alphas_cumprod(engine_->directory()));
+        out.repaint.emplace(asked_steps, settings, load_alphas_cumprod(engine_->directory()));
         out.scheduler = "RePaint";
     } else {
-        out.table = table(task, request.scheduler, request.steps, request.strength);
+        out.table = table(task, request.scheduler, asked_steps, request.strength);
         out.scheduler = out.table->name;
     }
     if (manifest.unet.max_contexts && static_cast<int64_t>(request.edits.size()) > *manifest.unet.max_contexts - 1) {

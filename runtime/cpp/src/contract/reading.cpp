@@ -204,6 +204,7 @@ SchedulerSection schedulers(const Entry& entry) {
     SchedulerSection out;
     out.standard = entry.at("default").name();
     out.alphas_cumprod = path(entry.at("alphas_cumprod"));
+    if (auto steps = entry.get("default_steps")) out.default_steps = steps->integer(1, limits::steps);
     const Entry config = entry.at("config");
     out.train_timesteps = config.at("num_train_timesteps").integer(1, limits::train_timesteps);
     out.prediction_type = optional_name(config, "prediction_type");
