@@ -77,7 +77,8 @@ def _folded(unet: UNet2DConditionModel, scale: float) -> UNet2DConditionModel:
         first.bias.add_((first.weight.double() @ projected).to(first.bias.dtype))
     folded.time_embedding.cond_proj = None
     folded.register_to_config(time_cond_proj_dim=None)
-    return folded  # type: ignore[no-any-return]
+    assert isinstance(folded, UNet2DConditionModel)
+    return folded
 
 
 def _embedding(value: float, width: int) -> torch.Tensor:

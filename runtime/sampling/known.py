@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,10 +47,11 @@ def known_latents(
         # Past the last draw that counts, every weight is zero.
         noises.appendleft(draw(streams, start.shape) if i < drawn else np.zeros_like(start))
         total = np.zeros(start.shape, dtype=np.float64)
-        for values, row in ((before, weights.of_latents[i]), (noises, weights.of_fresh[i])):
-            for array, weight in zip(values, row, strict=False):
-                np.multiply(array, weight, out=term, dtype=np.float64)
-                total += term
+        known: list[NDArray[Any]] = [*before, *noises]
+        row = np.append(weights.of_latents[i, : len(before)], weights.of_fresh[i, : len(noises)])
+        for array, weight in zip(known, row, strict=True):
+            np.multiply(array, weight, out=term, dtype=np.float64)
+            total += term
         before.appendleft(total)
         yield total.astype(np.float32)
 
