@@ -106,7 +106,8 @@ def _add_core(p: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     p.add_argument(
         "--scheduler",
-        help="pndm, ddim, euler, dpmpp_2m or unipc; not for RePaint (default: the checkpoint's own; for image to image "
+        help="such as ddim, euler_ancestral, dpmpp_2m_karras, lcm: one of the engine's (docs/schedulers.md); not for "
+        "RePaint (default: the checkpoint's own; for image to image "
         "ddim, if that one cannot start at an intermediate timestep)",
     )
     p.add_argument(
