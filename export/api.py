@@ -8,10 +8,10 @@ from typing import Any
 from diffusers import UNet2DConditionModel
 
 from ebca.errors import ExportError
-from ebca.export.checkpoint.distilled import with_embedded_guidance
 from ebca.export.checkpoint.load import load_checkpoint
 from ebca.export.checkpoint.model import Checkpoint
 from ebca.export.checkpoint.supported import check_unet_supported
+from ebca.export.distilled import with_embedded_guidance
 from ebca.export.graph.modules import downscale
 from ebca.export.options import ExportEvent, ExportOptions, OnProgress
 from ebca.export.output import check_output, check_room, output_path

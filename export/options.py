@@ -59,7 +59,7 @@ class ExportOptions:
         schedulers: names of schedulers to tabulate beside `ebca.export.scheduler_choice.DEFAULT_NAMES`.
         scheduler_config: options that override the checkpoint's scheduler config.
         spacings: schedulers with timesteps or noise levels of a user, see `ebca.export.spacing`.
-        guidance_scale: the default guidance scale of this model; None: see `ebca.export.checkpoint.distilled`. A UNet
+        guidance_scale: the default guidance scale of this model; None: see `ebca.export.distilled`. A UNet
             that is told its guidance scale gets this one built in.
         default_steps: steps of a request that does not say; None: 4 for models of consistency schedulers, else 50.
         subject_side: of the maps that locate subjects, in positions at the native size. None: found, see

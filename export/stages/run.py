@@ -5,8 +5,8 @@ from functools import partial
 
 from ebca.engines.contract.limits import NAME_BYTES
 from ebca.engines.contract.manifest import FileRecord, Manifest
-from ebca.export.checkpoint.distilled import default_guidance
 from ebca.export.checkpoint.model import Checkpoint
+from ebca.export.distilled import default_guidance
 from ebca.export.stages import full_unet, plans, schedulers, text_encoder, tokenizer, unet, vae
 from ebca.export.stages.context import Context, Stage, StageResult
 from ebca.export.stages.unet_inputs import UNetInputs

@@ -27,8 +27,8 @@ from typing import Any
 
 from ebca.errors import ExportError, ParameterError
 from ebca.export.checkpoint.defaults import SCHEDULER_CONFIG
-from ebca.export.checkpoint.distilled import is_distilled
 from ebca.export.checkpoint.model import Checkpoint
+from ebca.export.distilled import is_distilled
 from ebca.export.options import DISTILLED_STEPS, TRAINING_STEPS, ExportOptions
 from ebca.export.scheduler_choice import checkpoint_schedulers, known_options
 from ebca.export.scheduler_tables import SchedulerTables, build_tables

@@ -36,7 +36,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "sd15": {},
     "v_prediction": {"prediction_type": "v_prediction"},
     "trailing": {"timestep_spacing": "trailing"},
-    "linspace": {"timestep_spacing": "linspace"},
     "zero SNR": V_ZERO_SNR,
     "third order": {"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3},
 }

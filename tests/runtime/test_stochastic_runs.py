@@ -9,15 +9,15 @@ import pytest
 
 pytest.importorskip("diffusers")
 
-from helpers import scheduling  # noqa: E402
-from helpers.driver import host_engine  # noqa: E402
+from helpers import scheduling
+from helpers.driver import host_engine
 
-import ebca  # noqa: E402
-from ebca.engines.contract.accuracy import relative_l2  # noqa: E402
-from ebca.errors import EngineError, ParameterError  # noqa: E402
-from ebca.export.checkpoint.defaults import SCHEDULER_CONFIG  # noqa: E402
-from ebca.export.scheduler_tables import build_tables  # noqa: E402
-from ebca.export.stages.schedulers import write_tables  # noqa: E402
+import ebca
+from ebca.engines.contract.accuracy import relative_l2
+from ebca.errors import EngineError, ParameterError
+from ebca.export.checkpoint.defaults import SCHEDULER_CONFIG
+from ebca.export.scheduler_tables import build_tables
+from ebca.export.stages.schedulers import write_tables
 
 NAMES = ["euler_ancestral", "heun", "dpmpp_2m_sde", "dpmpp_sde", "lcm"]
 PROMPT = "a red circle"

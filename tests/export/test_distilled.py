@@ -10,9 +10,9 @@ pytest.importorskip("diffusers")
 
 from diffusers import LatentConsistencyModelPipeline, UNet2DConditionModel  # noqa: E402
 
-from ebca.export.checkpoint.distilled import default_guidance, with_embedded_guidance  # noqa: E402
 from ebca.export.checkpoint.model import Checkpoint  # noqa: E402
 from ebca.export.checkpoint.supported import check_unet_supported  # noqa: E402
+from ebca.export.distilled import default_guidance, with_embedded_guidance  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +66,6 @@ def test_the_checkpoint_itself_does_not_change(told: UNet2DConditionModel) -> No
     ("class_name", "asked", "expected"),
     [("LCMScheduler", None, 1), ("TCDScheduler", None, 1), ("LCMScheduler", 2.0, 2), ("DDIMScheduler", None, 7.5)],
 )
-def test_default_guidance(
-    told: UNet2DConditionModel, class_name: str, asked: float | None, expected: float
-) -> None:
+def test_default_guidance(told: UNet2DConditionModel, class_name: str, asked: float | None, expected: float) -> None:
     checkpoint = replace(Checkpoint("x", told), scheduler_config={"_class_name": class_name})
     assert default_guidance(checkpoint, asked) == expected
