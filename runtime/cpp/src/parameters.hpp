@@ -42,7 +42,7 @@ inline constexpr int64_t update_known = 0;
 }
 
 namespace generate_params {
-inline constexpr int64_t steps = 0;
+inline constexpr int64_t steps = -1;
 inline constexpr double gamma_attn = 0.0;
 inline constexpr double gamma_norm = 0.0;
 inline constexpr double norm_factor = 1.0;

@@ -209,7 +209,7 @@ Session::Steps Session::steps(const GenerateRequest& request, Task task, const R
     const Manifest& manifest = engine_->manifest();
     engine_->verify_tables();
     int64_t usual = manifest.schedulers.default_steps ? manifest.schedulers.default_steps : defaults::steps;
-    int64_t asked_steps = request.steps ? request.steps : usual;
+    int64_t asked_steps = request.steps == defaults::generate_params::steps ? usual : request.steps;
     Steps out;
     if (task == Task::repaint) {
         if (!request.scheduler.empty()) throw rules::scheduler_with_repaint(request.scheduler);
