@@ -30,7 +30,8 @@ def directory(shapes_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """The bundled engine with tables of more schedulers."""
     folder = tmp_path_factory.mktemp("schedulers")
     tables = build_tables(SCHEDULER_CONFIG, STEPS, ["ddim", *NAMES])
-    return scheduling.with_tables(shapes_dir, folder, write_tables(tables, folder))
+    section = {**write_tables(tables, folder), "default_steps": 4}
+    return scheduling.with_tables(shapes_dir, folder, section)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,16 @@ def test_the_seed_of_a_stochastic_run_from_given_latents_is_reported(
     latents = np.random.default_rng(0).standard_normal((1, 4, 16, 16)).astype(np.float32)
     assert list(compare(engines, latents=latents, scheduler="lcm").seeds) == [3]
     assert not compare(engines, latents=latents, scheduler="heun").seeds
+
+
+def test_steps_are_those_of_the_engine_by_default(engines: tuple[native.Engine, ebca.Engine]) -> None:
+    session = engines[0].session()
+    made = session.generate("a red circle", scheduler="lcm", seed=3, output="latents")
+    assert len(made.timesteps) == 4
+    assert np.array_equal(made.latents, compare(engines, scheduler="lcm").latents)
+    with pytest.raises(ebca.EbcaError, match="steps is 0"):
+        session.generate("a red circle", scheduler="lcm", steps=0)
+    session.close()
 
 
 @pytest.fixture(scope="module")
