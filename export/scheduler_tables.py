@@ -129,6 +129,7 @@ def build_tables(
     steps: Sequence[int] = DEFAULT_STEPS,
     names: Sequence[str] = (),
     *,
+    more: Sequence[str] = (),
     common_steps: Sequence[int] | None = None,
     spacings: Sequence[Named] = (),
     inpainting: bool = False,
@@ -143,6 +144,7 @@ def build_tables(
         know is ignored, as in diffusers.
     steps: step counts to store. Those below a scheduler's minimum are skipped for that scheduler.
     names: names of schedulers, with or without a variant; none for `DEFAULT_NAMES` and the checkpoint's own.
+    more: names beside those.
     common_steps: step counts of schedulers that are not in `DENSE`; None: the same.
     spacings: a user's timesteps or noise levels. They make a table "<name>_custom".
     inpainting: whether the checkpoint is made for diffusers' inpainting pipeline.
@@ -151,7 +153,7 @@ def build_tables(
     Raises ParameterError for an unknown name or a bad step count, ExportError when no scheduler is left.
     """
     choice = checkpoint_schedulers(config, inpainting=inpainting)
-    for name in names:
+    for name in (*names, *more):
         choice.spec(name)
     training = int(config.get("num_train_timesteps", 1000))
     dense = _checked_steps(steps, training)
@@ -161,7 +163,7 @@ def build_tables(
     minimum_steps: dict[str, int] = {}
     refused: dict[str, ExportError] = {}
     with torch.inference_mode():
-        for name in names or choice.names:
+        for name in dict.fromkeys((*(names or choice.names), *more)):
             on_scheduler(name)
             try:
                 scheduler, eta = choice.make(name), choice.eta(name)
@@ -173,7 +175,7 @@ def build_tables(
             except ExportError as error:
                 refused[name] = error
         custom = _custom_records(choice, spacings)
-    default = next((name for name in (choice.own, *REPLACEMENTS, *records) if name in records), None)
+    default = next((name for name in (choice.own, *REPLACEMENTS, *names) if name in records), None)
     if default is None or (default == INVERSE and refused):
         raise next(iter(refused.values()))
     left_out = {name: _reason(name, error) for name, error in refused.items()}

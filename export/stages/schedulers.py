@@ -69,7 +69,7 @@ def export(context: Context) -> StageResult:
     tables = build_tables(
         config,
         _steps(context, config, context.options.all_steps),
-        [*checkpoint_schedulers(config).names, *asked] if asked else (),
+        more=asked,
         common_steps=_steps(context, config, context.options.common_steps),
         spacings=context.options.spacings,
         inpainting=checkpoint.unet.config.in_channels == 9,
