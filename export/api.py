@@ -11,11 +11,12 @@ from ebca.errors import ExportError
 from ebca.export.checkpoint.load import load_checkpoint
 from ebca.export.checkpoint.model import Checkpoint
 from ebca.export.checkpoint.supported import check_unet_supported
+from ebca.export.distilled import with_embedded_guidance
 from ebca.export.graph.modules import downscale
 from ebca.export.options import ExportEvent, ExportOptions, OnProgress
 from ebca.export.output import check_output, check_room, output_path
 from ebca.export.plans.shapes import PIXELS_PER_LATENT
-from ebca.export.stages import run
+from ebca.export.stages import run, schedulers
 from ebca.export.stages.context import Context
 from ebca.export.stages.controlnets import check_controlnets
 from ebca.export.weights import export_key, prepare_weights, total_bytes
@@ -57,6 +58,8 @@ def export_checkpoint(
     check_output(output, overwrite=overwrite)
     check_unet_supported(checkpoint.unet.config)
     check_controlnets(checkpoint, options)
+    schedulers.check(checkpoint, options)
+    checkpoint = with_embedded_guidance(checkpoint, options.guidance_scale)
     if options.plans and checkpoint.vae is not None and PIXELS_PER_LATENT % downscale(checkpoint.vae):
         raise ExportError(
             f"the VAE has {downscale(checkpoint.vae)} pixels per latent and side, and plans are built for sides in "

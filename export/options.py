@@ -1,21 +1,31 @@
 """What an export is asked for, with every rule about it, and what it reports while it runs."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ebca.engines.contract.limits import FACTOR
-from ebca.engines.contract.manifest import COMPUTES, GUIDANCE_SCALE
+from ebca.engines.contract.manifest import COMPUTES
 from ebca.errors import ParameterError
 from ebca.export.plans.shapes import PlanOptions
+from ebca.export.spacing import Named
 
 PRECISIONS = ("fp32", "fp16")
 
 # Every Stable Diffusion is trained with this number of timesteps.
 TRAINING_STEPS = 1000
 
+EMBEDDED_GUIDANCE = 8.5
+"""The guidance scale that diffusers' pipeline of latent consistency models takes by default."""
+
+DISTILLED_STEPS = 4
+"""Default steps of a model whose scheduler is that of latent or trajectory consistency models."""
+
 DEFAULT_STEPS: tuple[int, ...] = tuple(range(1, 201))
 """Step counts that every engine directory has scheduler tables for."""
+
+COMMON_STEPS: tuple[int, ...] = (*range(1, 51), 60, 75, 80, 100)
+"""Step counts of those schedulers that are less used, or more work to tabulate."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +56,12 @@ class ExportOptions:
         with_full_unet_updates: also export the full UNet with updates, whose ops TensorRT runs as a plugin. It takes
             the UNet's size once more.
         scheduler_steps: step counts to tabulate beside 1 to 200.
-        guidance_scale: the default guidance scale of this model.
+        schedulers: names of schedulers to tabulate beside `ebca.export.scheduler_choice.DEFAULT_NAMES`.
+        scheduler_config: options that override the checkpoint's scheduler config.
+        spacings: schedulers with timesteps or noise levels of a user, see `ebca.export.spacing`.
+        guidance_scale: the default guidance scale of this model; None: see `ebca.export.distilled`. A UNet
+            that is told its guidance scale gets this one built in.
+        default_steps: steps of a request that does not say; None: 4 for models of consistency schedulers, else 50.
         subject_side: of the maps that locate subjects, in positions at the native size. None: found, see
             `ebca.export.stages.subject_layers`.
     """
@@ -58,7 +73,11 @@ class ExportOptions:
     with_full_unet: bool = False
     with_full_unet_updates: bool = False
     scheduler_steps: Sequence[int] = ()
-    guidance_scale: float = GUIDANCE_SCALE
+    schedulers: Sequence[str] = ()
+    scheduler_config: Mapping[str, Any] = field(default_factory=dict)
+    spacings: Sequence[Named] = ()
+    guidance_scale: float | None = None
+    default_steps: int | None = None
     subject_side: int | None = None
 
     @property
@@ -79,6 +98,11 @@ class ExportOptions:
     def all_steps(self) -> list[int]:
         """Step counts to tabulate, sorted."""
         return sorted({*DEFAULT_STEPS, *self.scheduler_steps})
+
+    @property
+    def common_steps(self) -> list[int]:
+        """Step counts to tabulate of less used schedulers, sorted."""
+        return sorted({*COMMON_STEPS, *self.scheduler_steps})
 
     def validate(self, spell: Callable[[str], str] = str) -> None:
         """Raise ParameterError if a value is wrong, or if two options exclude each other.
@@ -104,7 +128,11 @@ class ExportOptions:
                 raise ParameterError(
                     f"{spell('scheduler_steps')} has {steps}", f"a step count lies between 1 and {TRAINING_STEPS}"
                 )
-        if not abs(self.guidance_scale) <= FACTOR:
+        if self.default_steps is not None and not 1 <= self.default_steps <= TRAINING_STEPS:
+            raise ParameterError(
+                f"{spell('default_steps')} is {self.default_steps}", f"give a number from 1 to {TRAINING_STEPS}"
+            )
+        if self.guidance_scale is not None and not abs(self.guidance_scale) <= FACTOR:
             raise ParameterError(
                 f"{spell('guidance_scale')} is {self.guidance_scale}", f"give a number from {-FACTOR:g} to {FACTOR:g}"
             )

@@ -1,13 +1,13 @@
 """Scheduler tables: everything the runtime needs to know about a diffusers scheduler, as numbers.
 
-Every deterministic diffusers scheduler is linear in the initial latents and the noise predictions, so after
+Every diffusers scheduler is linear in the initial latents, the noise predictions and the noise that it draws, so after
 evaluation i
 
-    x_i = row_i[0] start + sum_{j <= i} row_i[j + 1] e_j
+    x_i = row_i[0] start + sum_{j <= i} row_i[j + 1] e_j + sum_{j <= i} fresh_i[j] z_j
 
-holds for any latents. The real diffusers scheduler is run once on basis vectors (`start` = basis 0, e_j = basis j + 1),
-and the result of its `step` *is* row_i. Prediction type, beta schedule, timestep spacing and the order of each solver
-are all contained in those numbers, and the runtime computes one weighted sum.
+holds for any latents. The real diffusers scheduler is run once on basis vectors, see `ebca.export.scheduler_basis`.
+Prediction type, beta schedule, timestep spacing and the order of each solver are all contained in those numbers, and
+the runtime computes one weighted sum.
 
 Rows grow with the square of the steps, but schedulers look back over a few evaluations only. So the engine directory
 gets a recurrence, whose expanded rows are compared with those of diffusers: `ebca.export.scheduler_recurrence`.
@@ -18,22 +18,22 @@ gets a recurrence, whose expanded rows are compared with those of diffusers: `eb
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMInverseScheduler, DDIMScheduler, PNDMScheduler
 from numpy.typing import NDArray
 
 from ebca.engines.contract import limits
 from ebca.errors import ExportError, ParameterError
 from ebca.export.options import DEFAULT_STEPS
+from ebca.export.scheduler_basis import run_on_basis
 from ebca.export.scheduler_choice import INVERSE, ONE_STEP, REPLACEMENTS, CheckpointSchedulers, checkpoint_schedulers
-from ebca.export.scheduler_recurrence import Memory, Recurrence, find
-from ebca.runtime.sampling.recurrence import expand
+from ebca.export.scheduler_recurrence import find
+from ebca.export.spacing import CUSTOM, Named, Spacing
+from ebca.runtime.sampling.recurrence import Memory, Recurrence, expand
 
 _BETA_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "rescale_betas_zero_snr")
 _SAMPLING_KEYS = (
@@ -49,6 +49,9 @@ _SAMPLING_KEYS = (
 _PRK_MINIMUM_STEPS = 4
 _PRK_MORE_EVALUATIONS = 9
 
+DENSE = ("pndm", "ddim", "ddim_inverse", "euler", "dpmpp_2m", "unipc")
+"""Schedulers with a table for every step count from 1 to 200. The others have the common ones."""
+
 
 @dataclass(frozen=True)
 class TableRecord:
@@ -58,12 +61,14 @@ class TableRecord:
     input_scale       [m] float64: the UNet reads input_scale[i] * latents
     init_noise_sigma  unit-variance noise times this is `start`
     recurrence        the weights of each step
+    order             evaluations per step; the last step may have fewer
     """
 
     timesteps: NDArray[np.float64]
     input_scale: NDArray[np.float64]
     init_noise_sigma: float
     recurrence: Recurrence
+    order: int = 1
 
     @property
     def evaluations(self) -> int:
@@ -76,7 +81,8 @@ class TableRecord:
 
     def packed(self) -> NDArray[np.float64]:
         """The record as stored in the file, float64; see `ebca.export.stages.schedulers`."""
-        weights = np.concatenate([self.recurrence.of_latents, self.recurrence.of_noises], axis=1)
+        kinds = self.recurrence.of_latents, self.recurrence.of_noises, self.recurrence.of_fresh
+        weights = np.concatenate(kinds, axis=1)
         parts = ([self.init_noise_sigma], self.timesteps, self.input_scale, weights.ravel())
         return np.concatenate(parts).astype("<f8")
 
@@ -109,12 +115,23 @@ class SchedulerTables:
         """How many latents and noise predictions a step of a scheduler looks back at."""
         return max((record.recurrence.memory for record in self.records[name].values()), default=(1, 1))
 
+    def fresh(self, name: str) -> int:
+        """How many draws of noise a step of a scheduler uses; 0: it is deterministic."""
+        return max((record.recurrence.fresh for record in self.records[name].values()), default=0)
+
+    def order(self, name: str) -> int:
+        """Evaluations per step."""
+        return max((record.order for record in self.records[name].values()), default=1)
+
 
 def build_tables(
     config: Mapping[str, Any],
     steps: Sequence[int] = DEFAULT_STEPS,
     names: Sequence[str] = (),
     *,
+    more: Sequence[str] = (),
+    common_steps: Sequence[int] | None = None,
+    spacings: Sequence[Named] = (),
     inpainting: bool = False,
     on_scheduler: Callable[[str], None] = lambda name: None,
 ) -> SchedulerTables:
@@ -126,32 +143,39 @@ def build_tables(
     config: the checkpoint's `scheduler_config.json`, of any diffusers class; a key that a scheduler does not
         know is ignored, as in diffusers.
     steps: step counts to store. Those below a scheduler's minimum are skipped for that scheduler.
-    names: keys of `SCHEDULERS`; none for all of them and the checkpoint's own.
+    names: names of schedulers, with or without a variant; none for `DEFAULT_NAMES` and the checkpoint's own.
+    more: names beside those.
+    common_steps: step counts of schedulers that are not in `DENSE`; None: the same.
+    spacings: a user's timesteps or noise levels. They make a table "<name>_custom".
     inpainting: whether the checkpoint is made for diffusers' inpainting pipeline.
     on_scheduler: called with each name before its scheduler is run.
 
     Raises ParameterError for an unknown name or a bad step count, ExportError when no scheduler is left.
     """
     choice = checkpoint_schedulers(config, inpainting=inpainting)
-    unknown = [name for name in names if name not in choice.specs]
-    if unknown:
-        raise ParameterError(f"scheduler names {list(names)!r}: {unknown!r}", f"choose from {', '.join(choice.specs)}")
-    wanted = _checked_steps(steps, int(config.get("num_train_timesteps", 1000)))
+    for name in (*names, *more):
+        choice.spec(name)
+    training = int(config.get("num_train_timesteps", 1000))
+    dense = _checked_steps(steps, training)
+    common = dense if common_steps is None else _checked_steps(common_steps, training)
 
     records: dict[str, dict[int, TableRecord]] = {}
     minimum_steps: dict[str, int] = {}
     refused: dict[str, ExportError] = {}
     with torch.inference_mode():
-        for name in names or choice.specs:
+        for name in dict.fromkeys((*(names or choice.names), *more)):
             on_scheduler(name)
             try:
-                scheduler = choice.make(name)
-                minimum = _minimum_steps(choice, name, scheduler)
-                records[name] = _records(name, scheduler, [count for count in wanted if count >= minimum])
+                scheduler, eta = choice.make(name), choice.eta(name)
+                minimum, most = _minimum_steps(choice, name, scheduler), _most_steps(scheduler)
+                wanted = dense if name in DENSE or name == choice.own else common
+                counts = [count for count in wanted if minimum <= count <= most]
+                records[name] = _records(name, scheduler, [Spacing(steps=count) for count in counts], eta)
                 minimum_steps[name] = minimum
             except ExportError as error:
                 refused[name] = error
-    default = next((name for name in (choice.own, *REPLACEMENTS, *records) if name in records), None)
+        custom = _custom_records(choice, spacings)
+    default = next((name for name in (choice.own, *REPLACEMENTS, *names) if name in records), None)
     if default is None or (default == INVERSE and refused):
         raise next(iter(refused.values()))
     left_out = {name: _reason(name, error) for name, error in refused.items()}
@@ -161,11 +185,23 @@ def build_tables(
         image_to_image=next((name for name in (default, *ONE_STEP) if name in ONE_STEP and name in records), None),
         config=kept,
         alphas_cumprod=alphas_cumprod,
-        records=records,
-        minimum_steps=minimum_steps,
+        records={**records, **custom},
+        minimum_steps={**minimum_steps, **{name: min(by_steps) for name, by_steps in custom.items()}},
         left_out=left_out,
         notices=_notices(choice, default, left_out, minimum_steps),
     )
+
+
+def _custom_records(choice: CheckpointSchedulers, spacings: Sequence[Named]) -> dict[str, dict[int, TableRecord]]:
+    """The tables of a user's spacings, by name and step count. Raises instead of leaving one out: it was asked for."""
+    by_name: dict[str, dict[int, Spacing]] = {}
+    for name, spacing in spacings:
+        if by_name.setdefault(name, {}).setdefault(spacing.count, spacing) is not spacing:
+            raise ParameterError(f"two spacings of {name} have {spacing.count} steps", "give one of them")
+    return {
+        name + CUSTOM: _records(name, choice.make(name), list(by_count.values()), choice.eta(name))
+        for name, by_count in by_name.items()
+    }
 
 
 def _beta_schedule(
@@ -221,29 +257,37 @@ def _checked_steps(steps: Sequence[int], train_steps: int) -> list[int]:
 def _minimum_steps(choice: CheckpointSchedulers, name: str, scheduler: Any) -> int:
     if name == "pndm" and not scheduler.config.skip_prk_steps:
         return _PRK_MINIMUM_STEPS
-    return choice.specs[name].minimum_steps
+    return choice.spec(name).minimum_steps
 
 
-def _records(name: str, scheduler: Any, counts: Sequence[int]) -> dict[int, TableRecord]:
+def _most_steps(scheduler: Any) -> int:
+    """LCM and TCD choose their steps among those that their models were distilled with."""
+    return int(scheduler.config.get("original_inference_steps") or scheduler.config.num_train_timesteps)
+
+
+def _records(name: str, scheduler: Any, spacings: Sequence[Spacing], eta: float | None) -> dict[int, TableRecord]:
     """By step count, all with the same memory."""
     memory: Memory = (1, 1)
     records = {}
     # Most steps first: few steps often fit a shorter memory than the scheduler has.
-    for count in sorted(counts, reverse=True):
-        records[count] = _tabulate(name, scheduler, count, memory)
-        memory = records[count].recurrence.memory
+    for spacing in sorted(spacings, key=lambda spacing: -spacing.count):
+        record = records[spacing.count] = _tabulate(name, scheduler, spacing, memory, eta)
+        memory = record.recurrence.memory
+    fresh = max((record.recurrence.fresh for record in records.values()), default=0)
     return {
-        count: replace(records[count], recurrence=records[count].recurrence.widened(memory)) for count in sorted(counts)
+        count: replace(records[count], recurrence=records[count].recurrence.widened(memory, fresh))
+        for count in sorted(records)
     }
 
 
-def _tabulate(name: str, scheduler: Any, steps: int, memory: Memory) -> TableRecord:
+def _tabulate(name: str, scheduler: Any, spacing: Spacing, memory: Memory, eta: float | None) -> TableRecord:
     """Run one scheduler at one step count; the object can be used for another. The recurrence has at least `memory`."""
+    steps = spacing.count
     try:
-        run = _run_on_basis(name, scheduler, steps)
-    except (ValueError, IndexError) as error:
+        run = run_on_basis(scheduler, spacing, eta)
+    except (ValueError, IndexError, TypeError) as error:
         raise ExportError(f"scheduler {name!r} cannot do {steps} steps with this config: {error}") from error
-    if not (np.isfinite(run.rows).all() and np.isfinite(run.input_scale).all()):
+    if not (np.isfinite(run.rows).all() and np.isfinite(run.fresh).all() and np.isfinite(run.input_scale).all()):
         zero_snr = ", rescale_betas_zero_snr" if scheduler.config.get("rescale_betas_zero_snr") else ""
         raise ExportError(
             f"scheduler {name!r} has coefficients that are not finite with {steps} steps of this config "
@@ -255,86 +299,10 @@ def _tabulate(name: str, scheduler: Any, steps: int, memory: Memory) -> TableRec
             f"{limits.TABLE_EVALUATIONS}",
             "give fewer scheduler steps",
         )
-    recurrence = find(run.rows, memory)
+    recurrence = find(run.rows, memory, run.fresh)
     if recurrence is None:
         raise ExportError(
             f"scheduler {name!r} looks back at more than {limits.TABLE_LATENTS} latents and {limits.TABLE_NOISES} "
             f"noise predictions with {steps} steps of this config"
         )
-    return TableRecord(run.timesteps, run.input_scale, run.init_noise_sigma, recurrence)
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What diffusers does in m evaluations; rows are [m + 1, m + 1]: the weights of start, e_0 .. in x_{-1}, x_0 .."""
-
-    timesteps: NDArray[np.float64]
-    input_scale: NDArray[np.float64]
-    init_noise_sigma: float
-    rows: NDArray[np.float64]
-
-
-def _run_on_basis(name: str, scheduler: Any, steps: int) -> _Run:
-    scheduler.set_timesteps(steps)
-    _in_double(scheduler)
-    _remember_noise_levels(scheduler)
-    timesteps: list[int | float] = scheduler.timesteps.tolist()
-    stepped = timesteps
-    if name == INVERSE:
-        # diffusers' inverse goes from t - r to t, the one EBCA was published with from t to t + r: the same step,
-        # named by its other end. The last point starts no step.
-        timesteps = timesteps[:-1]
-        ratio = scheduler.config.num_train_timesteps // steps
-        stepped = [t + ratio for t in timesteps]
-
-    m = len(timesteps)
-    init_noise_sigma = float(scheduler.init_noise_sigma)
-    # [m + 1, 1, m + 1]: `start`, then the noises. The axis of one: UniPC wants batch and channels.
-    basis = [row.as_subclass(_StaysDouble) for row in torch.eye(m + 1, dtype=torch.float64).unsqueeze(1)]
-    one = torch.ones((), dtype=torch.float64)
-    latents = basis[0]
-    input_scale = np.empty(m)
-    rows = np.zeros((m + 1, m + 1))
-    rows[0, 0] = 1
-    for i, t in enumerate(stepped):
-        input_scale[i] = float(scheduler.scale_model_input(one, t))
-        latents = scheduler.step(basis[i + 1], t, latents, return_dict=False)[0].as_subclass(_StaysDouble)
-        rows[i + 1] = latents[0].numpy()
-    return _Run(np.asarray(timesteps, dtype=np.float64), input_scale, init_noise_sigma, rows)
-
-
-class _StaysDouble(torch.Tensor):
-    """A float64 tensor that ignores casts: Euler and DPM-Solver "upcast" latents to float32 inside `step`.
-
-    Results of operations are plain tensors: handing the class on doubles the time of a step.
-    """
-
-    __torch_function__ = torch._C._disabled_torch_function_impl
-
-    def to(self, *args: Any, **kwargs: Any) -> _StaysDouble:
-        return self
-
-
-def _remember_noise_levels(scheduler: Any) -> None:
-    """Let multistep solvers of diffusers compute alpha and sigma of each noise level once: a third of their time.
-
-    Levels are found by identity, so this is for one call of `set_timesteps`.
-    """
-    method = "_sigma_to_alpha_sigma_t"
-    if hasattr(scheduler, method):
-        scheduler.sigmas = list(scheduler.sigmas)
-        setattr(scheduler, method, functools.cache(getattr(type(scheduler), method).__get__(scheduler)))
-
-
-def _in_double(scheduler: Any) -> None:
-    """Keep diffusers' float32 constants but do the arithmetic on them in float64.
-
-    The noise levels keep the values that diffusers rounds them to, so tables and the float32 loop share them.
-    """
-    if isinstance(scheduler, (PNDMScheduler, DDIMScheduler, DDIMInverseScheduler)):
-        for buffer in ("alphas_cumprod", "final_alpha_cumprod", "initial_alpha_cumprod"):
-            if hasattr(scheduler, buffer):
-                setattr(scheduler, buffer, getattr(scheduler, buffer).double())
-    else:
-        # Not alphas_cumprod: these schedulers derive sigmas from it in set_timesteps, in float32.
-        scheduler.sigmas = scheduler.sigmas.double()
+    return TableRecord(run.timesteps, run.input_scale, run.init_noise_sigma, recurrence, scheduler.order)

@@ -74,11 +74,12 @@ class Generation:
         self._valid = valid
         self._target = target
         self._size = size
-        inputs, steps = valid.request.image_inputs, valid.request.steps
+        inputs, steps = valid.request.image_inputs, valid.steps
         self._table = None if valid.task is Task.REPAINT else self._load_table()
         self._repaint = self._repaint_schedule() if valid.task is Task.REPAINT else None
         if self._table is not None:
-            counts = self._table.remaining, self._table.evaluations
+            # Schedules count evaluations, and both evaluations of a step count as a step.
+            counts = self._table.remaining * self._table.order, self._table.evaluations
         else:
             counts = steps, steps
         self._evaluations = counts[1]
@@ -149,15 +150,13 @@ class Generation:
     def _load_table(self) -> SchedulerTable:
         self._components.verify_tables()
         section = self._components.manifest.schedulers
-        table = load_table(self._components.directory.path, section, self._valid.scheduler, self._valid.request.steps)
+        table = load_table(self._components.directory.path, section, self._valid.scheduler, self._valid.steps)
         return table if self._valid.strength is None else table.after(self._valid.skipped_steps)
 
     def _repaint_schedule(self) -> RePaintSchedule:
         self._components.verify_tables()
         settings = self._valid.repaint
-        return RePaintSchedule(
-            self._valid.request.steps, settings.jump_length, settings.jump_count, self._alphas_cumprod()
-        )
+        return RePaintSchedule(self._valid.steps, settings.jump_length, settings.jump_count, self._alphas_cumprod())
 
     def _alphas_cumprod(self) -> np.ndarray:
         return load_alphas_cumprod(self._components.directory.path, self._components.manifest.schedulers)
@@ -205,7 +204,7 @@ class Generation:
 
     def _stepper(self, initial: InitialLatents) -> Stepper:
         if self._table is not None:
-            return TableStepper(self._table, self._target.latent_shape)
+            return TableStepper(self._table, self._target.latent_shape, streams=self._streams)
         assert self._repaint is not None and self._source is not None and self._source.hole is not None
         assert initial.clean is not None
         return RePaintStepper(self._repaint, initial.clean, self._source.hole, self._streams, self._valid.repaint.eta)
@@ -247,12 +246,14 @@ class Generation:
     def _parameters(self, subjects: Resolved | None) -> Mapping[str, Any]:
         valid = self._valid
         asked = to_json(valid.request, embedded=False)
-        # With initial latents, noise is drawn only where an image is encoded.
-        used = valid.latents is None or self._source is not None
+        # With initial latents, noise is drawn only where an image is encoded, and by stochastic schedulers.
+        draws = self._table is not None and self._table.stochastic
+        used = valid.latents is None or self._source is not None or draws
         seeds = list(self.seeds) if len(self.seeds) > 1 else self.seeds[0]
         made: dict[str, Any] = {
             "task": valid.task.value,
             **asked,
+            "steps": valid.steps,
             "guidance_scale": valid.guidance_scale,
             "scheduler": valid.scheduler,
             "seed": seeds if used else None,

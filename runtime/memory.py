@@ -179,7 +179,7 @@ def _distinct_texts(prompt: object) -> int:
 def _held_on_host(valid: ValidRequest, latent_shape: tuple[int, ...], sizes: Sizes, layers: int) -> int:
     """What the host keeps while it samples."""
     latents, request = math.prod(latent_shape), valid.request
-    evaluations = max(request.steps - valid.skipped_steps, 1)
+    evaluations = max(valid.steps - valid.skipped_steps, 1)
     rows, contexts, tokens = sizes["batch"], sizes["contexts"], sizes["tokens"]
     total = evaluations * rows * contexts * tokens * _FLOAT
     if valid.task is not Task.REPAINT:

@@ -90,7 +90,7 @@ class Session:
         prompt: str | Sequence[str] | None = None,
         *,
         negative_prompt: str | Sequence[str] | None = rules.GENERATE.negative_prompt,
-        steps: int = rules.GENERATE.steps,
+        steps: int | None = rules.GENERATE.steps,
         guidance_scale: float | None = rules.GENERATE.guidance_scale,
         scheduler: str | None = rules.GENERATE.scheduler,
         seed: int | Sequence[int] | None = rules.GENERATE.seed,

@@ -15,6 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 sys.path.append(str(Path(__file__).parent))
 
 GOLDEN = Path(__file__).parent / "golden"
+FEWER_STEPS = (1, 2, 3, 4, 5, 10, 20)
 FEW_STEPS = (*range(1, 13), 20, 40, 50, 70, 80, 100)
 
 
@@ -48,6 +49,7 @@ def _few_step_counts() -> Iterator[None]:
     """Exports of tests have tables for these numbers of steps: running diffusers 200 times takes 15 seconds."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr("ebca.export.options.DEFAULT_STEPS", FEW_STEPS)
+        monkeypatch.setattr("ebca.export.options.COMMON_STEPS", FEWER_STEPS)
         yield
 
 

@@ -36,7 +36,8 @@ _SESSION = (
 )
 _EXPORT = (
     *("export.quiet", "export.checkpoint", "export.graph", "export.plans", "export.options"),
-    *("export.scheduler_choice", "export.scheduler_recurrence", "export.scheduler_tables"),
+    *("export.spacing", "export.distilled"),
+    *("export.scheduler_choice", "export.scheduler_basis", "export.scheduler_recurrence", "export.scheduler_tables"),
     *("export.weights", "export.parity", "export.lock", "export.output", "export.workspace"),
 )
 _ENGINE = (*_SESSION, "runtime.engine", "runtime.denoiser", "version")
@@ -84,13 +85,16 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "export.checkpoint": ("errors",),
     "export.graph": (*_CONTRACT, *_OPERATORS, "export.quiet"),
     "export.plans": (*_BACKENDS, *_OPERATORS),
-    "export.options": (*_CONTRACT, "export.plans"),
+    "export.spacing": ("errors",),
+    "export.options": (*_CONTRACT, "export.plans", "export.spacing"),
+    "export.distilled": ("engines.contract", "export.checkpoint", "export.options"),
     "export.scheduler_choice": ("errors",),
+    "export.scheduler_basis": ("export.spacing",),
     # What reads the tables says what they are worth.
     "export.scheduler_recurrence": ("engines.contract", "runtime.sampling"),
     "export.scheduler_tables": (
         *("errors", "engines.contract", "export.options", "export.scheduler_choice", "export.scheduler_recurrence"),
-        "runtime.sampling",
+        *("export.scheduler_basis", "export.spacing", "runtime.sampling"),
     ),
     "export.weights": (*_CONTRACT, "export.checkpoint", "export.options"),
     "export.lock": (),

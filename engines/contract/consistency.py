@@ -88,7 +88,8 @@ def check_schedulers(section: Mapping[str, Any], sizes: Mapping[str, int]) -> No
     if sizes[alphas] != 8 * count:
         raise EngineError(f"num_train_timesteps is {count}, and '{alphas}' has {sizes[alphas]} bytes instead of 8 each")
     for name, table in tables.items():
-        width = 2 + table["memory"]["latents"] + table["memory"]["noises"]
+        memory = table["memory"]
+        width = 2 + memory["latents"] + memory["noises"] + (memory.get("fresh_noises") or 0)
         needed = 8 * sum(1 + evaluations * width for evaluations in table["steps"].values())
         # Another size means that records lie elsewhere than the manifest says.
         if (size := sizes[table["file"]]) != needed:

@@ -54,5 +54,11 @@ TABLE_LATENTS = 8
 TABLE_NOISES = 16
 """Noise predictions that a step of a scheduler looks back at."""
 
+TABLE_FRESH_NOISES = 16
+"""Draws of noise that a step of a scheduler uses."""
+
+TABLE_ORDER = 4
+"""UNet evaluations of a scheduler step."""
+
 TABLE_EVALUATIONS = 4096
 """UNet evaluations of a scheduler table."""

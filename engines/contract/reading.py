@@ -97,6 +97,8 @@ def schedulers(entry: Entry) -> dict[str, Any]:
     for place, name in ((config, "prediction_type"), (entry, "image_to_image")):
         if (chosen := place.get(name)) is not None:
             chosen.name()
+    if (steps := entry.get("default_steps")) is not None:
+        steps.integer(1, limits.STEPS)
     tables = {name: _table(table) for name, table in entry["tables"].items()}
     if (left_out := entry.get("left_out")) is not None:
         for _, reason in left_out.items():
@@ -110,6 +112,10 @@ def _table(entry: Entry) -> dict[str, Any]:
         minimum.integer(1, limits.STEPS)
     entry["memory"]["latents"].integer(1, limits.TABLE_LATENTS)
     entry["memory"]["noises"].integer(1, limits.TABLE_NOISES)
+    if (fresh := entry["memory"].get("fresh_noises")) is not None:
+        fresh.integer(0, limits.TABLE_FRESH_NOISES)
+    if (order := entry.get("order")) is not None:
+        order.integer(1, limits.TABLE_ORDER)
     for count, evaluations in entry["steps"].items():
         if not _COUNT.fullmatch(count):
             raise EngineError(f"{entry.path}.steps has {count!r} instead of a number of steps")

@@ -23,6 +23,8 @@ class Checkpoint:
     scheduler_config: dict[str, Any] | None = None
     # kind: hub, folder, single-file or built-in; id: hub id or base name; revision: commit or None
     source: dict[str, Any] = field(default_factory=dict)
+    # the guidance scale that is built into the UNet; None: it takes none
+    embedded_guidance: float | None = None
     # lines for whoever exports, about what was found and left out
     notices: tuple[str, ...] = ()
     # by the names that they have in the engine

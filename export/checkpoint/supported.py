@@ -30,7 +30,6 @@ _NEUTRAL_FIELDS: dict[str, str] = {
     "dual_cross_attention": "two text contexts per block",
     "only_cross_attention": "blocks without self-attention",
     "mid_block_only_cross_attention": "a middle block without self-attention",
-    "time_cond_proj_dim": "guidance embedded in the timestep, as in latent consistency models",
 }
 
 _ACTIVATION = one_of("silu", "swish", "mish", "gelu", "relu")
@@ -43,6 +42,7 @@ _KINDS: dict[str, Kind] = {
     "out_channels": COUNT,
     "center_input_sample": FLAG,
     "flip_sin_to_cos": FLAG,
+    "time_cond_proj_dim": optional(COUNT),
     "freq_shift": NUMBER,
     "downsample_padding": _ONE,
     "mid_block_scale_factor": POSITIVE,

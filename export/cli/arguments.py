@@ -4,8 +4,9 @@ import argparse
 
 from ebca import console
 from ebca.engines.contract.manifest import GUIDANCE_SCALE
-from ebca.export.options import PRECISIONS
+from ebca.export.options import DISTILLED_STEPS, EMBEDDED_GUIDANCE, PRECISIONS
 from ebca.export.plans.shapes import MAX_CONTEXTS
+from ebca.runtime.schema.parameters import DEFAULT_STEPS
 
 PROGRAM = "ebca-export"
 
@@ -22,6 +23,7 @@ FLAGS = {
     "with_full_unet_updates": "--full-unet-plan",
     "scheduler_steps": "--scheduler-steps",
     "guidance_scale": "--guidance-scale",
+    "default_steps": "--default-steps",
 }
 """Flags of the options that `ExportOptions.validate` names in its errors."""
 
@@ -102,11 +104,42 @@ def _add_contents(p: argparse.ArgumentParser) -> None:
         help="step counts to tabulate beside 1 to 200",
     )
     p.add_argument(
+        "--schedulers",
+        nargs="+",
+        default=(),
+        metavar="NAME",
+        help="schedulers to tabulate beside the default ones, such as euler_karras or unipc_beta; a name may end in "
+        "_karras, _exponential, _beta, _trailing, _leading or _linspace",
+    )
+    p.add_argument(
+        "--scheduler-config",
+        nargs="+",
+        default=(),
+        metavar="KEY=VALUE",
+        help="options of diffusers' schedulers that override the checkpoint's, such as timestep_spacing=trailing "
+        "prediction_type=v_prediction rescale_betas_zero_snr=true; also eta of ddim and tcd",
+    )
+    for flag, example in (("--timesteps", "999,749,499,249"), ("--sigmas", "14.6,3.1,0.7,0")):
+        p.add_argument(
+            flag,
+            action="append",
+            default=[],
+            metavar=f"NAME={example}",
+            help=f"tabulate a scheduler with these {flag[2:]} as NAME_custom; repeat it for other step counts",
+        )
+    p.add_argument(
         "--guidance-scale",
         type=float,
-        default=GUIDANCE_SCALE,
         metavar="G",
-        help=f"default guidance scale of this model (default: {GUIDANCE_SCALE})",
+        help=f"default guidance scale of this model (default: {GUIDANCE_SCALE}; 1 with an LCM or TCD scheduler). A "
+        f"UNet that is told its guidance scale gets it built in (default: {EMBEDDED_GUIDANCE})",
+    )
+    p.add_argument(
+        "--default-steps",
+        type=int,
+        metavar="N",
+        help=f"steps of this model where a request does not say (default: {DEFAULT_STEPS}; {DISTILLED_STEPS} with an "
+        "LCM or TCD scheduler)",
     )
     p.add_argument(
         "--subject-side",

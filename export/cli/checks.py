@@ -14,6 +14,7 @@ from ebca.export.cli.arguments import FLAGS, GPU, PLANNED, PREPARED
 from ebca.export.options import ExportOptions
 from ebca.export.plans import shapes, tensorrt
 from ebca.export.plans.shapes import MAX_CONTEXTS, ImageShape, PlanOptions
+from ebca.export.spacing import parsed, parsed_config
 
 _MOST_IMAGES = 1024
 _NEEDED = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "safetensors", "accelerate")
@@ -75,7 +76,11 @@ def _options(args: argparse.Namespace) -> ExportOptions:
         with_full_unet=args.with_full_unet,
         with_full_unet_updates=args.full_unet_plan,
         scheduler_steps=tuple(args.scheduler_steps),
+        schedulers=tuple(args.schedulers),
+        scheduler_config=parsed_config(args.scheduler_config),
+        spacings=tuple(parsed(flag, text) for flag in ("--timesteps", "--sigmas") for text in getattr(args, flag[2:])),
         guidance_scale=args.guidance_scale,
+        default_steps=args.default_steps,
         subject_side=args.subject_side,
     )
 

@@ -6,6 +6,7 @@ from functools import partial
 from ebca.engines.contract.limits import NAME_BYTES
 from ebca.engines.contract.manifest import FileRecord, Manifest
 from ebca.export.checkpoint.model import Checkpoint
+from ebca.export.distilled import default_guidance
 from ebca.export.stages import controlnets, full_unet, plans, schedulers, text_encoder, tokenizer, unet, vae
 from ebca.export.stages.context import Context, Stage, StageResult
 from ebca.export.stages.unet_inputs import UNetInputs
@@ -49,7 +50,7 @@ def manifest(context: Context, result: StageResult) -> Manifest:
             "name": _line(checkpoint.name),
             "kind": _kind(checkpoint),
             "source": {name: _unicode(value) if isinstance(value, str) else value for name, value in source.items()},
-            "guidance_scale": float(options.guidance_scale),
+            "guidance_scale": float(default_guidance(checkpoint, options.guidance_scale)),
         },
         precision=options.precision,
         components=result.components,

@@ -20,17 +20,42 @@ image-to-image and inpainting add noise to the clean latents with it.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ebca.errors import ExportError
+from ebca.errors import ExportError, ParameterError
 from ebca.export.checkpoint.defaults import SCHEDULER_CONFIG
-from ebca.export.options import TRAINING_STEPS
+from ebca.export.checkpoint.model import Checkpoint
+from ebca.export.distilled import is_distilled
+from ebca.export.options import DISTILLED_STEPS, TRAINING_STEPS, ExportOptions
+from ebca.export.scheduler_choice import checkpoint_schedulers, known_options
 from ebca.export.scheduler_tables import SchedulerTables, build_tables
 from ebca.export.stages.context import Context, StageResult
 
 ALPHAS_CUMPROD_FILE = "schedulers/alphas_cumprod.f64"
+
+
+def check(checkpoint: Checkpoint, options: ExportOptions) -> None:
+    """Check what is asked of the schedulers, before anything is exported.
+
+    Raises:
+        ParameterError: an option that no scheduler has, which diffusers would ignore, or an unknown scheduler.
+    """
+    known = known_options()
+    for key in options.scheduler_config:
+        if key not in known:
+            near = get_close_matches(key, known, 1)
+            remedy = f"did you mean {near[0]}?" if near else "give an option of a diffusers scheduler"
+            raise ParameterError(f"no scheduler has the option {key!r}", remedy)
+    choice = checkpoint_schedulers({**_config(checkpoint), **options.scheduler_config})
+    for name in (*options.schedulers, *(name for name, _ in options.spacings)):
+        choice.spec(name)
+
+
+def _config(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    return SCHEDULER_CONFIG if checkpoint.scheduler_config is None else checkpoint.scheduler_config
 
 
 def export(context: Context) -> StageResult:
@@ -39,13 +64,20 @@ def export(context: Context) -> StageResult:
     Each thing that differs from the checkpoint's own configuration is a Python warning of one line.
     """
     checkpoint = context.checkpoint
-    config = SCHEDULER_CONFIG if checkpoint.scheduler_config is None else checkpoint.scheduler_config
+    config = {**_config(checkpoint), **context.options.scheduler_config}
+    asked = context.options.schedulers
     tables = build_tables(
         config,
-        _steps(context, config),
+        _steps(context, config, context.options.all_steps),
+        more=asked,
+        common_steps=_steps(context, config, context.options.common_steps),
+        spacings=context.options.spacings,
         inpainting=checkpoint.unet.config.in_channels == 9,
         on_scheduler=lambda name: context.report(f"scheduler tables: {name}"),
     )
+    for name in asked:
+        if name in tables.left_out:
+            raise ExportError(f"scheduler {name!r} cannot be tabulated: {tables.left_out[name]}", "leave it out")
     notices = list(tables.notices)
     # A UNet alone never has one.
     if checkpoint.scheduler_config is None and checkpoint.text_encoder is not None:
@@ -53,15 +85,20 @@ def export(context: Context) -> StageResult:
     for notice in notices:
         warnings.warn(notice, stacklevel=2)
     section = write_tables(tables, context.folder)
+    default_steps = context.options.default_steps
+    if default_steps is None and is_distilled(checkpoint.scheduler_config):
+        default_steps = DISTILLED_STEPS
+    if default_steps is not None:
+        section["default_steps"] = default_steps
     files = (section["alphas_cumprod"], *(table["file"] for table in section["tables"].values()))
     return StageResult(files=files, sections={"schedulers": section})
 
 
-def _steps(context: Context, config: Mapping[str, Any]) -> list[int]:
-    """The default step counts that the checkpoint's training timesteps allow, and all that were asked for."""
+def _steps(context: Context, config: Mapping[str, Any], counts: Sequence[int]) -> list[int]:
+    """The step counts that the checkpoint's training timesteps allow, and all that were asked for."""
     limit = int(config.get("num_train_timesteps", TRAINING_STEPS))
     asked = set(context.options.scheduler_steps)
-    return [count for count in context.options.all_steps if count <= limit or count in asked]
+    return [count for count in counts if count <= limit or count in asked]
 
 
 def write_tables(tables: SchedulerTables, folder: Path) -> dict[str, Any]:
@@ -89,9 +126,15 @@ def write_tables(tables: SchedulerTables, folder: Path) -> dict[str, Any]:
             section["tables"][name] = {
                 "file": file,
                 "minimum_steps": tables.minimum_steps[name],
-                "memory": dict(zip(("latents", "noises"), tables.memory(name), strict=True)),
+                "memory": _memory(tables, name),
+                **({"order": tables.order(name)} if tables.order(name) > 1 else {}),
                 "steps": {str(count): by_steps[count].evaluations for count in sorted(by_steps)},
             }
     except OSError as error:
         raise ExportError(f"cannot write the scheduler tables below {folder}: {error}") from error
     return section
+
+
+def _memory(tables: SchedulerTables, name: str) -> dict[str, int]:
+    memory = dict(zip(("latents", "noises"), tables.memory(name), strict=True))
+    return {**memory, "fresh_noises": tables.fresh(name)} if tables.fresh(name) else memory

@@ -20,6 +20,7 @@ from ebca.runtime.request.fields import GenerateRequest
 from ebca.runtime.request.inputs import control_files, region_files, size_giver
 from ebca.runtime.request.validate import check_inversion
 from ebca.runtime.results import Result
+from ebca.runtime.schema import parameters as rules
 from ebca.runtime.session import Session
 
 
@@ -99,12 +100,13 @@ class Job:
         Raises:
             ParameterError, EngineError: as in `Session.generate` and `Session.invert`.
         """
-        source = self.args.source_prompt
+        source, asked = self.args.source_prompt, self.asked
         if source is not None:
-            self._check_edits()
+            asked, steps = self._of_inversion()
+            editing.resolve(asked.guidance.edits, steps, steps, "ddim")
             check_inversion(Conditioning(source), session.engine.manifest, regularize=self.args.regularize)
             inputs.load_images(self.args.image, session.height, session.width)
-        parameters = dict(session.check(self.asked))
+        parameters = dict(session.check(asked))
         if source is not None:
             # The noise is found, not drawn.
             parameters["seed"] = None
@@ -117,19 +119,22 @@ class Job:
         """
         asked, args = self.asked, self.args
         if args.source_prompt is not None:
+            asked, count = self._of_inversion()
             # Sampling would refuse them only after the inversion.
-            self._check_edits()
+            editing.resolve(asked.guidance.edits, count, count, "ddim")
             steps.phase("inverting")
             found = session.invert(
-                args.image, args.source_prompt, steps=asked.steps, regularize=args.regularize, on_step=steps
+                args.image, args.source_prompt, steps=count, regularize=args.regularize, on_step=steps
             )
             asked = replace(asked, latents=found.latents)
         steps.phase("denoising")
         result = session.run(asked, steps)
         return result, self._described(result.parameters)
 
-    def _check_edits(self) -> None:
-        editing.resolve(self.asked.guidance.edits, self.asked.steps, self.asked.steps, "ddim")
+    def _of_inversion(self) -> tuple[GenerateRequest, int]:
+        """The request of an image that is inverted first, and its steps: by default those of inversions."""
+        steps = rules.INVERT.steps if self.asked.steps is None else self.asked.steps
+        return replace(self.asked, steps=steps), steps
 
     def _described(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         return {**parameters, **given_files(self.args)}

@@ -99,8 +99,8 @@ def _add_core(p: argparse.ArgumentParser) -> None:
         "{number:04}-{slug}-{seed}.png there",
     )  # fmt: skip
     p.add_argument(
-        "--steps", "--num-inference-steps", "--num_steps", type=int, default=rules.GENERATE.steps,
-        help="scheduler steps (default: %(default)s)",
+        "--steps", "--num-inference-steps", "--num_steps", type=int, metavar="N",
+        help=f"scheduler steps (default: the engine's, {rules.DEFAULT_STEPS} unless its checkpoint was distilled)",
     )  # fmt: skip
     p.add_argument(
         "--guidance-scale", "--guidance_scale", type=float, default=rules.GENERATE.guidance_scale,
@@ -108,7 +108,8 @@ def _add_core(p: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     p.add_argument(
         "--scheduler",
-        help="pndm, ddim, euler, dpmpp_2m or unipc; not for RePaint (default: the checkpoint's own; for image to image "
+        help="such as ddim, euler_ancestral, dpmpp_2m_karras, lcm: one of the engine's (docs/schedulers.md); not for "
+        "RePaint (default: the checkpoint's own; for image to image "
         "ddim, if that one cannot start at an intermediate timestep)",
     )
     p.add_argument(

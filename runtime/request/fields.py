@@ -63,10 +63,10 @@ class GenerateRequest(Shown):
         image_inputs: images to start from.
         controlnets: images that steer the generation through ControlNets.
         telemetry: what to record.
-        steps: scheduler steps.
-        scheduler: "pndm", "ddim", "euler", "dpmpp_2m" or "unipc". None: the engine's default, which is the checkpoint's
-            own; for image to image with strength below 1, "ddim" if the default is a multistep scheduler, because
-            those cannot start at an intermediate timestep.
+        steps: scheduler steps. None: the engine's default, 50 unless its checkpoint was distilled to fewer.
+        scheduler: one of the engine's, such as "euler_ancestral" or "dpmpp_2m_karras". None: the engine's default,
+            which is the checkpoint's own; for image to image with strength below 1, "ddim" if the default is a
+            multistep scheduler, because those cannot start at an intermediate timestep.
         seed: of the initial latents, which equal those of torch.randn on the CPU: one for all images, or one per image.
             None: random.
         latents: initial latents [n,C,h,w] of unit variance, or the latents that `Session.invert` found.
@@ -79,7 +79,7 @@ class GenerateRequest(Shown):
     image_inputs: ImageInputs = field(default_factory=ImageInputs)
     controlnets: ControlNets = field(default_factory=ControlNets)
     telemetry: Telemetry = field(default_factory=Telemetry)
-    steps: int = rules.GENERATE.steps
+    steps: int | None = rules.GENERATE.steps
     scheduler: str | None = rules.GENERATE.scheduler
     seed: int | Sequence[int] | None = rules.GENERATE.seed
     latents: np.ndarray | None = None

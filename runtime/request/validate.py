@@ -52,6 +52,7 @@ class ValidRequest:
         request: the fields as given.
         task: of the request.
         guidance_scale: of classifier-free guidance.
+        steps: of the scheduler, or of RePaint.
         scheduler: its name in the manifest; "RePaint" for that task.
         skipped_steps: number of steps that image to image skips at the start.
         strength: of image to image; None for other tasks.
@@ -63,6 +64,7 @@ class ValidRequest:
     request: GenerateRequest
     task: Task
     guidance_scale: float
+    steps: int
     scheduler: str
     skipped_steps: int
     strength: float | None
@@ -91,7 +93,7 @@ def validate(request: GenerateRequest, target: Target) -> ValidRequest:
     task = resolve_task(inputs, manifest)
     scale = request.guidance.guidance_scale
     guidance_scale = finite("guidance_scale", manifest.guidance_scale if scale is None else scale)
-    steps = whole("steps", request.steps)
+    steps = whole("steps", tables.default_steps(manifest.schedulers) if request.steps is None else request.steps)
     strength, skipped = None, 0
     if task is Task.IMAGE_TO_IMAGE:
         strength = rules.DEFAULT_STRENGTH if inputs.strength is None else inputs.strength
@@ -108,6 +110,7 @@ def validate(request: GenerateRequest, target: Target) -> ValidRequest:
         request=request,
         task=task,
         guidance_scale=guidance_scale,
+        steps=steps,
         scheduler=scheduler,
         skipped_steps=skipped,
         strength=strength,

@@ -13,9 +13,10 @@ import numpy as np
 from ebca.engines.machine.memory import nbytes
 from ebca.errors import NumericalError
 from ebca.plugins.sampling import EMBED, KERNELS, STATE
-from ebca.runtime.devices.device import GraphDevice, MirroredBuffer, Recording
+from ebca.runtime.devices.device import GraphDevice, Memory, MirroredBuffer, Recording
 from ebca.runtime.execution.executor import Executor
 from ebca.runtime.execution.time_table import TimeTable, in_words
+from ebca.runtime.sampling.device_known import DeviceKnown
 from ebca.runtime.sampling.exclusion import DeviceExclusion
 from ebca.runtime.sampling.progress import OnStep, StepInfo, report
 from ebca.runtime.sampling.sampler import SamplerInputs, Samples
@@ -42,9 +43,12 @@ class GraphSampler:
         self._history: object = None
         self._table: TimeTable | None = None
         self._exclusion: DeviceExclusion | None = None
+        self._start: Memory | None = None
+        self._known: DeviceKnown | None = None
+        self._draws = False
         self._room = 0
-        self._recorded: dict[str, Recording] = {}
-        self._chain: tuple[tuple[str, ...], Recording] | None = None
+        self._recorded: dict[tuple[str, bool], Recording] = {}
+        self._chain: tuple[tuple[str, ...], bool, Recording] | None = None
 
     def prepare(self, inputs: SamplerInputs) -> None:
         """See `ebca.runtime.sampling.sampler.Sampler`."""
@@ -65,6 +69,10 @@ class GraphSampler:
             self._exclusion.begin(inputs.subjects)
         self._executor.upload()
         self._device.upload(list(self._state.values()))
+        known = inputs.stepper.known(inputs.latents)
+        self._draws = known is not None
+        if known is not None:
+            self._reserve_known().begin(known)
         if self._table is not None:
             # Not part of any graph, since it runs once.
             self._device.run(self._table.call)
@@ -101,15 +109,18 @@ class GraphSampler:
 
         The counter of evaluations is in device memory, so one recording serves all of them.
         """
-        if variant not in self._recorded:
+        key = variant, self._draws
+        if key not in self._recorded:
             embedded = self._table is not None
             calls = self._executor.calls(variant, embedded=embedded)
             begin, end, advance = (self._device.sampling(name, self._arrays()) for name in KERNELS)
             before = [begin, self._device.sampling(EMBED, self._arrays())] if embedded else [begin]
+            if self._draws:
+                before.append(self._reserve_known().call)
             after = [end, advance] if self._exclusion is None else [end, self._exclusion.call, advance]
             # Only the UNet is warmed up: its outputs are overwritten before the sampler reads them.
-            self._recorded[variant] = self._device.graph([*before, *calls, *after], warm=calls)
-        return self._recorded[variant]
+            self._recorded[key] = self._device.graph([*before, *calls, *after], warm=calls)
+        return self._recorded[key]
 
     def latents(self) -> np.ndarray:
         """Wait for the device. Returns a view of the latents [n,C,h,w] after the last launched evaluation.
@@ -128,10 +139,11 @@ class GraphSampler:
 
     def _chained(self, variants: tuple[str, ...]) -> Recording:
         """The evaluations of a run as one launch. The latest one is kept for reuse."""
-        if self._chain is None or self._chain[0] != variants:
+        if self._chain is None or self._chain[:2] != (variants, self._draws):
             self._chain = None
-            self._chain = variants, self._device.chain([self.record(variant) for variant in variants])
-        return self._chain[1]
+            recordings = [self.record(variant) for variant in variants]
+            self._chain = variants, self._draws, self._device.chain(recordings)
+        return self._chain[2]
 
     def _fill(self, inputs: SamplerInputs, table: SchedulerTable) -> None:
         """Write a run's tables and initial latents into the host's copy of the state."""
@@ -143,7 +155,7 @@ class GraphSampler:
         host["timesteps"][:m] = table.timesteps
         host["input_scale"][:m] = table.input_scale
         for i in range(m):
-            row = table.row(i)
+            row = table.weights(i)
             host["coefficients"][i, : len(row)] = row
         for i, control in enumerate(inputs.controls):
             values = (control.weights, control.gamma_attn, control.gamma_norm)
@@ -170,7 +182,7 @@ class GraphSampler:
         # Assigned together: the capacity must match the buffers even if an allocation fails.
         self._state, self._history, self._room = state, history, room
         self._recorded.clear()
-        self._chain = self._table = self._exclusion = None
+        self._chain = self._table = self._exclusion = self._known = None
         if self._executor.unet.time_step is not None and in_words(self._executor.buffers):
             self._table = self._executor.time_table(state["timesteps"].array)
             for name, values in zip(("embedding_base", "embedding_stride"), self._table.gather(), strict=True):
@@ -179,6 +191,14 @@ class GraphSampler:
                 self._state[name].host[...] = values
         if (guided := self._executor.buffers.guided) is not None:
             self._exclusion = DeviceExclusion(guided, self._device, state["step"].array, room)
+
+    def _reserve_known(self) -> DeviceKnown:
+        """Made by the first run of a stochastic scheduler, since it takes as much memory as the history."""
+        if self._known is None:
+            assert self._start is not None, "prepare has made room"
+            shape = self._state["start"].host.shape
+            self._known = DeviceKnown(self._device, self._state["step"].array, self._start, shape, self._room)
+        return self._known
 
     def _allocate(self, room: int) -> dict[str, object]:
         executor = self._executor
@@ -196,7 +216,10 @@ class GraphSampler:
         arrays: dict[str, object] = {}
         for name, tensor in STATE.items():
             shape = tuple(dim if isinstance(dim, int) else sizes[dim] for dim in tensor.shape)
-            arrays[name] = self._device.allocate(nbytes(shape, tensor.dtype)).view(0, shape, tensor.dtype)
+            memory = self._device.allocate(nbytes(shape, tensor.dtype))
+            if name == "start":
+                self._start = memory
+            arrays[name] = memory.view(0, shape, tensor.dtype)
         return arrays
 
 

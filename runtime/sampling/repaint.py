@@ -146,6 +146,9 @@ class RePaintStepper:
     def total(self) -> int:
         return self._schedule.evaluations()
 
+    def known(self, latents: np.ndarray) -> None:
+        return None
+
     @property
     def timesteps(self) -> Sequence[float]:
         return [float(level * self._schedule.stride) for level in range(self._schedule.steps)]

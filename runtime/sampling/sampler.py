@@ -4,7 +4,7 @@ A `Stepper` defines how latents change from one evaluation to the next: by a sch
 runs the evaluations. `HostSampler` accepts every stepper; `GraphSampler` only steppers that consist of a table.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,6 +44,11 @@ class Stepper(Protocol):
     @property
     def table(self) -> SchedulerTable | None:
         """The table, if it fully defines the steps, so that a device can run them without the host; else None."""
+        ...
+
+    def known(self, latents: np.ndarray) -> Iterator[np.ndarray] | None:
+        """For a device that runs the table from initial latents [n,C,h,w] of unit variance: what it adds the sum of
+        noise predictions to after each evaluation, [n,C,h,w] float32 each. None: multiples of the scaled latents."""
         ...
 
     @property

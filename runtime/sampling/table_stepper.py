@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ebca.errors import ParameterError
+from ebca.runtime.noise import NormalStream
+from ebca.runtime.sampling.known import known_latents
 from ebca.runtime.sampling.sampler import Evaluation
 from ebca.runtime.sampling.tables import SchedulerTable
 
@@ -22,11 +24,20 @@ class TableStepper:
         table: the scheduler's.
         shape: of the latents [n,C,h,w].
         adjust: changes each noise prediction before the scheduler step.
+        streams: what the initial latents were drawn from; a stochastic table draws on.
     """
 
-    def __init__(self, table: SchedulerTable, shape: Sequence[int], adjust: Adjust | None = None) -> None:
+    def __init__(
+        self,
+        table: SchedulerTable,
+        shape: Sequence[int],
+        adjust: Adjust | None = None,
+        streams: Sequence[NormalStream] = (),
+    ) -> None:
         self._table = table
         self._adjust = adjust
+        self._streams = streams
+        self._known: Iterator[np.ndarray] | None = None
         self.shape = tuple(int(n) for n in shape)
         self._noises: NDArray[np.float32] = np.zeros((table.evaluations, *self.shape), dtype=np.float32)
         self._initial = self._latents = np.zeros(self.shape, dtype=np.float32)
@@ -47,6 +58,10 @@ class TableStepper:
 
     def start(self, latents: np.ndarray) -> None:
         self._initial = self._latents = self.scaled(latents)
+        self._known = self.known(latents)
+
+    def known(self, latents: np.ndarray) -> Iterator[np.ndarray] | None:
+        return known_latents(self._table, self.scaled(latents), self._streams) if self._table.stochastic else None
 
     def evaluation(self, index: int) -> Evaluation:
         return Evaluation(float(self._table.timesteps[index]), index, self.model_input(index, self._latents))
@@ -55,7 +70,8 @@ class TableStepper:
         if self._adjust is not None:
             self._adjust(noise)
         self._noises[index] = noise
-        self._latents = self.combine(index, self._initial, self._noises)
+        initial = self._initial if self._known is None else next(self._known)
+        self._latents = self.combine(index, initial, self._noises)
         return self._latents
 
     def scaled(self, noise: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -70,13 +86,14 @@ class TableStepper:
         """The latents after an evaluation, float32 [*shape].
 
         Args:
-            initial: [*shape] float32, already times init_noise_sigma.
+            initial: [*shape] float32, already times init_noise_sigma; of a stochastic table, what is known of the
+                latents (see `ebca.runtime.sampling.known`).
             noises: [at least index + 1, *shape] float32, the guided noise predictions so far.
 
         Raises:
             ParameterError: an evaluation or a shape that does not fit.
         """
-        row = self._table.row(index)
+        row = self._table.weights(index)
         if initial.shape != self.shape or noises.shape[1:] != self.shape or len(noises) <= index:
             raise ParameterError(
                 f"initial latents {initial.shape} and noises {noises.shape} do not fit evaluation {index}",

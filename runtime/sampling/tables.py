@@ -2,10 +2,12 @@
 
 The export writes the tables; docs/engine-directory.md describes the file. After evaluation i the latents are
 
-    x_i = row_i[0] start + sum_{j <= i} row_i[j + 1] e_j
+    x_i = known_i + sum_{j <= i} row_i[j + 1] e_j
 
-where `start` is the initial latents times `init_noise_sigma`, and e_j are the guided noise predictions so far. The file
-has a compact form of the rows, see `ebca.runtime.sampling.recurrence`; they are expanded when a table is loaded.
+where e_j are the guided noise predictions so far, and known_i is what does not depend on them: row_i[0] start, with
+`start` the initial latents times `init_noise_sigma`, and in a stochastic scheduler also the noise drawn so far (see
+`ebca.runtime.sampling.known`). The file has a compact form of the rows, see `ebca.runtime.sampling.recurrence`; they
+are expanded when a table is loaded.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from numpy.typing import NDArray
 from ebca.engines.contract import limits
 from ebca.engines.contract.files import check_path
 from ebca.errors import EbcaError, EngineError, ParameterError
-from ebca.runtime.sampling.recurrence import expand
+from ebca.runtime.sampling.recurrence import Recurrence, expand
 from ebca.runtime.schema import parameters as rules
 
 INVERSE = "ddim_inverse"
@@ -36,6 +38,13 @@ _ALIASES = {
     "dpmsolvermultistep": "dpmpp_2m",
     "ddiminverse": "ddim_inverse",
     "eulerdiscrete": "euler",
+    "eulera": "euler_ancestral",
+    "eulerancestral": "euler_ancestral",
+    "eulerancestraldiscrete": "euler_ancestral",
+    "heundiscrete": "heun",
+    "dpmpp2msde": "dpmpp_2m_sde",
+    "dpmppsde": "dpmpp_sde",
+    "dpmsolversde": "dpmpp_sde",
     "unipcmultistep": "unipc",
 }
 
@@ -51,7 +60,9 @@ class SchedulerTable:
         input_scale: [m] float64; the UNet's input is input_scale[i] * latents.
         init_noise_sigma: `start` is unit-variance noise times this.
         coefficients: [m (m + 3) / 2] float64, packed rows; row i has i + 2 values and starts at i (i + 3) / 2.
-        skipped: evaluations skipped at the start.
+        recurrence: what the rows were expanded from.
+        order: evaluations per step; the last step may have fewer.
+        skipped: steps skipped at the start.
     """
 
     name: str
@@ -60,7 +71,8 @@ class SchedulerTable:
     input_scale: NDArray[np.float64]
     init_noise_sigma: float
     coefficients: NDArray[np.float64]
-
+    recurrence: Recurrence
+    order: int = 1
     skipped: int = 0
 
     @property
@@ -72,6 +84,11 @@ class SchedulerTable:
     def remaining(self) -> int:
         """Steps to run: all but those that `after` skips."""
         return self.steps - self.skipped
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the scheduler draws noise at its steps."""
+        return self.recurrence.of_fresh.shape[1] > 0
 
     def row(self, i: int) -> NDArray[np.float64]:
         """[i + 2] float64: weights of start, e_0 .. e_i in the latents after evaluation i.
@@ -86,36 +103,36 @@ class SchedulerTable:
         begin = i * (i + 3) // 2
         return self.coefficients[begin : begin + i + 2]
 
+    def weights(self, i: int) -> NDArray[np.float64]:
+        """[i + 2] float64: as `row`, but with the weight of what a sampler adds the noise predictions to: `start`, or
+        in a stochastic scheduler known_i, which has that weight in it already."""
+        row = self.row(i)
+        return np.append(1.0, row[1:]) if self.stochastic else row
+
     def after(self, begin: int) -> SchedulerTable:
-        """The rest of this table for a start at evaluation `begin`, from latents of that noise level.
+        """The rest of this table for a start at step `begin`, from latents of that noise level.
 
         Raises:
             ParameterError: `begin` is out of range, or it is above 0 and the scheduler is a multistep scheduler, which
                 needs the noise predictions before.
         """
-        if not 0 <= begin < self.evaluations:
+        if not 0 <= begin < self.steps:
             raise ParameterError(
-                f"{self.name} with {self.steps} steps cannot start at evaluation {begin}",
-                f"give 0 to {self.evaluations - 1}",
+                f"{self.name} with {self.steps} steps cannot start at step {begin}", f"give 0 to {self.steps - 1}"
             )
         if begin == 0:
             return replace(self, init_noise_sigma=1.0)
-        before, rows = self.row(begin - 1), [np.ones(1)]
-        for i in range(begin, self.evaluations):
-            row = self.row(i)
-            keep = row[0] / before[0]
-            # A one-step scheduler depends on earlier noise predictions only through the latents.
-            if not np.allclose(row[:-1], keep * before, rtol=1e-9, atol=1e-12):
-                raise rules.SCHEDULER_STARTS_AT_FIRST_STEP.error(scheduler=self.name)
-            rows.append(np.append(keep * rows[-1], row[-1]))
-            before = row
-        return SchedulerTable(
-            self.name,
-            self.steps,
-            self.timesteps[begin:],
-            self.input_scale[begin:],
-            1.0,
-            np.concatenate(rows[1:]),
+        first = begin * self.order
+        if not self.recurrence.starts_at(first):
+            raise rules.SCHEDULER_STARTS_AT_FIRST_STEP.error(scheduler=self.name)
+        rest = self.recurrence.after(first)
+        return replace(
+            self,
+            timesteps=self.timesteps[first:],
+            input_scale=self.input_scale[first:],
+            init_noise_sigma=1.0,
+            coefficients=expand(rest.of_latents, rest.of_noises),
+            recurrence=rest,
             skipped=begin,
         )
 
@@ -138,6 +155,11 @@ class SchedulerTable:
 def available_schedulers(section: Mapping[str, Any]) -> list[str]:
     """The names in a manifest's scheduler section."""
     return list(section.get("tables", {}))
+
+
+def default_steps(section: Mapping[str, Any]) -> int:
+    """The steps of a request that does not say."""
+    return int(section.get("default_steps", rules.DEFAULT_STEPS))
 
 
 def stored_steps(section: Mapping[str, Any], name: str) -> list[int]:
@@ -195,16 +217,20 @@ def load_table(directory: Path, section: Mapping[str, Any], name: str, steps: in
     if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
         raise rules.STEPS_BELOW_ONE.error(value=repr(steps))
     place = _place(directory, section, key, int(steps))
-    m, width = place.evaluations, place.latents + place.noises
+    m, latents, noises = place.evaluations, place.latents, place.noises
     values = _read_values(directory, place.file, place.offset, place.values(m), place.total)
-    weights = values[1 + 2 * m :].reshape(m, width)
-    coefficients = expand(weights[:, : place.latents], weights[:, place.latents :])
+    weights = np.split(values[1 + 2 * m :].reshape(m, -1), [latents, latents + noises], axis=1)
+    recurrence = Recurrence(*weights)
+    coefficients = expand(recurrence.of_latents, recurrence.of_noises)
     if not np.isfinite(coefficients).all():
         raise EngineError(
             f"the table of {key} with {steps} steps in {directory} has coefficients that are not finite",
             "export the engine again",
         )
-    return SchedulerTable(key, int(steps), values[1 : 1 + m], values[1 + m : 1 + 2 * m], float(values[0]), coefficients)
+    timesteps, input_scale = values[1 : 1 + m], values[1 + m : 1 + 2 * m]
+    return SchedulerTable(
+        key, int(steps), timesteps, input_scale, float(values[0]), coefficients, recurrence, place.order
+    )
 
 
 @dataclass(frozen=True)
@@ -214,6 +240,8 @@ class _Place:
     Attributes:
         file: relative to the engine directory.
         latents, noises: how many of each a scheduler step looks back at.
+        fresh: how many draws of noise it uses.
+        order: evaluations per step.
         evaluations: of the record.
         offset: of the record, in float64 values.
         total: float64 values of the whole file.
@@ -222,13 +250,15 @@ class _Place:
     file: str
     latents: int
     noises: int
+    fresh: int = 0
+    order: int = 1
     evaluations: int = 0
     offset: int = 0
     total: int = 0
 
     def values(self, evaluations: int) -> int:
         """The size of a record in float64 values."""
-        return 1 + evaluations * (2 + self.latents + self.noises)
+        return 1 + evaluations * (2 + self.latents + self.noises + self.fresh)
 
 
 def _place(directory: Path, section: Mapping[str, Any], scheduler: str, steps: int) -> _Place:
@@ -241,7 +271,13 @@ def _place(directory: Path, section: Mapping[str, Any], scheduler: str, steps: i
     try:
         entry, timesteps = section["tables"][scheduler], _whole(section["config"]["num_train_timesteps"])
         memory, minimum = entry["memory"], _whole(entry.get("minimum_steps", 1))
-        start = _Place(str(entry["file"]), _whole(memory["latents"]), _whole(memory["noises"]))
+        start = _Place(
+            str(entry["file"]),
+            _whole(memory["latents"]),
+            _whole(memory["noises"]),
+            _whole(memory.get("fresh_noises") or 0),
+            _whole(entry.get("order") or 1),
+        )
         stored = {int(count): _whole(evaluations) for count, evaluations in entry["steps"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise EngineError(
@@ -249,10 +285,16 @@ def _place(directory: Path, section: Mapping[str, Any], scheduler: str, steps: i
             "export the engine again",
         ) from error
     # Without bounds, a damaged manifest could request gigabytes.
-    if not (1 <= start.latents <= limits.TABLE_LATENTS and 1 <= start.noises <= limits.TABLE_NOISES):
+    if not (
+        1 <= start.latents <= limits.TABLE_LATENTS
+        and 1 <= start.noises <= limits.TABLE_NOISES
+        and 0 <= start.fresh <= limits.TABLE_FRESH_NOISES
+        and 1 <= start.order <= limits.TABLE_ORDER
+    ):
         raise EngineError(
-            f"the manifest in {directory} has an impossible table entry: a step of {scheduler} looks back at "
-            f"{start.latents} latents and {start.noises} noise predictions",
+            f"the manifest in {directory} has an impossible table entry: a step of {scheduler} has {start.order} "
+            f"evaluations, and looks back at {start.latents} latents, {start.noises} noise predictions and "
+            f"{start.fresh} draws",
             "export the engine again",
         )
     for count, evaluations in stored.items():

@@ -11,6 +11,9 @@ from ebca.errors import CancelledError, EbcaError, EngineError, NumericalError, 
 DEFAULT_STRENGTH = 0.8
 """Image to image runs this share of the steps where strength is not given."""
 
+DEFAULT_STEPS = 50
+"""Steps where a request does not say, and the engine neither."""
+
 DEFAULT_DOWNSCALE = 8
 """Pixels per latent where the engine directory has no VAE to say it."""
 
@@ -67,7 +70,7 @@ class GenerateDefaults:
     """What the fields of ebca_generate_params are where they are not given."""
 
     negative_prompt: str = ""
-    steps: int = 50
+    steps: int | None = None
     guidance_scale: float | None = None
     scheduler: str | None = None
     seed: int | None = None
@@ -231,7 +234,7 @@ SCHEDULER_WITH_REPAINT = Rule(
 SCHEDULER_STARTS_AT_FIRST_STEP = Rule(
     ParameterError,
     "scheduler {scheduler} looks back over several steps and cannot start at an intermediate timestep",
-    "use ddim or euler, or strength 1",
+    "use ddim, euler, euler_ancestral or heun, or strength 1",
 )
 STEPS_BELOW_ONE = Rule(ParameterError, "steps is {value}", "give a whole number of at least 1")
 STEPS_BELOW_MINIMUM = Rule(ParameterError, "steps is {value}", "{scheduler} needs at least {minimum}")

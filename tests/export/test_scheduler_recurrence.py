@@ -11,8 +11,8 @@ pytest.importorskip("diffusers")
 from ebca.export import scheduler_tables  # noqa: E402
 from ebca.export.checkpoint.defaults import SCHEDULER_CONFIG  # noqa: E402
 from ebca.export.scheduler_choice import SCHEDULERS  # noqa: E402
-from ebca.export.scheduler_recurrence import TOLERANCE, Recurrence, find  # noqa: E402
-from ebca.runtime.sampling.recurrence import expand  # noqa: E402
+from ebca.export.scheduler_recurrence import TOLERANCE, find  # noqa: E402
+from ebca.runtime.sampling.recurrence import Recurrence, expand  # noqa: E402
 
 Memory = tuple[int, int]
 BETAS = {key: SCHEDULER_CONFIG[key] for key in ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")}
@@ -21,12 +21,24 @@ DPM, UNIPC = (
     {**BETAS, "_class_name": "UniPCMultistepScheduler"},
 )
 ZERO_SNR = {**BETAS, "rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "skip_prk_steps": True}
-USUAL = {"pndm": (1, 5), "ddim": (1, 1), "ddim_inverse": (1, 1), "euler": (1, 1), "dpmpp_2m": (2, 2), "unipc": (3, 3)}
+USUAL: dict[str, Memory] = {
+    "pndm": (1, 5),
+    "ddim": (1, 1),
+    "ddim_inverse": (1, 1),
+    "euler": (1, 1),
+    "dpmpp_2m": (2, 2),
+    "unipc": (3, 3),
+}
+MORE: dict[str, Memory] = {
+    "ddpm": (1, 1), "euler_ancestral": (1, 1), "heun": (1, 2), "dpmpp_2m_sde": (2, 2), "dpmpp_sde": (1, 2),
+    "lcm": (1, 1), "tcd": (1, 1),
+}  # fmt: skip
 
 # Config, and how many latents and noise predictions the steps of each scheduler look back at. UniPC with its corrector
 # remembers a latent that is not among the window's, so it needs one more of each than its order.
 CONFIGS: dict[str, tuple[dict[str, Any], dict[str, Memory]]] = {
     "sd15": (SCHEDULER_CONFIG, USUAL),
+    "more": (SCHEDULER_CONFIG, MORE),
     "v_prediction": ({**SCHEDULER_CONFIG, "prediction_type": "v_prediction"}, USUAL),
     "trailing": ({**SCHEDULER_CONFIG, "timestep_spacing": "trailing"}, USUAL),
     "karras": ({**SCHEDULER_CONFIG, "use_karras_sigmas": True}, USUAL),
@@ -59,9 +71,9 @@ def test_rows_are_those_of_diffusers(config: str, monkeypatch: pytest.MonkeyPatc
     options, memories = CONFIGS[config]
     seen: list[np.ndarray] = []
 
-    def look(rows: np.ndarray, memory: Memory) -> Recurrence | None:
+    def look(rows: np.ndarray, memory: Memory, fresh: np.ndarray) -> Recurrence | None:
         seen.append(rows)
-        return find(rows, memory)
+        return find(rows, memory, fresh)
 
     monkeypatch.setattr(scheduler_tables, "find", look)
     tables = scheduler_tables.build_tables(options, [*range(1, 8), 15, 40], list(memories))
@@ -116,4 +128,4 @@ def test_a_row_of_zeros_stays_one() -> None:
 
 
 def test_every_scheduler_of_an_engine_directory_is_checked() -> None:
-    assert set(USUAL) == set(SCHEDULERS)
+    assert set(USUAL) | set(MORE) == set(SCHEDULERS)

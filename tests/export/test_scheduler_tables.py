@@ -15,11 +15,12 @@ from ebca.engines.contract.accuracy import relative_l2  # noqa: E402
 from ebca.errors import ExportError, ParameterError  # noqa: E402
 from ebca.export import scheduler_tables  # noqa: E402
 from ebca.export.checkpoint.defaults import SCHEDULER_CONFIG  # noqa: E402
-from ebca.export.scheduler_choice import SCHEDULERS  # noqa: E402
-from ebca.export.scheduler_tables import SchedulerTables, TableRecord, build_tables  # noqa: E402
+from ebca.export.scheduler_choice import DEFAULT_NAMES  # noqa: E402
+from ebca.export.scheduler_tables import DENSE, SchedulerTables, TableRecord, build_tables  # noqa: E402
 from ebca.export.stages.schedulers import write_tables  # noqa: E402
 
 STEPS = [*range(1, 17), 50, 100]
+STOCHASTIC = ("ddpm", "euler_ancestral", "dpmpp_2m_sde", "dpmpp_sde", "lcm", "tcd")
 
 
 def latents_after(record: TableRecord, i: int, start: np.ndarray, noises: np.ndarray) -> np.ndarray:
@@ -29,17 +30,21 @@ def latents_after(record: TableRecord, i: int, start: np.ndarray, noises: np.nda
 
 @pytest.fixture(scope="module")
 def tables() -> SchedulerTables:
-    return build_tables(SCHEDULER_CONFIG, STEPS)
+    return build_tables(SCHEDULER_CONFIG, STEPS, common_steps=[1, 2, 5, 60])
 
 
 def test_tables_are_complete(tables: SchedulerTables) -> None:
-    assert set(tables.records) == set(SCHEDULERS)
+    assert set(tables.records) == set(DEFAULT_NAMES)
     for name, by_steps in tables.records.items():
-        assert list(by_steps) == [n for n in STEPS if n >= SCHEDULERS[name].minimum_steps]
+        dense = [n for n in STEPS if n > 1 or name != "ddim_inverse"]
+        # LCM and TCD have 50 steps to choose from.
+        assert list(by_steps) == (dense if name in DENSE else [1, 2, 5] if name in ("lcm", "tcd") else [1, 2, 5, 60])
         for steps, record in by_steps.items():
             m = record.evaluations
             extra = {"pndm": 1 if steps > 1 else 0, "ddim_inverse": -1}.get(name, 0)
-            assert m == steps + extra
+            assert m == record.order * steps - (record.order - 1) + extra
+            assert record.order == (2 if name.startswith(("heun", "dpmpp_sde")) else 1)
+            assert (record.recurrence.fresh > 0) == (name.removesuffix("_karras") in STOCHASTIC)
             assert record.coefficients.shape == (m * (m + 3) // 2,)
             assert record.recurrence.memory == tables.memory(name)
             assert record.input_scale.shape == (m,)
@@ -105,8 +110,8 @@ def test_clip_sample_is_off_for_latents() -> None:
 def test_a_scheduler_that_cannot_be_tabulated_is_left_out_with_a_notice(
     changes: dict[str, Any], left_out: set[str], why: str
 ) -> None:
-    tables = build_tables({**SCHEDULER_CONFIG, **changes}, [2, 5])
-    assert set(tables.left_out) == left_out and set(tables.records) == set(SCHEDULERS) - left_out
+    tables = build_tables({**SCHEDULER_CONFIG, **changes}, [2, 5], [*DENSE])
+    assert set(tables.left_out) == left_out and set(tables.records) == set(DENSE) - left_out
     assert (tables.default, tables.image_to_image) == ("pndm", "euler" if "ddim" in left_out else "ddim")
     assert len(tables.notices) == len(left_out)
     for name, line in zip(tables.left_out, tables.notices, strict=True):
@@ -115,7 +120,7 @@ def test_a_scheduler_that_cannot_be_tabulated_is_left_out_with_a_notice(
 
 def test_the_checkpoints_own_scheduler_left_out_names_the_default_that_replaces_it() -> None:
     config = {**SCHEDULER_CONFIG, "_class_name": "DDIMScheduler", "rescale_betas_zero_snr": True}
-    tables = build_tables({**config, "timestep_spacing": "trailing"}, [2, 5])
+    tables = build_tables({**config, "timestep_spacing": "trailing"}, [2, 5], [*DENSE])
     assert tables.default == "euler" and tables.image_to_image == "euler"
     assert tables.notices[0].startswith("scheduler ddim is left out: ")
     assert tables.notices[0].endswith("; euler is the default instead")
@@ -124,20 +129,14 @@ def test_the_checkpoints_own_scheduler_left_out_names_the_default_that_replaces_
 @pytest.mark.parametrize(
     ("changes", "default", "why"),
     [
-        ({"_class_name": "EulerAncestralDiscreteScheduler"}, "euler", "draws random numbers at every step"),
-        ({"_class_name": "DDPMScheduler"}, "ddim", "draws random numbers at every step"),
-        ({"_class_name": "HeunDiscreteScheduler"}, "euler", "cannot be exported"),
+        ({"_class_name": "KDPM2AncestralDiscreteScheduler"}, "euler_ancestral", "DiscreteScheduler cannot be exported"),
+        ({"_class_name": "KDPM2DiscreteScheduler"}, "heun", "cannot be exported"),
         ({"_class_name": "MyScheduler"}, "euler", "MyScheduler cannot be exported"),
-        (
-            {"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"},
-            "dpmpp_2m",
-            "with algorithm_type sde-dpmsolver++ draws random numbers",
-        ),
     ],
 )
 def test_a_scheduler_without_a_table_is_replaced_with_a_notice(changes: dict[str, Any], default: str, why: str) -> None:
     tables = build_tables({**SCHEDULER_CONFIG, **changes}, [5])
-    assert tables.default == default and set(tables.records) == set(SCHEDULERS)
+    assert tables.default == default and set(tables.records) == set(DEFAULT_NAMES)
     (line,) = tables.notices
     assert why in line and line.endswith(f"; {default} is the default instead")
 
@@ -179,8 +178,8 @@ def test_bad_steps_are_refused(steps: list[int]) -> None:
 
 
 def test_unknown_name_lists_the_known() -> None:
-    with pytest.raises(ParameterError, match=r"heun.*unipc"):
-        build_tables(SCHEDULER_CONFIG, [5], ["heun"])
+    with pytest.raises(ParameterError, match=r"'huen' is unknown; choose from pndm.*heun.*_karras"):
+        build_tables(SCHEDULER_CONFIG, [5], ["huen"])
 
 
 def test_written_files_follow_the_documented_layout(tmp_path: Path) -> None:
@@ -194,6 +193,7 @@ def test_written_files_follow_the_documented_layout(tmp_path: Path) -> None:
     for name, entry in section["tables"].items():
         values = np.fromfile(tmp_path / entry["file"], dtype="<f8")
         latents, noises = entry["memory"]["latents"], entry["memory"]["noises"]
+        width = latents + noises + entry["memory"].get("fresh_noises", 0)
         end = 0
         for steps, m in entry["steps"].items():
             record = tables.records[name][int(steps)]
@@ -201,16 +201,18 @@ def test_written_files_follow_the_documented_layout(tmp_path: Path) -> None:
             assert at[0] == record.init_noise_sigma
             assert np.array_equal(at[1 : 1 + m], record.timesteps)
             assert np.array_equal(at[1 + m : 1 + 2 * m], record.input_scale)
-            end += 1 + m * (2 + latents + noises)
-            weights = values[end - m * (latents + noises) : end].reshape(m, latents + noises)
+            end += 1 + m * (2 + width)
+            weights = values[end - m * width : end].reshape(m, width)
             assert np.array_equal(weights[:, :latents], record.recurrence.of_latents)
-            assert np.array_equal(weights[:, latents:], record.recurrence.of_noises)
+            assert np.array_equal(weights[:, latents : latents + noises], record.recurrence.of_noises)
+            assert np.array_equal(weights[:, latents + noises :], record.recurrence.of_fresh)
+            assert entry.get("order", 1) == record.order
         assert end == values.size
 
 
 def test_a_scheduler_whose_steps_look_back_too_far_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     found = scheduler_tables.find
-    monkeypatch.setattr(scheduler_tables, "find", lambda rows, memory: None if len(rows) == 7 else found(rows, memory))
+    monkeypatch.setattr(scheduler_tables, "find", lambda rows, *given: None if len(rows) == 7 else found(rows, *given))
     # PNDM makes six evaluations in five steps.
     tables = build_tables(SCHEDULER_CONFIG, [2, 5], ["pndm", "ddim"])
     assert set(tables.records) == {"ddim"} and tables.default == "ddim"
@@ -221,7 +223,7 @@ def test_a_scheduler_whose_steps_look_back_too_far_is_left_out(monkeypatch: pyte
 def test_each_scheduler_is_reported_before_it_runs() -> None:
     seen: list[str] = []
     build_tables(SCHEDULER_CONFIG, [2], on_scheduler=seen.append)
-    assert seen == list(SCHEDULERS)
+    assert seen == list(DEFAULT_NAMES)
 
 
 def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

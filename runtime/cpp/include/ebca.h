@@ -332,11 +332,12 @@ typedef struct ebca_generate_params {
     size_t struct_size;
     ebca_prompt prompt;
     ebca_prompt negative_prompt; /* of the unconditional half; not given: "" */
-    int32_t steps;               /* of the scheduler (default 50) */
+    int32_t steps;               /* of the scheduler; -1: the engine's default, 50 unless its checkpoint was
+                                    distilled to fewer (default -1) */
     double guidance_scale;       /* 1 or less: conditional half only; NaN: the engine's default */
-    const char* scheduler;       /* "pndm", "ddim", "euler", "dpmpp_2m", "unipc". NULL: the engine's default, the
-                                    checkpoint's own; for image to image with strength below 1 "ddim", if the default
-                                    cannot start at an intermediate timestep. */
+    const char* scheduler;       /* One of the engine's, such as "euler_ancestral" or "dpmpp_2m_karras". NULL: the
+                                    engine's default, the checkpoint's own; for image to image with strength below 1
+                                    "ddim", if the default cannot start at an intermediate timestep. */
     const int64_t* seeds;        /* Initial latents are those of torch.randn on the CPU; one seed for all images or
                                     one each. */
     size_t seed_count;           /* 0: random */

@@ -13,6 +13,9 @@ namespace ebca::defaults {
 // Image to image runs this share of the steps where strength is not given.
 inline constexpr double strength = 0.8;
 
+// Steps where a request does not say, and the engine neither.
+inline constexpr int64_t steps = 50;
+
 // Pixels per latent where the engine directory has no VAE to say it.
 inline constexpr int64_t downscale = 8;
 
@@ -39,7 +42,7 @@ inline constexpr int64_t update_known = 0;
 }
 
 namespace generate_params {
-inline constexpr int64_t steps = 50;
+inline constexpr int64_t steps = -1;
 inline constexpr double gamma_attn = 0.0;
 inline constexpr double gamma_norm = 0.0;
 inline constexpr double norm_factor = 1.0;
@@ -224,7 +227,7 @@ ParameterError scheduler_with_repaint(const Value& value) {
 
 template <typename Scheduler>
 ParameterError scheduler_starts_at_first_step(const Scheduler& scheduler) {
-    return ParameterError(text("scheduler ", scheduler, " looks back over several steps and cannot start at an intermediate timestep"), "use ddim or euler, or strength 1");
+    return ParameterError(text("scheduler ", scheduler, " looks back over several steps and cannot start at an intermediate timestep"), "use ddim, euler, euler_ancestral or heun, or strength 1");
 }
 
 template <typename Value>

@@ -123,12 +123,12 @@ Result Session::generate(const GenerateRequest& request) {
         opened = Clock::now();
         Array latents = steps.repaint ? repaint(predictor, *steps.repaint, inputs.initial, *inputs.clean, *source->hole,
                                                 streams, settings.eta, watch)
-                                      : sample(predictor, *steps.table, inputs.initial, watch);
+                                      : sample(predictor, *steps.table, inputs.initial, streams, watch);
         return Samples{std::move(latents), predictor.timesteps(), predictor.seconds()};
     };
     auto on_device = [&](GraphSampler& sampler) {
         bool carry_edits = !request.edits.empty() && !request.reset_edits;
-        TableRun run{*steps.table, inputs.initial, controls, scale, extra_channels, carry_edits, kept_apart};
+        TableRun run{*steps.table, inputs.initial, controls, scale, extra_channels, carry_edits, kept_apart, streams};
         engine_->with_room([&] { sampler.prepare(run); });
         check_not_cancelled();
         opened = Clock::now();
@@ -145,8 +145,8 @@ Result Session::generate(const GenerateRequest& request) {
     result.task = to_string(task);
     result.scheduler = steps.scheduler;
     result.timesteps = std::move(samples.timesteps);
-    // With latents that were given, noise is drawn only where an image is encoded.
-    if (!request.latents || source) result.seeds = seeds;
+    // With latents that were given, noise is drawn only where an image is encoded, and by stochastic schedulers.
+    if (!request.latents || source || (steps.table && steps.table->stochastic())) result.seeds = seeds;
     const std::vector<double>& in_unet = samples.seconds;
     result.timings = {seconds(began, texts_encoded),
                       seconds(texts_encoded, images_encoded),
@@ -190,7 +190,8 @@ Result Session::invert(const InvertRequest& request) {
     engine_->with_room([&] { predictor.prepare(controls, table.timesteps); });
     auto opened = Clock::now();
     Result result;
-    result.latents = sample(predictor, table, clean, {request.on_step, &cancelled_}, adjust);
+    std::vector<NormalStream> streams;  // the inverse draws no noise
+    result.latents = sample(predictor, table, clean, streams, {request.on_step, &cancelled_}, adjust);
     result.task = "inversion";
     result.scheduler = table.name;
     result.timesteps = predictor.timesteps();
@@ -207,20 +208,23 @@ Result Session::invert(const InvertRequest& request) {
 Session::Steps Session::steps(const GenerateRequest& request, Task task, const RePaint& settings) {
     const Manifest& manifest = engine_->manifest();
     engine_->verify_tables();
+    int64_t usual = manifest.schedulers.default_steps ? manifest.schedulers.default_steps : defaults::steps;
+    int64_t asked_steps = request.steps == defaults::generate_params::steps ? usual : request.steps;
     Steps out;
     if (task == Task::repaint) {
         if (!request.scheduler.empty()) throw rules::scheduler_with_repaint(request.scheduler);
         require_noise_prediction(manifest, "RePaint");
-        out.repaint.emplace(request.steps, settings, load_alphas_cumprod(engine_->directory()));
+        out.repaint.emplace(asked_steps, settings, load_alphas_cumprod(engine_->directory()));
         out.scheduler = "RePaint";
     } else {
-        out.table = table(task, request.scheduler, request.steps, request.strength);
+        out.table = table(task, request.scheduler, asked_steps, request.strength);
         out.scheduler = out.table->name;
     }
     if (manifest.unet.max_contexts && static_cast<int64_t>(request.edits.size()) > *manifest.unet.max_contexts - 1) {
         throw rules::edits_too_many(request.edits.size(), *manifest.unet.max_contexts - 1);
     }
-    int64_t steps = out.repaint ? out.repaint->steps() : out.table->remaining();
+    // Schedules count evaluations, and both evaluations of a step count as a step.
+    int64_t steps = out.repaint ? out.repaint->steps() : out.table->remaining() * out.table->order;
     int64_t evaluations = out.repaint ? steps : out.table->evaluations();
     out.timeline =
         Timeline::make(request.gamma_attn, request.gamma_norm, request.edits, steps, evaluations, out.scheduler);

@@ -34,7 +34,6 @@ from ebca.export.checkpoint.tiny import TEXT_ENCODER_CONFIG, UNET_CONFIG, VAE_CO
         ("only_cross_attention", [False, True]),
         ("mid_block_only_cross_attention", True),
         ("attention_type", "gated"),
-        ("time_cond_proj_dim", 256),
         ("cross_attention_dim", [32, 64]),
         ("down_block_types", ["SimpleCrossAttnDownBlock2D", "DownBlock2D"]),
         ("mid_block_type", "UNetMidBlock2DSimpleCrossAttn"),

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
 import diffusers  # noqa: E402
-from helpers import manifests  # noqa: E402
+from helpers import scheduling  # noqa: E402
 from helpers.checkpoints import edit_json  # noqa: E402
 from helpers.pipelines import generators, sample_image  # noqa: E402
 
@@ -25,8 +25,8 @@ from ebca.errors import ParameterError  # noqa: E402
 from ebca.export.checkpoint.defaults import SCHEDULER_CONFIG  # noqa: E402
 from ebca.export.checkpoint.folder import load_folder  # noqa: E402
 from ebca.export.checkpoint.tiny import save_tiny  # noqa: E402
-from ebca.export.scheduler_choice import SCHEDULERS  # noqa: E402
-from ebca.export.scheduler_tables import build_tables  # noqa: E402
+from ebca.export.scheduler_choice import SCHEDULERS, find_spec_of  # noqa: E402
+from ebca.export.scheduler_tables import DENSE, build_tables  # noqa: E402
 from ebca.export.stages import schedulers  # noqa: E402
 
 PROMPT = "a lion with a crown"
@@ -34,6 +34,10 @@ STEPS = 6
 # Both loops run in float32 on different libraries: rounding, amplified by six guided steps, and by first noise levels
 # of up to 4096 (zero terminal SNR). Another scheduler or a lost option gives 5e-3 or more.
 LIMIT = 5e-5
+OPTIONS: dict[str, Any] = {
+    "all_steps": [2, STEPS], "common_steps": [2, STEPS], "scheduler_steps": (), "scheduler_config": {}, "spacings": (),
+}  # fmt: skip
+MORE = ("heun_exponential",)
 
 BETAS = {key: SCHEDULER_CONFIG[key] for key in ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")}
 ZERO_SNR = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
@@ -62,6 +66,17 @@ CONFIGS: dict[str, tuple[str, dict[str, Any], str]] = {
         {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"},
         "dpm_2m",
     ),
+    "euler-ancestral": (
+        "EulerAncestralDiscreteScheduler",
+        {"prediction_type": "v_prediction", "timestep_spacing": "trailing"},
+        "euler_ancestral",
+    ),
+    "dpmpp-sde": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True, "solver_order": 3},
+        "dpmpp_3m_sde",
+    ),
+    "lcm": ("LCMScheduler", {"original_inference_steps": 50, "clip_sample": False}, "lcm"),
     "unipc-third-order": ("UniPCMultistepScheduler", {"solver_order": 3, "use_karras_sigmas": True}, "unipc"),
 }
 
@@ -80,33 +95,21 @@ def with_scheduler(plain: Path, folder: Path, class_name: str, config: dict[str,
     return folder
 
 
-def tabulated(checkpoint: Path, engine: Path, folder: Path) -> tuple[Path, list[str]]:
+def tabulated(checkpoint: Path, engine: Path, folder: Path, more: tuple[str, ...] = ()) -> tuple[Path, list[str]]:
     """A copy of an engine directory with the scheduler tables of a checkpoint folder, and the notices."""
-    shutil.copytree(engine, folder)
+    folder.mkdir()
     loaded = load_folder(checkpoint, name="x", source={})
     context: Any = SimpleNamespace(
         checkpoint=loaded,
-        options=SimpleNamespace(all_steps=[2, STEPS], scheduler_steps=()),
+        options=SimpleNamespace(**OPTIONS, schedulers=more),
         folder=folder,
         report=lambda text: None,
     )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         section = schedulers.export(context).sections["schedulers"]
-    manifest = manifests.load(folder)
-    for name in ("alphas_cumprod", *section["tables"]):
-        file = f"schedulers/{name}.f64"
-        manifest["files"][file] = record(folder / file)
-    manifest["schedulers"] = section
-    manifests.write(folder, manifest)
+    scheduling.with_tables(engine, folder, section)
     return folder, [str(warning.message) for warning in caught if warning.category is UserWarning]
-
-
-def record(path: Path) -> dict[str, Any]:
-    import hashlib
-
-    content = path.read_bytes()
-    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +124,10 @@ def made(
             class_name, options, _ = CONFIGS[key]
             place = tmp_path_factory.mktemp(key)
             checkpoint = with_scheduler(plain, place / "checkpoint", class_name, {**BETAS, **options})
-            known[key] = (checkpoint, *tabulated(checkpoint, tiny_engine_dir, place / "engine"))
+            known[key] = (
+                checkpoint,
+                *tabulated(checkpoint, tiny_engine_dir, place / "engine", MORE if key == "euler-leading" else ()),
+            )
         return known[key]
 
     return make
@@ -154,17 +160,75 @@ def test_the_default_image_is_that_of_the_diffusers_pipeline(
     assert bool(notices) == (key == "pndm-runge-kutta")
 
 
-@pytest.mark.parametrize("name", ["pndm", "ddim", "euler", "dpmpp_2m", "unipc"])
-@pytest.mark.parametrize("key", ["euler-leading", "dpmpp-third-order"])
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        *[(key, name) for key in ("euler-leading", "dpmpp-third-order") for name in DENSE if name != "ddim_inverse"],
+        *[("euler-leading", name) for name in ("ddpm", "heun_exponential")],
+    ],
+)
 def test_a_name_is_that_class_made_from_the_pipelines_scheduler(
     made: Callable[[str], tuple[Path, Path, list[str]]], key: str, name: str
 ) -> None:
     checkpoint, engine, _ = made(key)
-    pipe, spec = pipeline(checkpoint), SCHEDULERS[name]
+    pipe, spec = pipeline(checkpoint), find_spec_of(name, SCHEDULERS)
+    assert spec is not None
     if CONFIGS[key][2] != name:
         pipe.scheduler = spec.diffusers_class.from_config(pipe.scheduler.config, **spec.overrides)
     result = of_engine(engine, scheduler=name)
     assert relative_l2(result.latents, of_diffusers(pipe, height=64, width=64)) <= LIMIT
+
+
+def test_tcd_has_the_noise_of_its_own_default(made: Callable[[str], tuple[Path, Path, list[str]]]) -> None:
+    """diffusers' pipelines pass eta, 0 by default, where TCD's own default is 0.3."""
+    checkpoint, engine, _ = made("sd15")
+    pipe = pipeline(checkpoint)
+    pipe.scheduler = diffusers.TCDScheduler.from_config(pipe.scheduler.config)
+    result = of_engine(engine, scheduler="tcd")
+    assert relative_l2(result.latents, of_diffusers(pipe, height=64, width=64, eta=0.3)) <= LIMIT
+    assert relative_l2(result.latents, of_diffusers(pipe, height=64, width=64)) > 1e-2
+
+
+def test_several_images_draw_from_one_stream_or_from_one_each(
+    made: Callable[[str], tuple[Path, Path, list[str]]],
+) -> None:
+    checkpoint, engine, _ = made("euler-ancestral")
+    pipe = pipeline(checkpoint)
+    with ebca.load(engine, backend="onnxruntime") as opened, opened.session(64, 64, batch=2) as session:
+        for seeds in (7, [7, 8]):
+            given: Any = torch.Generator().manual_seed(7)
+            if isinstance(seeds, list):
+                given = [given, torch.Generator().manual_seed(8)]
+            theirs = of_diffusers(pipe, height=64, width=64, num_images_per_prompt=2, generator=given)
+            ours = session.generate(PROMPT, steps=STEPS, seed=seeds, output="latents").latents
+            assert relative_l2(ours, theirs) <= LIMIT
+
+
+@pytest.mark.parametrize("name", ["euler_ancestral", "heun"])
+def test_image_to_image_draws_on_after_the_noise_of_its_start(
+    made: Callable[[str], tuple[Path, Path, list[str]]], name: str
+) -> None:
+    checkpoint, engine, _ = made("euler-leading")
+    pipe, spec = pipeline(checkpoint, diffusers.StableDiffusionImg2ImgPipeline), SCHEDULERS[name]
+    pipe.scheduler = spec.diffusers_class.from_config(pipe.scheduler.config, **spec.overrides)
+    result = of_engine(engine, image=sample_image(), strength=0.6, scheduler=name)
+    assert relative_l2(result.latents, of_diffusers(pipe, image=sample_image(), strength=0.6)) <= LIMIT
+
+
+def test_a_multistep_scheduler_refuses_to_start_within(made: Callable[[str], tuple[Path, Path, list[str]]]) -> None:
+    name = "dpmpp_2m_sde"
+    with pytest.raises(ParameterError, match=f"scheduler {name} looks back over several steps"):
+        of_engine(made("sd15")[1], image=sample_image(), strength=0.6, scheduler=name)
+
+
+def test_given_latents_leave_the_stream_to_the_steps(made: Callable[[str], tuple[Path, Path, list[str]]]) -> None:
+    """As in diffusers, where nothing is drawn for the start; the seed is in the parameters, since it matters."""
+    checkpoint, engine, _ = made("euler-ancestral")
+    latents = np.random.default_rng(3).standard_normal((1, 4, 8, 8)).astype(np.float32)
+    result = of_engine(engine, latents=latents)
+    assert result.parameters["seed"] == 1
+    theirs = of_diffusers(pipeline(checkpoint), height=64, width=64, latents=torch.from_numpy(latents))
+    assert relative_l2(result.latents, theirs) <= LIMIT
 
 
 @pytest.mark.parametrize("key", ["euler-karras", "dpmpp-karras"])

@@ -32,7 +32,7 @@ inline void set_defaults(ebca_repaint_params& params) {
 inline void set_defaults(ebca_step_info&) {}
 
 inline void set_defaults(ebca_generate_params& params) {
-    params.steps = 50;
+    params.steps = -1;
     params.guidance_scale = std::nan("");
     params.norm_factor = 1.0;
     params.strength = std::nan("");

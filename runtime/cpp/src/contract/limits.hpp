@@ -58,6 +58,12 @@ inline constexpr int64_t table_latents = 8;
 // Noise predictions that a step of a scheduler looks back at.
 inline constexpr int64_t table_noises = 16;
 
+// Draws of noise that a step of a scheduler uses.
+inline constexpr int64_t table_fresh_noises = 16;
+
+// UNet evaluations of a scheduler step.
+inline constexpr int64_t table_order = 4;
+
 // UNet evaluations of a scheduler table.
 inline constexpr int64_t table_evaluations = 4096;
 

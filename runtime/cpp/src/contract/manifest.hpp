@@ -115,16 +115,19 @@ struct TableSpec {
     std::string file;
     int64_t minimum_steps = 1;
     int64_t latents = 1, noises = 1;   // that a scheduler step looks back at
+    int64_t fresh = 0;                 // draws of noise that it uses
+    int64_t order = 1;                 // evaluations per step
     std::map<int64_t, int64_t> steps;  // number of steps to evaluations
 
     // Size of the record of m evaluations in float64 values.
-    int64_t values(int64_t m) const { return 1 + m * (2 + latents + noises); }
+    int64_t values(int64_t m) const { return 1 + m * (2 + latents + noises + fresh); }
 };
 
 struct SchedulerSection {
     std::string standard;        // "default" in the manifest
     std::string image_to_image;  // the default for starts at an intermediate noise level
     std::string alphas_cumprod;
+    int64_t default_steps = 0;   // of a request that does not say; 0: the usual number
     int64_t train_timesteps = 0;
     std::string prediction_type;
     std::map<std::string, TableSpec> tables;

@@ -189,6 +189,8 @@ TableSpec table(const Entry& entry) {
     const Entry memory = entry.at("memory"), steps = entry.at("steps");
     out.latents = memory.at("latents").integer(1, limits::table_latents);
     out.noises = memory.at("noises").integer(1, limits::table_noises);
+    if (auto fresh = memory.get("fresh_noises")) out.fresh = fresh->integer(0, limits::table_fresh_noises);
+    if (auto order = entry.get("order")) out.order = order->integer(1, limits::table_order);
     steps.members([&](const std::string& count, const Entry& evaluations) {
         bool digits = count.size() <= 7 && count.front() != '0' && count.find_first_not_of("0123456789") == count.npos;
         if (!digits) throw EngineError(text(steps.path(), " has '", count, "' instead of a number of steps"));
@@ -203,6 +205,7 @@ SchedulerSection schedulers(const Entry& entry) {
     SchedulerSection out;
     out.standard = entry.at("default").name();
     out.alphas_cumprod = path(entry.at("alphas_cumprod"));
+    if (auto steps = entry.get("default_steps")) out.default_steps = steps->integer(1, limits::steps);
     const Entry config = entry.at("config");
     out.train_timesteps = config.at("num_train_timesteps").integer(1, limits::train_timesteps);
     out.prediction_type = optional_name(config, "prediction_type");

@@ -50,6 +50,8 @@ void GraphSampler::prepare(const TableRun& run) {
     std::vector<Shared> state;
     for (const auto& [name, memory] : state_) state.push_back(memory.shared());
     device_.upload(state);
+    draws_ = run.table.stochastic();
+    if (draws_) known().begin(run.table, host("start"), run.streams);
     // Not part of any graph, since it runs once.
     if (table_) device_.run(table_->call());
     for (Variant variant : variants_of(run)) recorded(variant);
@@ -85,10 +87,11 @@ Samples GraphSampler::run(const TableRun& run, const Watch& watch) {
 
 // An evaluation, recorded on first use.
 Recording& GraphSampler::recorded(Variant variant) {
-    std::shared_ptr<Recording>& found = recorded_[variant];
+    std::shared_ptr<Recording>& found = recorded_[{variant, draws_}];
     if (found) return *found;
     std::vector<Call*> unet = executor_.calls(variant, table_ != nullptr), every{kernels_.at("begin").get()};
     if (table_) every.push_back(kernels_.at("embed").get());
+    if (draws_) every.push_back(&known().call());
     every.insert(every.end(), unet.begin(), unet.end());
     every.push_back(kernels_.at("end").get());
     if (exclusion_) every.push_back(&exclusion_->call());
@@ -99,14 +102,14 @@ Recording& GraphSampler::recorded(Variant variant) {
 }
 
 Recording& GraphSampler::chained(const std::vector<Variant>& variants) {
-    if (!chain_.second || chain_.first != variants) {
+    if (!chain_.second || chain_.first != std::pair{variants, draws_}) {
         chain_ = {};
         std::vector<std::shared_ptr<Recording>> parts;
         for (Variant variant : variants) {
             recorded(variant);
-            parts.push_back(recorded_.at(variant));
+            parts.push_back(recorded_.at({variant, draws_}));
         }
-        chain_ = {variants, device_.graphs()->chain(std::move(parts))};
+        chain_ = {{variants, draws_}, device_.graphs()->chain(std::move(parts))};
     }
     return *chain_.second;
 }
@@ -128,8 +131,9 @@ void GraphSampler::fill(const TableRun& run) {
     std::transform(table.timesteps.begin(), table.timesteps.end(), host("timesteps").floats(), narrow);
     std::transform(table.input_scale.begin(), table.input_scale.end(), host("input_scale").floats(), narrow);
     for (size_t i = 0; i < table.rows.size(); ++i) {
-        std::copy(table.rows[i].begin(), table.rows[i].end(),
-                  doubles(host("coefficients")) + static_cast<int64_t>(i) * (room_ + 1));
+        double* row = doubles(host("coefficients")) + static_cast<int64_t>(i) * (room_ + 1);
+        std::copy(table.rows[i].begin(), table.rows[i].end(), row);
+        row[0] = table.first_weight(static_cast<int64_t>(i));
     }
     float* row = host("controls").floats();
     for (const Control& control : run.controls) {
@@ -171,6 +175,7 @@ void GraphSampler::reserve(int64_t evaluations) {
     chain_ = {};
     recorded_.clear();
     kernels_.clear();
+    known_.reset();
     exclusion_ = std::move(exclusion);
     table_ = std::move(table);
     state_ = std::move(state);
@@ -178,6 +183,15 @@ void GraphSampler::reserve(int64_t evaluations) {
     room_ = room;
     for (const char* name : {"begin", "end", "advance"}) kernels_[name] = device_.graphs()->sampling(name, arrays());
     if (table_) kernels_["embed"] = device_.graphs()->sampling("embed", arrays());
+}
+
+// Made by the first run of a stochastic scheduler, since it takes as much memory as the history.
+DeviceKnown& GraphSampler::known() {
+    if (!known_) {
+        known_ = std::make_unique<DeviceKnown>(device_, state_.at("step").shared().array,
+                                               state_.at("start").shared().array, room_);
+    }
+    return *known_;
 }
 
 std::map<std::string, SharedMemory> GraphSampler::allocate(int64_t room) {

@@ -22,7 +22,9 @@
 #include "execution/control.hpp"
 #include "execution/executor.hpp"
 #include "execution/time_table.hpp"
+#include "sampling/device_known.hpp"
 #include "sampling/exclusion.hpp"
+#include "sampling/noise.hpp"
 #include "sampling/sampler.hpp"
 #include "sampling/schedulers.hpp"
 
@@ -37,6 +39,7 @@ struct TableRun {
     const Array* extra_channels;           // see NoisePredictor
     bool carry_edits;                      // contexts of editing prompts go from one evaluation to the next
     const SubjectInputs* subjects;         // see NoisePredictor
+    std::vector<NormalStream>& streams;    // of a stochastic table: what `latents` were drawn from
 };
 
 // Buffers and recordings of one executor. Use from one thread at a time.
@@ -58,6 +61,7 @@ class GraphSampler {
 
   private:
     Recording& recorded(Variant variant);
+    DeviceKnown& known();
     Recording& chained(const std::vector<Variant>& variants);
     void reserve(int64_t evaluations);
     std::map<std::string, SharedMemory> allocate(int64_t room);
@@ -77,9 +81,11 @@ class GraphSampler {
     std::unique_ptr<TimeTable> table_;  // null: each evaluation embeds its timestep
     std::map<std::string, std::unique_ptr<Call>> kernels_;
     std::unique_ptr<DeviceExclusion> exclusion_;  // null: the executor has no groups of tokens
-    std::map<Variant, std::shared_ptr<Recording>> recorded_;
+    std::unique_ptr<DeviceKnown> known_;          // null: no stochastic scheduler has run
+    bool draws_ = false;                          // whether this run's scheduler is stochastic
+    std::map<std::pair<Variant, bool>, std::shared_ptr<Recording>> recorded_;
     // The evaluations of the latest run as one launch.
-    std::pair<std::vector<Variant>, std::shared_ptr<Recording>> chain_;
+    std::pair<std::pair<std::vector<Variant>, bool>, std::shared_ptr<Recording>> chain_;
 };
 
 }  // namespace ebca

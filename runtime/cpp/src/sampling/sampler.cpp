@@ -6,6 +6,7 @@
 
 #include "error.hpp"
 #include "parameters.hpp"
+#include "sampling/known.hpp"
 
 namespace ebca {
 
@@ -88,15 +89,18 @@ void NoisePredictor::guide(int64_t images, Array& out) const {
     }
 }
 
-Array sample(NoisePredictor& predictor, const SchedulerTable& table, const Array& start, const Watch& watch,
-             const Adjust& adjust) {
+Array sample(NoisePredictor& predictor, const SchedulerTable& table, const Array& start,
+             std::vector<NormalStream>& streams, const Watch& watch, const Adjust& adjust) {
     Scheduler scheduler(table, start.shape);
     Array begin = scheduler.start(start), current = begin, input(start.shape);
+    std::optional<KnownLatents> known;
+    if (table.stochastic()) known.emplace(table, begin, streams);
     for (int64_t i = 0; i < table.evaluations(); ++i) {
         double timestep = table.timesteps[static_cast<size_t>(i)];
         scheduler.model_input(i, current, input);
         predictor.predict(input, timestep, static_cast<size_t>(i), scheduler.noise(i));
         if (adjust) adjust(scheduler.noise(i));
+        if (known) known->next(begin);
         scheduler.combine(i, begin, current);
         check_latents(current, timestep);
         watch.report({i, table.evaluations(), timestep, current, predictor.executor().contexts_out()});

@@ -12,6 +12,7 @@
 #include "execution/executor.hpp"
 #include "execution/time_table.hpp"
 #include "sampling/exclusion.hpp"
+#include "sampling/noise.hpp"
 #include "sampling/schedulers.hpp"
 #include "sampling/subjects.hpp"
 
@@ -88,9 +89,10 @@ class NoisePredictor {
 };
 
 // Run every evaluation of a scheduler table. Returns the latents [n,C,h,w]. predictor: prepared with one control per
-// evaluation; start: noise of unit variance; adjust: null: nothing. CancelledError, NumericalError.
-Array sample(NoisePredictor& predictor, const SchedulerTable& table, const Array& start, const Watch& watch,
-             const Adjust& adjust = {});
+// evaluation; start: noise of unit variance; streams: of a stochastic table, what `start` was drawn from; adjust: null:
+// nothing. CancelledError, NumericalError.
+Array sample(NoisePredictor& predictor, const SchedulerTable& table, const Array& start,
+             std::vector<NormalStream>& streams, const Watch& watch, const Adjust& adjust = {});
 
 // Write the channels [n,K,h,w] that follow the latents into the UNet of an inpainting model, for all rows.
 void set_extra_channels(Executor& executor, const Array& channels);

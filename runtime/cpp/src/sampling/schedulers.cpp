@@ -6,6 +6,7 @@
 #include <cstring>
 #include <fstream>
 #include <map>
+#include <utility>
 
 #include "error.hpp"
 #include "parameters.hpp"
@@ -61,19 +62,19 @@ std::string find_key(const std::string& name, const Map& map) {
 //
 //     x_i = sum_{k < K} a[i, k] x_{i-1-k} + sum_{k < L} b[i, k] e_{i-k}        (x_{-1} = start; zero before)
 //
-// `values` holds a row of a, then one of b, for each i. The operations and their order are those of the Python runtime,
-// whose rows have the same bits.
-std::vector<std::vector<double>> expand(const TableSpec& spec, const double* values, int64_t evaluations) {
+// and noise that is drawn, which is left out here. The operations and their order are those of the Python runtime, whose
+// rows have the same bits.
+std::vector<std::vector<double>> expand(const Recurrence& from) {
     std::vector<std::vector<double>> rows;
     const std::vector<double> start{1.0};
-    for (int64_t i = 0; i < evaluations; ++i, values += spec.latents + spec.noises) {
-        const double *a = values, *b = values + spec.latents;
+    for (int64_t i = 0; i < from.evaluations(); ++i) {
+        const double *a = from.of_latents(i), *b = from.of_noises(i);
         std::vector<double> row(static_cast<size_t>(i + 2), 0.0);
-        for (int64_t k = 0; k < std::min(spec.latents, i + 1); ++k) {
+        for (int64_t k = 0; k < std::min(from.latents, i + 1); ++k) {
             const std::vector<double>& earlier = k == i ? start : rows[static_cast<size_t>(i - 1 - k)];
             for (size_t j = 0; j < earlier.size(); ++j) row[j] += a[k] * earlier[j];
         }
-        for (int64_t k = 0; k < std::min(spec.noises, i + 1); ++k) row[static_cast<size_t>(i + 1 - k)] += b[k];
+        for (int64_t k = 0; k < std::min(from.noises, i + 1); ++k) row[static_cast<size_t>(i + 1 - k)] += b[k];
         rows.push_back(std::move(row));
     }
     return rows;
@@ -81,31 +82,37 @@ std::vector<std::vector<double>> expand(const TableSpec& spec, const double* val
 
 }  // namespace
 
+bool Recurrence::starts_at(int64_t begin) const {
+    // Weights below this, relative to the largest of their row, are rounding of the recurrence that was found.
+    constexpr double kNothing = 1e-9;
+    for (int64_t i = begin; i < evaluations(); ++i) {
+        int64_t back = i - begin;
+        double largest = 1.0, old = 0.0;
+        for (auto [row, count] : {std::pair{of_latents(i), latents}, {of_noises(i), noises}, {of_fresh(i), fresh}}) {
+            for (int64_t k = 0; k < count; ++k) {
+                largest = std::max(largest, std::abs(row[k]));
+                if (k > back) old = std::max(old, std::abs(row[k]));
+            }
+        }
+        if (old > kNothing * largest) return false;
+    }
+    return true;
+}
+
 SchedulerTable SchedulerTable::after(int64_t begin) const {
-    if (begin < 0 || begin >= evaluations()) {
-        throw ParameterError(text(name, " with ", steps, " steps cannot start at evaluation ", begin));
+    if (begin < 0 || begin >= steps) {
+        throw ParameterError(text(name, " with ", steps, " steps cannot start at step ", begin));
     }
     SchedulerTable out = *this;
     out.init_noise_sigma = 1.0;
     if (begin == 0) return out;
+    int64_t first = begin * order;
+    if (!recurrence.starts_at(first)) throw rules::scheduler_starts_at_first_step(name);
     out.skipped = begin;
-    out.timesteps.assign(timesteps.begin() + begin, timesteps.end());
-    out.input_scale.assign(input_scale.begin() + begin, input_scale.end());
-    out.rows.clear();
-    std::vector<double> last{1.0};
-    for (int64_t i = begin; i < evaluations(); ++i) {
-        const std::vector<double>&before = rows[i - 1], &row = rows[i];
-        double keep = row[0] / before[0];
-        for (size_t j = 0; j < before.size(); ++j) {
-            // In a one-step scheduler the latents that a step starts from hold all of the past.
-            if (!(std::abs(row[j] - keep * before[j]) <= 1e-12 + 1e-9 * std::abs(keep * before[j]))) {
-                throw rules::scheduler_starts_at_first_step(name);
-            }
-        }
-        for (double& value : last) value *= keep;
-        last.push_back(row.back());
-        out.rows.push_back(last);
-    }
+    out.timesteps.assign(timesteps.begin() + first, timesteps.end());
+    out.input_scale.assign(input_scale.begin() + first, input_scale.end());
+    out.recurrence.weights.assign(recurrence.weights.begin() + first * recurrence.width(), recurrence.weights.end());
+    out.rows = expand(out.recurrence);
     return out;
 }
 
@@ -151,7 +158,8 @@ void Scheduler::model_input(int64_t i, const Array& latents, Array& out) const {
 void Scheduler::combine(int64_t i, const Array& start, Array& out) {
     const std::vector<double>& row = table_.rows[static_cast<size_t>(i)];
     // Terms of opposite sign cancel in a multistep scheduler; in float64 only the result is rounded.
-    for (size_t k = 0; k < sum_.size(); ++k) sum_[k] = static_cast<double>(start.values[k]) * row[0];
+    const double first = table_.first_weight(i);
+    for (size_t k = 0; k < sum_.size(); ++k) sum_[k] = static_cast<double>(start.values[k]) * first;
     for (size_t j = 1; j < row.size(); ++j) {
         const std::vector<float>& noise = noises_[j - 1].values;
         for (size_t k = 0; k < sum_.size(); ++k) sum_[k] += static_cast<double>(noise[k]) * row[j];
@@ -166,6 +174,13 @@ std::string normalise_name(const std::string& name) {
                                                             {"ddiminverse", "ddim_inverse"},
                                                             {"dpmsolvermultistep", "dpmpp_2m"},
                                                             {"eulerdiscrete", "euler"},
+                                                            {"eulera", "euler_ancestral"},
+                                                            {"eulerancestral", "euler_ancestral"},
+                                                            {"eulerancestraldiscrete", "euler_ancestral"},
+                                                            {"heundiscrete", "heun"},
+                                                            {"dpmpp2msde", "dpmpp_2m_sde"},
+                                                            {"dpmppsde", "dpmpp_sde"},
+                                                            {"dpmsolversde", "dpmpp_sde"},
                                                             {"unipcmultistep", "unipc"}};
     std::string key;
     for (char c : name) {
@@ -230,7 +245,9 @@ SchedulerTable load_table(const EngineDirectory& directory, const std::string& n
     auto at = values.begin() + 1;
     table.timesteps.assign(at, at + m);
     table.input_scale.assign(at + m, at + 2 * m);
-    table.rows = expand(spec, values.data() + 1 + 2 * m, m);
+    table.recurrence = {spec.latents, spec.noises, spec.fresh, {at + 2 * m, values.end()}};
+    table.order = spec.order;
+    table.rows = expand(table.recurrence);
     for (const std::vector<double>& row : table.rows) {
         if (!std::all_of(row.begin(), row.end(), [](double value) { return std::isfinite(value); })) {
             throw EngineError(

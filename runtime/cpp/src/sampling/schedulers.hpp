@@ -1,8 +1,9 @@
 // Sampling from scheduler tables: one weighted sum per step, equal to diffusers by construction. After evaluation i
 //
-//     x_i = row_i[0] start + sum_{j <= i} row_i[j + 1] e_j
+//     x_i = known_i + sum_{j <= i} row_i[j + 1] e_j
 //
-// with `start` the initial latents times `init_noise_sigma` and e_j the guided noise predictions so far.
+// with e_j the guided noise predictions so far, and known_i what does not depend on them: row_i[0] start, with `start`
+// the initial latents times `init_noise_sigma`, and in a stochastic scheduler also the noise drawn so far (KnownLatents).
 #pragma once
 
 #include <cstdint>
@@ -16,6 +17,21 @@
 
 namespace ebca {
 
+// What a directory stores of m evaluations: the latents x_i are the sum of a[i, k] x_{i-1-k}, b[i, k] e_{i-k} and
+// c[i, k] z_{i-k}, with z_i the noise that a stochastic scheduler draws in evaluation i.
+struct Recurrence {
+    int64_t latents = 1, noises = 1, fresh = 0;  // K, L, M: how many of each
+    std::vector<double> weights;                 // row i: a, b, c
+
+    int64_t width() const { return latents + noises + fresh; }
+    int64_t evaluations() const { return static_cast<int64_t>(weights.size()) / width(); }
+    const double* of_latents(int64_t i) const { return weights.data() + i * width(); }
+    const double* of_noises(int64_t i) const { return of_latents(i) + latents; }
+    const double* of_fresh(int64_t i) const { return of_noises(i) + noises; }
+    // Whether evaluation `begin` and those after it use only the latents before it, and what comes later.
+    bool starts_at(int64_t begin) const;
+};
+
 // One scheduler at one step count: m = `evaluations` runs of the UNet (PNDM: one more than `steps`).
 struct SchedulerTable {
     std::string name;
@@ -24,13 +40,21 @@ struct SchedulerTable {
     std::vector<double> input_scale;        // [m]: the UNet takes input_scale[i] * latents
     double init_noise_sigma = 1;            // unit-variance noise times this is `start`
     std::vector<std::vector<double>> rows;  // row i has i + 2 values
-    int64_t skipped = 0;                    // evaluations skipped at the start
+    Recurrence recurrence;                  // what the rows were expanded from
+    int64_t order = 1;                      // evaluations per step; the last step may have fewer
+    int64_t skipped = 0;                    // steps skipped at the start
 
     int64_t evaluations() const { return static_cast<int64_t>(timesteps.size()); }
     // Steps that are run: all except those that `after` skipped.
     int64_t remaining() const { return steps - skipped; }
 
-    // The rest of this table for a start at evaluation `begin` from latents of that noise level. ParameterError if it
+    // Whether the scheduler draws noise at its steps.
+    bool stochastic() const { return recurrence.fresh > 0; }
+    // The weight of what a sampler adds the noise predictions of evaluation i to: `start`, or in a stochastic scheduler
+    // known_i, which has that weight in it already.
+    double first_weight(int64_t i) const { return stochastic() ? 1.0 : rows[static_cast<size_t>(i)][0]; }
+
+    // The rest of this table for a start at step `begin` from latents of that noise level. ParameterError if it
     // is not 0 and the scheduler is a multistep one, whose first evaluations would need another table.
     SchedulerTable after(int64_t begin) const;
 
@@ -49,7 +73,7 @@ class Scheduler {
     void model_input(int64_t i, const Array& latents, Array& out) const;
     // Where the guided prediction of evaluation i belongs.
     Array& noise(int64_t i) { return noises_[static_cast<size_t>(i)]; }
-    // The latents after evaluation i.
+    // The latents after evaluation i. start: of a stochastic table, known_i.
     void combine(int64_t i, const Array& start, Array& out);
 
   private:
