@@ -107,6 +107,7 @@ class Session:
         image: ImageLike | Sequence[ImageLike] | None = None,
         mask: ImageLike | Sequence[ImageLike] | None = None,
         strength: float | None = rules.GENERATE.strength,
+        image_guidance_scale: float | None = None,
         repaint: RePaint | None = None,
         composite: bool = rules.GENERATE.composite,
         prompt_embeds: np.ndarray | None = None,
@@ -122,7 +123,7 @@ class Session:
 
         Without `image` this is text to image. With `image` it is image to image, starting at the noise level that
         `strength` sets. With `image` and `mask` it is inpainting: by the model if it was trained for inpainting, else
-        by RePaint. `subjects` gives things of the prompt places of their own. All parameters but `on_step` are fields
+        by RePaint. An InstructPix2Pix model changes `image` as the prompt says. `subjects` gives things of the prompt places of their own. All parameters but `on_step` are fields
         of `ebca.GenerateRequest`, which describes them; `run` takes them as one value.
 
         Args:

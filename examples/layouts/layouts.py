@@ -74,7 +74,7 @@ def _export(name: str, layout: Layout, folder: Path, small: bool) -> None:
     print(f"  exported to {engine}")
 
 
-def _small_model(folder: Path):  # noqa: ANN202
+def _small_model(folder: Path):
     layout = PUBLISHED["sd-1.5-fp16"]
     path = write(layout.of(reduced(layout.architecture)), folder / "sd-1.5-fp16.safetensors")
     return load_single_file(path, known=[reduced(one) for one in KNOWN])

@@ -52,7 +52,7 @@ class Architecture:
     unet: Mapping[str, Any]
     vae: Mapping[str, Any]
     text_encoder: Mapping[str, Any]
-    pad_token: str = "<|endoftext|>"  # noqa: S105
+    pad_token: str = "<|endoftext|>"
     side_if_v: int | None = None
     predicts: str | None = None
 
@@ -96,7 +96,7 @@ STABLE_DIFFUSION_2: Final = Architecture(
         "projection_dim": 512,
         "hidden_act": "gelu",
     },
-    pad_token="!",  # noqa: S106
+    pad_token="!",
     side_if_v=96,
     predicts="v_prediction",
 )

@@ -160,7 +160,7 @@ def _telemetry_tasks(
 ) -> Iterator[tuple[Path, Callable[[], object]]]:
     if result.energies is not None:
         layers = tuple(layer.name for layer in engine.manifest.unet.layers)
-        energies = Energies(result.timesteps, layers, result.energies)
+        energies = Energies(result.timesteps, layers, result.energies, len(result.latents))
         if files.energies is not None:
             yield files.energies, partial(energies.write_lines, files.energies)
         if files.energy_plot is not None:

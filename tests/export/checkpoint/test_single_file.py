@@ -16,9 +16,9 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from ebca.errors import ModelError
 from ebca.export.checkpoint import load
+from ebca.export.checkpoint.architectures import STABLE_DIFFUSION_1, STABLE_DIFFUSION_2, Architecture
 from ebca.export.checkpoint.load import load_checkpoint
 from ebca.export.checkpoint.model import Checkpoint
-from ebca.export.checkpoint.architectures import STABLE_DIFFUSION_1, STABLE_DIFFUSION_2, Architecture
 from ebca.export.checkpoint.single_file import load_single_file
 from ebca.export.checkpoint.tiny import TEXT_ENCODER_CONFIG, UNET_CONFIG, VAE_CONFIG, build_tiny
 
