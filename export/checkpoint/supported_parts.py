@@ -83,8 +83,8 @@ _SCHEDULER: dict[str, Kind] = {
 
 
 def check_text_encoder_supported(config: Mapping[str, Any], context_width: int) -> None:
-    """Raise ModelError unless this is a CLIPTextModel, or one with a projection, whose hidden size is the UNet's context
-    width."""
+    """Raise ModelError unless this is a CLIPTextModel whose hidden size is the UNet's context width. A projection on top
+    of it is allowed; it is not used."""
     architectures = config.get("architectures") or ["CLIPTextModel"]
     if architectures not in (["CLIPTextModel"], ["CLIPTextModelWithProjection"]):
         shown = architectures[0] if fields.is_list(architectures) else architectures

@@ -98,6 +98,13 @@ def result_files(args: argparse.Namespace, count: int, number: int = 1) -> Resul
     )
 
 
+def preview_file(args: argparse.Namespace) -> list[tuple[str, Path]]:
+    """The file of previews after its option; none if it is not asked for."""
+    if args.preview is None:
+        return []
+    return [("--preview", args.preview if args.output_dir is None else args.output_dir / args.preview)]
+
+
 def input_files(args: argparse.Namespace) -> list[tuple[str, Path]]:
     """The files that a run reads, each after its option."""
     given = [("--image", file) for file in args.image or ()] + [("--mask", file) for file in args.mask or ()]

@@ -33,6 +33,7 @@ examples:
   ebca-run --from-image lion.png --seed 2 --output other.png      the same with another seed
   ebca-run --engine engine-gpu --prompt "a lion"                  on the GPU if it is usable
   ebca-run --engine engine-gpu --prompt "a lion" --device cuda    on the GPU, or an error
+  ebca-run --engine engine-sd15 --prompt "a lion" --preview now.png
   ebca-run --engine engine-sd15 --prompts-file prompts.txt --output-dir images
 """
 
@@ -212,6 +213,11 @@ def _add_prompts_file(p: argparse.ArgumentParser) -> None:
 
 def _add_telemetry(p: argparse.ArgumentParser) -> None:
     telemetry = p.add_argument_group("telemetry")
+    telemetry.add_argument(
+        "--preview", type=console.path, metavar="FILE",
+        help="image file that is replaced at every evaluation by what the images look like so far, in rough colours "
+        "(.png, .jpg or .webp)",
+    )  # fmt: skip
     telemetry.add_argument(
         "--energies",
         type=console.path,
