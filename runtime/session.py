@@ -125,9 +125,9 @@ class Session:
 
         Without `image` this is text to image. With `image` it is image to image, starting at the noise level that
         `strength` sets. With `image` and `mask` it is inpainting: by the model if it was trained for inpainting, else
-        by RePaint. An InstructPix2Pix model changes `image` as the prompt says. `subjects` gives things of the prompt places
-        of their own. All parameters but `on_step` are fields
-        of `ebca.GenerateRequest`, which describes them; `run` takes them as one value.
+        by RePaint. An InstructPix2Pix model changes `image` as the prompt says. `subjects` gives things of the prompt
+        places of their own. All parameters but `on_step` are fields of `ebca.GenerateRequest`, which describes them;
+        `run` takes them as one value.
 
         Args:
             on_step: called after each evaluation; return False to cancel.
@@ -154,10 +154,10 @@ class Session:
         """What shows latents as small images while they are sampled, without the VAE's decoder.
 
             show = session.preview()
-            session.generate("a cat", on_step=lambda info: show(info.latents)[0].save("preview.png"))
+            session.generate("a cat", on_step=lambda info: show(info.unit_latents)[0].save("preview.png"))
 
         Raises:
-            EngineError: there is no VAE to learn colours from.
+            EngineError: there is no VAE.
             ParameterError: a session that is closed or in a call.
         """
         with self._call(None):

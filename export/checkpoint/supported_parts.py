@@ -83,8 +83,10 @@ _SCHEDULER: dict[str, Kind] = {
 
 
 def check_text_encoder_supported(config: Mapping[str, Any], context_width: int) -> None:
-    """Raise ModelError unless this is a CLIPTextModel whose hidden size is the UNet's context width. A projection on top
-    of it is allowed; it is not used."""
+    """Raise ModelError unless this is a CLIPTextModel whose hidden size is the UNet's context width.
+
+    A projection on top of it is allowed, and not used.
+    """
     architectures = config.get("architectures") or ["CLIPTextModel"]
     if architectures not in (["CLIPTextModel"], ["CLIPTextModelWithProjection"]):
         shown = architectures[0] if fields.is_list(architectures) else architectures

@@ -144,4 +144,4 @@ class Job:
 
 def _show(preview: Preview, file: Path, info: StepInfo) -> None:
     """Replace the file by what the latents look like now."""
-    save_preview(sheet(preview(info.latents)), file)
+    save_preview(sheet(preview(info.unit_latents)), file)

@@ -64,7 +64,8 @@ class HostSampler:
             with np.errstate(over="ignore", invalid="ignore"):
                 latents = stepper.step(index, noise)
             check_latents(latents, evaluation.timestep)
-            report(on_step, StepInfo(index, total, evaluation.timestep, latents, executor.contexts_out))
+            scale = 1.0 if stepper.table is None else stepper.table.scale_after(index)
+            report(on_step, StepInfo(index, total, evaluation.timestep, latents, executor.contexts_out, scale))
         return Samples(np.array(latents), tuple(timesteps), seconds, np.stack(energies) if energies else None)
 
     def _evaluate(self, evaluation: Evaluation, inputs: SamplerInputs) -> float:
