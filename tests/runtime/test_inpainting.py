@@ -224,7 +224,9 @@ TOO_SMALL = mask_image((1, 1, 8, 8))
         ({"mask": None}, ebca.EngineError, "takes 9 channels (an inpainting model); give image and mask"),
         ({"mask": None, "image": None}, ebca.EngineError, "takes 9 channels (an inpainting model)"),
         ({"mask": None, "strength": 0.5}, ebca.EngineError, "takes 9 channels (an inpainting model)"),
-        ({"strength": 0.5}, ebca.ParameterError, "strength and mask do not go together"),
+        ({"strength": 0.01}, ebca.ParameterError, "leaves no step to run"),
+        ({"strength": 1.5}, ebca.ParameterError, "strength is 1.5"),
+        ({"image_guidance_scale": 1.5}, ebca.ParameterError, "this model is not InstructPix2Pix"),
         (
             {"repaint": ebca.RePaint()},
             ebca.ParameterError,
