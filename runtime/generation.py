@@ -164,7 +164,7 @@ class Generation:
         preparation = LatentPreparation(self._components, self._streams, self._target.latent_shape, self._valid.latents)
         if self._source is None:
             return preparation.without_image()
-        prepare = {
+        prepare: dict[Task, Callable[[ImageSource], InitialLatents]] = {
             Task.IMAGE_TO_IMAGE: preparation.of_image,
             Task.INPAINTING: partial(preparation.of_masked_image, whole=self._valid.strength is not None),
             Task.INSTRUCTION: partial(preparation.of_changed_image, parts=self._valid.rows_per_image),

@@ -18,6 +18,7 @@ from ebca.errors import EbcaError
 from ebca.export.api import export_checkpoint
 from ebca.export.checkpoint.architectures import KNOWN
 from ebca.export.checkpoint.built_in import RANDOM_SD_1_5
+from ebca.export.checkpoint.model import Checkpoint
 from ebca.export.checkpoint.published import PUBLISHED, Layout, reduced, shapes, write
 from ebca.export.checkpoint.single_file import load_single_file
 from ebca.export.checkpoint.vae import load_vae
@@ -66,15 +67,13 @@ def _export(name: str, layout: Layout, folder: Path, small: bool) -> None:
         print("  read as a VAE")
         return
     checkpoint = load_single_file(path, known=[reduced(one) for one in KNOWN] if small else KNOWN)
-    for notice in checkpoint.notices:
-        print(f"  {notice}")
     engine = export_checkpoint(
         checkpoint, folder / name, overwrite=True, on_progress=lambda event: print("  ", event.text)
     )
     print(f"  exported to {engine}")
 
 
-def _small_model(folder: Path):
+def _small_model(folder: Path) -> Checkpoint:
     layout = PUBLISHED["sd-1.5-fp16"]
     path = write(layout.of(reduced(layout.architecture)), folder / "sd-1.5-fp16.safetensors")
     return load_single_file(path, known=[reduced(one) for one in KNOWN])

@@ -49,7 +49,7 @@ def assert_equal(found: Any, expected: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("name", ["sd-1.5-fp16", "sd-1.5-inpainting", "instruct-pix2pix", "sd-2.1-768"])
 def test_unet_and_vae_are_those_that_diffusers_reads(name: str, tmp_path: Path) -> None:
-    layout = small(name)
+    layout = small(name, parts=("unet", "vae"))
     path = write(layout, tmp_path / "model.safetensors")
     found, tensors = loaded(path), load_file(path)
     config = {**layout.architecture.unet, "in_channels": layout.in_channels}
@@ -85,7 +85,7 @@ def test_clip_with_and_without_its_upper_level_is_the_same(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", ["sd-1.5-linear-vae", "sd-1.5-bf16", "sd-1.5-fp8", "sd-1.5-fp8-e5m2"])
 def test_other_spellings_and_dtypes_are_read_in_float32(name: str, tmp_path: Path) -> None:
-    path = write(small(name), tmp_path / "model.safetensors")
+    path = write(small(name, parts=("unet", "vae")), tmp_path / "model.safetensors")
     found, tensors = loaded(path), load_file(path)
     assert found.unet.dtype == torch.float32 and found.vae is not None
     stored = tensors["model.diffusion_model.middle_block.1.proj_in.weight"]
@@ -199,7 +199,7 @@ def test_a_vae_comes_out_of_a_whole_checkpoint_or_a_folder(saved: Path, tiny: Ch
 
     for place in (saved, saved / "vae"):
         assert same_weights(load_vae(replace(tiny, vae=None), place).vae, tiny.vae)
-    path = write(small("sd-1.5-fp16"), tmp_path / "model.safetensors")
+    path = write(small("sd-1.5-fp16", parts=("unet", "vae")), tmp_path / "model.safetensors")
     model = loaded(path)
     assert same_weights(load_vae(model, path).vae, model.vae)
     with pytest.raises(ModelError, match=r"holds no VAE"):
