@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -21,8 +23,10 @@ from ebca.errors import ModelError
 from ebca.export.checkpoint import single_file
 from ebca.export.checkpoint.architectures import KNOWN
 from ebca.export.checkpoint.model import Checkpoint
+from ebca.export.checkpoint.prediction import predicted
 from ebca.export.checkpoint.published import PUBLISHED, Layout, reduced, shapes, write
 from ebca.export.checkpoint.single_file import FileChoices
+from ebca.export.checkpoint.tensor_file import open_tensors
 from ebca.export.checkpoint.vae import load_vae
 
 SMALL = [reduced(one) for one in KNOWN]
@@ -31,6 +35,18 @@ SMALL = [reduced(one) for one in KNOWN]
 def small(name: str, **changes: Any) -> Layout:
     layout = PUBLISHED[name]
     return replace(layout.of(reduced(layout.architecture)), **changes)
+
+
+@cache
+def _content(name: str, parts: tuple[str, ...]) -> bytes:
+    with TemporaryDirectory() as folder:
+        return write(small(name, parts=parts), Path(folder) / "model.safetensors").read_bytes()
+
+
+def written(name: str, path: Path, parts: tuple[str, ...] = ("unet", "text_encoder", "vae")) -> Path:
+    """A file in a layout, made once."""
+    path.write_bytes(_content(name, parts))
+    return path
 
 
 def loaded(path: Path, **choices: Any) -> Checkpoint:
@@ -50,7 +66,7 @@ def assert_equal(found: Any, expected: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("name", ["sd-1.5-fp16", "sd-1.5-inpainting", "instruct-pix2pix", "sd-2.1-768"])
 def test_unet_and_vae_are_those_that_diffusers_reads(name: str, tmp_path: Path) -> None:
     layout = small(name, parts=("unet", "vae"))
-    path = write(layout, tmp_path / "model.safetensors")
+    path = written(name, tmp_path / "model.safetensors", ("unet", "vae"))
     found, tensors = loaded(path), load_file(path)
     config = {**layout.architecture.unet, "in_channels": layout.in_channels}
     assert found.unet.config.in_channels == layout.in_channels
@@ -60,7 +76,7 @@ def test_unet_and_vae_are_those_that_diffusers_reads(name: str, tmp_path: Path) 
 
 
 def test_open_clip_is_the_one_that_diffusers_reads(tmp_path: Path) -> None:
-    path = write(small("sd-2.1-768"), tmp_path / "model.safetensors")
+    path = written("sd-2.1-768", tmp_path / "model.safetensors")
     model = loaded(path).text_encoder
     assert model is not None and model.config.num_hidden_layers == 3
     wrapped = "text_model." if hasattr(model, "text_model") else ""
@@ -75,7 +91,7 @@ def test_open_clip_is_the_one_that_diffusers_reads(tmp_path: Path) -> None:
 
 
 def test_clip_with_and_without_its_upper_level_is_the_same(tmp_path: Path) -> None:
-    path = write(small("sd-1.5-fp16"), tmp_path / "model.safetensors")
+    path = written("sd-1.5-fp16", tmp_path / "model.safetensors")
     flat = {name.replace(".text_model.", "."): value for name, value in load_file(path).items()}
     save_file(flat, tmp_path / "flat.safetensors")
     one, other = loaded(path).text_encoder, loaded(tmp_path / "flat.safetensors").text_encoder
@@ -85,7 +101,7 @@ def test_clip_with_and_without_its_upper_level_is_the_same(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", ["sd-1.5-linear-vae", "sd-1.5-bf16", "sd-1.5-fp8", "sd-1.5-fp8-e5m2"])
 def test_other_spellings_and_dtypes_are_read_in_float32(name: str, tmp_path: Path) -> None:
-    path = write(small(name, parts=("unet", "vae")), tmp_path / "model.safetensors")
+    path = written(name, tmp_path / "model.safetensors", ("unet", "vae"))
     found, tensors = loaded(path), load_file(path)
     assert found.unet.dtype == torch.float32 and found.vae is not None
     stored = tensors["model.diffusion_model.middle_block.1.proj_in.weight"]
@@ -98,7 +114,7 @@ def test_other_spellings_and_dtypes_are_read_in_float32(name: str, tmp_path: Pat
 
 
 def test_a_scaled_float8_weight_is_multiplied(tmp_path: Path) -> None:
-    path = write(small("sd-1.5-fp8", parts=("unet",)), tmp_path / "model.safetensors")
+    path = written("sd-1.5-fp8", tmp_path / "model.safetensors", ("unet",))
     plain, tensors = loaded(path).unet, load_file(path)
     tensors["model.diffusion_model.time_embed.0.scale_weight"] = torch.tensor(0.5)
     save_file(tensors, path)
@@ -106,7 +122,7 @@ def test_a_scaled_float8_weight_is_multiplied(tmp_path: Path) -> None:
 
 
 def test_plain_and_averaged_weights(tmp_path: Path) -> None:
-    path = write(small("sd-1.5-with-ema", parts=("unet",)), tmp_path / "model.safetensors")
+    path = written("sd-1.5-with-ema", tmp_path / "model.safetensors", ("unet",))
     tensors = load_file(path)
     plain, averaged = loaded(path), loaded(path, ema=True)
     assert torch.equal(plain.unet.conv_in.weight, tensors["model.diffusion_model.input_blocks.0.0.weight"])
@@ -125,32 +141,38 @@ def test_plain_and_averaged_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "expected", "side"),
+    ("name", "given", "expected"),
     [
-        ("sd-1.5-fp16", None, None, 16),
-        ("sd-1.5-fp16", "v_prediction", "v_prediction", 16),
-        ("sd-2.1-768", None, "v_prediction", 24),
-        ("sd-2.1-768", "epsilon", None, 16),
-        ("sd-2.1-768-described", None, "v_prediction", 24),
-        ("sd-2.1-base", None, None, 16),
-        ("sd-2.0-inpainting", None, None, 16),
+        ("sd-1.5-fp16", None, "epsilon"),
+        ("sd-1.5-fp16", "v_prediction", "v_prediction"),
+        ("sd-2.1-768", None, "v_prediction"),
+        ("sd-2.1-768", "epsilon", "epsilon"),
+        ("sd-2.1-768-described", None, "v_prediction"),
+        ("sd-2.1-base", None, "epsilon"),
+        ("sd-2.0-inpainting", None, "epsilon"),
     ],
 )
-def test_what_the_unet_predicts(name: str, given: str | None, expected: str | None, side: int, tmp_path: Path) -> None:
-    found = loaded(write(small(name, parts=("unet",)), tmp_path / "model.safetensors"), prediction_type=given)
-    assert found.scheduler_config is not None
-    assert (found.scheduler_config.get("prediction_type"), found.unet.config.sample_size) == (expected, side)
+def test_what_the_unet_predicts(name: str, given: str | None, expected: str, tmp_path: Path) -> None:
+    path, layout = written(name, tmp_path / "model.safetensors", ("unet",)), small(name)
+    with open_tensors(path) as file:
+        found = predicted(file, layout.architecture, layout.in_channels, given)
+    assert found.kind == expected
     # Only a guess is worth a line.
     assert bool(found.notices) == (name == "sd-2.1-768" and given is None)
-    assert found.name == ("two-one" if name.endswith("described") else "model")
+
+
+def test_a_described_file_says_name_size_and_prediction(tmp_path: Path) -> None:
+    found = loaded(written("sd-2.1-768-described", tmp_path / "model.safetensors", ("unet",)))
+    assert found.scheduler_config is not None and found.scheduler_config["prediction_type"] == "v_prediction"
+    assert (found.name, found.unet.config.sample_size, found.notices) == ("two-one", 24, ())
 
 
 def test_the_number_of_training_steps_tells_the_base_model(tmp_path: Path) -> None:
-    path = write(small("sd-2.1-768", parts=("unet",)), tmp_path / "model.safetensors")
-    for steps, expected in ((875000, None), (110000, "v_prediction")):
+    path = written("sd-2.1-768", tmp_path / "model.safetensors", ("unet",))
+    for steps, expected in ((875000, "epsilon"), (110000, "v_prediction")):
         save_file({**load_file(path), "global_step": torch.tensor(steps)}, path)
-        config = loaded(path).scheduler_config
-        assert config is not None and config.get("prediction_type") == expected
+        with open_tensors(path) as file:
+            assert predicted(file, SMALL[1], 4, None).kind == expected
 
 
 def test_metadata_with_an_unknown_prediction_is_refused(tmp_path: Path) -> None:
@@ -169,7 +191,7 @@ def test_metadata_with_an_unknown_prediction_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_files_that_do_not_fit_are_refused(change: dict[str, Tensor], message: str, tmp_path: Path) -> None:
-    path = write(small("sd-1.5-fp16", parts=("unet",)), tmp_path / "model.safetensors")
+    path = written("sd-1.5-fp16", tmp_path / "model.safetensors", ("unet",))
     save_file({**load_file(path), **change}, path)
     with pytest.raises(ModelError, match=message):
         loaded(path)
@@ -177,10 +199,10 @@ def test_files_that_do_not_fit_are_refused(change: dict[str, Tensor], message: s
 
 @pytest.mark.parametrize("name", ["vae-original", "vae-linear", "vae-old"])
 def test_a_vae_file_replaces_the_vae(name: str, tmp_path: Path) -> None:
-    model = loaded(write(small("sd-1.5-fp16", parts=("unet",)), tmp_path / "model.safetensors"))
+    model = loaded(written("sd-1.5-fp16", tmp_path / "model.safetensors", ("unet",)))
     assert model.vae is None
     # Without a VAE of its own, a model's VAE is that of Stable Diffusion, which this is not.
-    path = write(small(name), tmp_path / "other.safetensors")
+    path = written(name, tmp_path / "other.safetensors", ("vae",))
     with pytest.raises(ModelError, match=r"the VAE in other\.safetensors does not fit"):
         load_vae(model, path)
     with torch.device("meta"):
@@ -199,11 +221,11 @@ def test_a_vae_comes_out_of_a_whole_checkpoint_or_a_folder(saved: Path, tiny: Ch
 
     for place in (saved, saved / "vae"):
         assert same_weights(load_vae(replace(tiny, vae=None), place).vae, tiny.vae)
-    path = write(small("sd-1.5-fp16", parts=("unet", "vae")), tmp_path / "model.safetensors")
+    path = written("sd-1.5-fp16", tmp_path / "model.safetensors", ("unet", "vae"))
     model = loaded(path)
     assert same_weights(load_vae(model, path).vae, model.vae)
     with pytest.raises(ModelError, match=r"holds no VAE"):
-        load_vae(model, write(small("sd-1.5-fp16", parts=("text_encoder",)), tmp_path / "text.safetensors"))
+        load_vae(model, written("sd-1.5-fp16", tmp_path / "text.safetensors", ("text_encoder",)))
     with pytest.raises(ModelError, match=r"there is no VAE .*nowhere"):
         load_vae(model, tmp_path / "nowhere")
     with pytest.raises(ModelError, match=r"is no VAE: it has neither config.json nor vae/config.json"):
