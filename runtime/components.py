@@ -265,8 +265,12 @@ class Components:
             ]
         return images
 
-    def encode_image(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Images [n,H,W,3] in [0, 1] -> mean and standard deviation of their scaled latents, [n,C,h,w] float32 each.
+    def encode_image(self, pixels: np.ndarray, *, scaled: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """Images [n,H,W,3] in [0, 1] -> mean and standard deviation of their latents, [n,C,h,w] float32 each.
+
+        Args:
+            pixels: the images.
+            scaled: as the UNet denoises them; else as the VAE gives them.
 
         Raises:
             EngineError: there is no VAE.
@@ -284,6 +288,8 @@ class Components:
             mean[one], std[one] = made["mean"], made["std"]
         # Not needed until the next call with an image.
         self.release(spec.encoder)
+        if not scaled:
+            return mean, std
         return (mean - spec.shift_factor) * np.float32(spec.scaling_factor), std * np.float32(spec.scaling_factor)
 
     def encode_hint(self, spec: ControlNetSpec, pixels: np.ndarray) -> np.ndarray:

@@ -3,6 +3,8 @@
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -113,6 +115,7 @@ class Generation:
         inputs_of_subjects = None if subjects is None else subjects.inputs
         encoder = PromptEncoder(self._components, self._target.batch)
         prompts = encoder.encode(request.conditioning, request.guidance.edits, guided=self._valid.guided)
+        prompts = replace(prompts, unconditional_parts=max(self._valid.rows_per_image - 1, 1))
         watch.stage("text_encoder")
         initial = self._initial_latents()
         control = self._control_inputs()
@@ -165,9 +168,10 @@ class Generation:
         preparation = LatentPreparation(self._components, self._streams, self._target.latent_shape, self._valid.latents)
         if self._source is None:
             return preparation.without_image()
-        prepare = {
+        prepare: dict[Task, Callable[[ImageSource], InitialLatents]] = {
             Task.IMAGE_TO_IMAGE: preparation.of_image,
-            Task.INPAINTING: preparation.of_masked_image,
+            Task.INPAINTING: partial(preparation.of_masked_image, whole=self._valid.strength is not None),
+            Task.INSTRUCTION: partial(preparation.of_changed_image, parts=self._valid.rows_per_image),
             Task.REPAINT: preparation.of_kept_image,
         }
         return prepare[self._valid.task](self._source)
@@ -196,6 +200,7 @@ class Generation:
             latents=latents,
             controls=self._timeline.controls(prompts, layers, executor.sizes, self._update_mask()),
             guidance_scale=self._valid.guidance_scale if self._valid.guided else None,
+            image_guidance_scale=self._valid.image_guidance_scale,
             extra_channels=initial.extra_channels,
             carry_edits=bool(guidance.edits) and not guidance.reset_edits,
             subjects=subjects,
@@ -224,10 +229,11 @@ class Generation:
     def _sampler(
         self, executor: Executor, inputs: SamplerInputs, maps: AttentionMaps | None, open_sampler: OpenSampler
     ) -> Sampler:
-        """The device's sampler, unless telemetry, ControlNets or the stepper need the host."""
+        """The device's sampler, unless telemetry, the stepper, ControlNets or guidance by an image need the host."""
         energies = self._valid.request.telemetry.energies
         on_device = None
-        if inputs.stepper.table is not None and not energies and maps is None and inputs.controlnets is None:
+        on_host = energies or maps is not None or inputs.controlnets is not None
+        if inputs.stepper.table is not None and inputs.image_guidance_scale is None and not on_host:
             on_device = open_sampler(executor)
         return on_device or HostSampler(executor, energies=energies, probe=maps)
 
@@ -268,6 +274,8 @@ class Generation:
             made["inputs"] = self._inputs
         if valid.strength is not None:
             made["strength"] = float(valid.strength)
+        if valid.image_guidance_scale is not None:
+            made["image_guidance_scale"] = float(valid.image_guidance_scale)
         if valid.task is Task.REPAINT:
             made["repaint"] = dict(vars(valid.repaint))
         return made | engine_parameters(self._components)

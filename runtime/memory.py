@@ -94,7 +94,7 @@ def check_generation(
     what = described(images, size)
     contexts = 1 + len(request.guidance.edits)
     sizes = {
-        "batch": images * (2 if valid.guided else 1), "contexts": contexts, "tokens": _tokens(components, valid),
+        "batch": images * valid.rows_per_image, "contexts": contexts, "tokens": _tokens(components, valid),
         "height": height, "width": width,
     }  # fmt: skip
     held = Need(0, _held_on_host(valid, latent_shape, sizes, len(manifest.unet.layers)))

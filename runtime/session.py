@@ -18,6 +18,7 @@ from ebca.runtime.conditioning.timeline import Guidance, Timeline
 from ebca.runtime.execution.executor import Executor
 from ebca.runtime.generation import Generation, Stopwatch
 from ebca.runtime.images.inputs import ImageLike, load_images
+from ebca.runtime.images.preview import Preview
 from ebca.runtime.images.regions import Region
 from ebca.runtime.request import names
 from ebca.runtime.request.fields import FIELD_PARTS, GenerateRequest
@@ -82,6 +83,7 @@ class Session:
         memory.check_evaluation(components, self._sizes(self.batch, 1, 1), self._described())
         self._executors: dict[tuple[int, ...], Executor] = {}
         self._samplers: dict[Executor, GraphSampler] = {}
+        self._preview: Preview | None = None
         self._closed = False
         self._calling = threading.Lock()
 
@@ -108,6 +110,7 @@ class Session:
         image: ImageLike | Sequence[ImageLike] | None = None,
         mask: ImageLike | Sequence[ImageLike] | None = None,
         strength: float | None = rules.GENERATE.strength,
+        image_guidance_scale: float | None = None,
         repaint: RePaint | None = None,
         composite: bool = rules.GENERATE.composite,
         control: Control | Sequence[Control] = (),
@@ -124,9 +127,9 @@ class Session:
 
         Without `image` this is text to image. With `image` it is image to image, starting at the noise level that
         `strength` sets. With `image` and `mask` it is inpainting: by the model if it was trained for inpainting, else
-        by RePaint. `subjects` gives things of the prompt places of their own, and `control` steers by images through
-        ControlNets. All parameters but `on_step` are fields of `ebca.GenerateRequest`, which describes them; `run`
-        takes them as one value.
+        by RePaint. An InstructPix2Pix model changes `image` as the prompt says. `subjects` gives things of the prompt
+        places of their own, and `control` steers by images through ControlNets. All parameters but `on_step` are fields
+        of `ebca.GenerateRequest`, which describes them; `run` takes them as one value.
 
         Args:
             on_step: called after each evaluation; return False to cancel.
@@ -148,6 +151,21 @@ class Session:
         """Generate images for a request. Raises the same errors as `generate`."""
         with self._call(on_step):
             return self._generation(request).run(self._executor, self._graph_sampler, on_step)
+
+    def preview(self) -> Preview:
+        """What shows latents as small images while they are sampled, without the VAE's decoder.
+
+            show = session.preview()
+            session.generate("a cat", on_step=lambda info: show(info.unit_latents)[0].save("preview.png"))
+
+        Raises:
+            EngineError: there is no VAE.
+            ParameterError: a session that is closed or in a call.
+        """
+        with self._call(None):
+            if self._preview is None:
+                self._preview = Preview.fit(self.engine, (self.height, self.width))
+            return self._preview
 
     def check(self, request: GenerateRequest) -> Mapping[str, Any]:
         """Check a request completely before anything is computed, as for a queue of many.

@@ -149,6 +149,19 @@ def tiny_controlled_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return exported(tmp_path_factory, "tiny-controlled", make)
 
 
+@pytest.fixture(scope="session")
+def tiny_instruction_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The complete built-in model in the form of InstructPix2Pix (eight channels), in float32. Shared."""
+
+    def make(folder: Path) -> Path:
+        from ebca.export.api import export_checkpoint
+        from ebca.export.checkpoint.tiny import build_tiny
+
+        return export_checkpoint(build_tiny(in_channels=8), folder)
+
+    return exported(tmp_path_factory, "tiny-instruction", make)
+
+
 def _export_unet(folder: Path, precision: str) -> Path:
     from ebca.export.api import export_unet
     from ebca.export.checkpoint.tiny import build_tiny

@@ -297,7 +297,9 @@ def _check_kind(manifest: Manifest) -> None:
     complete = None not in (manifest.text_encoder, manifest.vae, manifest.tokenizer)
     if complete == (kind == "unet"):
         raise EngineError(f"model.kind is '{kind}' of a directory {'with' if complete else 'without'} all other models")
-    expected = {"text-to-image": unet.out_channels, "inpainting": 2 * unet.out_channels + 1}.get(kind)
+    latent = unet.out_channels
+    channels = {"text-to-image": latent, "inpainting": 2 * latent + 1, "instruct-pix2pix": 2 * latent}
+    expected = channels.get(kind)
     if expected is not None and unet.in_channels != expected:
         raise EngineError(f"model.kind is '{kind}', and unet.in_channels is {unet.in_channels} instead of {expected}")
 

@@ -5,7 +5,8 @@ Version 2. Paths are relative to the directory, with `/`. Tensor shapes: see `eb
     format, version      "ebca-engine", 2
     digest               SHA-256 of this file, see `ebca.engines.contract.digest`
     created_by           versions of the software that wrote it
-    model                name, kind ("text-to-image", "inpainting", "unet"), source, guidance_scale (the default)
+    model                name, kind ("text-to-image", "inpainting", "instruct-pix2pix", "unet"), source,
+                         guidance_scale (the default)
     precision            "fp32", or "fp16" (weights stored as float16)
     compute              "fp32" (the default; stored float16 is widened during preparation), or "fp16"
     components           name -> graph, lowered graphs per backend, weights file, inputs, outputs

@@ -26,7 +26,7 @@ from ebca.engines.contract.entries import (
 from ebca.engines.contract.tensors import TensorSpec, read_dimension, read_tensor, read_tensors
 from ebca.errors import EngineError
 
-KINDS = ("text-to-image", "inpainting", "unet")
+KINDS = ("text-to-image", "inpainting", "instruct-pix2pix", "unet")
 PRECISIONS = ("fp32", "fp16")
 COMPUTES = ("fp32", "fp16")
 

@@ -15,12 +15,12 @@ from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
 
 from ebca.errors import ModelError
 from ebca.export.checkpoint.controlnet_supported import check_controlnet_fits
-from ebca.export.checkpoint.files import check_safetensors, read_json
+from ebca.export.checkpoint.files import first_line, read_json
 from ebca.export.checkpoint.folder import load_network
 from ebca.export.checkpoint.hub import fetch
 from ebca.export.checkpoint.model import Checkpoint
 from ebca.export.checkpoint.places import FILE_SUFFIXES, HUB_ID, expanded
-from ebca.export.checkpoint.single_file import check_suffix, converted, fill, read_tensors, tensor_names
+from ebca.export.checkpoint.tensor_file import check_suffix, open_tensors
 from ebca.export.checkpoint.weight_files import local_weights, weight_files
 
 _STEM = "diffusion_pytorch_model"
@@ -115,22 +115,27 @@ def _load_folder(folder: Path, unet: UNet2DConditionModel) -> tuple[ControlNetMo
 
 def _load_file(path: Path, unet: UNet2DConditionModel) -> ControlNetModel:
     """A file has no configuration, so it is that of the UNet, which it must fit anyway."""
-    check_safetensors(path)
-    names = tensor_names(path)
-    prefix = _PREFIX if _PREFIX + _LDM in names else ""
-    if prefix + _LDM not in names and _DIFFUSERS not in names:
-        raise ModelError(
-            f"{path.name} is no ControlNet: it has no tensor {_PREFIX}{_LDM}, {_LDM} or {_DIFFUSERS}",
-            "give a .safetensors file of a ControlNet, or its folder in diffusers format",
-        )
-    tensors = {name.removeprefix(prefix): value for name, value in read_tensors(path, names, prefix).items()}
+    with open_tensors(path) as file:
+        prefix = _PREFIX if _PREFIX + _LDM in file else ""
+        if prefix + _LDM not in file and _DIFFUSERS not in file:
+            raise ModelError(
+                f"{path.name} is no ControlNet: it has no tensor {_PREFIX}{_LDM}, {_LDM} or {_DIFFUSERS}",
+                "give a .safetensors file of a ControlNet, or its folder in diffusers format",
+            )
+        tensors = {name.removeprefix(prefix): file.read(name) for name in file.names if name.startswith(prefix)}
     config = _config_of(unet.config, tensors)
     check_controlnet_fits({"_class_name": "ControlNetModel", **config}, unet.config)
     with torch.device("meta"):
         controlnet = ControlNetModel.from_config(config)
-    state = converted(convert_controlnet_checkpoint, path, "ControlNet", tensors, config)
-    # The converter writes what it does not find as None.
-    network: ControlNetModel = fill(controlnet, {n: t for n, t in state.items() if t is not None}, path, "ControlNet")
+    try:
+        state = convert_controlnet_checkpoint(tensors, config)
+        # The converter writes what it does not find as None.
+        controlnet.load_state_dict({n: t for n, t in state.items() if t is not None}, strict=True, assign=True)
+    except Exception as error:  # the converter assumes that every tensor is there
+        raise ModelError(
+            f"the ControlNet in {path.name} does not fit the architecture: {first_line(error)}", "download it again"
+        ) from error
+    network: ControlNetModel = controlnet.eval().requires_grad_(False)
     return network
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,9 +37,11 @@ _NETWORKS: dict[str, Any] = {
 _CLASSES = {
     "unet": ("UNet2DConditionModel",),
     "vae": ("AutoencoderKL",),
-    "text_encoder": ("CLIPTextModel",),
+    "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
 }
+# Of CLIPTextModelWithProjection: for whole-text embeddings, which Stable Diffusion 1.x and 2.x do not read.
+_BESIDE_HIDDEN_STATES = ("text_projection.weight",)
 _SMALL_FILES = re.compile(
     r"model_index\.json|config\.json|scheduler_config\.json"
     r"|(unet|vae|text_encoder)/config\.json|scheduler/scheduler_config\.json"
@@ -59,12 +61,30 @@ class Layout:
     scheduler_class: str | None = None  # which a pipeline decides, whatever scheduler_config.json says
 
 
-def load_folder(folder: Path, *, name: str, source: dict[str, Any], tokenizer: str | Path | None = None) -> Checkpoint:
-    """Load a folder in diffusers format. `tokenizer` replaces the folder's own."""
+def load_folder(
+    folder: Path,
+    *,
+    name: str,
+    source: dict[str, Any],
+    tokenizer: str | Path | None = None,
+    variant: str | None = None,
+) -> Checkpoint:
+    """Load a folder in diffusers format.
+
+    Args:
+        folder: of a pipeline, or of a UNet alone.
+        name, source: of the checkpoint.
+        tokenizer: replaces the folder's own.
+        variant: of the weights; networks that do not have it are taken as without it, and a notice says so.
+
+    Raises:
+        ModelError: a folder that is incomplete, broken or not supported, or a variant that no network has.
+    """
     layout = check_folder(folder)
     networks = {part: place for part in _STEMS if (place := getattr(layout, part)) is not None}
     # All of them before the first is read, which takes a while.
-    weights = {part: local_weights(place, _STEMS[part]) for part, place in networks.items()}
+    weights = {part: local_weights(place, _STEMS[part], variant) for part, place in networks.items()}
+    notices = _check_variant(str(folder), variant, {part: found.variant for part, found in weights.items()})
     tokenizer_source = tokenizer or layout.tokenizer
     text, info = tokenizer_json(tokenizer_source) if tokenizer_source else (None, {})
     loaded = {part: load_network(part, place, weights[part]) for part, place in networks.items()}
@@ -77,8 +97,19 @@ def load_folder(folder: Path, *, name: str, source: dict[str, Any], tokenizer: s
         tokenizer_info=info,
         scheduler_config=_scheduler_config(layout),
         source=source,
-        notices=tuple(notice for _, notice in loaded.values() if notice),
+        notices=(*notices, *(notice for _, notice in loaded.values() if notice)),
     )
+
+
+def _check_variant(place: str, variant: str | None, found: Mapping[str, str | None]) -> tuple[str, ...]:
+    """A line about the networks that lack a variant. Raises ModelError if all of them do."""
+    lacking = [part for part, other in found.items() if other != variant]
+    if variant is None or not lacking:
+        return ()
+    if len(lacking) == len(found):
+        raise ModelError(f"{place} has no weights of variant {variant!r}", "leave the variant out, or check its name")
+    taken = ", ".join(f"{part} ({found[part] or 'full precision'})" for part in lacking)
+    return (f"{place} has no variant {variant!r} of some networks, whose others are taken: {taken}",)
 
 
 def check_folder(folder: Path) -> Layout:
@@ -103,21 +134,28 @@ def _scheduler_config(layout: Layout) -> dict[str, Any] | None:
     return {**config, "_class_name": layout.scheduler_class} if layout.scheduler_class else config
 
 
-def choose_files(names: list[str]) -> list[str]:
-    """The files of a hub repository that `load_folder` reads, with one set of weights per network."""
+def choose_files(names: list[str], variant: str | None = None) -> list[str]:
+    """The files of a hub repository that `load_folder` reads, with one set of weights per network.
+
+    Raises:
+        ModelError: no safetensors weights, or none of this variant.
+    """
     chosen = [name for name in names if _SMALL_FILES.fullmatch(name)]
     parts = list(_STEMS) if "unet/config.json" in names else [""]
+    variants: dict[str, str | None] = {}
     for part in parts:
         prefix = f"{part}/" if part else ""
         inside = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
-        found = weight_files(inside, _STEMS[part or "unet"])
+        found = weight_files(inside, _STEMS[part or "unet"], variant)
         if found:
+            variants[part or "unet"] = found.variant
             chosen += [prefix + name for name in (*found.files, *found.index)]
         elif part and "config.json" in inside:
             raise ModelError(
                 f"the hub repository has no safetensors weights for the {part}",
                 "pickled weights (.bin) are never loaded: take another revision or repository of the model",
             )
+    _check_variant("the hub repository", variant, variants)
     return chosen
 
 
@@ -214,7 +252,7 @@ def load_network(part: str, folder: Path, found: WeightFiles) -> tuple[Any, str]
             f"the {part} in {folder} lacks {len(missing)} tensors, first {missing[0]}", "download it again"
         )
     # Tensors that a configuration forgets may mean that it is another network's.
-    unused = sorted(report.get("unexpected_keys", ()))
+    unused = sorted(name for name in report.get("unexpected_keys", ()) if name not in _BESIDE_HIDDEN_STATES)
     notice = ""
     if unused:
         notice = f"the {part} in {folder} has {len(unused)} tensors that its config.json has no place for, first "

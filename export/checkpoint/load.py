@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,10 @@ from ebca.export.checkpoint.folder import check_folder, choose_files, load_folde
 from ebca.export.checkpoint.hub import fetch
 from ebca.export.checkpoint.model import Checkpoint
 from ebca.export.checkpoint.places import FILE_SUFFIXES, HUB_ID, expanded
-from ebca.export.checkpoint.single_file import check_suffix, load_single_file
+from ebca.export.checkpoint.prediction import PREDICTION_TYPES
+from ebca.export.checkpoint.single_file import FileChoices, load_single_file
+from ebca.export.checkpoint.tensor_file import check_suffix
+from ebca.export.checkpoint.vae import load_vae
 
 # The original repositories of 1.5 and inpainting were deleted; these have the same weights.
 SHORT_NAMES: dict[str, str] = {
@@ -21,6 +26,7 @@ SHORT_NAMES: dict[str, str] = {
     "sd-1.5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "sd-1.5-inpainting": "stable-diffusion-v1-5/stable-diffusion-inpainting",
 }
+_VARIANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 
 
 def load_checkpoint(
@@ -30,54 +36,86 @@ def load_checkpoint(
     token: str | None = None,
     cache_dir: str | Path | None = None,
     tokenizer: str | Path | None = None,
+    vae: str | Path | None = None,
+    variant: str | None = None,
+    ema: bool = False,
+    prediction_type: str | None = None,
 ) -> Checkpoint:
     """Load a model for export.
 
     Args:
         model: "sd-1.4", "sd-1.5", "sd-1.5-inpainting", a hub id "owner/name", a folder in diffusers format (a pipeline
-            or a UNet alone), a single .safetensors file of Stable Diffusion 1.x, or a built-in model with random
+            or a UNet alone), a single .safetensors file of Stable Diffusion 1.x or 2.x, or a built-in model with random
             weights: "tiny", "random-sd-1.5".
         revision: branch, tag or commit on the hub.
         token: hub access token; None takes HF_TOKEN or the stored login.
         cache_dir: hub cache; None takes HF_HOME.
-        tokenizer: folder or JSON file to use instead of the model's own tokenizer; a single file has none.
+        tokenizer: folder or JSON file to use instead of the model's own tokenizer; a single file has CLIP's.
+        vae: folder in diffusers format or .safetensors file to use instead of the model's own VAE.
+        variant: of a folder's weights, such as "fp16" or "non_ema"; None: full precision, else fp16.
+        ema: take the averaged weights of a single file.
+        prediction_type: "epsilon" or "v_prediction", whatever the model says; None: as it says.
 
     Raises:
         ModelError: the model cannot be found, read or exported; the message says what to do.
     """
+    if prediction_type is not None and prediction_type not in PREDICTION_TYPES:
+        raise ModelError(f"prediction_type is {prediction_type!r}", f"give {' or '.join(PREDICTION_TYPES)}")
+    if variant is not None and not _VARIANT.fullmatch(variant):
+        raise ModelError(f"variant is {variant[:40]!r}", 'give the middle of the files\' names, such as "fp16"')
     if tokenizer is not None:
         tokenizer = expanded(tokenizer, "tokenizer")
-    checkpoint = _load(str(model), revision, token, cache_dir, tokenizer)
+    how = _How(revision, token, cache_dir, tokenizer, variant, ema, prediction_type)
+    checkpoint = _load(str(model), how)
     _match_tokenizer(checkpoint)
-    return checkpoint
+    if prediction_type is not None:
+        if checkpoint.scheduler_config is None:
+            raise ModelError(
+                f"{checkpoint.name} has no scheduler that prediction_type = {prediction_type!r} could change",
+                "leave it out",
+            )
+        changed = {**checkpoint.scheduler_config, "prediction_type": prediction_type}
+        checkpoint = replace(checkpoint, scheduler_config=changed)
+    return checkpoint if vae is None else load_vae(checkpoint, expanded(vae, "vae"), variant=variant)
 
 
-def _load(
-    model: str,
-    revision: str | None,
-    token: str | None,
-    cache_dir: str | Path | None,
-    tokenizer: str | Path | None,
-) -> Checkpoint:
+@dataclass(frozen=True)
+class _How:
+    """Where a model may come from, and which of its weights are taken; see `load_checkpoint`."""
+
+    revision: str | None
+    token: str | None
+    cache_dir: str | Path | None
+    tokenizer: str | Path | None
+    variant: str | None
+    ema: bool
+    prediction_type: str | None
+
+
+def _load(model: str, how: _How) -> Checkpoint:
+    weights = {"variant": how.variant, "ema": how.ema or None}
     if model in BUILT_IN:
-        _refuse_unused(f"the built-in model {model}", revision=revision, tokenizer=tokenizer)
+        _refuse_unused(f"the built-in model {model}", revision=how.revision, tokenizer=how.tokenizer, **weights)
         return BUILT_IN[model].build()
     if model in SHORT_NAMES:
-        return _load_hub(SHORT_NAMES[model], revision, token, cache_dir, tokenizer)
+        return _load_hub(SHORT_NAMES[model], how)
     path = expanded(model, "model")
     if path.exists():
-        _refuse_unused(f"{model}, which is on this machine", revision=revision)
+        _refuse_unused(f"{model}, which is on this machine", revision=how.revision)
     if path.is_dir():
+        _refuse_unused(f"{model}, which is a folder (its averaged weights are a variant)", ema=how.ema or None)
         name = path.resolve().name
         source: dict[str, Any] = {"kind": "folder", "id": name, "revision": None}
-        return load_folder(path, name=name, source=source, tokenizer=tokenizer)
+        return load_folder(path, name=name, source=source, tokenizer=how.tokenizer, variant=how.variant)
     if path.is_file():
-        return load_single_file(path, tokenizer=tokenizer, token=token, cache_dir=cache_dir)
+        _refuse_unused(f"{model}, which is a single file", variant=how.variant)
+        choices = FileChoices(ema=how.ema, prediction_type=how.prediction_type)
+        return load_single_file(path, tokenizer=how.tokenizer, choices=choices)
     if path.suffix.lower() in FILE_SUFFIXES:
         check_suffix(path)
         raise ModelError(f"there is no file {model}")
     if HUB_ID.fullmatch(model):
-        return _load_hub(model, revision, token, cache_dir, tokenizer)
+        return _load_hub(model, how)
     if "/" in model or "\\" in model:
         raise ModelError(f"there is no folder {model}")
     raise ModelError(
@@ -93,17 +131,19 @@ def _refuse_unused(what: str, **given: object) -> None:
             raise ModelError(f"{name} = {str(value)!r} means nothing for {what}", f"leave {name} out")
 
 
-def _load_hub(
-    repo: str,
-    revision: str | None,
-    token: str | None,
-    cache_dir: str | Path | None,
-    tokenizer: str | Path | None,
-) -> Checkpoint:
-    folder = fetch(repo, choose_files, check=check_folder, revision=revision, token=token, cache_dir=cache_dir)
+def _load_hub(repo: str, how: _How) -> Checkpoint:
+    _refuse_unused(f"{repo}, which has folders (averaged weights are a variant)", ema=how.ema or None)
+    folder = fetch(
+        repo,
+        lambda names: choose_files(names, how.variant),
+        check=check_folder,
+        revision=how.revision,
+        token=how.token,
+        cache_dir=how.cache_dir,
+    )
     # The hub cache names a snapshot's folder after its commit.
     source = {"kind": "hub", "id": repo, "revision": folder.name}
-    return load_folder(folder, name=repo, source=source, tokenizer=tokenizer)
+    return load_folder(folder, name=repo, source=source, tokenizer=how.tokenizer, variant=how.variant)
 
 
 def _match_tokenizer(checkpoint: Checkpoint) -> None:

@@ -34,7 +34,8 @@ class RandomModel:
     words: tuple[str, ...]
 
     def build(self, seed: int = 0, *, in_channels: int = 4) -> Checkpoint:
-        """Build the model; `in_channels` 9 gives its inpainting form, which differs in the first convolution only.
+        """Build the model; `in_channels` 9 gives its inpainting form, 8 that of InstructPix2Pix. Only the first
+        convolution differs.
 
         Raises:
             ParameterError: a seed below 0 or above 2**32 - 1.

@@ -1,48 +1,37 @@
-"""Single-file checkpoints in the original layout of Stable Diffusion 1.x, read without network access.
+"""Single-file checkpoints in the original layout of Stable Diffusion 1.x and 2.x, read without network access.
 
 diffusers can convert them too, but fetches the configurations from the hub; here they are constants.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from diffusers.loaders.single_file_utils import (
-    convert_ldm_clip_checkpoint,
-    convert_ldm_unet_checkpoint,
-    convert_ldm_vae_checkpoint,
-)
-from safetensors import safe_open
-from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel
-
 from ebca.errors import ModelError
+from ebca.export.checkpoint.architectures import KNOWN, Architecture
+from ebca.export.checkpoint.clip_vocabulary import clip_tokenizer
 from ebca.export.checkpoint.defaults import SCHEDULER_CONFIG
-from ebca.export.checkpoint.files import check_safetensors, first_line
-from ebca.export.checkpoint.hub import fetch
 from ebca.export.checkpoint.model import Checkpoint
-from ebca.export.checkpoint.supported import check_unet_supported, context_width
+from ebca.export.checkpoint.original_names import ema_name
+from ebca.export.checkpoint.original_parts import (
+    EMA_PREFIX,
+    UNET_PREFIX,
+    UnetWeights,
+    read_text_encoder,
+    read_unet,
+    read_vae,
+)
+from ebca.export.checkpoint.prediction import Prediction, predicted
+from ebca.export.checkpoint.supported import check_unet_supported
+from ebca.export.checkpoint.tensor_file import TensorFile, open_tensors
 from ebca.export.checkpoint.tokenizer import tokenizer_json
 
-UNET_PREFIX = "model.diffusion_model."
-VAE_PREFIX = "first_stage_model."
-CLIP_PREFIX = "cond_stage_model.transformer."
-_CONV_IN = UNET_PREFIX + "input_blocks.0.0.weight"
-_TO_K = UNET_PREFIX + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
-_TOKENIZER_REPO = "openai/clip-vit-large-patch14"
-_TOKENIZER_FILES = (
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-)
-_PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+_CONV_IN = "input_blocks.0.0.weight"
+_TO_K = "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+_NAME_LENGTH = 80
 
 # Tensor names that identify what else a file can be, in the order in which they are checked.
 _OTHER_FORMATS = (
@@ -51,202 +40,145 @@ _OTHER_FORMATS = (
     ("label_emb.", "Stable Diffusion XL or another class-conditional model, not supported"),
     ("joint_blocks.", "Stable Diffusion 3, which has no UNet"),
     ("double_blocks.", "Flux, which has no UNet"),
-    ("down_blocks.", "weights in diffusers format; pass their folder, with config.json, instead"),
+    ("control_model.", "a ControlNet, not a checkpoint"),
 )
 
 
 @dataclass(frozen=True)
-class Architecture:
-    """The configurations that a single file lacks."""
+class FileChoices:
+    """What the caller decides about a single file.
 
-    unet: Mapping[str, Any]
-    vae: Mapping[str, Any]
-    text_encoder: Mapping[str, Any]
+    Attributes:
+        ema: take the averaged weights of the UNet.
+        prediction_type: "epsilon" or "v_prediction"; None: as the file says.
+    """
 
-
-STABLE_DIFFUSION_1 = Architecture(
-    unet={
-        "sample_size": 64,
-        "in_channels": 4,
-        "out_channels": 4,
-        "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
-        "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
-        "block_out_channels": [320, 640, 1280, 1280],
-        "layers_per_block": 2,
-        "cross_attention_dim": 768,
-        "attention_head_dim": 8,
-    },
-    vae={
-        "sample_size": 512,
-        "down_block_types": ["DownEncoderBlock2D"] * 4,
-        "up_block_types": ["UpDecoderBlock2D"] * 4,
-        "block_out_channels": [128, 256, 512, 512],
-        "layers_per_block": 2,
-        "latent_channels": 4,
-        "scaling_factor": 0.18215,
-    },
-    text_encoder={
-        "vocab_size": 49408,
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "max_position_embeddings": 77,
-        "projection_dim": 768,
-        "hidden_act": "quick_gelu",
-        "layer_norm_eps": 1e-5,
-        "bos_token_id": 49406,
-        "eos_token_id": 49407,
-        "pad_token_id": 1,
-    },
-)
+    ema: bool = False
+    prediction_type: str | None = None
 
 
 def load_single_file(
     path: Path,
     *,
     tokenizer: str | Path | None = None,
-    token: str | None = None,
-    cache_dir: str | Path | None = None,
-    architecture: Architecture = STABLE_DIFFUSION_1,
+    choices: FileChoices | None = None,
+    known: Sequence[Architecture] = KNOWN,
 ) -> Checkpoint:
-    """Load a .safetensors file. Networks that the file lacks (a pruned VAE, say) are None."""
-    check_suffix(path)
-    check_safetensors(path)
-    names = tensor_names(path)
-    unet_config = _unet_config(path, names, architecture)
-    check_unet_supported(unet_config)
-    text_encoder = _load_text_encoder(path, names, architecture.text_encoder)
+    """Load a .safetensors file. Networks that the file lacks (a pruned VAE, say) are None.
+
+    Args:
+        path: of the file.
+        tokenizer: folder or JSON file; None: CLIP's vocabulary, which all models of these architectures have.
+        choices: the caller's; None: the defaults.
+        known: architectures, one of which has the file's context width.
+
+    Raises:
+        ModelError: the file is of another kind, broken, or lacks what `choices` asks for.
+    """
+    choices = choices or FileChoices()
+    with open_tensors(path) as file:
+        weights, notices = _unet_weights(file, choices)
+        architecture, channels = _architecture(file, weights, known)
+        prediction = predicted(file, architecture, channels, choices.prediction_type)
+        config = _unet_config(architecture, channels, prediction)
+        check_unet_supported(config)
+        text_encoder = read_text_encoder(file, architecture.text_encoder)
+        unet = read_unet(file, weights, config)
+        vae = read_vae(file, architecture.vae)
+        name = _name(file)
     text: str | None = None
     info: dict[str, Any] = {}
     if tokenizer is not None:
         text, info = tokenizer_json(tokenizer)
     elif text_encoder is not None:
-        text, info = tokenizer_json(_fetch_tokenizer(token, cache_dir))
-    scheduler = dict(SCHEDULER_CONFIG)
-    if "v_pred" in names:  # the marker that v-prediction fine-tunes leave in the file
-        scheduler["prediction_type"] = "v_prediction"
+        text, info = clip_tokenizer(architecture.pad_token)
+    read = [one for one in (unet, text_encoder, vae) if one is not None]
     return Checkpoint(
-        name=path.stem,
-        unet=_load_unet(path, names, unet_config),
-        text_encoder=text_encoder,
-        vae=_load_vae(path, names, architecture.vae),
+        name=name,
+        unet=unet.network,
+        text_encoder=text_encoder and text_encoder.network,
+        vae=vae and vae.network,
         tokenizer_json=text,
         tokenizer_info=info,
-        scheduler_config=scheduler,
+        scheduler_config=_scheduler_config(prediction),
         source={"kind": "single-file", "id": path.name, "revision": None},
+        notices=(*notices, *prediction.notices, *(line for one in read for line in one.notices)),
     )
 
 
-def check_suffix(path: Path) -> None:
-    """Raise ModelError unless the file can contain safetensors."""
-    if path.suffix.lower() in _PICKLES:
-        raise ModelError(
-            f"{path.name} is a pickle, which can run code when it is opened and is never loaded",
-            "get the .safetensors version of the model",
-        )
-    if path.suffix.lower() != ".safetensors":
-        raise ModelError(f"{path} is no checkpoint: a .safetensors file or a folder in diffusers format is needed")
+def _unet_weights(file: TensorFile, choices: FileChoices) -> tuple[UnetWeights, tuple[str, ...]]:
+    """Which UNet weights are taken, and a line if the file has two sets.
 
-
-def tensor_names(path: Path) -> list[str]:
-    """The names of all tensors in a file."""
-    with safe_open(path, framework="pt") as file:
-        return list(file.keys())
-
-
-def _unet_config(path: Path, names: list[str], architecture: Architecture) -> dict[str, Any]:
-    """The architecture's configuration with the file's own number of input channels."""
+    Raises:
+        ModelError: no Stable Diffusion checkpoint, or averaged weights that are not there.
+    """
     for mark, meaning in _OTHER_FORMATS:
-        if any(mark in name for name in names):
-            raise ModelError(f"{path.name} holds {meaning}")
-    if _CONV_IN not in names or _TO_K not in names:
-        raise ModelError(f"{path.name} is no Stable Diffusion checkpoint: it has no tensor {_CONV_IN} or {_TO_K}")
-    with safe_open(path, framework="pt") as file:
-        shapes = {name: file.get_slice(name).get_shape() for name in (_CONV_IN, _TO_K)}
-    for name, axes in ((_CONV_IN, 4), (_TO_K, 2)):
-        if len(shapes[name]) != axes:
-            raise ModelError(f"{path.name} holds {name} in shape {shapes[name]}, not in {axes} dimensions")
-    channels, width = shapes[_CONV_IN][1], shapes[_TO_K][1]
-    expected = context_width(architecture.unet)
-    if width != expected:
-        which = "Stable Diffusion 2.x" if width == 1024 else f"a model with context width {width}"
+        if any(mark in name for name in file.names):
+            raise ModelError(f"{file.path.name} holds {meaning}")
+    prefix = next((one for one in (UNET_PREFIX, "") if {one + _CONV_IN, one + _TO_K} <= set(file.names)), None)
+    has_ema = ema_name(UNET_PREFIX + _CONV_IN) in file and ema_name(UNET_PREFIX + _TO_K) in file
+    if prefix is None and not has_ema:
+        _refuse(file)
+    if choices.ema and not has_ema:
         raise ModelError(
-            f"{path.name} is {which}",
-            f"single files are supported for Stable Diffusion 1.x "
-            f"(context width {expected}), other models as folders in diffusers format",
+            f"{file.path.name} has no averaged weights ({EMA_PREFIX}...), as many files whose only weights are those",
+            "leave --ema out",
         )
-    return {**architecture.unet, "in_channels": channels}
+    if prefix is None:
+        return UnetWeights("", averaged=True), (f"{file.path.name} has averaged weights (EMA) only, which are taken",)
+    if not has_ema:
+        return UnetWeights(prefix), ()
+    taken, other = ("averaged", "plain") if choices.ema else ("plain", "averaged")
+    remedy = "leave --ema out for those" if choices.ema else "give --ema for those"
+    notice = f"{file.path.name} has plain and averaged weights (EMA): the {taken} ones are taken, not the {other}; "
+    return UnetWeights(prefix, averaged=choices.ema), (notice + remedy,)
 
 
-def read_tensors(path: Path, names: list[str], prefix: str) -> dict[str, Tensor]:
-    """The tensors under one prefix, in float32. The rest of the file (averaged copies, say) is not read."""
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name).to(torch.float32) for name in names if name.startswith(prefix)}
-
-
-def _load_unet(path: Path, names: list[str], config: dict[str, Any]) -> UNet2DConditionModel:
-    with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(config)
-    return fill(
-        unet,
-        converted(convert_ldm_unet_checkpoint, path, "UNet", read_tensors(path, names, UNET_PREFIX), config),
-        path,
-        "UNet",
+def _refuse(file: TensorFile) -> None:
+    if any("down_blocks." in name for name in file.names):
+        raise ModelError(
+            f"{file.path.name} holds weights in diffusers format; pass their folder, with config.json, instead"
+        )
+    raise ModelError(
+        f"{file.path.name} is no Stable Diffusion checkpoint: it has no tensor {UNET_PREFIX}{_CONV_IN} or "
+        f"{UNET_PREFIX}{_TO_K}"
     )
 
 
-def _load_vae(path: Path, names: list[str], config: Mapping[str, Any]) -> AutoencoderKL | None:
-    tensors = read_tensors(path, names, VAE_PREFIX)
-    if not tensors:
-        return None
-    with torch.device("meta"):
-        vae = AutoencoderKL.from_config(dict(config))
-    return fill(vae, converted(convert_ldm_vae_checkpoint, path, "VAE", tensors, config), path, "VAE")
+def _architecture(file: TensorFile, weights: UnetWeights, known: Sequence[Architecture]) -> tuple[Architecture, int]:
+    """The architecture whose context is as wide as the file's, and the number of the UNet's input channels."""
+    shapes = []
+    for inner, axes in ((_CONV_IN, 4), (_TO_K, 2)):
+        name = weights.name(inner)
+        shapes.append(file.shape(name))
+        if len(shapes[-1]) != axes:
+            raise ModelError(f"{file.path.name} holds {name} in shape {list(shapes[-1])}, not in {axes} dimensions")
+    channels, width = shapes[0][1], shapes[1][1]
+    for architecture in known:
+        if architecture.width == width:
+            return architecture, channels
+    widths = " or ".join(f"{one.width} ({one.name})" for one in known)
+    raise ModelError(
+        f"{file.path.name} is a model with context width {width}",
+        f"single files are supported for context width {widths}, other models as folders in diffusers format",
+    )
 
 
-def _load_text_encoder(path: Path, names: list[str], config: Mapping[str, Any]) -> CLIPTextModel | None:
-    tensors = read_tensors(path, names, CLIP_PREFIX)
-    if not tensors:
-        return None
-    # Not on the meta device: its position_ids are a buffer that no file contains.
-    model = CLIPTextModel(CLIPTextConfig(**config))
-    wrapped = hasattr(model, "text_model")
-    state = {}
-    for name, value in converted(convert_ldm_clip_checkpoint, path, "text encoder", tensors).items():
-        if not name.endswith("position_ids"):
-            state[name if wrapped else name.removeprefix("text_model.")] = value
-    return fill(model, state, path, "text encoder")
+def _unet_config(architecture: Architecture, channels: int, prediction: Prediction) -> dict[str, Any]:
+    config = {**architecture.unet, "in_channels": channels}
+    if prediction.kind == "v_prediction" and architecture.side_if_v is not None:
+        config["sample_size"] = architecture.side_if_v
+    return config
 
 
-def converted(convert: Callable[..., dict[str, Tensor]], path: Path, part: str, *about: Any) -> dict[str, Tensor]:
-    """diffusers' names for the tensors. Its functions assume that every tensor is there."""
-    try:
-        return convert(*about)
-    except Exception as error:
-        raise ModelError(
-            f"the {part} in {path.name} does not fit the architecture: {first_line(error)}", "download it again"
-        ) from error
+def _scheduler_config(prediction: Prediction) -> dict[str, Any]:
+    config = dict(SCHEDULER_CONFIG)
+    if prediction.kind != "epsilon":
+        config["prediction_type"] = prediction.kind
+    return config
 
 
-def fill(model: nn.Module, state: dict[str, Tensor], path: Path, part: str) -> Any:
-    """The model with these weights, for export. Raises ModelError if they are not all of its weights."""
-    try:
-        model.load_state_dict(state, strict=True, assign=True)
-    except RuntimeError as error:
-        problem = " ".join(str(error).split())[:300]
-        raise ModelError(f"the {part} in {path.name} does not fit the architecture: {problem}") from error
-    return model.eval().requires_grad_(False)
-
-
-def _fetch_tokenizer(token: str | None, cache_dir: str | Path | None) -> Path:
-    def choose(names: list[str]) -> list[str]:
-        return [name for name in names if name in _TOKENIZER_FILES]
-
-    try:
-        return fetch(_TOKENIZER_REPO, choose, token=token, cache_dir=cache_dir)
-    except ModelError as error:
-        raise ModelError(
-            "a single-file checkpoint has no tokenizer",
-            f"pass --tokenizer with the tokenizer folder of any Stable Diffusion 1.x model ({error})",
-        ) from error
+def _name(file: TensorFile) -> str:
+    """The title that was stored with the weights, if it is short and one line; else the file's name."""
+    title = file.metadata.get("modelspec.title", "").strip()
+    return title if 0 < len(title) <= _NAME_LENGTH and title.isprintable() else file.path.stem

@@ -207,8 +207,11 @@ def _check_context_width(config: Mapping[str, Any]) -> None:
 
 def _check_channels(config: Mapping[str, Any]) -> None:
     channels, latent = config["in_channels"], config["out_channels"]
-    if channels not in (latent, 2 * latent + 1):
-        wanted = f"{latent} (text to image) or {2 * latent + 1} (inpainting) for out_channels = {latent}"
+    if channels not in (latent, 2 * latent, 2 * latent + 1):
+        wanted = (
+            f"{latent} (text to image), {2 * latent} (InstructPix2Pix) or {2 * latent + 1} (inpainting) for "
+            f"out_channels = {latent}"
+        )
         raise _unsupported("in_channels", channels, f"other image conditioning is not supported, only {wanted}")
 
 

@@ -83,9 +83,12 @@ _SCHEDULER: dict[str, Kind] = {
 
 
 def check_text_encoder_supported(config: Mapping[str, Any], context_width: int) -> None:
-    """Raise ModelError unless this is a CLIPTextModel whose hidden size is the UNet's context width."""
+    """Raise ModelError unless this is a CLIPTextModel whose hidden size is the UNet's context width.
+
+    A projection on top of it is allowed, and not used.
+    """
     architectures = config.get("architectures") or ["CLIPTextModel"]
-    if architectures != ["CLIPTextModel"]:
+    if architectures not in (["CLIPTextModel"], ["CLIPTextModelWithProjection"]):
         shown = architectures[0] if fields.is_list(architectures) else architectures
         raise ModelError(f"unsupported text encoder: {shown}", "only CLIPTextModel is supported")
     check_fields(config, _TEXT_ENCODER, "text encoder")

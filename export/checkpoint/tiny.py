@@ -83,9 +83,9 @@ def save_tiny(folder: str | Path, seed: int = 0, *, in_channels: int = 4) -> Pat
     write_word_tokenizer(folder / "tokenizer", WORDS, CLIP_MAX_LENGTH)
     (folder / "scheduler").mkdir(exist_ok=True)
     _write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER_CONFIG)
-    pipeline = "StableDiffusionPipeline" if in_channels == 4 else "StableDiffusionInpaintPipeline"
+    pipelines = {4: "", 8: "InstructPix2Pix", 9: "Inpaint"}
     index = {
-        "_class_name": pipeline,
+        "_class_name": f"StableDiffusion{pipelines[in_channels]}Pipeline",
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
         "text_encoder": ["transformers", "CLIPTextModel"],

@@ -17,28 +17,29 @@ _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 class WeightFiles:
     """One complete set of safetensors files."""
 
-    variant: str | None  # None, or "fp16" if there are no others
+    variant: str | None  # None for the full-precision ones
     files: tuple[str, ...]
     index: tuple[str, ...] = ()  # the shard index, if the weights are in shards
 
 
-def weight_files(names: Iterable[str], stem: str) -> WeightFiles | None:
-    """Among file names of one folder, the full-precision weights if they exist, else the fp16 ones.
+def weight_files(names: Iterable[str], stem: str, variant: str | None = None) -> WeightFiles | None:
+    """Among file names of one folder, those of a variant if they exist, else the full-precision ones, else the fp16
+    ones.
 
     diffusers has spelled shards of a variant in two ways, and reads both.
     """
     names = set(names)
-    for variant in (None, "fp16"):
-        part = f".{variant}" if variant else ""
+    for each in ((variant,) if variant else ()) + (None, "fp16"):
+        part = f".{each}" if each else ""
         single = f"{stem}{part}.safetensors"
         spellings = [f"{stem}.safetensors.index{part}.json"]
-        if variant and stem != "model":  # transformers knows the first one only
+        if each and stem != "model":  # transformers knows the first one only
             spellings.append(f"{stem}.safetensors{part}.index.json")
         number, base, tail = r"-\d{5}-of-\d{5}", re.escape(stem), re.escape(part)
         shard = re.compile(rf"{base}({tail}{number}|{number}{tail})\.safetensors")
         shards = tuple(sorted(name for name in names if shard.fullmatch(name)))
-        sharded = [WeightFiles(variant, shards, (index,)) for index in spellings if index in names]
-        whole = [WeightFiles(variant, (single,))] if single in names else []
+        sharded = [WeightFiles(each, shards, (index,)) for index in spellings if index in names]
+        whole = [WeightFiles(each, (single,))] if single in names else []
         # The order in which the two libraries look.
         found = [*whole, *sharded] if stem == "model" else [*sharded, *whole]
         if found:
@@ -46,14 +47,14 @@ def weight_files(names: Iterable[str], stem: str) -> WeightFiles | None:
     return None
 
 
-def local_weights(folder: Path, stem: str) -> WeightFiles:
-    """The weights in a folder, all of them there and none cut short.
+def local_weights(folder: Path, stem: str, variant: str | None = None) -> WeightFiles:
+    """The weights in a folder, all of them there and none cut short; those of `variant` if it has them.
 
     Raises:
         ModelError: naming the file that is missing or broken.
     """
     names = {path.name for path in folder.iterdir()}
-    found = weight_files(names, stem)
+    found = weight_files(names, stem, variant)
     if found is None:
         pickled = any(name.endswith(_PICKLES) for name in names)
         others = sorted(name for name in names if name.endswith(".safetensors"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,13 @@ def write_word_tokenizer(folder: str | Path, words: Sequence[str], max_length: i
         max_length: of a prompt, including the start and the end token.
     """
     vocabulary, merges = word_vocabulary(words)
+    return write_tokenizer(folder, vocabulary, merges, max_length)
+
+
+def write_tokenizer(
+    folder: str | Path, vocabulary: Mapping[str, int], merges: Iterable[tuple[str, str]], max_length: int
+) -> Path:
+    """Write a tokenizer folder of a vocabulary and its merges, the first of which applies first."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / "vocab.json", vocabulary)
@@ -35,9 +42,14 @@ def write_word_tokenizer(folder: str | Path, words: Sequence[str], max_length: i
 def word_vocabulary(words: Sequence[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Token ids and merges, in CLIP's order: byte symbols, those that end a word, merges, start token, end token."""
     merges = _merges(words)
+    return vocabulary_of(merges), merges
+
+
+def vocabulary_of(merges: Iterable[tuple[str, str]]) -> dict[str, int]:
+    """Token ids in CLIP's order, for merges in the order of their ranks."""
     symbols = _byte_symbols()
     entries = [*symbols, *(symbol + "</w>" for symbol in symbols), *(a + b for a, b in merges), BOS, EOS]
-    return {entry: index for index, entry in enumerate(entries)}, merges
+    return {entry: index for index, entry in enumerate(entries)}
 
 
 def _merges(words: Sequence[str]) -> list[tuple[str, str]]:
@@ -74,5 +86,5 @@ def _byte_symbols() -> list[str]:
     return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(256 - len(printable))]
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")

@@ -31,7 +31,9 @@ _EXAMPLES = """examples:
   ebca-export --model tiny --output-dir engine-tiny
   ebca-export --model sd-1.5 --output-dir engine-sd15 --precision fp16
   ebca-export --model ./my-finetune --output-dir engine-mine
-  ebca-export --model model.safetensors --tokenizer ./clip-tokenizer --output-dir engine-mine
+  ebca-export --model model.safetensors --output-dir engine-mine
+  ebca-export --model model.safetensors --vae vae-ft-mse.safetensors --output-dir engine-mine
+  ebca-export --model v2-1_768.safetensors --prediction-type v_prediction --output-dir engine-21
   ebca-export --model sd-1.5 --output-dir engine-gpu --backend tensorrt-rtx --shape 1x512x768
   ebca-export --model sd-1.5 --output-dir engine-gpu --backend onnxruntime-cuda --verify
   ebca-export --model sd-1.5 --output-dir engine-canny --controlnet lllyasviel/control_v11p_sd15_canny=canny
@@ -52,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     _add_model_and_output(p)
     _add_contents(p)
     _add_plans(p.add_argument_group("plans (--backend tensorrt-rtx or tensorrt)"))
+    _add_weights(p.add_argument_group("weights"))
     _add_sources(p.add_argument_group("hub and tokenizer"))
     return p
 
@@ -210,8 +213,33 @@ def _add_old_spelling(group: "argparse._ActionsContainer", flag: str, name: str)
     group.add_argument(flag, dest=name, action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
+def _add_weights(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--vae",
+        type=console.path,
+        metavar="FOLDER|FILE",
+        help="VAE to use instead of the model's own: a folder in diffusers format, or a .safetensors file",
+    )
+    group.add_argument(
+        "--variant",
+        metavar="NAME",
+        help="weights of a folder to take, such as fp16 or non_ema, for the networks that have them (default: full "
+        "precision, else fp16)",
+    )
+    group.add_argument(
+        "--ema", action="store_true", help="take the averaged weights of a single file that has both kinds"
+    )
+    group.add_argument(
+        "--prediction-type",
+        choices=("epsilon", "v_prediction"),
+        help="what the UNet predicts, noise or v (default: as the model says; see docs/checkpoints.md)",
+    )
+
+
 def _add_sources(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--revision", help="branch, tag or commit on the hub")
     group.add_argument("--token", help="hub access token; default: HF_TOKEN or the stored login")
     group.add_argument("--cache-dir", type=console.path, help="hub cache; default: HF_HOME")
-    group.add_argument("--tokenizer", type=console.path, help="tokenizer folder or JSON for a single-file checkpoint")
+    group.add_argument(
+        "--tokenizer", type=console.path, help="tokenizer folder or JSON to use instead of the model's own"
+    )

@@ -76,6 +76,10 @@ def _load(args: argparse.Namespace, out: Console) -> "Checkpoint":
             token=args.token,
             cache_dir=args.cache_dir,
             tokenizer=args.tokenizer,
+            vae=args.vae,
+            variant=args.variant,
+            ema=args.ema,
+            prediction_type=args.prediction_type,
         )
         if not args.controlnet:
             return checkpoint

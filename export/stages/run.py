@@ -81,6 +81,6 @@ def _records(context: Context, result: StageResult) -> Mapping[str, FileRecord]:
 def _kind(checkpoint: Checkpoint) -> str:
     if checkpoint.text_encoder is None or checkpoint.vae is None or checkpoint.tokenizer_json is None:
         return "unet"
-    return (
-        "inpainting" if checkpoint.unet.config.in_channels != checkpoint.unet.config.out_channels else "text-to-image"
-    )
+    latent = checkpoint.unet.config.out_channels
+    kinds = {latent: "text-to-image", 2 * latent: "instruct-pix2pix", 2 * latent + 1: "inpainting"}
+    return kinds[checkpoint.unet.config.in_channels]

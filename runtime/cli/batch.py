@@ -13,7 +13,7 @@ from ebca.errors import CancelledError, EbcaError, ParameterError
 from ebca.runtime.cli import options, prompts_file
 from ebca.runtime.cli.job import Job
 from ebca.runtime.cli.progress import Steps
-from ebca.runtime.cli.run_files import check_files, input_files, write_files
+from ebca.runtime.cli.run_files import check_files, input_files, preview_file, write_files
 from ebca.runtime.cli.run_parser import PROGRAM
 from ebca.runtime.engine import Engine
 from ebca.runtime.images.files import read_parameters
@@ -71,6 +71,7 @@ def run(args: argparse.Namespace, ctrl_c: console.CtrlC, done: Done) -> int:
     prompts = _prompts(args)
     named = [(f"{p.label}: {flag}", file) for p in prompts for flag, file in p.job.files.named()]
     given = [(f"{p.label}: an input", file) for p in prompts for file in p.job.input_files]
+    named += preview_file(args)
     check_files(named, [*input_files(args), *given], args.engine)
     with console.PrepareProgress() as prepare:
         engine = options.open_engine(args, None if args.quiet else prepare, quiet=args.quiet)

@@ -4,23 +4,28 @@ import argparse
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ebca.runtime.cli import names
 from ebca.runtime.cli.progress import Steps
-from ebca.runtime.cli.run_files import ResultFiles, result_files, templates
+from ebca.runtime.cli.run_files import ResultFiles, preview_file, result_files, templates
 from ebca.runtime.cli.run_repeat import repeated
 from ebca.runtime.cli.run_request import given_files, image_count, request
 from ebca.runtime.components import Components
 from ebca.runtime.conditioning import edits as editing
 from ebca.runtime.conditioning.prompts import Conditioning
 from ebca.runtime.images import inputs
+from ebca.runtime.images.files import save_preview
+from ebca.runtime.images.outputs import sheet
+from ebca.runtime.images.preview import Preview
 from ebca.runtime.request.fields import GenerateRequest
 from ebca.runtime.request.inputs import control_files, region_files, size_giver
 from ebca.runtime.request.validate import check_inversion
 from ebca.runtime.results import Result
 from ebca.runtime.schema import parameters as rules
+from ebca.runtime.sampling.progress import StepInfo
 from ebca.runtime.session import Session
 
 
@@ -118,6 +123,9 @@ class Job:
         Raises the same errors as `Session.generate` and `Session.invert`.
         """
         asked, args = self.asked, self.args
+        steps.watch = None
+        for _, file in preview_file(args):
+            steps.watch = partial(_show, session.preview(), file)
         if args.source_prompt is not None:
             asked, count = self._of_inversion()
             # Sampling would refuse them only after the inversion.
@@ -138,3 +146,8 @@ class Job:
 
     def _described(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         return {**parameters, **given_files(self.args)}
+
+
+def _show(preview: Preview, file: Path, info: StepInfo) -> None:
+    """Replace the file by what the latents look like now."""
+    save_preview(sheet(preview(info.unit_latents)), file)

@@ -1,6 +1,7 @@
 """The progress of one run or of many."""
 
 import sys
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -12,7 +13,8 @@ from ebca.runtime.sampling.progress import StepInfo
 class Steps:
     """An `on_step` callback: progress on a terminal, and Ctrl-C even if its exception was swallowed.
 
-    A context manager. One run counts its evaluations; of many runs, the bar shows how many are done.
+    A context manager. One run counts its evaluations; of many runs, the bar shows how many are done. `watch`, if it is
+    set, is called at every evaluation too.
 
     Args:
         quiet: show nothing.
@@ -22,6 +24,7 @@ class Steps:
 
     def __init__(self, quiet: bool, ctrl_c: console.CtrlC, runs: int = 1) -> None:
         self._ctrl_c = ctrl_c
+        self.watch: Callable[[StepInfo], None] | None = None
         self._runs = runs
         self._run, self._phase, self._phases = 0, 0, 1
         count = [MofNCompleteColumn()] if runs == 1 else []
@@ -51,6 +54,8 @@ class Steps:
 
     def __call__(self, info: StepInfo) -> bool:
         self._ctrl_c.check()
+        if self.watch is not None:
+            self.watch(info)
         done, total = info.index + 1, info.total
         if self._runs == 1:
             self._progress.update(self._task, completed=done, total=total)

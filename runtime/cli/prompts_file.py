@@ -197,6 +197,7 @@ _OPTIONS: Mapping[str, Callable[[str, Any], Any]] = {
     "image": _paths,
     "mask": _paths,
     "strength": _number,
+    "image_guidance_scale": _number,
     "source_prompt": _text,
     "regularize": _switch,
 }

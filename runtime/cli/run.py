@@ -10,7 +10,7 @@ from ebca import console
 from ebca.runtime.cli import batch, options
 from ebca.runtime.cli.job import Job
 from ebca.runtime.cli.progress import Steps
-from ebca.runtime.cli.run_files import check_files, input_files, write_files
+from ebca.runtime.cli.run_files import check_files, input_files, preview_file, write_files
 from ebca.runtime.cli.run_parser import PROGRAM, parser
 from ebca.runtime.cli.run_repeat import filled
 from ebca.runtime.engine import warn_of_differences
@@ -55,7 +55,7 @@ def _run(args: argparse.Namespace, ctrl_c: console.CtrlC, written: list[Path]) -
     job = Job.of(args)
     read = [*input_files(args), *(("--region", file) for file in job.region_files)]
     read += [("--control", file) for file in control_files(job.asked)]
-    check_files(job.files.named(), read, args.engine)
+    check_files([*job.files.named(), *preview_file(args)], read, args.engine)
     with console.PrepareProgress() as prepare:
         engine = options.open_engine(args, None if args.quiet else prepare, quiet=args.quiet)
     if args.recorded is not None:

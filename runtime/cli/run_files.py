@@ -98,6 +98,13 @@ def result_files(args: argparse.Namespace, count: int, number: int = 1) -> Resul
     )
 
 
+def preview_file(args: argparse.Namespace) -> list[tuple[str, Path]]:
+    """The file of previews after its option; none if it is not asked for."""
+    if args.preview is None:
+        return []
+    return [("--preview", args.preview if args.output_dir is None else args.output_dir / args.preview)]
+
+
 def input_files(args: argparse.Namespace) -> list[tuple[str, Path]]:
     """The files that a run reads, each after its option."""
     given = [("--image", file) for file in args.image or ()] + [("--mask", file) for file in args.mask or ()]
@@ -160,7 +167,7 @@ def _telemetry_tasks(
 ) -> Iterator[tuple[Path, Callable[[], object]]]:
     if result.energies is not None:
         layers = tuple(layer.name for layer in engine.manifest.unet.layers)
-        energies = Energies(result.timesteps, layers, result.energies)
+        energies = Energies(result.timesteps, layers, result.energies, len(result.latents))
         if files.energies is not None:
             yield files.energies, partial(energies.write_lines, files.energies)
         if files.energy_plot is not None:

@@ -14,6 +14,7 @@ _EXAMPLES = """tasks, chosen by the options that are given:
   --prompt --editing-prompt                  an image with something added or taken away
   --image --prompt                           image to image, see --strength
   --image --mask --prompt                    inpainting: white pixels of the mask are regenerated
+  --image --prompt                           with an InstructPix2Pix model: the image, changed as the prompt says
   --image --source-prompt --editing-prompt   editing a real image, by inversion
 
 examples:
@@ -29,9 +30,11 @@ examples:
            --editing-direction 1 0 --alpha 0.75 0.65 --alpha-tau 0.5
   ebca-run --engine engine-inpainting --image room.png --mask hole.png --prompt "teddy bear"
   ebca-run --engine engine-canny --prompt "a house" --control edges.png:0.8 --control-end 0.7
+  ebca-run --engine engine-pix2pix --image room.png --prompt "make it night" --image-guidance-scale 1.8
   ebca-run --from-image lion.png --seed 2 --output other.png      the same with another seed
   ebca-run --engine engine-gpu --prompt "a lion"                  on the GPU if it is usable
   ebca-run --engine engine-gpu --prompt "a lion" --device cuda    on the GPU, or an error
+  ebca-run --engine engine-sd15 --prompt "a lion" --preview now.png
   ebca-run --engine engine-sd15 --prompts-file prompts.txt --output-dir images
 """
 
@@ -140,7 +143,13 @@ def _add_images(p: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     given.add_argument(
         "--strength", type=float, default=rules.GENERATE.strength,
-        help=f"of image to image: the share of the steps to run (default: {rules.DEFAULT_STRENGTH:g})",
+        help="of image to image, and of inpainting by a model trained for it: the share of the steps to run (default: "
+        f"{rules.DEFAULT_STRENGTH:g}; 1 for inpainting)",
+    )  # fmt: skip
+    given.add_argument(
+        "--image-guidance-scale", "--image_guidance_scale", type=float, metavar="G",
+        help="of InstructPix2Pix: how much the result follows --image, 1 or more "
+        f"(default: {rules.DEFAULT_IMAGE_GUIDANCE_SCALE:g})",
     )  # fmt: skip
     given.add_argument(
         "--source-prompt", "--source_prompt", metavar="TEXT",
@@ -207,6 +216,11 @@ def _add_prompts_file(p: argparse.ArgumentParser) -> None:
 
 def _add_telemetry(p: argparse.ArgumentParser) -> None:
     telemetry = p.add_argument_group("telemetry")
+    telemetry.add_argument(
+        "--preview", type=console.path, metavar="FILE",
+        help="image file that is replaced at every evaluation by what the images look like so far, in rough colours "
+        "(.png, .jpg or .webp)",
+    )  # fmt: skip
     telemetry.add_argument(
         "--energies",
         type=console.path,

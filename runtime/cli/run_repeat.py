@@ -23,6 +23,7 @@ _GAMMA_OPTIONS = ("gamma_schedule", "gamma_tau", "gamma_ratio")
 _TELEMETRY = ("energies", "attention_maps")
 _PLAIN = (
     *("engine", "prompt", "negative_prompt", "steps", "guidance_scale", "scheduler", "strength"),
+    "image_guidance_scale",
     *("height", "width", "source_prompt", "regularize"),
 )
 

@@ -40,6 +40,7 @@ def request(args: argparse.Namespace) -> GenerateRequest:
         image=args.image if source is None else None,
         mask=args.mask,
         strength=args.strength,
+        image_guidance_scale=args.image_guidance_scale,
         repaint=_repaint(args),
         composite=args.composite,
         control=run_controls.controls(args),

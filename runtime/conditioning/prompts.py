@@ -48,12 +48,14 @@ class Prompts(Shown):
         unconditional: [n,T,D] float32, or None without guidance.
         edits: [n,T,D] float32 per editing prompt.
         factors: (positions, factor of gamma_attn) for each weighted word or position.
+        unconditional_parts: rows per image that have the unconditional text: 1; 2 if one of them sees an image.
     """
 
     conditional: np.ndarray
     unconditional: np.ndarray | None
     edits: tuple[np.ndarray, ...] = ()
     factors: tuple[tuple[list[int], float], ...] = ()
+    unconditional_parts: int = 1
 
     @property
     def contexts(self) -> np.ndarray:
@@ -62,12 +64,13 @@ class Prompts(Shown):
         if self.unconditional is None:
             return conditional
         unconditional = np.repeat(self.unconditional[:, None], conditional.shape[1], 1)
-        return np.concatenate([unconditional, conditional])
+        return np.concatenate([*[unconditional] * self.unconditional_parts, conditional])
 
     def token_factors(self) -> np.ndarray:
         """[B,1,T] float32 factors of gamma_attn; other than 1 only for weighted tokens on the conditional rows."""
         images, tokens = self.conditional.shape[:2]
-        factors = np.ones((images if self.unconditional is None else 2 * images, 1, tokens), np.float32)
+        parts = 1 if self.unconditional is None else 1 + self.unconditional_parts
+        factors = np.ones((parts * images, 1, tokens), np.float32)
         for positions, factor in self.factors:
             for position in positions:
                 factors[-images:, 0, position] *= factor

@@ -91,7 +91,7 @@ class Timeline:
         rows, _, tokens = factors.shape
         masks = None
         if mask is not None:
-            # The mask applies to both halves of the rows.
+            # The mask applies to all parts of the rows.
             masks = layer_masks(np.tile(mask, (rows // len(mask), 1, 1, 1)) if len(mask) > 1 else mask, layers, sizes)
         controls = []
         for i, (attn, norm) in enumerate(zip(self.gamma_attn, self.gamma_norm, strict=True)):
@@ -101,6 +101,7 @@ class Timeline:
                 gamma_norm=np.append(norm, self.edits.gamma_norm[i]),
                 weights=np.append(np.float32(1), self.edits.weights[i]),
                 tie_unconditional=prompts.unconditional is not None,
+                rows_per_image=1 + prompts.unconditional_parts,
                 norm_factor=self.norm_factor,
             )
             controls.append(resolve(control, layers, sizes, masks))

@@ -24,7 +24,9 @@ class EnergyControl(Shown):
         weights: composition weights w_s: a number, or an array that broadcasts to [B,S]; 1 for the main context, and
             +alpha or -alpha for an editing context.
         mask: [B or 1, 1, h, w] at latent size, 1 = hole; applies to the main context only. None: no mask.
-        tie_unconditional: the first half of the rows is unconditional, and their editing contexts are one vector.
+        tie_unconditional: the rows before the conditional ones are unconditional, and the editing contexts of each are
+            one vector.
+        rows_per_image: with `tie_unconditional`, how many; one of them is conditional.
         norm_factor: factor of |k|^2 in the norm term's softmax: 1 as in the authors' code, 0.5 as in the paper.
     """
 
@@ -33,6 +35,7 @@ class EnergyControl(Shown):
     weights: ArrayLike = 1.0
     mask: np.ndarray | None = None
     tie_unconditional: bool = True
+    rows_per_image: int = 2
     norm_factor: float = rules.GENERATE.norm_factor
 
 
@@ -83,7 +86,7 @@ def resolve(
     weights = _broadcast("weights", control.weights, (rows, contexts), "[batch, contexts]")
     check_weights(weights)
     check_norm_factor(control.norm_factor)
-    tied = rows // 2 if control.tie_unconditional else 0
+    tied = rows - -(-rows // control.rows_per_image) if control.tie_unconditional else 0
     if masks is None:
         masks = {} if control.mask is None else layer_masks(control.mask, layers, sizes)
     return ControlArrays(

@@ -55,6 +55,19 @@ def save_image(
     return path
 
 
+def save_preview(image: Image.Image, path: Path) -> None:
+    """Replace an image file, without parameters: readers find the old one or the new one.
+
+    Raises:
+        ParameterError: another suffix, or a file that cannot be written.
+    """
+    check_suffix(path, "the image file")
+    kind = FORMATS[path.suffix.lower()]
+    with replacing(path) as file:
+        # Written at every evaluation, and read once.
+        image.save(file, kind, **({"compress_level": 1} if kind == "PNG" else {}))
+
+
 def read_parameters(path: str | Path) -> dict[str, Any]:
     """Read the parameters that are stored in an image file, see `save_image`.
 

@@ -65,7 +65,8 @@ class InitialLatents:
     Attributes:
         noise: [n,C,h,w] float32 of unit variance.
         clean: [n,C,h,w] float32, clean latents of the images; None without images.
-        extra_channels: [n,1+C,h,w] float32, extra UNet channels of an inpainting model; None for other models.
+        extra_channels: float32, extra UNet channels: [n,1+C,h,w] of an inpainting model, [parts,n,C,h,w] of
+            InstructPix2Pix; None for other models.
     """
 
     noise: np.ndarray
@@ -104,13 +105,30 @@ class LatentPreparation:
         clean = self._encode(source.pixels)
         return InitialLatents(self._noise(), clean)
 
-    def of_masked_image(self, source: ImageSource) -> InitialLatents:
-        """For inpainting with a model trained for it: mask and masked image are extra UNet channels."""
+    def of_masked_image(self, source: ImageSource, *, whole: bool) -> InitialLatents:
+        """For inpainting with a model trained for it: mask and masked image are extra UNet channels.
+
+        Args:
+            source: image and mask.
+            whole: encode the image without a hole too, as a start with some of the steps done.
+        """
         assert source.mask is not None and source.hole is not None
+        clean = self._encode(source.pixels) if whole else None
         noise = self._noise()
-        clean = self._encode(_filled(source.pixels, source.mask, _GREY))
-        holes = np.broadcast_to(source.hole, (len(clean), *source.hole.shape[1:]))
-        return InitialLatents(noise, extra_channels=np.concatenate([holes, clean], 1))
+        masked = self._encode(_filled(source.pixels, source.mask, _GREY))
+        holes = np.broadcast_to(source.hole, (len(masked), *source.hole.shape[1:]))
+        return InitialLatents(noise, clean, np.concatenate([holes, masked], 1))
+
+    def of_changed_image(self, source: ImageSource, parts: int) -> InitialLatents:
+        """For InstructPix2Pix: the most likely latents of the image, not scaled, are extra UNet channels.
+
+        Args:
+            source: the image.
+            parts: rows per image: 1, or 3, the first of which does not see the image.
+        """
+        latents, _ = self._components.encode_image(source.pixels, scaled=False)
+        unseen = [np.zeros_like(latents)] if parts > 1 else []
+        return InitialLatents(self._noise(), extra_channels=np.stack([*unseen, *[latents] * (parts - len(unseen))]))
 
     def of_kept_image(self, source: ImageSource) -> InitialLatents:
         """For RePaint: the image with its hole filled."""

@@ -26,7 +26,9 @@ class ImageInputs(Shown):
             composited on white, with a warning.
         mask: white pixels are regenerated, or transparent ones if the mask has only one colour; one for all images, or
             one per image. Forms: see `ebca.runtime.images.inputs.load_masks`.
-        strength: of image to image: the share of the steps to run, above 0 and up to 1. None: 0.8.
+        strength: of image to image, and of inpainting by a model trained for it: the share of the steps to run, above 0
+            and up to 1. None: 0.8; 1 for inpainting.
+        image_guidance_scale: of InstructPix2Pix: how much the result follows the image, 1 or more. None: 1.5.
         repaint: settings of RePaint; None: the defaults.
         composite: copy the pixels of `image` back outside the mask.
     """
@@ -34,6 +36,7 @@ class ImageInputs(Shown):
     image: ImageLike | Sequence[ImageLike] | None = None
     mask: ImageLike | Sequence[ImageLike] | None = None
     strength: float | None = rules.GENERATE.strength
+    image_guidance_scale: float | None = None
     repaint: RePaint | None = None
     composite: bool = rules.GENERATE.composite
 

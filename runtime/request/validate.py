@@ -29,6 +29,7 @@ class Task(Enum):
     IMAGE_TO_IMAGE = "image-to-image"
     INPAINTING = "inpainting"
     REPAINT = "repaint"
+    INSTRUCTION = "instruction"
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,9 @@ class ValidRequest:
         guidance_scale: of classifier-free guidance.
         steps: of the scheduler, or of RePaint.
         scheduler: its name in the manifest; "RePaint" for that task.
-        skipped_steps: number of steps that image to image skips at the start.
-        strength: of image to image; None for other tasks.
+        skipped_steps: number of steps that are skipped at the start, because an image is there instead.
+        strength: of image to image, and of inpainting if below 1; None for other tasks.
+        image_guidance_scale: of InstructPix2Pix with guidance; None otherwise.
         repaint: settings of RePaint, given or default.
         seeds: one for all images, or one per image; None: random.
         latents: initial latents [n,C,h,w] float32, or None.
@@ -68,6 +70,7 @@ class ValidRequest:
     scheduler: str
     skipped_steps: int
     strength: float | None
+    image_guidance_scale: float | None
     repaint: RePaint
     seeds: tuple[int, ...] | None
     latents: np.ndarray | None
@@ -76,6 +79,11 @@ class ValidRequest:
     def guided(self) -> bool:
         """Whether classifier-free guidance is on, which evaluates the unconditional half too."""
         return self.guidance_scale > 1
+
+    @property
+    def rows_per_image(self) -> int:
+        """Rows of the UNet's input for each image: 1; 2 with guidance; 3 if an image guides too."""
+        return 1 + self.guided + (self.image_guidance_scale is not None)
 
 
 def validate(request: GenerateRequest, target: Target) -> ValidRequest:
@@ -98,6 +106,10 @@ def validate(request: GenerateRequest, target: Target) -> ValidRequest:
     if task is Task.IMAGE_TO_IMAGE:
         strength = rules.DEFAULT_STRENGTH if inputs.strength is None else inputs.strength
         skipped = skipped_steps(strength, steps)
+    elif task is Task.INPAINTING and inputs.strength is not None:
+        skipped = skipped_steps(inputs.strength, steps)
+        # All of it is a start from noise, as without a strength.
+        strength = inputs.strength if inputs.strength < 1 else None
     scheduler = _scheduler(request, task, skipped, manifest)
     edits = editing.check(request.guidance.edits, manifest.unet.max_contexts)
     check_norm_factor(request.guidance.norm_factor)
@@ -114,6 +126,7 @@ def validate(request: GenerateRequest, target: Target) -> ValidRequest:
         scheduler=scheduler,
         skipped_steps=skipped,
         strength=strength,
+        image_guidance_scale=_image_guidance_scale(inputs, task, guidance_scale),
         repaint=inputs.repaint or RePaint(),
         seeds=seeds(request.seed, target.batch),
         latents=None if request.latents is None else checked_latents(request.latents, target.latent_shape),
@@ -142,19 +155,23 @@ def resolve_task(inputs: ImageInputs, manifest: Manifest) -> Task:
         EngineError: inputs that this model does not support.
     """
     unet = manifest.unet
-    inpaints = unet.in_channels == 2 * unet.out_channels + 1
-    if not inpaints and unet.in_channels != unet.out_channels:
+    inpaints, instructed = (unet.in_channels == 2 * unet.out_channels + more for more in (1, 0))
+    if not (inpaints or instructed) and unet.in_channels != unet.out_channels:
         raise rules.UNET_CHANNELS.error(in_channels=unet.in_channels, out_channels=unet.out_channels)
     if inputs.mask is not None and inputs.image is None:
         raise rules.MASK_WITHOUT_IMAGE.error()
     if inputs.strength is not None and inputs.image is None:
         raise rules.STRENGTH_WITHOUT_IMAGE.error()
-    if inputs.strength is not None and inputs.mask is not None:
+    if inputs.strength is not None and inputs.mask is not None and not inpaints:
         raise rules.STRENGTH_WITH_MASK.error()
     if inputs.image is not None and manifest.vae is None:
         raise rules.NO_VAE_TO_ENCODE.error()
     if inpaints and inputs.mask is None:
         raise rules.INPAINTING_MODEL_WITHOUT_MASK.error(in_channels=unet.in_channels)
+    if instructed:
+        return _instruction(inputs, unet.in_channels)
+    if inputs.image_guidance_scale is not None:
+        raise rules.IMAGE_GUIDANCE_SCALE_MODEL.error()
     if inputs.repaint is not None:
         if not isinstance(inputs.repaint, RePaint):
             raise rules.REPAINT_TYPE.error(value=repr(inputs.repaint))
@@ -167,8 +184,34 @@ def resolve_task(inputs: ImageInputs, manifest: Manifest) -> Task:
     return Task.TEXT_TO_IMAGE if inputs.image is None else Task.IMAGE_TO_IMAGE
 
 
+def _instruction(inputs: ImageInputs, in_channels: int) -> Task:
+    """The task of InstructPix2Pix. Raises EngineError without an image, ParameterError for inputs of other tasks."""
+    if inputs.image is None:
+        raise rules.INSTRUCTION_WITHOUT_IMAGE.error(in_channels=in_channels)
+    for name in ("mask", "strength", "repaint"):
+        if getattr(inputs, name) is not None:
+            raise rules.INSTRUCTION_WITH.error(name=name)
+    return Task.INSTRUCTION
+
+
+def _image_guidance_scale(inputs: ImageInputs, task: Task, guidance_scale: float) -> float | None:
+    """Of InstructPix2Pix with guidance, given or the default; else None."""
+    given = inputs.image_guidance_scale
+    if task is not Task.INSTRUCTION:
+        return None
+    if given is not None:
+        given = finite("image_guidance_scale", given)
+        if given < 1:
+            raise rules.IMAGE_GUIDANCE_SCALE_RANGE.error(value=given)
+        if guidance_scale <= 1:
+            raise rules.IMAGE_GUIDANCE_SCALE_OFF.error(value=guidance_scale)
+    if guidance_scale <= 1:
+        return None
+    return rules.DEFAULT_IMAGE_GUIDANCE_SCALE if given is None else given
+
+
 def skipped_steps(strength: float, steps: int) -> int:
-    """Number of steps that image to image skips at the start, as diffusers computes it.
+    """Number of steps that are skipped at the start of a noised image, as diffusers computes it.
 
     Raises:
         ParameterError: a strength out of range, or so small that no step is left.

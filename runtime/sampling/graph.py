@@ -101,7 +101,8 @@ class GraphSampler:
             latents = self.latents()
             seconds.append(time.perf_counter() - began)
             self._executor.download()
-            report(on_step, StepInfo(index, len(variants), timesteps[index], latents, self._executor.contexts_out))
+            done = index, len(variants), timesteps[index]
+            report(on_step, StepInfo(*done, latents, self._executor.contexts_out, _table(inputs).scale_after(index)))
         return Samples(np.array(latents), timesteps, seconds)
 
     def record(self, variant: str) -> Recording:

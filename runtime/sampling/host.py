@@ -18,7 +18,7 @@ class HostSampler:
     """Runs any stepper on an executor of any device.
 
     Args:
-        executor: with guidance, its first half of the rows is unconditional.
+        executor: with guidance, its last rows, one per image, are conditional.
         energies: record the energies.
         probe: called with q and k of every layer at every evaluation.
     """
@@ -61,7 +61,7 @@ class HostSampler:
         for index in range(total):
             evaluation = stepper.evaluation(index)
             seconds.append(self._evaluate(evaluation, inputs))
-            noise = guide(self._rows(executor.noise, inputs), inputs.guidance_scale)
+            noise = guide(self._rows(executor.noise, inputs), inputs.guidance_scale, inputs.image_guidance_scale)
             if carry:
                 executor.contexts[:, 1:] = executor.contexts_out[:, 1:]
             timesteps.append(evaluation.timestep)
@@ -70,7 +70,8 @@ class HostSampler:
             with np.errstate(over="ignore", invalid="ignore"):
                 latents = stepper.step(index, noise)
             check_latents(latents, evaluation.timestep)
-            report(on_step, StepInfo(index, total, evaluation.timestep, latents, executor.contexts_out))
+            scale = 1.0 if stepper.table is None else stepper.table.scale_after(index)
+            report(on_step, StepInfo(index, total, evaluation.timestep, latents, executor.contexts_out, scale))
         return Samples(np.array(latents), tuple(timesteps), seconds, np.stack(energies) if energies else None)
 
     def _evaluate(self, evaluation: Evaluation, inputs: SamplerInputs) -> float:
@@ -78,7 +79,7 @@ class HostSampler:
         executor, variant = self._executor, self._variant(inputs, evaluation.control)
         if self._exclusion is not None:
             self._exclusion.apply(evaluation.control)
-        # With guidance, both halves of the rows get the same latents.
+        # With guidance, all parts of the rows get the same latents.
         self._rows(executor.sample, inputs)[:, :, : executor.noise.shape[1]] = evaluation.model_input
         executor.timestep[...] = evaluation.timestep
         executor.set_control(inputs.controls[evaluation.control])
@@ -106,7 +107,7 @@ class HostSampler:
 
     @staticmethod
     def _rows(array: np.ndarray, inputs: SamplerInputs) -> np.ndarray:
-        """[B,...] -> [halves,n,...]."""
+        """[B,...] -> [parts,n,...]."""
         return array.reshape(-1, len(inputs.latents), *array.shape[1:])
 
 

@@ -19,6 +19,7 @@ class StepInfo(Shown):
         timestep: of the evaluation.
         latents: [n,C,h,w] float32 after the scheduler step.
         contexts: [B,S,T,D] float32 after the last layer.
+        scale: what the UNet's next input is, as a multiple of the latents; 1 after the last evaluation.
     """
 
     index: int
@@ -26,6 +27,12 @@ class StepInfo(Shown):
     timestep: float
     latents: np.ndarray
     contexts: np.ndarray
+    scale: float = 1.0
+
+    @property
+    def unit_latents(self) -> np.ndarray:
+        """[n,C,h,w] float32: the latents as the UNet sees them next, of about unit variance with every scheduler."""
+        return self.latents * np.float32(self.scale)
 
 
 OnStep = Callable[[StepInfo], bool | None]

@@ -78,7 +78,10 @@ class SamplerInputs:
         latents: initial latents [n,C,h,w] of unit variance.
         controls: one per evaluation (RePaint: one per noise level).
         guidance_scale: of classifier-free guidance; None: conditional rows only.
-        extra_channels: extra UNet channels [n,K,h,w] of an inpainting model; None for other models.
+        image_guidance_scale: of InstructPix2Pix, whose images have three rows; None: two at most. A device that samples
+            without the host does not know it.
+        extra_channels: extra UNet channels [n,K,h,w], or [parts,n,K,h,w] if they are not the same for all parts of the
+            rows; None for models that take the latents alone.
         carry_edits: carry the contexts of editing prompts over to the next evaluation, as the authors' code does.
         subjects: of the images, which are kept apart; None: none. The executor needs a group for each.
         controlnets: what steers the images beside the prompts; None: nothing.
@@ -88,6 +91,7 @@ class SamplerInputs:
     latents: np.ndarray
     controls: Sequence[ControlArrays]
     guidance_scale: float | None = None
+    image_guidance_scale: float | None = None
     extra_channels: np.ndarray | None = None
     carry_edits: bool = False
     subjects: SubjectInputs | None = None

@@ -90,6 +90,10 @@ class SchedulerTable:
         """Whether the scheduler draws noise at its steps."""
         return self.recurrence.of_fresh.shape[1] > 0
 
+    def scale_after(self, index: int) -> float:
+        """What the UNet's input after an evaluation is, as a multiple of the latents; 1 after the last one."""
+        return float(self.input_scale[index + 1]) if index + 1 < self.evaluations else 1.0
+
     def row(self, i: int) -> NDArray[np.float64]:
         """[i + 2] float64: weights of start, e_0 .. e_i in the latents after evaluation i.
 

@@ -14,6 +14,9 @@ DEFAULT_STRENGTH = 0.8
 DEFAULT_STEPS = 50
 """Steps where a request does not say, and the engine neither."""
 
+DEFAULT_IMAGE_GUIDANCE_SCALE = 1.5
+"""InstructPix2Pix follows the image this much where image_guidance_scale is not given."""
+
 DEFAULT_DOWNSCALE = 8
 """Pixels per latent where the engine directory has no VAE to say it."""
 
@@ -180,7 +183,7 @@ TENSOR_TOO_LARGE = Rule(
 UNET_CHANNELS = Rule(
     EngineError,
     "this engine's UNet takes {in_channels} channels and gives {out_channels}",
-    "images are made with models that take 4 or, for inpainting, 9 channels",
+    "images are made with models that take 4, for InstructPix2Pix 8 or for inpainting 9 channels",
 )
 MASK_WITHOUT_IMAGE = Rule(
     ParameterError, "a mask was given without an image", "give the image whose masked part is to be regenerated"
@@ -193,10 +196,29 @@ STRENGTH_WITHOUT_IMAGE = Rule(
 STRENGTH_WITH_MASK = Rule(
     ParameterError,
     "strength and mask do not go together",
-    "inpainting regenerates the masked part completely; leave strength out",
+    "RePaint regenerates the masked part completely; leave strength out, or take a model trained for inpainting",
 )
 INPAINTING_MODEL_WITHOUT_MASK = Rule(
     EngineError, "this engine's UNet takes {in_channels} channels (an inpainting model)", "give image and mask"
+)
+INSTRUCTION_WITHOUT_IMAGE = Rule(
+    EngineError,
+    "this engine's UNet takes {in_channels} channels (InstructPix2Pix)",
+    "give image, which the prompt says how to change",
+)
+INSTRUCTION_WITH = Rule(
+    ParameterError, "{name} was given, but this model changes an image as the prompt says", "leave {name} out"
+)
+IMAGE_GUIDANCE_SCALE_MODEL = Rule(
+    ParameterError,
+    "image_guidance_scale was given, but this model is not InstructPix2Pix",
+    "leave image_guidance_scale out",
+)
+IMAGE_GUIDANCE_SCALE_RANGE = Rule(ParameterError, "image_guidance_scale is {value}", "give 1 or more")
+IMAGE_GUIDANCE_SCALE_OFF = Rule(
+    ParameterError,
+    "image_guidance_scale was given, but guidance_scale = {value} turns guidance off",
+    "leave image_guidance_scale out, or give a guidance_scale above 1",
 )
 REPAINT_WITH_INPAINTING_MODEL = Rule(
     ParameterError, "repaint was given, but this model was trained for inpainting", "leave repaint out"
@@ -260,7 +282,9 @@ NOISE_PREDICTION = Rule(
     ParameterError, "{what} needs a model that predicts noise, and this one does not", "use another model"
 )
 INVERSION_WITH_INPAINTING_MODEL = Rule(
-    EngineError, "this engine is an inpainting model", "inversion needs one that takes the latents alone"
+    EngineError,
+    "this engine is an inpainting model or another that sees an image",
+    "inversion needs one that takes the latents alone",
 )
 SHIFTS_TOO_FEW = Rule(ParameterError, "NoiseRegularization has {count} shifts, which are too few", "give a seed")
 SEED_COUNT = Rule(

@@ -21,13 +21,15 @@ class Energies(Shown):
     Attributes:
         timesteps: one per evaluation (m).
         layers: names of the L cross-attention layers in the checkpoint.
-        values: [m,L,2,B,S] float32: attention and norm term per row and context. With guidance the first half of the
-            rows is unconditional.
+        values: [m,L,2,B,S] float32: attention and norm term per row and context. With guidance, the last rows, one per
+            image, are conditional.
+        images: how many; None: half of the rows are conditional.
     """
 
     timesteps: tuple[float, ...]
     layers: tuple[str, ...]
     values: np.ndarray
+    images: int | None = None
 
     @property
     def attention(self) -> np.ndarray:
@@ -73,7 +75,7 @@ class Energies(Shown):
         from matplotlib.figure import Figure
 
         rows = self.values.shape[3]
-        conditional = slice(rows // 2 if rows > 1 else 0, None)
+        conditional = slice(rows - (self.images or rows - rows // 2), None)
         figure = Figure(figsize=(11, 3.6), layout="constrained")
         colors = colormaps["viridis"](np.linspace(0, 0.95, len(self.layers)))
         for axes, name in zip(figure.subplots(1, 3), ("attention", "norm", "total"), strict=True):

@@ -70,6 +70,26 @@ def test_inpainting_equals_the_diffusers_pipeline(inpainting: ebca.Session, inpa
     assert relative_l2(made, expected) <= LIMIT
 
 
+@pytest.mark.parametrize(("scheduler", "strength"), [("ddim", 0.6), ("euler", 0.4), ("ddim", 1.0)])
+def test_inpainting_with_strength_equals_the_diffusers_pipeline(
+    inpainting: ebca.Session, inpaint: Pipeline, scheduler: str, strength: float
+) -> None:
+    ask: dict[str, Any] = {"image": sample_image(), "scheduler": scheduler, "strength": strength}
+    expected = inpaint(PROMPT, mask_image=mask_image(), height=64, width=64, **ask)
+    assert relative_l2(filled(inpainting, **ask), expected) <= LIMIT
+
+
+def test_several_inpainted_images_with_strength_equal_the_diffusers_pipeline(
+    inpainting_engine: ebca.Engine, inpaint: Pipeline
+) -> None:
+    ask: dict[str, Any] = {"image": [sample_image(1), sample_image(2)], "seed": [3, 4], "strength": 0.7}
+    ask["scheduler"] = "ddim"
+    with inpainting_engine.session(64, 64, batch=2) as session:
+        made = filled(session, [PROMPT, OTHER], **ask)
+    expected = inpaint([PROMPT, OTHER], mask_image=[mask_image()] * 2, height=64, width=64, **ask)
+    assert relative_l2(made, expected) <= LIMIT
+
+
 def test_inpainted_images_equal_the_diffusers_pipeline(inpainting: ebca.Session, inpaint: Pipeline) -> None:
     """diffusers does not copy pixels back outside the mask; composite=False does the same."""
     made = inpainting.generate(
@@ -204,7 +224,9 @@ TOO_SMALL = mask_image((1, 1, 8, 8))
         ({"mask": None}, ebca.EngineError, "takes 9 channels (an inpainting model); give image and mask"),
         ({"mask": None, "image": None}, ebca.EngineError, "takes 9 channels (an inpainting model)"),
         ({"mask": None, "strength": 0.5}, ebca.EngineError, "takes 9 channels (an inpainting model)"),
-        ({"strength": 0.5}, ebca.ParameterError, "strength and mask do not go together"),
+        ({"strength": 0.01}, ebca.ParameterError, "leaves no step to run"),
+        ({"strength": 1.5}, ebca.ParameterError, "strength is 1.5"),
+        ({"image_guidance_scale": 1.5}, ebca.ParameterError, "this model is not InstructPix2Pix"),
         (
             {"repaint": ebca.RePaint()},
             ebca.ParameterError,

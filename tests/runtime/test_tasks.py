@@ -181,7 +181,7 @@ TOO_SMALL = mask_image((1, 1, 8, 8))
             {"image": None, "strength": 0.5},
             "strength was given without image; strength says how far image to image departs",
         ),
-        ({"mask": mask_image(), "strength": 0.5}, "strength and mask do not go together; inpainting regenerates"),
+        ({"mask": mask_image(), "strength": 0.5}, "strength and mask do not go together; RePaint regenerates"),
         ({"strength": 0}, "strength is 0; give a number above 0 (keep the image) and up to 1 (regenerate all"),
         ({"strength": 1.01}, "strength is 1.01; give a number above 0"),
         ({"strength": -0.5}, "strength is -0.5; give a number above 0"),
@@ -251,7 +251,7 @@ def test_a_unet_with_other_channels_is_refused(tiny_unet_dir: Path, tmp_path: Pa
     with (
         ebca.load(copy, backend="onnxruntime") as engine,
         engine.session(64, 64) as session,
-        pytest.raises(ebca.EngineError, match=r"takes 5 channels and gives 4; .* take 4 or, for inpainting, 9"),
+        pytest.raises(ebca.EngineError, match=r"takes 5 channels and gives 4; .* take 4, for InstructPix2Pix 8 or"),
     ):
         session.generate(prompt_embeds=embeds, guidance_scale=1, steps=1, output="latents")
 

@@ -148,7 +148,7 @@ enum {
 typedef struct ebca_engine_info {
     size_t struct_size;
     const char* model;           /* its name */
-    const char* kind;            /* "text-to-image", "inpainting", "unet" */
+    const char* kind;            /* "text-to-image", "inpainting", "instruct-pix2pix", "unet" */
     const char* backend;         /* "onnxruntime", "openvino", "onnxruntime-cuda", "onnxruntime-tensorrt-rtx" */
     const char* backend_version; /* of the library that was loaded */
     uint32_t tasks;              /* EBCA_TASK_... flags */

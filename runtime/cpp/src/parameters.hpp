@@ -16,6 +16,9 @@ inline constexpr double strength = 0.8;
 // Steps where a request does not say, and the engine neither.
 inline constexpr int64_t steps = 50;
 
+// InstructPix2Pix follows the image this much where image_guidance_scale is not given.
+inline constexpr double image_guidance_scale = 1.5;
+
 // Pixels per latent where the engine directory has no VAE to say it.
 inline constexpr int64_t downscale = 8;
 
@@ -150,7 +153,7 @@ OutOfMemoryError memory_needed(const Needed& needed, const Where& where, const W
 
 template <typename InChannels, typename OutChannels>
 EngineError unet_channels(const InChannels& in_channels, const OutChannels& out_channels) {
-    return EngineError(text("this engine's UNet takes ", in_channels, " channels and gives ", out_channels), "images are made with models that take 4 or, for inpainting, 9 channels");
+    return EngineError(text("this engine's UNet takes ", in_channels, " channels and gives ", out_channels), "this library makes images with models that take 4 or, for inpainting, 9 channels; Python also has InstructPix2Pix");
 }
 
 inline ParameterError mask_without_image() {
@@ -276,7 +279,7 @@ ParameterError noise_prediction(const What& what) {
 }
 
 inline EngineError inversion_with_inpainting_model() {
-    return EngineError("this engine is an inpainting model", "inversion needs one that takes the latents alone");
+    return EngineError("this engine is an inpainting model or another that sees an image", "inversion needs one that takes the latents alone");
 }
 
 inline ParameterError inversion_input() {

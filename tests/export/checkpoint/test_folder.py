@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from helpers.checkpoints import WEIGHTS, edit_json, same_weights
 from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import CLIPTextModelWithProjection
 
 from ebca.errors import ModelError
 from ebca.export.checkpoint.folder import choose_files
@@ -295,3 +297,83 @@ def test_half_shards_need_their_index() -> None:
     index = "diffusion_pytorch_model.safetensors.index.fp16.json"
     found = weight_files([shard, index], "diffusion_pytorch_model")
     assert found is not None and (found.variant, found.files, found.index) == ("fp16", (shard,), (index,))
+
+
+def _variant(folder: Path, part: str, variant: str) -> nn.Module:
+    """Write other weights of one network beside its own, as a variant; returns the network."""
+    kind = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}[part]
+    network = kind.from_pretrained(folder / part)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(0.5)
+    network.save_pretrained(folder / part, variant=variant)
+    return network
+
+
+def test_a_variant_is_taken_where_it_exists(folder: Path, tiny: Checkpoint) -> None:
+    expected = _variant(folder, "unet", "non_ema")
+    plain, found = load_checkpoint(folder), load_checkpoint(folder, variant="non_ema")
+    assert same_weights(plain.unet, tiny.unet) and plain.notices == ()
+    assert same_weights(found.unet, expected) and same_weights(found.vae, tiny.vae)
+    (notice,) = found.notices
+    assert "no variant 'non_ema' of some networks" in notice
+    assert "vae (full precision), text_encoder (full precision)" in notice
+
+
+def test_a_variant_that_no_network_has_is_refused(folder: Path) -> None:
+    with pytest.raises(ModelError, match=r"has no weights of variant 'non_ema'; leave the variant out"):
+        load_checkpoint(folder, variant="non_ema")
+    with pytest.raises(ModelError, match=r"variant is '\.\./x'"):
+        load_checkpoint(folder, variant="../x")
+    with pytest.raises(ModelError, match=r"ema = 'True' means nothing for .* a folder"):
+        load_checkpoint(folder, ema=True)
+
+
+def test_a_variant_is_chosen_among_hub_files() -> None:
+    names = ["unet/config.json", "vae/config.json", "text_encoder/config.json"]
+    names += [f"{part}/diffusion_pytorch_model.safetensors" for part in ("unet", "vae")]
+    names += ["text_encoder/model.safetensors", "unet/diffusion_pytorch_model.non_ema.safetensors"]
+    chosen = choose_files(names, "non_ema")
+    assert [name for name in chosen if name.endswith(".safetensors")] == [
+        "unet/diffusion_pytorch_model.non_ema.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+        "text_encoder/model.safetensors",
+    ]
+
+
+@pytest.mark.parametrize("level", ["", "text_model."])
+def test_text_encoders_of_both_generations_of_transformers(folder: Path, tiny: Checkpoint, level: str) -> None:
+    """Up to transformers 4 their tensors have the level "text_model", in later versions they need not."""
+    assert tiny.text_encoder is not None
+    tensors = {
+        level + name.removeprefix("text_model."): value.clone()
+        for name, value in tiny.text_encoder.state_dict().items()
+        if "position_ids" not in name
+    }
+    save_file(tensors, folder / "text_encoder" / "model.safetensors", {"format": "pt"})
+    found = load_checkpoint(folder)
+    assert same_weights(found.text_encoder, tiny.text_encoder) and found.notices == ()
+
+
+def test_a_text_encoder_with_a_projection_is_taken_without_it(folder: Path, tiny: Checkpoint) -> None:
+    assert tiny.text_encoder is not None
+    model = CLIPTextModelWithProjection(tiny.text_encoder.config)
+    names = {name.removeprefix("text_model."): value for name, value in tiny.text_encoder.state_dict().items()}
+    inner = model.text_model
+    inner.load_state_dict({name: names[name.removeprefix("text_model.")] for name in inner.state_dict()})
+    shutil.rmtree(folder / "text_encoder")
+    model.save_pretrained(folder / "text_encoder")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["text_encoder"] = ["transformers", "CLIPTextModelWithProjection"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    found = load_checkpoint(folder)
+    assert same_weights(found.text_encoder, tiny.text_encoder) and found.notices == ()
+
+
+def test_what_the_unet_predicts_can_be_given(folder: Path) -> None:
+    config = load_checkpoint(folder, prediction_type="v_prediction").scheduler_config
+    assert config is not None and config["prediction_type"] == "v_prediction"
+    with pytest.raises(ModelError, match="prediction_type is 'flow'; give epsilon or v_prediction"):
+        load_checkpoint(folder, prediction_type="flow")
+    with pytest.raises(ModelError, match="has no scheduler that prediction_type"):
+        load_checkpoint(folder / "unet", prediction_type="epsilon")

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from helpers.checkpoints import Hub, same_weights
+from helpers.checkpoints import same_weights
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from ebca.errors import ModelError
+from ebca.export.checkpoint import load
+from ebca.export.checkpoint.architectures import STABLE_DIFFUSION_1, STABLE_DIFFUSION_2, Architecture
 from ebca.export.checkpoint.load import load_checkpoint
 from ebca.export.checkpoint.model import Checkpoint
-from ebca.export.checkpoint.single_file import STABLE_DIFFUSION_1, Architecture, load_single_file
+from ebca.export.checkpoint.single_file import load_single_file
 from ebca.export.checkpoint.tiny import TEXT_ENCODER_CONFIG, UNET_CONFIG, VAE_CONFIG, build_tiny
 
 RESNET = {
@@ -100,7 +102,7 @@ def ldm_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
 def architecture(tiny: Checkpoint) -> Architecture:
     assert tiny.text_encoder is not None
     text = {**TEXT_ENCODER_CONFIG, "vocab_size": tiny.text_encoder.config.vocab_size}
-    return Architecture(unet=UNET_CONFIG, vae=VAE_CONFIG, text_encoder=text)
+    return Architecture("tiny", unet=UNET_CONFIG, vae=VAE_CONFIG, text_encoder=text)
 
 
 @pytest.fixture
@@ -110,22 +112,28 @@ def single(tiny: Checkpoint, tmp_path: Path) -> Path:
     return path
 
 
-def test_the_written_down_architecture_is_stable_diffusion_1() -> None:
+@pytest.mark.parametrize(
+    ("architecture", "expected"),
+    [
+        (STABLE_DIFFUSION_1, [859_520_964, 83_653_863, 123_060_480]),
+        (STABLE_DIFFUSION_2, [865_910_724, 83_653_863, 340_387_840]),
+    ],
+)
+def test_the_written_down_architectures_are_stable_diffusion(architecture: Architecture, expected: list[int]) -> None:
     """Parameter counts as published for the weights."""
     with torch.device("meta"):
         networks = (
-            UNet2DConditionModel.from_config(dict(STABLE_DIFFUSION_1.unet)),
-            AutoencoderKL.from_config(dict(STABLE_DIFFUSION_1.vae)),
-            CLIPTextModel(CLIPTextConfig(**STABLE_DIFFUSION_1.text_encoder)),
+            UNet2DConditionModel.from_config(dict(architecture.unet)),
+            AutoencoderKL.from_config(dict(architecture.vae)),
+            CLIPTextModel(CLIPTextConfig(**architecture.text_encoder)),
         )
-    counts = [sum(p.numel() for p in network.parameters()) for network in networks]
-    assert counts == [859_520_964, 83_653_863, 123_060_480]
+    assert [sum(p.numel() for p in network.parameters()) for network in networks] == expected
 
 
 def test_a_single_file_is_the_model_it_was_made_of(
     single: Path, saved: Path, tiny: Checkpoint, architecture: Architecture
 ) -> None:
-    loaded = load_single_file(single, tokenizer=saved / "tokenizer", architecture=architecture)
+    loaded = load_single_file(single, tokenizer=saved / "tokenizer", known=[architecture])
     assert same_weights(loaded.unet, tiny.unet)
     assert same_weights(loaded.vae, tiny.vae)
     assert same_weights(loaded.text_encoder, tiny.text_encoder)
@@ -141,7 +149,7 @@ def test_a_single_inpainting_file_in_half_precision(saved: Path, tmp_path: Path,
     path = tmp_path / "inpaint.safetensors"
     tensors = ldm_tensors(build_tiny(in_channels=9))
     save_file({name: value.half() for name, value in tensors.items()}, path)
-    unet = load_single_file(path, tokenizer=saved / "tokenizer", architecture=architecture).unet
+    unet = load_single_file(path, tokenizer=saved / "tokenizer", known=[architecture]).unet
     assert (unet.config.in_channels, unet.dtype) == (9, torch.float32)
 
 
@@ -150,7 +158,7 @@ def test_a_single_file_may_lack_vae_and_text_encoder(
 ) -> None:
     path = tmp_path / "pruned.safetensors"
     save_file({n: v for n, v in ldm_tensors(tiny).items() if n.startswith("model.")}, path)
-    loaded = load_single_file(path, architecture=architecture)
+    loaded = load_single_file(path, known=[architecture])
     assert loaded.vae is loaded.text_encoder is loaded.tokenizer_json is None
 
 
@@ -158,18 +166,16 @@ def test_a_v_prediction_file_says_so(tiny: Checkpoint, tmp_path: Path, architect
     path = tmp_path / "v.safetensors"
     tensors = {name: value for name, value in ldm_tensors(tiny).items() if name.startswith("model.")}
     save_file({**tensors, "v_pred": torch.zeros(0)}, path)
-    config = load_single_file(path, architecture=architecture).scheduler_config
+    config = load_single_file(path, known=[architecture]).scheduler_config
     assert config is not None and config["prediction_type"] == "v_prediction"
 
 
-def test_a_single_file_without_tokenizer_asks_for_one(
-    single: Path, architecture: Architecture, set_hub: Callable[[Hub], Hub], saved: Path
+def test_a_tokenizer_larger_than_the_embedding_table_is_refused(
+    single: Path, architecture: Architecture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    set_hub(Hub(error=ConnectionError("offline")))
-    with pytest.raises(ModelError, match=r"has no tokenizer; pass --tokenizer .*cannot reach the hub"):
-        load_single_file(single, architecture=architecture)
-    set_hub(Hub(saved / "tokenizer"))
-    assert load_single_file(single, architecture=architecture).tokenizer_json is not None
+    monkeypatch.setattr(load, "load_single_file", partial(load_single_file, known=[architecture]))
+    with pytest.raises(ModelError, match=r"the tokenizer has 49408 tokens, the text encoder of dream only \d+;"):
+        load_checkpoint(single)
 
 
 @pytest.mark.parametrize(
@@ -190,12 +196,12 @@ def test_other_single_files_are_refused(tmp_path: Path, name: str, message: str)
         load_checkpoint(path)
 
 
-def test_a_single_file_of_stable_diffusion_2_is_refused(tmp_path: Path) -> None:
+def test_a_single_file_of_another_context_width_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "two.safetensors"
     prefix = "model.diffusion_model.input_blocks."
     conv_in, to_k = f"{prefix}0.0.weight", f"{prefix}1.1.transformer_blocks.0.attn2.to_k.weight"
-    save_file({conv_in: torch.zeros(8, 4, 3, 3), to_k: torch.zeros(8, 1024)}, path)
-    with pytest.raises(ModelError, match=r"two\.safetensors is Stable Diffusion 2\.x"):
+    save_file({conv_in: torch.zeros(8, 4, 3, 3), to_k: torch.zeros(8, 2048)}, path)
+    with pytest.raises(ModelError, match=r"two\.safetensors is a model with context width 2048; .* 768 .* or 1024 "):
         load_checkpoint(path)
 
 
@@ -204,7 +210,7 @@ def test_a_single_file_that_does_not_fit_names_the_part(single: Path, saved: Pat
     del tensors["first_stage_model.quant_conv.bias"]
     save_file(tensors, single)
     with pytest.raises(ModelError, match=r"the VAE in dream\.safetensors does not fit .*quant_conv\.bias"):
-        load_single_file(single, tokenizer=saved / "tokenizer", architecture=architecture)
+        load_single_file(single, tokenizer=saved / "tokenizer", known=[architecture])
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".bin"])

@@ -151,7 +151,7 @@ struct FileRecord {
 
 struct Manifest {
     std::string name;
-    std::string kind;  // "text-to-image", "inpainting", "unet"
+    std::string kind;  // "text-to-image", "inpainting", "instruct-pix2pix", "unet"
     double guidance_scale = 7.5;
     std::string precision;
     std::string compute = "fp32";

@@ -288,7 +288,7 @@ void check_errors(const Entry& entry) {
 
 void read_model(const Entry& entry, Manifest& out) {
     out.name = entry.at("name").name();
-    out.kind = entry.at("kind").choice({"text-to-image", "inpainting", "unet"});
+    out.kind = entry.at("kind").choice({"text-to-image", "inpainting", "instruct-pix2pix", "unet"});
     if (auto scale = entry.get("guidance_scale")) out.guidance_scale = scale->number(-limits::factor, limits::factor);
     if (auto source = entry.get("source")) {
         source->members([](const std::string&, const Entry& value) {

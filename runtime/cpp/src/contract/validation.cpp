@@ -341,7 +341,9 @@ void check_kind(const Manifest& manifest) {
         throw EngineError(
             text("model.kind is '", kind, "' of a directory ", complete ? "with" : "without", " all other models"));
     }
-    int64_t expected = kind == "inpainting" ? 2 * unet.out_channels + 1 : unet.out_channels;
+    int64_t expected = unet.out_channels;
+    if (kind == "inpainting") expected = 2 * unet.out_channels + 1;
+    if (kind == "instruct-pix2pix") expected = 2 * unet.out_channels;
     if (kind != "unet" && unet.in_channels != expected) {
         throw EngineError(
             text("model.kind is '", kind, "', and unet.in_channels is ", unet.in_channels, " instead of ", expected));
