@@ -24,8 +24,8 @@ from ebca.runtime.request.fields import GenerateRequest
 from ebca.runtime.request.inputs import control_files, region_files, size_giver
 from ebca.runtime.request.validate import check_inversion
 from ebca.runtime.results import Result
-from ebca.runtime.schema import parameters as rules
 from ebca.runtime.sampling.progress import StepInfo
+from ebca.runtime.schema import parameters as rules
 from ebca.runtime.session import Session
 
 
