@@ -51,6 +51,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "engines.machine": ("errors",),
     "engines.backends": _CONTRACT,
     "engines.cache": _BACKENDS,
+    "engines.adapters": (*_CONTRACT, "engines.cache"),
     "plugins.kernels": ("errors",),
     "plugins.energy_attention": ("errors", "plugins.kernels"),
     "plugins.sampling": ("errors",),

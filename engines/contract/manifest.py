@@ -14,6 +14,8 @@ Version 2. Paths are relative to the directory, with `/`. Tensor shapes: see `eb
     schedulers           coefficient tables, see `ebca.runtime.sampling.tables`
     parity               errors measured against PyTorch at export
     plans                per library: TensorRT plans built ahead of time, see `ebca.engines.contract.plans`
+    weights              the file that says where each weight lies, see `ebca.engines.contract.weights`; may be missing
+    derived              of which engine it was made, and what was merged into that; null for an export
     files                path -> size, sha256
 """
 
@@ -28,7 +30,9 @@ from ebca.engines.contract.entries import (
     FORMAT,
     GUIDANCE_SCALE,
     VERSION,
+    Adapter,
     Component,
+    Derived,
     FileRecord,
     LayerSpec,
     Manifest,
@@ -50,7 +54,9 @@ __all__ = [
     "FORMAT",
     "GUIDANCE_SCALE",
     "VERSION",
+    "Adapter",
     "Component",
+    "Derived",
     "FileRecord",
     "LayerSpec",
     "Manifest",

@@ -11,7 +11,9 @@ from ebca.engines.contract import dims, files, limits, plans
 from ebca.engines.contract.checked import Entry
 from ebca.engines.contract.entries import (
     GUIDANCE_SCALE,
+    Adapter,
     Component,
+    Derived,
     FileRecord,
     LayerSpec,
     Manifest,
@@ -47,6 +49,7 @@ def manifest(entry: Entry) -> Manifest:
     text_encoder, vae, tokenizer = entry.get("text_encoder"), entry.get("vae"), entry.get("tokenizer")
     compute, parity = entry.get("compute"), entry.get("parity")
     made, built = entry.get("created_by"), entry.get("plans")
+    weights, derived = entry.get("weights"), entry.get("derived")
     return Manifest(
         model=_model(entry["model"]),
         precision=entry["precision"].choice(*PRECISIONS),
@@ -61,6 +64,8 @@ def manifest(entry: Entry) -> Manifest:
         created_by={} if made is None else {name: version.name() for name, version in made.items()},
         compute=COMPUTES[0] if compute is None else compute.choice(*COMPUTES),
         plans={} if built is None else {library: plans.read_plans(its) for library, its in built.items()},
+        weights=None if weights is None else weights.text(),
+        derived=None if derived is None else _derived(derived),
     )
 
 
@@ -118,6 +123,21 @@ def _table(entry: Entry) -> dict[str, Any]:
 
 def _present(entry: Entry) -> dict[str, Any]:
     return {name: value for name, value in entry.value.items() if value is not None}
+
+
+def _derived(entry: Entry) -> Derived:
+    return Derived(entry["base"].text(), tuple(_adapter(adapter) for adapter in entry["adapters"].elements()))
+
+
+def _adapter(entry: Entry) -> Adapter:
+    scale, token = entry.get("scale"), entry.get("token")
+    return Adapter(
+        entry["kind"].choice("lora", "embedding"),
+        entry["file"].text(),
+        entry["sha256"].text(),
+        None if scale is None else scale.number(),
+        None if token is None else token.name(),
+    )
 
 
 def _model(entry: Entry) -> dict[str, Any]:
