@@ -237,6 +237,10 @@ def _tokenizer(entry: Entry) -> TokenizerSpec:
     for token in TOKENS:
         info[f"{token}_token"].name()
         info[f"{token}_token_id"].integer(0, limits.TOKEN_ID)
+    if (expansions := info.get("expansions")) is not None:
+        for _, ids in expansions.items():
+            if not [index.integer(0, limits.TOKEN_ID) for index in ids.elements()]:
+                ids.refuse("a list of token ids")
     return TokenizerSpec(entry["file"].text(), dict(info.value))
 
 

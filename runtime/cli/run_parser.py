@@ -31,6 +31,8 @@ examples:
   ebca-run --from-image lion.png --seed 2 --output other.png      the same with another seed
   ebca-run --engine engine-gpu --prompt "a lion"                  on the GPU if it is usable
   ebca-run --engine engine-gpu --prompt "a lion" --device cuda    on the GPU, or an error
+  ebca-run --engine engine-sd15 --prompt "a lion, oil painting" --lora style.safetensors:0.8
+  ebca-run --engine engine-sd15 --prompt "a photo of <my-cat>" --embedding cat.safetensors
   ebca-run --engine engine-sd15 --prompts-file prompts.txt --output-dir images
 """
 
@@ -59,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_editing(p)
     options.add_subjects(p)
     _add_images(p)
+    options.add_adapters(p)
     _add_prompts_file(p)
     _add_telemetry(p)
     machine = options.add_machine(p)
