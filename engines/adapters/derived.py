@@ -96,16 +96,12 @@ def derive(
             # Records when it was last used.
             os.utime(folder)
         return found
-    for lora in changes.loras:
-        loras.check(lora, changes.weights)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / _LOCK):
-            # Another process may have written it meanwhile.
-            with suppress(EngineError):
-                return open_directory(folder)
-            _clear(folder)
-            _Writer(changes, folder, progress or (lambda done, total, name: None)).write()
+        try:
+            return _written(changes, folder, progress)
+        except FileNotFoundError:
+            # Somebody deleted the folder meanwhile.
+            return _written(changes, folder, progress)
     except TimeoutError as error:
         raise EngineError(f"'{folder}' cannot be written: {error}", "end that process, or try later") from None
     except OSError as error:
@@ -113,7 +109,21 @@ def derive(
             f"the merged engine cannot be written to '{folder}': {error.strerror or error}",
             "set EBCA_CACHE_DIR to a writable folder with room",
         ) from None
-    return open_directory(folder)
+
+
+def _written(changes: "_Changes", folder: Path, progress: Progress | None) -> EngineDirectory:
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / _LOCK):
+        # Another process may have written it meanwhile.
+        with suppress(EngineError):
+            return open_directory(folder)
+        _clear(folder)
+        try:
+            _Writer(changes, folder, progress or (lambda done, total, name: None)).write()
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return open_directory(folder)
 
 
 @dataclass(frozen=True)

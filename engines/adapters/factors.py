@@ -35,6 +35,8 @@ def change(factors: Factors, shape: Sequence[int], alpha: float | None, *, rank_
         product, rank = _product(factors)
         # Convolutions of one position are matrices in other versions of the model.
         product = product.reshape(shape)
+    except ParameterError:
+        raise
     except (ValueError, IndexError):
         found = ", ".join(f"{role} {list(value.shape)}" for role, value in sorted(factors.items()))
         raise ParameterError(
@@ -56,7 +58,7 @@ def _product(factors: Factors) -> tuple[np.ndarray, int | None]:
         return _hadamard(factors)
     if roles and all(role.startswith("lokr_") for role in roles):
         return _kronecker(factors)
-    raise ParameterError(f"it has only {' and '.join(sorted(roles))}", "the file is incomplete: download it again")
+    raise ParameterError(f"it has only {' and '.join(sorted(roles)) or 'alpha'}", "the file is incomplete: download it again")
 
 
 def _low_rank(factors: Factors) -> tuple[np.ndarray, int]:

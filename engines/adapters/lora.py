@@ -15,7 +15,6 @@ import numpy as np
 from ebca.engines.adapters import factors, safetensors
 from ebca.engines.adapters.modules import Modules, Weight
 from ebca.engines.adapters.safetensors import TensorFile
-from ebca.engines.contract.weights import Weights
 from ebca.errors import ParameterError
 
 # A key is the name of a module, then one of these.
@@ -88,7 +87,9 @@ class Lora:
             found = factors.change(tensors, shape, module.alpha, rank_stabilized=module.rank_stabilized)
         except ParameterError as error:
             raise ParameterError(f"'{self.path}' for '{weight.name}': {error.problem}", error.remedy) from None
-        return found * np.float32(self.scale)
+        with np.errstate(over="ignore"):
+            # What is not finite is found when it is stored.
+            return np.multiply(found, self.scale, dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -146,12 +147,6 @@ def read(path: str | Path, scale: float, modules: Modules) -> Lora:
         count = f"{len(unknown)} of {len(file.names)} tensors"
         warnings.warn(f"'{path}': {count} fit nothing in this engine and are left out ({_listed(unknown)})", stacklevel=2)
     return Lora(Path(path), file.sha256, scale, file, matched)
-
-
-def check(lora: Lora, weights: Weights) -> None:
-    """Compute every change once, so that what does not fit is found before anything is written."""
-    for weight in lora.weights:
-        lora.change(weight, weights[weight.part][weight.name].shape)
 
 
 def _split(key: str) -> tuple[str, str] | None:
