@@ -76,7 +76,7 @@ def tensors(style: str, seed: int = 0) -> dict[str, np.ndarray]:
 
 def _keys(style: str, part: str, name: str) -> tuple[str, str, str | None]:
     if style == "diffusers":
-        return f"{part}.{name}.lora_A.weight", f"{part}.{name}.lora_B.weight", f"{part}.{name}.alpha"
+        return f"{part}.{name}.lora_A.weight", f"{part}.{name}.lora_B.weight", None
     if style == "diffusers-old":
         inner = "lora" if part == "unet" else "lora_linear_layer"
         return f"{part}.{name}.{inner}.down.weight", f"{part}.{name}.{inner}.up.weight", None
