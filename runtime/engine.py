@@ -26,7 +26,18 @@ from ebca.runtime.schema import parameters as rules
 from ebca.runtime.session import Session
 from ebca.runtime.validation import callback, warn
 
-_LOAD = ("engine", "device", "backend", "precision", "threads", "on_prepare", "on_device", "lora", "embedding", "on_merge")
+_LOAD = (
+    "engine",
+    "device",
+    "backend",
+    "precision",
+    "threads",
+    "on_prepare",
+    "on_device",
+    "lora",
+    "embedding",
+    "on_merge",
+)
 _GENERATE = (*FIELD_PARTS, "height", "width", "num_images", "on_step")
 
 log = logging.getLogger(__name__)
@@ -253,7 +264,7 @@ def warn_of_differences(path: str | Path, parameters: Mapping[str, Any], engine:
     # The same engine may lie elsewhere.
     here = {name: value for name, value in engine_parameters(engine).items() if name not in ("engine", "adapters")}
     pairs = [(name, parameters.get(name), value) for name, value in here.items()]
-    pairs.append(("LoRAs and embeddings", *map(_merged, (parameters, engine_parameters(engine)))))
+    pairs.append(("LoRAs and embeddings", _merged(parameters), _merged(engine_parameters(engine))))
     differ = [f"{name} {recorded}, here {value}" for name, recorded, value in pairs if recorded != value]
     if differ:
         warn(f"'{path}' was made with another engine ({'; '.join(differ)}); the image will differ")
@@ -264,4 +275,6 @@ def _merged(parameters: Mapping[str, Any]) -> str:
     found = parameters.get("adapters")
     entries = [one for one in found if isinstance(one, Mapping)] if isinstance(found, list) else []
     names = ("kind", "sha256", "scale", "token")
-    return ", ".join(" ".join(str(one.get(n))[:12] for n in names if one.get(n) is not None) for one in entries) or "none"
+    return (
+        ", ".join(" ".join(str(one.get(n))[:12] for n in names if one.get(n) is not None) for one in entries) or "none"
+    )

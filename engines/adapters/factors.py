@@ -58,7 +58,9 @@ def _product(factors: Factors) -> tuple[np.ndarray, int | None]:
         return _hadamard(factors)
     if roles and all(role.startswith("lokr_") for role in roles):
         return _kronecker(factors)
-    raise ParameterError(f"it has only {' and '.join(sorted(roles)) or 'alpha'}", "the file is incomplete: download it again")
+    raise ParameterError(
+        f"it has only {' and '.join(sorted(roles)) or 'alpha'}", "the file is incomplete: download it again"
+    )
 
 
 def _low_rank(factors: Factors) -> tuple[np.ndarray, int]:

@@ -145,7 +145,9 @@ def read(path: str | Path, scale: float, modules: Modules) -> Lora:
         )
     if unknown:
         count = f"{len(unknown)} of {len(file.names)} tensors"
-        warnings.warn(f"'{path}': {count} fit nothing in this engine and are left out ({_listed(unknown)})", stacklevel=2)
+        warnings.warn(
+            f"'{path}': {count} fit nothing in this engine and are left out ({_listed(unknown)})", stacklevel=2
+        )
     return Lora(Path(path), file.sha256, scale, file, matched)
 
 
@@ -189,7 +191,9 @@ def _configs(file: TensorFile) -> Iterator[tuple[str, dict[str, Any]]]:
         found = json.loads(file.metadata.get(_METADATA, "null"))
         for part in ("unet", "text_encoder"):
             if isinstance(found, dict):
-                own = {key.removeprefix(f"{part}."): value for key, value in found.items() if key.startswith(f"{part}.")}
+                own = {
+                    key.removeprefix(f"{part}."): value for key, value in found.items() if key.startswith(f"{part}.")
+                }
                 if own:
                     yield part, own
     beside = file.path.with_name(_PEFT_CONFIG)
@@ -205,7 +209,8 @@ def _configs(file: TensorFile) -> Iterator[tuple[str, dict[str, Any]]]:
 def _scaling(config: Mapping[str, Any], path: Path) -> Scaling:
     if config.get("use_dora"):
         raise ParameterError(f"'{path}' is a DoRA, which rescales whole weights", "merge it into the checkpoint first")
-    alpha, patterns = config.get("lora_alpha"), config.get("alpha_pattern")
+    alpha: Any = config.get("lora_alpha")
+    patterns = config.get("alpha_pattern")
     numbers = {str(k): float(v) for k, v in patterns.items() if _is_number(v)} if isinstance(patterns, dict) else {}
     return Scaling(float(alpha) if _is_number(alpha) else None, numbers, config.get("use_rslora") is True)
 

@@ -69,7 +69,9 @@ def _spelled(module: str) -> str:
 
 def _unet_aliases(modules: Iterable[str]) -> Iterator[tuple[str, str]]:
     modules = list(modules)
-    layers = 1 + max((int(m[1]) for name in modules if (m := re.match(r"down_blocks\.0\.resnets\.(\d+)\.", name))), default=0)
+    layers = 1 + max(
+        (int(m[1]) for name in modules if (m := re.match(r"down_blocks\.0\.resnets\.(\d+)\.", name))), default=0
+    )
     attentive = {int(m[1]) for name in modules if (m := re.match(r"up_blocks\.(\d+)\.attentions\.", name))}
     for module in modules:
         for name in (module, _compvis(module, layers, attentive)):

@@ -52,7 +52,7 @@ class StoredEngine:
 
 
 def stored_engines(root: Path | None = None) -> list[StoredEngine]:
-    """The prepared and derived engines in a cache, by name. The folder may be shared: only folders with our marker count.
+    """The prepared and derived engines in a cache, by name. It may be shared: only folders with our marker count.
 
     Args:
         root: the cache; None for the user's. One that does not exist or cannot be read holds nothing.

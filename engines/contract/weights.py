@@ -5,8 +5,9 @@
         "copies": [{"file": "unet/segment_00.onnx.data", "offset": 0, "dtype": "float16", "transposed": false}, ...]}},
      "text_encoder": {"text_model.encoder.layers.0. ...": ...}}
 
-Names are PyTorch's, those of the text encoder always with `text_model.`. Only weights with two axes or more are there: a
-matrix [out, in], or a convolution [out, in, h, w]. A graph may store one more than once, and a matrix as its transpose.
+Names are PyTorch's, those of the text encoder always with `text_model.`. Only weights with two axes or more are there:
+a matrix [out, in], or a convolution [out, in, h, w]. A graph may store one more than once, and a matrix as its
+transpose.
 """
 
 import json

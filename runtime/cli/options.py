@@ -64,7 +64,8 @@ def add_engine(p: argparse.ArgumentParser, *, required: bool = True) -> None:
 def add_adapters(p: argparse.ArgumentParser) -> None:
     """Add LoRAs and embeddings; `open_engine` merges them."""
     given = p.add_argument_group(
-        "LoRAs and embeddings", "Merged into a copy of the engine's weights in the user's cache, once; see docs/lora.md."
+        "LoRAs and embeddings",
+        "Merged into a copy of the engine's weights in the user's cache, once; see docs/lora.md.",
     )
     given.add_argument(
         "--lora", action=_Repeated, metavar="FILE[:SCALE]",

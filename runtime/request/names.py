@@ -109,9 +109,7 @@ LOAD: Mapping[str, str] = {
     ),
     **dict.fromkeys(("provider", "providers", "execution_provider"), "is called `backend` here"),
     **dict.fromkeys(("loras", "lora_weights", "adapters"), "is called `lora` here: ['style.safetensors:0.8']"),
-    **dict.fromkeys(
-        ("embeddings", "textual_inversion"), "is called `embedding` here: ['cat.safetensors=<my-cat>']"
-    ),
+    **dict.fromkeys(("embeddings", "textual_inversion"), "is called `embedding` here: ['cat.safetensors=<my-cat>']"),
     **dict.fromkeys(("num_threads", "intra_op_num_threads"), "is called `threads` here"),
     **dict.fromkeys(
         ("model", "model_id", "model_path", "path", "pretrained_model_name_or_path"),

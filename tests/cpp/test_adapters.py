@@ -1,4 +1,4 @@
-"""A derived engine directory in the library: LoRAs need nothing, tokens of several vectors are expanded as in Python."""
+"""A derived engine directory in the library: LoRAs need nothing, and tokens of several vectors are expanded."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +19,9 @@ def engine(tiny_engine_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     folder = tmp_path_factory.mktemp("files")
     rng = np.random.default_rng(0)
     values = {"<toy>": rng.standard_normal(32, np.float32), "<mood>": rng.standard_normal((3, 32), np.float32)}
-    embedding = [loras.write(folder / f"{index}.safetensors", {name: v}) for index, (name, v) in enumerate(values.items())]
+    embedding = [
+        loras.write(folder / f"{index}.safetensors", {name: v}) for index, (name, v) in enumerate(values.items())
+    ]
     lora = loras.write(folder / "lora.safetensors")
     with ebca.load(tiny_engine_dir, backend="onnxruntime", lora=f"{lora}:0.5", embedding=embedding) as opened:
         yield opened

@@ -81,7 +81,7 @@ def _keys(style: str, part: str, name: str) -> tuple[str, str, str | None]:
         inner = "lora" if part == "unet" else "lora_linear_layer"
         return f"{part}.{name}.{inner}.down.weight", f"{part}.{name}.{inner}.up.weight", None
     if style == "processors":
-        stem, dot, last = name.removesuffix(".0").rpartition(".")
+        stem, _, last = name.removesuffix(".0").rpartition(".")
         if ".attn" not in name:
             return _keys("diffusers-old", part, name)
         module = f"{part}.{stem}.processor.{last}_lora"

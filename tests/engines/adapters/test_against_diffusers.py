@@ -36,7 +36,7 @@ def unchanged(pipeline: Any) -> Iterator[Any]:
 
 
 def tensors(style: str, seed: int = 0) -> dict[str, np.ndarray]:
-    """The LoRA without what diffusers itself drops: attention of a text encoder in kohya's style, with transformers 5."""
+    """The LoRA without what diffusers drops with transformers 5: attention of a text encoder in kohya's style."""
     found = loras.tensors(style, seed)
     return {name: value for name, value in found.items() if style == "diffusers" or "q_proj" not in name}
 
@@ -116,11 +116,16 @@ def test_a_file_that_peft_and_diffusers_wrote(tiny_engine_dir: Path, tmp_path: P
 def test_textual_inversions(tiny_engine_dir: Path, pipeline: Any, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     values = {"<toy>": rng.standard_normal(32, np.float32), "<mood>": rng.standard_normal((3, 32), np.float32)}
-    paths = [loras.write(tmp_path / f"{index}.safetensors", {name: value}) for index, (name, value) in enumerate(values.items())]
+    paths = [
+        loras.write(tmp_path / f"{index}.safetensors", {name: value})
+        for index, (name, value) in enumerate(values.items())
+    ]
     pipeline.load_textual_inversion([str(path) for path in paths])
     with ebca.load(tiny_engine_dir, embedding=paths) as engine:
         for prompt in ("a <toy>", "<mood>", "a red <toy>, in <mood> style, <toy>", "a cat", "x<toy>y <mood>_1"):
             ids = engine.tokenizer.encode([prompt]).ids
-            expected = pipeline.tokenizer(pipeline.maybe_convert_prompt(prompt, pipeline.tokenizer), padding="max_length")
+            expected = pipeline.tokenizer(
+                pipeline.maybe_convert_prompt(prompt, pipeline.tokenizer), padding="max_length"
+            )
             assert ids[0].tolist() == expected.input_ids, prompt
             compare(engine, pipeline, prompt)

@@ -135,12 +135,12 @@ def test_a_cache_that_cannot_be_written(
 ) -> None:
     (tmp_path / "taken").write_bytes(b"")
     monkeypatch.setenv("EBCA_CACHE_DIR", str(tmp_path / "taken"))
-    with pytest.raises(EngineError, match="cannot be written to .*set EBCA_CACHE_DIR to a writable folder"):
+    with pytest.raises(EngineError, match=r"cannot be written to .*set EBCA_CACHE_DIR to a writable folder"):
         derive(base, [file])
 
 
 def test_a_derived_engine_takes_no_more(base: EngineDirectory, cache: Path, file: LoraFile) -> None:
-    with ebca.load(base.path, lora=file.path) as engine, pytest.raises(ParameterError, match="has LoRAs .* already"):
+    with ebca.load(base.path, lora=file.path) as engine, pytest.raises(ParameterError, match=r"has LoRAs .* already"):
         engine.with_lora(file.path)
 
 

@@ -60,6 +60,11 @@ def test_a_token_and_one_of_several_vectors(base: EngineDirectory, cache: Path, 
     np.testing.assert_array_equal(values[first:], np.concatenate([vectors(1), vectors(3, 1)]))
 
 
+def _bytes(directory: EngineDirectory, weight: stored.StoredWeight) -> np.ndarray:
+    copy = weight.copies[0]
+    return np.fromfile(directory.file(copy.file), np.uint8, weight.nbytes(copy), offset=copy.offset)
+
+
 def test_everything_behind_the_table_has_moved(base: EngineDirectory, cache: Path, tmp_path: Path) -> None:
     found = derive(base, [], [EmbeddingFile(written(tmp_path, "<cat>", vectors(5)))])
     found.verify()
@@ -69,13 +74,10 @@ def test_everything_behind_the_table_has_moved(base: EngineDirectory, cache: Pat
         for d in (base, found)
     ]
     moved = 0
-    for name, weight in maps[0].items():
+    for name in maps[0]:
         if name == stored.EMBEDDINGS:
             continue
-        pair = [
-            np.fromfile(d.file(m[name].copies[0].file), np.uint8, weight.nbytes(m[name].copies[0]), offset=m[name].copies[0].offset)
-            for d, m in zip((base, found), maps, strict=True)
-        ]  # fmt: skip
+        pair = [_bytes(d, weights[name]) for d, weights in zip((base, found), maps, strict=True)]
         np.testing.assert_array_equal(*pair)
         moved += maps[0][name].copies[0].offset != maps[1][name].copies[0].offset
     assert moved > 5
@@ -109,7 +111,11 @@ def test_the_token_of_a_nameless_file_is_its_name(base: EngineDirectory, cache: 
 @pytest.mark.parametrize(
     ("values", "token", "message"),
     [
-        ({"<a>": np.ones((1, 48), np.float32)}, None, r"vectors of shape \[1, 48\], and .* have 32 numbers; use an emb"),
+        (
+            {"<a>": np.ones((1, 48), np.float32)},
+            None,
+            r"vectors of shape \[1, 48\], and .* have 32 numbers; use an emb",
+        ),
         ({"<a>": np.ones((1, 1, 32), np.float32)}, None, r"vectors of shape \[1, 1, 32\]"),
         ({"<a>": np.ones((0, 32), np.float32)}, None, "has 0 vectors"),
         ({"<a>": np.full(32, np.inf, np.float32)}, None, "values that are not finite"),
@@ -136,8 +142,11 @@ def test_bad_files(
 
 
 def test_the_same_token_twice(base: EngineDirectory, cache: Path, tmp_path: Path) -> None:
-    files = [EmbeddingFile(written(tmp_path, "<a>", vectors(1))), EmbeddingFile(written(tmp_path, "<b>", vectors(1)), "<A>")]
-    with pytest.raises(ParameterError, match="the token '<A>' of .* exists already"):
+    files = [
+        EmbeddingFile(written(tmp_path, "<a>", vectors(1))),
+        EmbeddingFile(written(tmp_path, "<b>", vectors(1)), "<A>"),
+    ]
+    with pytest.raises(ParameterError, match=r"the token '<A>' of .* exists already"):
         derive(base, [], files)
 
 
@@ -173,7 +182,11 @@ def test_an_edited_graph_is_what_onnx_would_write(base: EngineDirectory) -> None
                 external["length"].value = str(tensor.dims[0] * WIDTH * 4)
             else:
                 external["offset"].value = str(int(external["offset"].value) + growth.added)
-        kept = [v for v in expected.graph.value_info if [d.dim_value for d in v.type.tensor_type.shape.dim] != [table.shape[0], WIDTH]]  # noqa: E501
+        kept = [
+            v
+            for v in expected.graph.value_info
+            if [d.dim_value for d in v.type.tensor_type.shape.dim] != [table.shape[0], WIDTH]
+        ]
         del expected.graph.value_info[:]
         expected.graph.value_info.extend(kept)
         assert found == expected

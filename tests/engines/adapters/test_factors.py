@@ -37,7 +37,9 @@ def test_alpha_and_rank() -> None:
 def test_convolutions_with_and_without_a_middle() -> None:
     down, up = array(3, 4, 3, 3), array(5, 3, 1, 1)
     e = exact(down=down, up=up)
-    close(change({"down": down, "up": up}, (5, 4, 3, 3), 3.0), np.einsum("or,rihw->oihw", e["up"][..., 0, 0], e["down"]))
+    close(
+        change({"down": down, "up": up}, (5, 4, 3, 3), 3.0), np.einsum("or,rihw->oihw", e["up"][..., 0, 0], e["down"])
+    )
     down, mid = array(3, 4, 1, 1), array(3, 3, 3, 3)
     e = exact(down=down, mid=mid, up=up)
     expected = np.einsum("oa,abhw,bi->oihw", e["up"][..., 0, 0], e["mid"], e["down"][..., 0, 0])

@@ -35,7 +35,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ({"weight": UP}, "is no LoRA: it has no key such as"),
         (pair(key="lora_unet_input_blocks_7_1_no_such_module"), "fits no weight of this engine .*made for this arch"),
         (pair(key="lora_te2_text_model_encoder_layers_0_mlp_fc1"), "fits no weight of this engine"),
-        (pair(down=np.ones((3, 64), np.float32)), r"down \[3, 64\], up \[32, 3\] do not fit a weight of shape \[32, 32\]"),
+        (
+            pair(down=np.ones((3, 64), np.float32)),
+            r"down \[3, 64\], up \[32, 3\] do not fit a weight of shape \[32, 32\]",
+        ),
         (pair(up=np.ones((32, 4), np.float32)), r"do not fit a weight of shape \[32, 32\]"),
         (pair(down=np.zeros((0, 32), np.float32), up=np.zeros((32, 0), np.float32)), "it has rank 0"),
         (pair(down=np.full((3, 32), np.nan, np.float32)), "values that are not finite in 'lora_unet_down"),
@@ -58,7 +61,7 @@ def test_files_that_cannot_be_merged(
 
 def test_a_scale_that_is_no_number(base: EngineDirectory, tmp_path: Path) -> None:
     path = loras.write(tmp_path / "a.safetensors")
-    with pytest.raises(ParameterError, match="the scale of .* is nan; give a finite number"):
+    with pytest.raises(ParameterError, match=r"the scale of .* is nan; give a finite number"):
         derive(base, [LoraFile(path, float("nan"))])
 
 

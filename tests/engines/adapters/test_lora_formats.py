@@ -26,9 +26,9 @@ def copies(directory: EngineDirectory, part: str, name: str) -> list[np.ndarray]
     found = []
     for copy in weight.copies:
         shape = weight.shape[::-1] if copy.transposed else weight.shape
-        values = np.fromfile(
-            directory.file(copy.file), copy.dtype, int(np.prod(shape)), offset=copy.offset
-        ).reshape(shape)
+        values = np.fromfile(directory.file(copy.file), copy.dtype, int(np.prod(shape)), offset=copy.offset).reshape(
+            shape
+        )
         found.append(values.T if copy.transposed else values)
     return found
 
@@ -59,7 +59,9 @@ def test_other_weights_keep_their_bytes(base: EngineDirectory, kohya: EngineDire
     changed = {(part, f"{module}.weight") for part, modules in loras.changes().items() for module in modules}
     for part, named in weights_of(base).items():
         for name in named:
-            same = [np.array_equal(*pair) for pair in zip(copies(base, part, name), copies(kohya, part, name), strict=True)]
+            same = [
+                np.array_equal(*pair) for pair in zip(copies(base, part, name), copies(kohya, part, name), strict=True)
+            ]
             assert all(same) == ((part, name) not in changed) and any(same) == all(same)
 
 
