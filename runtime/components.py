@@ -102,7 +102,7 @@ class Components:
         with self._lock, _preparing:
             self._prepared.prepare(names, on_prepare)
         if self._prepared.folder is not None:
-            evict(keep=self._prepared.folder)
+            evict(keep=self._prepared.folder, directory=self.directory.path)
 
     def runner(self, component: str, sizes: Mapping[str, int]) -> Runner:
         """An opened component. It is opened on first use and shared.

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Never
 
+from ebca.engines.adapters.asked import EmbeddingArgument, LoraArgument, embedding_files, lora_files
+from ebca.engines.adapters.derived import derive
 from ebca.engines.backends.protocol import Backend, BackendOptions
 from ebca.engines.contract.directory import EngineDirectory, open_directory
 from ebca.runtime.components import Components, OnPrepare
@@ -24,7 +26,18 @@ from ebca.runtime.schema import parameters as rules
 from ebca.runtime.session import Session
 from ebca.runtime.validation import callback, warn
 
-_LOAD = ("engine", "device", "backend", "precision", "threads", "on_prepare", "on_device")
+_LOAD = (
+    "engine",
+    "device",
+    "backend",
+    "precision",
+    "threads",
+    "on_prepare",
+    "on_device",
+    "lora",
+    "embedding",
+    "on_merge",
+)
 _GENERATE = (*FIELD_PARTS, "height", "width", "num_images", "on_step")
 
 log = logging.getLogger(__name__)
@@ -42,6 +55,9 @@ def load(
     threads: int | None = None,
     on_prepare: OnPrepare | None = None,
     on_device: OnDevice | None = None,
+    lora: LoraArgument | Sequence[LoraArgument] = (),
+    embedding: EmbeddingArgument | Sequence[EmbeddingArgument] = (),
+    on_merge: OnPrepare | None = None,
     **unknown: Never,
 ) -> "Engine":
     """Open an engine directory.
@@ -66,9 +82,13 @@ def load(
         threads: on the CPU; None: one per physical core.
         on_prepare: called with (done, total, component) while components are prepared.
         on_device: called with the device and the reason before components are prepared.
+        lora: LoRAs to merge into the weights: a file, "FILE:0.8", (file, 0.8), or a list of these. The engine is opened
+            from a derived directory in the user's cache, which the first use writes; `engine` is not changed.
+        embedding: textual inversions: a file, "FILE=token", (file, "token"), or a list of these; likewise.
+        on_merge: called with (done, total, file) while a derived directory is written.
 
     Raises:
-        EngineError: the directory cannot be used.
+        EngineError: the directory cannot be used, or LoRAs cannot be merged into it.
         BackendError: the device or the backend is missing, or cannot run the engine.
         ParameterError: an unknown name, or values that do not go together. For a name that is not a parameter, the
             error is a TypeError too.
@@ -78,14 +98,18 @@ def load(
     parse(device)
     callback("on_prepare", on_prepare)
     callback("on_device", on_device)
+    callback("on_merge", on_merge)
     directory = open_directory(engine)
+    loras, embeddings = lora_files(lora), embedding_files(embedding)
+    if loras or embeddings:
+        directory = derive(directory, loras, embeddings, on_merge)
     found = devices.open_for(directory, device, backend, BackendOptions(threads=threads, precision=precision))
     log.info("%s", found.choice)
     if on_device is not None:
         on_device(found.choice)
     compute = directory.manifest.compute
     kind = precision if compute == "fp32" else compute
-    opened = Engine(directory, found.backend, found.device, kind, found.choice)
+    opened = Engine(directory, found.backend, found.device, kind, found.choice, threads)
     opened.prepare(on_prepare)
     return opened
 
@@ -104,9 +128,38 @@ class Engine(Components):
         device: Device,
         precision: str = "fp32",
         choice: DeviceChoice | None = None,
+        threads: int | None = None,
     ) -> None:
         super().__init__(directory, backend, device, precision)
+        self._threads = threads
         self.device_choice = choice or DeviceChoice(device.name, "as asked", backend.name)
+
+    def with_lora(
+        self,
+        lora: LoraArgument | Sequence[LoraArgument] = (),
+        *,
+        embedding: EmbeddingArgument | Sequence[EmbeddingArgument] = (),
+        on_prepare: OnPrepare | None = None,
+        on_merge: OnPrepare | None = None,
+    ) -> "Engine":
+        """Another engine, on the same device, with LoRAs merged into its weights and textual inversions added.
+
+        This one stays as it is, and open. Parameters and errors are those of `load`. An engine that was made in this
+        way takes no more: give all files at once.
+        """
+        self.check_open()
+        compute = self.directory.manifest.compute
+        return load(
+            self.directory.path,
+            self.device_choice.device,
+            self.backend.name,
+            precision=self.precision if compute == "fp32" else "fp32",
+            threads=self._threads,
+            on_prepare=on_prepare,
+            lora=lora,
+            embedding=embedding,
+            on_merge=on_merge,
+        )
 
     def session(
         self,
@@ -209,8 +262,19 @@ class Engine(Components):
 def warn_of_differences(path: str | Path, parameters: Mapping[str, Any], engine: Engine) -> None:
     """Warn if the recorded parameters of an image file are of another engine, backend or precision."""
     # The same engine may lie elsewhere.
-    here = {name: value for name, value in engine_parameters(engine).items() if name != "engine"}
+    here = {name: value for name, value in engine_parameters(engine).items() if name not in ("engine", "adapters")}
     pairs = [(name, parameters.get(name), value) for name, value in here.items()]
+    pairs.append(("LoRAs and embeddings", _merged(parameters), _merged(engine_parameters(engine))))
     differ = [f"{name} {recorded}, here {value}" for name, recorded, value in pairs if recorded != value]
     if differ:
         warn(f"'{path}' was made with another engine ({'; '.join(differ)}); the image will differ")
+
+
+def _merged(parameters: Mapping[str, Any]) -> str:
+    """What was merged into an engine, wherever the files lie."""
+    found = parameters.get("adapters")
+    entries = [one for one in found if isinstance(one, Mapping)] if isinstance(found, list) else []
+    names = ("kind", "sha256", "scale", "token")
+    return (
+        ", ".join(" ".join(str(one.get(n))[:12] for n in names if one.get(n) is not None) for one in entries) or "none"
+    )

@@ -3,8 +3,9 @@
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -284,8 +285,13 @@ class Generation:
 def engine_parameters(components: Components) -> dict[str, Any]:
     """What the parameters of a result say about the engine."""
     path = components.directory.path
+    derived = components.manifest.derived
+    made = {} if derived is None else {"adapters": [asdict(adapter) for adapter in derived.adapters]}
+    if derived is not None:
+        path = Path(derived.base)
     return {
         "engine": path.name if path.parent == BUNDLED else str(path),
+        **made,
         "model": components.manifest.model["name"],
         "weights": components.manifest.precision,
         "backend": components.backend.name,

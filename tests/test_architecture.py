@@ -33,6 +33,7 @@ _SESSION = (
     "runtime.generation",
     "runtime.session",
     "engines.cache",
+    "engines.adapters",
 )
 _EXPORT = (
     *("export.quiet", "export.checkpoint", "export.graph", "export.plans", "export.options"),
@@ -52,6 +53,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "engines.machine": ("errors",),
     "engines.backends": _CONTRACT,
     "engines.cache": _BACKENDS,
+    "engines.adapters": (*_CONTRACT, "engines.cache"),
     "plugins.kernels": ("errors",),
     "plugins.energy_attention": ("errors", "plugins.kernels"),
     "plugins.sampling": ("errors",),
@@ -102,11 +104,12 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "export.workspace": (*_CONTRACT, "export.lock", "export.output"),
     "export.parity": (*_CONTRACT, *_OPERATORS, "export.graph"),
     "export.stages": (*_BACKENDS, *_OPERATORS, *_EXPORT),
+    "export.merging": ("errors", "engines.contract", "engines.adapters", "export.checkpoint"),
     "export.api": ("errors", "version", *_EXPORT, "export.stages"),
     # `export_unet`, which imports PyTorch when it is called.
     "export": ("export.api",),
     # Prepares what it has exported, and compares backends.
-    "export.cli": (*_ENGINE, *_EXPORT, "console", "runtime.diagnostics", "export.api"),
+    "export.cli": (*_ENGINE, *_EXPORT, "console", "runtime.diagnostics", "export.merging", "export.api"),
     "bench.judges": ("errors", "export.quiet"),
     # Measures everything.
     "bench": (

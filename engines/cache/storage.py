@@ -13,13 +13,14 @@ MARKER = "engine.json"
 """The file that marks a folder of the cache as a prepared engine."""
 
 
-def evict(keep: Path, limit_bytes: float | None = None) -> list[Path]:
-    """Delete the least recently used prepared engines until a cache is within its bound; never `keep`. What cannot be
+def evict(keep: Path, limit_bytes: float | None = None, directory: Path | None = None) -> list[Path]:
+    """Delete the least recently used engines until a cache is within its bound; never those in use. What cannot be
     deleted stays.
 
     Args:
         keep: folder of the engine in use; its parent is the cache.
         limit_bytes: the bound; None for `cache_limit()`.
+        directory: the engine directory in use, which may lie in the cache too.
 
     Returns:
         The deleted folders.
@@ -31,7 +32,7 @@ def evict(keep: Path, limit_bytes: float | None = None) -> list[Path]:
     removed = []
     for engine in engines:
         # Another process may be preparing an engine that was used less than a minute ago.
-        if total <= limit_bytes or engine.folder == keep or time.time() - engine.used < 60:
+        if total <= limit_bytes or engine.folder in (keep, directory) or time.time() - engine.used < 60:
             continue
         shutil.rmtree(engine.folder, ignore_errors=True)
         if not engine.folder.exists():
@@ -42,7 +43,8 @@ def evict(keep: Path, limit_bytes: float | None = None) -> list[Path]:
 
 @dataclass(frozen=True)
 class StoredEngine:
-    """A prepared engine in the cache: its folder, bytes, and when it was last used (seconds since the epoch)."""
+    """A prepared or derived engine in the cache: its folder, bytes, and when it was last used (seconds since the
+    epoch). A file with several names counts as a part for each."""
 
     folder: Path
     size: int
@@ -50,7 +52,7 @@ class StoredEngine:
 
 
 def stored_engines(root: Path | None = None) -> list[StoredEngine]:
-    """The prepared engines in a cache, by name. The folder may be shared: only folders with our marker count.
+    """The prepared and derived engines in a cache, by name. It may be shared: only folders with our marker count.
 
     Args:
         root: the cache; None for the user's. One that does not exist or cannot be read holds nothing.
@@ -63,6 +65,7 @@ def stored_engines(root: Path | None = None) -> list[StoredEngine]:
         # Another process may delete it meanwhile.
         with suppress(OSError):
             if not path.is_symlink() and (path / MARKER).is_file():
-                size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+                files = [f.stat() for f in path.rglob("*") if f.is_file()]
+                size = sum(info.st_size // max(1, info.st_nlink) for info in files)
                 found.append(StoredEngine(path, size, path.stat().st_mtime))
     return found

@@ -169,7 +169,7 @@ class Store:
             for source in sources:
                 path = Path(folder) / source
                 path.parent.mkdir(parents=True, exist_ok=True)
-                _link_or_copy(self._directory.file(source).resolve(), path)
+                link_or_copy(self._directory.file(source).resolve(), path)
             yield Path(folder) / sources[0]
 
     def _remove_abandoned(self) -> None:
@@ -229,7 +229,8 @@ def check_room(folder: Path, needed: int) -> None:
         raise OSError(errno.ENOSPC, f"the disk has {free / 1e9:.2f} GB free, and {wanted / 1e9:.2f} GB are needed")
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make `target` a second name of a file, or a copy of it."""
     try:
         os.link(source, target)
     except OSError:

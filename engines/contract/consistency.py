@@ -50,6 +50,8 @@ def check(manifest: Manifest) -> None:
         for file in (component.graph, component.weights, *component.lowered.values()):
             if file is not None:
                 _need_file(manifest, file, f"component '{name}'")
+    if manifest.weights is not None:
+        _need_file(manifest, manifest.weights, "the list of weights")
     _check_edges(manifest.unet)
     _check_compute(manifest)
     _check_channels_last(manifest.unet)

@@ -168,6 +168,26 @@ class FileRecord:
 
 
 @dataclass(frozen=True)
+class Adapter:
+    """What was merged into an engine: kind "lora" with its scale, or "embedding" with its token. `file` and `sha256`
+    tell which file it was."""
+
+    kind: str
+    file: str
+    sha256: str
+    scale: float | None = None
+    token: str | None = None
+
+
+@dataclass(frozen=True)
+class Derived:
+    """Says that an engine directory was made of another one, at `base`, and what was merged into that."""
+
+    base: str
+    adapters: tuple[Adapter, ...]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The contents of `manifest.json`, see the module docstring."""
 
@@ -185,6 +205,8 @@ class Manifest:
     compute: str = "fp32"
     plans: Mapping[str, LibraryPlans] = field(default_factory=dict)
     controlnets: Mapping[str, ControlNetSpec] = field(default_factory=dict)
+    weights: str | None = None
+    derived: Derived | None = None
 
     @property
     def kind(self) -> str:

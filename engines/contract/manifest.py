@@ -16,6 +16,8 @@ Version 2. Paths are relative to the directory, with `/`. Tensor shapes: see `eb
     parity               errors measured against PyTorch at export
     controlnets          per name: components that add to what the UNet's segments read; only if there are any
     plans                per library: TensorRT plans built ahead of time, see `ebca.engines.contract.plans`
+    weights              the file that says where each weight lies, see `ebca.engines.contract.weights`; may be missing
+    derived              of which engine it was made, and what was merged into that; null for an export
     files                path -> size, sha256
 """
 
@@ -30,8 +32,10 @@ from ebca.engines.contract.entries import (
     FORMAT,
     GUIDANCE_SCALE,
     VERSION,
+    Adapter,
     Component,
     ControlNetSpec,
+    Derived,
     FileRecord,
     LayerSpec,
     Manifest,
@@ -53,8 +57,10 @@ __all__ = [
     "FORMAT",
     "GUIDANCE_SCALE",
     "VERSION",
+    "Adapter",
     "Component",
     "ControlNetSpec",
+    "Derived",
     "FileRecord",
     "LayerSpec",
     "Manifest",

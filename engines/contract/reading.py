@@ -11,8 +11,10 @@ from ebca.engines.contract import dims, files, limits, plans
 from ebca.engines.contract.checked import Entry
 from ebca.engines.contract.entries import (
     GUIDANCE_SCALE,
+    Adapter,
     Component,
     ControlNetSpec,
+    Derived,
     FileRecord,
     LayerSpec,
     Manifest,
@@ -48,6 +50,7 @@ def manifest(entry: Entry) -> Manifest:
     text_encoder, vae, tokenizer = entry.get("text_encoder"), entry.get("vae"), entry.get("tokenizer")
     compute, parity = entry.get("compute"), entry.get("parity")
     made, built, nets = entry.get("created_by"), entry.get("plans"), entry.get("controlnets")
+    weights, derived = entry.get("weights"), entry.get("derived")
     return Manifest(
         model=_model(entry["model"]),
         precision=entry["precision"].choice(*PRECISIONS),
@@ -63,6 +66,8 @@ def manifest(entry: Entry) -> Manifest:
         compute=COMPUTES[0] if compute is None else compute.choice(*COMPUTES),
         plans={} if built is None else {library: plans.read_plans(its) for library, its in built.items()},
         controlnets={} if nets is None else {name: _controlnet(net) for name, net in nets.items()},
+        weights=None if weights is None else weights.text(),
+        derived=None if derived is None else _derived(derived),
     )
 
 
@@ -126,6 +131,21 @@ def _table(entry: Entry) -> dict[str, Any]:
 
 def _present(entry: Entry) -> dict[str, Any]:
     return {name: value for name, value in entry.value.items() if value is not None}
+
+
+def _derived(entry: Entry) -> Derived:
+    return Derived(entry["base"].text(), tuple(_adapter(adapter) for adapter in entry["adapters"].elements()))
+
+
+def _adapter(entry: Entry) -> Adapter:
+    scale, token = entry.get("scale"), entry.get("token")
+    return Adapter(
+        entry["kind"].choice("lora", "embedding"),
+        entry["file"].text(),
+        entry["sha256"].text(),
+        None if scale is None else scale.number(),
+        None if token is None else token.name(),
+    )
 
 
 def _model(entry: Entry) -> dict[str, Any]:
@@ -235,6 +255,10 @@ def _tokenizer(entry: Entry) -> TokenizerSpec:
     for token in TOKENS:
         info[f"{token}_token"].name()
         info[f"{token}_token_id"].integer(0, limits.TOKEN_ID)
+    if (expansions := info.get("expansions")) is not None:
+        for _, ids in expansions.items():
+            if not [index.integer(0, limits.TOKEN_ID) for index in ids.elements()]:
+                ids.refuse("a list of token ids")
     return TokenizerSpec(entry["file"].text(), dict(info.value))
 
 

@@ -37,6 +37,7 @@ _EXAMPLES = """examples:
   ebca-export --model sd-1.5 --output-dir engine-gpu --backend tensorrt-rtx --shape 1x512x768
   ebca-export --model sd-1.5 --output-dir engine-gpu --backend onnxruntime-cuda --verify
   ebca-export --model sd-1.5 --output-dir engine-canny --controlnet lllyasviel/control_v11p_sd15_canny=canny
+  ebca-export --model sd-1.5 --output-dir engine-style --lora style.safetensors:0.8
   ebca-export --model sd-1.5 --dry-run
 """
 
@@ -55,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     _add_contents(p)
     _add_plans(p.add_argument_group("plans (--backend tensorrt-rtx or tensorrt)"))
     _add_weights(p.add_argument_group("weights"))
+    _add_adapters(p.add_argument_group("merged into the weights"))
     _add_sources(p.add_argument_group("hub and tokenizer"))
     return p
 
@@ -234,6 +236,17 @@ def _add_weights(group: "argparse._ArgumentGroup") -> None:
         choices=("epsilon", "v_prediction"),
         help="what the UNet predicts, noise or v (default: as the model says; see docs/checkpoints.md)",
     )
+
+
+def _add_adapters(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--lora", action="append", default=[], metavar="FILE[:SCALE]",
+        help="a LoRA (.safetensors of diffusers, PEFT or kohya) and its strength (default: 1); repeat it for more",
+    )  # fmt: skip
+    group.add_argument(
+        "--embedding", action="append", default=[], metavar="FILE[=TOKEN]",
+        help="a textual inversion (.safetensors), and what prompts write for it; repeat it for more",
+    )  # fmt: skip
 
 
 def _add_sources(group: "argparse._ArgumentGroup") -> None:

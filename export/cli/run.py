@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ebca import console
+from ebca.engines.adapters.asked import embedding_files, lora_files
 from ebca.export import output
 from ebca.export.cli import checks
 from ebca.export.cli.arguments import PREPARED, PROGRAM, parser
@@ -45,7 +46,7 @@ def _run(args: argparse.Namespace, ctrl_c: console.CtrlC) -> int:
     if not args.dry_run:
         output.check_output(output.output_path(args.output_dir), overwrite=args.overwrite)
     out = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
-    checkpoint = _load(args, out)
+    checkpoint = _merged(args, _load(args, out))
     if args.dry_run:
         _print_split(args, checkpoint)
         return 0
@@ -84,6 +85,14 @@ def _load(args: argparse.Namespace, out: Console) -> "Checkpoint":
         if not args.controlnet:
             return checkpoint
         return controlnet.load_controlnets(checkpoint, args.controlnet, token=args.token, cache_dir=args.cache_dir)
+
+
+def _merged(args: argparse.Namespace, checkpoint: "Checkpoint") -> "Checkpoint":
+    """The checkpoint with LoRAs and embeddings, if any are given."""
+    from ebca.export.merging import merged
+
+    loras, embeddings = lora_files(args.lora), embedding_files(args.embedding)
+    return merged(checkpoint, loras, embeddings) if loras or embeddings else checkpoint
 
 
 def _scale(checkpoint: "Checkpoint") -> int:

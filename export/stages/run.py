@@ -7,7 +7,17 @@ from ebca.engines.contract.limits import NAME_BYTES
 from ebca.engines.contract.manifest import FileRecord, Manifest
 from ebca.export.checkpoint.model import Checkpoint
 from ebca.export.distilled import default_guidance
-from ebca.export.stages import controlnets, full_unet, plans, schedulers, text_encoder, tokenizer, unet, vae
+from ebca.export.stages import (
+    controlnets,
+    full_unet,
+    plans,
+    schedulers,
+    text_encoder,
+    tokenizer,
+    unet,
+    vae,
+    weight_map,
+)
 from ebca.export.stages.context import Context, Stage, StageResult
 from ebca.export.stages.unet_inputs import UNetInputs
 from ebca.export.weights import versions
@@ -30,6 +40,7 @@ def stages(context: Context) -> Iterator[Stage]:
         yield partial(controlnets.export, traced=inputs.traced)
     yield text_encoder.export
     yield vae.export
+    yield weight_map.export
     if options.plans is not None:
         yield plans.export
 

@@ -2,10 +2,14 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ebca import console
+from ebca.engines.adapters.asked import embedding_files, lora_files
+from ebca.engines.adapters.derived import derive
 from ebca.engines.backends.registry import CPU_BACKENDS, GPU_BACKENDS, PRECISIONS
+from ebca.engines.contract.directory import open_directory
 from ebca.errors import ParameterError
 from ebca.runtime.components import OnPrepare
 from ebca.runtime.conditioning.edits import Edit
@@ -55,6 +59,37 @@ def add_engine(p: argparse.ArgumentParser, *, required: bool = True) -> None:
         "--engine", required=required, type=console.name_or_path, metavar="DIR",
         help="engine directory made by ebca-export, or the name of a bundled engine such as shapes",
     )  # fmt: skip
+
+
+def add_adapters(p: argparse.ArgumentParser) -> None:
+    """Add LoRAs and embeddings; `open_engine` merges them."""
+    given = p.add_argument_group(
+        "LoRAs and embeddings",
+        "Merged into a copy of the engine's weights in the user's cache, once; see docs/lora.md.",
+    )
+    given.add_argument(
+        "--lora", action=_Repeated, metavar="FILE[:SCALE]",
+        help="a LoRA (.safetensors of diffusers, PEFT or kohya) and its strength (default: 1). Can be repeated",
+    )  # fmt: skip
+    given.add_argument(
+        "--embedding", action=_Repeated, metavar="FILE[=TOKEN]",
+        help="a textual inversion (.safetensors), and what the prompt writes for it (default: what the file says). Can "
+        "be repeated",
+    )  # fmt: skip
+    given.add_argument(
+        "--print-engine-directory", action="store_true",
+        help="print the engine directory that has them, for the C library or --engine, and make no image",
+    )  # fmt: skip
+
+
+def engine_directory(args: argparse.Namespace, *, quiet: bool = False) -> Path:
+    """The engine directory of `--engine` with `--lora` and `--embedding` merged into it. Raises as `derive`."""
+    directory = open_directory(args.engine)
+    loras, embeddings = lora_files(args.lora or []), embedding_files(args.embedding or [])
+    if loras or embeddings:
+        with console.MergeProgress() as merge:
+            directory = derive(directory, loras, embeddings, None if quiet else merge)
+    return directory.path
 
 
 def add_energy(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -246,15 +281,21 @@ def open_engine(args: argparse.Namespace, on_prepare: OnPrepare | None, *, quiet
 
     Raises the same errors as `ebca.load`.
     """
-    return load(
-        args.engine,
-        args.device,
-        args.backend,
-        precision=args.precision,
-        threads=args.threads,
-        on_prepare=on_prepare,
-        on_device=None if quiet else tell_device(args),
-    )
+    # Other programs than ebca-run have no options for these.
+    lora, embedding = (getattr(args, name, None) or [] for name in ("lora", "embedding"))
+    with console.MergeProgress() as merge:
+        return load(
+            args.engine,
+            args.device,
+            args.backend,
+            precision=args.precision,
+            threads=args.threads,
+            on_prepare=on_prepare,
+            on_device=None if quiet else tell_device(args),
+            lora=lora,
+            embedding=embedding,
+            on_merge=None if quiet else merge,
+        )
 
 
 def gammas(args: argparse.Namespace) -> tuple[Gamma, Gamma]:

@@ -29,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def body() -> int:
         args = _arguments(argv)
+        if args.print_engine_directory:
+            print(options.engine_directory(args, quiet=args.quiet))
+            return 0
         if args.prompts_file is not None:
             return batch.run(args, ctrl_c, done)
         return _run(args, ctrl_c, written)
@@ -42,10 +45,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     args = p.parse_args(argv)
     if args.from_image is not None:
         return filled(p, args, argv)
-    required = {
-        "--engine": args.engine,
-        "--prompt (or --prompts-file)": args.prompt or args.source_prompt or args.prompts_file,
-    }
+    required = {"--engine": args.engine}
+    if not args.print_engine_directory:
+        required["--prompt (or --prompts-file)"] = args.prompt or args.source_prompt or args.prompts_file
     if missing := [flag for flag, value in required.items() if value is None]:
         p.error(f"the following arguments are required: {', '.join(missing)}")
     return args

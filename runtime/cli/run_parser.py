@@ -35,6 +35,8 @@ examples:
   ebca-run --engine engine-gpu --prompt "a lion"                  on the GPU if it is usable
   ebca-run --engine engine-gpu --prompt "a lion" --device cuda    on the GPU, or an error
   ebca-run --engine engine-sd15 --prompt "a lion" --preview now.png
+  ebca-run --engine engine-sd15 --prompt "a lion, oil painting" --lora style.safetensors:0.8
+  ebca-run --engine engine-sd15 --prompt "a photo of <my-cat>" --embedding cat.safetensors
   ebca-run --engine engine-sd15 --prompts-file prompts.txt --output-dir images
 """
 
@@ -64,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_subjects(p)
     _add_images(p)
     run_controls.add(p)
+    options.add_adapters(p)
     _add_prompts_file(p)
     _add_telemetry(p)
     machine = options.add_machine(p)

@@ -77,6 +77,8 @@ def _values(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, 
     found = {name: recorded[name] for name in _PLAIN if recorded.get(name) is not None}
     if isinstance(recorded.get("repaint"), Mapping):
         found |= {**recorded["repaint"], "jump_n_sample": recorded["repaint"].get("jump_count")}
+    if not {"lora", "embedding"} & given.keys():
+        found |= _adapters(recorded.get("adapters"))
     if recorded.get("task") == "repaint":
         # It has steps of its own, and the recorded name is theirs.
         found.pop("scheduler", None)
@@ -97,6 +99,17 @@ def _values(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, 
         found["backend"] = recorded.get("backend")
         if recorded.get("precision") == "bf16":
             found["precision"] = "bf16"
+    return found
+
+
+def _adapters(recorded: Any) -> dict[str, list[str]]:
+    """LoRAs and embeddings as options. That the files have not changed is checked when the engine is open."""
+    found: dict[str, list[str]] = {}
+    for one in recorded if isinstance(recorded, list) else ():
+        if isinstance(one, Mapping) and one.get("kind") == "lora":
+            found.setdefault("lora", []).append(f"{one.get('file')}:{one.get('scale')}")
+        elif isinstance(one, Mapping):
+            found.setdefault("embedding", []).append(f"{one.get('file')}={one.get('token')}")
     return found
 
 

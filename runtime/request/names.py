@@ -52,6 +52,10 @@ _REPLACED = {
         ("editing_prompt", "editing_direction", "alpha", "alpha_tau", "gamma_attn_compose", "gamma_norm_compose"),
         "is a part of `edits` here: edits=[ebca.Edit('a boat', direction=1, alpha=1.3)]",
     ),
+    **dict.fromkeys(
+        ("lora", "loras", "lora_scale", "cross_attention_kwargs", "adapter_names", "embedding"),
+        "belongs to the engine, whose weights it changes: Engine.with_lora(['style.safetensors:0.8'])",
+    ),
     "source_prompt": "is the prompt of `Session.invert` here, whose latents `generate` takes",
     **dict.fromkeys(
         ("controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end"),
@@ -62,7 +66,7 @@ _REPLACED = {
         "belongs to SDXL, which is not supported",
     ),
     **dict.fromkeys(
-        ("clip_skip", "cross_attention_kwargs", "guidance_rescale", "ip_adapter_image", "sigmas", "timesteps"),
+        ("clip_skip", "guidance_rescale", "ip_adapter_image", "sigmas", "timesteps"),
         "has no counterpart here",
     ),
 }
@@ -109,6 +113,8 @@ LOAD: Mapping[str, str] = {
         "is chosen when an engine directory is exported; on the CPU, `precision` may also be 'bf16'",
     ),
     **dict.fromkeys(("provider", "providers", "execution_provider"), "is called `backend` here"),
+    **dict.fromkeys(("loras", "lora_weights", "adapters"), "is called `lora` here: ['style.safetensors:0.8']"),
+    **dict.fromkeys(("embeddings", "textual_inversion"), "is called `embedding` here: ['cat.safetensors=<my-cat>']"),
     **dict.fromkeys(("num_threads", "intra_op_num_threads"), "is called `threads` here"),
     **dict.fromkeys(
         ("model", "model_id", "model_path", "path", "pretrained_model_name_or_path"),

@@ -21,6 +21,15 @@ _SHORTEST, _LONGEST = 3, 10_000
 
 
 @dataclass(frozen=True)
+class _Pieces:
+    """The tokens of a text: their ids, where each lies in it, and the number of its word."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+    word_ids: list[int | None]
+
+
+@dataclass(frozen=True)
 class Encoded:
     """Encoded prompts.
 
@@ -40,7 +49,8 @@ class Tokenizer:
 
     Args:
         backend: the vocabulary.
-        info: model_max_length; bos_token, eos_token, pad_token and their ids, from the manifest.
+        info: model_max_length; bos_token, eos_token, pad_token and their ids, from the manifest; `expansions`: token to
+            the ids that it stands for, for textual inversions of several vectors.
 
     Raises:
         EngineError: incomplete information, or other ids than those of the vocabulary.
@@ -60,6 +70,7 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
+        self._expansions: dict[int, list[int]] = {ids[0]: ids for ids in (info.get("expansions") or {}).values()}
 
     @classmethod
     def load(cls, path: str | Path, info: Mapping[str, Any]) -> Tokenizer:
@@ -149,7 +160,7 @@ class Tokenizer:
     def _room(self) -> int:
         return self.max_length - 2
 
-    def _pieces(self, text: str) -> Encoding:
+    def _pieces(self, text: str) -> _Pieces:
         if not isinstance(text, str):
             raise ParameterError(f"a prompt is of type {type(text).__name__}", "give a string")
         try:
@@ -159,7 +170,19 @@ class Tokenizer:
                 f"the prompt {rules.shortened(repr(text), 100)} is not valid Unicode text: {error.reason}",
                 "remove unpaired surrogates",
             ) from error
-        return self._backend.encode(text, add_special_tokens=False)
+        return self._expanded(self._backend.encode(text, add_special_tokens=False))
+
+    def _expanded(self, encoding: Encoding) -> _Pieces:
+        """Every token as the ids that it stands for, all of them at its place in the text."""
+        found = _Pieces(encoding.ids, encoding.offsets, encoding.word_ids)
+        if not self._expansions.keys() & set(found.ids):
+            return found
+        counts = [self._expansions.get(index, [index]) for index in found.ids]
+        return _Pieces(
+            [index for ids in counts for index in ids],
+            [span for span, ids in zip(found.offsets, counts, strict=True) for _ in ids],
+            [word for word, ids in zip(found.word_ids, counts, strict=True) for _ in ids],
+        )
 
     def _needle(self, word: str) -> list[int]:
         """The token ids of a word or phrase."""
@@ -171,12 +194,12 @@ class Tokenizer:
     def _entry(self, index: int) -> str:
         return self._backend.id_to_token(index) or f"#{index}"
 
-    def _dropped(self, prompt: str, encoding: Encoding) -> str:
+    def _dropped(self, prompt: str, encoding: _Pieces) -> str:
         if len(encoding.ids) <= self._room:
             return ""
         return prompt[encoding.offsets[self._room][0] :]
 
-    def _find(self, prompt: str, encoding: Encoding, word: str) -> list[int]:
+    def _find(self, prompt: str, encoding: _Pieces, word: str) -> list[int]:
         needle = self._needle(word)
         starts = _occurrences(encoding, needle)
         # Occurrences that the length limit cuts are not used.
@@ -186,7 +209,7 @@ class Tokenizer:
         positions = {start + i + 1 for start in kept for i in range(len(needle))}
         return sorted(positions)
 
-    def _not_found(self, prompt: str, encoding: Encoding, word: str, *, beyond: bool) -> EbcaError:
+    def _not_found(self, prompt: str, encoding: _Pieces, word: str, *, beyond: bool) -> EbcaError:
         spans = encoding.offsets[: self._room]
         listing = ", ".join(f"{i} {prompt[start:end]!r}" for i, (start, end) in enumerate(spans, start=1)) or "none"
         if beyond:
@@ -208,7 +231,7 @@ def _token_id(backend: _Backend, info: Mapping[str, Any], name: str) -> int:
     return found
 
 
-def _occurrences(encoding: Encoding, needle: list[int]) -> list[int]:
+def _occurrences(encoding: _Pieces, needle: list[int]) -> list[int]:
     """Indices of the first tokens of all occurrences of `needle` as whole words."""
     ids, word_of = encoding.ids, encoding.word_ids
     last = len(ids) - len(needle)

@@ -167,7 +167,7 @@ const PromptTokenizer& Engine::tokenizer() {
     if (!tokenizer_) {
         const TokenizerSpec& spec = *manifest().tokenizer;
         tokenizer_.emplace(PromptTokenizer::from_json(directory_.read(spec.file),
-                                                      {spec.model_max_length, spec.bos, spec.eos, spec.pad}));
+                                                      {spec.model_max_length, spec.bos, spec.eos, spec.pad, spec.expansions}));
     }
     return *tokenizer_;
 }

@@ -24,6 +24,7 @@ from ebca.errors import EbcaError
 __all__ = [
     "INTERRUPTED",
     "CtrlC",
+    "MergeProgress",
     "Parser",
     "PrepareProgress",
     "ProgressLine",
@@ -202,6 +203,8 @@ class PrepareProgress:
         seconds: time that preparing took; None if nothing was prepared.
     """
 
+    _doing, _done, _unit, _why = "preparing", "prepared", "component", "for this machine"
+
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
         self._line = ProgressLine(stream)
@@ -211,18 +214,18 @@ class PrepareProgress:
     def __call__(self, done: int, total: int, name: str) -> None:
         """Show that `done` of `total` components are prepared, and that `name` is next."""
         stream = self._stream or sys.stderr
-        count = f"{total} component" if total == 1 else f"{total} components"
+        count = f"{total} {self._unit}" if total == 1 else f"{total} {self._unit}s"
         if self._began is None:
             self._began = time.perf_counter()
             if not stream.isatty():
-                text = f"preparing {count} for this machine; later starts skip this"
+                text = f"{self._doing} {count} {self._why}; later starts skip this"
                 print(text, file=stream, flush=True)
-        self._line.update(f"preparing {name} ({min(done + 1, total)} of {total})", done, total)
+        self._line.update(f"{self._doing} {name} ({min(done + 1, total)} of {total})", done, total)
         if done >= total:
             self.seconds = time.perf_counter() - self._began
             self._began = None
             self.close()
-            print(f"prepared {count} in {self.seconds:.1f} s", file=stream, flush=True)
+            print(f"{self._done} {count} in {self.seconds:.1f} s", file=stream, flush=True)
 
     def close(self) -> None:
         """Remove the bar."""
@@ -235,6 +238,12 @@ class PrepareProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class MergeProgress(PrepareProgress):
+    """The same for an `on_merge` callback: files of weights that LoRAs and embeddings change."""
+
+    _doing, _done, _unit, _why = "merging", "merged", "file", "of weights with the LoRAs and embeddings"
 
 
 def _say(program: str, text: str) -> None:

@@ -108,6 +108,7 @@ struct TokenizerSpec {
     std::string file;
     int64_t model_max_length = 0;
     SpecialToken bos, eos, pad;
+    std::map<int64_t, std::vector<int64_t>> expansions;  // token -> all that it stands for, itself first
 };
 
 // The file of one scheduler: a record for each number of steps, in the order of these.

@@ -179,6 +179,14 @@ TokenizerSpec tokenizer(const Entry& entry) {
     out.bos = token("bos_token");
     out.eos = token("eos_token");
     out.pad = token("pad_token");
+    if (auto expansions = info.get("expansions")) {
+        expansions->members([&](const std::string&, const Entry& one) {
+            std::vector<int64_t> ids;
+            for (const Entry& id : one.elements()) ids.push_back(id.integer(0, limits::token_id));
+            if (ids.empty()) one.refuse("a list of token ids");
+            out.expansions[ids.front()] = ids;
+        });
+    }
     return out;
 }
 

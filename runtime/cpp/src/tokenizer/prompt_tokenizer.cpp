@@ -74,7 +74,7 @@ Encoded PromptTokenizer::encode(const std::vector<std::string>& prompts) const {
     Encoded encoded;
     encoded.ids.reserve(prompts.size() * max_length());
     for (const std::string& prompt : prompts) {
-        Encoding encoding = tokenizer_.encode_with_offsets(prompt);
+        Encoding encoding = pieces(prompt);
         size_t used = std::min(encoding.ids.size(), room());
         std::vector<int64_t> row{info_.bos.id};
         row.insert(row.end(), encoding.ids.begin(), encoding.ids.begin() + static_cast<ptrdiff_t>(used));
@@ -92,7 +92,7 @@ Encoded PromptTokenizer::encode(const std::vector<std::string>& prompts) const {
 
 std::vector<std::vector<size_t>> PromptTokenizer::find_words(std::string_view prompt,
                                                              const std::vector<std::string>& words) const {
-    Encoding encoding = tokenizer_.encode_with_offsets(prompt);
+    Encoding encoding = pieces(prompt);
     std::vector<std::vector<size_t>> found;
     for (const std::string& word : words) found.push_back(find(prompt, encoding, word));
     return found;
@@ -101,7 +101,7 @@ std::vector<std::vector<size_t>> PromptTokenizer::find_words(std::string_view pr
 Occurrences PromptTokenizer::occurrences(std::string_view prompt, std::string_view phrase) const {
     std::vector<int64_t> needle = ids(phrase);
     Occurrences out;
-    for (size_t start : starts_of(tokenizer_.encode_with_offsets(prompt), needle)) {
+    for (size_t start : starts_of(pieces(prompt), needle)) {
         if (start + needle.size() > room()) {
             out.beyond = true;
             continue;
@@ -113,7 +113,7 @@ Occurrences PromptTokenizer::occurrences(std::string_view prompt, std::string_vi
 }
 
 std::vector<int64_t> PromptTokenizer::ids(std::string_view phrase) const {
-    std::vector<int64_t> found = tokenizer_.encode(phrase);
+    std::vector<int64_t> found = pieces(phrase).ids;
     if (found.empty()) throw rules::word_without_tokens(quoted(phrase));
     return found;
 }
@@ -142,6 +142,22 @@ ParameterError PromptTokenizer::not_found(std::string_view prompt, const Encodin
     if (tokens.empty()) tokens = "none";
     return beyond ? rules::word_beyond_limit(quoted(word), room(), tokens)
                   : rules::word_not_in_prompt(quoted(word), tokens);
+}
+
+Encoding PromptTokenizer::pieces(std::string_view text) const {
+    Encoding found = tokenizer_.encode_with_offsets(text);
+    if (info_.expansions.empty()) return found;
+    Encoding expanded;
+    for (size_t i = 0; i < found.ids.size(); ++i) {
+        auto several = info_.expansions.find(found.ids[i]);
+        const size_t count = several == info_.expansions.end() ? 1 : several->second.size();
+        for (size_t n = 0; n < count; ++n) {
+            expanded.ids.push_back(several == info_.expansions.end() ? found.ids[i] : several->second[n]);
+            expanded.offsets.push_back(found.offsets[i]);
+            expanded.words.push_back(found.words[i]);
+        }
+    }
+    return expanded;
 }
 
 std::string PromptTokenizer::entry(int64_t id) const {

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -18,6 +19,7 @@ namespace ebca {
 struct TokenizerInfo {
     int64_t model_max_length;  // T, tokens of a row with the start and the end token; 3 to 10,000
     SpecialToken bos, eos, pad;
+    std::map<int64_t, std::vector<int64_t>> expansions = {};  // token -> all that it stands for, itself first
 };
 
 // Token ids of n prompts, and what did not fit.
@@ -62,6 +64,8 @@ class PromptTokenizer {
     PromptTokenizer(Tokenizer tokenizer, const TokenizerInfo& info) : tokenizer_(std::move(tokenizer)), info_(info) {}
 
     size_t room() const { return max_length() - 2; }
+    // The tokens of a text, each as all that it stands for, at its place in the text.
+    Encoding pieces(std::string_view text) const;
     std::string entry(int64_t id) const;
     ParameterError not_found(std::string_view prompt, const Encoding& encoding, std::string_view word,
                              bool beyond) const;
