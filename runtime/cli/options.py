@@ -68,11 +68,11 @@ def add_adapters(p: argparse.ArgumentParser) -> None:
         "Merged into a copy of the engine's weights in the user's cache, once; see docs/lora.md.",
     )
     given.add_argument(
-        "--lora", action=_Repeated, metavar="FILE[:SCALE]",
+        "--lora", action=Repeated, metavar="FILE[:SCALE]",
         help="a LoRA (.safetensors of diffusers, PEFT or kohya) and its strength (default: 1). Can be repeated",
     )  # fmt: skip
     given.add_argument(
-        "--embedding", action=_Repeated, metavar="FILE[=TOKEN]",
+        "--embedding", action=Repeated, metavar="FILE[=TOKEN]",
         help="a textual inversion (.safetensors), and what the prompt writes for it (default: what the file says). Can "
         "be repeated",
     )  # fmt: skip
