@@ -108,6 +108,8 @@ class Generation:
         inputs_of_subjects = None if subjects is None else subjects.inputs
         encoder = PromptEncoder(self._components, self._target.batch)
         prompts = encoder.encode(request.conditioning, request.guidance.edits, guided=self._valid.guided)
+        if inputs_of_subjects is not None:
+            inputs_of_subjects = inputs_of_subjects.with_tokens(prompts.conditional.shape[1])
         watch.stage("text_encoder")
         initial = self._initial_latents()
         watch.stage("vae_encoder")

@@ -101,7 +101,8 @@ class Job:
         source = self.args.source_prompt
         if source is not None:
             self._check_edits()
-            check_inversion(Conditioning(source), session.engine.manifest, regularize=self.args.regularize)
+            conditioning = Conditioning(source, **self._reading)
+            check_inversion(conditioning, session.engine.manifest, regularize=self.args.regularize)
             inputs.load_images(self.args.image, session.height, session.width)
         parameters = dict(session.check(self.asked))
         if source is not None:
@@ -120,12 +121,23 @@ class Job:
             self._check_edits()
             steps.phase("inverting")
             found = session.invert(
-                args.image, args.source_prompt, steps=asked.steps, regularize=args.regularize, on_step=steps
+                args.image,
+                args.source_prompt,
+                steps=asked.steps,
+                regularize=args.regularize,
+                **self._reading,
+                on_step=steps,
             )
             asked = replace(asked, latents=found.latents)
         steps.phase("denoising")
         result = session.run(asked, steps)
         return result, self._described(result.parameters)
+
+    @property
+    def _reading(self) -> dict[str, Any]:
+        """How the source prompt is read: as the prompt is."""
+        conditioning = self.asked.conditioning
+        return {name: getattr(conditioning, name) for name in ("prompt_weighting", "long_prompts", "clip_skip")}
 
     def _check_edits(self) -> None:
         editing.resolve(self.asked.guidance.edits, self.asked.steps, self.asked.steps, "ddim")

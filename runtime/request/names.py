@@ -57,7 +57,7 @@ _REPLACED = {
         "belongs to SDXL, which is not supported",
     ),
     **dict.fromkeys(
-        ("clip_skip", "cross_attention_kwargs", "guidance_rescale", "ip_adapter_image", "sigmas", "timesteps"),
+        ("cross_attention_kwargs", "guidance_rescale", "ip_adapter_image", "sigmas", "timesteps"),
         "has no counterpart here",
     ),
 }
