@@ -85,8 +85,8 @@ def _write_canonical(graph: ir.Graph, folder: Path, name: str, weights_of: Compo
 
 
 def _refer_to(graph: ir.Graph, path: Path) -> bool:
-    """Take the weights of a graph from those of a written one in the same folder, found by name and compared. False if it
-    lacks any; then nothing is changed."""
+    """Take the weights of a graph from those of a written one in the same folder, found by name and compared. False if
+    it lacks any; then nothing is changed."""
     others = ir.load(path).graph.initializers
     found: list[tuple[ir.Value, ir.TensorProtocol]] = []
     for name, value in graph.initializers.items():

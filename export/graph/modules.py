@@ -30,8 +30,8 @@ class TextEncoder(nn.Module):
 
 
 class TextEncoderLayers(nn.Module):
-    """input_ids [batch,tokens] int64, skip [1] int64 -> the output [batch,tokens,D] of the layer that is left when `skip`
-    layers are left out at the end, after the final norm. Layers after it are computed too."""
+    """input_ids [batch,tokens] int64, skip [1] int64 -> the output [batch,tokens,D] of the layer before the last `skip`
+    layers, after the final norm. All layers are computed."""
 
     def __init__(self, model: CLIPTextModel) -> None:
         super().__init__()

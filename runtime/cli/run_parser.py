@@ -130,7 +130,7 @@ def _add_reading(p: argparse.ArgumentParser) -> None:
     reading = p.add_argument_group("how prompts are read")
     reading.add_argument(
         "--prompt-weighting", action=argparse.BooleanOptionalAction, default=rules.GENERATE.prompt_weighting,
-        help="(word:1.3), (word) and [word] weigh words, BREAK begins a new chunk, and \\( is a bracket (default: yes); "
+        help="(word:1.3), (word) and [word] weigh words, BREAK begins a new chunk, \\( is a bracket (default: yes); "
         "else all of these are words",
     )  # fmt: skip
     reading.add_argument(

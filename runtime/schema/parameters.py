@@ -313,22 +313,22 @@ PROMPT_TRUNCATED = Rule(
 PROMPT_BRACKET_OPEN = Rule(
     ParameterError,
     "'{sign}' at character {position} of a prompt is not closed: '{near}'",
-    "close it, write \\{sign} for a bracket as text, or set prompt_weighting=False (ebca-run: --no-prompt-weighting)",
+    "close it, write \\{sign} for text, or set prompt_weighting=False (ebca-run: --no-prompt-weighting)",
 )
 PROMPT_BRACKET_CLOSED = Rule(
     ParameterError,
     "'{sign}' at character {position} of a prompt closes nothing: '{near}'",
-    "remove it, write \\{sign} for a bracket as text, or set prompt_weighting=False (ebca-run: --no-prompt-weighting)",
+    "remove it, write \\{sign} for text, or set prompt_weighting=False (ebca-run: --no-prompt-weighting)",
 )
 PROMPT_EDITING = Rule(
     ParameterError,
     "'{found}' in a prompt would change it while the image is made, which is not supported",
-    "write (word:1.3) for a weight, \\[ and \\] for brackets as text, or set prompt_weighting=False (ebca-run: --no-prompt-weighting)",
+    "write (word:1.3) for a weight, \\[ for text, or set prompt_weighting=False (ebca-run: --no-prompt-weighting)",
 )
 PROMPT_WEIGHT = Rule(
     ParameterError,
-    "'{text}' in a prompt has the weight {value}",
-    "give -{limit} to {limit}, write \\( and \\) for brackets as text, or set prompt_weighting=False (ebca-run: --no-prompt-weighting)",
+    "'{words}' in a prompt has the weight {value}",
+    "give -{limit} to {limit}, write \\( for text, or set prompt_weighting=False (ebca-run: --no-prompt-weighting)",
 )
 PROMPT_WEIGHTS_CANCEL = Rule(
     ParameterError, "the weights of the {name} make the mean of its embeddings zero", "change one of them"

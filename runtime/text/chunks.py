@@ -1,7 +1,7 @@
 """How the tokens of a prompt fill rows of the text encoder.
 
-A row is a start token, up to T - 2 tokens, an end token and padding. The tokens that fit one row are a chunk. A prompt of
-several chunks is encoded row by row, and the embeddings are joined along the tokens.
+A row is a start token, up to T - 2 tokens, an end token and padding; T is 77, so a chunk is what fits a row, up to 75
+tokens. A prompt of several chunks is encoded row by row, and the embeddings are joined along the tokens.
 
 The common web UI is followed: text between weights is tokenized on its own, BREAK begins a new chunk, and a chunk that
 would end within a phrase ends behind a comma instead if one is among its last 20 tokens.

@@ -112,7 +112,7 @@ class Tokenizer:
             ) from error
         return cls(backend, info)
 
-    def reading(self, reading: Reading) -> "Tokenizer":
+    def reading(self, reading: Reading) -> Tokenizer:
         """This tokenizer with another way to read prompts. Words and phrases are always plain text."""
         other = copy.copy(self)
         other._reading = reading
@@ -234,7 +234,7 @@ class Tokenizer:
         return sorted(found)
 
     def _not_found(self, pieces: Pieces, word: str, *, beyond: bool) -> EbcaError:
-        spans = zip(pieces.positions, pieces.spans, strict=False)
+        spans = zip(pieces.positions[: self._room], pieces.spans, strict=False)
         listing = ", ".join(f"{i} {pieces.text[start:end]!r}" for i, (start, end) in spans) or "none"
         if beyond:
             return rules.WORD_BEYOND_LIMIT.error(word=repr(word), limit=self._room, tokens=listing)

@@ -4,9 +4,9 @@ r"""The weights that people write into prompts, and `BREAK`: the syntax of the c
     [word]        1 / 1.1 times        ((word))      factors of nested brackets are multiplied
     \( \) \[ \]   brackets as text     BREAK         what follows begins a new chunk, see `ebca.runtime.text.chunks`
 
-Only brackets and the word BREAK, in capitals, are syntax. Backslashes before them escape: of 2n, n remain, and of 2n + 1,
-n remain and the bracket or BREAK is text. Other backslashes are text, so a prompt without brackets and BREAK is read as
-it is.
+Only brackets and the word BREAK, in capitals, are syntax. Backslashes before them escape: of 2n, n remain, and of
+2n + 1, n remain and the bracket or BREAK is text. Other backslashes are text, so a prompt without brackets and BREAK is
+read as it is.
 
 Where this differs from the web UI, on purpose:
 
@@ -165,7 +165,7 @@ def _joined(items: Sequence[_Item]) -> Weighted:
             weight, start = weights[-1], end
             if not abs(weight) <= rules.MAX_PROMPT_WEIGHT:
                 limit = rules.MAX_PROMPT_WEIGHT
-                raise rules.PROMPT_WEIGHT.error(text=_cut(item), value=weight, limit=limit)
+                raise rules.PROMPT_WEIGHT.error(words=_cut(item), value=weight, limit=limit)
             pieces.append(item)
             end += len(item)
             if segments and (segments[-1].weight, segments[-1].part) == (weight, part):
@@ -177,8 +177,12 @@ def _joined(items: Sequence[_Item]) -> Weighted:
 def _unbalanced(prompt: str, sign: str, place: int) -> EbcaError:
     problem = rules.PROMPT_BRACKET_OPEN if sign in _FACTORS else rules.PROMPT_BRACKET_CLOSED
     before, after = prompt[max(place - _SHOWN // 2, 0) : place], prompt[place : place + _SHOWN // 2]
-    return problem.error(sign=sign, position=place + 1, near=before + after)
+    return problem.error(sign=sign, position=place + 1, near=_one_line(before + after))
 
 
 def _cut(text: str) -> str:
-    return rules.shortened(text, _SHOWN)
+    return _one_line(rules.shortened(text, _SHOWN))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -350,22 +350,22 @@ std::string prompt_truncated(const Name& name, const Limit& limit, const Dropped
 
 template <typename Sign, typename Position, typename Near>
 ParameterError prompt_bracket_open(const Sign& sign, const Position& position, const Near& near) {
-    return ParameterError(text("'", sign, "' at character ", position, " of a prompt is not closed: '", near, "'"), text("close it, write \\", sign, " for a bracket as text, or set prompt_weighting = 0"));
+    return ParameterError(text("'", sign, "' at character ", position, " of a prompt is not closed: '", near, "'"), text("close it, write \\", sign, " for text, or set prompt_weighting = 0"));
 }
 
 template <typename Sign, typename Position, typename Near>
 ParameterError prompt_bracket_closed(const Sign& sign, const Position& position, const Near& near) {
-    return ParameterError(text("'", sign, "' at character ", position, " of a prompt closes nothing: '", near, "'"), text("remove it, write \\", sign, " for a bracket as text, or set prompt_weighting = 0"));
+    return ParameterError(text("'", sign, "' at character ", position, " of a prompt closes nothing: '", near, "'"), text("remove it, write \\", sign, " for text, or set prompt_weighting = 0"));
 }
 
 template <typename Found>
 ParameterError prompt_editing(const Found& found) {
-    return ParameterError(text("'", found, "' in a prompt would change it while the image is made, which is not supported"), "write (word:1.3) for a weight, \\[ and \\] for brackets as text, or set prompt_weighting = 0");
+    return ParameterError(text("'", found, "' in a prompt would change it while the image is made, which is not supported"), "write (word:1.3) for a weight, \\[ for text, or set prompt_weighting = 0");
 }
 
-template <typename Text, typename Value, typename Limit>
-ParameterError prompt_weight(const Text& text, const Value& value, const Limit& limit) {
-    return ParameterError(text("'", text, "' in a prompt has the weight ", value), text("give -", limit, " to ", limit, ", write \\( and \\) for brackets as text, or set prompt_weighting = 0"));
+template <typename Words, typename Value, typename Limit>
+ParameterError prompt_weight(const Words& words, const Value& value, const Limit& limit) {
+    return ParameterError(text("'", words, "' in a prompt has the weight ", value), text("give -", limit, " to ", limit, ", write \\( for text, or set prompt_weighting = 0"));
 }
 
 template <typename Name>
@@ -385,6 +385,10 @@ inline EngineError clip_skip_engine() {
 template <typename Backend>
 EngineError clip_skip_plans(const Backend& backend) {
     return EngineError(text("the plans for ", backend, " have only the last layer of the text encoder, so there is no clip_skip"), "leave it out, or use another backend");
+}
+
+inline UnsupportedError clip_skip_library() {
+    return UnsupportedError("this library does not have clip_skip", "set clip_skip = 0, or use Python");
 }
 
 template <typename Name, typename Shape, typename Batch, typename Width>
