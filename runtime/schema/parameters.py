@@ -307,9 +307,7 @@ PROMPT_COUNT = Rule(
     "{name} has {count} texts for a batch of {batch}",
     "give one, or one each; Engine.generate makes any number, as does Engine.session(batch={count})",
 )
-PROMPT_TRUNCATED = Rule(
-    EbcaError, "the {name} is longer than {limit} tokens, and long_prompts=False", "dropped: '{dropped}'"
-)
+PROMPT_TRUNCATED = Rule(EbcaError, "the {name} is longer than {limit} tokens", "dropped: '{dropped}'")
 PROMPT_BRACKET_OPEN = Rule(
     ParameterError,
     "'{sign}' at character {position} of a prompt is not closed: '{near}'",

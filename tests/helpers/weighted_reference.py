@@ -1,12 +1,12 @@
 """How the common web UI reads weights and long prompts, once more: by recursion instead of marks, with transformers'
 tokenizer and PyTorch. Written from the description of the syntax, for comparing."""
 
+import math
 import random
 from typing import Any
 
 import torch
 
-WEIGHT_ERROR = 1e-5
 _COMMA_WITHIN = 20
 
 Run = tuple[str, float]
@@ -66,7 +66,7 @@ def chunks(prompt: str, tokenizer: Any) -> list[list[tuple[int, float]]]:
     done: list[list[tuple[int, float]]] = []
     now: list[tuple[int, float]] = []
     for run in runs(prompt):
-        if run is BREAK:
+        if math.isnan(run[1]):
             done.append(now)
             now = []
             continue
@@ -82,18 +82,22 @@ def chunks(prompt: str, tokenizer: Any) -> list[list[tuple[int, float]]]:
     return done
 
 
-def embeddings(prompt: str, tokenizer: Any, encoder: Any) -> torch.Tensor:
-    """[77 k,D]."""
-    rows = []
+def rows(prompt: str, tokenizer: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and weights of each chunk, [k,77]."""
+    ids, weights = [], []
     for chunk in chunks(prompt, tokenizer):
         padding = [tokenizer.eos_token_id] + [tokenizer.pad_token_id] * (75 - len(chunk))
-        ids = torch.tensor([[tokenizer.bos_token_id, *(token for token, _ in chunk), *padding]])
-        weights = torch.tensor([1.0, *(weight for _, weight in chunk), *[1.0] * len(padding)])
-        with torch.no_grad():
-            plain = encoder(ids).last_hidden_state[0]
-        weighted = plain * weights[:, None]
-        rows.append(weighted * (plain.mean() / weighted.mean()))
-    return torch.cat(rows)
+        ids.append([tokenizer.bos_token_id, *(token for token, _ in chunk), *padding])
+        weights.append([1.0, *(weight for _, weight in chunk), *[1.0] * len(padding)])
+    return torch.tensor(ids), torch.tensor(weights)
+
+
+def weighted(embeddings: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Embeddings [k,77,D] of chunks with their weights -> [77 k,D], in float64."""
+    plain = embeddings.double()
+    scaled = plain * weights.double()[:, :, None]
+    means = plain.mean((1, 2)) / scaled.mean((1, 2))
+    return (scaled * means[:, None, None]).flatten(0, 1)
 
 
 def prompts(words: tuple[str, ...], count: int, seed: int = 0) -> list[str]:

@@ -345,7 +345,7 @@ ParameterError prompt_count(const Name& name, const Count& count, const Batch& b
 
 template <typename Name, typename Limit, typename Dropped>
 std::string prompt_truncated(const Name& name, const Limit& limit, const Dropped& dropped) {
-    return text("the ", name, " is longer than ", limit, " tokens, and long_prompts = 0", "; ", "dropped: '", dropped, "'");
+    return text("the ", name, " is longer than ", limit, " tokens", "; ", "dropped: '", dropped, "'");
 }
 
 template <typename Sign, typename Position, typename Near>
