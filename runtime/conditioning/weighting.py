@@ -29,11 +29,11 @@ def weigh(embeddings: np.ndarray, weights: np.ndarray, name: str) -> np.ndarray:
         return embeddings
     weighted = embeddings.copy()
     for row in rows:
-        scaled = embeddings[row] * weights[row][:, None]
-        before, after = _total(embeddings[row]), _total(scaled)
+        # The mean is much smaller than the values that it is of, so float64.
+        plain = embeddings[row].astype(np.float64)
+        scaled = plain * weights[row].astype(np.float64)[:, None]
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-            factor = np.float32(before / after)
-            weighted[row] = scaled * factor
+            weighted[row] = scaled * (_total(plain) / _total(scaled))
         if not np.isfinite(weighted[row]).all():
             raise rules.PROMPT_WEIGHTS_CANCEL.error(name=name)
     return weighted
@@ -41,4 +41,4 @@ def weigh(embeddings: np.ndarray, weights: np.ndarray, name: str) -> np.ndarray:
 
 def _total(array: np.ndarray) -> np.float64:
     """The sum of all elements in their order, which the C library repeats bit by bit."""
-    return np.float64(np.cumsum(array.reshape(-1), dtype=np.float64)[-1])
+    return np.float64(np.cumsum(array.reshape(-1))[-1])

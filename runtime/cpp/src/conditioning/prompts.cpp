@@ -47,22 +47,21 @@ Array checked_embeds(const std::string& name, const Array& given, int64_t batch,
 // How much of a text a warning shows, in characters.
 constexpr size_t kShown = 100;
 
-double total(const float* values, int64_t count) {
-    double sum = 0;
-    for (int64_t i = 0; i < count; ++i) sum += static_cast<double>(values[i]);
-    return sum;
-}
-
 // Multiplies the embeddings [T,D] of one row by the weights of its tokens, then all of them by one number that gives
 // them their former mean. A row in which all weights are 1 keeps its bits. runtime/conditioning/weighting.py is the
 // same in Python. name: of the prompt, for messages.
 void weigh(float* embeddings, const float* weights, int64_t tokens, int64_t width, const std::string& name) {
     if (std::all_of(weights, weights + tokens, [](float weight) { return weight == 1.0f; })) return;
     int64_t count = tokens * width;
-    double before = total(embeddings, count);
-    for (int64_t i = 0; i < count; ++i) embeddings[i] = embeddings[i] * weights[i / width];
-    auto factor = static_cast<float>(before / total(embeddings, count));
-    for (int64_t i = 0; i < count; ++i) embeddings[i] = embeddings[i] * factor;
+    // Exact: a product of two floats.
+    auto scaled = [&](int64_t i) { return static_cast<double>(embeddings[i]) * static_cast<double>(weights[i / width]); };
+    double before = 0, after = 0;
+    for (int64_t i = 0; i < count; ++i) {
+        before += static_cast<double>(embeddings[i]);
+        after += scaled(i);
+    }
+    double factor = before / after;
+    for (int64_t i = 0; i < count; ++i) embeddings[i] = static_cast<float>(scaled(i) * factor);
     if (!all_finite(embeddings, count)) throw rules::prompt_weights_cancel(name);
 }
 
