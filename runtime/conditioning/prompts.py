@@ -108,7 +108,7 @@ class PromptEncoder:
         Raises:
             ParameterError: a wrong number of texts, embeddings of a wrong shape, a word that is not in the prompt, or
                 wrong syntax of weights.
-            EngineError: texts for a UNet-only directory.
+            EngineError: texts for a UNet-only directory, or a clip skip that the directory does not have.
         """
         texts, embeds = self._given(conditioning, edits, guided)
         positions = self._positions(conditioning, texts.get("prompt", []))
@@ -136,13 +136,25 @@ class PromptEncoder:
             _check_positions(positions, self.tokens(conditioning, edits, guided=guided))
 
     def tokens(self, conditioning: Conditioning, edits: Sequence[Edit] = (), *, guided: bool) -> int:
-        """T of the contexts that `encode` makes, and the same errors about texts. It is 1 if nothing says."""
+        """T of the contexts that `encode` makes; 1 if nothing says. Raises the same errors about texts, and EngineError if
+        plans are too short for them."""
         texts, embeds = self._given(conditioning, edits, guided)
         given = max((each.shape[1] for each in embeds.values()), default=1)
         if not texts:
             return given
         tokenizer = self._components.tokenizer.reading(conditioning.reading)
-        return max(given, tokenizer.max_length * max(tokenizer.rows(text) for text in _distinct(texts)))
+        tokens = max(given, tokenizer.max_length * max(tokenizer.rows(text) for text in _distinct(texts)))
+        self._check_plans(tokens)
+        return tokens
+
+    def _check_plans(self, tokens: int) -> None:
+        """Raise EngineError if there are plans, and none of them takes so many tokens."""
+        name = self._components.backend.name
+        plans = self._components.manifest.plans.get(name)
+        built = [] if plans is None else [sizes["tokens"] for sizes in plans.shapes if "tokens" in sizes]
+        if built and not any(low <= tokens <= high for low, _, high in built):
+            most = max(high for _, _, high in built)
+            raise rules.LONG_PROMPT_PLANS.error(tokens=tokens, backend=name, built=most)
 
     def _given(
         self, conditioning: Conditioning, edits: Sequence[Edit], guided: bool

@@ -331,6 +331,11 @@ PROMPT_WEIGHT = Rule(
 PROMPT_WEIGHTS_CANCEL = Rule(
     ParameterError, "the weights of the {name} make the mean of its embeddings zero", "change one of them"
 )
+LONG_PROMPT_PLANS = Rule(
+    EngineError,
+    "the prompts need {tokens} tokens, and the plans for {backend} are built for {built}",
+    "shorten them, set long_prompts=False (ebca-run: --no-long-prompts), or use onnxruntime-cuda",
+)
 CLIP_SKIP_RANGE = Rule(ParameterError, "clip_skip is {value}", "the text encoder has {layers} layers: give 0 to {last}")
 CLIP_SKIP_ENGINE = Rule(
     EngineError,

@@ -524,7 +524,7 @@ def test_wrong_syntax_of_weights_is_told_as_python_tells_it(
 
 def test_clip_skip_is_unsupported(shapes: native.Engine) -> None:
     session = shapes.session(64, 64)
-    with pytest.raises(NativeError, match="does not have clip_skip; set clip_skip = 0, or use Python"):
+    with pytest.raises(native.NativeError, match="does not have clip_skip; set clip_skip = 0, or use Python"):
         session.generate("a circle", steps=1, clip_skip=1, output="latents")
     session.close()
 

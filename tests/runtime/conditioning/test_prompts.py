@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -131,6 +132,20 @@ def test_inversion_reads_its_prompt_likewise(session: ebca.Session) -> None:
         for weighting in (True, False)
     }
     assert not np.array_equal(found[True], found[False])
+
+
+def test_plans_are_for_so_many_tokens(engine: ebca.Engine) -> None:
+    plans = SimpleNamespace(shapes=({"batch": (2, 2, 2), "tokens": (77, 77, 77)},))
+    manifest = SimpleNamespace(plans={"tensorrt-rtx": plans})
+    planned: Any = SimpleNamespace(
+        tokenizer=engine.tokenizer, manifest=manifest, backend=SimpleNamespace(name="tensorrt-rtx")
+    )
+    encoder = PromptEncoder(planned, 1)
+    assert encoder.tokens(Conditioning("a (red) cat"), guided=True) == 77
+    assert encoder.tokens(Conditioning(LONG, long_prompts=False), guided=True) == 77
+    told = "the prompts need 154 tokens, and the plans for tensorrt-rtx are built for 77; shorten them"
+    with pytest.raises(ebca.EngineError, match=told):
+        encoder.tokens(Conditioning(LONG), guided=True)
 
 
 def test_wrong_syntax_is_refused_before_anything_is_computed(session: ebca.Session) -> None:
