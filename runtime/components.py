@@ -14,7 +14,7 @@ from ebca.engines.cache.prepared import prepared_engine
 from ebca.engines.cache.storage import evict
 from ebca.engines.contract import dims
 from ebca.engines.contract.directory import EngineDirectory
-from ebca.engines.contract.manifest import ControlNetSpec, Manifest
+from ebca.engines.contract.manifest import ControlNetSpec, Manifest, TextEncoderSpec
 from ebca.engines.machine.memory import nbytes
 from ebca.errors import DeviceMemoryError
 from ebca.runtime.devices.device import Device, MirroredBuffer
@@ -151,8 +151,9 @@ class Components:
     def _close_idle(self) -> None:
         """Close what sampling does not need, because memory is short. They open again at their next use."""
         manifest = self.manifest
-        encoder = [manifest.text_encoder.component] if manifest.text_encoder else []
-        for name in (*encoder, *((manifest.vae.decoder, manifest.vae.encoder) if manifest.vae else ())):
+        texts = manifest.text_encoder
+        encoders = [texts.component, *([texts.layers_component] if texts.layers_component else [])] if texts else []
+        for name in (*encoders, *((manifest.vae.decoder, manifest.vae.encoder) if manifest.vae else ())):
             self._runners.pop(name, None)
 
     def forget_weights(self) -> None:
@@ -227,11 +228,22 @@ class Components:
             self.directory.verify([section["alphas_cumprod"], *(table["file"] for table in section["tables"].values())])
             self._tables_verified = True
 
-    def encode(self, ids: np.ndarray) -> np.ndarray:
-        """Token ids [n,T] int64 -> embeddings [n,T,D] float32. Raises EngineError without a text encoder."""
+    def encode(self, ids: np.ndarray, clip_skip: int = 0) -> np.ndarray:
+        """Token ids [n,T] int64 -> embeddings [n,T,D] float32.
+
+        Args:
+            ids: of the tokens.
+            clip_skip: layers of the text encoder to leave out at its end.
+
+        Raises:
+            EngineError: there is no text encoder, or only its last layer.
+        """
         spec = self.manifest.text_encoder
         if spec is None:
             raise rules.NO_TEXT_ENCODER.error(path=self.directory.path)
+        name, more = spec.component, {}
+        if clip_skip:
+            name, more = self._layers_component(spec), {"skip": np.array([clip_skip], np.int64)}
         at_once = _TEXTS_AT_ONCE if self.backend.fixes_shapes else len(ids)
         parts = []
         for first in range(0, len(ids), at_once):
@@ -239,9 +251,25 @@ class Components:
             # Rows are independent; the last one fills up what a component of fixed shape expects.
             filled = np.concatenate([some, np.repeat(some[-1:], at_once - len(some), axis=0)])
             shape = (at_once, spec.max_length, spec.hidden_size)
-            made = self._evaluate(spec.component, {"input_ids": filled}, {"hidden_states": shape})["hidden_states"]
+            made = self._evaluate(name, {"input_ids": filled, **more}, {"hidden_states": shape})["hidden_states"]
             parts.append(made[: len(some)])
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _layers_component(self, spec: TextEncoderSpec) -> str:
+        """The component that returns any layer of the text encoder. Raises EngineError if there is none here."""
+        plans = self.manifest.plans.get(self.backend.name)
+        if spec.layers_component is None:
+            raise rules.CLIP_SKIP_ENGINE.error()
+        if plans is not None and spec.layers_component not in plans.components:
+            raise rules.CLIP_SKIP_PLANS.error(backend=self.backend.name)
+        return spec.layers_component
+
+    def release_text_encoder(self) -> None:
+        """`release` what encodes texts."""
+        spec = self.manifest.text_encoder
+        for name in () if spec is None else (spec.component, spec.layers_component):
+            if name is not None:
+                self.release(name)
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """Scaled latents [n,C,h,w] -> images [n,3,8h,8w] float32 in [-1, 1]. One image at a time, to bound memory.

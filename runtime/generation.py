@@ -117,6 +117,8 @@ class Generation:
         encoder = PromptEncoder(self._components, self._target.batch)
         prompts = encoder.encode(request.conditioning, request.guidance.edits, guided=self._valid.guided)
         prompts = replace(prompts, unconditional_parts=max(self._valid.rows_per_image - 1, 1))
+        if inputs_of_subjects is not None:
+            inputs_of_subjects = inputs_of_subjects.with_tokens(prompts.conditional.shape[1])
         watch.stage("text_encoder")
         initial = self._initial_latents()
         control = self._control_inputs()

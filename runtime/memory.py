@@ -20,6 +20,7 @@ from ebca.engines.contract.tensors import TensorSpec, nbytes_of
 from ebca.engines.machine.available import available_bytes
 from ebca.errors import EngineError
 from ebca.runtime.components import Components
+from ebca.runtime.conditioning.prompts import PromptEncoder
 from ebca.runtime.execution.buffers import buffer_bytes
 from ebca.runtime.execution.residuals import residual_bytes
 from ebca.runtime.request.validate import Task, ValidRequest
@@ -93,8 +94,10 @@ def check_generation(
     images, _, height, width = latent_shape
     what = described(images, size)
     contexts = 1 + len(request.guidance.edits)
+    prompts = PromptEncoder(components, images)
+    tokens = prompts.tokens(request.conditioning, request.guidance.edits, guided=valid.guided)
     sizes = {
-        "batch": images * valid.rows_per_image, "contexts": contexts, "tokens": _tokens(components, valid),
+        "batch": images * valid.rows_per_image, "contexts": contexts, "tokens": tokens,
         "height": height, "width": width,
     }  # fmt: skip
     held = Need(0, _held_on_host(valid, latent_shape, sizes, len(manifest.unet.layers)))
@@ -104,7 +107,8 @@ def check_generation(
     checked = []
     if manifest.text_encoder is not None:
         encoder = manifest.text_encoder
-        texts = {**sizes, "batch": _distinct_texts(request.conditioning.prompt)}
+        rows = math.ceil(tokens / encoder.max_length)
+        texts = {**sizes, "batch": max(_distinct_texts(request.conditioning.prompt), rows)}
         outputs = texts["batch"] * encoder.max_length * encoder.hidden_size * _FLOAT
         phases.append(Need(scratch_bytes(components, encoder.component, texts) + outputs))
     if manifest.vae is not None and request.image_inputs.image is not None:
@@ -159,16 +163,6 @@ def _controlling(components: Components, valid: ValidRequest, sizes: Sizes) -> N
     first = next(iter(manifest.controlnets.values()))
     hint = nbytes_of(manifest.components[first.component].inputs["hint"], sizes)
     return Need(residual_bytes(manifest.unet, sizes, count) + count * hint)
-
-
-def _tokens(components: Components, valid: ValidRequest) -> int:
-    """Tokens per prompt, at least: the shape of given embeddings is checked later."""
-    embeds = valid.request.conditioning.prompt_embeds
-    shape: tuple[int, ...] = getattr(embeds, "shape", ())
-    if len(shape) == 3:
-        return int(shape[1])
-    encoder = components.manifest.text_encoder
-    return 1 if encoder is None else encoder.max_length
 
 
 def _distinct_texts(prompt: object) -> int:

@@ -38,7 +38,10 @@ from ebca.runtime.validation import callback, each_image, flag, whole
 # Each combination of guidance on or off and numbers of editing prompts and subjects needs its own buffers; the oldest
 # are replaced.
 _KEPT_EXECUTORS = 2
-_INVERT = ("image", "prompt", "steps", "regularize", "prompt_embeds", "on_step")
+_INVERT = (
+    *("image", "prompt", "steps", "regularize", "prompt_embeds"),
+    *("prompt_weighting", "long_prompts", "clip_skip", "on_step"),
+)
 
 
 class Session:
@@ -99,6 +102,9 @@ class Session:
         gamma_attn: Gamma = rules.GENERATE.gamma_attn,
         gamma_norm: Gamma = rules.GENERATE.gamma_norm,
         token_weights: Mapping[str | int, float] | None = None,
+        prompt_weighting: bool = rules.GENERATE.prompt_weighting,
+        long_prompts: bool = rules.GENERATE.long_prompts,
+        clip_skip: int | None = rules.GENERATE.clip_skip,
         norm_factor: float = rules.GENERATE.norm_factor,
         edits: Sequence[Edit] = (),
         reset_edits: bool = rules.GENERATE.reset_edits,
@@ -187,6 +193,9 @@ class Session:
         steps: int = rules.INVERT.steps,
         regularize: bool | NoiseRegularization = False,
         prompt_embeds: np.ndarray | None = None,
+        prompt_weighting: bool = rules.INVERT.prompt_weighting,
+        long_prompts: bool = rules.INVERT.long_prompts,
+        clip_skip: int | None = rules.INVERT.clip_skip,
         on_step: OnStep | None = None,
         **unknown: Never,
     ) -> Inverted:
@@ -202,6 +211,7 @@ class Session:
             regularize: keep the noise predictions close to standard normal, see `NoiseRegularization`. True: with its
                 defaults.
             prompt_embeds: [n,T,D] float32 instead of the prompt.
+            prompt_weighting, long_prompts, clip_skip: how the prompt is read, as in `generate`.
             on_step: called after each evaluation; return False to cancel.
 
         Raises:
@@ -209,7 +219,13 @@ class Session:
         """
         if unknown:
             raise names.unknown(unknown, "Session.invert", _INVERT, names.INVERT_FIELDS)
-        conditioning = Conditioning(prompt, prompt_embeds=prompt_embeds)
+        conditioning = Conditioning(
+            prompt,
+            prompt_embeds=prompt_embeds,
+            prompt_weighting=prompt_weighting,
+            long_prompts=long_prompts,
+            clip_skip=clip_skip or 0,
+        )
         with self._call(on_step):
             return self._invert(image, conditioning, steps, regularize, on_step)
 
@@ -231,7 +247,7 @@ class Session:
         if not isinstance(regularize, NoiseRegularization):
             regularize = regularize is not None and flag("regularize", regularize)
         check_inversion(conditioning, manifest, regularize=bool(regularize))
-        tokens = manifest.text_encoder.max_length if manifest.text_encoder else 1
+        tokens = PromptEncoder(self.engine, self.batch).tokens(conditioning, guided=False)
         memory.check_evaluation(self.engine, self._sizes(self.batch, 1, tokens), self._described())
         self.engine.verify_tables()
         table = load_table(self.engine.directory.path, manifest.schedulers, INVERSE, steps)

@@ -312,10 +312,16 @@ def _check_text(manifest: Manifest) -> None:
         _need_file(manifest, tokenizer.file, "the tokenizer")
     if spec is None:
         return
-    component = _component(manifest, spec.component, "the text encoder")
-    _check_tensors("the text encoder", component.inputs, {"input_ids": TensorSpec("int64", ("batch", spec.max_length))})
+    inputs = {"input_ids": TensorSpec("int64", ("batch", spec.max_length))}
     hidden = TensorSpec("float32", ("batch", spec.max_length, spec.hidden_size))
+    component = _component(manifest, spec.component, "the text encoder")
+    _check_tensors("the text encoder", component.inputs, inputs)
     _check_tensors("the text encoder", component.outputs, {"hidden_states": hidden})
+    if spec.layers_component is not None:
+        what = "the text encoder's layers"
+        component = _component(manifest, spec.layers_component, what)
+        _check_tensors(what, component.inputs, {**inputs, "skip": TensorSpec("int64", (1,))})
+        _check_tensors(what, component.outputs, {"hidden_states": hidden})
     if spec.hidden_size != manifest.unet.context_dim:
         raise EngineError(
             f"text_encoder.hidden_size is {spec.hidden_size}, and unet.context_dim is {manifest.unet.context_dim}"

@@ -150,9 +150,14 @@ class VaeSpec:
 
 @dataclass(frozen=True)
 class TextEncoderSpec:
+    """`layers`, `layers_component`: how many it has, and the component that returns any of them; None in directories
+    that are older."""
+
     component: str
     max_length: int
     hidden_size: int
+    layers: int | None = None
+    layers_component: str | None = None
 
 
 @dataclass(frozen=True)

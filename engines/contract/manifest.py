@@ -11,7 +11,8 @@ Version 2. Paths are relative to the directory, with `/`. Tensor shapes: see `eb
     compute              "fp32" (the default; stored float16 is widened during preparation), or "fp16"
     components           name -> graph, lowered graphs per backend, weights file, inputs, outputs
     unet                 channels, sizes, inputs, outputs, tensors, layers, steps ("plan"), subject_layers
-    text_encoder, vae, tokenizer    null in a UNet-only directory
+    text_encoder, vae, tokenizer    null in a UNet-only directory. layers and layers_component of text_encoder, for clip
+                         skip, are missing in older ones
     schedulers           coefficient tables, see `ebca.runtime.sampling.tables`
     parity               errors measured against PyTorch at export
     controlnets          per name: components that add to what the UNet's segments read; only if there are any

@@ -231,10 +231,13 @@ def _controlnet(entry: Entry) -> ControlNetSpec:
 
 
 def _text_encoder(entry: Entry) -> TextEncoderSpec:
+    layers, component = entry.get("layers"), entry.get("layers_component")
     return TextEncoderSpec(
         component=entry["component"].name(),
         max_length=entry["max_length"].integer(3, limits.TOKENS),
         hidden_size=entry["hidden_size"].integer(1, limits.DIMENSION),
+        layers=None if layers is None else layers.integer(1, limits.DIMENSION),
+        layers_component=None if component is None else component.name(),
     )
 
 

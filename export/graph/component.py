@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 
 from ebca.engines.contract.manifest import Component, TensorSpec
@@ -30,6 +31,7 @@ def write_component(
     half: bool,
     float32_only: bool = False,
     images: Collection[str] = (),
+    weights_of: Component | None = None,
 ) -> Component:
     """Write `folder/name.onnx`, `.onnx.data`, and the graph lowered for ONNX Runtime: `.ort.onnx` for a CPU, and for a
     graph that computes in float16 also `.cuda.onnx` for a GPU, whose arithmetic `.ort.onnx` then emulates.
@@ -42,6 +44,7 @@ def write_component(
         half: store the weights of a float32 graph as float16, followed by a Cast to float32 that an engine folds when
             it prepares.
         images: inputs and outputs that have their channels last in `.cuda.onnx`.
+        weights_of: a component in the same folder whose weights file is used too, if it has all weights of the graph.
 
     Returns:
         The component with paths relative to `folder`.
@@ -53,7 +56,7 @@ def write_component(
     if half:
         _store_half(graph)
     (folder / f"{name}.onnx").parent.mkdir(parents=True, exist_ok=True)
-    weights = _write_canonical(graph, folder, name)
+    weights = _write_canonical(graph, folder, name, weights_of)
     return Component(
         graph=f"{name}.onnx",
         weights=weights,
@@ -65,10 +68,13 @@ def write_component(
     )
 
 
-def _write_canonical(graph: ir.Graph, folder: Path, name: str) -> str | None:
+def _write_canonical(graph: ir.Graph, folder: Path, name: str, weights_of: Component | None) -> str | None:
     """Write the graph and its weights file; returns the name of the latter, None if all constants are small."""
     path, weights = folder / f"{name}.onnx", f"{name}.onnx.data"
     model = ir.Model(graph, ir_version=IR_VERSION, producer_name="ebca")
+    if weights_of is not None and _refer_to(graph, folder / weights_of.graph):
+        ir.save(model, path)
+        return weights_of.weights
     if any(
         v.const_value is not None and v.const_value.nbytes >= _EXTERNAL_FROM_BYTES for v in graph.initializers.values()
     ):
@@ -76,6 +82,24 @@ def _write_canonical(graph: ir.Graph, folder: Path, name: str) -> str | None:
         return weights
     ir.save(model, path)
     return None
+
+
+def _refer_to(graph: ir.Graph, path: Path) -> bool:
+    """Take the weights of a graph from those of a written one in the same folder, found by name and compared. False if
+    it lacks any; then nothing is changed."""
+    others = ir.load(path).graph.initializers
+    found: list[tuple[ir.Value, ir.TensorProtocol]] = []
+    for name, value in graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes < _EXTERNAL_FROM_BYTES:
+            continue
+        other = others[name].const_value if name in others else None
+        if other is None or other.dtype != tensor.dtype or not np.array_equal(other.numpy(), tensor.numpy()):
+            return False
+        found.append((value, other))
+    for value, other in found:
+        value.const_value = other
+    return True
 
 
 def _write_lowered(folder: Path, name: str, images: Collection[str], *, in_half: bool) -> dict[str, str]:

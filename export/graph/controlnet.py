@@ -91,8 +91,8 @@ def hint_graph(controlnet: ControlNetModel, keep: Keep = not_kept) -> ir.Graph:
     channels, dynamic = config.conditioning_channels, torch.export.Dim.DYNAMIC
     return trace_module(
         HintEncoder(controlnet),
-        torch.zeros(2, channels, 9 * factor, 11 * factor),
-        {0: dynamic, 2: dynamic, 3: dynamic},
+        (torch.zeros(2, channels, 9 * factor, 11 * factor),),
+        ({0: dynamic, 2: dynamic, 3: dynamic},),
         [("image", ("batch", channels, f"{factor}*height", f"{factor}*width"))],
         [(HINT, ("batch", config.block_out_channels[0], "height", "width"))],
         keep,

@@ -29,6 +29,23 @@ class TextEncoder(nn.Module):
         return self.model(input_ids=input_ids).last_hidden_state
 
 
+class TextEncoderLayers(nn.Module):
+    """input_ids [batch,tokens] int64, skip [1] int64 -> the output [batch,tokens,D] of the layer before the last `skip`
+    layers, after the final norm. All layers are computed."""
+
+    def __init__(self, model: CLIPTextModel) -> None:
+        super().__init__()
+        # The same name as in `TextEncoder`: so have the weights, which the two share.
+        self.model = model
+
+    def forward(self, input_ids: Tensor, skip: Tensor) -> Tensor:
+        states = self.model(input_ids=input_ids, output_hidden_states=True).hidden_states
+        # The first is not a layer's.
+        chosen = torch.stack(states[:0:-1]).index_select(0, skip)[0]
+        # Releases of transformers keep it in different places.
+        return getattr(self.model, "text_model", self.model).final_layer_norm(chosen)
+
+
 class VaeDecoder(nn.Module):
     """Unscaled latents [batch,C,height,width] -> image [batch,3,8*height,8*width] in [-1, 1]."""
 
@@ -54,16 +71,32 @@ class VaeEncoder(nn.Module):
 
 def text_encoder_graph(model: CLIPTextModel, max_length: int, keep: Keep = not_kept) -> ir.Graph:
     """One graph: input_ids -> hidden_states. `keep` may have the trace already."""
-    ids = torch.zeros(2, max_length, dtype=torch.int64)
-    ids[:, -1] = model.config.eos_token_id
     return trace_module(
         TextEncoder(model),
-        ids,
-        {0: torch.export.Dim.DYNAMIC},
+        (_example_ids(model, max_length),),
+        ({0: torch.export.Dim.DYNAMIC},),
         [("input_ids", ("batch", max_length))],
         [("hidden_states", ("batch", max_length, model.config.hidden_size))],
         keep,
     )
+
+
+def text_encoder_layers_graph(model: CLIPTextModel, max_length: int, keep: Keep = not_kept) -> ir.Graph:
+    """One graph: input_ids, skip -> hidden_states. `keep` may have the trace already."""
+    return trace_module(
+        TextEncoderLayers(model),
+        (_example_ids(model, max_length), torch.zeros(1, dtype=torch.int64)),
+        ({0: torch.export.Dim.DYNAMIC}, {}),
+        [("input_ids", ("batch", max_length)), ("skip", (1,))],
+        [("hidden_states", ("batch", max_length, model.config.hidden_size))],
+        keep,
+    )
+
+
+def _example_ids(model: CLIPTextModel, max_length: int) -> Tensor:
+    ids = torch.zeros(2, max_length, dtype=torch.int64)
+    ids[:, -1] = model.config.eos_token_id
+    return ids
 
 
 def vae_decoder_graph(vae: AutoencoderKL, keep: Keep = not_kept) -> ir.Graph:
@@ -72,8 +105,8 @@ def vae_decoder_graph(vae: AutoencoderKL, keep: Keep = not_kept) -> ir.Graph:
     dynamic = torch.export.Dim.DYNAMIC
     return trace_module(
         VaeDecoder(vae),
-        torch.zeros(2, channels, 9, 11),
-        {0: dynamic, 2: dynamic, 3: dynamic},
+        (torch.zeros(2, channels, 9, 11),),
+        ({0: dynamic, 2: dynamic, 3: dynamic},),
         [("latents", ("batch", channels, "height", "width"))],
         [("image", ("batch", vae.config.out_channels, f"{factor}*height", f"{factor}*width"))],
         keep,
@@ -87,8 +120,8 @@ def vae_encoder_graph(vae: AutoencoderKL, keep: Keep = not_kept) -> ir.Graph:
     latents: tuple[Dim, ...] = ("batch", channels, "height", "width")
     return trace_module(
         VaeEncoder(vae),
-        torch.zeros(2, vae.config.in_channels, 9 * factor, 11 * factor),
-        {0: dynamic, 2: dynamic, 3: dynamic},
+        (torch.zeros(2, vae.config.in_channels, 9 * factor, 11 * factor),),
+        ({0: dynamic, 2: dynamic, 3: dynamic},),
         [("image", ("batch", vae.config.in_channels, f"{factor}*height", f"{factor}*width"))],
         [("mean", latents), ("std", latents)],
         keep,
@@ -103,21 +136,23 @@ def downscale(vae: AutoencoderKL) -> int:
 _SYMBOL = re.compile(r"\bs\d+\b")
 
 Named = Sequence[tuple[str, tuple[Dim, ...]]]
+Examples = tuple[Tensor, ...]
+Dynamic = tuple[dict[int, Any], ...]
 
 
 def trace_module(
-    module: nn.Module, example: Tensor, dynamic: dict[int, Any], inputs: Named, outputs: Named, keep: Keep
+    module: nn.Module, examples: Examples, dynamic: Dynamic, inputs: Named, outputs: Named, keep: Keep
 ) -> ir.Graph:
-    """One graph of a module with a single input.
+    """One graph of a module.
 
     Args:
         module: to trace.
-        example: an input.
-        dynamic: its axes that are not fixed, as `torch.export.export` takes them.
+        examples: its inputs.
+        dynamic: axes of each that are not fixed, as `torch.export.export` takes them.
         inputs, outputs: names and shapes.
         keep: may have the trace already.
     """
-    model = keep(module, partial(_exported, module, example, dynamic))
+    model = keep(module, partial(_exported, module, examples, dynamic))
     fold_transposes(model)
     graph = model.graph
     _rename_symbols(graph, [shape for _, shape in inputs])
@@ -126,9 +161,9 @@ def trace_module(
     return graph
 
 
-def _exported(module: nn.Module, example: Tensor, dynamic: dict[int, Any]) -> ir.Model:
+def _exported(module: nn.Module, examples: Examples, dynamic: Dynamic) -> ir.Model:
     with torch.no_grad(), quiet():
-        program = torch.export.export(module.eval(), (example,), dynamic_shapes=(dynamic,), strict=False)
+        program = torch.export.export(module.eval(), examples, dynamic_shapes=dynamic, strict=False)
         exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, optimize=True, verbose=False)
     assert exported is not None
     return exported.model

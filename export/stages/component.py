@@ -30,6 +30,7 @@ class ComponentJob:
         computes_half: the written graph computes in float16.
         keep: names of a graph's values whose products stay in float32, see `to_half`.
         float32_only: the component must not run at a lower precision.
+        weights_of: name of a component that has the same weights, and whose file is used for both.
     """
 
     name: str
@@ -41,6 +42,7 @@ class ComponentJob:
     computes_half: bool
     keep: Callable[[ir.Graph], Collection[str]] = lambda graph: ()
     float32_only: bool = False
+    weights_of: str | None = None
 
 
 def write(context: Context, job: ComponentJob) -> StageResult:
@@ -60,7 +62,14 @@ def write(context: Context, job: ComponentJob) -> StageResult:
         if job.computes_half:
             to_half(graph, keep=job.keep(graph), float32_outputs=[str(value.name) for value in graph.outputs])
         half = context.options.stores_half and not job.computes_half
-        component = write_component(graph, context.folder, job.path, half=half, float32_only=job.float32_only)
+        component = write_component(
+            graph,
+            context.folder,
+            job.path,
+            half=half,
+            float32_only=job.float32_only,
+            weights_of=None if job.weights_of is None else context.before.components[job.weights_of],
+        )
         error = check(f"the {job.label}", job.measure(component, context.folder), limit)
         context.workspace.put(job.name, component, {"parity": error})
     return StageResult({job.name: component}, parity={job.name: error}, weight_bytes=job.weight_bytes)

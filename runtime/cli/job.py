@@ -109,7 +109,8 @@ class Job:
         if source is not None:
             asked, steps = self._of_inversion()
             editing.resolve(asked.guidance.edits, steps, steps, "ddim")
-            check_inversion(Conditioning(source), session.engine.manifest, regularize=self.args.regularize)
+            conditioning = Conditioning(source, **self._reading)
+            check_inversion(conditioning, session.engine.manifest, regularize=self.args.regularize)
             inputs.load_images(self.args.image, session.height, session.width)
         parameters = dict(session.check(asked))
         if source is not None:
@@ -132,12 +133,23 @@ class Job:
             editing.resolve(asked.guidance.edits, count, count, "ddim")
             steps.phase("inverting")
             found = session.invert(
-                args.image, args.source_prompt, steps=count, regularize=args.regularize, on_step=steps
+                args.image,
+                args.source_prompt,
+                steps=count,
+                regularize=args.regularize,
+                **self._reading,
+                on_step=steps,
             )
             asked = replace(asked, latents=found.latents)
         steps.phase("denoising")
         result = session.run(asked, steps)
         return result, self._described(result.parameters)
+
+    @property
+    def _reading(self) -> dict[str, Any]:
+        """How the source prompt is read: as the prompt is."""
+        conditioning = self.asked.conditioning
+        return {name: getattr(conditioning, name) for name in ("prompt_weighting", "long_prompts", "clip_skip")}
 
     def _of_inversion(self) -> tuple[GenerateRequest, int]:
         """The request of an image that is inverted first, and its steps: by default those of inversions."""

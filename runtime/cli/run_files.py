@@ -18,6 +18,7 @@ from ebca.runtime.images.files import check_suffix, save_image
 from ebca.runtime.results import Result
 from ebca.runtime.telemetry.attention_maps import draw_attention
 from ebca.runtime.telemetry.energies import Energies, require_plotting
+from ebca.runtime.text.chunks import Reading
 from ebca.runtime.validation import texts_for_images
 
 _PER_IMAGE = ("--output", "--attention-maps")
@@ -173,11 +174,21 @@ def _telemetry_tasks(
         if files.energy_plot is not None:
             yield files.energy_plot, partial(energies.plot, files.energy_plot)
     if result.attention_maps is not None:
-        tokens = engine.tokenizer.encode(texts_for_images("prompt", prompt, len(result.images))).tokens
+        # Tokens that other prompts are longer by have no names.
+        tokens = (
+            engine.tokenizer.reading(_reading(result))
+            .encode(texts_for_images("prompt", prompt, len(result.images)))
+            .tokens
+        )
         for image, maps, labels, file in zip(
             result.images, result.attention_maps, tokens, files.attention_maps, strict=True
         ):
             yield file, partial(_write_attention_maps, file, image, maps, labels, result.parameters)
+
+
+def _reading(result: Result) -> Reading:
+    """How the prompts of a result were read."""
+    return Reading(result.parameters["prompt_weighting"], result.parameters["long_prompts"])
 
 
 def _write_attention_maps(

@@ -23,6 +23,7 @@ examples:
   ebca-run --engine engine-sd15 --prompt "a lion with a crown" --gamma-attn 0.01 --gamma-norm 0.02 \\
            --token-words crown --token-upweight 2 --output lion.png
   ebca-run --engine engine-sd15 --prompt "a cat" --gamma-attn 0.01 --gamma-tau 0.5 --seed 1 2 3 4
+  ebca-run --engine engine-sd15 --prompt "a (red:1.3) cat, [blurry] background" --clip-skip 1
   ebca-run --engine engine-sd15 --prompt "a castle next to a river" \\
            --editing-prompt "monet painting" boat --alpha 1.3 --alpha-tau 0.2 --gamma-attn 0.01
   ebca-run --engine engine-sd15 --prompt "a cat next to a dog" --subjects --region "cat=0,0.2,0.5,1"
@@ -61,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     # By default, argparse parses -1e-3 as an option.
     p._negative_number_matcher = re.compile(r"-\d*\.?\d+(e[-+]?\d+)?$", re.IGNORECASE)
     _add_core(p)
+    _add_reading(p)
     _add_tokens(options.add_energy(p))
     options.add_editing(p)
     options.add_subjects(p)
@@ -131,6 +133,23 @@ def _add_core(p: argparse.ArgumentParser) -> None:
         help="in pixels, a multiple of 8 (default: the model's size, with the aspect ratio of --image)",
     )  # fmt: skip
     p.add_argument("--width", type=int, help="likewise")
+
+
+def _add_reading(p: argparse.ArgumentParser) -> None:
+    reading = p.add_argument_group("how prompts are read")
+    reading.add_argument(
+        "--prompt-weighting", action=argparse.BooleanOptionalAction, default=rules.GENERATE.prompt_weighting,
+        help="(word:1.3), (word) and [word] weigh words, BREAK begins a new chunk, \\( is a bracket (default: yes); "
+        "else all of these are words",
+    )  # fmt: skip
+    reading.add_argument(
+        "--long-prompts", action=argparse.BooleanOptionalAction, default=rules.GENERATE.long_prompts,
+        help="encode prompts of more than 75 tokens in chunks (default: yes); else their end is dropped",
+    )  # fmt: skip
+    reading.add_argument(
+        "--clip-skip", "--clip_skip", type=int, default=rules.GENERATE.clip_skip, metavar="N",
+        help="leave out the last N layers of the text encoder; 1 is what others call 2 (default: %(default)s)",
+    )  # fmt: skip
 
 
 def _add_images(p: argparse.ArgumentParser) -> None:

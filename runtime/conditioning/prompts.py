@@ -1,6 +1,5 @@
 """Prompts: checks and encodes texts or embeddings, and finds the tokens of words."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -8,16 +7,15 @@ import numpy as np
 
 from ebca.runtime.components import Components
 from ebca.runtime.conditioning.edits import Edit
+from ebca.runtime.conditioning.weighting import weigh
 from ebca.runtime.schema import parameters as rules
 from ebca.runtime.shown import Shown
+from ebca.runtime.text.chunks import Reading
 from ebca.runtime.validation import as_numbers, texts_for_images, warn
 
 _NEGATIVE = "negative prompt"
 # How much of a text a warning shows.
 _SHOWN = 100
-_WEIGHTED = re.compile(r"\(([^():]+):([^():]+)\)")
-_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)")
-_SPACE = " \t\r\n"
 _FIELDS = {"prompt": "prompt", _NEGATIVE: "negative_prompt"}
 
 
@@ -30,6 +28,11 @@ class Conditioning(Shown):
         negative_prompt: likewise, for the unconditional half of classifier-free guidance.
         prompt_embeds, negative_prompt_embeds: [n,T,D] float32 instead of texts.
         token_weights: maps token positions or words of the prompt to factors of gamma_attn on the conditional rows.
+        prompt_weighting: brackets and BREAK in texts are syntax, see `ebca.runtime.text.weighted`; else they are words.
+        long_prompts: texts beyond the length of the text encoder are encoded in chunks; else their end is dropped, with
+            a warning.
+        clip_skip: layers of the text encoder that are left out at its end: 0, all are used; 1, the last one is not. As
+            in diffusers, where the other programs' "clip skip 2" is 1.
     """
 
     prompt: str | Sequence[str] | None = None
@@ -37,6 +40,14 @@ class Conditioning(Shown):
     prompt_embeds: np.ndarray | None = None
     negative_prompt_embeds: np.ndarray | None = None
     token_weights: Mapping[str | int, float] = field(default_factory=dict)
+    prompt_weighting: bool = rules.GENERATE.prompt_weighting
+    long_prompts: bool = rules.GENERATE.long_prompts
+    clip_skip: int = rules.GENERATE.clip_skip
+
+    @property
+    def reading(self) -> Reading:
+        """How its texts are read, and those of editing prompts."""
+        return Reading(self.prompt_weighting, self.long_prompts)
 
 
 @dataclass(frozen=True, repr=False)
@@ -90,7 +101,7 @@ class PromptEncoder:
         self._batch = batch
 
     def encode(self, conditioning: Conditioning, edits: Sequence[Edit] = (), *, guided: bool) -> Prompts:
-        """Encode all texts in one run of the text encoder.
+        """Encode all texts in one run of the text encoder. All prompts get as many tokens as the longest.
 
         Args:
             conditioning: prompts and token weights.
@@ -98,12 +109,13 @@ class PromptEncoder:
             guided: encode the negative prompt too.
 
         Raises:
-            ParameterError: a wrong number of texts, embeddings of a wrong shape, or a word that is not in the prompt.
-            EngineError: texts for a UNet-only directory.
+            ParameterError: a wrong number of texts, embeddings of a wrong shape, a word that is not in the prompt, or
+                wrong syntax of weights.
+            EngineError: texts for a UNet-only directory, or a clip skip that the directory does not have.
         """
         texts, embeds = self._given(conditioning, edits, guided)
-        positions = self._positions(conditioning.token_weights, texts.get("prompt", []))
-        embeds |= self._encode(texts)
+        positions = self._positions(conditioning, texts.get("prompt", []))
+        embeds |= self._encode(texts, conditioning, max((each.shape[1] for each in embeds.values()), default=0))
         conditional = embeds["prompt"]
         _check_positions(positions, conditional.shape[1])
         for name, array in embeds.items():
@@ -120,11 +132,34 @@ class PromptEncoder:
     def check(self, conditioning: Conditioning, edits: Sequence[Edit] = (), *, guided: bool) -> None:
         """Raise those errors of `encode` that do not need the text encoder. Gives no warnings."""
         texts, embeds = self._given(conditioning, edits, guided)
-        positions = self._positions(conditioning.token_weights, texts.get("prompt", []))
-        if texts:
-            tokenizer = self._components.tokenizer
-            tokenizer.encode(list(dict.fromkeys(text for each in texts.values() for text in each)))
-            _check_positions(positions, embeds["prompt"].shape[1] if "prompt" in embeds else tokenizer.max_length)
+        positions = self._positions(conditioning, texts.get("prompt", []))
+        if "prompt" in embeds:
+            _check_positions(positions, embeds["prompt"].shape[1])
+        elif texts:
+            _check_positions(positions, self.tokens(conditioning, edits, guided=guided))
+
+    def tokens(self, conditioning: Conditioning, edits: Sequence[Edit] = (), *, guided: bool) -> int:
+        """T of the contexts that `encode` makes; 1 if nothing says.
+
+        Raises the same errors about texts, and EngineError if plans are too short for them.
+        """
+        texts, embeds = self._given(conditioning, edits, guided)
+        given = max((each.shape[1] for each in embeds.values()), default=1)
+        if not texts:
+            return given
+        tokenizer = self._components.tokenizer.reading(conditioning.reading)
+        tokens = max(given, tokenizer.max_length * max(tokenizer.rows(text) for text in _distinct(texts)))
+        self._check_plans(tokens)
+        return tokens
+
+    def _check_plans(self, tokens: int) -> None:
+        """Raise EngineError if there are plans, and none of them takes so many tokens."""
+        name = self._components.backend.name
+        plans = self._components.manifest.plans.get(name)
+        built = [] if plans is None else [sizes["tokens"] for sizes in plans.shapes if "tokens" in sizes]
+        if built and not any(low <= tokens <= high for low, _, high in built):
+            most = max(high for _, _, high in built)
+            raise rules.LONG_PROMPT_PLANS.error(tokens=tokens, backend=name, built=most)
 
     def _given(
         self, conditioning: Conditioning, edits: Sequence[Edit], guided: bool
@@ -145,38 +180,52 @@ class PromptEncoder:
                 texts[name] = texts_for_images(_FIELDS.get(name, name), text, self._batch)
         return texts, embeds
 
-    def _positions(self, token_weights: Mapping[str | int, float], texts: Sequence[str]) -> dict[str | int, list[int]]:
+    def _positions(self, conditioning: Conditioning, texts: Sequence[str]) -> dict[str | int, list[int]]:
         found: dict[str | int, list[int]] = {}
-        for key in token_weights:
+        for key in conditioning.token_weights:
             if not isinstance(key, str):
                 found[key] = [int(key)]
             elif len(set(texts)) != 1:
                 raise rules.TOKEN_WORD_OF_SEVERAL_PROMPTS.error(word=key)
             else:
-                found[key] = self._components.tokenizer.find_words(texts[0], [key])[key]
+                tokenizer = self._components.tokenizer.reading(conditioning.reading)
+                found[key] = tokenizer.find_words(texts[0], [key])[key]
         return found
 
-    def _encode(self, texts: Mapping[str, list[str]]) -> dict[str, np.ndarray]:
-        """All texts in one run of the text encoder; [n,T,D] each."""
+    def _encode(self, texts: Mapping[str, list[str]], conditioning: Conditioning, tokens: int) -> dict[str, np.ndarray]:
+        """All texts in one run of the text encoder; [n,T,D] each, where T is a multiple of a row's tokens.
+
+        Args:
+            texts: by name of the prompt.
+            conditioning: how they are read.
+            tokens: of embeddings that are given beside them, which the texts are lengthened to.
+        """
         if not texts:
             return {}
         components = self._components
-        unique = list(dict.fromkeys(text for each in texts.values() for text in each))
-        encoded = components.tokenizer.encode(unique)
-        limit = components.tokenizer.max_length - 2
+        tokenizer = components.tokenizer.reading(conditioning.reading)
+        unique = _distinct(texts)
+        encoded = tokenizer.encode(unique)
         for name, each in texts.items():
             for text in dict.fromkeys(each):
-                if found := weight_in(text):
-                    warn(rules.PROMPT_WEIGHTS.text(name=name, found=rules.shortened(found, _SHOWN)))
                 if dropped := encoded.truncated[unique.index(text)].strip():
-                    shown = rules.shortened(dropped, _SHOWN)
+                    shown, limit = rules.shortened(dropped, _SHOWN), tokenizer.max_length - 2
                     warn(rules.PROMPT_TRUNCATED.text(name=name, limit=limit, dropped=shown))
-        embeddings = components.encode(encoded.ids)
+        rows = max(*encoded.rows, tokens // tokenizer.max_length if conditioning.long_prompts else 0)
+        ids = encoded.ids
+        if min(encoded.rows) < rows:
+            # A shorter prompt is lengthened by rows of an empty one.
+            ids = np.concatenate([ids, tokenizer.encode([""]).ids])
+        embeddings = components.encode(ids, conditioning.clip_skip)
         # Half a gigabyte at SD 1.5 size that sampling does not need; reopening takes a fraction of a step.
-        spec = components.manifest.text_encoder
-        if spec is not None:
-            components.release(spec.component)
-        return {name: np.stack([embeddings[unique.index(text)] for text in each]) for name, each in texts.items()}
+        components.release_text_encoder()
+        made: dict[str, np.ndarray] = {}
+        for name, each in texts.items():
+            for text in each:
+                if text not in made:
+                    of = encoded.of(unique.index(text))
+                    made[text] = _joined(weigh(embeddings[of], encoded.weights[of], name), embeddings[-1], rows)
+        return {name: np.stack([made[text] for text in each]) for name, each in texts.items()}
 
     def _embeds(self, name: str, value: np.ndarray) -> np.ndarray:
         width, batch = self._components.manifest.unet.context_dim, self._batch
@@ -188,16 +237,14 @@ class PromptEncoder:
         return np.broadcast_to(array, (batch, *array.shape[1:]))
 
 
-def weight_in(text: str) -> str:
-    """The first weight in a text as other programs write it, such as "(red:1.3)"; "" if there is none.
+def _distinct(texts: Mapping[str, list[str]]) -> list[str]:
+    return list(dict.fromkeys(text for each in texts.values() for text in each))
 
-    Ratios and times are none: after a digit, only a number with a fraction is a weight.
-    """
-    for match in _WEIGHTED.finditer(text):
-        words, number = (part.strip(_SPACE) for part in match.groups())
-        if words and _NUMBER.fullmatch(number) and ("." in number or words[-1] not in "0123456789"):
-            return match[0]
-    return ""
+
+def _joined(embeddings: np.ndarray, empty: np.ndarray, rows: int) -> np.ndarray:
+    """Rows [r,T,D] of a prompt and the row [T,D] of an empty one -> [rows T,D]."""
+    missing = [empty] * (rows - len(embeddings))
+    return np.concatenate([*embeddings, *missing]) if len(embeddings) + len(missing) > 1 else embeddings[0]
 
 
 def _check_positions(positions: Mapping[str | int, list[int]], tokens: int) -> None:

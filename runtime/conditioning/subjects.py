@@ -145,7 +145,8 @@ def of_images(
     unet, (batch, _, height, width) = components.manifest.unet, latent_shape
     assert unet.subject_layers is not None and conditioning.prompt is not None
     grid = unet.layers[unet.subject_layers.biased[0]].size({"height": height, "width": width})
-    return resolve(subjects, conditioning.prompt, components.tokenizer, strengths, batch=batch, grid=grid, size=size)
+    tokenizer = components.tokenizer.reading(conditioning.reading)
+    return resolve(subjects, conditioning.prompt, tokenizer, strengths, batch=batch, grid=grid, size=size)
 
 
 def resolve(
@@ -164,7 +165,7 @@ def resolve(
     Args:
         subjects: what was asked for, checked, and on.
         prompt: one text for all images, or one per image.
-        tokenizer: of the engine.
+        tokenizer: of the engine, with the prompts' way of reading.
         strengths: as `strengths` returns them.
         batch: number of images n.
         grid: (h, w) of the map on which subjects are placed.
@@ -188,7 +189,8 @@ def resolve(
         images.append(seen[text, named])
     _check_regions_used(subjects.regions or {}, texts, tokenizer)
     phrases = tuple(tuple(one.phrase for one in image) for image in images)
-    inputs = _inputs(images, subjects.subject_window, tokenizer.max_length, strengths, grid, size)
+    tokens = tokenizer.max_length * max(tokenizer.rows(text) for text in dict.fromkeys(texts))
+    inputs = _inputs(images, subjects.subject_window, tokens, strengths, grid, size)
     return Resolved(phrases, inputs if any(images) else None)
 
 
@@ -241,7 +243,8 @@ def _automatic(text: str, by_hand: Sequence[str], tokenizer: Tokenizer) -> list[
     """The phrases that the parser finds, as far as they have words of their own: within the length limit, and apart
     from those of `by_hand`."""
     taken = {token for place in _places(by_hand, text, tokenizer) for token in place}
-    phrases = [text[span.start : span.end] for span in find_subjects(text)]
+    plain = tokenizer.plain(text)
+    phrases = [plain[span.start : span.end] for span in find_subjects(plain)]
     occurrences = [tokenizer.occurrences(text, phrase)[0] for phrase in phrases]
     kept = []
     for index in _longest_first(occurrences):

@@ -120,6 +120,7 @@ class Session:
         prompt_embeds: np.ndarray | None = None,
         regularize: Any = None,
         on_step: OnStep | None = None,
+        **reading: Any,
     ) -> Result:
         """Find the latents that an image comes from (DDIM inversion).
 
@@ -131,12 +132,14 @@ class Session:
             prompt_embeds: [n,T,D] float32 instead of the prompt.
             regularize: an `ebca.NoiseRegularization`, or an object with the same attributes; None: off.
             on_step: called after each evaluation; False cancels.
+            reading: prompt_weighting, long_prompts and clip_skip, as in `generate`.
 
         Raises:
             ParameterError, EngineError, CancelledError, NumericalError, NativeError: from the library.
         """
         params, arguments = self.library.init("invert_params"), Arguments()
         params.prompt, params.steps = arguments.prompt(prompt, prompt_embeds), steps
+        _set_numbers(params, reading)
         if image is not None:
             images = arguments.images(image)
             params.images, params.image_count = arguments.array(Image, images), len(images)

@@ -278,6 +278,9 @@ class GenerateParams(ctypes.Structure):
         ("subject_window", c_double),
         ("regions", POINTER(Region)),
         ("region_count", c_size_t),
+        ("prompt_weighting", c_int32),
+        ("long_prompts", c_int32),
+        ("clip_skip", c_int32),
     )
 
 
@@ -307,6 +310,9 @@ class InvertParams(ctypes.Structure):
         ("regularize", POINTER(RegularizeParams)),
         ("on_step", StepCallback),
         ("on_step_data", c_void_p),
+        ("prompt_weighting", c_int32),
+        ("long_prompts", c_int32),
+        ("clip_skip", c_int32),
     )
 
 

@@ -102,11 +102,10 @@ class GenerateRequest(Shown):
         for name, value in values.items():
             part = FIELD_PARTS[name]
             (own if part is None else parts[part])[name] = value
-        # For these two, None means the default.
-        if parts["conditioning"].get("negative_prompt", "") is None:
-            del parts["conditioning"]["negative_prompt"]
-        if parts["conditioning"].get("token_weights", {}) is None:
-            del parts["conditioning"]["token_weights"]
+        # For these, None means the default.
+        for name in ("negative_prompt", "token_weights", "clip_skip"):
+            if name in parts["conditioning"] and parts["conditioning"][name] is None:
+                del parts["conditioning"][name]
         return cls(**{part: kind(**parts[part]) for part, kind in PARTS.items()}, **own)
 
     def values(self) -> dict[str, Any]:

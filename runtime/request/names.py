@@ -66,7 +66,7 @@ _REPLACED = {
         "belongs to SDXL, which is not supported",
     ),
     **dict.fromkeys(
-        ("clip_skip", "guidance_rescale", "ip_adapter_image", "sigmas", "timesteps"),
+        ("guidance_rescale", "ip_adapter_image", "sigmas", "timesteps"),
         "has no counterpart here",
     ),
 }

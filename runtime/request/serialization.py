@@ -85,6 +85,10 @@ def from_parameters(parameters: Mapping[str, Any], **changes: Any) -> GenerateRe
         ParameterError: a field that does not exist, or an input that is not recorded, is missing, or has changed.
     """
     recorded = {name: value for name, value in parameters.items() if name in FIELD_PARTS and name not in changes}
+    for name in ("prompt_weighting", "long_prompts"):
+        # Images of versions without them were made without them.
+        if name not in changes:
+            recorded.setdefault(name, False)
     if parameters.get("task") == Task.REPAINT.value:
         # It has steps of its own, and the recorded name is theirs.
         recorded.pop("scheduler", None)

@@ -6,7 +6,7 @@ from enum import Enum
 
 import numpy as np
 
-from ebca.engines.contract.manifest import Manifest
+from ebca.engines.contract.manifest import Manifest, TextEncoderSpec
 from ebca.runtime.conditioning import controlnets
 from ebca.runtime.conditioning import edits as editing
 from ebca.runtime.conditioning import subjects as subjects_of_prompts
@@ -269,6 +269,19 @@ def check_conditioning(conditioning: Conditioning, edits: Sequence[Edit], *, gui
             whole("a position in token_weights", key)
         elif conditioning.prompt is None:
             raise rules.TOKEN_WORD_WITHOUT_PROMPT.error(word=key)
+    flag("prompt_weighting", conditioning.prompt_weighting)
+    flag("long_prompts", conditioning.long_prompts)
+    _check_clip_skip(conditioning.clip_skip, manifest.text_encoder)
+
+
+def _check_clip_skip(value: int, encoder: TextEncoderSpec | None) -> None:
+    """Raise ParameterError for layers that there are not, and EngineError for a directory without them."""
+    if not whole("clip_skip", value) or encoder is None:
+        return
+    if encoder.layers is None or encoder.layers_component is None:
+        raise rules.CLIP_SKIP_ENGINE.error()
+    if not 0 <= value < encoder.layers:
+        raise rules.CLIP_SKIP_RANGE.error(value=value, layers=encoder.layers, last=encoder.layers - 1)
 
 
 def seeds(seed: int | Sequence[int] | None, batch: int) -> tuple[int, ...] | None:

@@ -1,6 +1,6 @@
 """What a run is told about the subjects of its images."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -31,3 +31,9 @@ class SubjectInputs:
     def groups(self) -> int:
         """G, the largest number of subjects of an image."""
         return int(self.fixed.shape[1])
+
+    def with_tokens(self, tokens: int) -> "SubjectInputs":
+        """The same for contexts of at least as many tokens: other prompts may be longer."""
+        more = tokens - self.token_groups.shape[1]
+        groups = np.pad(self.token_groups, ((0, 0), (0, more)), constant_values=-1)
+        return replace(self, token_groups=groups) if more else self

@@ -35,6 +35,9 @@ MAX_SUBJECTS = 16
 MAX_SUBJECT_POSITIONS = 1024
 """Positions of the map on which subjects are placed: what a GPU kernel holds in registers."""
 
+MAX_PROMPT_WEIGHT = 10
+"""Magnitude of a weight in a prompt."""
+
 MAX_SUBJECT_STRENGTH = 1000
 """Of subject_exclusion and subject_balance each."""
 
@@ -86,6 +89,9 @@ class GenerateDefaults:
     subject_exclusion: float = 2.0
     subject_balance: float = 1.5
     subject_window: float = 0.15
+    prompt_weighting: bool = True
+    long_prompts: bool = True
+    clip_skip: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,9 @@ class InvertDefaults:
     """What the fields of ebca_invert_params are where they are not given."""
 
     steps: int = 50
+    prompt_weighting: bool = True
+    long_prompts: bool = True
+    clip_skip: int = 0
 
 
 SESSION = SessionDefaults()
@@ -326,10 +335,44 @@ PROMPT_COUNT = Rule(
     "give one, or one each; Engine.generate makes any number, as does Engine.session(batch={count})",
 )
 PROMPT_TRUNCATED = Rule(EbcaError, "the {name} is longer than {limit} tokens", "dropped: '{dropped}'")
-PROMPT_WEIGHTS = Rule(
-    EbcaError,
-    "the {name} has '{found}', and weights in a text are not interpreted: they are read as words",
-    "use token_weights (ebca-run: --token-words, --token-upweight)",
+PROMPT_BRACKET_OPEN = Rule(
+    ParameterError,
+    "'{sign}' at character {position} of a prompt is not closed: '{near}'",
+    "close it, write \\{sign} for text, or set prompt_weighting=False (ebca-run: --no-prompt-weighting)",
+)
+PROMPT_BRACKET_CLOSED = Rule(
+    ParameterError,
+    "'{sign}' at character {position} of a prompt closes nothing: '{near}'",
+    "remove it, write \\{sign} for text, or set prompt_weighting=False (ebca-run: --no-prompt-weighting)",
+)
+PROMPT_EDITING = Rule(
+    ParameterError,
+    "'{found}' in a prompt would change it while the image is made, which is not supported",
+    "write (word:1.3) for a weight, \\[ for text, or set prompt_weighting=False (ebca-run: --no-prompt-weighting)",
+)
+PROMPT_WEIGHT = Rule(
+    ParameterError,
+    "'{words}' in a prompt has the weight {value}",
+    "give -{limit} to {limit}, write \\( for text, or set prompt_weighting=False (ebca-run: --no-prompt-weighting)",
+)
+PROMPT_WEIGHTS_CANCEL = Rule(
+    ParameterError, "the weights of the {name} make the mean of its embeddings zero", "change one of them"
+)
+LONG_PROMPT_PLANS = Rule(
+    EngineError,
+    "the prompts need {tokens} tokens, and the plans for {backend} are built for {built}",
+    "shorten them, set long_prompts=False (ebca-run: --no-long-prompts), or use onnxruntime-cuda",
+)
+CLIP_SKIP_RANGE = Rule(ParameterError, "clip_skip is {value}", "the text encoder has {layers} layers: give 0 to {last}")
+CLIP_SKIP_ENGINE = Rule(
+    EngineError,
+    "this engine directory has only the last layer of its text encoder, so there is no clip_skip",
+    "export it again",
+)
+CLIP_SKIP_PLANS = Rule(
+    EngineError,
+    "the plans for {backend} have only the last layer of the text encoder, so there is no clip_skip",
+    "leave it out, or use another backend",
 )
 NOT_NUMBERS = Rule(ParameterError, "{name} is not an array of numbers", "give {expected}")
 EMBEDS_SHAPE = Rule(ParameterError, "{name} has shape {shape}", "give [{batch}, tokens, {width}]")

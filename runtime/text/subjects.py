@@ -15,7 +15,8 @@ What it does not do:
 - Parts of a thing ("blue eyes") and scenery ("on the beach") are no subjects. The lists of them are short.
 - After a comma, words without an article are a subject if they begin with a common adjective or end a list with "and".
 - Several of a kind are one subject: two cats. A thing that "the" names again is the first one.
-- Brackets and quotation marks end a phrase; weights such as "(red:1.3)" are not interpreted.
+- Brackets and quotation marks end a phrase. The text has no weights such as "(red:1.3)": it is the plain text of
+  `ebca.runtime.text.weighted`.
 """
 
 import re

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding
 from tokenizers import Tokenizer as _Backend
 
 from ebca.errors import EbcaError, EngineError, ParameterError
 from ebca.runtime.schema import parameters as rules
+from ebca.runtime.text.chunks import Pieces, Reading, chunked
 
 _TOKENS = ("bos", "eos", "pad")
 
@@ -21,7 +22,7 @@ _SHORTEST, _LONGEST = 3, 10_000
 
 
 @dataclass(frozen=True)
-class _Pieces:
+class _Encoding:
     """The tokens of a text: their ids, where each lies in it, and the number of its word."""
 
     ids: list[int]
@@ -34,18 +35,29 @@ class Encoded:
     """Encoded prompts.
 
     Attributes:
-        ids: [n,T] int64, T = model_max_length.
+        ids: [r,T] int64, T = model_max_length: the rows of all prompts, one for each of their chunks.
+        weights: [r,T] float32 factors of the embeddings.
+        rows: per prompt: number of its rows.
         truncated: per prompt: the text after the last token that fits; "" if all of it fits.
-        tokens: per prompt: vocabulary entries from bos to eos without padding; the index is the position.
+        tokens: per prompt: vocabulary entries from the first bos to the last eos; the index is the position.
     """
 
     ids: NDArray[np.int64]
+    weights: NDArray[np.float32]
+    rows: list[int]
     truncated: list[str]
     tokens: list[list[str]]
+
+    def of(self, prompt: int) -> slice:
+        """The rows of a prompt, given its index."""
+        first = sum(self.rows[:prompt])
+        return slice(first, first + self.rows[prompt])
 
 
 class Tokenizer:
     """CLIP byte-pair encoding with start token, end token and padding. Thread-safe.
+
+    Prompts are read as plain text of one row, unless `reading` says otherwise.
 
     Args:
         backend: the vocabulary.
@@ -71,6 +83,7 @@ class Tokenizer:
         backend.no_padding()
         self._backend = backend
         self._expansions: dict[int, list[int]] = {ids[0]: ids for ids in (info.get("expansions") or {}).values()}
+        self._reading = Reading()
 
     @classmethod
     def load(cls, path: str | Path, info: Mapping[str, Any]) -> Tokenizer:
@@ -109,24 +122,45 @@ class Tokenizer:
             ) from error
         return cls(backend, info)
 
+    def reading(self, reading: Reading) -> Tokenizer:
+        """This tokenizer with another way to read prompts. Words and phrases are always plain text."""
+        other = copy.copy(self)
+        other._reading = reading
+        return other
+
+    def plain(self, prompt: str) -> str:
+        """A prompt without the syntax of weights. Raises ParameterError for wrong syntax."""
+        return self._reading.of(prompt).plain
+
+    def rows(self, prompt: str) -> int:
+        """Number of rows of a prompt. Raises ParameterError as `encode`."""
+        return len(self._pieces(prompt).chunks)
+
     def encode(self, prompts: Sequence[str]) -> Encoded:
-        """Encode each prompt as bos, at most T - 2 tokens, eos, padding.
+        """Encode each chunk of each prompt as bos, at most T - 2 tokens, eos, padding.
 
         Raises:
-            ParameterError: not a sequence of strings of valid Unicode.
+            ParameterError: not a sequence of strings of valid Unicode, or wrong syntax.
         """
         if isinstance(prompts, str):
             raise ParameterError("prompts is one string", "put it in a list")
-        ids = np.full((len(prompts), self.max_length), self.pad_id, np.int64)  # [n,T]
-        truncated: list[str] = []
+        every = [self._pieces(prompt) for prompt in prompts]
+        rows = [len(pieces.chunks) for pieces in every]
+        ids = np.full((sum(rows), self.max_length), self.pad_id, np.int64)  # [r,T]
+        weights = np.ones(ids.shape, np.float32)
         tokens: list[list[str]] = []
-        for row, prompt in enumerate(prompts):
-            encoding = self._pieces(prompt)
-            kept = [self.bos_id, *encoding.ids[: self._room], self.eos_id]
-            ids[row, : len(kept)] = kept
-            truncated.append(self._dropped(prompt, encoding))
-            tokens.append([self._entry(index) for index in kept])
-        return Encoded(ids, truncated, tokens)
+        row = 0
+        for pieces in every:
+            first, used = row, 0
+            for chunk in pieces.chunks:
+                kept = [self.bos_id, *pieces.ids[chunk.start : chunk.stop], self.eos_id]
+                used = len(kept)
+                ids[row, :used] = kept
+                weights[row, 1 : used - 1] = pieces.weights[chunk.start : chunk.stop]
+                row += 1
+            flat = ids[first:row].reshape(-1)
+            tokens.append([self._entry(int(index)) for index in flat[: (row - first - 1) * self.max_length + used]])
+        return Encoded(ids, weights, rows, [_dropped(pieces) for pieces in every], tokens)
 
     def find_words(self, prompt: str, words: Sequence[str]) -> dict[str, list[int]]:
         """Token positions (bos is 0) of each word or phrase, for all occurrences in the prompt.
@@ -138,8 +172,8 @@ class Tokenizer:
         """
         if isinstance(words, str):
             raise ParameterError(f"words is the string {words!r}", "put it in a list")
-        encoding = self._pieces(prompt)
-        return {word: self._find(prompt, encoding, word) for word in words}
+        pieces = self._pieces(prompt)
+        return {word: self._find(pieces, word) for word in words}
 
     def occurrences(self, prompt: str, phrase: str) -> tuple[list[list[int]], bool]:
         """Token positions of each occurrence of a phrase, which is matched as in `find_words`.
@@ -151,42 +185,57 @@ class Tokenizer:
         Raises:
             ParameterError: a phrase without tokens, or texts that are not valid Unicode.
         """
-        needle = self._needle(phrase)
-        starts = _occurrences(self._pieces(prompt), needle)
-        kept = [start for start in starts if start + len(needle) <= self._room]
-        return [[start + 1 + i for i in range(len(needle))] for start in kept], len(kept) < len(starts)
+        needle, pieces = self._needle(phrase), self._pieces(prompt)
+        starts, positions = _occurrences(pieces, needle), pieces.positions
+        # Occurrences that the length limit cuts are not used.
+        kept = [start for start in starts if start + len(needle) <= pieces.kept]
+        return [positions[start : start + len(needle)] for start in kept], len(kept) < len(starts)
 
     @property
     def _room(self) -> int:
         return self.max_length - 2
 
-    def _pieces(self, text: str) -> _Pieces:
-        if not isinstance(text, str):
-            raise ParameterError(f"a prompt is of type {type(text).__name__}", "give a string")
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise ParameterError(
-                f"the prompt {rules.shortened(repr(text), 100)} is not valid Unicode text: {error.reason}",
-                "remove unpaired surrogates",
-            ) from error
-        return self._expanded(self._backend.encode(text, add_special_tokens=False))
+    def _pieces(self, prompt: str) -> Pieces:
+        """The tokens of a prompt, in chunks. Text between weights is tokenized on its own."""
+        _check_text(prompt)
+        read = self._reading.of(prompt)
+        pieces = Pieces(read.plain, [], [], [], [], [], [], self.max_length)
+        for number, segment in enumerate(read.segments):
+            encoding = self._encoding(read.plain[segment.start : segment.end])
+            count = len(encoding.ids)
+            pieces.ids.extend(encoding.ids)
+            pieces.weights.extend([segment.weight] * count)
+            pieces.spans.extend((segment.start + start, segment.start + end) for start, end in encoding.offsets)
+            pieces.words.extend((number, word) for word in encoding.word_ids)
+            pieces.parts.extend([segment.part] * count)
+        if self._reading.long:
+            pieces.chunks.extend(chunked(pieces.ids, pieces.parts, read.parts, self._comma(), self._room))
+        else:
+            pieces.chunks.append(range(min(len(pieces.ids), self._room)))
+        return pieces
 
-    def _expanded(self, encoding: Encoding) -> _Pieces:
-        """Every token as the ids that it stands for, all of them at its place in the text."""
-        found = _Pieces(encoding.ids, encoding.offsets, encoding.word_ids)
+    def _encoding(self, text: str) -> _Encoding:
+        """The tokens of a text, each as all the ids that it stands for, at its place in the text."""
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        found = _Encoding(encoding.ids, encoding.offsets, encoding.word_ids)
         if not self._expansions.keys() & set(found.ids):
             return found
-        counts = [self._expansions.get(index, [index]) for index in found.ids]
-        return _Pieces(
-            [index for ids in counts for index in ids],
-            [span for span, ids in zip(found.offsets, counts, strict=True) for _ in ids],
-            [word for word, ids in zip(found.word_ids, counts, strict=True) for _ in ids],
+        several = [self._expansions.get(index, [index]) for index in found.ids]
+        return _Encoding(
+            [index for ids in several for index in ids],
+            [span for span, ids in zip(found.offsets, several, strict=True) for _ in ids],
+            [word for word, ids in zip(found.word_ids, several, strict=True) for _ in ids],
         )
+
+    def _comma(self) -> int | None:
+        """The id of a comma, if the vocabulary has one that is no other character's."""
+        ids: list[int] = self._encoding(",").ids
+        return ids[0] if len(ids) == 1 and self._entry(ids[0]) in (",</w>", ",") else None
 
     def _needle(self, word: str) -> list[int]:
         """The token ids of a word or phrase."""
-        ids: list[int] = self._pieces(word).ids
+        _check_text(word)
+        ids: list[int] = self._encoding(word).ids
         if not ids:
             raise rules.WORD_WITHOUT_TOKENS.error(word=repr(word))
         return ids
@@ -194,27 +243,40 @@ class Tokenizer:
     def _entry(self, index: int) -> str:
         return self._backend.id_to_token(index) or f"#{index}"
 
-    def _dropped(self, prompt: str, encoding: _Pieces) -> str:
-        if len(encoding.ids) <= self._room:
-            return ""
-        return prompt[encoding.offsets[self._room][0] :]
-
-    def _find(self, prompt: str, encoding: _Pieces, word: str) -> list[int]:
+    def _find(self, pieces: Pieces, word: str) -> list[int]:
         needle = self._needle(word)
-        starts = _occurrences(encoding, needle)
-        # Occurrences that the length limit cuts are not used.
-        kept = [start for start in starts if start + len(needle) <= self._room]
-        if not kept:
-            raise self._not_found(prompt, encoding, word, beyond=bool(starts))
-        positions = {start + i + 1 for start in kept for i in range(len(needle))}
-        return sorted(positions)
+        starts, positions = _occurrences(pieces, needle), pieces.positions
+        found = {
+            p for start in starts for p in positions[start : start + len(needle)] if start + len(needle) <= pieces.kept
+        }
+        if not found:
+            raise self._not_found(pieces, word, beyond=bool(starts))
+        return sorted(found)
 
-    def _not_found(self, prompt: str, encoding: _Pieces, word: str, *, beyond: bool) -> EbcaError:
-        spans = encoding.offsets[: self._room]
-        listing = ", ".join(f"{i} {prompt[start:end]!r}" for i, (start, end) in enumerate(spans, start=1)) or "none"
+    def _not_found(self, pieces: Pieces, word: str, *, beyond: bool) -> EbcaError:
+        spans = zip(pieces.positions[: self._room], pieces.spans, strict=False)
+        listing = ", ".join(f"{i} {pieces.text[start:end]!r}" for i, (start, end) in spans) or "none"
         if beyond:
             return rules.WORD_BEYOND_LIMIT.error(word=repr(word), limit=self._room, tokens=listing)
         return rules.WORD_NOT_IN_PROMPT.error(word=repr(word), tokens=listing)
+
+
+def _check_text(text: str) -> None:
+    """Raise ParameterError unless it is a string of valid Unicode."""
+    if not isinstance(text, str):
+        raise ParameterError(f"a prompt is of type {type(text).__name__}", "give a string")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ParameterError(
+            f"the prompt {rules.shortened(repr(text), 100)} is not valid Unicode text: {error.reason}",
+            "remove unpaired surrogates",
+        ) from error
+
+
+def _dropped(pieces: Pieces) -> str:
+    """The text after the last token that fits."""
+    return pieces.text[pieces.spans[pieces.kept][0] :] if pieces.kept < len(pieces.ids) else ""
 
 
 def _token_id(backend: _Backend, info: Mapping[str, Any], name: str) -> int:
@@ -231,11 +293,13 @@ def _token_id(backend: _Backend, info: Mapping[str, Any], name: str) -> int:
     return found
 
 
-def _occurrences(encoding: _Pieces, needle: list[int]) -> list[int]:
-    """Indices of the first tokens of all occurrences of `needle` as whole words."""
-    ids, word_of = encoding.ids, encoding.word_ids
-    last = len(ids) - len(needle)
+def _occurrences(pieces: Pieces, needle: list[int]) -> list[int]:
+    """Indices of the first tokens of all occurrences of `needle` as whole words, without BREAK inside."""
+    ids, word_of, parts = pieces.ids, pieces.words, pieces.parts
+    last = len(needle) - 1
     # The end needs no check: the last piece of a word (its entry ends in </w>) is never a middle piece.
     return [
-        i for i in range(last + 1) if ids[i : i + len(needle)] == needle and (i == 0 or word_of[i] != word_of[i - 1])
+        i
+        for i in range(len(ids) - last)
+        if ids[i : i + last + 1] == needle and (i == 0 or word_of[i] != word_of[i - 1]) and parts[i] == parts[i + last]
     ]

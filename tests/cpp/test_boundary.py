@@ -488,7 +488,7 @@ def test_a_session_outlives_its_engine(library: native.Library, shapes_dir: Path
 def test_a_truncated_prompt_is_logged(library: native.Library, shapes_dir: Path) -> None:
     said: list[tuple[int, str]] = []
     session = library.open(shapes_dir, log=lambda *one: said.append(one)).session()
-    session.generate(" ".join(["circle"] * 200), steps=1, output="latents")
+    session.generate(" ".join(["circle"] * 200), steps=1, output="latents", long_prompts=False)
     ((level, message),) = said
     assert level == 0 and "the prompt is longer than" in message and "dropped: 'circle" in message
 
@@ -499,12 +499,34 @@ def test_what_is_read_otherwise_than_meant_is_logged(library: native.Library, sh
     image = np.zeros((64, 64, 4), np.uint8)
     given = {"steps": 2, "output": "latents"}
     session.generate("a (red:1.3) circle", negative_prompt="(16:9) (at 5:30) (:3)", image=image, strength=1.0, **given)
-    session.generate("a circle" + " \u00fc" * 5000, **given)
+    session.generate("a circle" + " \u00fc" * 5000, long_prompts=False, **given)
     texts = [text for text in said if not text.startswith("device")]
     assert texts[0] == "images[0] has transparent pixels; they are composited on white"
-    assert texts[1].startswith("the prompt has '(red:1.3)', and weights in a text are not interpreted")
-    assert texts[2].startswith("the prompt is longer than") and texts[2].endswith(" more characters)'")
-    assert len(texts) == 3 and len(texts[2]) < 250
+    assert texts[1].startswith("the prompt is longer than") and texts[1].endswith(" more characters)'")
+    assert len(texts) == 2 and len(texts[1]) < 250
+
+
+@pytest.mark.parametrize(
+    "prompt", ["a (red", "é [a\n", "a) b", "[a:1.3]", "[a|b]", "(a:11)", "(" * 30 + "a" + ")" * 30]
+)
+def test_wrong_syntax_of_weights_is_told_as_python_tells_it(
+    shapes: native.Engine, python_shapes: ebca.Engine, prompt: str
+) -> None:
+    told = []
+    for engine in (shapes, python_shapes):
+        session = engine.session(64, 64)
+        with pytest.raises(ParameterError) as refused:
+            session.generate(prompt, steps=1, output="latents")
+        told.append(str(refused.value).replace("=False (ebca-run: --no-prompt-weighting)", " = 0"))
+        session.close()
+    assert told[0] == told[1]
+
+
+def test_clip_skip_is_unsupported(shapes: native.Engine) -> None:
+    session = shapes.session(64, 64)
+    with pytest.raises(native.NativeError, match="does not have clip_skip; set clip_skip = 0, or use Python"):
+        session.generate("a circle", steps=1, clip_skip=1, output="latents")
+    session.close()
 
 
 def test_only_names_of_the_header_are_exported(library_file: Path) -> None:

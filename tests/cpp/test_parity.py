@@ -86,6 +86,23 @@ EXACT: dict[str, dict[str, Any]] = {
     },
     "no guidance": {"guidance_scale": 1.0, "gamma_norm": ebca.Schedule.exponential(0.02, 0.5)},
     "negative prompt": {"negative_prompt": "a green triangle", "guidance_scale": 3.0},
+    "weights": {
+        "prompt": "a (red:1.3) circle, [a (blue)] \\(square\\) BREAK a (green:0.5) star",
+        "negative_prompt": "((a triangle))",
+        "token_weights": {"red circle": 2.0, "green star": 0.5, "(": 3.0},
+        "gamma_attn": 0.01,
+    },
+    "long": {
+        "prompt": "a red circle, " * 30 + "a (blue square:1.2)",
+        "edits": [ebca.Edit("a green triangle BREAK a star", gamma_attn=0.01)],
+        "token_weights": {"blue square": 2.0, 1: 0.5},
+        "gamma_norm": 0.01,
+    },
+    "not weighted, not long": {
+        "prompt": "a (red:1.3) circle, " * 30,
+        "prompt_weighting": False,
+        "long_prompts": False,
+    },
     "ddim": {"scheduler": "ddim"},
     "euler": {"scheduler": "euler", "gamma_attn": 0.01},
     "dpmpp_2m": {"scheduler": "DPM++ 2M", "gamma_attn": 0.01},

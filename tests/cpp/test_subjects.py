@@ -88,7 +88,11 @@ def test_regions_on_grids_of_any_shape(
 
 WRONG: dict[str, dict[str, Any]] = {
     "not in the prompt": {"subjects": ["red circle", "green cat"]},
-    "beyond the limit": {"prompt": "very " * 80 + "red circle", "subjects": ["red circle"]},
+    "beyond the limit": {
+        "prompt": "very " * 80 + "red circle",
+        "subjects": ["red circle"],
+        "long_prompts": False,
+    },
     "repeated": {"subjects": ["circle", "Circle"]},
     "overlap": {"subjects": ["red circle", "a red"]},
     "too many": {"prompt": "circle " * 17, "subjects": ["circle"] * 17},

@@ -32,10 +32,10 @@ def remember(monkeypatch: pytest.MonkeyPatch) -> None:
             _own_weights(known_controlnets[key].graph)
         return known_controlnets[key].clone()
 
-    def export(module: nn.Module, example: Any, dynamic: Any) -> ir.Model:
-        key = _digest(module, type(module).__name__, tuple(example.shape), dynamic)
+    def export(module: nn.Module, examples: Any, dynamic: Any) -> ir.Model:
+        key = _digest(module, type(module).__name__, [tuple(one.shape) for one in examples], dynamic)
         if key not in known_parts:
-            known_parts[key] = part(module, example, dynamic)
+            known_parts[key] = part(module, examples, dynamic)
             _own_weights(known_parts[key].graph)
         return known_parts[key].clone()
 

@@ -287,7 +287,7 @@ def test_parameters_distinguish_token_positions_from_words(session: ebca.Session
 def test_a_prompt_over_the_limit_warns_with_the_dropped_text(session: ebca.Session) -> None:
     long = "a cat " * 38
     with pytest.warns(UserWarning, match=r"longer than 75 tokens; dropped: 'cat"):
-        made = latents(session, long + "wearing a golden hat")
+        made = latents(session, long + "wearing a golden hat", long_prompts=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         exact = latents(session, "a cat " * 37 + "a")

@@ -372,6 +372,11 @@ typedef struct ebca_generate_params {
     double subject_window;           /* size of a place, in sides of the smaller side, 0.01 to 10 (default 0.15) */
     const ebca_region* regions;
     size_t region_count;
+    int32_t prompt_weighting; /* 1: (word:1.3), (word), [word] and BREAK in texts are syntax; 0: they are words
+                                 (default 1) */
+    int32_t long_prompts;     /* 1: longer texts are encoded in chunks; 0: what does not fit is dropped, with a
+                                 warning (default 1) */
+    int32_t clip_skip;        /* layers of the text encoder that are left out at its end; 1: its last but one layer */
 } ebca_generate_params;
 /* end */
 
@@ -404,6 +409,9 @@ typedef struct ebca_invert_params {
     const ebca_regularize_params* regularize; /* NULL: leave the noise predictions as they are */
     ebca_step_callback on_step;
     void* on_step_data;
+    int32_t prompt_weighting; /* as in ebca_generate_params, as are the next two (default 1) */
+    int32_t long_prompts;     /*  (default 1) */
+    int32_t clip_skip;
 } ebca_invert_params;
 /* end */
 

@@ -55,6 +55,9 @@ inline constexpr int64_t latents_only = 0;
 inline constexpr double subject_exclusion = 2.0;
 inline constexpr double subject_balance = 1.5;
 inline constexpr double subject_window = 0.15;
+inline constexpr int64_t prompt_weighting = 1;
+inline constexpr int64_t long_prompts = 1;
+inline constexpr int64_t clip_skip = 0;
 }
 
 namespace regularize_params {
@@ -67,6 +70,9 @@ inline constexpr int64_t seed = 0;
 
 namespace invert_params {
 inline constexpr int64_t steps = 50;
+inline constexpr int64_t prompt_weighting = 1;
+inline constexpr int64_t long_prompts = 1;
+inline constexpr int64_t clip_skip = 0;
 }
 
 }  // namespace ebca::defaults
@@ -87,6 +93,9 @@ inline constexpr int64_t subjects = 16;
 
 // Positions of the map on which subjects are placed: what a GPU kernel holds in registers.
 inline constexpr int64_t subject_positions = 1024;
+
+// Magnitude of a weight in a prompt.
+inline constexpr int64_t prompt_weight = 10;
 
 // Of subject_exclusion and subject_balance each.
 inline constexpr int64_t subject_strength = 1000;
@@ -345,9 +354,47 @@ std::string prompt_truncated(const Name& name, const Limit& limit, const Dropped
     return text("the ", name, " is longer than ", limit, " tokens", "; ", "dropped: '", dropped, "'");
 }
 
-template <typename Name, typename Found>
-std::string prompt_weights(const Name& name, const Found& found) {
-    return text("the ", name, " has '", found, "', and weights in a text are not interpreted: they are read as words", "; ", "use token_weights");
+template <typename Sign, typename Position, typename Near>
+ParameterError prompt_bracket_open(const Sign& sign, const Position& position, const Near& near) {
+    return ParameterError(text("'", sign, "' at character ", position, " of a prompt is not closed: '", near, "'"), text("close it, write \\", sign, " for text, or set prompt_weighting = 0"));
+}
+
+template <typename Sign, typename Position, typename Near>
+ParameterError prompt_bracket_closed(const Sign& sign, const Position& position, const Near& near) {
+    return ParameterError(text("'", sign, "' at character ", position, " of a prompt closes nothing: '", near, "'"), text("remove it, write \\", sign, " for text, or set prompt_weighting = 0"));
+}
+
+template <typename Found>
+ParameterError prompt_editing(const Found& found) {
+    return ParameterError(text("'", found, "' in a prompt would change it while the image is made, which is not supported"), "write (word:1.3) for a weight, \\[ for text, or set prompt_weighting = 0");
+}
+
+template <typename Words, typename Value, typename Limit>
+ParameterError prompt_weight(const Words& words, const Value& value, const Limit& limit) {
+    return ParameterError(text("'", words, "' in a prompt has the weight ", value), text("give -", limit, " to ", limit, ", write \\( for text, or set prompt_weighting = 0"));
+}
+
+template <typename Name>
+ParameterError prompt_weights_cancel(const Name& name) {
+    return ParameterError(text("the weights of the ", name, " make the mean of its embeddings zero"), "change one of them");
+}
+
+template <typename Value, typename Layers, typename Last>
+ParameterError clip_skip_range(const Value& value, const Layers& layers, const Last& last) {
+    return ParameterError(text("clip_skip is ", value), text("the text encoder has ", layers, " layers: give 0 to ", last));
+}
+
+inline EngineError clip_skip_engine() {
+    return EngineError("this engine directory has only the last layer of its text encoder, so there is no clip_skip", "export it again");
+}
+
+template <typename Backend>
+EngineError clip_skip_plans(const Backend& backend) {
+    return EngineError(text("the plans for ", backend, " have only the last layer of the text encoder, so there is no clip_skip"), "leave it out, or use another backend");
+}
+
+inline UnsupportedError clip_skip_library() {
+    return UnsupportedError("this library does not have clip_skip", "set clip_skip = 0, or use Python");
 }
 
 template <typename Name, typename Shape, typename Batch, typename Width>

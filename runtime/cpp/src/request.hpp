@@ -34,6 +34,8 @@ struct GenerateRequest {
     Schedule gamma_norm;
     std::vector<TokenWeight> token_weights;
     double norm_factor = defaults::generate_params::norm_factor;
+    Reading reading = kDefaultReading;
+    int64_t clip_skip = 0;
     std::vector<Edit> edits;
     bool reset_edits = false;
     Subjects subject;
@@ -50,6 +52,8 @@ struct GenerateRequest {
 // What `Session::invert` is asked for: images, or their latents.
 struct InvertRequest {
     Prompt prompt;
+    Reading reading = kDefaultReading;
+    int64_t clip_skip = 0;
     std::vector<ImageView> images;
     std::optional<Array> latents;
     int64_t steps = defaults::invert_params::steps;

@@ -90,6 +90,7 @@ Result Session::generate(const GenerateRequest& request) {
     bool guided = guidance_scale > 1;
     std::optional<double> scale = guided ? std::optional(guidance_scale) : std::nullopt;
     check(request.subject, request.prompt, manifest);
+    if (request.clip_skip != 0) throw rules::clip_skip_library();
     const Steps steps = this->steps(request, task, settings);
     std::optional<Source> source =
         load_source(*engine_, batch_, height_, width_, downscale_, request.images, request.masks);
@@ -98,10 +99,12 @@ Result Session::generate(const GenerateRequest& request) {
     if (request.latents) check_latents_given(*request.latents);
 
     auto began = Clock::now();
-    const std::optional<SubjectInputs> subjects =
-        resolve(*engine_, request.subject, request.prompt, steps.subject_strengths, latent_shape(), {height_, width_});
+    std::optional<SubjectInputs> subjects =
+        resolve(*engine_, request.subject, request.prompt, request.reading, steps.subject_strengths, latent_shape(),
+                {height_, width_});
     Prompts prompts = encode_prompts(*engine_, batch_, request.prompt, request.negative_prompt,
-                                     prompts_of(request.edits), request.token_weights, guided);
+                                     prompts_of(request.edits), request.token_weights, guided, request.reading);
+    if (subjects) subjects->lengthen(prompts.conditional.size(1));
     check_not_cancelled();
     auto texts_encoded = Clock::now();
     SamplerInputs inputs = prepare(*engine_, task, source, streams, latent_shape(), request.latents,
@@ -162,6 +165,7 @@ Result Session::invert(const InvertRequest& request) {
     const UNetSpec& unet = engine_->manifest().unet;
     if (unet.in_channels != unet.out_channels) throw rules::inversion_with_inpainting_model();
     if (request.images.empty() == !request.latents.has_value()) throw rules::inversion_input();
+    if (request.clip_skip != 0) throw rules::clip_skip_library();
     engine_->verify_tables();
     SchedulerTable table = load_table(engine_->directory(), kInverse, request.steps);
     if (request.latents) check_latents_given(*request.latents);
@@ -180,7 +184,7 @@ Result Session::invert(const InvertRequest& request) {
                             .first;
     check_not_cancelled();
     auto images_encoded = Clock::now();
-    Prompts prompts = encode_prompts(*engine_, batch_, request.prompt, {}, {}, {}, false);
+    Prompts prompts = encode_prompts(*engine_, batch_, request.prompt, {}, {}, {}, false, request.reading);
     check_not_cancelled();
     auto texts_encoded = Clock::now();
     Executor& executor = this->executor(prompts.contexts());

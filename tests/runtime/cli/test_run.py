@@ -187,7 +187,7 @@ def test_preparing_is_announced_once(
 
 
 def test_a_long_prompt_gives_one_warning(engine_dir: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([*arguments(engine_dir), "--negative-prompt", "ugly " * 75 + "cartoon"]) == 0
+    assert cli.main([*arguments(engine_dir), "--no-long-prompts", "--negative-prompt", "ugly " * 75 + "cartoon"]) == 0
     err = capsys.readouterr().err
     assert err == "ebca-run: warning: the negative prompt is longer than 75 tokens; dropped: 'cartoon'\n"
 

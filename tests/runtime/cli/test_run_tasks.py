@@ -46,12 +46,22 @@ def test_what_is_read_otherwise_than_meant_is_one_line_each(
     rgba = np.full((64, 64, 4), 200, np.uint8)
     rgba[:8, :, 3] = 0
     Image.fromarray(rgba).save("rgba.png")
-    run(engine_dir, "--image", "rgba.png", "--prompt", "a (red:1.3) cat", "--strength", "0.5", "--scheduler", "ddim")
+    run(engine_dir, "--image", "rgba.png", "--prompt", "a cat", "--strength", "0.5", "--scheduler", "ddim")
     assert capsys.readouterr().err == (
         "ebca-run: warning: the image has transparent pixels; they are composited on white\n"
-        "ebca-run: warning: the prompt has '(red:1.3)', and weights in a text are not interpreted: they are read as "
-        "words; use token_weights (ebca-run: --token-words, --token-upweight)\n"
     )
+
+
+def test_how_prompts_are_read_is_an_option_and_recorded(
+    engine_dir: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = run(engine_dir, "--prompt", "a (red:1.3) cat, " * 20, "--clip-skip", "1")
+    names = ("prompt_weighting", "long_prompts", "clip_skip")
+    assert [made[name] for name in names] == [True, True, 1]
+    off = run(engine_dir, "--prompt", "a (red cat", "--no-prompt-weighting", "--no-long-prompts")
+    assert [off[name] for name in names] == [False, False, 0]
+    assert capsys.readouterr().err == ""
+    assert "'(' at character 3 of a prompt is not closed" in refused(engine_dir, capsys, "--prompt", "a (red cat")
 
 
 def refused(engine: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:

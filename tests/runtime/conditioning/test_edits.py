@@ -369,7 +369,7 @@ def test_the_warning_about_a_truncated_edit_points_at_the_caller(session: ebca.S
     long = ebca.Edit("a cat " * 38 + "in the snow")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        session.generate(PROMPT, edits=[EDIT, long], steps=1, seed=1, output="latents")
+        session.generate(PROMPT, edits=[EDIT, long], long_prompts=False, steps=1, seed=1, output="latents")
     (warning,) = caught
     assert str(warning.message).startswith("the editing prompt 2 is longer than 75 tokens; dropped: 'cat in the snow'")
     assert warning.filename == __file__

@@ -40,6 +40,8 @@ inline void set_defaults(ebca_generate_params& params) {
     params.subject_exclusion.value = 2.0;
     params.subject_balance.value = 1.5;
     params.subject_window = 0.15;
+    params.prompt_weighting = 1;
+    params.long_prompts = 1;
 }
 
 inline void set_defaults(ebca_regularize_params& params) {
@@ -51,6 +53,8 @@ inline void set_defaults(ebca_regularize_params& params) {
 
 inline void set_defaults(ebca_invert_params& params) {
     params.steps = 50;
+    params.prompt_weighting = 1;
+    params.long_prompts = 1;
 }
 
 inline void set_defaults(ebca_result&) {}

@@ -199,6 +199,8 @@ GenerateRequest generate_request(const Device& device, const ebca_generate_param
     out.latents_only = params.latents_only != 0;
     out.on_step = on_step(params.on_step, params.on_step_data);
     out.subject = subjects(params);
+    out.reading = {params.prompt_weighting != 0, params.long_prompts != 0};
+    out.clip_skip = params.clip_skip;
     return out;
 }
 
@@ -215,6 +217,8 @@ InvertRequest invert_request(const Device& device, const ebca_invert_params* giv
             NoiseRegularization{chosen.rounds, chosen.rolls, chosen.auto_correlation, chosen.kl, chosen.seed};
     }
     out.on_step = on_step(params.on_step, params.on_step_data);
+    out.reading = {params.prompt_weighting != 0, params.long_prompts != 0};
+    out.clip_skip = params.clip_skip;
     return out;
 }
 

@@ -47,87 +47,86 @@ Array checked_embeds(const std::string& name, const Array& given, int64_t batch,
 // How much of a text a warning shows, in characters.
 constexpr size_t kShown = 100;
 
-std::string trimmed(const std::string& full) {
-    constexpr const char* kSpace = " \t\r\n";
-    size_t begin = full.find_first_not_of(kSpace);
-    return begin == std::string::npos ? "" : full.substr(begin, full.find_last_not_of(kSpace) + 1 - begin);
-}
-
-bool is_digit(char c) {
-    return c >= '0' && c <= '9';
-}
-
-// Whether "(words:number)" is a weight. Ratios and times are none: after a digit, the number needs a fraction.
-bool is_weight(const std::string& words, const std::string& number) {
-    size_t begin = !number.empty() && (number[0] == '-' || number[0] == '+');
-    auto digits = std::count_if(number.begin() + static_cast<std::ptrdiff_t>(begin), number.end(), is_digit);
-    auto points = std::count(number.begin(), number.end(), '.');
-    bool numeric = digits > 0 && points <= 1 && begin + static_cast<size_t>(digits + points) == number.size();
-    return numeric && !words.empty() && (points == 1 || !is_digit(words.back()));
-}
-
-// The first weight in a text as other programs write it, such as "(red:1.3)"; "" if there is none.
-std::string weight_in(const std::string& full) {
-    constexpr size_t kNone = std::string::npos;
-    size_t open = kNone, colon = kNone;
-    for (size_t i = 0; i < full.size(); ++i) {
-        if (full[i] == '(') {
-            open = i;
-            colon = kNone;
-        } else if (full[i] == ':' && open != kNone) {
-            if (colon == kNone) {
-                colon = i;
-            } else {
-                open = colon = kNone;
-            }
-        } else if (full[i] == ')') {
-            if (colon != kNone && is_weight(trimmed(full.substr(open + 1, colon - open - 1)),
-                                            trimmed(full.substr(colon + 1, i - colon - 1)))) {
-                return full.substr(open, i + 1 - open);
-            }
-            open = colon = kNone;
-        }
+// Multiplies the embeddings [T,D] of one row by the weights of its tokens, then all of them by one number that gives
+// them their former mean. A row in which all weights are 1 keeps its bits. runtime/conditioning/weighting.py is the
+// same in Python. name: of the prompt, for messages.
+void weigh(float* embeddings, const float* weights, int64_t tokens, int64_t width, const std::string& name) {
+    if (std::all_of(weights, weights + tokens, [](float weight) { return weight == 1.0f; })) return;
+    int64_t count = tokens * width;
+    // Exact: a product of two floats.
+    auto scaled = [&](int64_t i) { return static_cast<double>(embeddings[i]) * static_cast<double>(weights[i / width]); };
+    double before = 0, after = 0;
+    for (int64_t i = 0; i < count; ++i) {
+        before += static_cast<double>(embeddings[i]);
+        after += scaled(i);
     }
-    return "";
+    double factor = before / after;
+    for (int64_t i = 0; i < count; ++i) embeddings[i] = static_cast<float>(scaled(i) * factor);
+    if (!all_finite(embeddings, count)) throw rules::prompt_weights_cancel(name);
 }
 
-// All texts in one run of the text encoder.
-void encode_texts(Engine& engine, std::vector<Named>& prompts) {
-    std::vector<std::string> unique;
-    auto index = [&](const std::string& one) { return std::find(unique.begin(), unique.end(), one) - unique.begin(); };
+// All texts in one run of the text encoder. Texts are lengthened to the longest, and to embeddings beside them.
+void encode_texts(Engine& engine, std::vector<Named>& prompts, const Reading& reading) {
+    std::vector<std::string> unique, names;
+    size_t given = 0;
+    auto index = [&](const std::string& one) {
+        return static_cast<size_t>(std::find(unique.begin(), unique.end(), one) - unique.begin());
+    };
     for (const Named& prompt : prompts) {
         for (const std::string& one : prompt.texts) {
-            if (index(one) == static_cast<std::ptrdiff_t>(unique.size())) unique.push_back(one);
+            if (index(one) < unique.size()) continue;
+            unique.push_back(one);
+            names.push_back(prompt.name);
         }
+        if (prompt.texts.empty()) given = std::max(given, static_cast<size_t>(prompt.embeds.size(1)));
     }
     if (unique.empty()) return;
     const PromptTokenizer& tokenizer = engine.tokenizer();
-    Encoded encoded = tokenizer.encode(unique);
+    Encoded encoded = tokenizer.encode(unique, reading);
     for (const Named& prompt : prompts) {
         for (const std::string& one : std::set<std::string>(prompt.texts.begin(), prompt.texts.end())) {
-            if (std::string found = weight_in(one); !found.empty()) {
-                engine.log(LogLevel::warning, rules::prompt_weights(prompt.name, shortened(found)));
-            }
-            const std::string& dropped = encoded.truncated[static_cast<size_t>(index(one))];
+            const std::string& dropped = encoded.truncated[index(one)];
             if (dropped.empty()) continue;
             engine.log(LogLevel::warning,
                        rules::prompt_truncated(prompt.name, tokenizer.max_length() - 2, shortened(dropped)));
         }
     }
-    Array embeddings = engine.encode(encoded.ids, static_cast<int64_t>(unique.size()));
+    auto [fewest, most] = std::minmax_element(encoded.rows.begin(), encoded.rows.end());
+    size_t rows = std::max(*most, reading.long_prompts ? given / tokenizer.max_length() : 0);
+    if (*fewest < rows) {
+        // A shorter prompt is lengthened by rows of an empty one.
+        Encoded empty = tokenizer.encode({""}, reading);
+        encoded.ids.insert(encoded.ids.end(), empty.ids.begin(), empty.ids.end());
+    }
+    auto length = static_cast<int64_t>(tokenizer.max_length());
+    Array embeddings = engine.encode(encoded.ids, static_cast<int64_t>(encoded.ids.size()) / length);
+    int64_t width = embeddings.size(2), last = embeddings.size(0) - 1;
+    std::vector<int64_t> first;
+    for (size_t i = 0, row = 0; i < unique.size(); row += encoded.rows[i++]) {
+        first.push_back(static_cast<int64_t>(row));
+        for (size_t r = row; r < row + encoded.rows[i]; ++r) {
+            weigh(embeddings.row(static_cast<int64_t>(r)),
+                  encoded.weights.data() + static_cast<int64_t>(r) * length, length, width, names[i]);
+        }
+    }
     for (Named& prompt : prompts) {
         if (prompt.texts.empty()) continue;
-        prompt.embeds = Array({static_cast<int64_t>(prompt.texts.size()), embeddings.size(1), embeddings.size(2)});
+        auto tokens = static_cast<int64_t>(rows) * length;
+        prompt.embeds = Array({static_cast<int64_t>(prompt.texts.size()), tokens, width});
         for (size_t n = 0; n < prompt.texts.size(); ++n) {
-            std::copy_n(embeddings.row(index(prompt.texts[n])), embeddings.stride(),
-                        prompt.embeds.row(static_cast<int64_t>(n)));
+            size_t text = index(prompt.texts[n]);
+            float* to = prompt.embeds.row(static_cast<int64_t>(n));
+            for (size_t r = 0; r < rows; ++r, to += embeddings.stride()) {
+                bool own = r < encoded.rows[text];
+                std::copy_n(embeddings.row(own ? first[text] + static_cast<int64_t>(r) : last), embeddings.stride(), to);
+            }
         }
     }
 }
 
 // Positions of each token weight.
 std::vector<std::vector<int64_t>> positions(Engine& engine, const std::vector<TokenWeight>& weights,
-                                            const std::vector<std::string>& texts) {
+                                            const std::vector<std::string>& texts, const Reading& reading) {
     std::vector<std::vector<int64_t>> out;
     for (const TokenWeight& weight : weights) {
         const std::string key = weight.word ? *weight.word : std::to_string(weight.position);
@@ -144,7 +143,7 @@ std::vector<std::vector<int64_t>> positions(Engine& engine, const std::vector<To
         if (std::set<std::string>(texts.begin(), texts.end()).size() != 1) {
             throw rules::token_word_of_several_prompts(key);
         }
-        auto found = engine.tokenizer().find_words(texts[0], {key})[0];
+        auto found = engine.tokenizer().find_words(texts[0], {key}, reading)[0];
         out.emplace_back(found.begin(), found.end());
     }
     return out;
@@ -184,7 +183,8 @@ Array Prompts::contexts() const {
 }
 
 Prompts encode_prompts(Engine& engine, int64_t batch, const Prompt& prompt, const Prompt& negative,
-                       const std::vector<Prompt>& edits, const std::vector<TokenWeight>& token_weights, bool guided) {
+                       const std::vector<Prompt>& edits, const std::vector<TokenWeight>& token_weights, bool guided,
+                       const Reading& reading) {
     int64_t width = engine.manifest().unet.context_dim;
     std::vector<Named> named;
     auto add = [&](const std::string& name, const Prompt& given) {
@@ -210,8 +210,8 @@ Prompts encode_prompts(Engine& engine, int64_t batch, const Prompt& prompt, cons
         if (!negative.embeds && negative.texts.empty()) unconditional.texts = {""};
         add("negative_prompt", unconditional);
     }
-    auto found = positions(engine, token_weights, named[0].texts);
-    encode_texts(engine, named);
+    auto found = positions(engine, token_weights, named[0].texts, reading);
+    encode_texts(engine, named, reading);
     Prompts out;
     for (Named& one : named) {
         if (one.embeds.shape != named[0].embeds.shape) {

@@ -8,6 +8,8 @@
 
 #include "contract/tensor.hpp"
 #include "engine.hpp"
+#include "parameters.hpp"
+#include "tokenizer/prompt_tokenizer.hpp"
 
 namespace ebca {
 
@@ -41,8 +43,14 @@ std::vector<std::string> texts_for_images(const std::string& name, const Prompt&
 // A text as messages show it: all of it, or its beginning and how many more characters there are.
 std::string shortened(const std::string& full);
 
-// Encodes the prompts of a generation for `batch` images. ParameterError, EngineError.
+// How prompts are read where nothing else is said.
+inline constexpr Reading kDefaultReading{defaults::generate_params::prompt_weighting != 0,
+                                         defaults::generate_params::long_prompts != 0};
+
+// Encodes the prompts of a generation for `batch` images; all get as many tokens as the longest. ParameterError,
+// EngineError.
 Prompts encode_prompts(Engine& engine, int64_t batch, const Prompt& prompt, const Prompt& negative,
-                       const std::vector<Prompt>& edits, const std::vector<TokenWeight>& token_weights, bool guided);
+                       const std::vector<Prompt>& edits, const std::vector<TokenWeight>& token_weights, bool guided,
+                       const Reading& reading);
 
 }  // namespace ebca

@@ -29,8 +29,8 @@ void check_phrase(const char* field, const std::string& phrase) {
 // Finds the subjects of images one after the other.
 class Resolver {
   public:
-    Resolver(Engine& engine, const Subjects& subjects)
-        : engine_(engine), tokenizer_(engine.tokenizer()), subjects_(subjects) {}
+    Resolver(Engine& engine, const Subjects& subjects, const Reading& reading)
+        : engine_(engine), tokenizer_(engine.tokenizer()), subjects_(subjects), reading_(reading) {}
 
     std::vector<Found> of_image(const std::string& text) const {
         std::vector<std::string> phrases = subjects_.phrases;
@@ -73,12 +73,12 @@ class Resolver {
     Key key(const std::string& phrase) const { return tokenizer_.ids(phrase); }
 
     bool is_in(const std::string& text, const std::string& phrase) const {
-        return !tokenizer_.occurrences(text, phrase).fitting.empty();
+        return !tokenizer_.occurrences(text, phrase, reading_).fitting.empty();
     }
 
     // All that fit, at least one.
     std::vector<Positions> occurrences(const std::string& phrase, const std::string& text) const {
-        Occurrences found = tokenizer_.occurrences(text, phrase);
+        Occurrences found = tokenizer_.occurrences(text, phrase, reading_);
         if (!found.fitting.empty()) return std::move(found.fitting);
         if (found.beyond) throw rules::subject_beyond_limit(phrase, tokenizer_.max_length() - 2);
         throw rules::subject_not_in_prompt(phrase, shortened(text));
@@ -127,6 +127,7 @@ class Resolver {
     Engine& engine_;
     const PromptTokenizer& tokenizer_;
     const Subjects& subjects_;
+    const Reading reading_;
 };
 
 // Writes the group of each token: a subject has its words and, if no other subject does, the token after them, in which
@@ -174,7 +175,8 @@ Array strengths(const Subjects& subjects, int64_t steps, int64_t evaluations, co
 }
 
 std::optional<SubjectInputs> resolve(Engine& engine, const Subjects& subjects, const Prompt& prompt,
-                                     const Array& strengths, const Shape& latent_shape, const Size& size) {
+                                     const Reading& reading, const Array& strengths, const Shape& latent_shape,
+                                     const Size& size) {
     if (!subjects.on()) return std::nullopt;
     const UNetSpec& unet = engine.manifest().unet;
     const LayerSpec& layer = unet.layers.at(static_cast<size_t>(unet.subject_layers->biased.front()));
@@ -184,7 +186,7 @@ std::optional<SubjectInputs> resolve(Engine& engine, const Subjects& subjects, c
         throw rules::subject_map_size(grid[0], grid[1], limits::subject_positions);
     }
     std::vector<std::string> texts = texts_for_images("prompt", prompt, latent_shape[0]);
-    Resolver resolver(engine, subjects);
+    Resolver resolver(engine, subjects, reading);
     std::map<std::string, std::vector<Found>> found;
     size_t most = 0;
     for (const std::string& text : texts) {
@@ -194,7 +196,9 @@ std::optional<SubjectInputs> resolve(Engine& engine, const Subjects& subjects, c
     resolver.check_regions(texts);
     if (most == 0) return std::nullopt;
     auto images = static_cast<int64_t>(texts.size()), groups = static_cast<int64_t>(most);
-    auto tokens = static_cast<int64_t>(engine.tokenizer().max_length());
+    size_t rows = 1;
+    for (const auto& [text, subjects_of_text] : found) rows = std::max(rows, engine.tokenizer().rows(text, reading));
+    auto tokens = static_cast<int64_t>(rows * engine.tokenizer().max_length());
     SubjectInputs out;
     out.token_groups.assign(static_cast<size_t>(images * tokens), -1);
     out.strengths = strengths;

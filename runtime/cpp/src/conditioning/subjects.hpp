@@ -49,6 +49,7 @@ Array strengths(const Subjects& subjects, int64_t steps, int64_t evaluations, co
 // images in pixels. ParameterError: subjects that are not in the prompt, or not within its length limit, that share
 // words, or are too many; a region that is no image, or has another shape than the images; a map that is too large.
 std::optional<SubjectInputs> resolve(Engine& engine, const Subjects& subjects, const Prompt& prompt,
-                                     const Array& strengths, const Shape& latent_shape, const Size& size);
+                                     const Reading& reading, const Array& strengths, const Shape& latent_shape,
+                                     const Size& size);
 
 }  // namespace ebca

@@ -1,7 +1,10 @@
 // What a run is told about the subjects of its images.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "contract/tensor.hpp"
@@ -20,6 +23,17 @@ struct SubjectInputs {
 
     // G, the largest number of subjects of an image.
     int64_t groups() const { return regions.size(1); }
+
+    // For contexts of at least as many tokens: other prompts may be longer.
+    void lengthen(int64_t tokens) {
+        size_t images = counts.size(), before = token_groups.size() / images, after = static_cast<size_t>(tokens);
+        std::vector<int32_t> longer(images * after, -1);
+        for (size_t n = 0; n < images; ++n) {
+            auto row = token_groups.begin() + static_cast<std::ptrdiff_t>(n * before);
+            std::copy_n(row, before, longer.begin() + static_cast<std::ptrdiff_t>(n * after));
+        }
+        token_groups = std::move(longer);
+    }
 };
 
 }  // namespace ebca

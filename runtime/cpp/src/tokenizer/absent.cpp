@@ -8,15 +8,20 @@ PromptTokenizer PromptTokenizer::from_json(std::string_view, const TokenizerInfo
     throw rules::no_tokenizer();
 }
 
-Encoded PromptTokenizer::encode(const std::vector<std::string>&) const {
+Encoded PromptTokenizer::encode(const std::vector<std::string>&, const Reading&) const {
     throw rules::no_tokenizer();
 }
 
-std::vector<std::vector<size_t>> PromptTokenizer::find_words(std::string_view, const std::vector<std::string>&) const {
+size_t PromptTokenizer::rows(std::string_view, const Reading&) const {
     throw rules::no_tokenizer();
 }
 
-Occurrences PromptTokenizer::occurrences(std::string_view, std::string_view) const {
+std::vector<std::vector<size_t>> PromptTokenizer::find_words(std::string_view, const std::vector<std::string>&,
+                                                             const Reading&) const {
+    throw rules::no_tokenizer();
+}
+
+Occurrences PromptTokenizer::occurrences(std::string_view, std::string_view, const Reading&) const {
     throw rules::no_tokenizer();
 }
 

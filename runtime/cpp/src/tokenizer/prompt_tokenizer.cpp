@@ -33,16 +33,48 @@ std::string quoted(std::string_view content) {
     return result + quote;
 }
 
-// Indices of the first tokens of all places where `needle` is in the encoding as whole words. The end needs no test:
-// the last piece of a word (its entry ends in </w>) is never a middle piece.
-std::vector<size_t> starts_of(const Encoding& encoding, const std::vector<int64_t>& needle) {
+// Indices of the first tokens of all places where `needle` is in the prompt as whole words, without BREAK inside. The
+// end needs no test: the last piece of a word (its entry ends in </w>) is never a middle piece.
+std::vector<size_t> starts_of(const Pieces& pieces, const std::vector<int64_t>& needle) {
     std::vector<size_t> starts;
-    for (size_t i = 0; i + needle.size() <= encoding.ids.size(); ++i) {
-        bool starts_word = i == 0 || encoding.words[i] != encoding.words[i - 1];
-        auto here = encoding.ids.begin() + static_cast<ptrdiff_t>(i);
-        if (starts_word && std::equal(needle.begin(), needle.end(), here)) starts.push_back(i);
+    for (size_t i = 0; i + needle.size() <= pieces.ids.size(); ++i) {
+        bool starts_word = i == 0 || pieces.words[i] != pieces.words[i - 1];
+        bool in_one_part = pieces.parts[i] == pieces.parts[i + needle.size() - 1];
+        auto here = pieces.ids.begin() + static_cast<ptrdiff_t>(i);
+        if (starts_word && in_one_part && std::equal(needle.begin(), needle.end(), here)) starts.push_back(i);
     }
     return starts;
+}
+
+// How far back a chunk may end behind a comma.
+constexpr size_t kCommaWithin = 20;
+
+// The tokens of each chunk. parts: how many there are; room: tokens of a chunk. runtime/text/chunks.py is the same in
+// Python.
+std::vector<Chunk> chunked(const Pieces& pieces, size_t parts, std::optional<int64_t> comma, size_t room) {
+    std::vector<Chunk> chunks;
+    size_t begin = 0, part = 0, count = pieces.ids.size();
+    std::optional<size_t> last_comma;
+    auto end_at = [&](size_t end) {
+        chunks.push_back({begin, end});
+        begin = end;
+        last_comma.reset();
+    };
+    for (size_t i = 0; i < count; ++i) {
+        for (; part < pieces.parts[i]; ++part) end_at(i);
+        bool full = i - begin == room;
+        if (pieces.ids[i] == comma) {
+            last_comma = i;
+        } else if (full && last_comma && i - *last_comma <= kCommaWithin) {
+            end_at(*last_comma + 1);
+            full = false;
+        }
+        if (full) end_at(i);
+    }
+    // What follows the last BREAK is a chunk only if there is something.
+    for (; part + 1 < parts; ++part) end_at(count);
+    if (begin < count || chunks.empty()) end_at(count);
+    return chunks;
 }
 
 // The manifest and the vocabulary must agree on its id.
@@ -70,94 +102,139 @@ PromptTokenizer PromptTokenizer::from_json(std::string_view tokenizer_json, cons
     return PromptTokenizer(std::move(tokenizer), info);
 }
 
-Encoded PromptTokenizer::encode(const std::vector<std::string>& prompts) const {
+Encoded PromptTokenizer::encode(const std::vector<std::string>& prompts, const Reading& reading) const {
     Encoded encoded;
     encoded.ids.reserve(prompts.size() * max_length());
     for (const std::string& prompt : prompts) {
-        Encoding encoding = pieces(prompt);
-        size_t used = std::min(encoding.ids.size(), room());
-        std::vector<int64_t> row{info_.bos.id};
-        row.insert(row.end(), encoding.ids.begin(), encoding.ids.begin() + static_cast<ptrdiff_t>(used));
-        row.push_back(info_.eos.id);
-
+        const Pieces pieces = this->pieces(prompt, reading);
+        size_t first = encoded.ids.size(), used = 0;
+        for (const Chunk& chunk : pieces.chunks) {
+            auto begin = static_cast<ptrdiff_t>(chunk.begin), end = static_cast<ptrdiff_t>(chunk.end);
+            std::vector<int64_t> row{info_.bos.id};
+            row.insert(row.end(), pieces.ids.begin() + begin, pieces.ids.begin() + end);
+            row.push_back(info_.eos.id);
+            std::vector<float> weights{1.0f};
+            weights.insert(weights.end(), pieces.weights.begin() + begin, pieces.weights.begin() + end);
+            used = encoded.ids.size() - first + row.size();
+            row.resize(max_length(), info_.pad.id);
+            weights.resize(max_length(), 1.0f);
+            encoded.ids.insert(encoded.ids.end(), row.begin(), row.end());
+            encoded.weights.insert(encoded.weights.end(), weights.begin(), weights.end());
+        }
+        encoded.rows.push_back(pieces.chunks.size());
         auto& tokens = encoded.tokens.emplace_back();
-        for (int64_t id : row) tokens.push_back(entry(id));
-        bool fits = encoding.ids.size() <= room();
-        encoded.truncated.push_back(fits ? "" : prompt.substr(encoding.offsets[room()].begin));
-        row.resize(max_length(), info_.pad.id);
-        encoded.ids.insert(encoded.ids.end(), row.begin(), row.end());
+        for (size_t i = first; i < first + used; ++i) tokens.push_back(entry(encoded.ids[i]));
+        bool fits = pieces.kept() == pieces.ids.size();
+        encoded.truncated.push_back(fits ? "" : pieces.text.substr(pieces.offsets[pieces.kept()].begin));
     }
     return encoded;
 }
 
+size_t PromptTokenizer::rows(std::string_view prompt, const Reading& reading) const {
+    return pieces(prompt, reading).chunks.size();
+}
+
 std::vector<std::vector<size_t>> PromptTokenizer::find_words(std::string_view prompt,
-                                                             const std::vector<std::string>& words) const {
-    Encoding encoding = pieces(prompt);
+                                                             const std::vector<std::string>& words,
+                                                             const Reading& reading) const {
+    const Pieces pieces = this->pieces(prompt, reading);
     std::vector<std::vector<size_t>> found;
-    for (const std::string& word : words) found.push_back(find(prompt, encoding, word));
+    for (const std::string& word : words) found.push_back(find(pieces, word));
     return found;
 }
 
-Occurrences PromptTokenizer::occurrences(std::string_view prompt, std::string_view phrase) const {
+Occurrences PromptTokenizer::occurrences(std::string_view prompt, std::string_view phrase,
+                                         const Reading& reading) const {
     std::vector<int64_t> needle = ids(phrase);
+    const Pieces pieces = this->pieces(prompt, reading);
     Occurrences out;
-    for (size_t start : starts_of(pieces(prompt), needle)) {
-        if (start + needle.size() > room()) {
+    for (size_t start : starts_of(pieces, needle)) {
+        if (start + needle.size() > pieces.kept()) {
             out.beyond = true;
             continue;
         }
-        std::vector<size_t>& positions = out.fitting.emplace_back();
-        for (size_t i = 0; i < needle.size(); ++i) positions.push_back(start + 1 + i);
+        auto first = pieces.positions.begin() + static_cast<ptrdiff_t>(start);
+        out.fitting.emplace_back(first, first + static_cast<ptrdiff_t>(needle.size()));
     }
     return out;
 }
 
 std::vector<int64_t> PromptTokenizer::ids(std::string_view phrase) const {
-    std::vector<int64_t> found = pieces(phrase).ids;
+    std::vector<int64_t> found = expanded(phrase).ids;
     if (found.empty()) throw rules::word_without_tokens(quoted(phrase));
     return found;
 }
 
-std::vector<size_t> PromptTokenizer::find(std::string_view prompt, const Encoding& encoding,
-                                          std::string_view word) const {
+// The id of a comma, if the vocabulary has one that is no other character's.
+std::optional<int64_t> PromptTokenizer::comma() const {
+    std::vector<int64_t> found = tokenizer_.encode(",");
+    if (found.size() != 1) return std::nullopt;
+    std::string name = entry(found[0]);
+    return name == ",</w>" || name == "," ? std::optional(found[0]) : std::nullopt;
+}
+
+// Text between weights is tokenized on its own.
+Pieces PromptTokenizer::pieces(std::string_view prompt, const Reading& reading) const {
+    Weighted read = reading.weighting ? parse_weights(prompt) : unweighted(prompt);
+    Pieces out;
+    for (size_t number = 0; number < read.segments.size(); ++number) {
+        const Segment& segment = read.segments[number];
+        Encoding encoding = expanded(std::string_view(read.plain).substr(segment.begin, segment.end - segment.begin));
+        out.ids.insert(out.ids.end(), encoding.ids.begin(), encoding.ids.end());
+        out.weights.resize(out.ids.size(), static_cast<float>(segment.weight));
+        out.parts.resize(out.ids.size(), segment.part);
+        for (unicode::Span span : encoding.offsets) {
+            out.offsets.push_back({segment.begin + span.begin, segment.begin + span.end});
+        }
+        for (size_t word : encoding.words) out.words.emplace_back(number, word);
+    }
+    out.text = std::move(read.plain);
+    out.chunks = reading.long_prompts ? chunked(out, read.parts, comma(), room())
+                                      : std::vector<Chunk>{{0, std::min(out.ids.size(), room())}};
+    for (size_t row = 0; row < out.chunks.size(); ++row) {
+        for (size_t i = 0; i < out.chunks[row].size(); ++i) out.positions.push_back(row * max_length() + 1 + i);
+    }
+    return out;
+}
+
+std::vector<size_t> PromptTokenizer::find(const Pieces& pieces, std::string_view word) const {
     std::vector<int64_t> needle = ids(word);
-    std::vector<size_t> starts = starts_of(encoding, needle);
+    std::vector<size_t> starts = starts_of(pieces, needle);
     std::set<size_t> positions;
     for (size_t start : starts) {
         // An occurrence cut by the length limit is no longer the word that was asked for.
-        if (start + needle.size() > room()) continue;
-        for (size_t i = 0; i < needle.size(); ++i) positions.insert(start + i + 1);
+        if (start + needle.size() > pieces.kept()) continue;
+        for (size_t i = 0; i < needle.size(); ++i) positions.insert(pieces.positions[start + i]);
     }
-    if (positions.empty()) throw not_found(prompt, encoding, word, !starts.empty());
+    if (positions.empty()) throw not_found(pieces, word, !starts.empty());
     return {positions.begin(), positions.end()};
 }
 
-ParameterError PromptTokenizer::not_found(std::string_view prompt, const Encoding& encoding, std::string_view word,
-                                          bool beyond) const {
+ParameterError PromptTokenizer::not_found(const Pieces& pieces, std::string_view word, bool beyond) const {
     std::string tokens;
-    for (size_t i = 0; i < std::min(encoding.ids.size(), room()); ++i) {
-        auto [begin, end] = encoding.offsets[i];
-        tokens += text(i ? ", " : "", i + 1, " ", quoted(prompt.substr(begin, end - begin)));
+    for (size_t i = 0; i < std::min(pieces.positions.size(), room()); ++i) {
+        auto [begin, end] = pieces.offsets[i];
+        tokens += text(i ? ", " : "", pieces.positions[i], " ", quoted(pieces.text.substr(begin, end - begin)));
     }
     if (tokens.empty()) tokens = "none";
     return beyond ? rules::word_beyond_limit(quoted(word), room(), tokens)
                   : rules::word_not_in_prompt(quoted(word), tokens);
 }
 
-Encoding PromptTokenizer::pieces(std::string_view text) const {
+Encoding PromptTokenizer::expanded(std::string_view text) const {
     Encoding found = tokenizer_.encode_with_offsets(text);
     if (info_.expansions.empty()) return found;
-    Encoding expanded;
+    Encoding all;
     for (size_t i = 0; i < found.ids.size(); ++i) {
         auto several = info_.expansions.find(found.ids[i]);
         const size_t count = several == info_.expansions.end() ? 1 : several->second.size();
         for (size_t n = 0; n < count; ++n) {
-            expanded.ids.push_back(several == info_.expansions.end() ? found.ids[i] : several->second[n]);
-            expanded.offsets.push_back(found.offsets[i]);
-            expanded.words.push_back(found.words[i]);
+            all.ids.push_back(several == info_.expansions.end() ? found.ids[i] : several->second[n]);
+            all.offsets.push_back(found.offsets[i]);
+            all.words.push_back(found.words[i]);
         }
     }
-    return expanded;
+    return all;
 }
 
 std::string PromptTokenizer::entry(int64_t id) const {
