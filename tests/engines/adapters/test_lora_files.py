@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from ebca.engines.adapters import safetensors
 from ebca.engines.adapters.asked import embedding_files, lora_files
 from ebca.engines.adapters.derived import EmbeddingFile, LoraFile, derive
 from ebca.engines.contract.directory import EngineDirectory, open_directory, sha256
+from ebca.engines.contract.plans import LibraryPlans
 from ebca.errors import EbcaError, EngineError, ParameterError
 
 KEY = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
@@ -203,3 +205,12 @@ def test_arguments(tmp_path: Path) -> None:
             lora_files(bad)  # type: ignore[arg-type]
     with pytest.raises(ParameterError, match="embedding has"):
         embedding_files([("a", 1)])  # type: ignore[list-item]
+
+
+def test_plans_hold_their_own_weights(base: EngineDirectory, tmp_path: Path) -> None:
+    plans = LibraryPlans("1", ("8.9",), "linux-x86_64", (), {})
+    engine = EngineDirectory(base.path, replace(base.manifest, plans={"tensorrt-rtx": plans}))
+    with pytest.raises(
+        EngineError, match=r"has plans of tensorrt-rtx.*; export it again with --lora, or without plans"
+    ):
+        derive(engine, [LoraFile(loras.write(tmp_path / "a.safetensors"))])
