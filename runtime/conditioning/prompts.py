@@ -136,8 +136,8 @@ class PromptEncoder:
             _check_positions(positions, self.tokens(conditioning, edits, guided=guided))
 
     def tokens(self, conditioning: Conditioning, edits: Sequence[Edit] = (), *, guided: bool) -> int:
-        """T of the contexts that `encode` makes; 1 if nothing says. Raises the same errors about texts, and EngineError if
-        plans are too short for them."""
+        """T of the contexts that `encode` makes; 1 if nothing says. Raises the same errors about texts, and EngineError
+        if plans are too short for them."""
         texts, embeds = self._given(conditioning, edits, guided)
         given = max((each.shape[1] for each in embeds.values()), default=1)
         if not texts:
