@@ -140,7 +140,7 @@ class PromptEncoder:
         if plans are too short for them."""
         sources = _sources(conditioning, edits, guided)
         # Embeddings are checked later: here, they may be larger than memory.
-        shapes = [getattr(array, "shape", ()) for _, array in sources.values()]
+        shapes: list[tuple[int, ...]] = [getattr(array, "shape", ()) for _, array in sources.values()]
         given = max((int(shape[1]) for shape in shapes if len(shape) == 3), default=1)
         texts = self._texts(sources)
         if not texts:
