@@ -302,8 +302,9 @@ class _Writer:
             )
         copy, (rows, width) = place.copies[0], place.shape
         growth = Growth(copy.offset, width * np.dtype(copy.dtype).itemsize, rows, self._rows, width)
-        for graph in (component.graph, *component.lowered.values()):
-            self._put(graph, onnx_table.grown(self._base.read(graph), growth))
+        for sharing in (each for each in manifest.components.values() if each.weights == copy.file):
+            for graph in (sharing.graph, *sharing.lowered.values()):
+                self._put(graph, onnx_table.grown(self._base.read(graph), growth))
         self._put(manifest.weights, stored.to_json(stored.with_rows(weights, self._rows)).encode("utf-8"))
         return info
 

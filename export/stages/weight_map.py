@@ -50,7 +50,10 @@ def find(checkpoint: Checkpoint, components: Mapping[str, Component], folder: Pa
                 if (match := _match(name, array, parameters, by_signature)) is not None:
                     key, transposed = match
                     copy = Copy(component.weights, offset, str(array.dtype), transposed)
-                    places.setdefault(key, []).append(copy)
+                    copies = places.setdefault(key, [])
+                    # Components may share a file of weights.
+                    if copy not in copies:
+                        copies.append(copy)
     weights: dict[str, dict[str, StoredWeight]] = {}
     for (part, name), copies in places.items():
         weights.setdefault(part, {})[name] = StoredWeight(parameters[part, name].shape, tuple(copies))

@@ -143,8 +143,11 @@ class PromptEncoder:
 
         Raises the same errors about texts, and EngineError if plans are too short for them.
         """
-        texts, embeds = self._given(conditioning, edits, guided)
-        given = max((each.shape[1] for each in embeds.values()), default=1)
+        sources = _sources(conditioning, edits, guided)
+        # Embeddings are checked later: here, they may be larger than memory.
+        shapes: list[tuple[int, ...]] = [getattr(array, "shape", ()) for _, array in sources.values()]
+        given = max((int(shape[1]) for shape in shapes if len(shape) == 3), default=1)
+        texts = self._texts(sources)
         if not texts:
             return given
         tokenizer = self._components.tokenizer.reading(conditioning.reading)
@@ -165,20 +168,14 @@ class PromptEncoder:
         self, conditioning: Conditioning, edits: Sequence[Edit], guided: bool
     ) -> tuple[dict[str, list[str]], dict[str, np.ndarray]]:
         """Texts and embeddings by name of the prompt; each prompt is in one of the two."""
-        sources = {"prompt": (conditioning.prompt, conditioning.prompt_embeds)}
-        if guided and conditioning.negative_prompt_embeds is not None:
-            sources[_NEGATIVE] = (None, conditioning.negative_prompt_embeds)
-        elif guided:
-            sources[_NEGATIVE] = (conditioning.negative_prompt, None)
-        sources |= {_edit_name(index): (edit.prompt, edit.prompt_embeds) for index, edit in enumerate(edits)}
-        texts: dict[str, list[str]] = {}
-        embeds: dict[str, np.ndarray] = {}
-        for name, (text, array) in sources.items():
-            if array is not None:
-                embeds[name] = self._embeds(_label(name), array)
-            elif text is not None:
-                texts[name] = texts_for_images(_FIELDS.get(name, name), text, self._batch)
-        return texts, embeds
+        sources = _sources(conditioning, edits, guided)
+        given = {name: array for name, (_, array) in sources.items() if array is not None}
+        return self._texts(sources), {name: self._embeds(_label(name), array) for name, array in given.items()}
+
+    def _texts(self, sources: "_Sources") -> dict[str, list[str]]:
+        """The texts of each prompt that is not given as embeddings, one per image."""
+        texts = {name: text for name, (text, array) in sources.items() if array is None and text is not None}
+        return {name: texts_for_images(_FIELDS.get(name, name), text, self._batch) for name, text in texts.items()}
 
     def _positions(self, conditioning: Conditioning, texts: Sequence[str]) -> dict[str | int, list[int]]:
         found: dict[str | int, list[int]] = {}
@@ -235,6 +232,20 @@ class PromptEncoder:
         if not np.isfinite(array).all():
             raise rules.EMBEDS_NOT_FINITE.error(name=name)
         return np.broadcast_to(array, (batch, *array.shape[1:]))
+
+
+_Sources = Mapping[str, tuple[str | Sequence[str] | None, np.ndarray | None]]
+
+
+def _sources(conditioning: Conditioning, edits: Sequence[Edit], guided: bool) -> _Sources:
+    """Text and embeddings of each prompt, as given."""
+    sources: dict[str, tuple[str | Sequence[str] | None, np.ndarray | None]]
+    sources = {"prompt": (conditioning.prompt, conditioning.prompt_embeds)}
+    if guided and conditioning.negative_prompt_embeds is not None:
+        sources[_NEGATIVE] = (None, conditioning.negative_prompt_embeds)
+    elif guided:
+        sources[_NEGATIVE] = (conditioning.negative_prompt, None)
+    return sources | {_edit_name(index): (edit.prompt, edit.prompt_embeds) for index, edit in enumerate(edits)}
 
 
 def _distinct(texts: Mapping[str, list[str]]) -> list[str]:

@@ -36,7 +36,10 @@ ROOT = Path(__file__).parents[2]
 CPP = ROOT / "runtime" / "cpp"
 SOURCES = ["contract/json", "contract/utf8"] + [
     f"tokenizer/{name}"
-    for name in ("unicode", "unicode_tables", "byte_pair_encoding", "tokenizer_json", "tokenizer", "prompt_tokenizer")
+    for name in (
+        *("unicode", "unicode_tables", "byte_pair_encoding", "tokenizer_json", "tokenizer", "weighted"),
+        "prompt_tokenizer",
+    )
 ]
 SLOW = bool(os.environ.get("EBCA_SLOW_TESTS"))
 INFO_KEYS = ("model_max_length", *(f"{name}_token{end}" for name in ("bos", "eos", "pad") for end in ("_id", "")))

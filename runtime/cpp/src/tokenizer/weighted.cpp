@@ -106,7 +106,9 @@ std::optional<double> weight_at_end(std::string_view content, bool alone) {
     double value = 0;
     auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), value);
     // Without an exponent, it is far above the limit, or a fraction with hundreds of zeros.
-    if (error == std::errc::result_out_of_range) value = number.find_first_of("123456789") < number.find('.') ? HUGE_VAL : 0;
+    if (error == std::errc::result_out_of_range) {
+        value = number.find_first_of("123456789") < number.find('.') ? HUGE_VAL : 0;
+    }
     return negative ? -value : value;
 }
 
