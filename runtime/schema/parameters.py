@@ -265,7 +265,7 @@ SCHEDULER_WITH_REPAINT = Rule(
 SCHEDULER_STARTS_AT_FIRST_STEP = Rule(
     ParameterError,
     "scheduler {scheduler} looks back over several steps and cannot start at an intermediate timestep",
-    "use ddim, euler, euler_ancestral or heun, or strength 1",
+    "use ddim or euler, or strength 1",
 )
 STEPS_BELOW_ONE = Rule(ParameterError, "steps is {value}", "give a whole number of at least 1")
 STEPS_BELOW_MINIMUM = Rule(ParameterError, "steps is {value}", "{scheduler} needs at least {minimum}")

@@ -18,11 +18,11 @@ from PIL import Image  # noqa: E402
 
 import ebca  # noqa: E402
 from ebca.engines.contract.accuracy import relative_l2  # noqa: E402
-from ebca.export.scheduler_choice import SCHEDULERS  # noqa: E402
+from ebca.export.scheduler_tables import DENSE  # noqa: E402
 from ebca.runtime.noise import randn  # noqa: E402
 
 PROMPT = "a lion with a crown"
-FORWARD = [name for name in SCHEDULERS if name != "ddim_inverse"]
+FORWARD = [name for name in DENSE if name != "ddim_inverse"]
 
 # Both loops run in float32 on different libraries. One evaluation differs by up to 3e-6, and five steps with guidance
 # add up such errors. A wrong timestep, scale or embedding gives 1e-2 or more.

@@ -239,7 +239,7 @@ ParameterError scheduler_with_repaint(const Value& value) {
 
 template <typename Scheduler>
 ParameterError scheduler_starts_at_first_step(const Scheduler& scheduler) {
-    return ParameterError(text("scheduler ", scheduler, " looks back over several steps and cannot start at an intermediate timestep"), "use ddim, euler, euler_ancestral or heun, or strength 1");
+    return ParameterError(text("scheduler ", scheduler, " looks back over several steps and cannot start at an intermediate timestep"), "use ddim or euler, or strength 1");
 }
 
 template <typename Value>

@@ -16,6 +16,7 @@ pytest.importorskip("diffusers")
 
 from ebca.engines.contract.accuracy import relative_l2  # noqa: E402
 from ebca.export.scheduler_choice import SCHEDULERS, checkpoint_schedulers  # noqa: E402
+from ebca.export.scheduler_tables import DENSE  # noqa: E402
 from ebca.runtime.sampling.table_stepper import TableStepper  # noqa: E402
 from ebca.runtime.sampling.tables import load_alphas_cumprod, load_table  # noqa: E402
 
@@ -63,13 +64,13 @@ def section(shapes_dir: Path) -> dict[str, Any]:
 
 
 def test_the_bundled_engine_has_every_number_of_steps(section: dict[str, Any]) -> None:
-    assert set(section["tables"]) == set(SCHEDULERS)
+    assert set(section["tables"]) == set(DENSE)
     for name, entry in section["tables"].items():
         counts = [int(count) for count in entry["steps"]]
         assert counts == list(range(SCHEDULERS[name].minimum_steps, 201)), name
 
 
-@pytest.mark.parametrize("name", [name for name in SCHEDULERS if name != "ddim_inverse"])
+@pytest.mark.parametrize("name", [name for name in DENSE if name != "ddim_inverse"])
 def test_latents_are_those_of_the_diffusers_loop(name: str, shapes_dir: Path, section: dict[str, Any]) -> None:
     scheduler = checkpoint_schedulers(json.loads(CONFIG.read_text())).make(name)
     for steps in COUNTS:

@@ -14,7 +14,7 @@ from ebca.engines.contract.accuracy import relative_l2  # noqa: E402
 from ebca.errors import EngineError, ParameterError  # noqa: E402
 from ebca.export.checkpoint.defaults import SCHEDULER_CONFIG  # noqa: E402
 from ebca.export.scheduler_choice import SCHEDULERS  # noqa: E402
-from ebca.export.scheduler_tables import build_tables  # noqa: E402
+from ebca.export.scheduler_tables import DENSE, build_tables  # noqa: E402
 from ebca.export.stages.schedulers import write_tables  # noqa: E402
 from ebca.runtime.sampling.table_stepper import TableStepper  # noqa: E402
 from ebca.runtime.sampling.tables import (  # noqa: E402
@@ -27,7 +27,8 @@ from ebca.runtime.sampling.tables import (  # noqa: E402
 
 STEPS = [1, 2, 10, 50]
 SHAPE = (2, 4, 16, 16)
-FORWARD = [name for name in SCHEDULERS if name != "ddim_inverse"]
+# The others are in tests/export/test_scheduler_runs.py.
+FORWARD = [name for name in DENSE if name != "ddim_inverse"]
 
 # Both loops run in float32 and differ only by rounding, which fifty steps amplify.
 LIMIT = 5e-6
@@ -76,7 +77,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, d
     made = {}
     for key, config in CONFIGS.items():
         folder = tmp_path_factory.mktemp(key)
-        made[key] = (folder, write_tables(build_tables(config, STEPS), folder))
+        made[key] = (folder, write_tables(build_tables(config, STEPS, DENSE), folder))
     return made
 
 
@@ -160,7 +161,7 @@ def test_multistep_schedulers_start_only_at_their_first_evaluation(
 
 @pytest.mark.parametrize("begin", [-1, 10, 100])
 def test_a_start_outside_the_table_is_refused(written: dict[str, tuple[Path, dict[str, Any]]], begin: int) -> None:
-    with pytest.raises(ParameterError, match=f"ddim with 10 steps cannot start at evaluation {begin}"):
+    with pytest.raises(ParameterError, match=f"ddim with 10 steps cannot start at step {begin}"):
         load_table(*written["sd15"], "ddim", 10).after(begin)
 
 
@@ -250,8 +251,8 @@ def test_a_name_with_an_underscore_needs_no_alias() -> None:
 
 def test_every_table_loads(written: dict[str, tuple[Path, dict[str, Any]]]) -> None:
     folder, section = written["sd15"]
-    assert available_schedulers(section) == list(SCHEDULERS)
-    tables = build_tables(SCHEDULER_CONFIG, STEPS)
+    assert available_schedulers(section) == list(DENSE)
+    tables = build_tables(SCHEDULER_CONFIG, STEPS, DENSE)
     for name, by_steps in tables.records.items():
         for steps, record in by_steps.items():
             table = load_table(folder, section, name, steps)
