@@ -193,7 +193,7 @@ def _set(data: dict[str, Any], place: str, value: Any) -> None:
         ("vae", None, "model.kind is 'text-to-image' of a directory without all other models"),
         ("model/guidance_scale", "high", "model.guidance_scale is 'high' instead of"),
         ("model/guidance_scale", 10**30, "model.guidance_scale is 1e+30 instead of"),
-        ("model/kind", "video", "model.kind is 'video' instead of text-to-image or inpainting or instruct-pix2pix or unet"),
+        ("model/kind", "video", "kind is 'video' instead of text-to-image or inpainting or instruct-pix2pix or unet"),
         ("model/kind", "unet", "model.kind is 'unet' of a directory with all other models"),
         ("model/kind", "inpainting", "unet.in_channels is 4 instead of 9"),
         ("model/kind", {}, "model.kind is an object that is empty instead of"),
