@@ -36,6 +36,7 @@ STEPS = 6
 LIMIT = 5e-5
 OPTIONS: dict[str, Any] = {
     "all_steps": [2, STEPS], "common_steps": [2, STEPS], "scheduler_steps": (), "scheduler_config": {}, "spacings": (),
+    "default_steps": None,
 }  # fmt: skip
 MORE = ("heun_exponential",)
 
