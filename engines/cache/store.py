@@ -15,6 +15,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ Progress = Callable[[int, int, str], None]
 
 _LOCK = ".lock"
 _PROBE_BYTES = 64 << 10
+# Each needs about as much memory as its component has weights.
+_AT_ONCE = 2
 # Stamps are rewritten without the lock, within milliseconds.
 _ABANDONED_SECONDS = 3600.0
 
@@ -126,12 +129,22 @@ class Store:
             _write_atomically(self.folder / MARKER, json.dumps({**self._identity, "engine": str(self._directory.path)}))
             if isinstance(self._backend, PreparingBackend):
                 check_room(self.folder, sum(self._source_bytes(name) for name in missing))
-            for index, name in enumerate(missing):
-                if progress:
-                    progress(index, len(missing), name)
-                self._make_one(name)
-            if progress:
-                progress(len(missing), len(missing), "")
+            self._make_all(missing, progress or (lambda done, total, name: None))
+
+    def _make_all(self, names: list[str], progress: Progress) -> None:
+        # Preparation is mostly the work of one core.
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            pending = {pool.submit(self._make_one, name): name for name in names}
+            try:
+                progress(0, len(names), names[0])
+                for done, future in enumerate(as_completed(list(pending)), start=1):
+                    future.result()
+                    del pending[future]
+                    progress(done, len(names), next(iter(pending.values()), ""))
+            except BaseException:
+                for future in pending:
+                    future.cancel()
+                raise
 
     def _make_one(self, name: str) -> None:
         sources = self._sources(name)
