@@ -36,7 +36,7 @@ _EXAMPLES = """examples:
   ebca-export --model v2-1_768.safetensors --prediction-type v_prediction --output-dir engine-21
   ebca-export --model sd-1.5 --output-dir engine-gpu --backend tensorrt-rtx --shape 1x512x768
   ebca-export --model sd-1.5 --output-dir engine-gpu --backend onnxruntime-cuda --verify
-  ebca-export --model sd-1.5 --output-dir engine-canny --controlnet lllyasviel/control_v11p_sd15_canny=canny
+  ebca-export --model sd-1.5 --output-dir engine-canny --controlnet ./control_v11p_sd15_canny=canny
   ebca-export --model sd-1.5 --output-dir engine-style --lora style.safetensors:0.8
   ebca-export --model sd-1.5 --dry-run
 """

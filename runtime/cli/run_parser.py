@@ -14,7 +14,7 @@ _EXAMPLES = """tasks, chosen by the options that are given:
   --prompt --editing-prompt                  an image with something added or taken away
   --image --prompt                           image to image, see --strength
   --image --mask --prompt                    inpainting: white pixels of the mask are regenerated
-  --image --prompt                           with an InstructPix2Pix model: the image, changed as the prompt says
+  --image --prompt                           InstructPix2Pix models: the image as the prompt says
   --image --source-prompt --editing-prompt   editing a real image, by inversion
 
 examples:
@@ -31,7 +31,7 @@ examples:
            --editing-direction 1 0 --alpha 0.75 0.65 --alpha-tau 0.5
   ebca-run --engine engine-inpainting --image room.png --mask hole.png --prompt "teddy bear"
   ebca-run --engine engine-canny --prompt "a house" --control edges.png:0.8 --control-end 0.7
-  ebca-run --engine engine-pix2pix --image room.png --prompt "make it night" --image-guidance-scale 1.8
+  ebca-run --engine engine-pix2pix --image room.png --prompt "at night" --image-guidance-scale 1.8
   ebca-run --from-image lion.png --seed 2 --output other.png      the same with another seed
   ebca-run --engine engine-gpu --prompt "a lion"                  on the GPU if it is usable
   ebca-run --engine engine-gpu --prompt "a lion" --device cuda    on the GPU, or an error

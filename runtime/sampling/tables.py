@@ -120,13 +120,13 @@ class SchedulerTable:
             ParameterError: `begin` is out of range, or it is above 0 and the scheduler is a multistep scheduler, which
                 needs the noise predictions before.
         """
-        if not 0 <= begin < self.steps:
+        first = begin * self.order
+        if not (0 <= begin < self.steps and first < self.evaluations):
             raise ParameterError(
                 f"{self.name} with {self.steps} steps cannot start at step {begin}", f"give 0 to {self.steps - 1}"
             )
         if begin == 0:
             return replace(self, init_noise_sigma=1.0)
-        first = begin * self.order
         if not self.recurrence.starts_at(first):
             raise rules.SCHEDULER_STARTS_AT_FIRST_STEP.error(scheduler=self.name)
         rest = self.recurrence.after(first)

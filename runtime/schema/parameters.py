@@ -38,6 +38,9 @@ MAX_SUBJECT_POSITIONS = 1024
 MAX_PROMPT_WEIGHT = 10
 """Magnitude of a weight in a prompt."""
 
+MAX_PROMPT_CHUNKS = 128
+"""Chunks of a prompt: the text encoder runs once for each."""
+
 MAX_SUBJECT_STRENGTH = 1000
 """Of subject_exclusion and subject_balance each."""
 
@@ -354,6 +357,11 @@ PROMPT_WEIGHT = Rule(
     ParameterError,
     "'{words}' in a prompt has the weight {value}",
     "give -{limit} to {limit}, write \\( for text, or set prompt_weighting=False (ebca-run: --no-prompt-weighting)",
+)
+PROMPT_CHUNKS = Rule(
+    ParameterError,
+    "a prompt has {count} chunks of up to {room} tokens",
+    "shorten it to {limit} chunks, or turn long_prompts off",
 )
 PROMPT_WEIGHTS_CANCEL = Rule(
     ParameterError, "the weights of the {name} make the mean of its embeddings zero", "change one of them"

@@ -210,6 +210,9 @@ class Tokenizer:
             pieces.parts.extend([segment.part] * count)
         if self._reading.long:
             pieces.chunks.extend(chunked(pieces.ids, pieces.parts, read.parts, self._comma(), self._room))
+            if len(pieces.chunks) > rules.MAX_PROMPT_CHUNKS:
+                limit = rules.MAX_PROMPT_CHUNKS
+                raise rules.PROMPT_CHUNKS.error(count=len(pieces.chunks), room=self._room, limit=limit)
         else:
             pieces.chunks.append(range(min(len(pieces.ids), self._room)))
         return pieces

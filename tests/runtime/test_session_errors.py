@@ -55,7 +55,7 @@ def test_wrong_sizes_are_refused(engine: ebca.Engine, kwargs: dict[str, Any], na
         ({"steps": -5}, "steps is -5"),
         ({"steps": 2.5}, "steps is 2.5"),
         ({"steps": 73}, "pndm with 73 steps is not in this engine (the nearest stored count is"),
-        ({"scheduler": "heun"}, "scheduler 'heun' is not in this engine; available: pndm, ddim"),
+        ({"scheduler": "lms"}, "scheduler 'lms' is not in this engine; available: pndm, ddim"),
         ({"gamma_attn": [0.1] * 3}, "gamma_attn has 3 values, but pndm with 3 steps makes 4 evaluations"),
         ({"gamma_norm": [0.1] * 51, "scheduler": "ddim"}, "gamma_norm has 51 values, but ddim with 3 steps makes 3"),
         ({"gamma_attn": float("nan")}, "gamma_attn: value nan"),
@@ -113,7 +113,7 @@ def test_wrong_sizes_are_refused(engine: ebca.Engine, kwargs: dict[str, Any], na
 def test_wrong_parameters_are_refused_before_the_unet_is_bound(
     session: ebca.Session, monkeypatch: pytest.MonkeyPatch, kwargs: dict[str, Any], named: str
 ) -> None:
-    def no_work(self: object, variant: str) -> None:
+    def no_work(self: object, variant: str, **options: object) -> None:
         raise AssertionError("the UNet was bound")
 
     monkeypatch.setattr("ebca.runtime.execution.executor.Executor.record", no_work)

@@ -97,6 +97,9 @@ inline constexpr int64_t subject_positions = 1024;
 // Magnitude of a weight in a prompt.
 inline constexpr int64_t prompt_weight = 10;
 
+// Chunks of a prompt: the text encoder runs once for each.
+inline constexpr int64_t prompt_chunks = 128;
+
 // Of subject_exclusion and subject_balance each.
 inline constexpr int64_t subject_strength = 1000;
 
@@ -372,6 +375,11 @@ ParameterError prompt_editing(const Found& found) {
 template <typename Words, typename Value, typename Limit>
 ParameterError prompt_weight(const Words& words, const Value& value, const Limit& limit) {
     return ParameterError(text("'", words, "' in a prompt has the weight ", value), text("give -", limit, " to ", limit, ", write \\( for text, or set prompt_weighting = 0"));
+}
+
+template <typename Count, typename Room, typename Limit>
+ParameterError prompt_chunks(const Count& count, const Room& room, const Limit& limit) {
+    return ParameterError(text("a prompt has ", count, " chunks of up to ", room, " tokens"), text("shorten it to ", limit, " chunks, or turn long_prompts off"));
 }
 
 template <typename Name>

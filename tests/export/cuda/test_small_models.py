@@ -50,7 +50,7 @@ def test_every_binding_of_the_runtime_fits_its_session(directory: Path, opener: 
     image = str(ROOT / "examples" / "shapes" / "vae.png")
     requests = [
         {"prompt": "a red circle", "steps": 3, "gamma_attn": 0.01, "gamma_norm": 0.02},
-        {"prompt": "a red circle", "steps": 2, "guidance_scale": 1.0},
+        {"prompt": "a red circle", "steps": 2, "guidance_scale": 1.0, "clip_skip": 1},
         {"prompt": "a red circle", "steps": 3, "image": image, "strength": 0.7},
     ]
     output = opener.run("generate", directory, json.dumps(requests))

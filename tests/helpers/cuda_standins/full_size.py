@@ -85,7 +85,7 @@ def _zeros(network: nn.Module | None) -> Any:
     return network.eval().requires_grad_(False)
 
 
-def write_without_weights(graph: ir.Graph, folder: Path, name: str) -> None:
+def write_without_weights(graph: ir.Graph, folder: Path, name: str, weights_of: object) -> None:
     """Write a canonical graph whose weights all lie at the beginning of one file of zeros."""
     path = folder / f"{name}.onnx"
     zeros = path.with_name("zeros")

@@ -120,11 +120,11 @@ def test_a_prompt_that_fails_does_not_stop_the_others(here: Path, capsys: pytest
 
 
 def test_warnings_name_their_line_and_are_not_repeated(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write("a (red:1.3) cat", "b", "a (red:1.3) cat (red:1.3)")
-    err = run(capsys)[1]
-    assert [line.partition(", and")[0] for line in err] == [
-        "ebca-run: warning: line 1: the prompt has '(red:1.3)'",
-        "ebca-run: warning: line 3: the prompt has '(red:1.3)'",
+    write("very " * 80 + "old", "b", "very " * 90 + "old")
+    err = run(capsys, "--no-long-prompts")[1]
+    assert [line.partition(";")[0] for line in err] == [
+        "ebca-run: warning: line 1: the prompt is longer than 22 tokens",
+        "ebca-run: warning: line 3: the prompt is longer than 22 tokens",
     ]
 
 

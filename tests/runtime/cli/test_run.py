@@ -223,7 +223,7 @@ def test_an_existing_image_is_replaced(engine_dir: Path, here: Path) -> None:
         ),
         (("--token-indices", "77", "--token-upweight", "2"), "position 77; there are positions 0 to 76"),
         (("--token-indices", "-1", "--token-upweight", "2"), "position -1; there are positions 0 to 76"),
-        (("--scheduler", "heun"), "scheduler 'heun' is not in this engine; available: pndm, ddim, euler"),
+        (("--scheduler", "lms"), "scheduler 'lms' is not in this engine; available: pndm, ddim, euler"),
         (("--scheduler", "ddim_inverse"), "scheduler 'ddim_inverse' is not in this engine"),
         (("--steps", "0"), "steps is 0"),
         (("--steps", "-1"), "steps is -1"),
@@ -444,10 +444,10 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def test_the_process_prints_one_line_and_no_traceback(engine_dir: Path, here: Path) -> None:
-    command = [sys.executable, "-m", "ebca.runtime.cli.run", *arguments(engine_dir, "--scheduler", "heun")]
+    command = [sys.executable, "-m", "ebca.runtime.cli.run", *arguments(engine_dir, "--scheduler", "lms")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=60)
     assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr.count("\n") == 1 and done.stderr.startswith("ebca-run: error: scheduler 'heun'")
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("ebca-run: error: scheduler 'lms'")
     assert not list(here.iterdir())
 
 

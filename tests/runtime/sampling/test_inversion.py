@@ -315,7 +315,10 @@ def test_an_inpainting_model_is_refused(tiny_inpainting_dir: Path) -> None:
     with (
         ebca.load(tiny_inpainting_dir, backend="onnxruntime") as engine,
         engine.session(64, 64) as session,
-        pytest.raises(ebca.EngineError, match="inpainting model; inversion needs one that takes the latents alone"),
+        pytest.raises(
+            ebca.EngineError,
+            match="another that sees an image; inversion needs one that takes the latents alone",
+        ),
     ):
         session.invert(clean(), PROMPT, steps=3)
 

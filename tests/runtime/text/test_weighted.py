@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import ebca
 from ebca.errors import ParameterError
-from ebca.runtime.text.chunks import chunked
+from ebca.runtime.schema import parameters as rules
+from ebca.runtime.text.chunks import Reading, chunked
 from ebca.runtime.text.weighted import Segment, escaped, parse, unweighted
 
 syntax = st.lists(
@@ -156,3 +158,12 @@ def test_breaks_end_chunks() -> None:
     assert [len(one) for one in chunked([1, 1, 1], [0, 2, 2], 3, None, 75)] == [1, 0, 2]
     assert [len(one) for one in chunked([1], [0], 2, None, 75)] == [1]
     assert [len(one) for one in chunked([], [], 3, None, 75)] == [0, 0]
+
+
+def test_a_prompt_of_too_many_chunks_is_refused() -> None:
+    with ebca.load("shapes") as engine:
+        reading = engine.tokenizer.reading(Reading(weighting=True, long=True))
+    most = rules.MAX_PROMPT_CHUNKS
+    assert reading.rows("a BREAK " * (most - 1) + "a") == most
+    with pytest.raises(ParameterError, match=f"a prompt has {most + 1} chunks of up to"):
+        reading.rows("a BREAK " * most + "a")

@@ -100,13 +100,13 @@ bool Recurrence::starts_at(int64_t begin) const {
 }
 
 SchedulerTable SchedulerTable::after(int64_t begin) const {
-    if (begin < 0 || begin >= steps) {
+    const int64_t first = begin * order;
+    if (begin < 0 || begin >= steps || first >= evaluations()) {
         throw ParameterError(text(name, " with ", steps, " steps cannot start at step ", begin));
     }
     SchedulerTable out = *this;
     out.init_noise_sigma = 1.0;
     if (begin == 0) return out;
-    int64_t first = begin * order;
     if (!recurrence.starts_at(first)) throw rules::scheduler_starts_at_first_step(name);
     out.skipped = begin;
     out.timesteps.assign(timesteps.begin() + first, timesteps.end());

@@ -191,6 +191,9 @@ Pieces PromptTokenizer::pieces(std::string_view prompt, const Reading& reading) 
     out.text = std::move(read.plain);
     out.chunks = reading.long_prompts ? chunked(out, read.parts, comma(), room())
                                       : std::vector<Chunk>{{0, std::min(out.ids.size(), room())}};
+    if (static_cast<int64_t>(out.chunks.size()) > limits::prompt_chunks) {
+        throw rules::prompt_chunks(out.chunks.size(), room(), limits::prompt_chunks);
+    }
     for (size_t row = 0; row < out.chunks.size(); ++row) {
         for (size_t i = 0; i < out.chunks[row].size(); ++i) out.positions.push_back(row * max_length() + 1 + i);
     }
