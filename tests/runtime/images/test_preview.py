@@ -79,13 +79,11 @@ def test_a_session_in_a_call_is_refused(session: ebca.Session) -> None:
         session.generate("a red circle", steps=1, on_step=lambda info: session.preview() is None)
 
 
-def test_an_engine_without_vae_is_refused(tiny_unet_dir: Path) -> None:
-    with (
-        ebca.load(tiny_unet_dir, backend="onnxruntime") as engine,
-        engine.session(64, 64) as session,
-        pytest.raises(ebca.EngineError, match="has no VAE"),
-    ):
-        session.preview()
+def test_an_engine_without_vae_is_refused() -> None:
+    unet: Any = LinearVae()
+    unet.manifest.vae = None
+    with pytest.raises(ebca.EngineError, match="has no VAE"):
+        Preview.fit(unet, (64, 64))
 
 
 def test_the_command_line_keeps_replacing_a_file(
