@@ -16,7 +16,7 @@ from ebca.runtime.diagnostics.directory import check_engine
 
 _LONGEST: Final = 1000
 """Characters of an error: names in a manifest may have a few hundred."""
-_RUN: Final = 8
+_RUN: Final = 4
 """One of so many manifests that are accepted makes an image, which takes a hundred times as long as reading one."""
 
 

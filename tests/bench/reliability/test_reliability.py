@@ -56,7 +56,7 @@ def test_damaged_files(options: Options) -> None:
 
 
 def test_manifests(options: Options) -> None:
-    found = manifests.run(Options(**{**vars(options), "count": 100}))
+    found = manifests.run(Options(**{**vars(options), "count": 250}))
     assert found["failures"] == [] and found["refused"] > 50 and found["images"] > 0
 
 

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
 from ebca.engines.contract.accuracy import relative_l2  # noqa: E402
-from ebca.export.scheduler_choice import SCHEDULERS, checkpoint_schedulers  # noqa: E402
+from ebca.export.scheduler_choice import DEFAULT_NAMES, SCHEDULERS, checkpoint_schedulers  # noqa: E402
 from ebca.export.scheduler_tables import DENSE  # noqa: E402
 from ebca.runtime.sampling.table_stepper import TableStepper  # noqa: E402
 from ebca.runtime.sampling.tables import load_alphas_cumprod, load_table  # noqa: E402
@@ -64,9 +64,9 @@ def section(shapes_dir: Path) -> dict[str, Any]:
 
 
 def test_the_bundled_engine_has_every_number_of_steps(section: dict[str, Any]) -> None:
-    assert set(section["tables"]) == set(DENSE)
-    for name, entry in section["tables"].items():
-        counts = [int(count) for count in entry["steps"]]
+    assert set(section["tables"]) == set(DEFAULT_NAMES)
+    for name in DENSE:
+        counts = [int(count) for count in section["tables"][name]["steps"]]
         assert counts == list(range(SCHEDULERS[name].minimum_steps, 201)), name
 
 

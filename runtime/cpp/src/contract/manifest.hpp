@@ -102,6 +102,7 @@ struct TextEncoderSpec {
     std::string component;
     int64_t max_length = 0;
     int64_t hidden_size = 0;
+    std::string layers_component = {};  // takes hidden states of earlier layers, which this library does not; or ""
 };
 
 struct TokenizerSpec {
@@ -164,6 +165,7 @@ struct Manifest {
     std::optional<VaeSpec> vae;
     std::optional<TokenizerSpec> tokenizer;
     std::map<std::string, LibraryPlans> plans;
+    std::string weights;  // the file that says where each weight lies, which this library does not read; or ""
 };
 
 // Reads and validates the bytes of a manifest.json, which errors call `what`. Any bytes are safe: the result is

@@ -152,9 +152,24 @@ UNetSpec unet(const Entry& entry) {
     return out;
 }
 
+// Of what a directory was made: for people, so that it is only checked.
+void check_derived(const Entry& entry) {
+    entry.at("base").text();
+    for (const Entry& adapter : entry.at("adapters").elements()) {
+        adapter.at("kind").choice({"lora", "embedding"});
+        adapter.at("file").text();
+        adapter.at("sha256").text();
+        if (auto scale = adapter.get("scale")) scale->number();
+        if (auto token = adapter.get("token")) token->name();
+    }
+}
+
 TextEncoderSpec text_encoder(const Entry& entry) {
-    return {entry.at("component").name(), entry.at("max_length").integer(3, limits::tokens),
-            entry.at("hidden_size").integer(1, limits::dimension)};
+    TextEncoderSpec out{entry.at("component").name(), entry.at("max_length").integer(3, limits::tokens),
+                        entry.at("hidden_size").integer(1, limits::dimension)};
+    if (auto layers = entry.get("layers")) layers->integer(1, limits::dimension);
+    if (auto component = entry.get("layers_component")) out.layers_component = component->name();
+    return out;
 }
 
 VaeSpec vae(const Entry& entry) {
@@ -326,6 +341,8 @@ Manifest read_manifest(const Entry& document) {
     if (auto entry = document.get("created_by")) {
         entry->members([](const std::string&, const Entry& version) { version.name(); });
     }
+    if (auto entry = document.get("weights")) out.weights = entry->text();
+    if (auto entry = document.get("derived")) check_derived(*entry);
     if (auto entry = document.get("plans")) {
         entry->members([&](const std::string& library, const Entry& its) { out.plans[library] = library_plans(its); });
     }

@@ -360,6 +360,14 @@ void check_text(const Manifest& manifest) {
                   {{"input_ids", {DType::int64, shape("batch", encoder->max_length)}}});
     check_tensors("the text encoder", component.outputs,
                   {{"hidden_states", floats(shape("batch", encoder->max_length, encoder->hidden_size))}});
+    if (!encoder->layers_component.empty()) {
+        const Component& layers = need_component(manifest, encoder->layers_component, "the text encoder's layers");
+        check_tensors("the text encoder's layers", layers.inputs,
+                      {{"input_ids", {DType::int64, shape("batch", encoder->max_length)}},
+                       {"skip", {DType::int64, shape(1)}}});
+        check_tensors("the text encoder's layers", layers.outputs,
+                      {{"hidden_states", floats(shape("batch", encoder->max_length, encoder->hidden_size))}});
+    }
     if (encoder->hidden_size != manifest.unet.context_dim) {
         throw EngineError(text("text_encoder.hidden_size is ", encoder->hidden_size, ", and unet.context_dim is ",
                                manifest.unet.context_dim));
@@ -464,6 +472,7 @@ void validate(const Manifest& manifest) {
         if (!component.weights.empty()) need_file(manifest, component.weights, who);
         for (const auto& [backend, graph] : component.lowered) need_file(manifest, graph, who);
     }
+    if (!manifest.weights.empty()) need_file(manifest, manifest.weights, "the list of weights");
     check_edges(manifest.unet);
     check_compute(manifest);
     check_channels_last(manifest.unet);
