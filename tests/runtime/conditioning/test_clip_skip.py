@@ -1,10 +1,12 @@
 """Layers of the text encoder that are left out."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import manifests
 
 import ebca
 from ebca.engines.contract.accuracy import relative_l2
@@ -46,9 +48,12 @@ def test_the_layers_share_the_weights_of_the_encoder(engine: ebca.Engine) -> Non
     assert not (engine.directory.path / "text_encoder_layers.onnx.data").exists()
 
 
-def test_directories_without_layers_say_so(shapes_dir: Path) -> None:
+def test_directories_without_layers_say_so(shapes_dir: Path, tmp_path: Path) -> None:
+    older = tmp_path / "older"
+    shutil.copytree(shapes_dir, older)
+    manifests.edit(older, lambda data: [data["text_encoder"].pop(name) for name in ("layers", "layers_component")])
     with (
-        ebca.load(shapes_dir, backend="onnxruntime") as engine,
+        ebca.load(older, backend="onnxruntime") as engine,
         pytest.raises(ebca.EngineError, match="export it again"),
     ):
         engine.generate("a red circle", clip_skip=1, steps=1)
