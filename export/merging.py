@@ -15,6 +15,7 @@ from ebca.engines.adapters.modules import Modules
 from ebca.engines.contract.weights import StoredWeight
 from ebca.errors import ParameterError
 from ebca.export.checkpoint.model import Checkpoint
+from ebca.export.weights import matrices
 
 
 def merged(
@@ -25,7 +26,7 @@ def merged(
     Raises:
         ParameterError: a file that cannot be read or does not fit the checkpoint.
     """
-    parameters = _parameters(checkpoint)
+    parameters = matrices(checkpoint)
     modules = Modules(
         {
             part: {name: StoredWeight(tuple(value.shape), ()) for name, value in named.items()}
@@ -46,15 +47,6 @@ def merged(
         return replace(checkpoint, source=source)
     source["embedding"] = ", ".join(f"{one.path.name}={one.token}" for one in added)
     return replace(_with_tokens(checkpoint, added), source=source)
-
-
-def _parameters(checkpoint: Checkpoint) -> dict[str, dict[str, nn.Parameter]]:
-    """Part -> name -> weight with two axes or more; names as `ebca.engines.contract.weights` has them."""
-    found = {"unet": dict(checkpoint.unet.named_parameters())}
-    if checkpoint.text_encoder is not None:
-        named = checkpoint.text_encoder.named_parameters()
-        found["text_encoder"] = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in named}
-    return {part: {n: v for n, v in named.items() if v.ndim in (2, 4)} for part, named in found.items()}
 
 
 def _width(checkpoint: Checkpoint) -> int:

@@ -5,8 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Never
 
-from ebca.engines.adapters.asked import EmbeddingArgument, LoraArgument, embedding_files, lora_files
-from ebca.engines.adapters.derived import derive
+from ebca.engines.adapters.asked import EmbeddingArgument, LoraArgument, merged
 from ebca.engines.backends.protocol import Backend, BackendOptions
 from ebca.engines.contract.directory import EngineDirectory, open_directory
 from ebca.runtime.components import Components, OnPrepare
@@ -99,10 +98,7 @@ def load(
     callback("on_prepare", on_prepare)
     callback("on_device", on_device)
     callback("on_merge", on_merge)
-    directory = open_directory(engine)
-    loras, embeddings = lora_files(lora), embedding_files(embedding)
-    if loras or embeddings:
-        directory = derive(directory, loras, embeddings, on_merge)
+    directory = merged(open_directory(engine), lora, embedding, on_merge)
     found = devices.open_for(directory, device, backend, BackendOptions(threads=threads, precision=precision))
     log.info("%s", found.choice)
     if on_device is not None:

@@ -4,7 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ebca.engines.adapters.derived import EmbeddingFile, LoraFile
+from ebca.engines.adapters.derived import EmbeddingFile, LoraFile, Progress, derive
+from ebca.engines.contract.directory import EngineDirectory
 from ebca.errors import ParameterError
 
 LoraArgument = str | Path | tuple[str | Path, float]
@@ -24,6 +25,20 @@ def embedding_files(given: EmbeddingArgument | Sequence[EmbeddingArgument]) -> t
     return tuple(_embedding(one) for one in (given if isinstance(given, list) else _single(given)))
 
 
+def merged(
+    directory: EngineDirectory,
+    lora: LoraArgument | Sequence[LoraArgument],
+    embedding: EmbeddingArgument | Sequence[EmbeddingArgument],
+    progress: Progress | None,
+) -> EngineDirectory:
+    """A directory with all of these merged into it: the derived one, or itself if nothing is asked for.
+
+    Raises as `derive`, and ParameterError for an argument that is no such thing.
+    """
+    loras, embeddings = lora_files(lora), embedding_files(embedding)
+    return derive(directory, loras, embeddings, progress) if loras or embeddings else directory
+
+
 def _single(given: object) -> Sequence[object]:
     """A list of one. A tuple is a file with its scale or token, unless it holds others or nothing."""
     if isinstance(given, tuple) and (not given or len(given) != 2 or isinstance(given[1], tuple | os.PathLike)):
@@ -33,14 +48,11 @@ def _single(given: object) -> Sequence[object]:
 
 def _lora(one: object) -> LoraFile:
     if isinstance(one, str):
-        head, sign, tail = one.rpartition(":")
-        # A file may have such a name itself.
-        if sign and head and not os.path.exists(one):  # noqa: PTH110
-            try:
-                return LoraFile(Path(head), float(tail))
-            except ValueError:
-                pass
-        return LoraFile(Path(one))
+        file, scale = _split(one, ":")
+        try:
+            return LoraFile(Path(file)) if scale is None else LoraFile(Path(file), float(scale))
+        except ValueError:
+            return LoraFile(Path(one))
     if isinstance(one, os.PathLike):
         return LoraFile(Path(one))
     if isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str | os.PathLike) and _is_number(one[1]):
@@ -50,15 +62,22 @@ def _lora(one: object) -> LoraFile:
 
 def _embedding(one: object) -> EmbeddingFile:
     if isinstance(one, str):
-        head, sign, tail = one.rpartition("=")
-        if sign and head and not os.path.exists(one):  # noqa: PTH110
-            return EmbeddingFile(Path(head), tail)
-        return EmbeddingFile(Path(one))
+        file, token = _split(one, "=")
+        return EmbeddingFile(Path(file), token)
     if isinstance(one, os.PathLike):
         return EmbeddingFile(Path(one))
     if isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str | os.PathLike) and isinstance(one[1], str):
         return EmbeddingFile(Path(one[0]), one[1])
     raise ParameterError(f"embedding has {one!r:.80}", 'give a file, "FILE=token", or (file, "token")')
+
+
+def _split(text: str, sign: str) -> tuple[str, str | None]:
+    """A file, and what is written behind a sign after it; None if nothing is."""
+    file, found, rest = text.rpartition(sign)
+    # A file may have such a name itself.
+    if not found or not file or os.path.exists(text):  # noqa: PTH110
+        return text, None
+    return file, rest
 
 
 def _is_number(value: object) -> bool:

@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,6 +31,7 @@ from ebca.engines.adapters.modules import Modules, Weight
 from ebca.engines.adapters.onnx_table import Growth
 from ebca.engines.adapters.rewriting import Replacement
 from ebca.engines.cache.locks import locked
+from ebca.engines.cache.parallel import run_each
 from ebca.engines.cache.storage import MARKER
 from ebca.engines.cache.store import check_room, link_or_copy
 from ebca.engines.contract import manifest as manifests
@@ -248,23 +248,22 @@ class _Writer:
         self._written.add(name)
 
     def _rewrite(self, edits: Mapping[str, Sequence[Replacement]]) -> None:
-        def work(name: str) -> tuple[str, FileRecord]:
+        def work(name: str) -> FileRecord:
             expected = self._base.manifest.files[name]
-            return name, rewriting.rewrite(self._base.file(name), expected, self._target(name), edits[name])
+            return rewriting.rewrite(self._base.file(name), expected, self._target(name), edits[name])
+
+        count = 0
+
+        def done(name: str, record: FileRecord) -> None:
+            nonlocal count
+            count += 1
+            self._records[name] = record
+            self._written.add(name)
+            self._progress(count, len(edits), name)
 
         largest_first = sorted(edits, key=lambda name: -self._base.manifest.files[name].size)
-        with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-            pending = [pool.submit(work, name) for name in largest_first]
-            try:
-                self._progress(0, len(edits), largest_first[0] if edits else "")
-                for done, future in enumerate(as_completed(pending), start=1):
-                    name, self._records[name] = future.result()
-                    self._written.add(name)
-                    self._progress(done, len(edits), name)
-            except BaseException:
-                for future in pending:
-                    future.cancel()
-                raise
+        self._progress(0, len(edits), largest_first[0] if edits else "")
+        run_each(work, largest_first, _FILES_AT_ONCE, done)
 
     def _edits(self) -> dict[str, list[Replacement]]:
         """File of weights -> its replacements."""

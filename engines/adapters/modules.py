@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from ebca.engines.adapters.compvis import module_name
 from ebca.engines.contract.weights import Weights
 
 # Written before the name of a module, and the part of the model that it says.
@@ -20,16 +21,6 @@ _PREFIXES: Mapping[str, str | None] = {
     **{"text_encoder.": "text_encoder", "lora_te_": "text_encoder", "lora_te1_": "text_encoder"},
     "lycoris_": None,
 }
-_RESNET = {
-    **{"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1"},
-    **{"norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection"},
-}
-_EDGES = {
-    **{"conv_in": "input_blocks.0.0", "conv_out": "out.2"},
-    **{"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2"},
-}
-_BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)")
-_MIDDLE = re.compile(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)")
 # What old files of diffusers call the projections of the text encoder.
 _TEXT_ALIASES = {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "out_proj": "to_out"}
 
@@ -74,42 +65,12 @@ def _unet_aliases(modules: Iterable[str]) -> Iterator[tuple[str, str]]:
     )
     attentive = {int(m[1]) for name in modules if (m := re.match(r"up_blocks\.(\d+)\.attentions\.", name))}
     for module in modules:
-        for name in (module, _compvis(module, layers, attentive)):
+        for name in (module, module_name(module, layers, attentive)):
             if name is not None:
                 yield name, module
                 # Old attention processors of diffusers.
                 if name.endswith(".to_out.0"):
                     yield name.removesuffix(".0"), module
-
-
-def _compvis(module: str, layers: int, attentive: Iterable[int]) -> str | None:
-    """The name of a module of the UNet in CompVis' layout; None if it has none.
-
-    Args:
-        module: its name in diffusers.
-        layers: resnets of each block on the way down; there is one more on the way up.
-        attentive: blocks on the way up with attention, whose upsampler comes after it.
-    """
-    if module in _EDGES:
-        return _EDGES[module]
-    if found := _MIDDLE.fullmatch(module):
-        kind, index, rest = found.groups()
-        place = 1 if kind == "attentions" else 2 * int(index)
-        return f"middle_block.{place}.{_inner(kind, rest)}"
-    if not (found := _BLOCK.fullmatch(module)):
-        return None
-    way, block, kind, index, rest = found.groups()
-    number = int(block) * (layers + 1)
-    if kind == "downsamplers":
-        return f"input_blocks.{number + layers + 1}.0.{rest.replace('conv', 'op')}"
-    if kind == "upsamplers":
-        return f"output_blocks.{number + layers}.{2 if int(block) in attentive else 1}.{rest}"
-    side, number = ("input", number + 1) if way == "down" else ("output", number)
-    return f"{side}_blocks.{number + int(index)}.{int(kind == 'attentions')}.{_inner(kind, rest)}"
-
-
-def _inner(kind: str, rest: str) -> str:
-    return _RESNET.get(rest, rest) if kind == "resnets" else rest
 
 
 def _text_aliases(modules: Iterable[str]) -> Iterator[tuple[str, str]]:

@@ -15,13 +15,13 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ebca.engines.backends.protocol import Backend, PreparingBackend
 from ebca.engines.cache.locks import locked
+from ebca.engines.cache.parallel import run_each
 from ebca.engines.cache.storage import MARKER
 from ebca.engines.contract.directory import EngineDirectory, sha256
 from ebca.errors import BackendError
@@ -132,19 +132,15 @@ class Store:
             self._make_all(missing, progress or (lambda done, total, name: None))
 
     def _make_all(self, names: list[str], progress: Progress) -> None:
+        waiting = list(names)
+
+        def done(name: str, _: None) -> None:
+            waiting.remove(name)
+            progress(len(names) - len(waiting), len(names), waiting[0] if waiting else "")
+
+        progress(0, len(names), names[0])
         # Preparation is mostly the work of one core.
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            pending = {pool.submit(self._make_one, name): name for name in names}
-            try:
-                progress(0, len(names), names[0])
-                for done, future in enumerate(as_completed(list(pending)), start=1):
-                    future.result()
-                    del pending[future]
-                    progress(done, len(names), next(iter(pending.values()), ""))
-            except BaseException:
-                for future in pending:
-                    future.cancel()
-                raise
+        run_each(self._make_one, names, _AT_ONCE, done)
 
     def _make_one(self, name: str) -> None:
         sources = self._sources(name)

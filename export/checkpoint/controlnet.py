@@ -21,9 +21,8 @@ from ebca.export.checkpoint.hub import fetch
 from ebca.export.checkpoint.model import Checkpoint
 from ebca.export.checkpoint.places import FILE_SUFFIXES, HUB_ID, expanded
 from ebca.export.checkpoint.tensor_file import check_suffix, open_tensors
-from ebca.export.checkpoint.weight_files import local_weights, weight_files
+from ebca.export.checkpoint.weight_files import DIFFUSERS_STEM, local_weights, weight_files
 
-_STEM = "diffusion_pytorch_model"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PREFIX = "control_model."
 _LDM, _DIFFUSERS = "time_embed.0.weight", "controlnet_cond_embedding.conv_in.weight"
@@ -95,7 +94,7 @@ def _load(
 
 def _choose(names: list[str]) -> list[str]:
     """The files of a hub repository that are read."""
-    weights = weight_files(names, _STEM)
+    weights = weight_files(names, DIFFUSERS_STEM)
     return [name for name in names if name == "config.json"] + (
         [*weights.files, *weights.index] if weights is not None else []
     )
@@ -109,7 +108,7 @@ def _check_folder(folder: Path, unet: UNet2DConditionModel) -> None:
 
 def _load_folder(folder: Path, unet: UNet2DConditionModel) -> tuple[ControlNetModel, str]:
     _check_folder(folder, unet)
-    network, notice = load_network("controlnet", folder, local_weights(folder, _STEM))
+    network, notice = load_network("controlnet", folder, local_weights(folder, DIFFUSERS_STEM))
     return network, notice
 
 

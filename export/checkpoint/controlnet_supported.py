@@ -10,7 +10,7 @@ from diffusers import ControlNetModel
 
 from ebca.errors import ModelError
 from ebca.export.checkpoint import fields
-from ebca.export.checkpoint.fields import COUNT, FLAG, NUMBER, POSITIVE, Kind, one_of, one_or_list, optional
+from ebca.export.checkpoint.fields import ACTIVATION, COUNT, FLAG, NUMBER, POSITIVE, Kind, one_of, one_or_list, optional
 from ebca.export.checkpoint.supported import context_width
 
 _CONTROLNET = "ControlNet"
@@ -64,7 +64,7 @@ def _kinds(blocks: int) -> dict[str, Kind]:
         "layers_per_block": COUNT,
         "downsample_padding": Kind("1", lambda value: value == 1),
         "mid_block_scale_factor": POSITIVE,
-        "act_fn": one_of("silu", "swish", "mish", "gelu", "relu"),
+        "act_fn": ACTIVATION,
         "norm_num_groups": COUNT,
         "norm_eps": POSITIVE,
         "cross_attention_dim": COUNT,

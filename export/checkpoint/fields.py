@@ -63,6 +63,9 @@ def one_of(*values: str | None) -> Kind:
     return Kind(shown, lambda value: (value is None or isinstance(value, str)) and value in values)
 
 
+ACTIVATION = one_of("silu", "swish", "mish", "gelu", "relu")
+
+
 def optional(kind: Kind) -> Kind:
     """A kind, or null."""
     return Kind(f"{kind.words}, or null", lambda value: value is None or kind.accepts(value))

@@ -24,10 +24,10 @@ from ebca.export.checkpoint.supported_parts import (
     check_vae_supported,
 )
 from ebca.export.checkpoint.tokenizer import tokenizer_json
-from ebca.export.checkpoint.weight_files import WeightFiles, local_weights, weight_files
+from ebca.export.checkpoint.weight_files import DIFFUSERS_STEM, WeightFiles, local_weights, weight_files
 
 # Base names of the weight files, as diffusers and transformers write them.
-_STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+_STEMS = {"unet": DIFFUSERS_STEM, "vae": DIFFUSERS_STEM, "text_encoder": "model"}
 _NETWORKS: dict[str, Any] = {
     "unet": UNet2DConditionModel,
     "vae": AutoencoderKL,

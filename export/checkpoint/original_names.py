@@ -7,27 +7,11 @@ exactly the tensors that its network has, and a writer knows where each of them 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-_RESNET = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "conv_shortcut": "skip_connection",
-}
-_UNET_TOP = {
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "conv_in": "input_blocks.0.0",
-    "conv_norm_out": "out.0",
-    "conv_out": "out.2",
-    "mid_block.resnets.0": "middle_block.0",
-    "mid_block.attentions.0": "middle_block.1",
-    "mid_block.resnets.1": "middle_block.2",
-}
+from ebca.engines.adapters.compvis import module_name
+
 VAE_ATTENTION = {
     "group_norm": ("norm", "group_norm"),
     "to_q": ("q", "to_q", "query"),
@@ -57,44 +41,17 @@ PROJECTIONS = ("q", "k", "v")
 
 def unet_names(names: Iterable[str], config: Mapping[str, Any]) -> dict[str, str]:
     """diffusers' name of each UNet parameter -> the original's, without "model.diffusion_model."."""
-    places = {**_UNET_TOP, **_unet_places(config)}
-    return {name: _unet_name(name, places) for name in names}
+    layers = config["layers_per_block"]
+    attentive = {level for level, kind in enumerate(config["up_block_types"]) if "CrossAttn" in kind}
+    return {name: _unet_name(name, layers, attentive) for name in names}
 
 
-def _unet_places(config: Mapping[str, Any]) -> dict[str, str]:
-    """Modules of the levels: the original counts input and output blocks through."""
-    layers, levels = config["layers_per_block"], len(config["block_out_channels"])
-    places: dict[str, str] = {}
-    number = 1
-    for level in range(levels):
-        for layer in range(layers):
-            places[f"down_blocks.{level}.resnets.{layer}"] = f"input_blocks.{number}.0"
-            places[f"down_blocks.{level}.attentions.{layer}"] = f"input_blocks.{number}.1"
-            number += 1
-        places[f"down_blocks.{level}.downsamplers.0.conv"] = f"input_blocks.{number}.0.op"
-        number += 1
-    number = 0
-    for level, kind in enumerate(config["up_block_types"]):
-        for layer in range(layers + 1):
-            places[f"up_blocks.{level}.resnets.{layer}"] = f"output_blocks.{number}.0"
-            places[f"up_blocks.{level}.attentions.{layer}"] = f"output_blocks.{number}.1"
-            number += 1
-        # In the last output block of its level, after the attention.
-        after = 2 if "CrossAttn" in kind else 1
-        places[f"up_blocks.{level}.upsamplers.0.conv"] = f"output_blocks.{number - 1}.{after}.conv"
-    return places
-
-
-def _unet_name(name: str, places: Mapping[str, str]) -> str:
-    parts = name.split(".")
-    for length in range(len(parts) - 1, 0, -1):
-        module = ".".join(parts[:length])
-        if module in places:
-            rest = parts[length:]
-            if "resnets" in parts[:length]:
-                rest[0] = _RESNET[rest[0]]
-            return ".".join([places[module], *rest])
-    raise ValueError(f"the original layout has no place for {name}")
+def _unet_name(name: str, layers: int, attentive: Collection[int]) -> str:
+    module, _, kind = name.rpartition(".")
+    place = module_name(module, layers, attentive)
+    if place is None:
+        raise ValueError(f"the original layout has no place for {name}")
+    return f"{place}.{kind}"
 
 
 def vae_names(names: Iterable[str], config: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from ebca.errors import ModelError
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-FILE_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
+FILE_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
 
 
 def expanded(named: str | Path, what: str) -> Path:

@@ -153,8 +153,7 @@ def _vae(layout: Layout) -> Iterator[tuple[str, tuple[int, ...]]]:
         shape = parameters[ours]
         if alone and layout.vae != "original":
             # Files of a VAE alone in diffusers' layout have its names.
-            old = {f".{today}.": f".{before}." for today, before in _OLD_ATTENTION.items()}
-            theirs = _replaced(ours, old) if layout.vae == "old" else ours
+            theirs = spellings[-1] if layout.vae == "old" else ours
         else:
             index = min(("original", "linear", "old").index(layout.vae), len(spellings) - 1)
             in_attention = ".attn_1." in spellings[0]
@@ -164,15 +163,6 @@ def _vae(layout: Layout) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield ("" if alone else VAE_PREFIX) + theirs, shape
     if alone and layout.vae == "original":
         yield "loss.logvar", ()
-
-
-_OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-
-
-def _replaced(name: str, parts: Mapping[str, str]) -> str:
-    for before, after in parts.items():
-        name = name.replace(before, after)
-    return name
 
 
 def _text_encoder(layout: Layout) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -10,7 +10,7 @@ from diffusers import UNet2DConditionModel
 
 from ebca.errors import ModelError
 from ebca.export.checkpoint import fields
-from ebca.export.checkpoint.fields import COUNT, FLAG, NUMBER, POSITIVE, Kind, one_of, one_or_list, optional
+from ebca.export.checkpoint.fields import ACTIVATION, COUNT, FLAG, NUMBER, POSITIVE, Kind, one_of, one_or_list, optional
 
 _UNET = "UNet"
 
@@ -32,7 +32,6 @@ _NEUTRAL_FIELDS: dict[str, str] = {
     "mid_block_only_cross_attention": "a middle block without self-attention",
 }
 
-_ACTIVATION = one_of("silu", "swish", "mish", "gelu", "relu")
 _KERNEL = Kind("an odd whole number", lambda value: fields.is_count(value) and value % 2 == 1)
 _ONE = Kind("1, because others round odd sizes down", lambda value: fields.is_count(value) and value == 1)
 
@@ -47,7 +46,7 @@ _KINDS: dict[str, Kind] = {
     "downsample_padding": _ONE,
     "mid_block_scale_factor": POSITIVE,
     "dropout": NUMBER,
-    "act_fn": _ACTIVATION,
+    "act_fn": ACTIVATION,
     "norm_num_groups": COUNT,
     "norm_eps": POSITIVE,
     "use_linear_projection": FLAG,
@@ -57,8 +56,8 @@ _KINDS: dict[str, Kind] = {
     "resnet_out_scale_factor": POSITIVE,
     "time_embedding_type": one_of("positional", "fourier"),
     "time_embedding_dim": optional(COUNT),
-    "time_embedding_act_fn": optional(_ACTIVATION),
-    "timestep_post_act": optional(_ACTIVATION),
+    "time_embedding_act_fn": optional(ACTIVATION),
+    "timestep_post_act": optional(ACTIVATION),
     "conv_in_kernel": _KERNEL,
     "conv_out_kernel": _KERNEL,
     "attention_type": one_of("default"),

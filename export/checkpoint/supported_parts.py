@@ -11,6 +11,7 @@ from ebca.errors import ModelError
 from ebca.export.checkpoint import fields
 from ebca.export.checkpoint.fields import (
     ABSENT,
+    ACTIVATION,
     COUNT,
     FLAG,
     NUMBER,
@@ -49,7 +50,7 @@ _VAE: dict[str, Kind] = {
     "up_block_types": list_of(one_of("UpDecoderBlock2D", "AttnUpDecoderBlock2D")),
     "block_out_channels": list_of(COUNT),
     "layers_per_block": COUNT,
-    "act_fn": one_of("silu", "swish", "mish", "gelu", "relu"),
+    "act_fn": ACTIVATION,
     "latent_channels": COUNT,
     "norm_num_groups": COUNT,
     "sample_size": Kind(

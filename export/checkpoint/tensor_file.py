@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ebca.errors import ModelError
 from ebca.export.checkpoint.files import check_safetensors
+from ebca.export.checkpoint.places import PICKLE_SUFFIXES
 
-_PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 # Of a weight stored as float8 with a factor beside it.
 _SCALE = "scale_weight"
 
@@ -128,7 +128,7 @@ def open_tensors(path: Path) -> Iterator[TensorFile]:
 
 def check_suffix(path: Path) -> None:
     """Raise ModelError unless the file can contain safetensors."""
-    if path.suffix.lower() in _PICKLES:
+    if path.suffix.lower() in PICKLE_SUFFIXES:
         raise ModelError(
             f"{path.name} is a pickle, which can run code when it is opened and is never loaded",
             "get the .safetensors version of the model",

@@ -14,7 +14,7 @@ from ebca.export.checkpoint.model import Checkpoint
 from ebca.export.checkpoint.original_parts import VAE_PREFIX, read_vae
 from ebca.export.checkpoint.supported_parts import check_vae_supported
 from ebca.export.checkpoint.tensor_file import open_tensors
-from ebca.export.checkpoint.weight_files import local_weights
+from ebca.export.checkpoint.weight_files import DIFFUSERS_STEM, local_weights
 
 _DECODER = "decoder.conv_in.weight"
 _PREFIXES = (VAE_PREFIX, "vae.", "")
@@ -50,7 +50,7 @@ def _of_folder(folder: Path, channels: int, variant: str | None) -> tuple[Any, t
     if not (place / "config.json").is_file():
         raise ModelError(f"{folder} is no VAE: it has neither config.json nor vae/config.json")
     check_vae_supported(read_json(place / "config.json"), channels)
-    vae, notice = load_network("vae", place, local_weights(place, "diffusion_pytorch_model", variant))
+    vae, notice = load_network("vae", place, local_weights(place, DIFFUSERS_STEM, variant))
     return vae, (notice,) if notice else ()
 
 

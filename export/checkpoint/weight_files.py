@@ -9,8 +9,10 @@ from pathlib import Path
 
 from ebca.errors import ModelError
 from ebca.export.checkpoint.files import check_safetensors, read_json
+from ebca.export.checkpoint.places import PICKLE_SUFFIXES
 
-_PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+DIFFUSERS_STEM = "diffusion_pytorch_model"
+"""How diffusers names the file of a network's weights, before variant and suffix."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def local_weights(folder: Path, stem: str, variant: str | None = None) -> Weight
     names = {path.name for path in folder.iterdir()}
     found = weight_files(names, stem, variant)
     if found is None:
-        pickled = any(name.endswith(_PICKLES) for name in names)
+        pickled = any(name.endswith(PICKLE_SUFFIXES) for name in names)
         others = sorted(name for name in names if name.endswith(".safetensors"))
         why = "; pickled weights (.bin) are there, but they are never loaded" if pickled else ""
         raise ModelError(

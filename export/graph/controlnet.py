@@ -14,21 +14,18 @@ import torch
 from diffusers import ControlNetModel
 from torch import Tensor, nn
 
-from ebca.engines.contract.dims import Dim
+from ebca.export.graph.exporting import exported
 from ebca.export.graph.fold import fold_transposes
 from ebca.export.graph.kept_trace import Keep, not_kept
 from ebca.export.graph.late_input import LateInput, bring_in
 from ebca.export.graph.modules import trace_module
-from ebca.export.graph.op_node import INPUTS, OPSET
+from ebca.export.graph.op_node import INPUTS
 from ebca.export.graph.symbols import Symbols
 from ebca.export.graph.trace import StandardAttention, context_width
-from ebca.export.quiet import quiet
 
 HINT, SCALE = "hint", "scale"
 BEFORE = "before_"
 """What the name of a residual begins with where a ControlNet reads those before it."""
-
-Shapes = dict[str, tuple[Dim, ...]]
 
 
 class HintEncoder(nn.Module):
@@ -125,14 +122,6 @@ def residuals_graph(
     return graph
 
 
-def residual_shapes(graph: ir.Graph) -> Shapes:
-    """What a graph of `residuals_graph` returns."""
-    return {
-        str(value.name): tuple(d if isinstance(d, int) else str(d.value) for d in value.shape or ())
-        for value in graph.outputs
-    }
-
-
 def hint_downscale(controlnet: ControlNetModel) -> int:
     """Pixels of the image per element of the hint, along each side."""
     return 2 ** (len(controlnet.config.conditioning_embedding_out_channels) - 1)
@@ -143,8 +132,7 @@ def _trace(controlnet: ControlNetModel, channels: int, names: Sequence[str]) -> 
     original = controlnet.attn_processors
     controlnet.set_attn_processor(StandardAttention())
     try:
-        with encoded_hint(controlnet, LateInput(HINT)), torch.no_grad(), quiet():
-            # No size may be 0 or 1, and no two may be equal: torch would specialise or merge them.
+        with encoded_hint(controlnet, LateInput(HINT)):
             size = 2 ** len(controlnet.config.block_out_channels) + 1
             example = (
                 torch.zeros(2, channels, size, size + 2),
@@ -155,12 +143,9 @@ def _trace(controlnet: ControlNetModel, channels: int, names: Sequence[str]) -> 
             dynamic = torch.export.Dim.DYNAMIC
             axes: tuple[tuple[int, ...], ...] = ((0, 2, 3), (0,), (0, 1, 2), ())
             shapes: Any = tuple(dict.fromkeys(of_input, dynamic) for of_input in axes)
-            program = torch.export.export(module, example, dynamic_shapes=shapes, strict=False)
-            exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, optimize=True, verbose=False)
+            model = exported(module, example, shapes)
     finally:
         controlnet.set_attn_processor(original)
-    assert exported is not None
-    model = exported.model
     for value, name in zip(model.graph.inputs, (*INPUTS, SCALE), strict=True):
         value.name = name
     for value, name in zip(model.graph.outputs, names, strict=True):

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -12,10 +11,9 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel
 
 from ebca.engines.contract.dims import Dim
+from ebca.export.graph.exporting import Dynamic, Examples, exported
 from ebca.export.graph.fold import fold_transposes
 from ebca.export.graph.kept_trace import Keep, not_kept
-from ebca.export.graph.op_node import OPSET
-from ebca.export.quiet import quiet
 
 
 class TextEncoder(nn.Module):
@@ -136,8 +134,6 @@ def downscale(vae: AutoencoderKL) -> int:
 _SYMBOL = re.compile(r"\bs\d+\b")
 
 Named = Sequence[tuple[str, tuple[Dim, ...]]]
-Examples = tuple[Tensor, ...]
-Dynamic = tuple[dict[int, Any], ...]
 
 
 def trace_module(
@@ -162,11 +158,7 @@ def trace_module(
 
 
 def _exported(module: nn.Module, examples: Examples, dynamic: Dynamic) -> ir.Model:
-    with torch.no_grad(), quiet():
-        program = torch.export.export(module.eval(), examples, dynamic_shapes=dynamic, strict=False)
-        exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, optimize=True, verbose=False)
-    assert exported is not None
-    return exported.model
+    return exported(module.eval(), examples, dynamic)
 
 
 def _rename_symbols(graph: ir.Graph, shapes: Sequence[tuple[Dim, ...]]) -> None:

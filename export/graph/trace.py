@@ -16,9 +16,9 @@ import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 from torch import Tensor, nn
 
+from ebca.export.graph.exporting import exported
 from ebca.export.graph.late_input import LateInput, bring_in
-from ebca.export.graph.op_node import OP_DOMAIN, OP_TYPE, OPSET, OUTPUTS
-from ebca.export.quiet import quiet
+from ebca.export.graph.op_node import OP_DOMAIN, OP_TYPE, OUTPUTS
 
 
 @dataclass(frozen=True)
@@ -176,8 +176,7 @@ def trace(unet: UNet2DConditionModel, *, controlled: bool = False) -> ir.Model:
     config = unet.config
     residuals = [LateInput(name) for name in residual_names(unet)] if controlled else []
     op = _symbolic_op(layers_of(unet))
-    with energy_unet(unet, op, residuals, tracing=True) as module, torch.no_grad(), quiet():
-        # No size may be 0 or 1, and no two may be equal: torch would specialise or merge them.
+    with energy_unet(unet, op, residuals, tracing=True) as module:
         size = 2 ** len(config.block_out_channels) + 1
         example = (
             torch.zeros(2, config.in_channels, size, size + 2),
@@ -186,10 +185,7 @@ def trace(unet: UNet2DConditionModel, *, controlled: bool = False) -> ir.Model:
         )
         dynamic = torch.export.Dim.DYNAMIC
         shapes = ({0: dynamic, 2: dynamic, 3: dynamic}, {0: dynamic}, {0: dynamic, 1: dynamic, 2: dynamic})
-        program = torch.export.export(module, example, dynamic_shapes=shapes, strict=False)
-        exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, optimize=True, verbose=False)
-    assert exported is not None
-    model = exported.model
+        model = exported(module, example, shapes)
     for value, name in zip(model.graph.outputs, OUTPUTS, strict=True):
         value.name = name
     bring_in(model)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from torch import nn
 
 from ebca.engines.contract.manifest import Component
 from ebca.engines.contract.weights import FILE, Copy, StoredWeight, Weights, to_json
 from ebca.export.checkpoint.model import Checkpoint
 from ebca.export.stages.context import Context, StageResult
+from ebca.export.weights import matrices
 
 # Values of a weight that are compared first.
 _SAMPLES = 61
@@ -61,19 +61,12 @@ def find(checkpoint: Checkpoint, components: Mapping[str, Component], folder: Pa
 
 
 def _parameters(checkpoint: Checkpoint) -> _Parameters:
-    """(part, name) -> values in float32, of weights with two axes or more."""
-    found = {("unet", name): value for name, value in _matrices(checkpoint.unet)}
-    if checkpoint.text_encoder is not None:
-        for name, value in _matrices(checkpoint.text_encoder):
-            # As checkpoints and LoRAs name them; versions of transformers differ.
-            found["text_encoder", name if name.startswith("text_model.") else f"text_model.{name}"] = value
-    return found
-
-
-def _matrices(network: nn.Module) -> Iterator[tuple[str, np.ndarray]]:
-    for name, parameter in network.named_parameters():
-        if parameter.ndim in (2, 4) and name.endswith(".weight"):
-            yield name, parameter.detach().numpy()
+    """(part, name) -> values in float32."""
+    return {
+        (part, name): value.detach().numpy()
+        for part, named in matrices(checkpoint).items()
+        for name, value in named.items()
+    }
 
 
 def _stored(folder: Path, component: Component) -> Iterator[tuple[str, np.ndarray, int]]:

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ebca import console
-from ebca.engines.adapters.asked import embedding_files, lora_files
-from ebca.engines.adapters.derived import derive
+from ebca.engines.adapters.asked import merged
 from ebca.engines.backends.registry import CPU_BACKENDS, GPU_BACKENDS, PRECISIONS
 from ebca.engines.contract.directory import open_directory
 from ebca.errors import ParameterError
@@ -84,12 +83,9 @@ def add_adapters(p: argparse.ArgumentParser) -> None:
 
 def engine_directory(args: argparse.Namespace, *, quiet: bool = False) -> Path:
     """The engine directory of `--engine` with `--lora` and `--embedding` merged into it. Raises as `derive`."""
-    directory = open_directory(args.engine)
-    loras, embeddings = lora_files(args.lora or []), embedding_files(args.embedding or [])
-    if loras or embeddings:
-        with console.MergeProgress() as merge:
-            directory = derive(directory, loras, embeddings, None if quiet else merge)
-    return directory.path
+    with console.MergeProgress() as merge:
+        directory = open_directory(args.engine)
+        return merged(directory, args.lora or [], args.embedding or [], None if quiet else merge).path
 
 
 def add_energy(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:

@@ -38,7 +38,7 @@ def known_latents(
         streams: one for all images, or one per image. They move on.
     """
     weights = table.recurrence
-    latents, fresh = weights.of_latents.shape[1], weights.of_fresh.shape[1]
+    latents, fresh = weights.of_latents.shape[1], weights.fresh
     drawn = draws(table)
     before: deque[NDArray[np.float64]] = deque([start.astype(np.float64)], maxlen=latents)
     noises: deque[NDArray[np.float32]] = deque(maxlen=fresh)
