@@ -43,7 +43,7 @@ def parameters(schema: Schema) -> str:
     """src/parameters.hpp."""
     lines = ["// Defaults and rules of parameters, the same in Python and C++.", f"// {_NOTICE}", "#pragma once", ""]
     lines += ["#include <cstdint>", "#include <string>", "", '#include "error.hpp"', "", "// clang-format off"]
-    lines += ["namespace ebca::defaults {", ""]
+    lines += ["namespace ebca::internal::defaults {", ""]
     for name, data in schema.constants.items():
         lines += [
             f"// {data['doc']}",
@@ -54,24 +54,24 @@ def parameters(schema: Schema) -> str:
         values = [field for field in struct.fields if field.default not in (None, "nan")]
         if values:
             lines += [f"namespace {_short(struct)} {{", *map(_constant, values), "}", ""]
-    lines += ["}  // namespace ebca::defaults", "", "namespace ebca::limits {", ""]
+    lines += ["}  // namespace ebca::internal::defaults", "", "namespace ebca::internal::limits {", ""]
     for name, data in schema.limits.items():
         lines += [f"// {data['doc']}", f"inline constexpr int64_t {name} = {data['value']};", ""]
-    lines += ["}  // namespace ebca::limits", "", "// The errors of rules that parameters break."]
-    lines += ["namespace ebca::rules {", ""]
+    lines += ["}  // namespace ebca::internal::limits", "", "// The errors of rules that parameters break."]
+    lines += ["namespace ebca::internal::rules {", ""]
     for rule in schema.rules["c"]:
         lines += [*_rule(rule), ""]
-    return "\n".join([*lines, "}  // namespace ebca::rules", ""])
+    return "\n".join([*lines, "}  // namespace ebca::internal::rules", ""])
 
 
 def manifest_limits(schema: Schema) -> str:
     """src/contract/limits.hpp."""
     lines = ["// Bounds of what manifest.json says, the same in Python and C++.", f"// {_NOTICE}", "#pragma once", ""]
-    lines += ["#include <cstdint>", "", "// clang-format off", "namespace ebca::limits {", ""]
+    lines += ["#include <cstdint>", "", "// clang-format off", "namespace ebca::internal::limits {", ""]
     for name, data in schema.manifest_limits.items():
         kind = "double" if isinstance(data["value"], float) else "int64_t"
         lines += [f"// {data['doc']}", f"inline constexpr {kind} {name} = {data['value']};", ""]
-    return "\n".join([*lines, "}  // namespace ebca::limits", ""])
+    return "\n".join([*lines, "}  // namespace ebca::internal::limits", ""])
 
 
 def struct_defaults(schema: Schema) -> str:
@@ -82,7 +82,7 @@ def struct_defaults(schema: Schema) -> str:
         "#pragma once",
         "",
     ]
-    lines += ["#include <cmath>", "", '#include "ebca.h"', "", "// clang-format off", "namespace ebca {", ""]
+    lines += ["#include <cmath>", "", '#include "ebca.h"', "", "// clang-format off", "namespace ebca::internal {", ""]
     for struct in schema.structs:
         if not struct.fields or struct.fields[0].name != "struct_size":
             continue
@@ -92,7 +92,7 @@ def struct_defaults(schema: Schema) -> str:
             lines += [f"inline void set_defaults({struct.name}& params) {{", *map(_assignment, values), "}", ""]
         else:
             lines += [f"inline void set_defaults({struct.name}&) {{}}", ""]
-    return "\n".join([*lines, "}  // namespace ebca", ""])
+    return "\n".join([*lines, "}  // namespace ebca::internal", ""])
 
 
 def _enum(enum: Enum) -> list[str]:

@@ -7,6 +7,8 @@
 
 #include "devices/cuda_api.hpp"
 
+using namespace ebca::internal;
+
 namespace {
 
 template <typename T>
@@ -33,8 +35,8 @@ struct Alike<int (*)(Ours...), CUresult (*)(Theirs...)> {
 }  // namespace
 
 #define CHECK(name, theirs)                                                                     \
-    static_assert(Alike<decltype(ebca::CudaFunctions::name), decltype(&theirs)>::count, #name); \
-    static_assert(Alike<decltype(ebca::CudaFunctions::name), decltype(&theirs)>::value, #name)
+    static_assert(Alike<decltype(CudaFunctions::name), decltype(&theirs)>::count, #name); \
+    static_assert(Alike<decltype(CudaFunctions::name), decltype(&theirs)>::value, #name)
 
 CHECK(cuInit, cuInit);
 CHECK(cuGetErrorString, cuGetErrorString);
@@ -68,12 +70,12 @@ CHECK(cuModuleLoadData, cuModuleLoadData);
 CHECK(cuModuleGetFunction, cuModuleGetFunction);
 CHECK(cuModuleUnload, cuModuleUnload);
 CHECK(cuLaunchKernel, cuLaunchKernel);
-static_assert(sizeof(ebca::CudaAddress) == sizeof(CUdeviceptr));
-static_assert(ebca::kCudaSuccess == CUDA_SUCCESS && ebca::kCudaOutOfMemory == CUDA_ERROR_OUT_OF_MEMORY);
-static_assert(ebca::kCudaNoDevice == CUDA_ERROR_NO_DEVICE && ebca::kNonBlockingStream == CU_STREAM_NON_BLOCKING);
-static_assert(ebca::kCapabilityMajor == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR);
-static_assert(ebca::kCapabilityMinor == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
-static_assert(ebca::kRelaxedCapture == CU_STREAM_CAPTURE_MODE_RELAXED);
+static_assert(sizeof(CudaAddress) == sizeof(CUdeviceptr));
+static_assert(kCudaSuccess == CUDA_SUCCESS && kCudaOutOfMemory == CUDA_ERROR_OUT_OF_MEMORY);
+static_assert(kCudaNoDevice == CUDA_ERROR_NO_DEVICE && kNonBlockingStream == CU_STREAM_NON_BLOCKING);
+static_assert(kCapabilityMajor == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR);
+static_assert(kCapabilityMinor == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
+static_assert(kRelaxedCapture == CU_STREAM_CAPTURE_MODE_RELAXED);
 
 #define TEXT(name) #name
 #define EXPORTED(name) TEXT(name)

@@ -11,6 +11,8 @@
 
 #include "sampling/exclusive_attention.hpp"
 
+using namespace ebca::internal;
+
 namespace {
 
 template <typename T>
@@ -36,14 +38,14 @@ bool one_case() {
                  read(maps, n[1] * n[2]) && read(averages, rows * groups * cells) &&
                  read(bias, rows * contexts * groups * cells);
     if (!whole) return false;
-    ebca::ExclusiveAttention a{
+    ExclusiveAttention a{
         step.data(),    subjects.data(), strengths.data(), fixed.data(), beyond.data(), near.data(),
         outside.data(), maps.data(),     averages.data(),  bias.data(),  n[1],          n[2],
         rows,           contexts,        groups,           n[6],         n[7]};
     if (head[0] != 0) {
-        ebca::begin(a, static_cast<float>(head[1]));
+        begin(a, static_cast<float>(head[1]));
     } else {
-        ebca::exclude(a);
+        exclude(a);
     }
     write(averages);
     write(bias);
@@ -54,8 +56,8 @@ bool one_case() {
 
 int main(int count, char** words) {
     for (int i = 3; i < count; ++i) {
-        ebca::DistanceTables made =
-            ebca::distance_tables(std::atoll(words[1]), std::atoll(words[2]), std::atof(words[i]));
+        DistanceTables made =
+            distance_tables(std::atoll(words[1]), std::atoll(words[2]), std::atof(words[i]));
         write(made.near);
         write(made.outside);
     }

@@ -11,6 +11,8 @@
 
 #include "devices/cuda_api.hpp"
 
+using namespace ebca::internal;
+
 namespace {
 
 constexpr int kInvalidValue = 1, kInvalidContext = 201, kCapturing = 900;
@@ -44,7 +46,7 @@ int the_context, the_stream;
 
 int made(const char* what, int by = 1) {
     state.live[what] += by;
-    return ebca::kCudaSuccess;
+    return kCudaSuccess;
 }
 
 int refuse(int status) {
@@ -63,10 +65,10 @@ int enqueue(void* stream, Work work) {
     } else {
         work();
     }
-    return ebca::kCudaSuccess;
+    return kCudaSuccess;
 }
 
-void* pointer(ebca::CudaAddress address) {
+void* pointer(CudaAddress address) {
     return reinterpret_cast<void*>(address);
 }
 
@@ -75,24 +77,24 @@ void* pointer(ebca::CudaAddress address) {
 extern "C" {
 
 int cuInit(unsigned) {
-    return std::getenv("FAKE_CUDA_NO_GPU") ? ebca::kCudaNoDevice : ebca::kCudaSuccess;
+    return std::getenv("FAKE_CUDA_NO_GPU") ? kCudaNoDevice : kCudaSuccess;
 }
 int cuGetErrorString(int status, const char** text) {
     *text = status == kCapturing ? "operation not permitted when stream is capturing" : "an error";
-    return ebca::kCudaSuccess;
+    return kCudaSuccess;
 }
 int cuDeviceGetCount(int* count) {
     *count = 1;
-    return ebca::kCudaSuccess;
+    return kCudaSuccess;
 }
 int cuDeviceGet(int* device, int index) {
     *device = 7 + index;
-    return ebca::kCudaSuccess;
+    return kCudaSuccess;
 }
 int cuDeviceGetAttribute(int* value, int attribute, int device) {
     if (device != 7) return refuse(kInvalidValue);
-    *value = attribute == ebca::kCapabilityMajor ? 8 : 9;
-    return ebca::kCudaSuccess;
+    *value = attribute == kCapabilityMajor ? 8 : 9;
+    return kCudaSuccess;
 }
 int cuDevicePrimaryCtxRetain(void** context, int) {
     *context = &the_context;
@@ -103,19 +105,19 @@ int cuDevicePrimaryCtxRelease_v2(int) {
 }
 int cuCtxSetCurrent(void* context) {
     contexts.back() = context;
-    return ebca::kCudaSuccess;
+    return kCudaSuccess;
 }
 int cuCtxPushCurrent_v2(void* context) {
     contexts.push_back(context);
-    return ebca::kCudaSuccess;
+    return kCudaSuccess;
 }
 int cuCtxPopCurrent_v2(void** context) {
     *context = contexts.back();
     contexts.pop_back();
-    return ebca::kCudaSuccess;
+    return kCudaSuccess;
 }
 int cuStreamCreate(void** stream, unsigned flags) {
-    if (!in_context() || flags != ebca::kNonBlockingStream) return refuse(kInvalidValue);
+    if (!in_context() || flags != kNonBlockingStream) return refuse(kInvalidValue);
     *stream = &the_stream;
     return made("stream");
 }
@@ -123,10 +125,10 @@ int cuStreamDestroy_v2(void*) {
     return in_context() ? made("stream", -1) : refuse(kInvalidContext);
 }
 int cuStreamSynchronize(void*) {
-    return state.capture ? refuse(kCapturing) : ebca::kCudaSuccess;
+    return state.capture ? refuse(kCapturing) : kCudaSuccess;
 }
 int cuStreamBeginCapture_v2(void*, int mode) {
-    if (state.capture || mode != ebca::kRelaxedCapture) return refuse(kCapturing);
+    if (state.capture || mode != kRelaxedCapture) return refuse(kCapturing);
     state.capture = new std::vector<Work>;
     return made("graph");
 }
@@ -134,7 +136,7 @@ int cuStreamEndCapture(void*, void** graph) {
     if (!state.capture) return refuse(kCapturing);
     *graph = state.capture;
     state.capture = nullptr;
-    return ebca::kCudaSuccess;
+    return kCudaSuccess;
 }
 int cuGraphCreate(void** graph, unsigned flags) {
     if (!in_context() || flags) return refuse(kInvalidValue);
@@ -148,7 +150,7 @@ int cuGraphAddChildGraphNode(void** node, void* graph, void* const* dependencies
     const auto& work = *static_cast<std::vector<Work>*>(child);
     parent->insert(parent->end(), work.begin(), work.end());
     *node = parent;
-    return ebca::kCudaSuccess;
+    return kCudaSuccess;
 }
 int cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long long) {
     *executable = new std::vector<Work>(*static_cast<std::vector<Work>*>(graph));
@@ -167,14 +169,14 @@ int cuGraphExecDestroy(void* executable) {
     delete static_cast<std::vector<Work>*>(executable);
     return in_context() ? made("executable", -1) : refuse(kInvalidContext);
 }
-int cuMemAlloc_v2(ebca::CudaAddress* address, size_t bytes) {
+int cuMemAlloc_v2(CudaAddress* address, size_t bytes) {
     if (!in_context()) return refuse(kInvalidContext);
     if (state.capture) return refuse(kCapturing);
-    if (bytes > size_t{1} << 30) return ebca::kCudaOutOfMemory;
-    *address = reinterpret_cast<ebca::CudaAddress>(std::aligned_alloc(256, (bytes + 255) / 256 * 256));
+    if (bytes > size_t{1} << 30) return kCudaOutOfMemory;
+    *address = reinterpret_cast<CudaAddress>(std::aligned_alloc(256, (bytes + 255) / 256 * 256));
     return made("memory");
 }
-int cuMemFree_v2(ebca::CudaAddress address) {
+int cuMemFree_v2(CudaAddress address) {
     std::free(pointer(address));
     return in_context() ? made("memory", -1) : refuse(kInvalidContext);
 }
@@ -187,13 +189,13 @@ int cuMemFreeHost(void* memory) {
     std::free(memory);
     return in_context() ? made("pinned", -1) : refuse(kInvalidContext);
 }
-int cuMemsetD8Async(ebca::CudaAddress address, unsigned char value, size_t count, void* stream) {
+int cuMemsetD8Async(CudaAddress address, unsigned char value, size_t count, void* stream) {
     return enqueue(stream, [=] { std::memset(pointer(address), value, count); });
 }
-int cuMemcpyHtoDAsync_v2(ebca::CudaAddress to, const void* from, size_t bytes, void* stream) {
+int cuMemcpyHtoDAsync_v2(CudaAddress to, const void* from, size_t bytes, void* stream) {
     return enqueue(stream, [=] { std::memcpy(pointer(to), from, bytes); });
 }
-int cuMemcpyDtoHAsync_v2(void* to, ebca::CudaAddress from, size_t bytes, void* stream) {
+int cuMemcpyDtoHAsync_v2(void* to, CudaAddress from, size_t bytes, void* stream) {
     return enqueue(stream, [=] { std::memcpy(to, pointer(from), bytes); });
 }
 int cuModuleLoadData(void** module, const void* image) {
@@ -204,7 +206,7 @@ int cuModuleLoadData(void** module, const void* image) {
 int cuModuleGetFunction(void** function, void* module, const char* name) {
     *static_cast<std::string*>(module) += std::string(" ") + name;
     *function = module;
-    return ebca::kCudaSuccess;
+    return kCudaSuccess;
 }
 int cuModuleUnload(void* module) {
     delete static_cast<std::string*>(module);

@@ -33,7 +33,7 @@
 #include "session.hpp"
 
 using nlohmann::json;
-using namespace ebca;
+using namespace ebca::internal;
 
 namespace {
 

@@ -19,7 +19,7 @@
 #include "error.hpp"
 #include "host_sampling.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 class HostGraph : public Graph {
   public:
@@ -144,4 +144,4 @@ class HostDriver : public Driver {
     std::deque<std::string> loaded_;  // names of kernels
 };
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -9,7 +9,7 @@
 
 #include "sampling/exclusive_attention.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // Reads a launch's parameters in order.
 class Parameters {
@@ -117,4 +117,4 @@ inline bool run_sampling(const std::string& kernel, int64_t blocks, void** param
     return true;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

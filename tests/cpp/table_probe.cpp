@@ -12,6 +12,8 @@
 #include "contract/directory.hpp"
 #include "sampling/schedulers.hpp"
 
+using namespace ebca::internal;
+
 namespace {
 
 void write(const std::vector<double>& values) {
@@ -22,9 +24,9 @@ void write(const std::vector<double>& values) {
 
 int main(int count, char** words) {
     try {
-        ebca::EngineDirectory directory = ebca::open_directory(words[1]);
+        EngineDirectory directory = open_directory(words[1]);
         for (int i = 4; i < count; ++i) {
-            ebca::SchedulerTable table = ebca::load_table(directory, words[2], std::stoll(words[i]));
+            SchedulerTable table = load_table(directory, words[2], std::stoll(words[i]));
             if (std::stoll(words[3]) > 0) table = table.after(std::stoll(words[3]));
             write({table.init_noise_sigma});
             write(table.timesteps);

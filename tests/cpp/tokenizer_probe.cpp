@@ -12,6 +12,8 @@
 #include "tokenizer/prompt_tokenizer.hpp"
 #include "tokenizer/tokenizer.hpp"
 
+using namespace ebca::internal;
+
 namespace {
 
 using Message = std::vector<std::string>;
@@ -57,24 +59,24 @@ std::string joined(const Numbers& numbers) {
 }
 
 struct Probe {
-    std::optional<ebca::Tokenizer> tokenizer;
-    std::optional<ebca::PromptTokenizer> prompt_tokenizer;
+    std::optional<Tokenizer> tokenizer;
+    std::optional<PromptTokenizer> prompt_tokenizer;
 
     // tokenizer.json; model_max_length; id and text of bos, eos and pad
     Message load(const Message& question) {
         auto number = [&](size_t i) { return std::stoll(question.at(i)); };
-        auto special = [&](size_t i) { return ebca::SpecialToken{question.at(i + 1), number(i)}; };
-        ebca::TokenizerInfo info{number(2), special(3), special(5), special(7)};
-        tokenizer = ebca::Tokenizer::parse(question.at(1));
-        prompt_tokenizer = ebca::PromptTokenizer::from_json(question.at(1), info);
+        auto special = [&](size_t i) { return SpecialToken{question.at(i + 1), number(i)}; };
+        TokenizerInfo info{number(2), special(3), special(5), special(7)};
+        tokenizer = Tokenizer::parse(question.at(1));
+        prompt_tokenizer = PromptTokenizer::from_json(question.at(1), info);
         return {};
     }
 
     // text -> ids, starts, ends, words
     Message pieces(const Message& question) const {
-        ebca::Encoding encoding = tokenizer.value().encode_with_offsets(question.at(1));
+        Encoding encoding = tokenizer.value().encode_with_offsets(question.at(1));
         std::vector<size_t> starts, ends;
-        for (ebca::unicode::Span span : encoding.offsets) {
+        for (unicode::Span span : encoding.offsets) {
             starts.push_back(span.begin);
             ends.push_back(span.end);
         }
@@ -83,7 +85,7 @@ struct Probe {
 
     // prompts -> all ids; then per prompt: truncated, number of tokens, tokens
     Message encode(const Message& question) const {
-        ebca::Encoded encoded = prompt_tokenizer.value().encode({question.begin() + 1, question.end()});
+        Encoded encoded = prompt_tokenizer.value().encode({question.begin() + 1, question.end()});
         Message answer{joined(encoded.ids)};
         for (size_t i = 0; i < encoded.truncated.size(); ++i) {
             answer.push_back(encoded.truncated[i]);
@@ -121,7 +123,7 @@ int main() {
         try {
             answer = probe.answer(*question);
             answer.insert(answer.begin(), "ok");
-        } catch (const ebca::Error& error) {
+        } catch (const Error& error) {
             answer = {"error", std::to_string(static_cast<int>(error.status())), error.what()};
         }
         write_message(answer);

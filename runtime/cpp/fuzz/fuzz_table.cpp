@@ -1,5 +1,5 @@
-// The reader of scheduler tables on untrusted files: it may throw only ebca::Error, and what it accepts can be sampled
-// with. run.sh builds it.
+// The reader of scheduler tables on untrusted files: it may throw only this library's errors, and what it accepts can
+// be sampled with. run.sh builds it.
 //
 // An input is a header of eight bytes, and the file. The header: steps; evaluations - 1; start of image to image; how
 // many latents and noise predictions a step looks back at, both - 1; whether the manifest announces the file's own size
@@ -15,6 +15,8 @@
 
 #include "error.hpp"
 #include "sampling/schedulers.hpp"
+
+using namespace ebca::internal;
 
 namespace {
 
@@ -34,10 +36,10 @@ class File {
     int handle_;
 };
 
-void sample_with(const ebca::SchedulerTable& table) {
-    const ebca::Shape shape{1, 1, 1, 2};
-    ebca::Scheduler scheduler(table, shape);
-    ebca::Array begin = scheduler.start(ebca::Array(shape, 1.0f)), current = begin, input(shape);
+void sample_with(const SchedulerTable& table) {
+    const Shape shape{1, 1, 1, 2};
+    Scheduler scheduler(table, shape);
+    Array begin = scheduler.start(Array(shape, 1.0f)), current = begin, input(shape);
     for (int64_t i = 0; i < table.evaluations(); ++i) {
         scheduler.model_input(i, current, input);
         scheduler.noise(i) = input;
@@ -52,9 +54,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     if (size < kHeader) return 0;
     int64_t steps = data[0], begin = data[2];
     file.write(data + kHeader, size - kHeader);
-    ebca::EngineDirectory directory;
+    EngineDirectory directory;
     directory.path = "/proc/self/fd";
-    ebca::TableSpec table;
+    TableSpec table;
     table.file = file.name();
     table.latents = 1 + data[3] % 8;
     table.noises = 1 + data[4] % 16;
@@ -66,18 +68,18 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         for (const auto& [count, evaluations] : table.steps) announced += 8 * table.values(evaluations);
     }
     directory.manifest.files[file.name()] = {announced, ""};
-    ebca::SchedulerSection& section = directory.manifest.schedulers;
+    SchedulerSection& section = directory.manifest.schedulers;
     section.alphas_cumprod = file.name();
     section.train_timesteps = announced / 8;
     section.tables["ddim"] = table;
     try {
-        ebca::SchedulerTable loaded = ebca::load_table(directory, "DDIM", steps);
+        SchedulerTable loaded = load_table(directory, "DDIM", steps);
         sample_with(loaded);
-        ebca::SchedulerTable rest = loaded.after(begin);
+        SchedulerTable rest = loaded.after(begin);
         sample_with(rest);
-        const ebca::Shape shape{1, 1, 1, 2};
-        rest.add_noise(ebca::Array(shape), ebca::Array(shape, 1.0f), ebca::load_alphas_cumprod(directory));
-    } catch (const ebca::Error&) {
+        const Shape shape{1, 1, 1, 2};
+        rest.add_noise(Array(shape), Array(shape, 1.0f), load_alphas_cumprod(directory));
+    } catch (const Error&) {
     }
     return 0;
 }

@@ -8,7 +8,7 @@
 #include "error.hpp"
 #include "parameters.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 // A component that is opened per size stays open for the sizes that were used last.
@@ -262,4 +262,4 @@ std::pair<Array, Array> Engine::encode_image(const Array& pixels) {
     return {std::move(mean), std::move(std)};
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -25,7 +25,7 @@
 #include "log.hpp"
 #include "tokenizer/prompt_tokenizer.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 struct EngineOptions {
     std::filesystem::path path;
@@ -120,4 +120,4 @@ class Engine {
     bool tables_verified_ = false;
 };
 
-}  // namespace ebca
+}  // namespace ebca::internal

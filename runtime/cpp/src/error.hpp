@@ -6,7 +6,7 @@
 #include <string>
 #include <utility>
 
-namespace ebca {
+namespace ebca::internal {
 
 // The numbers are those of ebca_status in ebca.h.
 enum class Status {
@@ -98,4 +98,4 @@ std::string text(const Parts&... parts) {
     return out.str();
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

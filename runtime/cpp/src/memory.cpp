@@ -15,7 +15,7 @@
 #include "execution/arena.hpp"
 #include "parameters.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace fs = std::filesystem;
 namespace {
 
@@ -104,4 +104,4 @@ void check_host_memory(const UNetSpec& unet, const Sizes& sizes, const std::stri
     if (needed > available) throw rules::memory_needed(shown(needed), "", what, shown(available));
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -8,7 +8,7 @@
 #include "error.hpp"
 
 // clang-format off
-namespace ebca::defaults {
+namespace ebca::internal::defaults {
 
 // Image to image runs this share of the steps where strength is not given.
 inline constexpr double strength = 0.8;
@@ -75,9 +75,9 @@ inline constexpr int64_t long_prompts = 1;
 inline constexpr int64_t clip_skip = 0;
 }
 
-}  // namespace ebca::defaults
+}  // namespace ebca::internal::defaults
 
-namespace ebca::limits {
+namespace ebca::internal::limits {
 
 // Pixels of one image: 4096 x 4096. Time grows with their square, where a model attends to itself.
 inline constexpr int64_t pixels = 16777216;
@@ -103,10 +103,10 @@ inline constexpr int64_t prompt_chunks = 128;
 // Of subject_exclusion and subject_balance each.
 inline constexpr int64_t subject_strength = 1000;
 
-}  // namespace ebca::limits
+}  // namespace ebca::internal::limits
 
 // The errors of rules that parameters break.
-namespace ebca::rules {
+namespace ebca::internal::rules {
 
 template <typename Field, typename Value>
 ParameterError finite_number(const Field& field, const Value& value) {
@@ -671,4 +671,4 @@ ParameterError tensor_shape(const Name& name, const Shape& shape) {
     return ParameterError(text(name, " have shape ", shape), "give positive sizes of fewer than 2^40 values");
 }
 
-}  // namespace ebca::rules
+}  // namespace ebca::internal::rules

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-namespace ebca {
+namespace ebca::internal {
 
 const char* to_string(Task task) {
     switch (task) {
@@ -63,4 +63,4 @@ void require_noise_prediction(const Manifest& manifest, const char* what) {
     }
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -18,7 +18,7 @@
 #include "sampling/repaint.hpp"
 #include "sampling/sampler.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // What `Session::generate` is asked for. Without images: text to image. With images: image to image from a noise level
 // that `strength` sets. With masks too: inpainting, by the model if it was trained for that, by RePaint otherwise.
@@ -77,4 +77,4 @@ int64_t skipped_steps(const std::optional<double>& strength, int64_t steps);
 // ParameterError if `what` cannot work because the model predicts something other than noise.
 void require_noise_prediction(const Manifest& manifest, const char* what);
 
-}  // namespace ebca
+}  // namespace ebca::internal

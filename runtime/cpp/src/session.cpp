@@ -11,7 +11,7 @@
 #include "memory.hpp"
 #include "parameters.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 // Goes from images to noise.
@@ -328,4 +328,4 @@ std::vector<uint8_t> Session::decode(const Array& latents, const Source* source)
     return to_bytes(images);
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -18,7 +18,7 @@
 #include "sampling/repaint.hpp"
 #include "sampling/schedulers.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // Seconds per stage.
 struct Timings {
@@ -98,4 +98,4 @@ class Session {
     std::atomic<bool> cancelled_{false};
 };
 
-}  // namespace ebca
+}  // namespace ebca::internal

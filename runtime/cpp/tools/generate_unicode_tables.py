@@ -61,7 +61,7 @@ def render() -> str:
             "",
             "#include <iterator>",
             "",
-            "namespace ebca::unicode {",
+            "namespace ebca::internal::unicode {",
             "",
             "// clang-format off",
             *_table("Range", "letters", _ranges(letters)),
@@ -73,7 +73,7 @@ def render() -> str:
             *_table("Composition", "compositions", sorted(compositions)),
             "// clang-format on",
             "",
-            "}  // namespace ebca::unicode",
+            "}  // namespace ebca::internal::unicode",
             "",
         ]
     )

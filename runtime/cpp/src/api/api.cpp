@@ -9,18 +9,14 @@
 #include "api/structs.hpp"
 #include "ebca.h"
 
-namespace rules = ebca::rules;
-using ebca::checked;
-using ebca::fill;
-using ebca::guarded;
-using ebca::needed;
+using namespace ebca::internal;
 
 // Another thread may write the engine's error, so the caller reads a copy of its own.
-static const char* last_of(const ebca_engine* engine, std::string ebca::LastError::* text) {
-    if (!engine) return text == &ebca::LastError::remedy ? "" : "the engine is NULL";
-    ebca::LastError& own = ebca::thread_error();
+static const char* last_of(const ebca_engine* engine, std::string LastError::* text) {
+    if (!engine) return text == &LastError::remedy ? "" : "the engine is NULL";
+    LastError& own = thread_error();
     std::lock_guard held(engine->lock);
-    ebca::assign(own, engine->last_error);
+    assign(own, engine->last_error);
     return (own.*text).c_str();
 }
 
@@ -29,15 +25,15 @@ const char* ebca_version(void) {
 }
 
 const char* ebca_last_error(void) {
-    return ebca::thread_error().text.c_str();
+    return thread_error().text.c_str();
 }
 
 const char* ebca_last_problem(void) {
-    return ebca::thread_error().problem.c_str();
+    return thread_error().problem.c_str();
 }
 
 const char* ebca_last_remedy(void) {
-    return ebca::thread_error().remedy.c_str();
+    return thread_error().remedy.c_str();
 }
 
 void ebca_engine_params_init(ebca_engine_params* params, size_t struct_size) {
@@ -49,8 +45,8 @@ ebca_status ebca_engine_open(const ebca_engine_params* params, ebca_engine** eng
     return guarded([&] {
         if (!engine) throw rules::target_null("engine");
         auto handle = std::make_unique<ebca_engine>();
-        handle->engine = std::make_shared<ebca::Engine>(ebca::engine_options(params));
-        handle->schedulers = ebca::scheduler_names(handle->engine->manifest());
+        handle->engine = std::make_shared<Engine>(engine_options(params));
+        handle->schedulers = scheduler_names(handle->engine->manifest());
         *engine = handle.release();
     });
 }
@@ -60,21 +56,21 @@ void ebca_engine_free(ebca_engine* engine) {
 }
 
 const char* ebca_engine_last_error(const ebca_engine* engine) {
-    return last_of(engine, &ebca::LastError::text);
+    return last_of(engine, &LastError::text);
 }
 
 const char* ebca_engine_last_problem(const ebca_engine* engine) {
-    return last_of(engine, &ebca::LastError::problem);
+    return last_of(engine, &LastError::problem);
 }
 
 const char* ebca_engine_last_remedy(const ebca_engine* engine) {
-    return last_of(engine, &ebca::LastError::remedy);
+    return last_of(engine, &LastError::remedy);
 }
 
 ebca_status ebca_engine_get_info(ebca_engine* engine, ebca_engine_info* info) {
     return guarded(engine, [&] {
         size_t size = checked(needed<ebca_engine_info>(info, "ebca_engine_info"), "ebca_engine_info").struct_size;
-        ebca_engine_info out = ebca::engine_info(*engine->engine, engine->schedulers);
+        ebca_engine_info out = engine_info(*engine->engine, engine->schedulers);
         out.struct_size = size;
         std::memcpy(info, &out, size);
     });
@@ -112,8 +108,8 @@ const char* ebca_session_last_remedy(const ebca_session* session) {
 
 ebca_status ebca_session_cancel(ebca_session* session) {
     if (!session) {
-        const ebca::ParameterError error = ebca::rules::session_null();
-        ebca::assign(ebca::thread_error(), error.problem().c_str(), error.remedy().c_str());
+        const ParameterError error = rules::session_null();
+        assign(thread_error(), error.problem().c_str(), error.remedy().c_str());
         return EBCA_ERROR_PARAMETER;
     }
     session->session.cancel();
@@ -144,8 +140,8 @@ ebca_status ebca_session_generate(ebca_session* session, const ebca_generate_par
     if (result) *result = nullptr;
     return guarded(session, [&] {
         if (!result) throw rules::target_null("result");
-        ebca::GenerateRequest request = ebca::generate_request(session->engine->device(), params);
-        *result = ebca::handed_over(session->session.generate(request), session->session);
+        GenerateRequest request = generate_request(session->engine->device(), params);
+        *result = handed_over(session->session.generate(request), session->session);
     });
 }
 
@@ -153,11 +149,11 @@ ebca_status ebca_session_invert(ebca_session* session, const ebca_invert_params*
     if (result) *result = nullptr;
     return guarded(session, [&] {
         if (!result) throw rules::target_null("result");
-        ebca::InvertRequest request = ebca::invert_request(session->engine->device(), params);
-        *result = ebca::handed_over(session->session.invert(request), session->session);
+        InvertRequest request = invert_request(session->engine->device(), params);
+        *result = handed_over(session->session.invert(request), session->session);
     });
 }
 
 void ebca_result_free(ebca_result* result) {
-    ebca::free_result(result);
+    free_result(result);
 }

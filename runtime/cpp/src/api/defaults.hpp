@@ -7,7 +7,7 @@
 #include "ebca.h"
 
 // clang-format off
-namespace ebca {
+namespace ebca::internal {
 
 inline void set_defaults(ebca_engine_params& params) {
     params.device = "cpu";
@@ -59,4 +59,4 @@ inline void set_defaults(ebca_invert_params& params) {
 
 inline void set_defaults(ebca_result&) {}
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -2,7 +2,7 @@
 
 #include "contract/utf8.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 LastError& thread_error() noexcept {
     static thread_local LastError last;
@@ -28,4 +28,4 @@ void assign(LastError& target, const LastError& source) noexcept {
     }
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -9,7 +9,7 @@
 #include "ebca.h"
 #include "parameters.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // ebca_last_error is about the calls of a thread.
 LastError& thread_error() noexcept;
@@ -71,4 +71,4 @@ ebca_status guarded(ebca_session* session, Work&& work) noexcept {
     return status;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -9,7 +9,7 @@
 #include "engine.hpp"
 #include "session.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // The error of a call in three texts, all UTF-8; empty after a success.
 struct LastError {
@@ -18,18 +18,18 @@ struct LastError {
     std::string text;  // both, joined with "; "
 };
 
-}  // namespace ebca
+}  // namespace ebca::internal
 
 struct ebca_engine {
-    std::shared_ptr<ebca::Engine> engine;
+    std::shared_ptr<ebca::internal::Engine> engine;
     std::string schedulers;
     mutable std::mutex lock;
-    ebca::LastError last_error;
+    ebca::internal::LastError last_error;
 };
 
 struct ebca_session {
-    std::shared_ptr<ebca::Engine> engine;
-    ebca::Session session;
-    ebca::LastError last_error;
+    std::shared_ptr<ebca::internal::Engine> engine;
+    ebca::internal::Session session;
+    ebca::internal::LastError last_error;
     std::atomic<bool> busy{false};
 };

@@ -7,7 +7,7 @@
 
 #include "api/structs.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 constexpr size_t kMostItems = 1 << 20;
@@ -222,4 +222,4 @@ InvertRequest invert_request(const Device& device, const ebca_invert_params* giv
     return out;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -5,7 +5,7 @@
 
 #include "api/structs.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 struct OwnedResult : ebca_result {
@@ -90,4 +90,4 @@ void free_result(ebca_result* result) {
     delete static_cast<OwnedResult*>(result);
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

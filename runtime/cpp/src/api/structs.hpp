@@ -12,7 +12,7 @@
 #include "parameters.hpp"
 #include "session.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // Defaults into the caller's struct. Only the caller knows its size: it may be compiled against another header.
 template <typename Params>
@@ -60,4 +60,4 @@ ebca_engine_info engine_info(Engine& engine, const std::string& schedulers);
 ebca_result* handed_over(Result&& made, const Session& session);
 void free_result(ebca_result* result);
 
-}  // namespace ebca
+}  // namespace ebca::internal

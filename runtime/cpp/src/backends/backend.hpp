@@ -9,7 +9,7 @@
 #include "contract/manifest.hpp"
 #include "contract/tensor.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // A graph with fixed addresses. Runs it once per call; used from one thread at a time.
 class Call {
@@ -56,4 +56,4 @@ class Backend {
                                          const Dimensions& dimensions) const = 0;
 };
 
-}  // namespace ebca
+}  // namespace ebca::internal

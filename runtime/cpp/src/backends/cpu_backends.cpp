@@ -5,7 +5,7 @@
 #include "backends/processor.hpp"
 #include "error.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 // More than any machine has. Asking for more would end the process when threads cannot be created.
@@ -36,4 +36,4 @@ std::shared_ptr<const Backend> create_cpu_backend(const CpuBackendOptions& optio
     return std::make_shared<const OnnxRuntime>(options.ort_library, threads);
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -6,7 +6,7 @@
 
 #include "backends/backend.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 struct CpuBackendOptions {
     std::string backend;           // empty: onnxruntime for fp32, openvino for bf16
@@ -19,4 +19,4 @@ struct CpuBackendOptions {
 // BackendError: its library is missing, or cannot run at this precision. ParameterError: an unknown name or precision.
 std::shared_ptr<const Backend> create_cpu_backend(const CpuBackendOptions& options);
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -10,7 +10,7 @@
 #include "contract/mapped.hpp"
 #include "error.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 // ONNX Runtime writes weights without padding and maps the file unchanged. A small constant of odd size then misaligns
@@ -162,4 +162,4 @@ OrtPointer<OrtSession> OnnxRuntime::session(const std::filesystem::path& path, c
     return OrtPointer<OrtSession>(raw, {library_.api().ReleaseSession});
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -13,7 +13,7 @@
 #include "backends/backend.hpp"
 #include "backends/ort_library.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // Thread-safe.
 class OnnxRuntime : public Backend, public std::enable_shared_from_this<OnnxRuntime> {
@@ -48,4 +48,4 @@ class OnnxRuntime : public Backend, public std::enable_shared_from_this<OnnxRunt
 // Whether every packed weight named in an optimised graph ("key|offset;length;flag") may be mapped as it lies.
 bool packed_weights_are_aligned(const std::string& model);
 
-}  // namespace ebca
+}  // namespace ebca::internal

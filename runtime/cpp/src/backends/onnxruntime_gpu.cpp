@@ -15,7 +15,7 @@
 #include "backends/ort_library.hpp"
 #include "error.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 #if ORT_API_VERSION >= 24
 
@@ -365,4 +365,4 @@ std::shared_ptr<const Backend> create_gpu_backend(const GpuBackendOptions&) {
 
 #endif
 
-}  // namespace ebca
+}  // namespace ebca::internal

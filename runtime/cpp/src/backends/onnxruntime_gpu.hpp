@@ -13,7 +13,7 @@
 
 #include "backends/backend.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 struct GpuBackendOptions {
     std::string ort_library;           // see OrtLibrary; 1.24 or newer
@@ -26,4 +26,4 @@ struct GpuBackendOptions {
 // provider. UnsupportedError: this library was built with headers of ONNX Runtime older than 1.24.
 std::shared_ptr<const Backend> create_gpu_backend(const GpuBackendOptions& options);
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -6,7 +6,7 @@
 #include "contract/mapped.hpp"
 #include "error.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 constexpr const char* kDevice = "CPU";
@@ -181,4 +181,4 @@ std::shared_ptr<Runner> OpenVino::open(const std::filesystem::path& graph, const
     return std::make_shared<OpenVinoRunner>(shared_from_this(), std::move(compiled), graph.stem().string(), weights);
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

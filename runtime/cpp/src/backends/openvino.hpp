@@ -14,7 +14,7 @@
 #include "backends/backend.hpp"
 #include "backends/openvino_library.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // Thread-safe.
 class OpenVino : public Backend, public std::enable_shared_from_this<OpenVino> {
@@ -42,4 +42,4 @@ class OpenVino : public Backend, public std::enable_shared_from_this<OpenVino> {
     bool bf16_;
 };
 
-}  // namespace ebca
+}  // namespace ebca::internal

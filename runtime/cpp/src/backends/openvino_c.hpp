@@ -12,7 +12,7 @@ struct ov_infer_request;
 struct ov_tensor;
 struct ov_output_const_port;
 
-namespace ebca::openvino_c {
+namespace ebca::internal::openvino_c {
 
 using Status = int;            // ov_status_e: 0 is success
 using ElementType = unsigned;  // ov_element_type_e
@@ -65,4 +65,4 @@ struct Functions {
     void (*tensor_free)(ov_tensor* tensor);
 };
 
-}  // namespace ebca::openvino_c
+}  // namespace ebca::internal::openvino_c

@@ -9,7 +9,7 @@
 
 #include "error.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 // Older ones lack operators of the graphs, or (2026.2) open them and silently produce wrong results.
@@ -91,4 +91,4 @@ void OpenVinoLibrary::check(openvino_c::Status status, const std::string& doing)
     throw BackendError(text("openvino ", version_, " ", doing, ": ", line.empty() ? text("status ", status) : line));
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -6,7 +6,7 @@
 
 #include "backends/openvino_c.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 template <typename T>
 struct OvRelease {
@@ -33,4 +33,4 @@ class OpenVinoLibrary {
     std::string version_;
 };
 
-}  // namespace ebca
+}  // namespace ebca::internal

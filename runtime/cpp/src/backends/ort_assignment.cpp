@@ -4,7 +4,7 @@
 
 #include "error.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 #if ORT_API_VERSION >= 24
 
@@ -75,4 +75,4 @@ void check_assignment(const OrtLibrary& ort, const OrtSession& session, const st
 
 #endif
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -5,7 +5,7 @@
 
 #include "backends/ort_library.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 #if ORT_API_VERSION >= 24
 
@@ -19,4 +19,4 @@ void check_assignment(const OrtLibrary& ort, const OrtSession& session, const st
 
 #endif
 
-}  // namespace ebca
+}  // namespace ebca::internal

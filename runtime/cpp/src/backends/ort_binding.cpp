@@ -2,7 +2,7 @@
 
 #include "error.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 ONNXTensorElementDataType element_type(DType dtype) {
@@ -73,4 +73,4 @@ OrtPointer<OrtIoBinding> bind_arrays(const OrtLibrary& ort, OrtSession& session,
     return binding;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -7,7 +7,7 @@
 #include "backends/ort_library.hpp"
 #include "contract/tensor.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // Options that every session has: errors alone are logged, no memory patterns, `threads` for each graph.
 OrtPointer<OrtSessionOptions> session_options(const OrtLibrary& ort, int threads);
@@ -21,4 +21,4 @@ OrtPointer<OrtIoBinding> bind_arrays(const OrtLibrary& ort, OrtSession& session,
                                      const std::set<std::string>& known, const OrtMemoryInfo& place,
                                      const Tensors& inputs, const Tensors& outputs);
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -8,7 +8,7 @@
 
 #include "error.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 // Never closed: the library's threads and its environment outlive every engine.
@@ -83,4 +83,4 @@ OrtPointer<OrtEnv> OrtLibrary::environment() const {
     return env;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -7,7 +7,7 @@
 #include <memory>
 #include <string>
 
-namespace ebca {
+namespace ebca::internal {
 
 // Of the oldest ONNX Runtime that reads the graphs (opset 23). It has every function that is called, so a runtime older
 // than the headers will do.
@@ -43,4 +43,4 @@ class OrtLibrary {
     std::string version_;
 };
 
-}  // namespace ebca
+}  // namespace ebca::internal

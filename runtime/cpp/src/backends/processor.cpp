@@ -8,7 +8,7 @@
 #include <system_error>
 #include <thread>
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 std::string stripped(const std::string& line) {
@@ -57,4 +57,4 @@ int physical_cores() {
     return threads ? static_cast<int>(threads) : 1;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

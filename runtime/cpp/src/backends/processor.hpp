@@ -3,7 +3,7 @@
 
 #include <string>
 
-namespace ebca {
+namespace ebca::internal {
 
 // The processor model and its instruction sets, spelled as engines/machine/processor.py spells them.
 std::string processor();
@@ -11,4 +11,4 @@ std::string processor();
 // Physical cores of this machine, at least 1.
 int physical_cores();
 
-}  // namespace ebca
+}  // namespace ebca::internal

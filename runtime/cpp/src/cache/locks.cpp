@@ -9,7 +9,7 @@
 #include <system_error>
 #include <thread>
 
-namespace ebca {
+namespace ebca::internal {
 namespace fs = std::filesystem;
 namespace {
 
@@ -41,4 +41,4 @@ FileLock::~FileLock() {
     if (file_ >= 0) ::close(file_);
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -4,7 +4,7 @@
 
 #include <filesystem>
 
-namespace ebca {
+namespace ebca::internal {
 
 // The lock of a file, which is made if it is missing.
 class FileLock {
@@ -27,4 +27,4 @@ class FileLock {
     bool held_ = true;
 };
 
-}  // namespace ebca
+}  // namespace ebca::internal

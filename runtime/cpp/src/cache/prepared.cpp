@@ -21,7 +21,7 @@
 #include "contract/sha256.hpp"
 #include "error.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace fs = std::filesystem;
 namespace {
 
@@ -312,7 +312,7 @@ void PreparedEngine::forget(const std::vector<std::string>& names) const {
         files.push_back(target(name));
         files.push_back(target(name).string() + ".data");
     }
-    ebca::forget(files);
+    ebca::internal::forget(files);
     if (elsewhere_) elsewhere_->forget(names);
 }
 
@@ -449,4 +449,4 @@ void PreparedEngine::evict() const {
     }
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

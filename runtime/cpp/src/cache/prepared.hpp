@@ -14,7 +14,7 @@
 #include "cache/temporary.hpp"
 #include "contract/directory.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // Called with (done, total, component) for the components that have to be made.
 using OnPrepare = std::function<void(int64_t, int64_t, const std::string&)>;
@@ -80,4 +80,4 @@ class PreparedEngine {
     std::unique_ptr<PreparedEngine> elsewhere_;
 };
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -9,7 +9,7 @@
 #include <string>
 #include <system_error>
 
-namespace ebca {
+namespace ebca::internal {
 namespace fs = std::filesystem;
 namespace {
 
@@ -57,4 +57,4 @@ TemporaryFolder::~TemporaryFolder() {
     fs::remove_all(path_, ignored);
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -7,7 +7,7 @@
 
 #include "cache/locks.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // Removed with the object. filesystem_error: there is no writable folder for temporary files.
 class TemporaryFolder {
@@ -27,4 +27,4 @@ class TemporaryFolder {
 // A new folder whose name begins with `prefix`. filesystem_error if there cannot be one.
 std::filesystem::path make_folder(const std::filesystem::path& prefix);
 
-}  // namespace ebca
+}  // namespace ebca::internal

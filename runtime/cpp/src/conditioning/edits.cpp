@@ -7,7 +7,7 @@
 #include "execution/control.hpp"
 #include "parameters.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 EditValues resolve(const std::vector<Edit>& edits, int64_t steps, int64_t evaluations, const std::string& scheduler) {
     EditValues out;
@@ -49,4 +49,4 @@ EditValues resolve(const std::vector<Edit>& edits, int64_t steps, int64_t evalua
     return out;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

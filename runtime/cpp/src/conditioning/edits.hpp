@@ -9,7 +9,7 @@
 #include "conditioning/schedules.hpp"
 #include "parameters.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // One editing prompt. Its attention output joins the main prompt's as (main + sum of +-alpha edit) / (1 + sum).
 struct Edit {
@@ -31,4 +31,4 @@ struct EditValues {
 // schedule that does not fit, or alphas that cancel the main prompt at some evaluation.
 EditValues resolve(const std::vector<Edit>& edits, int64_t steps, int64_t evaluations, const std::string& scheduler);
 
-}  // namespace ebca
+}  // namespace ebca::internal

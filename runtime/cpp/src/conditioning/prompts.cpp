@@ -8,7 +8,7 @@
 #include "error.hpp"
 #include "parameters.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 // A prompt with texts or embeddings, and the name of its field for messages.
@@ -240,4 +240,4 @@ Prompts encode_prompts(Engine& engine, int64_t batch, const Prompt& prompt, cons
     return out;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -11,7 +11,7 @@
 #include "parameters.hpp"
 #include "tokenizer/prompt_tokenizer.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // Either texts, one for all images or one each, or embeddings [n or 1,T,D]. Neither: not given.
 struct Prompt {
@@ -53,4 +53,4 @@ Prompts encode_prompts(Engine& engine, int64_t batch, const Prompt& prompt, cons
                        const std::vector<Prompt>& edits, const std::vector<TokenWeight>& token_weights, bool guided,
                        const Reading& reading);
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -6,7 +6,7 @@
 #include "error.hpp"
 #include "parameters.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 using Kind = Schedule::Kind;
@@ -56,4 +56,4 @@ std::vector<float> resolve(const Schedule& schedule, int64_t steps, int64_t eval
     return out;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

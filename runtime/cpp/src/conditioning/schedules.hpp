@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-namespace ebca {
+namespace ebca::internal {
 
 struct Schedule {
     enum class Kind { constant, step, reverse_step, linear, exponential, values };
@@ -22,4 +22,4 @@ struct Schedule {
 std::vector<float> resolve(const Schedule& schedule, int64_t steps, int64_t evaluations, const std::string& name,
                            const std::string& scheduler);
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -9,7 +9,7 @@
 
 #include "error.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 constexpr double kSmallestWindow = 0.01, kLargestWindow = 10.0;
@@ -161,7 +161,7 @@ Array strengths(const Subjects& subjects, int64_t steps, int64_t evaluations, co
     int64_t column = 0;
     for (const auto& [name, schedule] :
          {std::pair{"subject_exclusion", &subjects.exclusion}, {"subject_balance", &subjects.balance}}) {
-        std::vector<float> values = ebca::resolve(*schedule, steps, evaluations, name, scheduler);
+        std::vector<float> values = ebca::internal::resolve(*schedule, steps, evaluations, name, scheduler);
         for (int64_t i = 0; i < evaluations; ++i) {
             float value = values[static_cast<size_t>(i)];
             if (!(value >= 0 && value <= static_cast<float>(limits::subject_strength))) {
@@ -215,7 +215,7 @@ std::optional<SubjectInputs> resolve(Engine& engine, const Subjects& subjects, c
             const Region* region = image[group].region;
             if (!region) continue;
             if (!read.count(region)) {
-                const std::string name = ebca::text("regions[", region - subjects.regions.data(), "].mask");
+                const std::string name = ebca::internal::text("regions[", region - subjects.regions.data(), "].mask");
                 read[region] = coverage(region->subject, region->mask, name, size, grid, warn);
             }
             int64_t cells = grid[0] * grid[1], at = n * groups + static_cast<int64_t>(group);
@@ -226,4 +226,4 @@ std::optional<SubjectInputs> resolve(Engine& engine, const Subjects& subjects, c
     return out;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -16,7 +16,7 @@
 #include "parameters.hpp"
 #include "sampling/subjects.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // Where a subject belongs.
 struct Region {
@@ -52,4 +52,4 @@ std::optional<SubjectInputs> resolve(Engine& engine, const Subjects& subjects, c
                                      const Reading& reading, const Array& strengths, const Shape& latent_shape,
                                      const Size& size);
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -6,7 +6,7 @@
 #include "error.hpp"
 #include "parameters.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 Timeline Timeline::make(const Schedule& gamma_attn, const Schedule& gamma_norm, const std::vector<Edit>& edits,
                         int64_t steps, int64_t evaluations, const std::string& scheduler) {
@@ -50,4 +50,4 @@ std::vector<Control> Timeline::controls(const Prompts& prompts, double norm_fact
     return out;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

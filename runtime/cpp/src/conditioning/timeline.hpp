@@ -11,7 +11,7 @@
 #include "conditioning/schedules.hpp"
 #include "execution/control.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // Values of m evaluations.
 struct Timeline {
@@ -29,4 +29,4 @@ struct Timeline {
                                   std::shared_ptr<const LayerMasks> masks) const;
 };
 
-}  // namespace ebca
+}  // namespace ebca::internal

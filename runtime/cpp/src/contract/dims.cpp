@@ -7,7 +7,7 @@
 #include "contract/limits.hpp"
 #include "error.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 constexpr size_t kDigits = 20;
@@ -115,4 +115,4 @@ Shape evaluate(const std::vector<Dim>& dims, const Sizes& sizes) {
     return shape;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -10,7 +10,7 @@
 
 #include "contract/tensor.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // Values of the base names: "batch", "height", ...
 using Sizes = std::map<std::string, int64_t>;
@@ -41,4 +41,4 @@ bool is_same(const std::vector<Dim>& a, const std::vector<Dim>& b);
 int64_t evaluate(const Dim& dim, const Sizes& sizes);
 Shape evaluate(const std::vector<Dim>& dims, const Sizes& sizes);
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -12,7 +12,7 @@
 #include "contract/sha256.hpp"
 #include "error.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace fs = std::filesystem;
 
 namespace {
@@ -103,4 +103,4 @@ std::string read_file(const fs::path& path, int64_t largest) {
     return bytes.str();
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

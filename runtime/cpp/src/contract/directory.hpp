@@ -8,7 +8,7 @@
 
 #include "contract/manifest.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // A directory whose manifest is valid and whose files all exist with the right size. Contents are checked by `verify`
 // and `read`; no file is used before one of them has seen it. Any file may be a link to a regular file.
@@ -34,4 +34,4 @@ EngineDirectory open_directory(const std::filesystem::path& path);
 // The bytes of a regular file. EngineError where it cannot be read or is larger.
 std::string read_file(const std::filesystem::path& path, int64_t largest = INT64_MAX);
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -8,7 +8,7 @@
 #include "contract/limits.hpp"
 #include "error.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 constexpr size_t kShown = 60;
@@ -58,7 +58,7 @@ void check_name(const std::string& name, std::string_view what, int64_t limit) {
 Entry Entry::at(const std::string& name) const {
     if (!value_.is_object()) refuse("an object");
     auto found = value_.find(name);
-    if (found == value_.end()) throw EngineError(ebca::text(member_path(name), " is missing"));
+    if (found == value_.end()) throw EngineError(ebca::internal::text(member_path(name), " is missing"));
     return {*found, member_path(name)};
 }
 
@@ -72,7 +72,7 @@ std::optional<Entry> Entry::get(const std::string& name) const {
 void Entry::members(const Member& visit) const {
     if (!value_.is_object()) refuse("an object");
     for (const auto& [name, value] : value_.items()) {
-        check_name(name, ebca::text("a name in ", path_), limits::path_bytes);
+        check_name(name, ebca::internal::text("a name in ", path_), limits::path_bytes);
         visit(name, Entry(value, member_path(name)));
     }
 }
@@ -80,7 +80,7 @@ void Entry::members(const Member& visit) const {
 std::vector<Entry> Entry::elements() const {
     if (!value_.is_array()) refuse("a list");
     std::vector<Entry> out;
-    for (const json::Value& element : value_) out.emplace_back(element, ebca::text(path_, "[", out.size(), "]"));
+    for (const json::Value& element : value_) out.emplace_back(element, ebca::internal::text(path_, "[", out.size(), "]"));
     return out;
 }
 
@@ -101,7 +101,7 @@ std::vector<std::string> Entry::names() const {
     for (const Entry& element : elements()) {
         out.push_back(element.name());
         if (!seen.insert(out.back()).second) {
-            throw EngineError(ebca::text(path_, " has ", spelled(out.back()), " twice"));
+            throw EngineError(ebca::internal::text(path_, " has ", spelled(out.back()), " twice"));
         }
     }
     return out;
@@ -125,14 +125,14 @@ bool Entry::boolean() const {
 int64_t Entry::integer(int64_t low, int64_t high) const {
     bool huge = value_.is_number_unsigned() && value_.get<uint64_t>() > static_cast<uint64_t>(INT64_MAX);
     if (!value_.is_number_integer() || huge || value_.get<int64_t>() < low || value_.get<int64_t>() > high) {
-        refuse(ebca::text("an integer from ", low, " to ", high));
+        refuse(ebca::internal::text("an integer from ", low, " to ", high));
     }
     return value_.get<int64_t>();
 }
 
 double Entry::number(double low, double high) const {
     bool fits = value_.is_number() && value_.get<double>() >= low && value_.get<double>() <= high;
-    if (!fits) refuse(ebca::text("a number from ", low, " to ", high));
+    if (!fits) refuse(ebca::internal::text("a number from ", low, " to ", high));
     return value_.get<double>();
 }
 
@@ -151,12 +151,12 @@ std::string Entry::sha256() const {
 
 void Entry::refuse(std::string_view needed) const {
     throw EngineError(
-        ebca::text(path_.empty() ? "the document" : path_, " is ", spelled(value_), " instead of ", needed));
+        ebca::internal::text(path_.empty() ? "the document" : path_, " is ", spelled(value_), " instead of ", needed));
 }
 
 std::string Entry::member_path(const std::string& name) const {
-    if (!is_word(name)) return ebca::text(path_, "[", spelled(name), "]");
+    if (!is_word(name)) return ebca::internal::text(path_, "[", spelled(name), "]");
     return path_.empty() ? name : path_ + "." + name;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -12,7 +12,7 @@
 
 #include "contract/json.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // A value, and where in the document it is. Every method throws EngineError if the value is another one.
 class Entry {
@@ -62,4 +62,4 @@ class Entry {
     std::string path_;
 };
 
-}  // namespace ebca
+}  // namespace ebca::internal

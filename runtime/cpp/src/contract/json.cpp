@@ -8,7 +8,7 @@
 #include "contract/limits.hpp"
 #include "error.hpp"
 
-namespace ebca::json {
+namespace ebca::internal::json {
 namespace {
 
 constexpr size_t kLongestMessage = 200;
@@ -109,4 +109,4 @@ int64_t integer(const Value& value, std::string_view what, int64_t smallest, int
     return value.get<int64_t>();
 }
 
-}  // namespace ebca::json
+}  // namespace ebca::internal::json

@@ -6,7 +6,7 @@
 #include <string>
 #include <string_view>
 
-namespace ebca::json {
+namespace ebca::internal::json {
 
 using Value = nlohmann::json;
 
@@ -30,4 +30,4 @@ bool boolean(const Value& value, std::string_view what);
 double number(const Value& value, std::string_view what);  // finite
 int64_t integer(const Value& value, std::string_view what, int64_t smallest, int64_t largest);
 
-}  // namespace ebca::json
+}  // namespace ebca::internal::json

@@ -5,7 +5,7 @@
 #include <cstdint>
 
 // clang-format off
-namespace ebca::limits {
+namespace ebca::internal::limits {
 
 // Size of manifest.json, and of a tokenizer.
 inline constexpr int64_t manifest_bytes = 67108864;
@@ -67,4 +67,4 @@ inline constexpr int64_t table_order = 4;
 // UNet evaluations of a scheduler table.
 inline constexpr int64_t table_evaluations = 4096;
 
-}  // namespace ebca::limits
+}  // namespace ebca::internal::limits

@@ -9,7 +9,7 @@
 #include "contract/validation.hpp"
 #include "error.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 constexpr const char* kFormat = "ebca-engine";
@@ -117,4 +117,4 @@ Manifest parse_manifest(std::string_view bytes, const std::string& what) {
     }
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

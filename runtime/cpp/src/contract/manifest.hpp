@@ -13,7 +13,7 @@
 #include "contract/special_token.hpp"
 #include "contract/tensor.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 struct TensorSpec {
     DType dtype = DType::float32;
@@ -176,4 +176,4 @@ Manifest parse_manifest(std::string_view bytes, const std::string& what = "manif
 // The bytes of a manifest with the digest that they should have; unchanged if they hold none.
 std::string stamped(std::string_view bytes);
 
-}  // namespace ebca
+}  // namespace ebca::internal

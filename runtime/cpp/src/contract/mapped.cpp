@@ -11,7 +11,7 @@
 #include <string>
 #include <system_error>
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 struct Mapping {
@@ -77,4 +77,4 @@ void forget(const std::vector<std::filesystem::path>& files) {
     if (some_are_private) drop_unchanged(names);
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -5,7 +5,7 @@
 #include <shared_mutex>
 #include <vector>
 
-namespace ebca {
+namespace ebca::internal {
 
 // Drop the resident pages of every unchanged mapping of these files. The kernel reads a page from the file again when
 // it is touched, so this changes memory and time, never a value.
@@ -16,4 +16,4 @@ void forget(const std::vector<std::filesystem::path>& files);
 // addresses are.
 std::shared_mutex& mappings();
 
-}  // namespace ebca
+}  // namespace ebca::internal

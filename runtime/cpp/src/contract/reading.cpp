@@ -5,7 +5,7 @@
 #include "contract/limits.hpp"
 #include "error.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 using Names = std::vector<std::string>;
@@ -349,4 +349,4 @@ Manifest read_manifest(const Entry& document) {
     return out;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -5,9 +5,9 @@
 #include "contract/entry.hpp"
 #include "contract/manifest.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // EngineError for a value of the wrong type or range.
 Manifest read_manifest(const Entry& document);
 
-}  // namespace ebca
+}  // namespace ebca::internal

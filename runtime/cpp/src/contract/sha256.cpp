@@ -7,7 +7,7 @@
 
 #include "error.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 constexpr uint32_t kRound[64] = {
@@ -98,4 +98,4 @@ std::string sha256_file(const std::filesystem::path& path) {
     return digest.hex();
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -8,7 +8,7 @@
 #include <string>
 #include <string_view>
 
-namespace ebca {
+namespace ebca::internal {
 
 class Sha256 {
   public:
@@ -31,4 +31,4 @@ std::string sha256(std::string_view bytes);
 // Of a file's contents. EngineError where it cannot be read.
 std::string sha256_file(const std::filesystem::path& path);
 
-}  // namespace ebca
+}  // namespace ebca::internal

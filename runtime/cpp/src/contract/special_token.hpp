@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <string>
 
-namespace ebca {
+namespace ebca::internal {
 
 // The vocabulary must give the token the same id.
 struct SpecialToken {
@@ -12,4 +12,4 @@ struct SpecialToken {
     int64_t id = 0;
 };
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -5,7 +5,7 @@
 
 #include "error.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 size_t item_size(DType dtype) {
     switch (dtype) {
@@ -69,4 +69,4 @@ bool all_finite(const Tensor& tensor) {
     return true;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-namespace ebca {
+namespace ebca::internal {
 
 using Shape = std::vector<int64_t>;
 
@@ -86,4 +86,4 @@ inline bool all_finite(const float* values, int64_t count) {
     return true;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-namespace ebca {
+namespace ebca::internal {
 
 Utf8Char utf8_at(std::string_view text, size_t begin) {
     auto byte = [&](size_t i) { return static_cast<uint8_t>(text[begin + i]); };
@@ -33,4 +33,4 @@ std::string readable(std::string text) {
     return text;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

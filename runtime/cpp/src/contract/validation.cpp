@@ -10,7 +10,7 @@
 #include "contract/limits.hpp"
 #include "error.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 using Tensors = std::map<std::string, TensorSpec>;
@@ -488,4 +488,4 @@ void validate(const Manifest& manifest) {
     for (const auto& [library, plans] : manifest.plans) check_plans(manifest, library, plans);
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

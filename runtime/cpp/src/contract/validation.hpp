@@ -3,9 +3,9 @@
 
 #include "contract/manifest.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // EngineError for parts that are missing or contradict each other, and for paths that leave the directory.
 void validate(const Manifest& manifest);
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -1,6 +1,6 @@
 #include "contract/variant.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 const char* to_string(Variant variant) {
     switch (variant) {
@@ -47,4 +47,4 @@ Variant guided(Variant variant) {
     }
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

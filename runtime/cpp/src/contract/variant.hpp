@@ -1,7 +1,7 @@
 // The forms of the energy attention op.
 #pragma once
 
-namespace ebca {
+namespace ebca::internal {
 
 // Each of the first three computes what the one before computes and more. The guided ones also add a bias per group of
 // tokens to the scores, and return the groups' attention maps.
@@ -15,4 +15,4 @@ bool is_guided(Variant variant);
 Variant plain(Variant variant);
 Variant guided(Variant variant);
 
-}  // namespace ebca
+}  // namespace ebca::internal

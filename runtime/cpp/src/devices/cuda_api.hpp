@@ -5,7 +5,7 @@
 
 #include <cstddef>
 
-namespace ebca {
+namespace ebca::internal {
 
 // CUdeviceptr is an integer of 64 bits, CUdevice an int; CUcontext, CUstream, CUmodule, CUfunction, CUgraph and
 // CUgraphExec are pointers; CUresult, CUdevice_attribute and CUstreamCaptureMode are enums of an int's size.
@@ -93,4 +93,4 @@ void for_each_function(CudaFunctions& api, Visit&& visit) {
     visit("cuLaunchKernel", api.cuLaunchKernel);
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -5,7 +5,7 @@
 
 #include "error.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 using Lock = std::unique_lock<std::recursive_mutex>;
@@ -233,4 +233,4 @@ std::shared_ptr<CudaRecording> CudaDevice::recorded(std::function<void()> enqueu
     return std::make_shared<CudaRecording>(stream_, enqueue, warm_up, make);
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -21,7 +21,7 @@
 #include "devices/gpu_kernels.hpp"
 #include "log.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 class CudaRecording;
 
@@ -65,4 +65,4 @@ class CudaDevice : public Device, public GraphDevice {
     std::shared_ptr<GpuKernels> kernels_;
 };
 
-}  // namespace ebca
+}  // namespace ebca::internal

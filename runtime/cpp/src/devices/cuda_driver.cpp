@@ -10,7 +10,7 @@
 #include "devices/cuda_api.hpp"
 #include "error.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 constexpr const char* kLibrary = "libcuda.so.1";
@@ -231,4 +231,4 @@ void CudaDriver::launch_kernel(void* kernel, const std::array<uint32_t, 3>& grid
           "cuLaunchKernel");
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -7,7 +7,7 @@
 
 #include "devices/driver.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 struct CudaFunctions;
 
@@ -56,4 +56,4 @@ class CudaDriver : public Driver {
     std::vector<void*> modules_;
 };
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -4,7 +4,7 @@
 
 #include "error.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 class CallList : public Replay {
@@ -78,4 +78,4 @@ void run_once(Device& device, const Runner& runner, const Tensors& inputs, const
     }
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

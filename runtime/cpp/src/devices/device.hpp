@@ -14,7 +14,7 @@
 #include "contract/tensor.hpp"
 #include "contract/variant.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // An array of a device, and the host's side of it: the same memory on the CPU, a copy elsewhere.
 struct Shared {
@@ -142,4 +142,4 @@ std::pair<std::string, int> parse_device(const std::string& name);
 // Run a graph once on copies of arrays of the host.
 void run_once(Device& device, const Runner& runner, const Tensors& inputs, const Tensors& outputs);
 
-}  // namespace ebca
+}  // namespace ebca::internal

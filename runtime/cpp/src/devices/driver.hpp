@@ -12,7 +12,7 @@
 
 #include "backends/backend.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // Compute capability, (8, 9) for 8.9.
 using Capability = std::pair<int, int>;
@@ -70,4 +70,4 @@ class Driver {
                                uint32_t shared_bytes, void** parameters) = 0;
 };
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -2,7 +2,7 @@
 
 #include "error.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 // Positions that a program holds in registers: maps of 32x32, the largest that locate subjects.
@@ -45,4 +45,4 @@ SamplingLaunch exclusion_launch(const Tensors& arrays, int64_t layer_stride) {
     return out;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

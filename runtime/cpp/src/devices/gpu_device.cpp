@@ -5,7 +5,7 @@
 #include "devices/cuda_driver.hpp"
 #include "devices/gpu_kernels.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 Gpu open_gpu(int index, const GpuOptions& options, const std::string& ort_library, Log log) {
     auto driver = std::make_shared<CudaDriver>(index, options.stream);
@@ -14,4 +14,4 @@ Gpu open_gpu(int index, const GpuOptions& options, const std::string& ort_librar
     return {std::make_shared<CudaDevice>(std::move(driver), std::move(kernels), std::move(log)), std::move(backend)};
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -8,7 +8,7 @@
 #include "devices/device.hpp"
 #include "log.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 struct GpuOptions {
     void* stream = nullptr;            // see CudaDriver
@@ -25,4 +25,4 @@ struct Gpu {
 // BackendError: there is no driver, no such GPU, no kernels, or no ONNX Runtime for it.
 Gpu open_gpu(int index, const GpuOptions& options, const std::string& ort_library, Log log);
 
-}  // namespace ebca
+}  // namespace ebca::internal

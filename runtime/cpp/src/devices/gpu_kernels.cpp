@@ -4,7 +4,7 @@
 #include "devices/sampling_launches.hpp"
 #include "error.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 constexpr const char* kDtype = "float16";
@@ -119,4 +119,4 @@ void* GpuKernels::function(const Binary& binary) {
     return found;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

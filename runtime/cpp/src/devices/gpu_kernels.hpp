@@ -11,7 +11,7 @@
 #include "devices/driver.hpp"
 #include "devices/kernel_set.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // Binaries are loaded when they are first bound. Use while the device is held (`Device::ready`).
 class GpuKernels : public std::enable_shared_from_this<GpuKernels> {
@@ -43,4 +43,4 @@ class GpuKernels : public std::enable_shared_from_this<GpuKernels> {
     std::map<const Binary*, void*> functions_;
 };
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -13,7 +13,7 @@
 #include "contract/sha256.hpp"
 #include "error.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 using json::Value;
@@ -433,4 +433,4 @@ OpLaunches KernelSet::launches(Variant variant, Capability capability, const std
     return out;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -15,7 +15,7 @@
 #include "contract/variant.hpp"
 #include "devices/driver.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // Sizes of one call. All tensors are contiguous, in the shapes of the op's contract.
 struct OpShape {
@@ -132,4 +132,4 @@ class KernelSet {
 // this library is installed in.
 std::filesystem::path kernels_folder(const std::string& named);
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -5,7 +5,7 @@
 #include "devices/kernel_set.hpp"
 #include "error.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 std::filesystem::path kernels_folder(const std::string& named) {
     if (!named.empty()) return named;
@@ -25,4 +25,4 @@ std::filesystem::path kernels_folder(const std::string& named) {
                        "name their folder in the parameters or in EBCA_KERNELS_DIR");
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

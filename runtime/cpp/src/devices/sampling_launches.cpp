@@ -4,7 +4,7 @@
 
 #include "error.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 constexpr int64_t kBlock = 256;
@@ -69,4 +69,4 @@ SamplingLaunch sampling_launch(const std::string& kernel, const Tensors& arrays)
     return out;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

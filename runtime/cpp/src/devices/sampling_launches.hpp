@@ -8,7 +8,7 @@
 
 #include "contract/tensor.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // One launch: the kernel's integers, and its number of blocks.
 struct SamplingLaunch {
@@ -20,4 +20,4 @@ struct SamplingLaunch {
 // ParameterError for sizes that a kernel cannot have.
 SamplingLaunch sampling_launch(const std::string& kernel, const Tensors& arrays);
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -5,7 +5,7 @@
 #include "contract/tensor.hpp"
 #include "error.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 constexpr int64_t kLargest = int64_t{1} << 60;
@@ -60,4 +60,4 @@ Layout lay_out(const std::map<std::string, Lifetime>& tensors) {
     return layout;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -8,7 +8,7 @@
 
 #include "contract/manifest.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // A tensor of `bytes`, written at step `first` and last read at step `last` (inclusive).
 struct Lifetime {
@@ -34,4 +34,4 @@ std::map<std::string, Lifetime> lifetimes(const std::vector<Step>& steps, const 
 // overflows.
 Layout lay_out(const std::map<std::string, Lifetime>& tensors);
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -1,6 +1,6 @@
 #include "execution/block.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 Block::Block(Device& device, const std::vector<Spec>& specs) {
     int64_t total = 0;
@@ -19,4 +19,4 @@ Tensor Block::words() const {
     return memory_->view(0, {memory_->bytes() / static_cast<int64_t>(item_size(DType::int32))}, DType::int32);
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -11,7 +11,7 @@
 #include "contract/tensor.hpp"
 #include "devices/device.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // Tensors of given shapes and dtypes, each aligned to kAlignment.
 class Block {
@@ -37,4 +37,4 @@ class Block {
     std::optional<Memory> memory_;
 };
 
-}  // namespace ebca
+}  // namespace ebca::internal

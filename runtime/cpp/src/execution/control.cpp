@@ -5,7 +5,7 @@
 
 #include "error.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 // Smallest |sum of weights| over the sum of |weights|: rounding grows by the inverse of this ratio.
@@ -111,4 +111,4 @@ LayerMasks layer_masks(const Array& mask, const std::vector<LayerSpec>& layers, 
     return masks;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

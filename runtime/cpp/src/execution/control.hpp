@@ -10,7 +10,7 @@
 #include "contract/tensor.hpp"
 #include "contract/variant.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // One mask [B,S,N] per size (height, width) of a layer's positions.
 using LayerMasks = std::map<std::pair<int64_t, int64_t>, Array>;
@@ -41,4 +41,4 @@ LayerMasks layer_masks(const Array& mask, const std::vector<LayerSpec>& layers, 
 // [n,1,h,w] to [n,height,width] as the authors resize a mask for a layer: bilinear, corners aligned, no threshold.
 Array resize_mask(const Array& mask, int64_t height, int64_t width);
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -6,7 +6,7 @@
 #include "error.hpp"
 #include "execution/arena.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 void copy(const Array& from, const Tensor& to) {
@@ -257,4 +257,4 @@ Executor::Operands Executor::segment_operands(const Step& step, Variant variant)
     return work;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

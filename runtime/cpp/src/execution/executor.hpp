@@ -19,7 +19,7 @@
 #include "execution/control.hpp"
 #include "execution/guided.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // Opens a component by name, for given sizes: batch, contexts, tokens, height, width.
 using OpenRunner = std::function<std::shared_ptr<Runner>(const std::string&, const Sizes&)>;
@@ -130,4 +130,4 @@ class Executor {
     std::map<std::pair<Variant, bool>, std::unique_ptr<Replay>> recorded_;
 };
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 // The kernels read and write vectors of 16 bytes.
@@ -54,4 +54,4 @@ void GuidedTensors::add(int64_t layer, Tensors& inputs, Tensors& outputs) const 
     outputs.emplace_back("maps", maps_->view(offset, shape_, DType::float32));
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

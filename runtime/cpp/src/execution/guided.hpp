@@ -11,7 +11,7 @@
 #include "contract/tensor.hpp"
 #include "devices/device.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // Arrays of the layers that `UNetSpec::subject_layers` names, which all have N positions. Letters: B rows, S contexts,
 // T tokens, G groups of tokens, L sources.
@@ -55,4 +55,4 @@ class GuidedTensors {
     Shared seen_;
 };
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -5,7 +5,7 @@
 
 #include "error.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 constexpr int64_t kWordBytes = 4;
@@ -87,4 +87,4 @@ void HostEmbeddings::write(double timestep) const {
     }
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -12,7 +12,7 @@
 #include "execution/block.hpp"
 #include "execution/executor.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // A table of embeddings with one row per timestep, for evaluations of one executor.
 class TimeTable {
@@ -55,4 +55,4 @@ class HostEmbeddings {
     std::unique_ptr<TimeTable> table_;
 };
 
-}  // namespace ebca
+}  // namespace ebca::internal

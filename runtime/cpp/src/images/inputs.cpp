@@ -6,7 +6,7 @@
 #include "images/resize.hpp"
 #include "parameters.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 constexpr int64_t kLargestSide = 1 << 16;
@@ -123,4 +123,4 @@ Array latent_mask(const Array& masks, int64_t downscale) {
     return out;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -8,7 +8,7 @@
 
 #include "contract/tensor.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // Pixels that the caller owns: [height,width,channels] uint8 without gaps, 1 (grey), 3 (RGB) or 4 channels (alpha last).
 struct ImageView {
@@ -36,4 +36,4 @@ Array load_masks(const std::vector<ImageView>& masks, int64_t height, int64_t wi
 // [n,1,H,W] to [n,1,h,w]: the top left pixel of each block, as in the authors' code.
 Array latent_mask(const Array& masks, int64_t downscale);
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -5,7 +5,7 @@
 
 #include "parameters.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 // [n][3]: mean colour of the pixels outside the mask; grey if there are none.
@@ -121,4 +121,4 @@ Array per_image(const char* items, const Array& values, int64_t batch) {
     return out;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -11,7 +11,7 @@
 #include "sampling/noise.hpp"
 #include "sampling/schedulers.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // Images and masks at the session's size: pixels [n,H,W,3] in [0, 1]; mask [n or 1,1,H,W] and hole [n or 1,1,h,w] of
 // 0 and 1, both or neither.
@@ -44,4 +44,4 @@ std::optional<Array> update_mask(const std::optional<Source>& source, Task task,
 // One for all or one each to [batch,...]. items: "images" or "masks". ParameterError for another number.
 Array per_image(const char* items, const Array& values, int64_t batch);
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-namespace ebca {
+namespace ebca::internal {
 
 Array to_unit_range(const Array& decoded) {
     int64_t height = decoded.size(2), width = decoded.size(3), plane = height * width;
@@ -27,4 +27,4 @@ std::vector<uint8_t> to_bytes(const Array& images) {
     return out;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -6,7 +6,7 @@
 
 #include "contract/tensor.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // [n,3,H,W] in [-1, 1] to [n,H,W,3] in [0, 1].
 Array to_unit_range(const Array& decoded);
@@ -14,4 +14,4 @@ Array to_unit_range(const Array& decoded);
 // Values in [0, 1] to bytes.
 std::vector<uint8_t> to_bytes(const Array& images);
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -6,7 +6,7 @@
 
 #include "parameters.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 // The means of the pixels whose centres are nearest to each target cell, along one axis, as Pillow's box filter makes
@@ -62,4 +62,4 @@ Array coverage(const std::string& subject, const ImageView& mask, const std::str
     return share;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

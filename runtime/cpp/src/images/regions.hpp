@@ -8,7 +8,7 @@
 #include "contract/tensor.hpp"
 #include "images/inputs.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // Height and width.
 using Size = std::array<int64_t, 2>;
@@ -19,4 +19,4 @@ using Size = std::array<int64_t, 2>;
 Array coverage(const std::string& subject, const ImageView& mask, const std::string& name, const Size& size,
                const Size& grid, const Warn& warn);
 
-}  // namespace ebca
+}  // namespace ebca::internal

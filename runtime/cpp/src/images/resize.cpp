@@ -4,7 +4,7 @@
 #include <cmath>
 #include <utility>
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 // Pillow computes in fixed point: 8 bits of result, 2 for values beyond the range.
@@ -90,4 +90,4 @@ Pixels resized(Pixels pixels, int64_t height, int64_t width) {
     return pixels;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-namespace ebca {
+namespace ebca::internal {
 
 struct Pixels {
     int64_t height, width;
@@ -14,4 +14,4 @@ struct Pixels {
 // UnsupportedError for another size in a library that is built without resizing.
 Pixels resized(Pixels pixels, int64_t height, int64_t width);
 
-}  // namespace ebca
+}  // namespace ebca::internal

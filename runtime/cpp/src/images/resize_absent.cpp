@@ -2,7 +2,7 @@
 #include "images/resize.hpp"
 #include "parameters.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 Pixels resized(Pixels pixels, int64_t height, int64_t width) {
     if (pixels.height != height || pixels.width != width) {
@@ -11,4 +11,4 @@ Pixels resized(Pixels pixels, int64_t height, int64_t width) {
     return pixels;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -5,7 +5,7 @@
 
 #include "sampling/known.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 Shape of_room(int64_t room, Shape latents) {
@@ -48,4 +48,4 @@ void DeviceKnown::begin(const SchedulerTable& table, const Tensor& start, std::v
     device_.upload({known_.shared()});
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

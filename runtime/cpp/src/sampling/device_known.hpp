@@ -12,7 +12,7 @@
 #include "sampling/noise.hpp"
 #include "sampling/schedulers.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 class DeviceKnown {
   public:
@@ -31,4 +31,4 @@ class DeviceKnown {
     std::unique_ptr<Call> call_;
 };
 
-}  // namespace ebca
+}  // namespace ebca::internal

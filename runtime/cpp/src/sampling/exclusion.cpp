@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-namespace ebca {
+namespace ebca::internal {
 
 ExclusionState::ExclusionState(const GuidedTensors& guided, Device& device, int64_t evaluations)
     : evaluations_(evaluations) {
@@ -67,7 +67,7 @@ void ExclusionState::begin(GuidedTensors& guided, const SubjectInputs& inputs) {
     std::fill_n(host<float>("strengths"), evaluations_ * 2, 0.0f);
     int64_t later = std::min(inputs.strengths.size(0) - 1, evaluations_);
     std::copy_n(inputs.strengths.values.begin() + 2, later * 2, host<float>("strengths"));
-    ebca::begin(tensors(guided, nullptr, nullptr), inputs.strengths.values.at(0));
+    ebca::internal::begin(tensors(guided, nullptr, nullptr), inputs.strengths.values.at(0));
 }
 
 HostExclusion::HostExclusion(GuidedTensors& guided, const SubjectInputs& inputs)
@@ -101,4 +101,4 @@ void DeviceExclusion::begin(const SubjectInputs& inputs) {
     device_.upload(written);
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -12,7 +12,7 @@
 #include "sampling/exclusive_attention.hpp"
 #include "sampling/subjects.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // Tensors of `ExclusiveAttention` by name, but for "step", "maps" and "bias".
 class ExclusionState {
@@ -79,4 +79,4 @@ class DeviceExclusion {
     std::unique_ptr<Call> call_;
 };
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstdlib>
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 // Smallest distance between the centres of two subjects, in sides of the grid.
@@ -168,4 +168,4 @@ DistanceTables distance_tables(int64_t height, int64_t width, double window) {
     return out;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

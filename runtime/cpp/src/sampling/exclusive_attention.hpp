@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <vector>
 
-namespace ebca {
+namespace ebca::internal {
 
 // The tensors, in memory of the caller.
 struct ExclusiveAttention {
@@ -43,4 +43,4 @@ struct DistanceTables {
 // window: standard deviation of a subject's place, in smaller sides of the grid. Computed in float64 and rounded once.
 DistanceTables distance_tables(int64_t height, int64_t width, double window);
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -6,7 +6,7 @@
 
 #include "error.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 // Capacity grows in these increments, so that most numbers of evaluations need no new recording.
@@ -230,4 +230,4 @@ std::unique_ptr<TimeTable> GraphSampler::time_table(std::map<std::string, Shared
     return table;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -28,7 +28,7 @@
 #include "sampling/sampler.hpp"
 #include "sampling/schedulers.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // Inputs of one run, which must outlive it. The prompts' embeddings are in the executor's contexts already.
 struct TableRun {
@@ -88,4 +88,4 @@ class GraphSampler {
     std::pair<std::pair<std::vector<Variant>, bool>, std::shared_ptr<Recording>> chain_;
 };
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -7,7 +7,7 @@
 #include "error.hpp"
 #include "parameters.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 constexpr int64_t kSmallest = 8;
@@ -133,4 +133,4 @@ Adjust NoiseRegularization::start(int64_t images) const {
     };
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

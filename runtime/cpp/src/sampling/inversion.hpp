@@ -10,7 +10,7 @@
 #include "sampling/pcg64.hpp"
 #include "sampling/sampler.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // Gradient steps on each noise prediction: off-centre auto-correlation, and divergence from a standard normal.
 struct NoiseRegularization {
@@ -29,4 +29,4 @@ struct NoiseRegularization {
     Adjust start(int64_t images) const;
 };
 
-}  // namespace ebca
+}  // namespace ebca::internal

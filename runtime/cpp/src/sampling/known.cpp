@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-namespace ebca {
+namespace ebca::internal {
 
 KnownLatents::KnownLatents(const SchedulerTable& table, const Array& start, std::vector<NormalStream>& streams)
     : weights_(table.recurrence), streams_(streams) {
@@ -33,4 +33,4 @@ void KnownLatents::next(Array& out) {
     ++index_;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -12,7 +12,7 @@
 #include "sampling/noise.hpp"
 #include "sampling/schedulers.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // known_0, known_1, ... of one run, one after the other.
 class KnownLatents {
@@ -33,4 +33,4 @@ class KnownLatents {
     std::deque<Array> noises_;                // z_i, z_{i-1}, ...
 };
 
-}  // namespace ebca
+}  // namespace ebca::internal

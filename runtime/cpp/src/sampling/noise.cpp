@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 constexpr int64_t kBlock = 16;
@@ -73,4 +73,4 @@ Array draw(std::vector<NormalStream>& streams, const Shape& shape) {
     return out;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

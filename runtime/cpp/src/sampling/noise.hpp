@@ -9,7 +9,7 @@
 
 #include "contract/tensor.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // Standard normal values, draw after draw, equal to those of one PyTorch CPU generator within 1e-6.
 class NormalStream {
@@ -33,4 +33,4 @@ class NormalStream {
 // The next values for n images [n,...]: from one stream for all of them, or from one each.
 Array draw(std::vector<NormalStream>& streams, const Shape& shape);
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -2,7 +2,7 @@
 
 #include <array>
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 constexpr size_t kPool = 4;
@@ -80,4 +80,4 @@ uint32_t Pcg64::integers(uint32_t bound) {
     return static_cast<uint32_t>(product >> 32);
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <optional>
 
-namespace ebca {
+namespace ebca::internal {
 
 // PCG64 (O'Neill, 2014: XSL RR 128/64), seeded as numpy's SeedSequence seeds it.
 class Pcg64 {
@@ -27,4 +27,4 @@ class Pcg64 {
     std::optional<uint32_t> upper_;
 };
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -7,7 +7,7 @@
 #include "error.hpp"
 #include "parameters.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 // Equations 8a to 8c of the paper with DDIM's step (arXiv 2010.02502, equation 12) in place of DDPM's.
@@ -107,4 +107,4 @@ Array repaint(NoisePredictor& predictor, const RePaintSchedule& schedule, const 
     return latents;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -10,7 +10,7 @@
 #include "sampling/noise.hpp"
 #include "sampling/sampler.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // Settings of RePaint.
 struct RePaint {
@@ -57,4 +57,4 @@ class RePaintSchedule {
 Array repaint(NoisePredictor& predictor, const RePaintSchedule& schedule, const Array& start, const Array& clean,
               const Array& hole, std::vector<NormalStream>& streams, double eta, const Watch& watch);
 
-}  // namespace ebca
+}  // namespace ebca::internal

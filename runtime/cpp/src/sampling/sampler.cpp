@@ -8,7 +8,7 @@
 #include "parameters.hpp"
 #include "sampling/known.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 void Watch::report(const StepInfo& info) const {
     bool stop = (on_step && !on_step(info)) || (cancelled && cancelled->load());
@@ -123,4 +123,4 @@ void check_latents(const Array& latents, double timestep) {
     throw rules::latents_ran_away(timestep);
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

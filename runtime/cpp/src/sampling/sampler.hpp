@@ -16,7 +16,7 @@
 #include "sampling/schedulers.hpp"
 #include "sampling/subjects.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // State after one evaluation; the arrays are overwritten by the next one.
 struct StepInfo {
@@ -100,4 +100,4 @@ void set_extra_channels(Executor& executor, const Array& channels);
 // NumericalError for latents that are not finite.
 void check_latents(const Array& latents, double timestep);
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -11,7 +11,7 @@
 #include "error.hpp"
 #include "parameters.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "tables are little-endian and read as they lie");
@@ -263,4 +263,4 @@ std::vector<double> load_alphas_cumprod(const EngineDirectory& directory) {
     return read_values(directory, section.alphas_cumprod, 0, section.train_timesteps, section.train_timesteps);
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

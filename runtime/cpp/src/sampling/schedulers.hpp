@@ -15,7 +15,7 @@
 #include "contract/tensor.hpp"
 #include "error.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // What a directory stores of m evaluations: the latents x_i are the sum of a[i, k] x_{i-1-k}, b[i, k] e_{i-k} and
 // c[i, k] z_{i-k}, with z_i the noise that a stochastic scheduler draws in evaluation i.
@@ -97,4 +97,4 @@ SchedulerTable load_table(const EngineDirectory& directory, const std::string& n
 // [train_timesteps]: the product of (1 - beta) up to each training timestep. EngineError for a damaged file.
 std::vector<double> load_alphas_cumprod(const EngineDirectory& directory);
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -9,7 +9,7 @@
 
 #include "contract/tensor.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // The subjects of n images, and how strongly they are kept apart. Letters: m evaluations (RePaint: steps), T tokens,
 // G groups, h x w the grid of the maps.
@@ -36,4 +36,4 @@ struct SubjectInputs {
     }
 };
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -2,7 +2,7 @@
 #include "parameters.hpp"
 #include "tokenizer/prompt_tokenizer.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 PromptTokenizer PromptTokenizer::from_json(std::string_view, const TokenizerInfo&) {
     throw rules::no_tokenizer();
@@ -29,4 +29,4 @@ std::vector<int64_t> PromptTokenizer::ids(std::string_view) const {
     throw rules::no_tokenizer();
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -5,7 +5,7 @@
 #include "error.hpp"
 #include "tokenizer/unicode.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 constexpr size_t kNone = SIZE_MAX;
@@ -137,4 +137,4 @@ std::vector<BytePairEncoding::Token> BytePairEncoding::encode(std::string_view w
     return tokens;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

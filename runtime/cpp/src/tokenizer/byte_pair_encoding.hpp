@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-namespace ebca {
+namespace ebca::internal {
 
 struct BytePairEncodingJson {
     std::unordered_map<std::string, uint32_t> vocabulary;     // entry to id
@@ -53,4 +53,4 @@ class BytePairEncoding {
     std::unordered_map<uint32_t, std::string> entries_;
 };
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -9,7 +9,7 @@
 #include "error.hpp"
 #include "parameters.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 // In quotes, with line ends and other control characters readable.
@@ -245,4 +245,4 @@ std::string PromptTokenizer::entry(int64_t id) const {
     return token.empty() ? text("#", id) : token;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -16,7 +16,7 @@
 #include "tokenizer/tokenizer.hpp"
 #include "tokenizer/weighted.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // The manifest's `tokenizer.info`.
 struct TokenizerInfo {
@@ -112,4 +112,4 @@ class PromptTokenizer {
     TokenizerInfo info_;
 };
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -6,7 +6,7 @@
 
 #include "error.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 using unicode::CharClass;
@@ -197,4 +197,4 @@ void Tokenizer::append_word(const Text& text, Piece word, size_t number, Encodin
     }
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

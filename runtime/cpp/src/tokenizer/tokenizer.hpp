@@ -13,7 +13,7 @@
 #include "tokenizer/tokenizer_json.hpp"
 #include "tokenizer/unicode.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 // The tokens of one text, in order. The three vectors have one entry per token.
 struct Encoding {
@@ -74,4 +74,4 @@ class Tokenizer {
     std::unordered_map<std::string, int64_t> added_ids_;
 };
 
-}  // namespace ebca
+}  // namespace ebca::internal

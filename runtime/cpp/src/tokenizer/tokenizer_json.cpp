@@ -8,7 +8,7 @@
 #include "contract/json.hpp"
 #include "error.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 using json::Value;
@@ -188,4 +188,4 @@ TokenizerJson parse_tokenizer_json(std::string_view bytes) {
     return read(root);
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

@@ -9,7 +9,7 @@
 
 #include "tokenizer/byte_pair_encoding.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 
 enum class Normalizer {
     nfc,
@@ -36,4 +36,4 @@ struct TokenizerJson {
 // Truncation, padding and decoder are not read: the runtime sets its own limits and decodes nothing.
 TokenizerJson parse_tokenizer_json(std::string_view text);
 
-}  // namespace ebca
+}  // namespace ebca::internal

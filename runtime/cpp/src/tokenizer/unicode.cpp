@@ -7,7 +7,7 @@
 #include "error.hpp"
 #include "tokenizer/unicode_tables.hpp"
 
-namespace ebca::unicode {
+namespace ebca::internal::unicode {
 namespace {
 
 constexpr char32_t kSyllables = 0xAC00, kLeads = 0x1100, kVowels = 0x1161, kTails = 0x11A7;
@@ -69,7 +69,7 @@ struct Change {
 };
 
 // Gives changed characters their place in the original. `changes` consume all of `text`.
-Text apply(const Text& text, const std::vector<Change>& changes) {
+Text with_places(const Text& text, const std::vector<Change>& changes) {
     Text result;
     result.reserve(changes.size());
     size_t next = 0;
@@ -119,7 +119,7 @@ Text decode(std::string_view utf8) {
     for (size_t begin = 0; begin < utf8.size();) {
         auto [value, length] = utf8_at(utf8, begin);
         if (length == 0) {
-            throw ParameterError(ebca::text("the text is not valid UTF-8 at byte ", begin), "give UTF-8");
+            throw ParameterError(ebca::internal::text("the text is not valid UTF-8 at byte ", begin), "give UTF-8");
         }
         text.push_back({value, {begin, begin + length}});
         begin += length;
@@ -166,7 +166,7 @@ Text nfc(const Text& text) {
         if (change.combining_class == 0) starter = composed.size();
         composed.push_back(change);
     }
-    return apply(text, composed);
+    return with_places(text, composed);
 }
 
 Text lower_case(const Text& text) {
@@ -202,4 +202,4 @@ Text collapse_spaces(const Text& text) {
     return result;
 }
 
-}  // namespace ebca::unicode
+}  // namespace ebca::internal::unicode

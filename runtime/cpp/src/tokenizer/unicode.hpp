@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-namespace ebca::unicode {
+namespace ebca::internal::unicode {
 
 enum class CharClass : uint8_t { other, letter, number, space };  // other: unassigned code points too
 
@@ -38,4 +38,4 @@ Text lower_case(const Text& text);
 // Each run of white space becomes one space.
 Text collapse_spaces(const Text& text);
 
-}  // namespace ebca::unicode
+}  // namespace ebca::internal::unicode

@@ -5,7 +5,7 @@
 
 #include <iterator>
 
-namespace ebca::unicode {
+namespace ebca::internal::unicode {
 
 // clang-format off
 static const Range letters_rows[] = {
@@ -791,4 +791,4 @@ const Table<Composition> compositions{compositions_rows, std::end(compositions_r
 
 // clang-format on
 
-}  // namespace ebca::unicode
+}  // namespace ebca::internal::unicode

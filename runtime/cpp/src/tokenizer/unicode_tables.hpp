@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-namespace ebca::unicode {
+namespace ebca::internal::unicode {
 
 template <typename Row>
 struct Table {
@@ -46,4 +46,4 @@ extern const Table<CombiningRange> combining_ranges;
 extern const Table<Decomposition> decompositions;
 extern const Table<Composition> compositions;
 
-}  // namespace ebca::unicode
+}  // namespace ebca::internal::unicode

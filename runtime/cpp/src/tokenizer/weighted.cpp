@@ -11,7 +11,7 @@
 #include "error.hpp"
 #include "parameters.hpp"
 
-namespace ebca {
+namespace ebca::internal {
 namespace {
 
 constexpr double kUp = 1.1;
@@ -222,4 +222,4 @@ Weighted parse_weights(std::string_view prompt) {
     return out;
 }
 
-}  // namespace ebca
+}  // namespace ebca::internal

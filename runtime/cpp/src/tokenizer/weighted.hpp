@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-namespace ebca {
+namespace ebca::internal {
 
 // Bytes [begin, end) of the plain text, which have one weight.
 struct Segment {
@@ -30,4 +30,4 @@ Weighted unweighted(std::string_view prompt);
 // out of range, syntax that is not supported, or bytes that are not UTF-8.
 Weighted parse_weights(std::string_view prompt);
 
-}  // namespace ebca
+}  // namespace ebca::internal
