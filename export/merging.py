@@ -15,7 +15,6 @@ from ebca.engines.adapters.modules import Modules
 from ebca.engines.contract.weights import StoredWeight
 from ebca.errors import ParameterError
 from ebca.export.checkpoint.model import Checkpoint
-from ebca.export.weights import matrices
 
 
 def merged(
@@ -26,7 +25,7 @@ def merged(
     Raises:
         ParameterError: a file that cannot be read or does not fit the checkpoint.
     """
-    parameters = matrices(checkpoint)
+    parameters = checkpoint.matrices()
     modules = Modules(
         {
             part: {name: StoredWeight(tuple(value.shape), ()) for name, value in named.items()}

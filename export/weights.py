@@ -28,22 +28,6 @@ def networks(checkpoint: Checkpoint) -> list[nn.Module]:
     return [m for m in parts if m is not None]
 
 
-def matrices(checkpoint: Checkpoint) -> dict[str, dict[str, nn.Parameter]]:
-    """Part of the model -> name -> weights with two or four axes, which LoRAs change."""
-    found = {"unet": _matrices(checkpoint.unet)}
-    if checkpoint.text_encoder is not None:
-        # As checkpoints and LoRAs name them; versions of transformers differ.
-        found["text_encoder"] = {
-            f"text_model.{name.removeprefix('text_model.')}": value
-            for name, value in _matrices(checkpoint.text_encoder).items()
-        }
-    return found
-
-
-def _matrices(network: nn.Module) -> dict[str, nn.Parameter]:
-    return {n: p for n, p in network.named_parameters() if p.ndim in (2, 4) and n.endswith(".weight")}
-
-
 def stored_bytes(parameters: Iterable[nn.Parameter], options: ExportOptions) -> int:
     """Bytes that parameters take in an engine directory."""
     return sum(p.numel() * options.bytes_per_weight for p in parameters)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from torch import nn
 from transformers import CLIPTextModel
 
 
@@ -29,3 +30,18 @@ class Checkpoint:
     notices: tuple[str, ...] = ()
     # by the names that they have in the engine
     controlnets: dict[str, ControlNetModel] = field(default_factory=dict)
+
+    def matrices(self) -> dict[str, dict[str, nn.Parameter]]:
+        """Part of the model -> name -> weights with two or four axes, which LoRAs change."""
+        found = {"unet": _matrices(self.unet)}
+        if self.text_encoder is not None:
+            # As checkpoints and LoRAs name them; versions of transformers differ.
+            found["text_encoder"] = {
+                f"text_model.{name.removeprefix('text_model.')}": value
+                for name, value in _matrices(self.text_encoder).items()
+            }
+        return found
+
+
+def _matrices(network: nn.Module) -> dict[str, nn.Parameter]:
+    return {n: p for n, p in network.named_parameters() if p.ndim in (2, 4) and n.endswith(".weight")}

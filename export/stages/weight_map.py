@@ -15,7 +15,6 @@ from ebca.engines.contract.manifest import Component
 from ebca.engines.contract.weights import FILE, Copy, StoredWeight, Weights, to_json
 from ebca.export.checkpoint.model import Checkpoint
 from ebca.export.stages.context import Context, StageResult
-from ebca.export.weights import matrices
 
 # Values of a weight that are compared first.
 _SAMPLES = 61
@@ -64,7 +63,7 @@ def _parameters(checkpoint: Checkpoint) -> _Parameters:
     """(part, name) -> values in float32."""
     return {
         (part, name): value.detach().numpy()
-        for part, named in matrices(checkpoint).items()
+        for part, named in checkpoint.matrices().items()
         for name, value in named.items()
     }
 

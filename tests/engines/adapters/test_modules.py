@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from ebca.engines.adapters.modules import Modules, Weight, _compvis
+from ebca.engines.adapters.compvis import module_name
+from ebca.engines.adapters.modules import Modules, Weight
 from ebca.engines.contract.weights import StoredWeight
 
 SD: dict[str, Any] = {
@@ -34,12 +35,10 @@ def test_compvis_names(config: dict[str, Any]) -> None:
         unet = UNet2DConditionModel(**config)
     layers = config.get("layers_per_block", 2)
     attentive = {i for i, kind in enumerate(config["up_block_types"]) if "Attn" in kind}
-    # Norms at the end, which no LoRA changes.
-    edges = {"conv_norm_out": "out.0"}
     ldm, origin = {}, {}
     for name, value in unet.named_parameters():
         module, _, kind = name.rpartition(".")
-        theirs = edges.get(module) or _compvis(module, layers, attentive)
+        theirs = module_name(module, layers, attentive)
         assert theirs is not None, module
         key = f"model.diffusion_model.{theirs}.{kind}"
         assert key not in ldm
