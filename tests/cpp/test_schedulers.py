@@ -21,7 +21,7 @@ from ebca.runtime import native
 from ebca.runtime.sampling.tables import load_table
 
 NAMES = ["ddpm", "euler_ancestral", "heun", "dpmpp_2m_sde", "dpmpp_sde_karras", "lcm", "tcd"]
-SOURCES = [*building.CONTRACT, "contract/directory", "contract/utf8", "execution/arena", "sampling/schedulers"]
+SOURCES = [*building.DIRECTORY, "contract/utf8", "execution/arena", "sampling/schedulers"]
 STEPS = (1, 4, 5)
 
 

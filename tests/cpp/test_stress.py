@@ -28,7 +28,7 @@ def stress(library_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     program = tmp_path_factory.mktemp("stress") / "stress"
     options = ["-std=c++17", "-O0", "-Wall", "-Wextra", "-Werror", f"-I{CPP / 'include'}", "-pthread"]
     library = [f"-L{library_file.parent}", "-lebca", f"-Wl,-rpath,{library_file.parent}"]
-    building.run("c++", *options, Path(__file__).with_name("stress.cpp"), *library, "-o", program)
+    building.run(*building.compiler(), *options, Path(__file__).with_name("stress.cpp"), *library, "-o", program)
     return program
 
 
@@ -91,7 +91,7 @@ def test_sanitizers_find_nothing(
     ("target", "sources"),
     [
         ("manifest", ["execution/arena", *building.CONTRACT]),
-        ("table", [*building.CONTRACT, "contract/directory", "sampling/schedulers"]),
+        ("table", [*building.DIRECTORY, "sampling/schedulers"]),
     ],
 )
 def test_fuzz_targets_take_their_seeds(

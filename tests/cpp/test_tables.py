@@ -11,7 +11,7 @@ from helpers import building
 
 from ebca.runtime.sampling.tables import SchedulerTable, load_table
 
-SOURCES = [*building.CONTRACT, "contract/directory", "contract/utf8", "execution/arena", "sampling/schedulers"]
+SOURCES = [*building.DIRECTORY, "contract/utf8", "execution/arena", "sampling/schedulers"]
 STEPS = (2, 3, 5, 15, 50, 199, 200)
 
 

@@ -15,6 +15,8 @@ CONTRACT = [
     f"contract/{name}" for name in ("dims", "entry", "json", "manifest", "reading", "sha256", "tensor", "validation")
 ]
 """The sources that a program needs to read manifests."""
+DIRECTORY = [*CONTRACT, "contract/directory", "platform/linux", "platform/posix"]
+"""The sources that a program needs to open engine directories."""
 
 
 def unavailable(reason: str) -> NoReturn:
@@ -22,6 +24,11 @@ def unavailable(reason: str) -> NoReturn:
     if os.environ.get("EBCA_CPP_REQUIRED"):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def compiler() -> list[str]:
+    """The C++ compiler with its options: CXX and EBCA_CXXFLAGS, which choose another standard library too."""
+    return [os.environ.get("CXX", "c++"), *os.environ.get("EBCA_CXXFLAGS", "").split()]
 
 
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -51,4 +58,4 @@ def link(
     """Build a program from some sources of its own and some of the library, which are compiled already."""
     includes = [f"-I{option.partition('=')[2]}" for option in header_options]
     objects = [cmake_build / "CMakeFiles" / "ebca_core.dir" / "src" / f"{name}.cpp.o" for name in sources]
-    run("c++", "-std=c++17", "-O0", f"-I{CPP / 'src'}", *includes, *mains, *objects, "-o", program)
+    run(*compiler(), "-std=c++17", "-O0", f"-I{CPP / 'src'}", *includes, *mains, *objects, "-o", program)

@@ -9,10 +9,6 @@
 
 namespace ebca::internal {
 
-// Host memory that this process can have for one call at most: what the machine has available, within the limits of the
-// process's control groups (version 2) and of RLIMIT_AS, and what the process itself holds. INT64_MAX if it is unknown.
-int64_t available_bytes();
-
 // OutOfMemoryError if the tensors of one evaluation do not fit. sizes: batch (rows), contexts, tokens, height, width.
 void check_host_memory(const UNetSpec& unet, const Sizes& sizes, const std::string& what);
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "api/structs.hpp"
+#include "contract/product.hpp"
 
 namespace ebca::internal {
 namespace {
@@ -37,7 +38,7 @@ std::optional<Array> array(const Device& device, const ebca_tensor& tensor, cons
     Shape shape(tensor.shape, tensor.shape + tensor.rank);
     int64_t count = 1;
     for (int64_t size : shape) {
-        if (size < 1 || __builtin_mul_overflow(count, size, &count) || count > int64_t{1} << 40) {
+        if (size < 1 || !multiply(count, size, count) || count > int64_t{1} << 40) {
             throw rules::tensor_shape(name, to_string(shape));
         }
     }

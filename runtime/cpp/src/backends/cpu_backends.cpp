@@ -2,8 +2,8 @@
 
 #include "backends/onnxruntime.hpp"
 #include "backends/openvino.hpp"
-#include "backends/processor.hpp"
 #include "error.hpp"
+#include "platform/platform.hpp"
 
 namespace ebca::internal {
 namespace {
@@ -23,7 +23,7 @@ std::shared_ptr<const Backend> create_cpu_backend(const CpuBackendOptions& optio
                              text("give 1 to ", kMostThreads, ", or 0 for one per physical core"));
     }
     const bool bf16 = precision == "bf16";
-    const int threads = options.threads ? options.threads : physical_cores();
+    const int threads = options.threads ? options.threads : platform::physical_cores();
     const std::string name = !options.backend.empty() ? options.backend : bf16 ? "openvino" : "onnxruntime";
     if (name == "openvino") return std::make_shared<const OpenVino>(options.openvino_library, threads, bf16);
     if (name != "onnxruntime") {

@@ -5,10 +5,9 @@
 #include <shared_mutex>
 
 #include "backends/ort_binding.hpp"
-#include "backends/processor.hpp"
 #include "contract/directory.hpp"
-#include "contract/mapped.hpp"
 #include "error.hpp"
+#include "platform/platform.hpp"
 
 namespace ebca::internal {
 namespace {
@@ -62,7 +61,7 @@ class OnnxRuntimeRunner : public Runner, public std::enable_shared_from_this<Onn
   public:
     OnnxRuntimeRunner(std::shared_ptr<const OnnxRuntime> runtime, OrtPointer<OrtSession> session, std::string name);
     ~OnnxRuntimeRunner() override {
-        std::shared_lock held(mappings());
+        std::shared_lock held(platform::mappings());
         session_.reset();
     }
     std::unique_ptr<Call> bind(const Tensors& inputs, const Tensors& outputs) const override;
@@ -106,7 +105,7 @@ OnnxRuntime::OnnxRuntime(const std::string& library, int threads)
     : library_(library), environment_(library_.environment()), threads_(threads) {}
 
 std::map<std::string, std::string> OnnxRuntime::identity() const {
-    return {{"onnxruntime", library_.version()}, {"build", library_.build()}, {"processor", processor()}};
+    return {{"onnxruntime", library_.version()}, {"build", library_.build()}, {"processor", platform::processor()}};
 }
 
 void OnnxRuntime::prepare(const std::filesystem::path& graph, const std::filesystem::path& target) const {
@@ -137,7 +136,7 @@ std::shared_ptr<Runner> OnnxRuntime::open(const std::filesystem::path& prepared,
     auto chosen = options();
     library_.check(library_.api().SetSessionGraphOptimizationLevel(chosen.get(), ORT_DISABLE_ALL), "has no such level");
     set(*chosen, "session.use_env_allocators", "1");
-    std::shared_lock held(mappings());
+    std::shared_lock held(platform::mappings());
     OrtPointer<OrtSession> opened = session(prepared, *chosen);
     held.unlock();
     return std::make_shared<OnnxRuntimeRunner>(shared_from_this(), std::move(opened), prepared.stem().string());

@@ -1,7 +1,5 @@
 #include "backends/onnxruntime_gpu.hpp"
 
-#include <dlfcn.h>
-
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -14,6 +12,7 @@
 #include "backends/ort_binding.hpp"
 #include "backends/ort_library.hpp"
 #include "error.hpp"
+#include "platform/platform.hpp"
 
 namespace ebca::internal {
 
@@ -251,13 +250,14 @@ const OrtEpDevice* OnnxRuntimeGpu::plugin_device(const std::string& plugin) cons
         for (const char* needed : kBesidePlugin) {
             for (const auto& entry : fs::directory_iterator(folder, unreadable)) {
                 // The registration below reports which of them is missing.
+                std::string reason;
                 if (entry.path().filename().string().rfind(needed, 0) == 0 &&
-                    dlopen(entry.path().c_str(), RTLD_NOW | RTLD_GLOBAL | RTLD_NODELETE)) {
+                    platform::load(entry.path(), platform::Symbols::shared, reason)) {
                     break;
                 }
             }
         }
-        library_.check(api.RegisterExecutionProviderLibrary(environment_.get(), kRegistration, plugin.c_str()),
+        library_.check(api.RegisterExecutionProviderLibrary(environment_.get(), kRegistration, platform::to_path(plugin).c_str()),
                        text("cannot load the provider '", plugin, "'"));
         devices = plugin_devices();
     }
@@ -350,8 +350,7 @@ std::shared_ptr<Runner> OnnxRuntimeGpu::open(const fs::path& graph, const Compon
 
 std::shared_ptr<const Backend> create_gpu_backend(const GpuBackendOptions& options) {
     std::string plugin = options.tensorrt_rtx_library;
-    const char* named = std::getenv("EBCA_TRT_RTX_EP_LIB");
-    if (plugin.empty() && named) plugin = named;
+    if (plugin.empty()) plugin = platform::variable("EBCA_TRT_RTX_EP_LIB");
     return std::make_shared<const OnnxRuntimeGpu>(options, plugin);
 }
 

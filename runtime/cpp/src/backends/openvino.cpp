@@ -3,8 +3,8 @@
 #include <shared_mutex>
 #include <vector>
 
-#include "contract/mapped.hpp"
 #include "error.hpp"
+#include "platform/platform.hpp"
 
 namespace ebca::internal {
 namespace {
@@ -35,7 +35,7 @@ class OpenVinoRunner : public Runner, public std::enable_shared_from_this<OpenVi
           name_(std::move(name)),
           weights_(std::move(weights)) {}
     ~OpenVinoRunner() override {
-        std::shared_lock held(mappings());
+        std::shared_lock held(platform::mappings());
         compiled_.reset();
     }
     std::unique_ptr<Call> bind(const Tensors& inputs, const Tensors& outputs) const override;
@@ -58,14 +58,14 @@ class OpenVinoCall : public Call {
     OpenVinoCall(std::shared_ptr<const OpenVinoRunner> runner, OvPointer<ov_infer_request> request)
         : runner_(std::move(runner)), request_(std::move(request)) {}
     ~OpenVinoCall() override {
-        std::shared_lock held(mappings());
+        std::shared_lock held(platform::mappings());
         request_.reset();
     }
     void run() override {
         if (packed_) return runner_->run(request_.get());
         {
             // Weights that have been packed may be unmapped.
-            std::shared_lock held(mappings());
+            std::shared_lock held(platform::mappings());
             runner_->run(request_.get());
         }
         runner_->forget_weights();
@@ -129,7 +129,7 @@ void OpenVinoRunner::run(ov_infer_request* request) const {
 }
 
 void OpenVinoRunner::forget_weights() const {
-    if (!weights_.empty()) forget({weights_});
+    if (!weights_.empty()) platform::forget({weights_});
 }
 
 OvPointer<ov_core> core(const OpenVinoLibrary& library) {
@@ -162,9 +162,9 @@ std::shared_ptr<Runner> OpenVino::open(const std::filesystem::path& graph, const
     const char* precision = bf16_ && !component.float32_only ? "bf16" : "f32";
     OvPointer<ov_compiled_model> compiled;
     {
-        std::shared_lock held(mappings());
+        std::shared_lock held(platform::mappings());
         ov_model* raw = nullptr;
-        library_.check(ov.core_read_model(core_.get(), graph.c_str(), nullptr, &raw), doing);
+        library_.check(ov.core_read_model(core_.get(), platform::to_utf8(graph).c_str(), nullptr, &raw), doing);
         OvPointer<ov_model> model(raw, {ov.model_free});
         ov_compiled_model* made = nullptr;
         // Keys and values in turn.

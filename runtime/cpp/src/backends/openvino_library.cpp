@@ -1,13 +1,11 @@
 #include "backends/openvino_library.hpp"
 
-#include <dlfcn.h>
-
 #include <cstdio>
-#include <cstdlib>
 #include <sstream>
 #include <utility>
 
 #include "error.hpp"
+#include "platform/platform.hpp"
 
 namespace ebca::internal {
 namespace {
@@ -17,17 +15,17 @@ constexpr std::pair<int, int> kOldest{2026, 3};
 
 // Never closed again: the library's threads outlive every engine.
 void* open_library(const std::string& path) {
-    const char* named = std::getenv("EBCA_OPENVINO_LIB");
-    const std::string chosen = !path.empty() ? path : named && *named ? named : "libopenvino_c.so";
-    if (void* handle = dlopen(chosen.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE)) return handle;
-    const char* reason = dlerror();
-    throw BackendError(text("OpenVINO cannot be loaded (", reason ? reason : chosen.c_str(), ")"),
+    const std::string named = path.empty() ? platform::variable("EBCA_OPENVINO_LIB") : path;
+    const std::string chosen = named.empty() ? platform::openvino_name() : named;
+    std::string reason;
+    if (void* handle = platform::load(platform::to_path(chosen), platform::Symbols::own, reason)) return handle;
+    throw BackendError(text("OpenVINO cannot be loaded (", reason, ")"),
                        "name its C library, libopenvino_c.so, in the parameters or in EBCA_OPENVINO_LIB");
 }
 
 template <typename Function>
 void find(Function& function, void* handle, const char* name) {
-    function = reinterpret_cast<Function>(dlsym(handle, name));
+    function = reinterpret_cast<Function>(platform::find_symbol(handle, name));
     if (!function) {
         throw BackendError(text("the library that was loaded as OpenVINO has no ", name),
                            "name OpenVINO's C library, libopenvino_c.so");

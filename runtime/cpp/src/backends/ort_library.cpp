@@ -1,32 +1,22 @@
 #include "backends/ort_library.hpp"
 
-#include <dlfcn.h>
-
-#include <cstdlib>
 #include <cstring>
 #include <vector>
 
 #include "error.hpp"
+#include "platform/platform.hpp"
 
 namespace ebca::internal {
 namespace {
 
 // Never closed: the library's threads and its environment outlive every engine.
 void* open_library(const std::string& path) {
-    const char* named = std::getenv("EBCA_ORT_LIB");
-    std::vector<std::string> candidates;
-    if (!path.empty()) {
-        candidates = {path};
-    } else if (named && *named) {
-        candidates = {named};
-    } else {
-        candidates = {"libonnxruntime.so.1", "libonnxruntime.so"};
-    }
+    const std::string named = path.empty() ? platform::variable("EBCA_ORT_LIB") : path;
     std::string reasons;
-    for (const std::string& candidate : candidates) {
-        if (void* handle = dlopen(candidate.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE)) return handle;
-        const char* reason = dlerror();
-        reasons += (reasons.empty() ? "" : "; ") + std::string(reason ? reason : candidate);
+    for (const std::string& candidate : named.empty() ? platform::onnxruntime_names() : std::vector{named}) {
+        std::string reason;
+        if (void* handle = platform::load(platform::to_path(candidate), platform::Symbols::own, reason)) return handle;
+        reasons += (reasons.empty() ? "" : "; ") + reason;
     }
     throw BackendError(text("ONNX Runtime cannot be loaded (", reasons, ")"),
                        "name its library, libonnxruntime.so, in the parameters or in EBCA_ORT_LIB");
@@ -36,7 +26,7 @@ void* open_library(const std::string& path) {
 
 OrtLibrary::OrtLibrary(const std::string& path, uint32_t version) {
     void* handle = open_library(path);
-    auto* base = reinterpret_cast<const OrtApiBase* (*)()>(dlsym(handle, "OrtGetApiBase"));
+    auto* base = reinterpret_cast<const OrtApiBase* (*)()>(platform::find_symbol(handle, "OrtGetApiBase"));
     if (!base)
         throw BackendError("the library that was loaded as ONNX Runtime has no OrtGetApiBase", "name another one");
     const OrtApiBase* versions = base();

@@ -1,12 +1,6 @@
 #include "cache/prepared.hpp"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <sys/time.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
@@ -17,9 +11,9 @@
 
 #include "cache/locks.hpp"
 #include "contract/json.hpp"
-#include "contract/mapped.hpp"
 #include "contract/sha256.hpp"
 #include "error.hpp"
+#include "platform/platform.hpp"
 
 namespace ebca::internal {
 namespace fs = std::filesystem;
@@ -38,19 +32,10 @@ constexpr size_t kProbeBytes = size_t{64} << 10;
 constexpr size_t kKeyLength = 24;
 constexpr int64_t kGraceSeconds = 60;
 
-struct FileStat {
-    int64_t size = -1;
-    int64_t mtime_ns = 0;
-};
+using platform::facts_of;
+using platform::FileFacts;
 
-// Size -1: there is no such file.
-FileStat stat_of(const fs::path& path) {
-    struct stat info{};
-    if (::stat(path.c_str(), &info) != 0) return {};
-    return {info.st_size, int64_t{info.st_mtim.tv_sec} * 1000000000 + info.st_mtim.tv_nsec};
-}
-
-Value as_json(const FileStat& found) {
+Value as_json(const FileFacts& found) {
     return {{"size", found.size}, {"mtime_ns", found.mtime_ns}};
 }
 
@@ -61,7 +46,7 @@ std::string dumped(const Value& value) {
 // Complete or not at all.
 void write_atomically(const fs::path& path, const std::string& contents) {
     fs::path temporary = path;
-    temporary += text(".", getpid(), ".", std::this_thread::get_id(), ".tmp");
+    temporary += text(".", platform::process_id(), ".", std::this_thread::get_id(), ".tmp");
     std::ofstream file(temporary, std::ios::binary | std::ios::trunc);
     file << contents;
     file.close();
@@ -76,17 +61,9 @@ void write_atomically(const fs::path& path, const std::string& contents) {
 // filesystem_error if nothing can be written to a folder.
 void check_writable(const fs::path& folder) {
     fs::path probe = folder / ".probe";
-    std::array<char, kProbeBytes> zeros{};
-    int file = ::open(probe.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
-    bool written = file >= 0 && ::write(file, zeros.data(), zeros.size()) == static_cast<ssize_t>(zeros.size()) &&
-                   ::fsync(file) == 0;
-    int reason = errno;
-    if (file >= 0) ::close(file);
-    ::unlink(probe.c_str());
-    if (!written) {
-        throw fs::filesystem_error("cannot write", folder,
-                                   std::error_code(reason ? reason : ENOSPC, std::generic_category()));
-    }
+    std::error_code failure = platform::write_through(probe, std::string(kProbeBytes, '\0')), ignored;
+    fs::remove(probe, ignored);
+    if (failure) throw fs::filesystem_error("cannot write", folder, failure);
 }
 
 // Whoever prepares holds the lock, so that no folder is in use. Stamps are rewritten without it, within milliseconds.
@@ -98,7 +75,7 @@ void remove_abandoned(const fs::path& folder) {
         std::string name = entry.path().filename().string();
         bool work = name[0] == '.' && name.find('.', 1) != std::string::npos;
         if (work && fs::is_directory(fs::symlink_status(entry.path()))) found.push_back(entry.path());
-        int64_t age = now.count() - stat_of(entry.path()).mtime_ns / 1000000000;
+        int64_t age = now.count() - facts_of(entry.path()).mtime_ns / 1000000000;
         if (entry.path().extension() == ".tmp" && age > kAbandonedSeconds) found.push_back(entry.path());
     }
     for (const fs::path& path : found) fs::remove_all(path, failure);
@@ -145,7 +122,7 @@ class WithoutLinks {
         : graph_(directory.file(files.front())) {
         auto is_link = [&](const std::string& file) { return fs::is_symlink(directory.file(file)); };
         if (std::none_of(files.begin(), files.end(), is_link)) return;
-        folder_.emplace(make_folder(cache / ("." + name + ".")));
+        folder_.emplace(platform::make_folder(cache / ("." + name + ".")));
         for (const std::string& file : files) {
             fs::path target = folder_->path() / file, source = fs::canonical(directory.file(file));
             fs::create_directories(target.parent_path());
@@ -167,9 +144,8 @@ class WithoutLinks {
 }  // namespace
 
 fs::path cache_folder() {
-    if (const char* chosen = std::getenv("EBCA_CACHE_DIR"); chosen && *chosen) return chosen;
-    if (const char* cache = std::getenv("XDG_CACHE_HOME"); cache && *cache) return fs::path(cache) / "ebca";
-    if (const char* home = std::getenv("HOME"); home && *home) return fs::path(home) / ".cache" / "ebca";
+    if (std::string chosen = platform::variable("EBCA_CACHE_DIR"); !chosen.empty()) return platform::to_path(chosen);
+    if (fs::path folder = platform::user_cache(); !folder.empty()) return folder;
     throw EngineError("there is no folder for prepared engines: HOME is not set", "set EBCA_CACHE_DIR");
 }
 
@@ -200,7 +176,8 @@ PreparedEngine::PreparedEngine(const EngineDirectory& directory, std::shared_ptr
         no_cache_ = error.problem();
     }
     // Records when it was last used; a folder that does not exist yet has no time to set.
-    ::utimes(folder_.c_str(), nullptr);
+    std::error_code ignored;
+    fs::last_write_time(folder_, fs::file_time_type::clock::now(), ignored);
 }
 
 std::vector<std::string> PreparedEngine::sources(const std::string& name) const {
@@ -312,7 +289,7 @@ void PreparedEngine::forget(const std::vector<std::string>& names) const {
         files.push_back(target(name));
         files.push_back(target(name).string() + ".data");
     }
-    ebca::internal::forget(files);
+    platform::forget(files);
     if (elsewhere_) elsewhere_->forget(names);
 }
 
@@ -331,7 +308,7 @@ bool PreparedEngine::is_current(const std::string& name) const {
     if (record["sources"].size() != files.size() || !std::all_of(files.begin(), files.end(), is_recorded)) return false;
     std::vector<std::string> changed;
     for (const std::string& file : files) {
-        FileStat now = stat_of(directory_.file(file));
+        FileFacts now = facts_of(directory_.file(file));
         bool known = verified_files_.count({file, now.size, now.mtime_ns});
         if (!known && json::optional_member(record["sources"], file.c_str()) != as_json(now)) {
             changed.push_back(file);
@@ -341,7 +318,7 @@ bool PreparedEngine::is_current(const std::string& name) const {
         directory_.verify(changed);
         Value found = Value::object();
         for (const std::string& file : files) {
-            FileStat now = stat_of(directory_.file(file));
+            FileFacts now = facts_of(directory_.file(file));
             found[file] = as_json(now);
             verified_files_.insert({file, now.size, now.mtime_ns});
         }
@@ -353,7 +330,7 @@ bool PreparedEngine::is_current(const std::string& name) const {
         }
     }
     for (const auto& [file, made] : record["prepared"].items()) {
-        FileStat found = stat_of(folder_ / file);
+        FileFacts found = facts_of(folder_ / file);
         if (found.size < 0 || json::optional_member(made, "size") != found.size) return false;
         if (json::optional_member(made, "mtime_ns") != found.mtime_ns &&
             json::optional_member(made, "sha256") != sha256_file(folder_ / file)) {
@@ -379,7 +356,7 @@ bool PreparedEngine::is_intact(const std::string& name) const {
 
 void PreparedEngine::make(const std::string& name) const {
     directory_.verify(sources(name));
-    fs::path work = make_folder(folder_ / ("." + name + "."));
+    fs::path work = platform::make_folder(folder_ / ("." + name + "."));
     RemovedFolder removed(work);
     if (backend_->prepares()) {
         const WithoutLinks files(directory_, sources(name), folder_, name);
@@ -397,11 +374,11 @@ void PreparedEngine::make(const std::string& name) const {
     for (const auto& entry : fs::directory_iterator(work)) {
         fs::path file = folder_ / entry.path().filename();
         fs::rename(entry.path(), file);
-        Value record = as_json(stat_of(file));
+        Value record = as_json(facts_of(file));
         record["sha256"] = sha256_file(file);
         prepared[file.filename().string()] = record;
     }
-    for (const std::string& file : sources(name)) found[file] = as_json(stat_of(directory_.file(file)));
+    for (const std::string& file : sources(name)) found[file] = as_json(facts_of(directory_.file(file)));
     write_atomically(stamp(name), dumped({{"prepared", prepared}, {"sources", found}}));
 }
 
@@ -434,7 +411,7 @@ void PreparedEngine::evict() const {
         // The folder may be shared with others: only folders with the marker of ebca are its own.
         std::error_code gone;
         if (entry.is_symlink(gone) || !fs::is_regular_file(entry.path() / kMarker, gone)) continue;
-        Stored engine{entry.path(), 0, stat_of(entry.path()).mtime_ns / 1000000000};
+        Stored engine{entry.path(), 0, facts_of(entry.path()).mtime_ns / 1000000000};
         engine.size = size_of(entry.path());
         total += engine.size;
         engines.push_back(engine);

@@ -24,7 +24,4 @@ class TemporaryFolder {
     std::optional<FileLock> alive_;
 };
 
-// A new folder whose name begins with `prefix`. filesystem_error if there cannot be one.
-std::filesystem::path make_folder(const std::filesystem::path& prefix);
-
 }  // namespace ebca::internal

@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "contract/limits.hpp"
+#include "contract/product.hpp"
 #include "error.hpp"
 
 namespace ebca::internal {
@@ -102,7 +103,7 @@ int64_t evaluate(const Dim& dim, const Sizes& sizes) {
         }
         int64_t divisor = int64_t{1} << factor.halvings;
         int64_t value = found->second / divisor + (found->second % divisor != 0);
-        if (__builtin_mul_overflow(product, value, &product)) {
+        if (!multiply(product, value, product)) {
             throw EngineError(text("dimension '", dim.text, "' is too large for these sizes"));
         }
     }

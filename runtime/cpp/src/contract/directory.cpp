@@ -1,9 +1,5 @@
 #include "contract/directory.hpp"
 
-#include <sys/stat.h>
-
-#include <cerrno>
-#include <cstring>
 #include <fstream>
 #include <sstream>
 #include <system_error>
@@ -11,6 +7,7 @@
 #include "contract/limits.hpp"
 #include "contract/sha256.hpp"
 #include "error.hpp"
+#include "platform/platform.hpp"
 
 namespace ebca::internal {
 namespace fs = std::filesystem;
@@ -20,23 +17,19 @@ namespace {
 // Bytes of a regular file, or of the one that a link leads to. Where a link leads does not matter, since size and
 // digest decide whether the file is used; what is no file could block, or have no end.
 int64_t regular_size(const fs::path& path) {
-    struct stat found{};
-    const char* remedy = "copy the whole engine directory or export it again";
-    if (::stat(path.c_str(), &found) != 0) {
-        if (errno == EACCES) {
-            throw EngineError(text("'", path.string(), "' cannot be read: ", std::strerror(errno)),
-                              "check its permissions");
-        }
-        struct stat link{};
-        bool dangling = ::lstat(path.c_str(), &link) == 0;
-        throw EngineError(
-            text("'", path.string(), "' is ", dangling ? "a link to a file that is not there" : "missing"), remedy);
+    using platform::FileKind;
+    const platform::FileFacts found = platform::facts_of(path);
+    if (found.kind == FileKind::regular) return found.size;
+    if (found.kind == FileKind::denied) {
+        throw EngineError(text("'", path.string(), "' cannot be read: ", found.failure.message()),
+                          "check its permissions");
     }
-    if (!S_ISREG(found.st_mode)) {
-        const char* kind = S_ISDIR(found.st_mode) ? "a directory" : S_ISFIFO(found.st_mode) ? "a pipe" : "a device";
-        throw EngineError(text("'", path.string(), "' is ", kind, " instead of a file"), remedy);
-    }
-    return found.st_size;
+    const char* what = found.kind == FileKind::missing    ? "missing"
+                       : found.kind == FileKind::dangling ? "a link to a file that is not there"
+                       : found.kind == FileKind::folder   ? "a directory instead of a file"
+                       : found.kind == FileKind::pipe     ? "a pipe instead of a file"
+                                                          : "a device instead of a file";
+    throw EngineError(text("'", path.string(), "' is ", what), "copy the whole engine directory or export it again");
 }
 
 EngineError corrupted(const fs::path& path) {

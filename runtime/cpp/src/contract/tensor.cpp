@@ -3,6 +3,7 @@
 #include <cstring>
 #include <new>
 
+#include "contract/product.hpp"
 #include "error.hpp"
 
 namespace ebca::internal {
@@ -22,7 +23,7 @@ size_t item_size(DType dtype) {
 int64_t elements(const Shape& shape) {
     int64_t product = 1;
     for (int64_t size : shape) {
-        if (size < 0 || __builtin_mul_overflow(product, size, &product)) {
+        if (size < 0 || !multiply(product, size, product)) {
             throw EngineError(text("a tensor of shape ", to_string(shape), " has a size that cannot be"));
         }
     }
@@ -31,7 +32,7 @@ int64_t elements(const Shape& shape) {
 
 int64_t byte_size(const Shape& shape, DType dtype) {
     int64_t bytes = 0;
-    if (__builtin_mul_overflow(elements(shape), static_cast<int64_t>(item_size(dtype)), &bytes)) {
+    if (!multiply(elements(shape), static_cast<int64_t>(item_size(dtype)), bytes)) {
         throw EngineError(text("a tensor of shape ", to_string(shape), " has a size that cannot be"));
     }
     return bytes;

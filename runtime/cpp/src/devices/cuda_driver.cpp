@@ -1,7 +1,5 @@
 #include "devices/cuda_driver.hpp"
 
-#include <dlfcn.h>
-
 #include <algorithm>
 #include <cstring>
 #include <exception>
@@ -9,22 +7,23 @@
 
 #include "devices/cuda_api.hpp"
 #include "error.hpp"
+#include "platform/platform.hpp"
 
 namespace ebca::internal {
 namespace {
 
-constexpr const char* kLibrary = "libcuda.so.1";
-
 std::shared_ptr<const CudaFunctions> load_driver() {
     // Never closed: the driver does not survive it.
-    void* library = dlopen(kLibrary, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+    const char* name = platform::cuda_driver_name();
+    std::string reason;
+    void* library = platform::load(name, platform::Symbols::own, reason);
     if (!library) {
-        throw BackendError(text("there is no NVIDIA driver (", kLibrary, " cannot be loaded)"),
+        throw BackendError(text("there is no NVIDIA driver (", name, " cannot be loaded)"),
                            "install one, or use device 'cpu'");
     }
     auto api = std::make_shared<CudaFunctions>();
     for_each_function(*api, [&](const char* name, auto& function) {
-        function = reinterpret_cast<std::decay_t<decltype(function)>>(dlsym(library, name));
+        function = reinterpret_cast<std::decay_t<decltype(function)>>(platform::find_symbol(library, name));
         if (!function)
             throw BackendError(text("the NVIDIA driver is too old: it has no ", name), "install a newer one");
     });

@@ -10,6 +10,7 @@
 
 #include "contract/directory.hpp"
 #include "contract/json.hpp"
+#include "contract/product.hpp"
 #include "contract/sha256.hpp"
 #include "error.hpp"
 
@@ -121,7 +122,7 @@ std::vector<std::pair<const char*, int64_t>> scratch_sizes(Variant variant, cons
     std::vector<std::pair<const char*, int64_t>> out;
     if (plain(variant) != Variant::attention) {
         int64_t elements = 0;
-        if (__builtin_mul_overflow(splits * shape.tokens, shape.head_dim, &elements) || elements >= kMostElements) {
+        if (!multiply(splits * shape.tokens, shape.head_dim, elements) || elements >= kMostElements) {
             throw ParameterError("the operator needs scratch of 2^31 elements or more per head",
                                  "make the image smaller");
         }
@@ -175,12 +176,12 @@ void OpShape::check() const {
         throw ParameterError(text("groups is ", groups), "every size of the operator must be at least 1");
     }
     int64_t row = 0, keys = 0, mask = 0, rows = 0;
-    bool large = __builtin_mul_overflow(contexts, tokens, &keys) ||
-                 __builtin_mul_overflow(std::max(channels(), heads * groups), std::max(positions, keys), &row) ||
-                 row >= kMostElements || __builtin_mul_overflow(positions, contexts, &mask) || mask >= kMostElements;
+    bool large = !multiply(contexts, tokens, keys) ||
+                 !multiply(std::max(channels(), heads * groups), std::max(positions, keys), row) ||
+                 row >= kMostElements || !multiply(positions, contexts, mask) || mask >= kMostElements;
     if (large)
         throw ParameterError("one batch row of the operator has 2^31 elements or more", "make the image smaller");
-    if (__builtin_mul_overflow(batch, contexts, &rows) || std::max(heads, rows) > kMostBlocks) {
+    if (!multiply(batch, contexts, rows) || std::max(heads, rows) > kMostBlocks) {
         throw ParameterError(text("heads is ", heads, " and batch * contexts is ", rows),
                              text("both must be at most ", kMostBlocks, ", the limit of a grid"));
     }

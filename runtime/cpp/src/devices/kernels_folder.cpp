@@ -1,19 +1,14 @@
-#include <dlfcn.h>
-
-#include <cstdlib>
-
 #include "devices/kernel_set.hpp"
 #include "error.hpp"
+#include "platform/platform.hpp"
 
 namespace ebca::internal {
 
 std::filesystem::path kernels_folder(const std::string& named) {
     if (!named.empty()) return named;
-    if (const char* chosen = std::getenv("EBCA_KERNELS_DIR"); chosen && *chosen) return chosen;
-    Dl_info found{};
-    // Any address in this library will do.
-    if (dladdr(reinterpret_cast<void*>(&kernels_folder), &found) && found.dli_fname) {
-        std::filesystem::path at = std::filesystem::absolute(found.dli_fname).parent_path();
+    if (std::string chosen = platform::variable("EBCA_KERNELS_DIR"); !chosen.empty()) return platform::to_path(chosen);
+    if (std::filesystem::path file = platform::own_file(); !file.empty()) {
+        std::filesystem::path at = file.parent_path();
         // The library is in lib, lib64 or lib/x86_64-linux-gnu of the prefix.
         for (int up = 0; up < 2; ++up) {
             at = at.parent_path();

@@ -42,22 +42,35 @@ std::array<uint64_t, 4> seed_sequence(uint32_t seed) {
 
 }  // namespace
 
+Pcg64::Word Pcg64::Word::operator+(const Word& other) const {
+    uint64_t sum = low + other.low;
+    return {high + other.high + (sum < low), sum};
+}
+
+// Modulo 2^128, by halves of 32 bits.
+Pcg64::Word Pcg64::Word::operator*(const Word& other) const {
+    uint64_t a = low >> 32, b = low & 0xffffffff, c = other.low >> 32, d = other.low & 0xffffffff;
+    uint64_t lower = b * d, first = a * d + (lower >> 32), second = b * c + (first & 0xffffffff);
+    uint64_t upper = a * c + (first >> 32) + (second >> 32);
+    return {upper + low * other.high + high * other.low, second << 32 | (lower & 0xffffffff)};
+}
+
 Pcg64::Pcg64(uint32_t seed) {
     auto words = seed_sequence(seed);
-    increment_ = (Word{words[2]} << 64 | words[3]) << 1 | 1;
+    increment_ = {words[2] << 1 | words[3] >> 63, words[3] << 1 | 1};
     step();
-    state_ += Word{words[0]} << 64 | words[1];
+    state_ = state_ + Word{words[0], words[1]};
     step();
 }
 
 void Pcg64::step() {
-    state_ = state_ * (Word{0x2360ed051fc65da4} << 64 | 0x4385df649fccf645) + increment_;
+    state_ = state_ * Word{0x2360ed051fc65da4, 0x4385df649fccf645} + increment_;
 }
 
 uint64_t Pcg64::next64() {
     step();
-    auto folded = static_cast<uint64_t>(state_ >> 64) ^ static_cast<uint64_t>(state_);
-    auto rotation = static_cast<unsigned>(state_ >> 122);
+    uint64_t folded = state_.high ^ state_.low;
+    auto rotation = static_cast<unsigned>(state_.high >> 58);
     return folded >> rotation | folded << (-rotation & 63);
 }
 

@@ -15,14 +15,21 @@ class Pcg64 {
     uint32_t integers(uint32_t bound);
 
   private:
-    using Word = unsigned __int128;
+    // 128 bits, which not every compiler has a type for.
+    struct Word {
+        uint64_t high = 0;
+        uint64_t low = 0;
+
+        Word operator+(const Word& other) const;
+        Word operator*(const Word& other) const;
+    };
 
     uint64_t next64();
     uint32_t next32();
     void step();
 
-    Word state_ = 0;
-    Word increment_ = 0;
+    Word state_;
+    Word increment_;
     // numpy hands out the lower half of a 64-bit word first and keeps the upper one.
     std::optional<uint32_t> upper_;
 };

@@ -1,13 +1,13 @@
 #include "tokenizer/weighted.hpp"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <cstdint>
 #include <optional>
 #include <utility>
 
 #include "contract/limits.hpp"
+#include "contract/numbers.hpp"
 #include "error.hpp"
 #include "parameters.hpp"
 
@@ -103,12 +103,9 @@ std::optional<double> weight_at_end(std::string_view content, bool alone) {
     if (digits == 0 || points > 1 || static_cast<size_t>(digits + points) != number.size()) return std::nullopt;
     // Ratios and times are no weights.
     if ((alone && words.empty()) || (points == 0 && !words.empty() && is_digit(words.back()))) return std::nullopt;
-    double value = 0;
-    auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), value);
-    // Without an exponent, it is far above the limit, or a fraction with hundreds of zeros.
-    if (error == std::errc::result_out_of_range) {
-        value = number.find_first_of("123456789") < number.find('.') ? HUGE_VAL : 0;
-    }
+    // Beyond the range of double: without an exponent, it is far above the limit, or a fraction with hundreds of zeros.
+    double beyond = number.find_first_of("123456789") < number.find('.') ? HUGE_VAL : 0;
+    double value = to_number(number).value_or(beyond);
     return negative ? -value : value;
 }
 

@@ -1,0 +1,22 @@
+// Numbers in texts, read in the same way wherever the host is: no locale matters.
+#pragma once
+
+#include <locale>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <string_view>
+
+namespace ebca::internal {
+
+// The number that all of a text is; empty if it is none, or beyond the range of double.
+inline std::optional<double> to_number(std::string_view text) {
+    // Not every standard library has from_chars for double.
+    std::istringstream in{std::string(text)};
+    in.imbue(std::locale::classic());
+    double value = 0;
+    if (!(in >> std::noskipws >> value) || in.peek() != in.eof()) return std::nullopt;
+    return value;
+}
+
+}  // namespace ebca::internal
