@@ -15,7 +15,7 @@ inline std::optional<double> to_number(std::string_view text) {
     std::istringstream in{std::string(text)};
     in.imbue(std::locale::classic());
     double value = 0;
-    if (!(in >> std::noskipws >> value) || in.peek() != in.eof()) return std::nullopt;
+    if (!(in >> std::noskipws >> value) || in.peek() != std::istringstream::traits_type::eof()) return std::nullopt;
     return value;
 }
 
