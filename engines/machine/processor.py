@@ -19,7 +19,9 @@ def model_name() -> str:
 def identity() -> str:
     """Architecture, model and instruction sets: everything that packed weights depend on."""
     facts = _cpuinfo()
-    return " ".join([platform.machine(), *(facts[name] for name in ("model name", "flags") if name in facts)])
+    known = [facts[name] for name in ("model name", "flags") if name in facts]
+    # Other systems than Linux have a word for it.
+    return " ".join([platform.machine(), *(known or [platform.processor()])])
 
 
 def physical_cores() -> int:

@@ -14,6 +14,14 @@
 
 namespace ebca::internal::platform {
 
+// ---- numbers
+
+#if defined(_WIN32)
+constexpr bool kLittleEndian = true;
+#else
+constexpr bool kLittleEndian = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__;
+#endif
+
 // ---- texts
 
 std::filesystem::path to_path(std::string_view utf8);

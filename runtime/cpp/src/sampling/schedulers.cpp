@@ -10,11 +10,12 @@
 
 #include "error.hpp"
 #include "parameters.hpp"
+#include "platform/platform.hpp"
 
 namespace ebca::internal {
 namespace {
 
-static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "tables are little-endian and read as they lie");
+static_assert(platform::kLittleEndian, "tables are little-endian and read as they lie");
 
 // `count` values from value `offset` of a file of the engine directory, which has to hold `total` values: otherwise its
 // records are not where the manifest tells.
