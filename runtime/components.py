@@ -293,6 +293,23 @@ class Components:
             ]
         return images
 
+    def decode_preview(self, latents: np.ndarray) -> np.ndarray:
+        """`StepInfo.unit_latents` [n,C,h,w] -> images [n,3,8h,8w] float32 in about [-1, 1], by the small decoder.
+
+        Raises:
+            EngineError: there is none.
+        """
+        spec = self.manifest.vae
+        if spec is None or spec.preview is None:
+            raise rules.NO_VAE_TO_DECODE.error()
+        n, _, height, width = latents.shape
+        images = np.empty((n, 3, height * spec.downscale, width * spec.downscale), np.float32)
+        for index in range(n):
+            one = slice(index, index + 1)
+            made = self._evaluate(spec.preview, {"latents": latents[one]}, {"image": images[one].shape})
+            images[one] = made["image"]
+        return images
+
     def encode_image(self, pixels: np.ndarray, *, scaled: bool = True) -> tuple[np.ndarray, np.ndarray]:
         """Images [n,H,W,3] in [0, 1] -> mean and standard deviation of their latents, [n,C,h,w] float32 each.
 

@@ -18,7 +18,7 @@ from ebca.runtime.conditioning.timeline import Guidance, Timeline
 from ebca.runtime.execution.executor import Executor
 from ebca.runtime.generation import Generation, Stopwatch
 from ebca.runtime.images.inputs import ImageLike, load_images
-from ebca.runtime.images.preview import Preview
+from ebca.runtime.images.preview import Preview, preview_of
 from ebca.runtime.images.regions import Region
 from ebca.runtime.request import names
 from ebca.runtime.request.fields import FIELD_PARTS, GenerateRequest
@@ -159,7 +159,8 @@ class Session:
             return self._generation(request).run(self._executor, self._graph_sampler, on_step)
 
     def preview(self) -> Preview:
-        """What shows latents as small images while they are sampled, without the VAE's decoder.
+        """What shows latents as images while they are sampled: the engine's small decoder if it has one, else rough
+        colours.
 
             show = session.preview()
             session.generate("a cat", on_step=lambda info: show(info.unit_latents)[0].save("preview.png"))
@@ -170,7 +171,7 @@ class Session:
         """
         with self._call(None):
             if self._preview is None:
-                self._preview = Preview.fit(self.engine, (self.height, self.width))
+                self._preview = preview_of(self.engine, (self.height, self.width))
             return self._preview
 
     def check(self, request: GenerateRequest) -> Mapping[str, Any]:

@@ -349,3 +349,7 @@ def _check_vae(manifest: Manifest) -> None:
     encoder = _component(manifest, spec.encoder, "the VAE")
     _check_tensors("the VAE's encoder", encoder.inputs, {"image": image})
     _check_tensors("the VAE's encoder", encoder.outputs, {"mean": latents, "std": latents})
+    if spec.preview is not None:
+        preview = _component(manifest, spec.preview, "the VAE")
+        _check_tensors("the decoder of previews", preview.inputs, {"latents": latents})
+        _check_tensors("the decoder of previews", preview.outputs, {"image": image})

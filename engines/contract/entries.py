@@ -138,7 +138,10 @@ class ControlNetSpec:
 
 @dataclass(frozen=True)
 class VaeSpec:
-    """Latents are `scaling_factor * (encoded - shift_factor)`; the graphs take and return unscaled latents."""
+    """Latents are `scaling_factor * (encoded - shift_factor)`; the graphs take and return unscaled latents.
+
+    `preview`: a small decoder for previews, which takes them scaled; None: there is none.
+    """
 
     decoder: str
     encoder: str
@@ -146,6 +149,7 @@ class VaeSpec:
     scaling_factor: float
     shift_factor: float
     downscale: int
+    preview: str | None = None
 
 
 @dataclass(frozen=True)

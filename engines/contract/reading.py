@@ -242,6 +242,7 @@ def _text_encoder(entry: Entry) -> TextEncoderSpec:
 
 
 def _vae(entry: Entry) -> VaeSpec:
+    preview = entry.get("preview")
     return VaeSpec(
         decoder=entry["decoder"].name(),
         encoder=entry["encoder"].name(),
@@ -249,6 +250,7 @@ def _vae(entry: Entry) -> VaeSpec:
         scaling_factor=entry["scaling_factor"].number(1 / limits.FACTOR, limits.FACTOR),
         shift_factor=entry["shift_factor"].number(-limits.FACTOR, limits.FACTOR),
         downscale=entry["downscale"].integer(1, limits.DOWNSCALE),
+        preview=None if preview is None else preview.name(),
     )
 
 

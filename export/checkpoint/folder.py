@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, UNet2DConditionModel
 from transformers import CLIPTextModel
 from transformers.utils import logging as transformers_logging
 
@@ -31,6 +31,7 @@ _STEMS = {"unet": DIFFUSERS_STEM, "vae": DIFFUSERS_STEM, "text_encoder": "model"
 _NETWORKS: dict[str, Any] = {
     "unet": UNet2DConditionModel,
     "vae": AutoencoderKL,
+    "preview VAE": AutoencoderTiny,
     "text_encoder": CLIPTextModel,
     "controlnet": ControlNetModel,
 }
@@ -219,8 +220,8 @@ def _part(folder: Path, part: str) -> Path | None:
 
 
 def load_network(part: str, folder: Path, found: WeightFiles) -> tuple[Any, str]:
-    """Load one network ("unet", "vae", "text_encoder" or "controlnet") from safetensors in float32, refusing weights
-    that do not fill it.
+    """Load one network ("unet", "vae", "preview VAE", "text_encoder" or "controlnet") from safetensors in float32,
+    refusing weights that do not fill it.
 
     Returns:
         The network, and a line about tensors that it has no place for; "" if there are none.

@@ -18,7 +18,7 @@ from ebca.export.checkpoint.places import FILE_SUFFIXES, HUB_ID, expanded
 from ebca.export.checkpoint.prediction import PREDICTION_TYPES
 from ebca.export.checkpoint.single_file import FileChoices, load_single_file
 from ebca.export.checkpoint.tensor_file import check_suffix
-from ebca.export.checkpoint.vae import load_vae
+from ebca.export.checkpoint.vae import load_preview_vae, load_vae
 
 # The original repositories of 1.5 and inpainting were deleted; these have the same weights.
 SHORT_NAMES: dict[str, str] = {
@@ -37,6 +37,7 @@ def load_checkpoint(
     cache_dir: str | Path | None = None,
     tokenizer: str | Path | None = None,
     vae: str | Path | None = None,
+    preview_vae: str | Path | None = None,
     variant: str | None = None,
     ema: bool = False,
     prediction_type: str | None = None,
@@ -52,6 +53,7 @@ def load_checkpoint(
         cache_dir: hub cache; None takes HF_HOME.
         tokenizer: folder or JSON file to use instead of the model's own tokenizer; a single file has CLIP's.
         vae: folder in diffusers format or .safetensors file to use instead of the model's own VAE.
+        preview_vae: folder of an AutoencoderTiny in diffusers format, which decodes latents for previews.
         variant: of a folder's weights, such as "fp16" or "non_ema"; None: full precision, else fp16.
         ema: take the averaged weights of a single file.
         prediction_type: "epsilon" or "v_prediction", whatever the model says; None: as it says.
@@ -76,7 +78,11 @@ def load_checkpoint(
             )
         changed = {**checkpoint.scheduler_config, "prediction_type": prediction_type}
         checkpoint = replace(checkpoint, scheduler_config=changed)
-    return checkpoint if vae is None else load_vae(checkpoint, expanded(vae, "vae"), variant=variant)
+    if vae is not None:
+        checkpoint = load_vae(checkpoint, expanded(vae, "vae"), variant=variant)
+    if preview_vae is not None:
+        checkpoint = load_preview_vae(checkpoint, expanded(preview_vae, "preview_vae"), variant=variant)
+    return checkpoint
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextModel
 
@@ -18,6 +18,8 @@ class Checkpoint:
     unet: UNet2DConditionModel
     text_encoder: CLIPTextModel | None = None
     vae: AutoencoderKL | None = None
+    # decodes latents for previews
+    preview_vae: AutoencoderTiny | None = None
     tokenizer_json: str | None = None
     # model_max_length; bos_token, eos_token, pad_token and the ids of each (bos_token_id, ...)
     tokenizer_info: dict[str, Any] = field(default_factory=dict)

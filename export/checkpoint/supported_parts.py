@@ -67,6 +67,16 @@ _VAE: dict[str, Kind] = {
     "mid_block_add_attention": FLAG,
 }
 
+_PREVIEW_VAE: dict[str, Kind] = {
+    "out_channels": _THREE,
+    "latent_channels": COUNT,
+    "decoder_block_out_channels": list_of(COUNT),
+    "num_decoder_blocks": list_of(COUNT),
+    "upsampling_scaling_factor": COUNT,
+    "act_fn": ACTIVATION,
+    "scaling_factor": POSITIVE,
+}
+
 _SCHEDULER: dict[str, Kind] = {
     "_class_name": TEXT,
     "num_train_timesteps": COUNT,
@@ -115,6 +125,19 @@ def check_vae_supported(config: Mapping[str, Any], latent_channels: int) -> None
     for name in ("down_block_types", "up_block_types"):
         if len(config.get(name, ("",))) != blocks:
             raise unsupported("VAE", name, config.get(name), f"block_out_channels has {blocks}, give as many")
+
+
+def check_preview_vae_supported(config: Mapping[str, Any], latent_channels: int) -> None:
+    """Raise ModelError unless this is an AutoencoderTiny of images in three channels, for latents as the UNet's."""
+    kind = config.get("_class_name")
+    if kind != "AutoencoderTiny":
+        raise ModelError(f"unsupported decoder of previews: {kind}", "only AutoencoderTiny is supported")
+    check_fields(config, _PREVIEW_VAE, "decoder of previews")
+    channels = config.get("latent_channels", 4)
+    if channels != latent_channels:
+        raise unsupported(
+            "decoder of previews", "latent_channels", channels, f"the UNet's out_channels is {latent_channels}"
+        )
 
 
 def check_scheduler_supported(config: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""A VAE from elsewhere, which replaces a checkpoint's own."""
+"""VAEs from elsewhere: one that replaces a checkpoint's own, and a small one for previews."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ebca.export.checkpoint.files import read_json
 from ebca.export.checkpoint.folder import load_network
 from ebca.export.checkpoint.model import Checkpoint
 from ebca.export.checkpoint.original_parts import VAE_PREFIX, read_vae
-from ebca.export.checkpoint.supported_parts import check_vae_supported
+from ebca.export.checkpoint.supported_parts import check_preview_vae_supported, check_vae_supported
 from ebca.export.checkpoint.tensor_file import open_tensors
 from ebca.export.checkpoint.weight_files import DIFFUSERS_STEM, local_weights
 
@@ -42,6 +42,33 @@ def load_vae(checkpoint: Checkpoint, path: Path, *, variant: str | None = None) 
         raise ModelError(f"there is no VAE {path}", "give a folder in diffusers format or a .safetensors file")
     source = {**checkpoint.source, "vae": path.resolve().name}
     return replace(checkpoint, vae=vae, source=source, notices=(*checkpoint.notices, *notices))
+
+
+def load_preview_vae(checkpoint: Checkpoint, folder: Path, *, variant: str | None = None) -> Checkpoint:
+    """The checkpoint with a small decoder for previews.
+
+    Args:
+        checkpoint: the model, with a VAE.
+        folder: an AutoencoderTiny in diffusers format.
+        variant: of its weights, if it has them.
+
+    Raises:
+        ModelError: there is no VAE, or the decoder cannot be read or makes images of another size than the VAE.
+    """
+    if checkpoint.vae is None:
+        raise ModelError(f"{checkpoint.name} has no VAE, whose images previews are of", "leave the preview VAE out")
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"there is no preview VAE in {folder}", "give a folder of an AutoencoderTiny with config.json")
+    config = read_json(folder / "config.json")
+    check_preview_vae_supported(config, int(checkpoint.unet.config.out_channels))
+    network, notice = load_network("preview VAE", folder, local_weights(folder, DIFFUSERS_STEM, variant))
+    factor = 2 ** (len(checkpoint.vae.config.block_out_channels) - 1)
+    own = network.config.upsampling_scaling_factor ** (len(network.config.decoder_block_out_channels) - 1)
+    if own != factor:
+        raise ModelError(f"the preview VAE in {folder} has {own} pixels per latent, and the VAE {factor}")
+    source = {**checkpoint.source, "preview_vae": folder.resolve().name}
+    notices = (*checkpoint.notices, notice) if notice else checkpoint.notices
+    return replace(checkpoint, preview_vae=network, source=source, notices=notices)
 
 
 def _of_folder(folder: Path, channels: int, variant: str | None) -> tuple[Any, tuple[str, ...]]:

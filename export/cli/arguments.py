@@ -223,6 +223,13 @@ def _add_weights(group: "argparse._ArgumentGroup") -> None:
         help="VAE to use instead of the model's own: a folder in diffusers format, or a .safetensors file",
     )
     group.add_argument(
+        "--preview-vae",
+        type=console.path,
+        metavar="FOLDER",
+        help="a small decoder for `ebca-run --preview`: an AutoencoderTiny in diffusers format, such as taesd; without "
+        "it, previews show colours only",
+    )
+    group.add_argument(
         "--variant",
         metavar="NAME",
         help="weights of a folder to take, such as fp16 or non_ema, for the networks that have them (default: full "

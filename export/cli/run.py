@@ -78,6 +78,7 @@ def _load(args: argparse.Namespace, out: Console) -> "Checkpoint":
             cache_dir=args.cache_dir,
             tokenizer=args.tokenizer,
             vae=args.vae,
+            preview_vae=args.preview_vae,
             variant=args.variant,
             ema=args.ema,
             prediction_type=args.prediction_type,

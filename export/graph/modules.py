@@ -6,7 +6,7 @@ from functools import partial
 
 import onnx_ir as ir
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
@@ -55,6 +55,17 @@ class VaeDecoder(nn.Module):
         return self.vae.decode(latents, return_dict=False)[0]
 
 
+class PreviewDecoder(nn.Module):
+    """Scaled latents [batch,C,height,width] -> image [batch,3,8*height,8*width] in about [-1, 1]."""
+
+    def __init__(self, vae: AutoencoderTiny) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.vae.decode(latents / self.vae.config.scaling_factor, return_dict=False)[0]
+
+
 class VaeEncoder(nn.Module):
     """Image [batch,3,8*height,8*width] in [-1, 1] -> mean and standard deviation of the unscaled latents."""
 
@@ -99,10 +110,21 @@ def _example_ids(model: CLIPTextModel, max_length: int) -> Tensor:
 
 def vae_decoder_graph(vae: AutoencoderKL, keep: Keep = not_kept) -> ir.Graph:
     """One graph: latents -> image. `keep` may have the trace already."""
-    channels, factor = vae.config.latent_channels, downscale(vae)
+    return _decoder_graph(VaeDecoder(vae), vae, downscale(vae), keep)
+
+
+def preview_decoder_graph(vae: AutoencoderTiny, keep: Keep = not_kept) -> ir.Graph:
+    """One graph: latents -> image. `keep` may have the trace already."""
+    config = vae.config
+    factor = config.upsampling_scaling_factor ** (len(config.decoder_block_out_channels) - 1)
+    return _decoder_graph(PreviewDecoder(vae), vae, factor, keep)
+
+
+def _decoder_graph(module: nn.Module, vae: AutoencoderKL | AutoencoderTiny, factor: int, keep: Keep) -> ir.Graph:
+    channels = vae.config.latent_channels
     dynamic = torch.export.Dim.DYNAMIC
     return trace_module(
-        VaeDecoder(vae),
+        module,
         (torch.zeros(2, channels, 9, 11),),
         ({0: dynamic, 2: dynamic, 3: dynamic},),
         [("latents", ("batch", channels, "height", "width"))],

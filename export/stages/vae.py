@@ -1,22 +1,30 @@
-"""The VAE: its decoder and its encoder."""
+"""The VAE: its decoder, its encoder, and a small decoder for previews."""
 
 from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import onnx_ir as ir
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import nn
 
 from ebca.engines.contract.manifest import VaeSpec
 from ebca.export.graph.kept_trace import Keep
-from ebca.export.graph.modules import VaeDecoder, VaeEncoder, downscale, vae_decoder_graph, vae_encoder_graph
+from ebca.export.graph.modules import (
+    PreviewDecoder,
+    VaeDecoder,
+    VaeEncoder,
+    downscale,
+    preview_decoder_graph,
+    vae_decoder_graph,
+    vae_encoder_graph,
+)
 from ebca.export.stages import component, traces
 from ebca.export.stages.component import ComponentJob, measure_module
 from ebca.export.stages.context import Context, StageResult
 from ebca.export.weights import stored_bytes
 
-DECODER, ENCODER = "vae_decoder", "vae_encoder"
+DECODER, ENCODER, PREVIEW = "vae_decoder", "vae_encoder", "vae_preview"
 
 # Of the latents that both are compared at; not square.
 _HEIGHT, _WIDTH = 16, 12
@@ -47,8 +55,25 @@ def export(context: Context) -> StageResult:
         scaling_factor=float(config.scaling_factor),
         shift_factor=float(config.get("shift_factor") or 0.0),
         downscale=factor,
+        preview=PREVIEW if context.checkpoint.preview_vae is not None else None,
     )
+    if context.checkpoint.preview_vae is not None:
+        jobs.append(_preview_job(context, context.checkpoint.preview_vae))
     return component.write_all(context, jobs).joined(StageResult(sections={"vae": spec}))
+
+
+def _preview_job(context: Context, vae: AutoencoderTiny) -> ComponentJob:
+    # Unit variance, which it clips to a few units.
+    latents = np.random.default_rng(1).standard_normal((1, vae.config.latent_channels, _HEIGHT, _WIDTH), np.float32)
+    return ComponentJob(
+        PREVIEW,
+        PREVIEW,
+        "decoder of previews",
+        stored_bytes(vae.decoder.parameters(), context.options),
+        partial(preview_decoder_graph, vae, traces.keeper(context, PREVIEW)),
+        measure_module(PreviewDecoder(vae), latents),
+        computes_half=context.options.computes_half,
+    )
 
 
 def _job(

@@ -1,6 +1,8 @@
-"""Small images of latents during sampling, by one linear map per engine instead of the VAE's decoder."""
+"""Images of latents during sampling: by a small decoder if the engine has one, else by one linear map per engine."""
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -16,7 +18,40 @@ _COARSEST = 2
 _RIDGE = 0.01
 
 
-class Preview:
+class Preview(Protocol):
+    """Shows `StepInfo.unit_latents` [n,C,h,w] as n images of the size that they will be decoded to."""
+
+    def __call__(self, latents: np.ndarray) -> list[Image.Image]: ...
+
+
+def preview_of(components: Components, size: tuple[int, int]) -> Preview:
+    """How an engine shows latents.
+
+    Args:
+        components: the opened engine.
+        size: of the images to come, (height, width) in pixels, the only one that plans may take.
+
+    Raises:
+        EngineError: there is no VAE.
+    """
+    vae = components.manifest.vae
+    if vae is not None and vae.preview is not None:
+        return DecodedPreview(components)
+    return LinearPreview.fit(components, size)
+
+
+class DecodedPreview:
+    """Shows latents by the engine's small decoder, with details."""
+
+    def __init__(self, components: Components) -> None:
+        self._components = components
+
+    def __call__(self, latents: np.ndarray) -> list[Image.Image]:
+        """See `Preview`."""
+        return to_pil(to_unit_range(self._components.decode_preview(latents)))
+
+
+class LinearPreview:
     """Shows latents as images without the VAE: red, green and blue are weighted sums of the latents' channels.
 
     The map is fitted by least squares: smooth random latents are decoded, and each position is to give the mean colour
@@ -32,16 +67,8 @@ class Preview:
         self._downscale = downscale
 
     @classmethod
-    def fit(cls, components: Components, size: tuple[int, int]) -> Preview:
-        """Fit the map to an engine, which takes as long as decoding a few small images.
-
-        Args:
-            components: the opened engine.
-            size: of the images to come, (height, width) in pixels, the only one that plans may take.
-
-        Raises:
-            EngineError: there is no VAE.
-        """
+    def fit(cls, components: Components, size: tuple[int, int]) -> LinearPreview:
+        """Fit the map to an engine, which takes as long as decoding a few small images. See `preview_of`."""
         vae = components.manifest.vae
         if vae is None:
             raise rules.NO_VAE_TO_DECODE.error()
@@ -56,7 +83,7 @@ class Preview:
         return np.clip(latents.transpose(0, 2, 3, 1) @ self.factors[:-1] + self.factors[-1], 0, 1)
 
     def __call__(self, latents: np.ndarray) -> list[Image.Image]:
-        """`StepInfo.unit_latents` [n,C,h,w] -> n images of the size that they will be decoded to."""
+        """See `Preview`."""
         _, _, height, width = latents.shape
         size = width * self._downscale, height * self._downscale
         return [image.resize(size, Image.Resampling.BICUBIC) for image in to_pil(self.colours(latents))]

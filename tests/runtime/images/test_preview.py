@@ -11,7 +11,7 @@ from PIL import Image
 
 import ebca
 from ebca.runtime.cli.run import main
-from ebca.runtime.images.preview import Preview
+from ebca.runtime.images.preview import LinearPreview
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ class LinearVae:
 def test_a_linear_decoder_is_found(plans: dict[str, Any], shape: tuple[int, ...]) -> None:
     """The ridge makes weights about 1% too small. Plans are asked for the session's size only."""
     vae: Any = LinearVae(plans)
-    preview = Preview.fit(vae, (32, 64))
+    preview = LinearPreview.fit(vae, (32, 64))
     assert vae.seen == [shape]
     # Decoders give -1 to 1, images are 0 to 1.
     expected = LinearVae.factors / 2
@@ -83,7 +83,7 @@ def test_an_engine_without_vae_is_refused() -> None:
     unet: Any = LinearVae()
     unet.manifest.vae = None
     with pytest.raises(ebca.EngineError, match="has no VAE"):
-        Preview.fit(unet, (64, 64))
+        LinearPreview.fit(unet, (64, 64))
 
 
 def test_the_command_line_keeps_replacing_a_file(

@@ -96,6 +96,7 @@ struct VaeSpec {
     double scaling_factor = 1;
     double shift_factor = 0;
     int64_t downscale = 8;
+    std::string preview;  // a small decoder, which this library does not use; empty: none
 };
 
 struct TextEncoderSpec {

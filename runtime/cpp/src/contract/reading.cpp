@@ -180,6 +180,7 @@ VaeSpec vae(const Entry& entry) {
     out.scaling_factor = entry.at("scaling_factor").number(1 / limits::factor, limits::factor);
     out.shift_factor = entry.at("shift_factor").number(-limits::factor, limits::factor);
     out.downscale = entry.at("downscale").integer(1, limits::downscale);
+    if (auto preview = entry.get("preview")) out.preview = preview->name();
     return out;
 }
 

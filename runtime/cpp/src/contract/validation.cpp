@@ -395,6 +395,10 @@ void check_vae(const Manifest& manifest) {
     const Component& encoder = need_component(manifest, vae.encoder, "the VAE");
     check_tensors("the VAE's encoder", encoder.inputs, {{"image", image}});
     check_tensors("the VAE's encoder", encoder.outputs, {{"mean", latents}, {"std", latents}});
+    if (vae.preview.empty()) return;
+    const Component& preview = need_component(manifest, vae.preview, "the VAE");
+    check_tensors("the decoder of previews", preview.inputs, {{"latents", latents}});
+    check_tensors("the decoder of previews", preview.outputs, {{"image", image}});
 }
 
 void check_schedulers(const Manifest& manifest) {
