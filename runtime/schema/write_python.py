@@ -142,6 +142,7 @@ _CTYPES = {
     "int32_t": "c_int32",
     "int64_t": "c_int64",
     "uint32_t": "c_uint32",
+    "uint64_t": "c_uint64",
     "double": "c_double",
     "const char*": "c_char_p",
     "void*": "c_void_p",
@@ -175,6 +176,7 @@ def structures(schema: Schema) -> str:
         _HEADER.format(title="The enums and structs of ebca.h for ctypes."),
         f"import ctypes\nfrom ctypes import POINTER, {', '.join(ctypes)}\nfrom enum import IntEnum, IntFlag\n",
         _errors(sorted(["EbcaError", *errors.values()])),
+        f'ABI_VERSION = {schema.abi_version}\n"""EBCA_ABI_VERSION of the header that these structs are from."""\n',
         *(_int_enum(enum) for enum in (schema.status, *schema.enums)),
         f"\nERRORS: dict[int, type[EbcaError]] = {{\n{table}}}\n"
         '"""The error of each status that has one in `ebca.errors`."""\n',
