@@ -16,7 +16,7 @@ namespace {
 constexpr std::pair<int, int> kOldest{2026, 3};
 
 // Never closed again: the library's threads outlive every engine.
-void* open_library(const std::string& path) {
+void* open_openvino(const std::string& path) {
     const char* named = std::getenv("EBCA_OPENVINO_LIB");
     const std::string chosen = !path.empty() ? path : named && *named ? named : "libopenvino_c.so";
     if (void* handle = dlopen(chosen.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE)) return handle;
@@ -71,7 +71,7 @@ std::string last_line(const char* message) {
 
 }  // namespace
 
-OpenVinoLibrary::OpenVinoLibrary(const std::string& path) : api_(find_all(open_library(path))) {
+OpenVinoLibrary::OpenVinoLibrary(const std::string& path) : api_(find_all(open_openvino(path))) {
     openvino_c::Version version{};
     check(api_.get_openvino_version(&version), "does not say its version");
     version_ = version.build_number ? version.build_number : "";

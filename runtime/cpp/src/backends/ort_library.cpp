@@ -12,7 +12,7 @@ namespace ebca::internal {
 namespace {
 
 // Never closed: the library's threads and its environment outlive every engine.
-void* open_library(const std::string& path) {
+void* open_onnxruntime(const std::string& path) {
     const char* named = std::getenv("EBCA_ORT_LIB");
     std::vector<std::string> candidates;
     if (!path.empty()) {
@@ -35,7 +35,7 @@ void* open_library(const std::string& path) {
 }  // namespace
 
 OrtLibrary::OrtLibrary(const std::string& path, uint32_t version) {
-    void* handle = open_library(path);
+    void* handle = open_onnxruntime(path);
     auto* base = reinterpret_cast<const OrtApiBase* (*)()>(dlsym(handle, "OrtGetApiBase"));
     if (!base)
         throw BackendError("the library that was loaded as ONNX Runtime has no OrtGetApiBase", "name another one");

@@ -19,7 +19,7 @@ constexpr const char* kAlive = ".alive";
 constexpr time_t kYoungSeconds = 60;
 
 // Remove this user's folders whose process has ended.
-void remove_abandoned(const fs::path& parent) {
+void remove_abandoned_folders(const fs::path& parent) {
     std::error_code failure;
     for (const auto& entry : fs::directory_iterator(parent, failure)) {
         struct stat info{};
@@ -47,7 +47,7 @@ fs::path make_folder(const fs::path& prefix) {
 
 TemporaryFolder::TemporaryFolder() {
     fs::path parent = fs::temp_directory_path();
-    remove_abandoned(parent);
+    remove_abandoned_folders(parent);
     path_ = make_folder(parent / kPrefix);
     alive_.emplace(path_ / kAlive);
 }
