@@ -1,5 +1,6 @@
-"""What the binary interface of the C++ library has beside structs and enums: its version, names of enums, first sizes."""
+"""What ebca.h has beside structs and enums: its version and the names of its enums; the first sizes of structs."""
 
+import re
 from collections.abc import Iterator
 
 from ebca.runtime.schema.load import Enum, Schema, Struct
@@ -8,12 +9,13 @@ from ebca.version import __version__
 
 def version(schema: Schema) -> list[str]:
     """The macros of ebca.h that say its version."""
-    major, minor, patch = __version__.split(".")
+    version = re.match(r"(\d+)\.(\d+)\.(\d+)", __version__)
+    assert version is not None, __version__
     return [
         "/* Of this header. EBCA_VERSION is for comparisons: 10203 is 1.2.3. */",
-        f"#define EBCA_VERSION_MAJOR {major}",
-        f"#define EBCA_VERSION_MINOR {minor}",
-        f"#define EBCA_VERSION_PATCH {patch}",
+        f"#define EBCA_VERSION_MAJOR {version[1]}",
+        f"#define EBCA_VERSION_MINOR {version[2]}",
+        f"#define EBCA_VERSION_PATCH {version[3]}",
         "#define EBCA_VERSION (EBCA_VERSION_MAJOR * 10000 + EBCA_VERSION_MINOR * 100 + EBCA_VERSION_PATCH)",
         f'#define EBCA_VERSION_TEXT "{__version__}"',
         "/* A host works with every library of the same number, from that of its header on. */",
@@ -24,9 +26,9 @@ def version(schema: Schema) -> list[str]:
 def declarations(enum: Enum) -> list[str]:
     """The functions of ebca.h that know the names of an enum."""
     kind, one = _kind(enum), enum.members[-1]
-    about = f"{enum.prefix}{one.name} is \"{one.name.lower()}\""
+    about = f'{enum.prefix}{one.name} is "{one.name.lower()}"'
     return [
-        f"/* {about}; {'what is not one flag' if enum.flags else 'another value'} is \"unknown\". */",
+        f'/* {about}; {"what is not one flag" if enum.flags else "another value"} is "unknown". */',
         f"EBCA_API const char* {enum.name}_name({kind} value);",
         f"EBCA_API ebca_status {enum.name}_from_name(const char* name, {kind}* value);",
     ]
@@ -39,7 +41,12 @@ def enum_names(schema: Schema, notice: str) -> str:
     for enum in (schema.status, *schema.enums):
         kind, table = _kind(enum), f"k_{enum.name.removeprefix('ebca_')}"
         lines += [f"static constexpr NamedValue {table}[] = {{", *_entries(enum), "};", ""]
-        lines += [f"EBCA_API const char* {enum.name}_name({kind} value) {{", f"    return name_of({table}, value);", "}", ""]
+        lines += [
+            f"EBCA_API const char* {enum.name}_name({kind} value) {{",
+            f"    return name_of({table}, value);",
+            "}",
+            "",
+        ]
         lines += [f"EBCA_API ebca_status {enum.name}_from_name(const char* name, {kind}* value) {{"]
         lines += [f'    return from_name({table}, "{enum.name}", name, value);', "}", ""]
     return "\n".join([*lines, "}", "}  // namespace ebca::internal", ""])

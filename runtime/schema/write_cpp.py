@@ -33,9 +33,7 @@ def header(schema: Schema, present: str) -> str:
     Raises ValueError for a marker of something that the schema lacks, or one that is missing.
     """
     blocks = {"version": write_abi.version(schema)}
-    blocks |= {
-        enum.name: [*_enum(enum), "", *write_abi.declarations(enum)] for enum in (schema.status, *schema.enums)
-    }
+    blocks |= {enum.name: [*_enum(enum), "", *write_abi.declarations(enum)] for enum in (schema.status, *schema.enums)}
     blocks |= {struct.name: _struct(struct) for struct in schema.structs}
     marked = _BLOCK.findall(present)
     if sorted(marked) != sorted(blocks):

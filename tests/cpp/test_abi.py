@@ -112,9 +112,11 @@ def test_the_header_keeps_the_promises_of_earlier_ones(old: Path, tmp_path: Path
 CHANGES: dict[str, tuple[Callable[[str], str], str]] = {
     "a field of another type": (lambda h: h.replace("int32_t steps;", "int64_t steps;"), "->steps) was 4"),
     "fields in another order": (
-        lambda h: h.replace("    int32_t jump_length;", "    int32_t jump;", 1)
-        .replace("    int32_t jump_count;", "    int32_t jump_length;", 1)
-        .replace("    int32_t jump;", "    int32_t jump_count;", 1),
+        lambda h: (
+            h.replace("    int32_t jump_length;", "    int32_t jump;", 1)
+            .replace("    int32_t jump_count;", "    int32_t jump_length;", 1)
+            .replace("    int32_t jump;", "    int32_t jump_count;", 1)
+        ),
         "offsetof(ebca_repaint_params, jump_length) was 8",
     ),
     "a field that is gone": (lambda h: re.sub(r"\n    size_t seed_count;.*", "", h, count=1), "seed_count"),
@@ -190,11 +192,11 @@ def test_the_version_is_said_once(library: native.Library) -> None:
 
 
 def test_the_macros_say_the_version(tmp_path: Path) -> None:
-    major, minor, patch = map(int, ebca.__version__.split("."))
+    major, minor, patch = (int(part) for part in re.findall(r"\d+", ebca.__version__)[:3])
     lines = [
-        f"_Static_assert(EBCA_VERSION == {major * 10000 + minor * 100 + patch}, \"\");",
-        f"_Static_assert(EBCA_VERSION_MAJOR == {major} && EBCA_VERSION_MINOR == {minor}, \"\");",
-        f"_Static_assert(EBCA_VERSION_PATCH == {patch}, \"\");",
+        f'_Static_assert(EBCA_VERSION == {major * 10000 + minor * 100 + patch}, "");',
+        f'_Static_assert(EBCA_VERSION_MAJOR == {major} && EBCA_VERSION_MINOR == {minor}, "");',
+        f'_Static_assert(EBCA_VERSION_PATCH == {patch}, "");',
         f"#if EBCA_ABI_VERSION != {SCHEMA.abi_version}\n#error\n#endif",
     ]
     (tmp_path / "version.c").write_text("\n".join([f'#include "{HEADER}"', *lines, ""]))

@@ -1,6 +1,9 @@
-/* A host that is compiled against the header of an earlier release, and runs with this library.
+/* A host in C. It is compiled against the header of an earlier release too, and runs with this library.
  *     host ENGINE_DIRECTORY
  */
+#ifndef EBCA_HEADER
+#define EBCA_HEADER <ebca.h>
+#endif
 #include EBCA_HEADER
 #include <stdio.h>
 #include <string.h>
