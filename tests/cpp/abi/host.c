@@ -1,5 +1,5 @@
 /* A host in C. It is compiled against the header of an earlier release too, and runs with this library.
- *     host ENGINE_DIRECTORY
+ *     host ENGINE_DIRECTORY [FILE_FOR_PIXELS]
  */
 #ifndef EBCA_HEADER
 #define EBCA_HEADER <ebca.h>
@@ -31,8 +31,9 @@ int main(int count, char** arguments) {
     ebca_engine* engine;
     ebca_session* session;
     ebca_result* result;
+    FILE* file;
 
-    if (count != 2 || ebca_abi_version() != EBCA_ABI_VERSION) return fail("the binary interface");
+    if (count < 2 || ebca_abi_version() != EBCA_ABI_VERSION) return fail("the binary interface");
     ebca_engine_params_init(&open, sizeof open);
     open.abi_version = EBCA_ABI_VERSION;
     open.path = arguments[1];
@@ -74,7 +75,10 @@ int main(int count, char** arguments) {
     if (ebca_session_generate(session, &make, &result) != EBCA_OK) return fail("generate");
     printf("%s %dx%d steps %d seed %d\n", result->task, (int)result->width, (int)result->height, (int)steps,
            (int)result->seeds[0]);
-    fwrite(result->pixels, 1, (size_t)result->width * (size_t)result->height * 3, stderr);
+    if (count > 2 && (file = fopen(arguments[2], "wb")) != NULL) {
+        fwrite(result->pixels, 3, (size_t)result->width * (size_t)result->height, file);
+        fclose(file);
+    }
     ebca_result_free(result);
     ebca_session_free(session);
     ebca_engine_free(engine);
