@@ -59,7 +59,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "plugins.sampling": ("errors",),
     "plugins.exclusive_attention": ("errors",),
     "plugins.compile": _OPERATORS,
-    "runtime.schema": ("errors",),
+    "runtime.schema": ("errors", "version"),
     "runtime.validation": ("errors", "runtime.schema"),
     "runtime.native": ("errors", "runtime.schema"),
     "runtime.noise": ("errors", "runtime.schema"),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ebca.errors import BackendError, EbcaError
-from ebca.runtime.native.structures import ERRORS, PARAMS, Status
+from ebca.runtime.native.structures import ABI_VERSION, ERRORS, PARAMS, Status
 
 
 class NativeError(EbcaError):
@@ -29,7 +29,7 @@ class Functions:
         lib: its functions, with their types.
 
     Raises:
-        BackendError: the library cannot be loaded.
+        BackendError: the library cannot be loaded, or is for another version of the binary interface.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -40,6 +40,13 @@ class Functions:
             raise BackendError(
                 f"the C++ library '{self.path}' cannot be loaded: {error}", "name another one in EBCA_CPP_LIB"
             ) from None
+        found = self.lib.ebca_abi_version() if hasattr(self.lib, "ebca_abi_version") else "unknown"
+        if found != ABI_VERSION:
+            raise BackendError(
+                f"the binary interface of the C++ library '{self.path}' has version {found}, this package needs "
+                f"{ABI_VERSION}",
+                "build it from the sources of this package, or name another one in EBCA_CPP_LIB",
+            )
         _declare(self.lib)
 
     @property

@@ -4,7 +4,19 @@ Written by `python -m ebca.runtime.schema.generate` from schema.toml; edit that 
 """
 
 import ctypes
-from ctypes import POINTER, c_char_p, c_double, c_float, c_int32, c_int64, c_size_t, c_uint8, c_uint32, c_void_p
+from ctypes import (
+    POINTER,
+    c_char_p,
+    c_double,
+    c_float,
+    c_int32,
+    c_int64,
+    c_size_t,
+    c_uint8,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+)
 from enum import IntEnum, IntFlag
 
 from ebca.errors import (
@@ -16,6 +28,9 @@ from ebca.errors import (
     OutOfMemoryError,
     ParameterError,
 )
+
+ABI_VERSION = 1
+"""EBCA_ABI_VERSION of the header that these structs are from."""
 
 
 class Status(IntEnum):
@@ -79,6 +94,7 @@ class EngineParams(ctypes.Structure):
 
     _fields_ = (
         ("struct_size", c_size_t),
+        ("abi_version", c_uint32),
         ("path", c_char_p),
         ("device", c_char_p),
         ("onnxruntime_library", c_char_p),
@@ -141,6 +157,7 @@ class Tensor(ctypes.Structure):
         ("shape", c_int64 * 4),
         ("rank", c_int32),
         ("memory", c_int32),
+        ("reserved", c_uint64 * 2),
     )
 
 
@@ -151,6 +168,7 @@ class Prompt(ctypes.Structure):
         ("texts", POINTER(c_char_p)),
         ("count", c_size_t),
         ("embeds", Tensor),
+        ("reserved", c_uint64 * 2),
     )
 
 
@@ -163,6 +181,7 @@ class Schedule(ctypes.Structure):
         ("parameter", c_double),
         ("values", POINTER(c_double)),
         ("count", c_size_t),
+        ("reserved", c_uint64 * 2),
     )
 
 
@@ -173,6 +192,7 @@ class TokenWeight(ctypes.Structure):
         ("word", c_char_p),
         ("position", c_int64),
         ("factor", c_double),
+        ("reserved", c_uint64 * 2),
     )
 
 
@@ -197,6 +217,7 @@ class Image(ctypes.Structure):
         ("height", c_int32),
         ("width", c_int32),
         ("channels", c_int32),
+        ("reserved", c_uint64 * 2),
     )
 
 
@@ -206,6 +227,7 @@ class Region(ctypes.Structure):
     _fields_ = (
         ("subject", c_char_p),
         ("mask", Image),
+        ("reserved", c_uint64 * 2),
     )
 
 

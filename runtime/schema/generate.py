@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ebca.runtime.schema import write_cpp, write_python
+from ebca.runtime.schema import write_abi, write_cpp, write_python
 from ebca.runtime.schema.load import Schema, load
 
 RUNTIME = Path(__file__).parents[1]
@@ -23,6 +23,7 @@ FILES: dict[Path, Writer] = {
     RUNTIME / "cpp" / "include" / "ebca.h": write_cpp.header,
     RUNTIME / "cpp" / "src" / "parameters.hpp": lambda schema, _: write_cpp.parameters(schema),
     RUNTIME / "cpp" / "src" / "api" / "defaults.hpp": lambda schema, _: write_cpp.struct_defaults(schema),
+    RUNTIME / "cpp" / "src" / "api" / "names.cpp": lambda schema, _: write_abi.enum_names(schema, write_cpp.NOTICE),
     ROOT / "engines" / "contract" / "limits.py": lambda schema, _: write_python.manifest_limits(schema),
     RUNTIME / "cpp" / "src" / "contract" / "limits.hpp": lambda schema, _: write_cpp.manifest_limits(schema),
 }

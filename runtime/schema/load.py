@@ -42,6 +42,7 @@ class Field:
     default: Any = None
     doc: str = ""
     group: str = ""
+    since: str = ""  # the release that added it to a struct of an earlier one
     python: Mapping[str, str] | None = None
 
 
@@ -70,6 +71,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Schema:
+    abi_version: int
     constants: Mapping[str, Mapping[str, Any]]
     limits: Mapping[str, Mapping[str, Any]]
     manifest_limits: Mapping[str, Mapping[str, Any]]
@@ -85,6 +87,7 @@ def load(path: Path = SCHEMA) -> Schema:
         data = tomllib.load(stream)
     names = data["names"]
     return Schema(
+        data["abi"]["version"],
         data["constants"],
         data["limits"],
         data["manifest_limits"],
@@ -109,7 +112,13 @@ def _enum(name: str, data: Mapping[str, Any]) -> Enum:
 
 def _struct(name: str, data: Mapping[str, Any]) -> Struct:
     size = (Field("size_t", "struct_size"),) if data.get("sized") else ()
-    fields = (*size, *(Field(**field) for field in data["fields"]))
+    room = data.get("reserved", 0)
+    reserved = (Field("uint64_t", "reserved", room, doc="zero"),) if room else ()
+    fields = (*size, *(Field(**field) for field in data["fields"]), *reserved)
+    if list(fields) != sorted(fields, key=lambda field: bool(field.since)):
+        raise ValueError(f"ebca_{name} has a field without `since` after one that has it")
+    if bool(size) == bool(room):
+        raise ValueError(f"ebca_{name} needs either struct_size or reserved words")
     return Struct(f"ebca_{name}", data["doc"], fields, data.get("init", False), data.get("defaults"))
 
 

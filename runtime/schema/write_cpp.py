@@ -5,6 +5,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
+from ebca.runtime.schema import write_abi
 from ebca.runtime.schema.load import Enum, Field, Schema, Struct, Text
 
 _WIDTH = 120
@@ -12,7 +13,7 @@ _BEGIN = "/* from runtime/schema/schema.toml: {name} */"
 _END = "/* end */"
 _BLOCK = re.compile(re.escape(_BEGIN).replace(r"\{name\}", r"(\w+)") + r"\n.*?" + re.escape(_END), re.DOTALL)
 
-_NOTICE = "Written by `python -m ebca.runtime.schema.generate` from schema.toml; edit that file instead."
+NOTICE = "Written by `python -m ebca.runtime.schema.generate` from schema.toml; edit that file instead."
 
 _CLASSES = {
     "parameter": "ParameterError",
@@ -27,11 +28,12 @@ _CLASSES = {
 
 
 def header(schema: Schema, present: str) -> str:
-    """ebca.h with its marked enums and structs as the schema has them.
+    """ebca.h with its version and its marked enums and structs as the schema has them.
 
     Raises ValueError for a marker of something that the schema lacks, or one that is missing.
     """
-    blocks = {enum.name: _enum(enum) for enum in (schema.status, *schema.enums)}
+    blocks = {"version": write_abi.version(schema)}
+    blocks |= {enum.name: [*_enum(enum), "", *write_abi.declarations(enum)] for enum in (schema.status, *schema.enums)}
     blocks |= {struct.name: _struct(struct) for struct in schema.structs}
     marked = _BLOCK.findall(present)
     if sorted(marked) != sorted(blocks):
@@ -41,7 +43,7 @@ def header(schema: Schema, present: str) -> str:
 
 def parameters(schema: Schema) -> str:
     """src/parameters.hpp."""
-    lines = ["// Defaults and rules of parameters, the same in Python and C++.", f"// {_NOTICE}", "#pragma once", ""]
+    lines = ["// Defaults and rules of parameters, the same in Python and C++.", f"// {NOTICE}", "#pragma once", ""]
     lines += ["#include <cstdint>", "#include <string>", "", '#include "error.hpp"', "", "// clang-format off"]
     lines += ["namespace ebca::internal::defaults {", ""]
     for name, data in schema.constants.items():
@@ -66,7 +68,7 @@ def parameters(schema: Schema) -> str:
 
 def manifest_limits(schema: Schema) -> str:
     """src/contract/limits.hpp."""
-    lines = ["// Bounds of what manifest.json says, the same in Python and C++.", f"// {_NOTICE}", "#pragma once", ""]
+    lines = ["// Bounds of what manifest.json says, the same in Python and C++.", f"// {NOTICE}", "#pragma once", ""]
     lines += ["#include <cstdint>", "", "// clang-format off", "namespace ebca::internal::limits {", ""]
     for name, data in schema.manifest_limits.items():
         kind = "double" if isinstance(data["value"], float) else "int64_t"
@@ -77,12 +79,15 @@ def manifest_limits(schema: Schema) -> str:
 def struct_defaults(schema: Schema) -> str:
     """src/api/defaults.hpp."""
     lines = [
-        "// What the _init functions of ebca.h set, in structs that are zero.",
-        f"// {_NOTICE}",
+        "// What the _init functions of ebca.h set, in structs that are zero, and the sizes of these structs.",
+        f"// {NOTICE}",
         "#pragma once",
         "",
     ]
-    lines += ["#include <cmath>", "", '#include "ebca.h"', "", "// clang-format off", "namespace ebca::internal {", ""]
+    lines += ["#include <cmath>", "#include <cstddef>", "", '#include "ebca.h"', ""]
+    lines += ["// clang-format off", "namespace ebca::internal {", ""]
+    lines += ["// Of a struct in the first release that had it: the least that a host may announce."]
+    lines += ["template <typename Params>", "inline constexpr size_t first_size = 0;", ""]
     for struct in schema.structs:
         if not struct.fields or struct.fields[0].name != "struct_size":
             continue
@@ -92,6 +97,7 @@ def struct_defaults(schema: Schema) -> str:
             lines += [f"inline void set_defaults({struct.name}& params) {{", *map(_assignment, values), "}", ""]
         else:
             lines += [f"inline void set_defaults({struct.name}&) {{}}", ""]
+        lines += write_abi.first_size(struct)
     return "\n".join([*lines, "}  // namespace ebca::internal", ""])
 
 

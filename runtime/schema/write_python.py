@@ -90,10 +90,14 @@ def manifest_limits(schema: Schema) -> str:
 
 def _errors(classes: Sequence[str]) -> str:
     """The import of some errors."""
-    line = f"from ebca.errors import {', '.join(classes)}"
+    return _import("ebca.errors", classes)
+
+
+def _import(module: str, names: Sequence[str]) -> str:
+    line = f"from {module} import {', '.join(names)}"
     if len(line) <= _WIDTH:
         return f"{line}\n"
-    return "\n".join(["from ebca.errors import (", *(f"    {name}," for name in classes), ")"]) + "\n"
+    return "\n".join([f"from {module} import (", *(f"    {name}," for name in names), ")"]) + "\n"
 
 
 def _constant_name(struct: Struct) -> str:
@@ -142,6 +146,7 @@ _CTYPES = {
     "int32_t": "c_int32",
     "int64_t": "c_int64",
     "uint32_t": "c_uint32",
+    "uint64_t": "c_uint64",
     "double": "c_double",
     "const char*": "c_char_p",
     "void*": "c_void_p",
@@ -173,8 +178,9 @@ def structures(schema: Schema) -> str:
     table = "".join(f"    {number}: {name},\n" for number, name in errors.items())
     parts = [
         _HEADER.format(title="The enums and structs of ebca.h for ctypes."),
-        f"import ctypes\nfrom ctypes import POINTER, {', '.join(ctypes)}\nfrom enum import IntEnum, IntFlag\n",
+        f"import ctypes\n{_import('ctypes', ['POINTER', *ctypes])}from enum import IntEnum, IntFlag\n",
         _errors(sorted(["EbcaError", *errors.values()])),
+        f'ABI_VERSION = {schema.abi_version}\n"""EBCA_ABI_VERSION of the header that these structs are from."""\n',
         *(_int_enum(enum) for enum in (schema.status, *schema.enums)),
         f"\nERRORS: dict[int, type[EbcaError]] = {{\n{table}}}\n"
         '"""The error of each status that has one in `ebca.errors`."""\n',

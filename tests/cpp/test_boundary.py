@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import re
 import shutil
 import subprocess
 import threading
@@ -529,27 +530,20 @@ def test_clip_skip_is_unsupported(shapes: native.Engine) -> None:
     session.close()
 
 
-def test_only_names_of_the_header_are_exported(library_file: Path) -> None:
+def test_the_functions_of_the_header_are_exported_and_no_others(library_file: Path) -> None:
     if shutil.which("nm") is None:
         pytest.skip("there is no nm to list symbols with")
     lines = building.run("nm", "--dynamic", "--defined-only", library_file).splitlines()
     names = {line.split()[-1].partition("@")[0] for line in lines if line.split()[1] != "A"}
-    header = (INCLUDE / "ebca.h").read_text()
-    assert names and all(f" {name}(" in header or f"* {name}(" in header for name in names), names
+    declared = set(re.findall(r"^EBCA_API [^;(]*?(\w+)\(", (INCLUDE / "ebca.h").read_text(), re.MULTILINE))
+    assert len(declared) > 20 and names == declared
 
 
-def test_each_header_compiles_alone(tmp_path: Path) -> None:
+def test_the_c_header_is_also_one_of_old_cpp(tmp_path: Path) -> None:
+    source = tmp_path / "host.cpp"
+    source.write_text('#include "ebca.h"\nint main() { return 0; }\n')
     strict = ["-Wall", "-Wextra", "-Werror", "-pedantic", f"-I{INCLUDE}", "-fsyntax-only"]
-    for compiler, options, header in (
-        ("cc", ["-std=c99", "-xc"], "ebca.h"),
-        ("c++", ["-std=c++11", "-xc++"], "ebca.h"),
-        ("c++", ["-std=c++17", "-xc++"], "ebca.hpp"),
-    ):
-        if shutil.which(compiler) is None:
-            pytest.skip(f"there is no {compiler}")
-        source = tmp_path / "host"
-        source.write_text(f'#include "{header}"\nint main(void) {{ return 0; }}\n')
-        building.run(compiler, *options, *strict, source)
+    building.run("c++", "-std=c++11", *strict, source)
 
 
 HOST = r"""

@@ -1,5 +1,7 @@
 """A library built without the tokenizer and without resizing, for hosts that bring embeddings and images that fit."""
 
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +23,7 @@ def bare(
 ) -> Iterator[native.Session]:
     with building.building(cmake_build):
         building.run("cmake", "-S", CPP, "-B", cmake_build, "-DEBCA_BUILD_TESTS=ON", *header_options)
-        building.run("cmake", "--build", cmake_build, "--target", "ebca_bare")
+        building.run("cmake", "--build", cmake_build, "--target", "ebca_bare", "ebca_bare_static")
     library = native.Library(cmake_build / "libebca_bare.so", onnxruntime_file)
     with library.open(shapes_dir) as engine, engine.session() as session:
         yield session
@@ -31,6 +33,17 @@ def test_texts_are_refused_without_the_tokenizer(bare: native.Session) -> None:
     with pytest.raises(native.NativeError, match=r"without the tokenizer.*pass prompt\.embeds") as caught:
         bare.generate(PROMPT, steps=1)
     assert caught.value.status == Status.UNSUPPORTED
+
+
+def test_texts_are_refused_by_the_static_library_too(
+    bare: native.Session, cmake_build: Path, onnxruntime_file: Path, shapes_dir: Path, tmp_path: Path
+) -> None:
+    host, library = Path(__file__).parent / "abi" / "host.c", cmake_build / "libebca_bare_static.a"
+    words = ["-DEBCA_STATIC", f"-I{CPP / 'include'}", host, library, "-lz", "-ldl", "-lstdc++", "-lm", "-pthread"]
+    building.run("cc", *words, "-o", tmp_path / "host")
+    environment = {**os.environ, "EBCA_ORT_LIB": str(onnxruntime_file)}
+    done = subprocess.run([tmp_path / "host", shapes_dir], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stdout.startswith("generate: this library was built without the tokenizer")
 
 
 def test_embeddings_make_the_same_image(

@@ -2,6 +2,7 @@
  *
  *     ebca_engine_params open;
  *     ebca_engine_params_init(&open, sizeof open);
+ *     open.abi_version = EBCA_ABI_VERSION;
  *     open.path = "engine-sd15";
  *     ebca_engine* engine;
  *     ebca_session* session;
@@ -23,6 +24,7 @@
  *   thread and in ebca_session_last_error() of the session; both stay valid until the next call there.
  * - Parameter structs begin with their size. Their _init function takes the size and sets the defaults, so that a host
  *   compiled against an older header works with a newer library.
+ * - Structs without a size have `reserved` words, which must be zero: fill them with zeros before you set fields.
  * - Arguments belong to the caller and may be freed when the call returns, unless a field says otherwise. What the
  *   library returns is freed by its _free function, which accepts NULL.
  * - An engine is shared by threads. A session is used by one thread at a time, except for ebca_session_cancel. A
@@ -38,10 +40,28 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#if defined(_WIN32)
+/* from runtime/schema/schema.toml: version */
+/* Of this header. EBCA_VERSION is for comparisons: 10203 is 1.2.3. */
+#define EBCA_VERSION_MAJOR 0
+#define EBCA_VERSION_MINOR 1
+#define EBCA_VERSION_PATCH 0
+#define EBCA_VERSION (EBCA_VERSION_MAJOR * 10000 + EBCA_VERSION_MINOR * 100 + EBCA_VERSION_PATCH)
+#define EBCA_VERSION_TEXT "0.1.0"
+/* A host works with every library of the same number, from that of its header on. */
+#define EBCA_ABI_VERSION 1
+/* end */
+
+/* Define EBCA_STATIC to link the static library. (EBCA_BUILDING is defined where the shared one is compiled.) */
+#if defined(EBCA_STATIC)
 #define EBCA_API
-#else
+#elif defined(_WIN32) && defined(EBCA_BUILDING)
+#define EBCA_API __declspec(dllexport)
+#elif defined(_WIN32)
+#define EBCA_API __declspec(dllimport)
+#elif defined(__GNUC__)
 #define EBCA_API __attribute__((visibility("default")))
+#else
+#define EBCA_API
 #endif
 
 #ifdef __cplusplus
@@ -60,13 +80,19 @@ typedef enum ebca_status {
     EBCA_ERROR_OUT_OF_MEMORY = 7, /* not enough memory on the host or the GPU */
     EBCA_ERROR_INTERNAL = 8,      /* a bug in this library */
 } ebca_status;
+
+/* EBCA_ERROR_INTERNAL is "error_internal"; another value is "unknown". */
+EBCA_API const char* ebca_status_name(ebca_status value);
+EBCA_API ebca_status ebca_status_from_name(const char* name, ebca_status* value);
 /* end */
 
 typedef struct ebca_engine ebca_engine;
 typedef struct ebca_session ebca_session;
 
-/* Version of the library, "0.1.0". */
+/* EBCA_VERSION_TEXT and EBCA_ABI_VERSION of the library. A host that loads it with dlopen compares the latter with its
+ * header's; one that is linked has the loader do so, or sets ebca_engine_params::abi_version. */
 EBCA_API const char* ebca_version(void);
+EBCA_API uint32_t ebca_abi_version(void);
 
 /* Text of the last error of the calling thread, "" if there was none. It is problem and remedy joined with "; ". */
 EBCA_API const char* ebca_last_error(void);
@@ -82,6 +108,10 @@ typedef enum ebca_log_level {
     EBCA_LOG_WARNING = 0,
     EBCA_LOG_INFO = 1,
 } ebca_log_level;
+
+/* EBCA_LOG_INFO is "info"; another value is "unknown". */
+EBCA_API const char* ebca_log_level_name(ebca_log_level value);
+EBCA_API ebca_status ebca_log_level_from_name(const char* name, ebca_log_level* value);
 /* end */
 
 typedef void (*ebca_log_callback)(ebca_log_level level, const char* message, void* user_data);
@@ -94,6 +124,7 @@ typedef void (*ebca_prepare_callback)(int64_t done, int64_t total, const char* c
 /* How to open an engine directory. */
 typedef struct ebca_engine_params {
     size_t struct_size;
+    uint32_t abi_version;             /* EBCA_ABI_VERSION, that of the host's header; 0: not checked */
     const char* path;                 /* the engine directory (UTF-8) */
     const char* device;               /* "cpu", "cuda" (the first GPU), "cuda:1" (default "cpu") */
     const char* onnxruntime_library;  /* libonnxruntime.so; NULL: EBCA_ORT_LIB, then the loader's search path */
@@ -141,6 +172,10 @@ enum {
     EBCA_TASK_INPAINTING = 8, /* by a model trained for it, or by RePaint */
     EBCA_TASK_INVERSION = 16,
 };
+
+/* EBCA_TASK_INVERSION is "inversion"; what is not one flag is "unknown". */
+EBCA_API const char* ebca_task_name(uint32_t value);
+EBCA_API ebca_status ebca_task_from_name(const char* name, uint32_t* value);
 /* end */
 
 /* from runtime/schema/schema.toml: ebca_engine_info */
@@ -208,6 +243,10 @@ typedef enum ebca_memory {
     EBCA_MEMORY_HOST = 0,
     EBCA_MEMORY_CUDA = 1,
 } ebca_memory;
+
+/* EBCA_MEMORY_CUDA is "cuda"; another value is "unknown". */
+EBCA_API const char* ebca_memory_name(ebca_memory value);
+EBCA_API ebca_status ebca_memory_from_name(const char* name, ebca_memory* value);
 /* end */
 
 /* from runtime/schema/schema.toml: ebca_tensor */
@@ -217,7 +256,8 @@ typedef struct ebca_tensor {
     const float* data;
     int64_t shape[4]; /* the first `rank` entries count */
     int32_t rank;
-    int32_t memory; /* ebca_memory */
+    int32_t memory;       /* ebca_memory */
+    uint64_t reserved[2]; /* zero */
 } ebca_tensor;
 /* end */
 
@@ -227,6 +267,7 @@ typedef struct ebca_prompt {
     const char* const* texts; /* UTF-8 */
     size_t count;
     ebca_tensor embeds;
+    uint64_t reserved[2]; /* zero */
 } ebca_prompt;
 /* end */
 
@@ -239,6 +280,10 @@ typedef enum ebca_schedule_kind {
     EBCA_SCHEDULE_EXPONENTIAL = 4,  /* value parameter^i */
     EBCA_SCHEDULE_VALUES = 5,       /* values[i], one per evaluation (RePaint: per step) */
 } ebca_schedule_kind;
+
+/* EBCA_SCHEDULE_VALUES is "values"; another value is "unknown". */
+EBCA_API const char* ebca_schedule_kind_name(ebca_schedule_kind value);
+EBCA_API ebca_status ebca_schedule_kind_from_name(const char* name, ebca_schedule_kind* value);
 /* end */
 
 /* from runtime/schema/schema.toml: ebca_schedule */
@@ -249,6 +294,7 @@ typedef struct ebca_schedule {
     double parameter;
     const double* values;
     size_t count;
+    uint64_t reserved[2]; /* zero */
 } ebca_schedule;
 /* end */
 
@@ -259,6 +305,7 @@ typedef struct ebca_token_weight {
     const char* word;
     int64_t position;
     double factor;
+    uint64_t reserved[2]; /* zero */
 } ebca_token_weight;
 /* end */
 
@@ -284,14 +331,16 @@ typedef struct ebca_image {
     int32_t height;
     int32_t width;
     int32_t channels;
+    uint64_t reserved[2]; /* zero */
 } ebca_image;
 /* end */
 
 /* from runtime/schema/schema.toml: ebca_region */
 /* Where a subject belongs. Its phrase is a subject of every prompt that has it, even if `subjects` does not name it. */
 typedef struct ebca_region {
-    const char* subject; /* a phrase of the prompt (UTF-8) */
-    ebca_image mask;     /* white where it belongs, with the aspect ratio of the images */
+    const char* subject;  /* a phrase of the prompt (UTF-8) */
+    ebca_image mask;      /* white where it belongs, with the aspect ratio of the images */
+    uint64_t reserved[2]; /* zero */
 } ebca_region;
 /* end */
 

@@ -642,6 +642,26 @@ ParameterError struct_size(const Name& name, const Size& size, const First& firs
     return ParameterError(text(name, " has struct_size ", size, ", this library knows ", first, " to ", last), text("call its _init function, and compile against a header of version ", version, " or older"));
 }
 
+template <typename Given, typename Own, typename Version>
+ParameterError abi_version(const Given& given, const Own& own, const Version& version) {
+    return ParameterError(text("the host was compiled for version ", given, " of the binary interface, and this library has version ", own), text("compile it with the header of this library (", version, "), or load a library for version ", given));
+}
+
+template <typename Name>
+ParameterError reserved_not_zero(const Name& name) {
+    return ParameterError(text(name, ".reserved is not zero"), "fill the whole struct with zeros before its fields are set");
+}
+
+template <typename Name, typename Kind, typename Names>
+ParameterError enum_name(const Name& name, const Kind& kind, const Names& names) {
+    return ParameterError(text("'", name, "' is not the name of a value of ", kind), text("give one of: ", names));
+}
+
+template <typename Name, typename What>
+ParameterError callback_threw(const Name& name, const What& what) {
+    return ParameterError(text("the callback ", name, " threw an exception: ", what), "catch it in the callback; to stop a call, return 0 from on_step");
+}
+
 inline ParameterError path_missing() {
     return ParameterError("path is missing", "name an engine directory");
 }

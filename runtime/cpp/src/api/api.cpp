@@ -9,7 +9,10 @@
 #include "api/structs.hpp"
 #include "ebca.h"
 
-using namespace ebca::internal;
+// Defined in the library's namespace, so that no name of it is visible in a host that compiles these sources among its
+// own. EBCA_API stands here too, as these are other declarations than those of the header.
+namespace ebca::internal {
+extern "C" {
 
 // Another thread may write the engine's error, so the caller reads a copy of its own.
 static const char* last_of(const ebca_engine* engine, std::string LastError::* text) {
@@ -20,27 +23,31 @@ static const char* last_of(const ebca_engine* engine, std::string LastError::* t
     return (own.*text).c_str();
 }
 
-const char* ebca_version(void) {
+EBCA_API const char* ebca_version(void) {
     return EBCA_VERSION_TEXT;
 }
 
-const char* ebca_last_error(void) {
+EBCA_API uint32_t ebca_abi_version(void) {
+    return EBCA_ABI_VERSION;
+}
+
+EBCA_API const char* ebca_last_error(void) {
     return thread_error().text.c_str();
 }
 
-const char* ebca_last_problem(void) {
+EBCA_API const char* ebca_last_problem(void) {
     return thread_error().problem.c_str();
 }
 
-const char* ebca_last_remedy(void) {
+EBCA_API const char* ebca_last_remedy(void) {
     return thread_error().remedy.c_str();
 }
 
-void ebca_engine_params_init(ebca_engine_params* params, size_t struct_size) {
+EBCA_API void ebca_engine_params_init(ebca_engine_params* params, size_t struct_size) {
     fill(params, struct_size);
 }
 
-ebca_status ebca_engine_open(const ebca_engine_params* params, ebca_engine** engine) {
+EBCA_API ebca_status ebca_engine_open(const ebca_engine_params* params, ebca_engine** engine) {
     if (engine) *engine = nullptr;
     return guarded([&] {
         if (!engine) throw rules::target_null("engine");
@@ -51,23 +58,23 @@ ebca_status ebca_engine_open(const ebca_engine_params* params, ebca_engine** eng
     });
 }
 
-void ebca_engine_free(ebca_engine* engine) {
+EBCA_API void ebca_engine_free(ebca_engine* engine) {
     delete engine;
 }
 
-const char* ebca_engine_last_error(const ebca_engine* engine) {
+EBCA_API const char* ebca_engine_last_error(const ebca_engine* engine) {
     return last_of(engine, &LastError::text);
 }
 
-const char* ebca_engine_last_problem(const ebca_engine* engine) {
+EBCA_API const char* ebca_engine_last_problem(const ebca_engine* engine) {
     return last_of(engine, &LastError::problem);
 }
 
-const char* ebca_engine_last_remedy(const ebca_engine* engine) {
+EBCA_API const char* ebca_engine_last_remedy(const ebca_engine* engine) {
     return last_of(engine, &LastError::remedy);
 }
 
-ebca_status ebca_engine_get_info(ebca_engine* engine, ebca_engine_info* info) {
+EBCA_API ebca_status ebca_engine_get_info(ebca_engine* engine, ebca_engine_info* info) {
     return guarded(engine, [&] {
         size_t size = checked(needed<ebca_engine_info>(info, "ebca_engine_info"), "ebca_engine_info").struct_size;
         ebca_engine_info out = engine_info(*engine->engine, engine->schedulers);
@@ -76,11 +83,12 @@ ebca_status ebca_engine_get_info(ebca_engine* engine, ebca_engine_info* info) {
     });
 }
 
-void ebca_session_params_init(ebca_session_params* params, size_t struct_size) {
+EBCA_API void ebca_session_params_init(ebca_session_params* params, size_t struct_size) {
     fill(params, struct_size);
 }
 
-ebca_status ebca_session_create(ebca_engine* engine, const ebca_session_params* given, ebca_session** session) {
+EBCA_API ebca_status ebca_session_create(ebca_engine* engine, const ebca_session_params* given,
+                                         ebca_session** session) {
     if (session) *session = nullptr;
     return guarded(engine, [&] {
         if (!session) throw rules::target_null("session");
@@ -90,23 +98,23 @@ ebca_status ebca_session_create(ebca_engine* engine, const ebca_session_params* 
     });
 }
 
-void ebca_session_free(ebca_session* session) {
+EBCA_API void ebca_session_free(ebca_session* session) {
     delete session;
 }
 
-const char* ebca_session_last_error(const ebca_session* session) {
+EBCA_API const char* ebca_session_last_error(const ebca_session* session) {
     return session ? session->last_error.text.c_str() : "the session is NULL";
 }
 
-const char* ebca_session_last_problem(const ebca_session* session) {
+EBCA_API const char* ebca_session_last_problem(const ebca_session* session) {
     return session ? session->last_error.problem.c_str() : "the session is NULL";
 }
 
-const char* ebca_session_last_remedy(const ebca_session* session) {
+EBCA_API const char* ebca_session_last_remedy(const ebca_session* session) {
     return session ? session->last_error.remedy.c_str() : "";
 }
 
-ebca_status ebca_session_cancel(ebca_session* session) {
+EBCA_API ebca_status ebca_session_cancel(ebca_session* session) {
     if (!session) {
         const ParameterError error = rules::session_null();
         assign(thread_error(), error.problem().c_str(), error.remedy().c_str());
@@ -116,27 +124,28 @@ ebca_status ebca_session_cancel(ebca_session* session) {
     return EBCA_OK;
 }
 
-void ebca_edit_init(ebca_edit* edit, size_t struct_size) {
+EBCA_API void ebca_edit_init(ebca_edit* edit, size_t struct_size) {
     fill(edit, struct_size);
 }
 
-void ebca_repaint_params_init(ebca_repaint_params* params, size_t struct_size) {
+EBCA_API void ebca_repaint_params_init(ebca_repaint_params* params, size_t struct_size) {
     fill(params, struct_size);
 }
 
-void ebca_regularize_params_init(ebca_regularize_params* params, size_t struct_size) {
+EBCA_API void ebca_regularize_params_init(ebca_regularize_params* params, size_t struct_size) {
     fill(params, struct_size);
 }
 
-void ebca_generate_params_init(ebca_generate_params* params, size_t struct_size) {
+EBCA_API void ebca_generate_params_init(ebca_generate_params* params, size_t struct_size) {
     fill(params, struct_size);
 }
 
-void ebca_invert_params_init(ebca_invert_params* params, size_t struct_size) {
+EBCA_API void ebca_invert_params_init(ebca_invert_params* params, size_t struct_size) {
     fill(params, struct_size);
 }
 
-ebca_status ebca_session_generate(ebca_session* session, const ebca_generate_params* params, ebca_result** result) {
+EBCA_API ebca_status ebca_session_generate(ebca_session* session, const ebca_generate_params* params,
+                                           ebca_result** result) {
     if (result) *result = nullptr;
     return guarded(session, [&] {
         if (!result) throw rules::target_null("result");
@@ -145,7 +154,8 @@ ebca_status ebca_session_generate(ebca_session* session, const ebca_generate_par
     });
 }
 
-ebca_status ebca_session_invert(ebca_session* session, const ebca_invert_params* params, ebca_result** result) {
+EBCA_API ebca_status ebca_session_invert(ebca_session* session, const ebca_invert_params* params,
+                                         ebca_result** result) {
     if (result) *result = nullptr;
     return guarded(session, [&] {
         if (!result) throw rules::target_null("result");
@@ -154,6 +164,9 @@ ebca_status ebca_session_invert(ebca_session* session, const ebca_invert_params*
     });
 }
 
-void ebca_result_free(ebca_result* result) {
+EBCA_API void ebca_result_free(ebca_result* result) {
     free_result(result);
 }
+
+}
+}  // namespace ebca::internal

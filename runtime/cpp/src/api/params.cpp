@@ -1,10 +1,12 @@
 // The parameter structs of ebca.h to the library's own.
 #include <cmath>
+#include <cstddef>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "api/callbacks.hpp"
 #include "api/structs.hpp"
 #include "contract/product.hpp"
 
@@ -12,6 +14,14 @@ namespace ebca::internal {
 namespace {
 
 constexpr size_t kMostItems = 1 << 20;
+
+// Later versions give these words a meaning; until then, what is in them is a mistake.
+template <typename Struct>
+void check_reserved(const Struct& given, const std::string& name) {
+    for (uint64_t word : given.reserved) {
+        if (word) throw rules::reserved_not_zero(name);
+    }
+}
 
 // A pointer with a count: NULL only with a count of 0.
 void check_list(const void* items, size_t count, const std::string& name) {
@@ -28,6 +38,7 @@ std::optional<double> given_number(double value) {
 }
 
 std::optional<Array> array(const Device& device, const ebca_tensor& tensor, const std::string& name) {
+    check_reserved(tensor, name);
     if (!tensor.data) return std::nullopt;
     if (tensor.memory != EBCA_MEMORY_HOST && tensor.memory != EBCA_MEMORY_CUDA) {
         throw rules::tensor_memory(name, tensor.memory);
@@ -54,6 +65,7 @@ std::optional<Array> array(const Device& device, const ebca_tensor& tensor, cons
 
 Prompt prompt(const Device& device, const ebca_prompt& given, const std::string& name) {
     Prompt out;
+    check_reserved(given, name);
     check_list(given.texts, given.count, name + ".texts");
     for (size_t i = 0; i < given.count; ++i) {
         if (!given.texts[i]) throw rules::is_null(text(name, ".texts[", i, "]"));
@@ -64,6 +76,7 @@ Prompt prompt(const Device& device, const ebca_prompt& given, const std::string&
 }
 
 Schedule schedule(const ebca_schedule& given, const std::string& name) {
+    check_reserved(given, name);
     if (given.kind < EBCA_SCHEDULE_CONSTANT || given.kind > EBCA_SCHEDULE_VALUES) {
         throw rules::schedule_kind(name, given.kind);
     }
@@ -75,12 +88,15 @@ Schedule schedule(const ebca_schedule& given, const std::string& name) {
     return out;
 }
 
+ImageView image(const ebca_image& given, const std::string& name) {
+    check_reserved(given, name);
+    return {given.pixels, given.height, given.width, given.channels};
+}
+
 std::vector<ImageView> images(const ebca_image* given, size_t count, const char* name) {
     check_list(given, count, name);
     std::vector<ImageView> out;
-    for (size_t i = 0; i < count; ++i) {
-        out.push_back({given[i].pixels, given[i].height, given[i].width, given[i].channels});
-    }
+    for (size_t i = 0; i < count; ++i) out.push_back(image(given[i], text(name, "[", i, "]")));
     return out;
 }
 
@@ -96,7 +112,7 @@ OnStep on_step(ebca_step_callback callback, void* data) {
         std::copy_n(info.latents.shape.begin(), 4, out.latents_shape);
         out.contexts = info.contexts.floats();
         std::copy_n(info.contexts.shape.begin(), 4, out.contexts_shape);
-        return callback(&out, data) != 0;
+        return called("on_step", callback, &out, data) != 0;
     };
 }
 
@@ -127,8 +143,10 @@ Subjects subjects(const ebca_generate_params& params) {
     check_list(params.regions, params.region_count, "regions");
     for (size_t i = 0; i < params.region_count; ++i) {
         const ebca_region& one = params.regions[i];
-        if (!one.subject) throw rules::is_null(text("regions[", i, "].subject"));
-        out.regions.push_back({one.subject, {one.mask.pixels, one.mask.height, one.mask.width, one.mask.channels}});
+        const std::string name = text("regions[", i, "]");
+        check_reserved(one, name);
+        if (!one.subject) throw rules::is_null(name + ".subject");
+        out.regions.push_back({one.subject, image(one.mask, name + ".mask")});
     }
     out.exclusion = schedule(params.subject_exclusion, "subject_exclusion");
     out.balance = schedule(params.subject_balance, "subject_balance");
@@ -136,10 +154,18 @@ Subjects subjects(const ebca_generate_params& params) {
     return out;
 }
 
+// Before anything else is read: where the number differs, what follows it may too.
+void check_abi(const ebca_engine_params* given) {
+    constexpr size_t read = offsetof(ebca_engine_params, abi_version) + sizeof given->abi_version;
+    if (given->struct_size < read || given->abi_version == 0 || given->abi_version == EBCA_ABI_VERSION) return;
+    throw rules::abi_version(given->abi_version, EBCA_ABI_VERSION, ebca_version());
+}
+
 }  // namespace
 
 EngineOptions engine_options(const ebca_engine_params* given) {
-    const ebca_engine_params params = checked(needed(given, "ebca_engine_params"), "ebca_engine_params");
+    check_abi(needed(given, "ebca_engine_params"));
+    const ebca_engine_params params = checked(given, "ebca_engine_params");
     if (!params.path || !*params.path) throw rules::path_missing();
     EngineOptions options;
     options.path = params.path;
@@ -156,12 +182,12 @@ EngineOptions engine_options(const ebca_engine_params* given) {
     if (params.on_prepare) {
         options.on_prepare = [call = params.on_prepare, data = params.on_prepare_data](int64_t done, int64_t total,
                                                                                        const std::string& component) {
-            call(done, total, component.c_str(), data);
+            called("on_prepare", call, done, total, component.c_str(), data);
         };
     }
     if (params.log) {
         options.log = [call = params.log, data = params.log_data](LogLevel level, const std::string& message) {
-            call(static_cast<ebca_log_level>(level), message.c_str(), data);
+            called("log", call, static_cast<ebca_log_level>(level), message.c_str(), data);
         };
     }
     return options;
@@ -182,6 +208,7 @@ GenerateRequest generate_request(const Device& device, const ebca_generate_param
     check_list(params.token_weights, params.token_weight_count, "token_weights");
     for (size_t i = 0; i < params.token_weight_count; ++i) {
         const ebca_token_weight& one = params.token_weights[i];
+        check_reserved(one, text("token_weights[", i, "]"));
         out.token_weights.push_back(
             {one.word ? std::optional<std::string>(one.word) : std::nullopt, one.position, one.factor});
     }

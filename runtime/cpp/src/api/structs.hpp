@@ -28,8 +28,7 @@ void fill(Params* target, size_t size) {
 // A copy of the caller's struct, which may come from an older header.
 template <typename Params>
 Params checked(const Params* given, const char* name) {
-    // Of the first version that had it; grows only where a struct is new.
-    constexpr size_t first = sizeof(Params);
+    constexpr size_t first = first_size<Params>;
     Params params{};
     set_defaults(params);
     if (!given) return params;

@@ -18,7 +18,7 @@ namespace {
 constexpr size_t kExternalFromBytes[] = {size_t{16} << 10, size_t{1} << 20};
 constexpr size_t kPackedAlignment = 64;
 
-bool is_digit(char c) {
+bool is_version_digit(char c) {
     return c >= '0' && c <= '9';
 }
 
@@ -29,7 +29,7 @@ bool packed_weights_are_aligned(const std::string& model) {
         size_t at = bar + 1, remainder = 0;
         auto digits = [&] {
             size_t begin = at;
-            while (at < model.size() && is_digit(model[at])) ++at;
+            while (at < model.size() && is_version_digit(model[at])) ++at;
             return at > begin;
         };
         size_t first = at;

@@ -11,7 +11,7 @@ namespace {
 
 constexpr const char* kDevice = "CPU";
 
-openvino_c::ElementType element_type(DType dtype) {
+openvino_c::ElementType openvino_type(DType dtype) {
     switch (dtype) {
         case DType::float16:
             return openvino_c::kFloat16;
@@ -116,7 +116,7 @@ void OpenVinoRunner::set(ov_infer_request* request, const std::string& name, con
     Shape shape = tensor.shape;
     openvino_c::Shape dims{static_cast<int64_t>(shape.size()), shape.data()};
     ov_tensor* raw = nullptr;
-    library.check(ov.tensor_create_from_host_ptr(element_type(tensor.dtype), dims, tensor.data, &raw), doing);
+    library.check(ov.tensor_create_from_host_ptr(openvino_type(tensor.dtype), dims, tensor.data, &raw), doing);
     OvPointer<ov_tensor> made(raw, {ov.tensor_free});
     library.check(ov.infer_request_set_tensor(request, name.c_str(), raw), doing);
 }

@@ -14,7 +14,7 @@ namespace {
 constexpr std::pair<int, int> kOldest{2026, 3};
 
 // Never closed again: the library's threads outlive every engine.
-void* open_library(const std::string& path) {
+void* open_openvino(const std::string& path) {
     const std::string named = path.empty() ? platform::variable("EBCA_OPENVINO_LIB") : path;
     const std::string chosen = named.empty() ? platform::openvino_name() : named;
     std::string reason;
@@ -69,7 +69,7 @@ std::string last_line(const char* message) {
 
 }  // namespace
 
-OpenVinoLibrary::OpenVinoLibrary(const std::string& path) : api_(find_all(open_library(path))) {
+OpenVinoLibrary::OpenVinoLibrary(const std::string& path) : api_(find_all(open_openvino(path))) {
     openvino_c::Version version{};
     check(api_.get_openvino_version(&version), "does not say its version");
     version_ = version.build_number ? version.build_number : "";

@@ -5,7 +5,7 @@
 namespace ebca::internal {
 namespace {
 
-ONNXTensorElementDataType element_type(DType dtype) {
+ONNXTensorElementDataType onnx_type(DType dtype) {
     switch (dtype) {
         case DType::float16:
             return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
@@ -59,7 +59,7 @@ OrtPointer<OrtIoBinding> bind_arrays(const OrtLibrary& ort, OrtSession& session,
         OrtValue* made = nullptr;
         auto bytes = static_cast<size_t>(byte_size(tensor.shape, tensor.dtype));
         ort.check(api.CreateTensorWithDataAsOrtValue(&place, tensor.data, bytes, tensor.shape.data(),
-                                                     tensor.shape.size(), element_type(tensor.dtype), &made),
+                                                     tensor.shape.size(), onnx_type(tensor.dtype), &made),
                   text("cannot bind ", name));
         return OrtPointer<OrtValue>(made, {api.ReleaseValue});
     };

@@ -10,7 +10,7 @@ namespace ebca::internal {
 namespace {
 
 // Never closed: the library's threads and its environment outlive every engine.
-void* open_library(const std::string& path) {
+void* open_onnxruntime(const std::string& path) {
     const std::string named = path.empty() ? platform::variable("EBCA_ORT_LIB") : path;
     std::string reasons;
     for (const std::string& candidate : named.empty() ? platform::onnxruntime_names() : std::vector{named}) {
@@ -25,7 +25,7 @@ void* open_library(const std::string& path) {
 }  // namespace
 
 OrtLibrary::OrtLibrary(const std::string& path, uint32_t version) {
-    void* handle = open_library(path);
+    void* handle = open_onnxruntime(path);
     auto* base = reinterpret_cast<const OrtApiBase* (*)()>(platform::find_symbol(handle, "OrtGetApiBase"));
     if (!base)
         throw BackendError("the library that was loaded as ONNX Runtime has no OrtGetApiBase", "name another one");

@@ -14,7 +14,7 @@ constexpr const char* kAlive = ".alive";
 constexpr int64_t kYoungSeconds = 60;
 
 // Remove this user's folders whose process has ended.
-void remove_abandoned(const fs::path& parent) {
+void remove_abandoned_folders(const fs::path& parent) {
     std::error_code failure;
     auto now = std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch());
     for (const auto& entry : fs::directory_iterator(parent, failure)) {
@@ -34,7 +34,7 @@ void remove_abandoned(const fs::path& parent) {
 
 TemporaryFolder::TemporaryFolder() {
     fs::path parent = fs::temp_directory_path();
-    remove_abandoned(parent);
+    remove_abandoned_folders(parent);
     path_ = platform::make_folder(parent / kPrefix);
     alive_.emplace(path_ / kAlive);
 }

@@ -45,7 +45,7 @@ Array checked_embeds(const std::string& name, const Array& given, int64_t batch,
 }
 
 // How much of a text a warning shows, in characters.
-constexpr size_t kShown = 100;
+constexpr size_t kShownPrompt = 100;
 
 // Multiplies the embeddings [T,D] of one row by the weights of its tokens, then all of them by one number that gives
 // them their former mean. A row in which all weights are 1 keeps its bits. runtime/conditioning/weighting.py is the
@@ -154,11 +154,11 @@ std::vector<std::vector<int64_t>> positions(Engine& engine, const std::vector<To
 std::string shortened(const std::string& full) {
     size_t end = 0, count = 0, cut = 0;
     while (end < full.size()) {
-        if (count == kShown) cut = end;
+        if (count == kShownPrompt) cut = end;
         end += std::max<size_t>(utf8_at(full, end).length, 1);
         ++count;
     }
-    return count <= kShown ? full : text(full.substr(0, cut), "... (", count - kShown, " more characters)");
+    return count <= kShownPrompt ? full : text(full.substr(0, cut), "... (", count - kShownPrompt, " more characters)");
 }
 
 std::vector<std::string> texts_for_images(const std::string& name, const Prompt& prompt, int64_t batch) {

@@ -12,7 +12,7 @@ namespace ebca::internal {
 namespace {
 
 constexpr size_t kDigits = 20;
-constexpr size_t kShown = 60;
+constexpr size_t kShownDimension = 60;
 
 bool is_digits(std::string_view part) {
     return !part.empty() && part.size() <= kDigits && part.find_first_not_of("0123456789") == part.npos;
@@ -40,7 +40,7 @@ std::string_view stripped(std::string_view part) {
 Dim parse_dim(std::string_view spelled) {
     Dim dim;
     dim.text = std::string(spelled);
-    const std::string shown = text("dimension '", spelled.substr(0, kShown), "' is ");
+    const std::string shown = text("dimension '", spelled.substr(0, kShownDimension), "' is ");
     const EngineError refusal(shown + "neither a number nor a product of names and numbers");
     size_t begin = 0;
     while (true) {

@@ -11,7 +11,7 @@
 namespace ebca::internal {
 namespace {
 
-constexpr size_t kShown = 60;
+constexpr size_t kShownValue = 60;
 
 bool is_word(std::string_view name) {
     auto plain = [](char c) {
@@ -44,7 +44,7 @@ std::string spelled(const json::Value& value) {
         std::replace(dumped.begin(), dumped.begin() + 1, '"', '\'');
         dumped.back() = '\'';
     }
-    return dumped.size() <= kShown ? dumped : dumped.substr(0, kShown) + "...";
+    return dumped.size() <= kShownValue ? dumped : dumped.substr(0, kShownValue) + "...";
 }
 
 void check_name(const std::string& name, std::string_view what, int64_t limit) {

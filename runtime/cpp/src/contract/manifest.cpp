@@ -12,8 +12,8 @@
 namespace ebca::internal {
 namespace {
 
-constexpr const char* kFormat = "ebca-engine";
-constexpr int64_t kVersion = 2;
+constexpr const char* kManifestFormat = "ebca-engine";
+constexpr int64_t kManifestVersion = 2;
 constexpr size_t kDigest = 64;  // hexadecimal digits
 
 // The SHA-256 of bytes in which the 64 that start at `begin` are zeros. engines/contract/digest.py is the same in
@@ -91,15 +91,15 @@ Manifest parse_manifest(std::string_view bytes, const std::string& what) {
     } catch (const EngineError& error) {
         throw EngineError(text(what, " cannot be read: ", error.what()), "copy or export the engine again");
     }
-    if (json::optional_member(data, "format") != kFormat) {
-        throw EngineError(text(what, " is not an ebca manifest (no format '", kFormat, "')"),
+    if (json::optional_member(data, "format") != kManifestFormat) {
+        throw EngineError(text(what, " is not an ebca manifest (no format '", kManifestFormat, "')"),
                           "name an engine directory");
     }
     const json::Value& version = json::optional_member(data, "version");
-    if (!version.is_number_integer() || version != kVersion) {
-        bool newer = version.is_number_integer() && version > kVersion;
+    if (!version.is_number_integer() || version != kManifestVersion) {
+        bool newer = version.is_number_integer() && version > kManifestVersion;
         std::string shown = version.dump(-1, ' ', true, json::Value::error_handler_t::replace).substr(0, 60);
-        throw EngineError(text(what, " has manifest version ", shown, ", this library reads ", kVersion),
+        throw EngineError(text(what, " has manifest version ", shown, ", this library reads ", kManifestVersion),
                           newer ? "update it or export the engine again" : "export the engine again");
     }
     if (!is_unchanged(bytes, json::optional_member(data, "digest"))) {

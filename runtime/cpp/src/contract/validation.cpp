@@ -13,7 +13,7 @@
 namespace ebca::internal {
 namespace {
 
-using Tensors = std::map<std::string, TensorSpec>;
+using TensorSpecs = std::map<std::string, TensorSpec>;
 using Names = std::vector<std::string>;
 
 const Names kInputs{"sample", "timestep", "contexts"}, kOutputs{"noise", "contexts_out"};
@@ -48,7 +48,7 @@ std::vector<OpVariant> guided_variants() {
     return out;
 }
 
-bool is_in(const std::string& name, const Names& names) {
+bool contains(const std::string& name, const Names& names) {
     return std::find(names.begin(), names.end(), name) != names.end();
 }
 
@@ -86,7 +86,7 @@ const Component& need_component(const Manifest& manifest, const std::string& nam
     return found->second;
 }
 
-std::string listed(const Tensors& tensors) {
+std::string listed(const TensorSpecs& tensors) {
     std::string out;
     size_t count = 0;
     for (const auto& [name, tensor] : tensors) {
@@ -111,7 +111,7 @@ bool equal(const TensorSpec& a, const TensorSpec& b) {
 }
 
 // The same names, dtypes and shapes.
-void check_tensors(const std::string& who, const Tensors& given, const Tensors& expected) {
+void check_tensors(const std::string& who, const TensorSpecs& given, const TensorSpecs& expected) {
     auto same_name = [](const auto& a, const auto& b) { return a.first == b.first; };
     if (!std::equal(given.begin(), given.end(), expected.begin(), expected.end(), same_name)) {
         throw EngineError(text(who, " has the tensors ", listed(given), " instead of ", listed(expected)));
@@ -125,8 +125,8 @@ void check_tensors(const std::string& who, const Tensors& given, const Tensors& 
 }
 
 // Those of these names that there are.
-Tensors some(const Tensors& tensors, const Names& names) {
-    Tensors out;
+TensorSpecs some(const TensorSpecs& tensors, const Names& names) {
+    TensorSpecs out;
     for (const std::string& name : names) {
         auto found = tensors.find(name);
         if (found != tensors.end()) out.insert(*found);
@@ -141,7 +141,7 @@ void check_edges(const UNetSpec& unet) {
             "the UNet has other inputs than sample, timestep, contexts, or other outputs than noise, contexts_out");
     }
     const TensorSpec contexts = floats(shape("batch", "contexts", "tokens", unet.context_dim));
-    const Tensors expected{{"sample", floats(shape("batch", unet.in_channels, "height", "width"))},
+    const TensorSpecs expected{{"sample", floats(shape("batch", unet.in_channels, "height", "width"))},
                            {"timestep", floats(shape("batch"))},
                            {"contexts", contexts},
                            {"noise", floats(shape("batch", unet.out_channels, "height", "width"))},
@@ -150,7 +150,7 @@ void check_edges(const UNetSpec& unet) {
 }
 
 void check_compute(const Manifest& manifest) {
-    const Tensors& tensors = manifest.unet.tensors;
+    const TensorSpecs& tensors = manifest.unet.tensors;
     auto half = std::find_if(tensors.begin(), tensors.end(),
                              [](const auto& one) { return one.second.dtype == DType::float16; });
     if ((half != tensors.end()) != (manifest.compute == "fp16")) {
@@ -159,12 +159,12 @@ void check_compute(const Manifest& manifest) {
     }
 }
 
-// Tensors that the host fills or reads keep their layout.
+// TensorSpecs that the host fills or reads keep their layout.
 void check_channels_last(const UNetSpec& unet) {
     for (const auto& [backend, names] : unet.channels_last) {
         for (const std::string& name : names) {
             auto found = unet.tensors.find(name);
-            bool edge = is_in(name, unet.inputs) || is_in(name, unet.outputs);
+            bool edge = contains(name, unet.inputs) || contains(name, unet.outputs);
             if (edge || found == unet.tensors.end() || found->second.shape.size() != 4) {
                 throw EngineError(text("'", name, "' of channels_last is not an image between segments"));
             }
@@ -173,7 +173,7 @@ void check_channels_last(const UNetSpec& unet) {
 }
 
 // The op's tensors of these names, computed in `half`, at a layer with so many positions.
-Tensors op_tensors(const Names& names, const LayerSpec& layer, DType half, const Dim& positions) {
+TensorSpecs op_tensors(const Names& names, const LayerSpec& layer, DType half, const Dim& positions) {
     const Dim batch = parse_dim("batch"), contexts = parse_dim("contexts"), tokens = parse_dim("tokens"),
               groups = parse_dim("groups");
     Dim width = parse_dim("1");
@@ -181,7 +181,7 @@ Tensors op_tensors(const Names& names, const LayerSpec& layer, DType half, const
     width.text = std::to_string(width.constant);
     const std::vector<Dim> queries{batch, positions, width}, keys{batch, contexts, tokens, width},
         each{batch, contexts};
-    const Tensors all{{"q", {half, queries}},
+    const TensorSpecs all{{"q", {half, queries}},
                       {"out", {half, queries}},
                       {"k", {half, keys}},
                       {"v", {half, keys}},
@@ -210,7 +210,7 @@ void check_layer_step(const UNetSpec& unet, const Step& step) {
     }
     const LayerSpec& layer = unet.layers[static_cast<size_t>(step.layer)];
     const Names names{"q", "k", "v", "out", "g"}, own = joined(step.inputs, step.outputs);
-    Tensors given;
+    TensorSpecs given;
     for (size_t i = 0; i < names.size(); ++i) given[names[i]] = unet.tensors.at(own[i]);
     const Dim positions = parse_dim(std::string_view(layer.height.text + "*" + layer.width.text));
     check_tensors(text("layer ", step.layer), given, op_tensors(names, layer, given.at("q").dtype, positions));
@@ -326,7 +326,7 @@ void check_full_unet(const Manifest& manifest, const std::string& full, const Na
     if (full.empty()) return;
     const UNetSpec& unet = manifest.unet;
     const Component& component = need_component(manifest, full, "the UNet");
-    Tensors inputs = op_tensors(controls, LayerSpec(), DType::float32, Dim());
+    TensorSpecs inputs = op_tensors(controls, LayerSpec(), DType::float32, Dim());
     inputs.merge(some(unet.tensors, unet.inputs));
     const std::string who = text("the full UNet '", full, "'");
     check_tensors(who, component.inputs, inputs);

@@ -24,7 +24,7 @@ class CallList : public Replay {
     std::vector<Call*> calls_;
 };
 
-size_t bytes_of(const Tensor& tensor) {
+size_t host_bytes(const Tensor& tensor) {
     return static_cast<size_t>(byte_size(tensor.shape, tensor.dtype));
 }
 
@@ -67,14 +67,14 @@ void run_once(Device& device, const Runner& runner, const Tensors& inputs, const
     std::vector<Shared> given, made;
     Tensors read = staged(inputs, given), written = staged(outputs, made);
     for (size_t i = 0; i < given.size(); ++i) {
-        std::memcpy(given[i].host.data, inputs[i].second.data, bytes_of(given[i].host));
+        std::memcpy(given[i].host.data, inputs[i].second.data, host_bytes(given[i].host));
     }
     device.upload(given);
     std::unique_ptr<Call> call = runner.bind(read, written);
     device.run(*call);
     device.download(made);
     for (size_t i = 0; i < made.size(); ++i) {
-        std::memcpy(outputs[i].second.data, made[i].host.data, bytes_of(made[i].host));
+        std::memcpy(outputs[i].second.data, made[i].host.data, host_bytes(made[i].host));
     }
 }
 

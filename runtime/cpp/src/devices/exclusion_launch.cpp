@@ -6,7 +6,7 @@ namespace ebca::internal {
 namespace {
 
 // Positions that a program holds in registers: maps of 32x32, the largest that locate subjects.
-constexpr int64_t kBlock = 1024;
+constexpr int64_t kExclusionBlock = 1024;
 // Groups that a program keeps apart, a bit for each.
 constexpr int64_t kMostGroups = 31;
 
@@ -21,10 +21,10 @@ SamplingLaunch exclusion_launch(const Tensors& arrays, int64_t layer_stride) {
     };
     const Shape &maps = shape_of("maps"), &near = shape_of("near");  // [L,R,G,N], [h,w]
     int64_t groups = maps.at(2), side_by_side = elements({maps.begin() + 1, maps.end()});
-    if (maps.at(3) > kBlock) {
+    if (maps.at(3) > kExclusionBlock) {
         throw ParameterError(
             text("exclusive attention is given maps of ", near.at(0), "x", near.at(1)),
-            text("its GPU kernel takes ", kBlock, " positions or fewer: use layers of a lower resolution"));
+            text("its GPU kernel takes ", kExclusionBlock, " positions or fewer: use layers of a lower resolution"));
     }
     if (groups > kMostGroups) {
         throw ParameterError(text("exclusive attention is given ", groups, " groups"),

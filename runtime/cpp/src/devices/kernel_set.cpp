@@ -19,8 +19,8 @@ namespace {
 
 using json::Value;
 
-constexpr const char* kFormat = "ebca-kernels";
-constexpr int64_t kVersion = 1;
+constexpr const char* kKernelsFormat = "ebca-kernels";
+constexpr int64_t kKernelsVersion = 1;
 constexpr int64_t kScratchAlignment = 256;
 constexpr uint64_t kPointerAlignment = 16;
 constexpr int64_t kMostElements = int64_t{1} << 31;
@@ -217,9 +217,9 @@ KernelSet::KernelSet(std::filesystem::path folder) : folder_(std::move(folder)) 
         Value data = json::parse(read_file(path));
         std::string format = json::string(json::member(data, "format"), "format");
         int64_t version = json::integer(json::member(data, "version"), "version", 0, kLargestNumber);
-        if (format != kFormat || version != kVersion) {
+        if (format != kKernelsFormat || version != kKernelsVersion) {
             throw EngineError(
-                text("it is '", format, "' version ", version, ", not '", kFormat, "' version ", kVersion));
+                text("it is '", format, "' version ", version, ", not '", kKernelsFormat, "' version ", kKernelsVersion));
         }
         for (const auto& [kernel, records] : json::object(json::member(data, "arguments"), "arguments").items()) {
             std::vector<Argument>& arguments = arguments_[kernel];

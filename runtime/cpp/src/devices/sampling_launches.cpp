@@ -7,7 +7,7 @@
 namespace ebca::internal {
 namespace {
 
-constexpr int64_t kBlock = 256;
+constexpr int64_t kSamplingBlock = 256;
 
 const Shape& shape_of(const Tensors& arrays, const char* name) {
     for (const auto& [own, tensor] : arrays) {
@@ -28,7 +28,7 @@ SamplingLaunch sampling_launch(const std::string& kernel, const Tensors& arrays)
         // The rows of these are found by pointers and 64-bit indices.
         bool by_row = name == "history" || name == "controls";
         int64_t count = by_row ? behind_first(tensor.shape) : elements(tensor.shape);
-        if (count > INT32_MAX - kBlock) {
+        if (count > INT32_MAX - kSamplingBlock) {
             throw ParameterError(
                 text("sampling needs '", name, "' with ", count, " elements, and its kernels count to 2^31 - 1"),
                 "make a smaller image, or fewer at once");
@@ -65,7 +65,7 @@ SamplingLaunch sampling_launch(const std::string& kernel, const Tensors& arrays)
         size("rows", rows);
         size("contexts", contexts);
     }
-    out.blocks = (work + kBlock - 1) / kBlock;
+    out.blocks = (work + kSamplingBlock - 1) / kSamplingBlock;
     return out;
 }
 

@@ -5,7 +5,7 @@
 namespace ebca::internal {
 namespace {
 
-constexpr int64_t kBlock = 16;
+constexpr int64_t kNoiseBlock = 16;
 constexpr double kTwoPi = 6.283185307179586476925286766559;
 
 // To the nearest float32: libraries differ in the last bit of their float32 forms, and this noise equals Python's.
@@ -15,11 +15,11 @@ float rounded(double (*function)(double), float x) {
 
 // 16 uniform values to 16 normal ones, in float32 as PyTorch: the angle's rounding shows.
 void box_muller(float* values) {
-    for (int64_t i = 0; i < kBlock / 2; ++i) {
+    for (int64_t i = 0; i < kNoiseBlock / 2; ++i) {
         float radius = std::sqrt(-2.0f * rounded(std::log, 1.0f - values[i]));
-        float angle = static_cast<float>(kTwoPi) * values[i + kBlock / 2];
+        float angle = static_cast<float>(kTwoPi) * values[i + kNoiseBlock / 2];
         values[i] = radius * rounded(std::cos, angle);
-        values[i + kBlock / 2] = radius * rounded(std::sin, angle);
+        values[i + kNoiseBlock / 2] = radius * rounded(std::sin, angle);
     }
 }
 
@@ -35,17 +35,17 @@ double NormalStream::uniform53() {
 }
 
 void NormalStream::randn(float* out, int64_t count) {
-    if (count < kBlock) {
+    if (count < kNoiseBlock) {
         few(out, count);
         return;
     }
     for (int64_t i = 0; i < count; ++i) out[i] = uniform24();
-    int64_t whole = count - count % kBlock;
-    for (int64_t i = 0; i < whole; i += kBlock) box_muller(out + i);
+    int64_t whole = count - count % kNoiseBlock;
+    for (int64_t i = 0; i < whole; i += kNoiseBlock) box_muller(out + i);
     if (whole == count) return;
     // The last 16 values are drawn again.
-    float* last = out + count - kBlock;
-    for (int64_t i = 0; i < kBlock; ++i) last[i] = uniform24();
+    float* last = out + count - kNoiseBlock;
+    for (int64_t i = 0; i < kNoiseBlock; ++i) last[i] = uniform24();
     box_muller(last);
 }
 

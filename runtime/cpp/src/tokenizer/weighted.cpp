@@ -17,7 +17,7 @@ namespace {
 constexpr double kUp = 1.1;
 constexpr std::string_view kBreak = "BREAK";
 // How much of a prompt a message shows, in characters.
-constexpr size_t kShown = 40;
+constexpr size_t kShownWords = 40;
 
 // One that was opened.
 struct Bracket {
@@ -72,18 +72,18 @@ std::string cut(std::string_view full) {
     size_t end = full.size(), count = 0;
     for (size_t i = 0; i < full.size(); ++i) {
         if (!starts_character(full[i])) continue;
-        if (count++ == kShown) end = i;
+        if (count++ == kShownWords) end = i;
     }
-    if (count <= kShown) return one_line(full);
-    return text(one_line(full.substr(0, end)), "... (", count - kShown, " more characters)");
+    if (count <= kShownWords) return one_line(full);
+    return text(one_line(full.substr(0, end)), "... (", count - kShownWords, " more characters)");
 }
 
 ParameterError unbalanced(std::string_view prompt, size_t at) {
     auto position = std::count_if(prompt.begin(), prompt.begin() + static_cast<ptrdiff_t>(at), starts_character) + 1;
     size_t begin = at, end = at;
-    for (size_t n = 0; begin > 0 && n < kShown / 2;) n += starts_character(prompt[--begin]);
+    for (size_t n = 0; begin > 0 && n < kShownWords / 2;) n += starts_character(prompt[--begin]);
     for (size_t n = 0; end < prompt.size(); ++end) {
-        if (starts_character(prompt[end]) && ++n > kShown / 2) break;
+        if (starts_character(prompt[end]) && ++n > kShownWords / 2) break;
     }
     const std::string near = one_line(prompt.substr(begin, end - begin));
     const std::string sign(1, prompt[at]);

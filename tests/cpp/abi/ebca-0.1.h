@@ -1,0 +1,510 @@
+/* ebca: Energy-Based Cross Attention on Stable Diffusion, for hosts in C and C++ without Python.
+ *
+ *     ebca_engine_params open;
+ *     ebca_engine_params_init(&open, sizeof open);
+ *     open.abi_version = EBCA_ABI_VERSION;
+ *     open.path = "engine-sd15";
+ *     ebca_engine* engine;
+ *     ebca_session* session;
+ *     ebca_result* result;
+ *     if (ebca_engine_open(&open, &engine) != EBCA_OK) puts(ebca_last_error());
+ *     ebca_session_create(engine, NULL, &session);
+ *     ebca_generate_params make;
+ *     ebca_generate_params_init(&make, sizeof make);
+ *     const char* prompt = "a lion with a crown";
+ *     make.prompt.texts = &prompt;
+ *     make.prompt.count = 1;
+ *     ebca_session_generate(session, &make, &result);     result->pixels: [n, height, width, 3] bytes
+ *     ebca_result_free(result);
+ *     ebca_session_free(session);
+ *     ebca_engine_free(engine);
+ *
+ * Rules:
+ * - Every call that can fail returns an ebca_status. The text of the error is in ebca_last_error() of the calling
+ *   thread and in ebca_session_last_error() of the session; both stay valid until the next call there.
+ * - Parameter structs begin with their size. Their _init function takes the size and sets the defaults, so that a host
+ *   compiled against an older header works with a newer library.
+ * - Structs without a size have `reserved` words, which must be zero: fill them with zeros before you set fields.
+ * - Arguments belong to the caller and may be freed when the call returns, unless a field says otherwise. What the
+ *   library returns is freed by its _free function, which accepts NULL.
+ * - An engine is shared by threads. A session is used by one thread at a time, except for ebca_session_cancel. A
+ *   session keeps its engine alive: they may be freed in any order.
+ * - Arrays are C-contiguous. Letters: n images, T tokens, D width of the contexts, C latent channels, h x w latents,
+ *   m evaluations of the UNet (pndm makes one more than steps).
+ * - Callbacks are called from the thread that made the call. They must not throw, and must not use the same session
+ *   except for ebca_session_cancel.
+ */
+#ifndef EBCA_H
+#define EBCA_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* from runtime/schema/schema.toml: version */
+/* Of this header. EBCA_VERSION is for comparisons: 10203 is 1.2.3. */
+#define EBCA_VERSION_MAJOR 0
+#define EBCA_VERSION_MINOR 1
+#define EBCA_VERSION_PATCH 0
+#define EBCA_VERSION (EBCA_VERSION_MAJOR * 10000 + EBCA_VERSION_MINOR * 100 + EBCA_VERSION_PATCH)
+#define EBCA_VERSION_TEXT "0.1.0"
+/* A host works with every library of the same number, from that of its header on. */
+#define EBCA_ABI_VERSION 1
+/* end */
+
+/* Define EBCA_STATIC to link the static library. (EBCA_BUILDING is defined where the shared one is compiled.) */
+#if defined(EBCA_STATIC)
+#define EBCA_API
+#elif defined(_WIN32) && defined(EBCA_BUILDING)
+#define EBCA_API __declspec(dllexport)
+#elif defined(_WIN32)
+#define EBCA_API __declspec(dllimport)
+#elif defined(__GNUC__)
+#define EBCA_API __attribute__((visibility("default")))
+#else
+#define EBCA_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* from runtime/schema/schema.toml: ebca_status */
+typedef enum ebca_status {
+    EBCA_OK = 0,
+    EBCA_ERROR_PARAMETER = 1,     /* a call parameter with a wrong value, shape or size */
+    EBCA_ERROR_ENGINE = 2,        /* an engine directory, or a file in it, that cannot be used */
+    EBCA_ERROR_BACKEND = 3,       /* a driver or a library is missing, too old, or cannot run the engine */
+    EBCA_ERROR_NUMERICAL = 4,     /* a result that is not finite; the text names the first segment */
+    EBCA_ERROR_CANCELLED = 5,     /* the caller asked to stop; the session stays usable */
+    EBCA_ERROR_UNSUPPORTED = 6,   /* something this build of the library cannot do */
+    EBCA_ERROR_OUT_OF_MEMORY = 7, /* not enough memory on the host or the GPU */
+    EBCA_ERROR_INTERNAL = 8,      /* a bug in this library */
+} ebca_status;
+
+/* EBCA_ERROR_INTERNAL is "error_internal"; another value is "unknown". */
+EBCA_API const char* ebca_status_name(ebca_status value);
+EBCA_API ebca_status ebca_status_from_name(const char* name, ebca_status* value);
+/* end */
+
+typedef struct ebca_engine ebca_engine;
+typedef struct ebca_session ebca_session;
+
+/* EBCA_VERSION_TEXT and EBCA_ABI_VERSION of the library. A host that loads it with dlopen compares the latter with its
+ * header's; one that is linked has the loader do so, or sets ebca_engine_params::abi_version. */
+EBCA_API const char* ebca_version(void);
+EBCA_API uint32_t ebca_abi_version(void);
+
+/* Text of the last error of the calling thread, "" if there was none. It is problem and remedy joined with "; ". */
+EBCA_API const char* ebca_last_error(void);
+/* What is wrong: the thing and the value. */
+EBCA_API const char* ebca_last_problem(void);
+/* What to do about it; "" if nothing can be done, or if the problem says it. */
+EBCA_API const char* ebca_last_remedy(void);
+
+/* ---- engines ---------------------------------------------------------------------------------------------------- */
+
+/* from runtime/schema/schema.toml: ebca_log_level */
+typedef enum ebca_log_level {
+    EBCA_LOG_WARNING = 0,
+    EBCA_LOG_INFO = 1,
+} ebca_log_level;
+
+/* EBCA_LOG_INFO is "info"; another value is "unknown". */
+EBCA_API const char* ebca_log_level_name(ebca_log_level value);
+EBCA_API ebca_status ebca_log_level_from_name(const char* name, ebca_log_level* value);
+/* end */
+
+typedef void (*ebca_log_callback)(ebca_log_level level, const char* message, void* user_data);
+
+/* Before component `done` of `total` is prepared, and once with done == total and component "" at the end. Must not
+ * open this engine directory: opening it waits until it is prepared. */
+typedef void (*ebca_prepare_callback)(int64_t done, int64_t total, const char* component, void* user_data);
+
+/* from runtime/schema/schema.toml: ebca_engine_params */
+/* How to open an engine directory. */
+typedef struct ebca_engine_params {
+    size_t struct_size;
+    uint32_t abi_version;             /* EBCA_ABI_VERSION, that of the host's header; 0: not checked */
+    const char* path;                 /* the engine directory (UTF-8) */
+    const char* device;               /* "cpu", "cuda" (the first GPU), "cuda:1" (default "cpu") */
+    const char* onnxruntime_library;  /* libonnxruntime.so; NULL: EBCA_ORT_LIB, then the loader's search path */
+    const char* cache_dir;            /* for prepared engines; NULL: EBCA_CACHE_DIR, then the user's cache folder */
+    int32_t threads;                  /* per graph; 0: one per physical core */
+    void* cuda_stream;                /* For device "cuda": a cudaStream_t of the GPU's primary context to work on,
+                                         which must outlive the engine and its sessions. NULL: a stream of the
+                                         engine's own. */
+    ebca_prepare_callback on_prepare; /* NULL: none */
+    void* on_prepare_data;
+    ebca_log_callback log; /* Called by any thread that uses the engine, until its sessions are freed too. NULL:
+                              none. */
+    void* log_data;
+    /* For device "cpu": */
+    const char* backend;          /* "onnxruntime", "openvino"; NULL: onnxruntime for fp32, openvino for bf16 */
+    const char* precision;        /* "fp32", "bf16" (openvino, on a processor that has it); NULL: fp32 */
+    const char* openvino_library; /* libopenvino_c.so; NULL: EBCA_OPENVINO_LIB, then the loader's search path */
+    /* For device "cuda": */
+    const char* kernels_dir;          /* Folder of the compiled kernels. NULL: EBCA_KERNELS_DIR, then
+                                         share/ebca/kernels below the prefix that the library is installed in. */
+    const char* tensorrt_rtx_library; /* ONNX Runtime's provider for TensorRT for RTX. NULL: EBCA_TRT_RTX_EP_LIB; if
+                                         that is not set either, ONNX Runtime's CUDA provider runs the graphs. */
+} ebca_engine_params;
+/* end */
+
+EBCA_API void ebca_engine_params_init(ebca_engine_params* params, size_t struct_size);
+
+/* Open an engine directory. On the first call on a machine every component is prepared for it and kept in the user's
+ * cache, which takes up to a minute at Stable Diffusion 1.5 size; later calls take a second or less. Thread-safe. */
+EBCA_API ebca_status ebca_engine_open(const ebca_engine_params* params, ebca_engine** engine);
+
+/* Sessions that are open keep what they need. */
+EBCA_API void ebca_engine_free(ebca_engine* engine);
+
+/* The same for the last error of a call with this engine, from any thread; valid until this thread's next call. */
+EBCA_API const char* ebca_engine_last_error(const ebca_engine* engine);
+EBCA_API const char* ebca_engine_last_problem(const ebca_engine* engine);
+EBCA_API const char* ebca_engine_last_remedy(const ebca_engine* engine);
+
+/* from runtime/schema/schema.toml: ebca_task */
+enum {
+    EBCA_TASK_TEXT_TO_IMAGE = 1,
+    EBCA_TASK_EDITING = 2, /* editing prompts */
+    EBCA_TASK_IMAGE_TO_IMAGE = 4,
+    EBCA_TASK_INPAINTING = 8, /* by a model trained for it, or by RePaint */
+    EBCA_TASK_INVERSION = 16,
+};
+
+/* EBCA_TASK_INVERSION is "inversion"; what is not one flag is "unknown". */
+EBCA_API const char* ebca_task_name(uint32_t value);
+EBCA_API ebca_status ebca_task_from_name(const char* name, uint32_t* value);
+/* end */
+
+/* from runtime/schema/schema.toml: ebca_engine_info */
+/* What an engine can do. The strings belong to the engine. */
+typedef struct ebca_engine_info {
+    size_t struct_size;
+    const char* model;           /* its name */
+    const char* kind;            /* "text-to-image", "inpainting", "instruct-pix2pix", "unet" */
+    const char* backend;         /* "onnxruntime", "openvino", "onnxruntime-cuda", "onnxruntime-tensorrt-rtx" */
+    const char* backend_version; /* of the library that was loaded */
+    uint32_t tasks;              /* EBCA_TASK_... flags */
+    int32_t has_text_encoder;    /* 0: pass embeddings instead of texts */
+    int32_t has_vae;             /* 0: pass latents, and ask for latents only */
+    int32_t height;              /* in pixels, as the model was trained */
+    int32_t width;
+    int32_t downscale;       /* pixels per latent */
+    int32_t latent_channels; /* C */
+    int32_t context_width;   /* D */
+    int32_t max_tokens;      /* T of the text encoder; 0: there is none */
+    int32_t threads;         /* per graph */
+    double guidance_scale;   /* default */
+    const char* scheduler;   /* default */
+    const char* schedulers;  /* all of them, separated by commas */
+} ebca_engine_info;
+/* end */
+
+/* struct_size must be set. */
+EBCA_API ebca_status ebca_engine_get_info(ebca_engine* engine, ebca_engine_info* info);
+
+/* ---- sessions --------------------------------------------------------------------------------------------------- */
+
+/* from runtime/schema/schema.toml: ebca_session_params */
+/* Size and number of the images that a session makes. */
+typedef struct ebca_session_params {
+    size_t struct_size;
+    int32_t height; /* of the images, in pixels; 0: the size the model was trained at */
+    int32_t width;
+    int32_t batch; /* n, images per call (default 1) */
+} ebca_session_params;
+/* end */
+
+EBCA_API void ebca_session_params_init(ebca_session_params* params, size_t struct_size);
+
+/* Owns the buffers for images of one size. params: NULL: defaults. */
+EBCA_API ebca_status ebca_session_create(ebca_engine* engine, const ebca_session_params* params,
+                                         ebca_session** session);
+
+/* Not while a call runs. */
+EBCA_API void ebca_session_free(ebca_session* session);
+
+/* The same for the last call of this session; valid until its next call. */
+EBCA_API const char* ebca_session_last_error(const ebca_session* session);
+EBCA_API const char* ebca_session_last_problem(const ebca_session* session);
+EBCA_API const char* ebca_session_last_remedy(const ebca_session* session);
+
+/* Stop the call that is running in another thread as soon as possible: it returns EBCA_ERROR_CANCELLED. Does nothing
+ * if none is running. On a GPU all evaluations are one launch, which cannot be stopped: set on_step to cancel between
+ * them. */
+EBCA_API ebca_status ebca_session_cancel(ebca_session* session);
+
+/* ---- what a generation takes ------------------------------------------------------------------------------------ */
+
+/* from runtime/schema/schema.toml: ebca_memory */
+typedef enum ebca_memory {
+    EBCA_MEMORY_HOST = 0,
+    EBCA_MEMORY_CUDA = 1,
+} ebca_memory;
+
+/* EBCA_MEMORY_CUDA is "cuda"; another value is "unknown". */
+EBCA_API const char* ebca_memory_name(ebca_memory value);
+EBCA_API ebca_status ebca_memory_from_name(const char* name, ebca_memory* value);
+/* end */
+
+/* from runtime/schema/schema.toml: ebca_tensor */
+/* float32 values; data NULL: not given. EBCA_MEMORY_CUDA, for an engine on a GPU: an address on that GPU. Its values
+ * are there already, or will be when the work enqueued on the engine's cuda_stream is done. */
+typedef struct ebca_tensor {
+    const float* data;
+    int64_t shape[4]; /* the first `rank` entries count */
+    int32_t rank;
+    int32_t memory;       /* ebca_memory */
+    uint64_t reserved[2]; /* zero */
+} ebca_tensor;
+/* end */
+
+/* from runtime/schema/schema.toml: ebca_prompt */
+/* Texts, one for all images or one each, or embeddings [n or 1,T,D] instead. */
+typedef struct ebca_prompt {
+    const char* const* texts; /* UTF-8 */
+    size_t count;
+    ebca_tensor embeds;
+    uint64_t reserved[2]; /* zero */
+} ebca_prompt;
+/* end */
+
+/* from runtime/schema/schema.toml: ebca_schedule_kind */
+typedef enum ebca_schedule_kind {
+    EBCA_SCHEDULE_CONSTANT = 0,     /* value at every evaluation */
+    EBCA_SCHEDULE_STEP = 1,         /* 0, then value once the share `parameter` (tau) of the steps is done */
+    EBCA_SCHEDULE_REVERSE_STEP = 2, /* value, then 0 once that share is done */
+    EBCA_SCHEDULE_LINEAR = 3,       /* value + parameter i */
+    EBCA_SCHEDULE_EXPONENTIAL = 4,  /* value parameter^i */
+    EBCA_SCHEDULE_VALUES = 5,       /* values[i], one per evaluation (RePaint: per step) */
+} ebca_schedule_kind;
+
+/* EBCA_SCHEDULE_VALUES is "values"; another value is "unknown". */
+EBCA_API const char* ebca_schedule_kind_name(ebca_schedule_kind value);
+EBCA_API ebca_status ebca_schedule_kind_from_name(const char* name, ebca_schedule_kind* value);
+/* end */
+
+/* from runtime/schema/schema.toml: ebca_schedule */
+/* A number per evaluation. For constant values set `value`; for EBCA_SCHEDULE_VALUES, `values` and `count`. */
+typedef struct ebca_schedule {
+    int32_t kind; /* ebca_schedule_kind */
+    double value;
+    double parameter;
+    const double* values;
+    size_t count;
+    uint64_t reserved[2]; /* zero */
+} ebca_schedule;
+/* end */
+
+/* from runtime/schema/schema.toml: ebca_token_weight */
+/* Factor of gamma_attn on the conditional rows: for every token of a word or phrase of the prompt, or, if `word` is
+ * NULL, for one position. */
+typedef struct ebca_token_weight {
+    const char* word;
+    int64_t position;
+    double factor;
+    uint64_t reserved[2]; /* zero */
+} ebca_token_weight;
+/* end */
+
+/* from runtime/schema/schema.toml: ebca_edit */
+/* An editing prompt. Its attention output joins the main prompt's as (main + sum of +-alpha edit) / (1 + sum of
+ * +-alpha). */
+typedef struct ebca_edit {
+    size_t struct_size;
+    ebca_prompt prompt;
+    int32_t direction;        /* 1 adds what the prompt says (conjunction), 0 takes it away (negation) (default 1) */
+    ebca_schedule alpha;      /* its weight, not negative (default 1) */
+    ebca_schedule gamma_attn; /* step sizes of the update of this prompt's own context */
+    ebca_schedule gamma_norm;
+} ebca_edit;
+/* end */
+
+EBCA_API void ebca_edit_init(ebca_edit* edit, size_t struct_size);
+
+/* from runtime/schema/schema.toml: ebca_image */
+/* Pixels [height,width,channels] without gaps: 1 (grey), 3 (RGB) or 4 channels (alpha last). */
+typedef struct ebca_image {
+    const uint8_t* pixels;
+    int32_t height;
+    int32_t width;
+    int32_t channels;
+    uint64_t reserved[2]; /* zero */
+} ebca_image;
+/* end */
+
+/* from runtime/schema/schema.toml: ebca_region */
+/* Where a subject belongs. Its phrase is a subject of every prompt that has it, even if `subjects` does not name it. */
+typedef struct ebca_region {
+    const char* subject;  /* a phrase of the prompt (UTF-8) */
+    ebca_image mask;      /* white where it belongs, with the aspect ratio of the images */
+    uint64_t reserved[2]; /* zero */
+} ebca_region;
+/* end */
+
+/* from runtime/schema/schema.toml: ebca_repaint_params */
+/* Settings of RePaint, which inpaints with a model that was not trained for it. */
+typedef struct ebca_repaint_params {
+    size_t struct_size;
+    int32_t jump_length;  /* steps that a jump goes back (default 10) */
+    int32_t jump_count;   /* how often each stretch is denoised; 1: no jumps (default 10) */
+    double eta;           /* 0 as the authors use it, 1 for the paper's random steps */
+    int32_t update_known; /* 1: the context update uses the region that is kept, as the authors' code does by mistake */
+} ebca_repaint_params;
+/* end */
+
+EBCA_API void ebca_repaint_params_init(ebca_repaint_params* params, size_t struct_size);
+
+/* from runtime/schema/schema.toml: ebca_step_info */
+/* State after one evaluation. Arrays belong to the session and are valid only during the callback. */
+typedef struct ebca_step_info {
+    size_t struct_size;
+    int64_t index; /* of the evaluation, from 0 */
+    int64_t total; /* number of evaluations */
+    double timestep;
+    const float* latents; /* [n,C,h,w] */
+    int64_t latents_shape[4];
+    const float* contexts; /* [B,S,T,D] after the last layer; the first half of the rows is unconditional */
+    int64_t contexts_shape[4];
+} ebca_step_info;
+/* end */
+
+/* After each evaluation; 0 cancels. */
+typedef int (*ebca_step_callback)(const ebca_step_info* info, void* user_data);
+
+/* from runtime/schema/schema.toml: ebca_generate_params */
+/* Without images: text to image. With images: image to image. With masks too: inpainting, by the model if it was
+ * trained for that, by RePaint otherwise. */
+typedef struct ebca_generate_params {
+    size_t struct_size;
+    ebca_prompt prompt;
+    ebca_prompt negative_prompt; /* of the unconditional half; not given: "" */
+    int32_t steps;               /* of the scheduler; -1: the engine's default, 50 unless its checkpoint was
+                                    distilled to fewer (default -1) */
+    double guidance_scale;       /* 1 or less: conditional half only; NaN: the engine's default */
+    const char* scheduler;       /* One of the engine's, such as "euler_ancestral" or "dpmpp_2m_karras". NULL: the
+                                    engine's default, the checkpoint's own; for image to image with strength below 1
+                                    "ddim", if the default cannot start at an intermediate timestep. */
+    const int64_t* seeds;        /* Initial latents are those of torch.randn on the CPU; one seed for all images or
+                                    one each. */
+    size_t seed_count;           /* 0: random */
+    ebca_schedule gamma_attn;    /* step sizes of the context update */
+    ebca_schedule gamma_norm;
+    const ebca_token_weight* token_weights;
+    size_t token_weight_count;
+    double norm_factor; /* 1 as in the authors' code, 0.5 as in the paper (default 1) */
+    const ebca_edit* edits;
+    size_t edit_count;
+    int32_t reset_edits;      /* 1: every evaluation starts from the embeddings of the editing prompts */
+    const ebca_image* images; /* One for all images of the batch or one each; resized to the session's size.
+                                 Transparent pixels are composited on white, with a warning. */
+    size_t image_count;
+    const ebca_image* masks; /* White pixels are regenerated, or transparent ones in a mask with one colour. Pixels
+                                of only 0 and 1 are black and white. */
+    size_t mask_count;
+    double strength;                    /* of image to image, above 0 to 1; NaN: 0.8 */
+    const ebca_repaint_params* repaint; /* NULL: defaults */
+    int32_t composite;                  /* 1: the pixels of the image are put back outside the mask (default 1) */
+    ebca_tensor latents;                /* Initial latents [n,C,h,w] of unit variance instead of a seed, or what
+                                           ebca_session_invert found. */
+    int32_t latents_only;               /* 1: latents, no images */
+    ebca_step_callback on_step;         /* NULL: none */
+    void* on_step_data;
+    const char* const* subjects;     /* Phrases (UTF-8), each of which gets a place of its own. Every prompt has all
+                                        of them; none is found automatically. */
+    size_t subject_count;            /* 0: off */
+    ebca_schedule subject_exclusion; /* how strongly a subject is kept inside its place, 0 to 1000 (default 2) */
+    ebca_schedule subject_balance;   /* how strongly one is supported that attends less than the strongest, 0 to 1000
+                                        (default 1.5) */
+    double subject_window;           /* size of a place, in sides of the smaller side, 0.01 to 10 (default 0.15) */
+    const ebca_region* regions;
+    size_t region_count;
+    int32_t prompt_weighting; /* 1: (word:1.3), (word), [word] and BREAK in texts are syntax; 0: they are words
+                                 (default 1) */
+    int32_t long_prompts;     /* 1: longer texts are encoded in chunks; 0: what does not fit is dropped, with a
+                                 warning (default 1) */
+    int32_t clip_skip;        /* layers of the text encoder that are left out at its end; 1: its last but one layer */
+} ebca_generate_params;
+/* end */
+
+EBCA_API void ebca_generate_params_init(ebca_generate_params* params, size_t struct_size);
+
+/* from runtime/schema/schema.toml: ebca_regularize_params */
+/* Keeps the noise predictions of an inversion close to independent standard normal values (Parmar et al., 2023). */
+typedef struct ebca_regularize_params {
+    size_t struct_size;
+    int32_t rounds;          /* how often both terms are applied (default 5) */
+    int32_t rolls;           /* auto-correlation steps per round, each with shifts of its own (default 5) */
+    double auto_correlation; /* step size of that term (default 20) */
+    double kl;               /* step size of the divergence from a standard normal (default 20) */
+    uint32_t seed;           /* of the shifts */
+} ebca_regularize_params;
+/* end */
+
+EBCA_API void ebca_regularize_params_init(ebca_regularize_params* params, size_t struct_size);
+
+/* from runtime/schema/schema.toml: ebca_invert_params */
+/* Inversion starts from images, or from their latents. */
+typedef struct ebca_invert_params {
+    size_t struct_size;
+    const ebca_image* images; /* one for all images of the batch or one each, or */
+    size_t image_count;
+    ebca_tensor latents;                      /* their latents [n,C,h,w], scaled as the UNet takes them */
+    ebca_prompt prompt;                       /* what the images show */
+    int32_t steps;                            /* of the scheduler; one evaluation less is run, as in the authors'
+                                                 code (default 50) */
+    const ebca_regularize_params* regularize; /* NULL: leave the noise predictions as they are */
+    ebca_step_callback on_step;
+    void* on_step_data;
+    int32_t prompt_weighting; /* as in ebca_generate_params, as are the next two (default 1) */
+    int32_t long_prompts;     /*  (default 1) */
+    int32_t clip_skip;
+} ebca_invert_params;
+/* end */
+
+EBCA_API void ebca_invert_params_init(ebca_invert_params* params, size_t struct_size);
+
+/* ---- what it gives ---------------------------------------------------------------------------------------------- */
+
+/* from runtime/schema/schema.toml: ebca_result */
+/* What a call returns. Arrays and strings belong to the result. */
+typedef struct ebca_result {
+    size_t struct_size;
+    const char* task;      /* "text-to-image", "image-to-image", "inpainting", "repaint", "inversion" */
+    const char* scheduler; /* that was used */
+    int32_t image_count;   /* n */
+    int32_t height;        /* in pixels */
+    int32_t width;
+    const uint8_t* pixels; /* [n,height,width,3] RGB; NULL: none were made */
+    const float* latents;  /* [n,C,h,w], scaled as the UNet takes them */
+    int64_t latents_shape[4];
+    size_t evaluations;         /* m */
+    const double* timesteps;    /* [m] */
+    const double* unet_seconds; /* [m], per evaluation */
+    double text_encoder_seconds;
+    double vae_encoder_seconds;
+    double open_seconds;
+    double scheduler_seconds;
+    double vae_seconds;
+    const int64_t* seeds; /* that were used */
+    size_t seed_count;
+} ebca_result;
+/* end */
+
+/* Make images. */
+EBCA_API ebca_status ebca_session_generate(ebca_session* session, const ebca_generate_params* params,
+                                           ebca_result** result);
+
+/* Find the noise that images come from (DDIM inversion, no guidance, no context update): result->latents. Generating
+ * from them with scheduler "ddim", as many steps and the same prompt reproduces the images. */
+EBCA_API ebca_status ebca_session_invert(ebca_session* session, const ebca_invert_params* params, ebca_result** result);
+
+EBCA_API void ebca_result_free(ebca_result* result);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
