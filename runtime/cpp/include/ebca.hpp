@@ -153,8 +153,10 @@ class Session {
     Result invert(ebca_invert_params params, const OnStep& on_step = {}) {
         return run(ebca_session_invert, params, on_step);
     }
-    // From any thread.
+    // From any thread: stops the call that runs, or else the next one.
     void cancel() { check(ebca_session_cancel(handle_.get())); }
+    // Forgets a cancel() that no call has taken yet.
+    void reset_cancel() { check(ebca_session_reset_cancel(handle_.get())); }
     ebca_session* get() const { return handle_.get(); }
 
   private:

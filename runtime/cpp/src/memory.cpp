@@ -87,6 +87,17 @@ int64_t arena_bytes(const UNetSpec& unet, const Sizes& sizes) {
 
 }  // namespace
 
+bool is_about_memory(const std::string& message) {
+    for (const char* words :
+         {"bad_alloc", "bad_array_new_length", "Failed to allocate memory", "out of memory", "Out of memory",
+          "Available memory of", "BFCArena", "Cannot allocate memory", "could not allocate", "could not create a memory",
+          "length_error", "cannot create std::vector larger", "vector::_M_default_append", "vector::reserve",
+          "Resource temporarily unavailable", "pthread_create failed"}) {
+        if (message.find(words) != message.npos) return true;
+    }
+    return false;
+}
+
 int64_t available_bytes() {
     auto machine = numbers("/proc/meminfo"), own = numbers("/proc/self/status");
     if (!machine.count("MemAvailable")) return INT64_MAX;

@@ -13,6 +13,12 @@ namespace ebca::internal {
 // process's control groups (version 2) and of RLIMIT_AS, and what the process itself holds. INT64_MAX if it is unknown.
 int64_t available_bytes();
 
+// What helps where memory is short.
+inline constexpr const char* kLessMemory = "make a smaller image, or fewer at once";
+
+// Whether the message of an inference library, or of the system, is about memory or threads that cannot be had.
+bool is_about_memory(const std::string& message);
+
 // OutOfMemoryError if the tensors of one evaluation do not fit. sizes: batch (rows), contexts, tokens, height, width.
 void check_host_memory(const UNetSpec& unet, const Sizes& sizes, const std::string& what);
 

@@ -79,7 +79,6 @@ Shape Session::latent_shape() const {
 }
 
 Result Session::generate(const GenerateRequest& request) {
-    cancelled_ = false;
     const Manifest& manifest = engine_->manifest();
     if (!request.latents_only && !manifest.vae) throw rules::no_vae_to_decode();
     Task task = resolve_task(manifest, request);
@@ -103,12 +102,12 @@ Result Session::generate(const GenerateRequest& request) {
         resolve(*engine_, request.subject, request.prompt, request.reading, steps.subject_strengths, latent_shape(),
                 {height_, width_});
     Prompts prompts = encode_prompts(*engine_, batch_, request.prompt, request.negative_prompt,
-                                     prompts_of(request.edits), request.token_weights, guided, request.reading);
+                                     prompts_of(request.edits), request.token_weights, guided, request.reading, &cancellation_);
     if (subjects) subjects->lengthen(prompts.conditional.size(1));
     check_not_cancelled();
     auto texts_encoded = Clock::now();
     SamplerInputs inputs = prepare(*engine_, task, source, streams, latent_shape(), request.latents,
-                                   steps.table ? &*steps.table : nullptr);
+                                   steps.table ? &*steps.table : nullptr, &cancellation_);
     check_not_cancelled();
     auto images_encoded = Clock::now();
     Executor& executor = this->executor(prompts.contexts(), subjects ? subjects->groups() : 0);
@@ -116,11 +115,11 @@ Result Session::generate(const GenerateRequest& request) {
     std::vector<Control> controls = steps.timeline.controls(
         prompts, request.norm_factor, layer_masks_for(executor, update_mask(source, task, settings)));
     const Array* extra_channels = inputs.extra_channels ? &*inputs.extra_channels : nullptr;
-    Watch watch{request.on_step, &cancelled_};
+    Watch watch{request.on_step, &cancellation_};
     auto opened = began;
     const SubjectInputs* kept_apart = subjects ? &*subjects : nullptr;
     auto on_host = [&] {
-        NoisePredictor predictor(executor, scale, extra_channels, request.reset_edits, &cancelled_, kept_apart);
+        NoisePredictor predictor(executor, scale, extra_channels, request.reset_edits, &cancellation_, kept_apart);
         engine_->with_room(
             [&] { predictor.prepare(controls, steps.repaint ? steps.repaint->timesteps() : steps.table->timesteps); });
         opened = Clock::now();
@@ -161,7 +160,6 @@ Result Session::generate(const GenerateRequest& request) {
 }
 
 Result Session::invert(const InvertRequest& request) {
-    cancelled_ = false;
     const UNetSpec& unet = engine_->manifest().unet;
     if (unet.in_channels != unet.out_channels) throw rules::inversion_with_inpainting_model();
     if (request.images.empty() == !request.latents.has_value()) throw rules::inversion_input();
@@ -179,23 +177,25 @@ Result Session::invert(const InvertRequest& request) {
     Array clean = request.latents
                       ? *request.latents
                       : engine_
-                            ->encode_image(per_image(
-                                "images", load_images(request.images, height_, width_, warn), batch_))
+                            ->encode_image(per_image("images", load_images(request.images, height_, width_, warn),
+                                                     batch_),
+                                           &cancellation_)
                             .first;
     check_not_cancelled();
     auto images_encoded = Clock::now();
-    Prompts prompts = encode_prompts(*engine_, batch_, request.prompt, {}, {}, {}, false, request.reading);
+    Prompts prompts =
+        encode_prompts(*engine_, batch_, request.prompt, {}, {}, {}, false, request.reading, &cancellation_);
     check_not_cancelled();
     auto texts_encoded = Clock::now();
     Executor& executor = this->executor(prompts.contexts());
     Timeline timeline = Timeline::make({}, {}, {}, request.steps, table.evaluations(), table.name);
     std::vector<Control> controls = timeline.controls(prompts, 1.0, nullptr);
-    NoisePredictor predictor(executor, std::nullopt, nullptr, false, &cancelled_);
+    NoisePredictor predictor(executor, std::nullopt, nullptr, false, &cancellation_);
     engine_->with_room([&] { predictor.prepare(controls, table.timesteps); });
     auto opened = Clock::now();
     Result result;
     std::vector<NormalStream> streams;  // the inverse draws no noise
-    result.latents = sample(predictor, table, clean, streams, {request.on_step, &cancelled_}, adjust);
+    result.latents = sample(predictor, table, clean, streams, {request.on_step, &cancellation_}, adjust);
     result.task = "inversion";
     result.scheduler = table.name;
     result.timesteps = predictor.timesteps();
@@ -207,6 +207,10 @@ Result Session::invert(const InvertRequest& request) {
                       seconds(opened, Clock::now()) - std::accumulate(in_unet.begin(), in_unet.end(), 0.0),
                       0};
     return result;
+}
+
+void Session::check_not_cancelled() const {
+    if (cancellation_.requested()) throw rules::cancelled_early();
 }
 
 Session::Steps Session::steps(const GenerateRequest& request, Task task, const RePaint& settings) {
@@ -307,15 +311,10 @@ void Session::check_latents_given(const Array& latents) const {
     }
 }
 
-void Session::check_not_cancelled() const {
-    if (cancelled_) throw rules::cancelled_early();
-}
-
 std::vector<uint8_t> Session::decode(const Array& latents, const Source* source) {
-    check_not_cancelled();
     // Memory peaks with the decoder's activations, so the UNet's weights are dropped first.
     engine_->forget_weights();
-    Array images = to_unit_range(engine_->decode(latents));
+    Array images = to_unit_range(engine_->decode(latents, &cancellation_));
     if (!all_finite(images.values.data(), static_cast<int64_t>(images.values.size()))) {
         throw rules::image_not_finite();
     }
