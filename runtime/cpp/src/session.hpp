@@ -13,6 +13,7 @@
 #include "conditioning/timeline.hpp"
 #include "engine.hpp"
 #include "images/latents.hpp"
+#include "memory.hpp"
 #include "request.hpp"
 #include "sampling/graph_sampler.hpp"
 #include "sampling/repaint.hpp"
@@ -86,6 +87,8 @@ class Session {
     GraphSampler* graph_sampler();
     SchedulerTable table(Task task, const std::string& scheduler, int64_t steps, const std::optional<double>& strength);
     void check_not_cancelled() const;
+    // OutOfMemoryError if a call does not fit; call: with the sizes of an evaluation but for those of the latents.
+    void check_memory(CallSizes call) const;
     void check_latents_given(const Array& latents) const;
     std::vector<uint8_t> decode(const Array& latents, const Source* source);
 
