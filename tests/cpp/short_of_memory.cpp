@@ -176,6 +176,7 @@ int main(int count, char** arguments) {
         std::fprintf(stderr, "usage: short_of_memory ENGINE ONNXRUNTIME open|generate once|always FIRST LAST STRIDE\n");
         return 2;
     }
+    std::setvbuf(stdout, nullptr, _IOLBF, 0);
     Call call{arguments[1], arguments[2], std::strcmp(arguments[3], "open") == 0, {}, nullptr};
     always = std::strcmp(arguments[4], "always") == 0;
     long first = std::atol(arguments[5]), last = std::atol(arguments[6]), stride = std::atol(arguments[7]);

@@ -27,8 +27,10 @@ constexpr int64_t kKilobyte = 1024;
 std::map<std::string, int64_t> numbers(const fs::path& path) {
     std::map<std::string, int64_t> found;
     std::ifstream file(path);
+    file.exceptions(std::ios_base::badbit);
     for (std::string line; std::getline(file, line);) {
         std::istringstream words(line);
+        words.exceptions(std::ios_base::badbit);
         std::string name;
         int64_t value = 0;
         if (!(words >> name >> value)) continue;
@@ -49,6 +51,7 @@ std::optional<int64_t> number(const fs::path& path) {
 int64_t room_of_groups(int64_t swap) {
     int64_t room = INT64_MAX;
     std::ifstream file("/proc/self/cgroup");
+    file.exceptions(std::ios_base::badbit);
     for (std::string line; std::getline(file, line);) {
         if (line.rfind("0::/", 0) != 0) continue;
         const fs::path root = "/sys/fs/cgroup";

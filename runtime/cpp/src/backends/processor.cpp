@@ -26,6 +26,8 @@ std::string processor() {
     utsname names{};
     std::string name = uname(&names) == 0 ? names.machine : "";
     std::ifstream file("/proc/cpuinfo");
+    // Without memory a line would be cut off in silence.
+    file.exceptions(std::ios_base::badbit);
     for (std::string line; std::getline(file, line);) {
         if (!starts_with(line, "model name") && !starts_with(line, "flags")) continue;
         size_t colon = line.find(':');
@@ -46,6 +48,7 @@ int physical_cores() {
         }
         for (const char* list : {"topology/core_cpus_list", "topology/thread_siblings_list"}) {
             std::ifstream file(entry.path() / list);
+            file.exceptions(std::ios_base::badbit);
             if (std::string line; std::getline(file, line)) {
                 cores.insert(line);
                 break;
