@@ -409,7 +409,9 @@ def texts_that_are_not_utf8(place: Place) -> None:
         wrong = structures.Prompt((c_char_p * 1)(text), 1)
         said = f"prompt.texts[0] is not UTF-8 at byte {2 if text.startswith(b'a') else 0}; give UTF-8"
         assert refused(session, generate(session, generate_params(library, prompt=wrong))) == said
-        assert refused(session, generate(session, generate_params(library, negative_prompt=wrong))) == f"negative_{said}"
+        assert (
+            refused(session, generate(session, generate_params(library, negative_prompt=wrong))) == f"negative_{said}"
+        )
         assert refused(session, invert(session, invert_params(library, prompt=wrong))) == said
         edit = library.init("edit")
         edit.prompt = wrong
