@@ -90,3 +90,4 @@ def _declare(lib: ctypes.CDLL) -> None:
         getattr(lib, f"ebca_{name}").argtypes = [c_void_p, c_void_p, c_void_p]
     lib.ebca_engine_get_info.argtypes = [c_void_p, c_void_p]
     lib.ebca_session_cancel.argtypes = [c_void_p]
+    lib.ebca_session_reset_cancel.argtypes = [c_void_p]

@@ -151,8 +151,12 @@ class Session:
         return self._call(self.library.lib.ebca_session_invert, params, arguments)
 
     def cancel(self) -> None:
-        """Stop the call that runs in another thread: it raises CancelledError. Does nothing if none runs."""
+        """Stop the call that is running in another thread, or else the next one: it raises CancelledError."""
         self.library.check(self.library.lib.ebca_session_cancel(self.handle))
+
+    def reset_cancel(self) -> None:
+        """Forget a `cancel` that no call has taken yet."""
+        self.library.check(self.library.lib.ebca_session_reset_cancel(self.handle))
 
     def last_error(self) -> str:
         """Text of the error of this session's last call; "" after a success."""

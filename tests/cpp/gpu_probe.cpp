@@ -122,7 +122,8 @@ json steps(const std::string& path, const std::string& ort) {
                 one["done"] = counts(driver->count, before);
                 out.push_back(one);
             }
-            std::atomic<bool> cancelled{true};
+            Cancellation cancelled;
+            cancelled.request();
             try {
                 a->run(Variant::attention, &cancelled);
             } catch (const CancelledError& error) {

@@ -60,14 +60,14 @@ std::vector<uint8_t> half_white(size_t side) {
 struct Progress {
     int64_t next = 0;
     ebca_session* session = nullptr;
-    std::atomic<bool> started{false};
+    std::atomic<int64_t> reached{0};  // evaluations
     bool calls_again = false;
     int cancel_at = -1;  // 0 from the callback at this evaluation
 };
 
 int on_step(const ebca_step_info* info, void* data) {
     auto* progress = static_cast<Progress*>(data);
-    progress->started = true;
+    progress->reached = info->index + 1;
     check(info->index == progress->next++, "progress comes in order");
     double sum = 0;
     for (int64_t i = 0; i < info->latents_shape[0] * info->latents_shape[1]; ++i) sum += info->latents[i];
@@ -142,11 +142,15 @@ class Stress {
             }
             std::unique_ptr<Image> made = make(session, seed, &progress);
             if (other.joinable()) other.join();
+            // It may have come too late for this call.
+            check(ebca_session_reset_cancel(session) == EBCA_OK, "a request is forgotten");
             check(made || cancelling || progress.cancel_at >= 0, "only what was cancelled stops");
             check(!made || progress.cancel_at < 0, "what a callback cancels stops");
             if (made && !(*made == expected_.at(seed))) fail("an image", "is not the one that a single thread made");
             (made ? made_ : cancelled_).fetch_add(1);
             if (chance(5)) refused_call(session);
+            if (chance(4)) cancelled_before(session);
+            if (chance(3)) cancelled_at_a_stage(session, random() % 3, random);
         }
         if (number % 2) std::swap(sessions[0], sessions[1]);
         for (ebca_session* session : sessions) ebca_session_free(session);
@@ -186,6 +190,48 @@ class Stress {
             results.swap(results_);
         }
         for (ebca_result* result : results) ebca_result_free(result);
+    }
+
+    // A request that comes before the call.
+    void cancelled_before(ebca_session* session) {
+        check(ebca_session_cancel(session) == EBCA_OK, "a session is cancelled");
+        check(!make(session, 0, nullptr), "a call that was cancelled before makes nothing");
+    }
+
+    // Another thread cancels while images are encoded (0), while latents are sampled (1), or while images are decoded.
+    void cancelled_at_a_stage(ebca_session* session, unsigned stage, std::mt19937& random) {
+        const std::vector<uint8_t> pixels = half_white(64);
+        const ebca_image image{pixels.data(), 64, 64, 1};
+        const char* prompt = "a red circle";
+        ebca_generate_params params;
+        ebca_generate_params_init(&params, sizeof params);
+        params.prompt.texts = &prompt;
+        params.prompt.count = 1;
+        params.steps = steps_;
+        params.scheduler = "ddim";
+        params.strength = stage == 0 ? 1.0 : params.strength;
+        params.images = stage == 0 ? &image : nullptr;
+        params.image_count = stage == 0 ? 1 : 0;
+        Progress progress;
+        progress.session = session;
+        params.on_step = on_step;
+        params.on_step_data = &progress;
+        const int64_t last = stage == 2 ? steps_ : 1;
+        auto wait = std::chrono::microseconds(random() % 3000);
+        std::atomic<bool> ended{false};
+        std::thread other([&, session] {
+            while (stage != 0 && progress.reached < last && !ended) std::this_thread::yield();
+            std::this_thread::sleep_for(wait);
+            check(ebca_session_cancel(session) == EBCA_OK, "a session is cancelled");
+        });
+        ebca_result* result = nullptr;
+        ebca_status status = ebca_session_generate(session, &params, &result);
+        ended = true;
+        other.join();
+        check(ebca_session_reset_cancel(session) == EBCA_OK, "a request is forgotten");
+        check(status == EBCA_OK || status == EBCA_ERROR_CANCELLED, "a call ends, or is cancelled");
+        check((status == EBCA_OK) == (result != nullptr), "only a call that ends has a result");
+        ebca_result_free(result);
     }
 
     void refused_call(ebca_session* session) {

@@ -33,6 +33,7 @@ GROUPS = [
     bad_calls.null_everywhere,
     bad_calls.sizes_of_structs,
     bad_calls.numbers_in_every_field,
+    bad_calls.announced_sizes,
     bad_calls.tensors_of_wrong_shapes,
     bad_calls.texts_that_are_not_utf8,
     bad_calls.huge_texts,

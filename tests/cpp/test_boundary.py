@@ -241,7 +241,7 @@ def test_devices(library: native.Library, shapes_dir: Path) -> None:
         library.open(shapes_dir, device="cuda:1234567890")
     session = library.open(shapes_dir).session()
     params = library.init("generate_params")
-    params.latents = structures.Tensor((ctypes.c_float * 4)(), (ctypes.c_int64 * 4)(1, 1, 2, 2), 4, 1)
+    params.latents = structures.Tensor((ctypes.c_float * 4)(), (ctypes.c_int64 * 4)(1, 4, 16, 16), 4, 1)
     assert library.lib.ebca_session_generate(session.handle, byref(params), byref(c_void_p())) == 1
     assert "cannot read the memory of a GPU" in library.last_error()
 
@@ -428,8 +428,6 @@ def test_a_callback_cancels_at_any_step(session: native.Session, expected: np.nd
 
 
 def test_cancel_from_another_thread(session: native.Session, expected: np.ndarray) -> None:
-    session.cancel()
-    assert np.array_equal(session.generate(PROMPT, steps=3, seed=1, output="latents").latents, expected)
     started = threading.Event()
 
     def cancel() -> None:

@@ -312,6 +312,45 @@ def numbers_in_every_field(place: Place) -> None:
     works(session)
 
 
+def announced_sizes(place: Place) -> None:
+    """Sizes and counts that the session does not take are refused before anything is read or allocated."""
+    session = place.open().session()
+    library, one = session.library, (c_float * 1)()
+
+    def tensor_of(*shape: int) -> structures.Tensor:
+        return structures.Tensor(one, (c_int64 * 4)(*shape), len(shape), 0)
+
+    for shape in ((1, 4, 4096, 4096), (1, 4, 16, 2**34), (4096, 4, 16, 16)):
+        refused(session, generate(session, generate_params(library, latents=tensor_of(*shape))), "this session needs")
+        refused(session, invert(session, invert_params(library, latents=tensor_of(*shape))), "this session needs")
+    for shape, said in (
+        ((1, 2**30, 128), "prompt.embeds has 1073741824 tokens; give 1 to 10000"),
+        ((2**20, 4, 128), "give [1, tokens, 128]"),
+        ((1, 4, 2**30), "give [1, tokens, 128]"),
+    ):
+        params = generate_params(library, prompt=structures.Prompt(None, 0, tensor_of(*shape)))
+        refused(session, generate(session, params), said)
+    # One of each; more are announced.
+    texts, pixels = (c_char_p * 1)(PROMPT), (ctypes.c_uint8 * 4)()
+    image = (structures.Image * 1)(structures.Image(pixels, 1, 1, 3))
+    for given, said in (
+        ({"prompt": structures.Prompt(texts, 4000)}, "4000 texts for a batch of 1"),
+        ({"prompt": structures.Prompt(texts, 2**40)}, "prompt.texts has 1099511627776 entries"),
+        ({"seeds": (c_int64 * 1)(), "seed_count": 4000}, "seeds has 4000 values for a batch of 1"),
+        ({"images": image, "image_count": 4000}, "4000 images were given for a batch of 1"),
+        ({"images": image, "image_count": 1, "masks": image, "mask_count": 4000}, "4000 masks were given"),
+        ({"edits": (structures.Edit * 1)(library.init("edit")), "edit_count": 5000}, "edits has 5000 entries"),
+    ):
+        refused(session, generate(session, generate_params(library, **given)), said)
+    for height, width, said in ((2**16, 2**16, "at most 268435456 pixels"), (-1, 4, "-1 x 4 pixels"), (0, 4, "0 x 4")):
+        wrong = (structures.Image * 1)(structures.Image(pixels, height, width, 3))
+        params = generate_params(library, images=wrong, image_count=1, strength=1.0)
+        refused(session, generate(session, params), said)
+    long = structures.Prompt((c_char_p * 1)(b"a " * (1 << 22)), 1)
+    refused(session, generate(session, generate_params(library, prompt=long)), "prompt.texts[0] is longer than 4194304")
+    works(session)
+
+
 def tensors_of_wrong_shapes(place: Place) -> None:
     session = place.open().session()
     library = session.library
@@ -368,16 +407,24 @@ def texts_that_are_not_utf8(place: Place) -> None:
     library = session.library
     for text in NOT_UTF8:
         wrong = structures.Prompt((c_char_p * 1)(text), 1)
-        refused(session, generate(session, generate_params(library, prompt=wrong)), "UTF-8")
-        refused(session, generate(session, generate_params(library, negative_prompt=wrong)), "UTF-8")
-        refused(session, invert(session, invert_params(library, prompt=wrong)), "UTF-8")
+        said = f"prompt.texts[0] is not UTF-8 at byte {2 if text.startswith(b'a') else 0}; give UTF-8"
+        assert refused(session, generate(session, generate_params(library, prompt=wrong))) == said
+        assert (
+            refused(session, generate(session, generate_params(library, negative_prompt=wrong))) == f"negative_{said}"
+        )
+        assert refused(session, invert(session, invert_params(library, prompt=wrong))) == said
         edit = library.init("edit")
         edit.prompt = wrong
         params = generate_params(library, edits=(structures.Edit * 1)(edit), edit_count=1)
-        refused(session, generate(session, params), "UTF-8")
+        assert refused(session, generate(session, params)) == f"edits[0].{said}"
         weights = (structures.TokenWeight * 1)(structures.TokenWeight(text, 0, 2.0))
         params = generate_params(library, token_weights=weights, token_weight_count=1)
-        refused(session, generate(session, params), "UTF-8")
+        refused(session, generate(session, params), "token_weights[0].word is not UTF-8 at byte")
+        params = generate_params(library, subjects=(c_char_p * 2)(PROMPT, text), subject_count=2)
+        refused(session, generate(session, params), "subjects[1] is not UTF-8 at byte")
+        regions = (structures.Region * 1)(structures.Region(text, structures.Image()))
+        params = generate_params(library, regions=regions, region_count=1)
+        refused(session, generate(session, params), "regions[0].subject is not UTF-8 at byte")
         # Names are not decoded, but the text of the error must be UTF-8.
         params = generate_params(library, scheduler=text)
         refused(session, generate(session, params), "is not in this engine")
@@ -775,15 +822,20 @@ def cancelling(place: Place) -> None:
     # Before the first evaluation: the text encoder warns that the prompt is truncated.
     hooks["log"] = cancel
     cut: Any = {"prompt": long_prompt, "long_prompts": 0}
-    cancelled(generate(session, generate_params(library, **cut)), "before the first evaluation")
-    cancelled(invert(session, invert_params(library, **cut)), "before the first evaluation")
+    cancelled(generate(session, generate_params(library, **cut)), "cancelled in text_encoder")
+    cancelled(invert(session, invert_params(library, **cut)), "cancelled in text_encoder")
     hooks["log"] = lambda: None
     assert said
-    # Before and after a call: nothing.
+    # Before a call: it is cancelled, whatever it is; and no other.
+    for _ in range(2):
+        cancel()
+        cancelled(generate(session, generate_params(library, steps=0)), "before the first evaluation")
     cancel()
+    cancel()
+    cancelled(invert(session, invert_params(library)), "before the first evaluation")
     works(session)
     cancel()
-    cancel()
+    assert library.lib.ebca_session_reset_cancel(session.handle) == OK
     works(session)
     # From another thread, at any moment.
     stop = threading.Event()
@@ -798,6 +850,7 @@ def cancelling(place: Place) -> None:
     stop.set()
     other.join()
     assert set(statuses) <= {OK, CANCELLED} and CANCELLED in statuses
+    session.reset_cancel()
     works(session)
 
 

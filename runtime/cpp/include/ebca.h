@@ -231,10 +231,16 @@ EBCA_API const char* ebca_session_last_error(const ebca_session* session);
 EBCA_API const char* ebca_session_last_problem(const ebca_session* session);
 EBCA_API const char* ebca_session_last_remedy(const ebca_session* session);
 
-/* Stop the call that is running in another thread as soon as possible: it returns EBCA_ERROR_CANCELLED. Does nothing
- * if none is running. On a GPU all evaluations are one launch, which cannot be stopped: set on_step to cancel between
- * them. */
+/* Stop the call that is running as soon as possible, from any thread or callback: it returns EBCA_ERROR_CANCELLED. On a
+ * CPU that takes less than one UNet evaluation, and it works at every stage: encoding texts and images, evaluations,
+ * decoding. If no call is running, the next one is cancelled at once, so that a request made just before a call is not
+ * lost. A call that ends for any reason takes the request with it. On a GPU all evaluations are one launch, which cannot
+ * be stopped: set on_step to cancel between them. */
 EBCA_API ebca_status ebca_session_cancel(ebca_session* session);
+
+/* Forget a request that no call has taken yet. A host that starts and cancels its work in one thread calls this when it
+ * starts something: what it cancels afterwards is meant for that. */
+EBCA_API ebca_status ebca_session_reset_cancel(ebca_session* session);
 
 /* ---- what a generation takes ------------------------------------------------------------------------------------ */
 

@@ -244,8 +244,10 @@ class Session : public Owner<ebca_session, ebca_session_free> {
     Result invert(ebca_invert_params params, const OnStep& on_step = {}) {
         return run(ebca_session_invert, params, on_step);
     }
-    // From any thread.
+    // From any thread: stops the call that runs, or else the next one.
     ebca_status cancel() { return check(ebca_session_cancel(get())); }
+    // Forgets a cancel() that no call has taken yet.
+    ebca_status reset_cancel() { return check(ebca_session_reset_cancel(get())); }
 
   private:
     struct Watcher {

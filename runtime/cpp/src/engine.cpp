@@ -48,7 +48,7 @@ void Engine::open_device(const EngineOptions& options) {
     auto [kind, index] = parse_device(options.device);
     if (kind == "cpu") {
         device_ = std::make_shared<CpuDevice>();
-        backend_ = create_cpu_backend(options.cpu);
+        backend_ = create_cpu_backend(options.cpu, options.log);
         return;
     }
     const CpuBackendOptions& cpu = options.cpu;
@@ -126,11 +126,13 @@ void Engine::close_idle() {
 }
 
 // Run a component once on arrays of the host.
-void Engine::evaluate(const std::string& component, const Sizes& sizes, const Tensors& inputs, const Tensors& outputs) {
+void Engine::evaluate(const std::string& component, const Sizes& sizes, const Tensors& inputs, const Tensors& outputs,
+                      Cancellation* cancellation) {
+    if (cancellation) cancellation->check(component.c_str());
     with_room([&] {
         auto held = device_->ready();
         std::shared_ptr<Runner> runner = this->runner(component, sizes);
-        run_once(*device_, *runner, inputs, outputs);
+        run_once(*device_, *runner, inputs, outputs, cancellation);
         // A library may keep memory from the first run on.
         if (!backend_->shares_scratch()) return;
         std::lock_guard own(lock_);
@@ -181,7 +183,7 @@ void Engine::verify_tables() {
     tables_verified_ = true;
 }
 
-Array Engine::encode(const std::vector<int64_t>& ids, int64_t rows) {
+Array Engine::encode(const std::vector<int64_t>& ids, int64_t rows, Cancellation* cancellation) {
     if (!manifest().text_encoder) {
         throw rules::no_text_encoder(directory_.path.string());
     }
@@ -198,7 +200,8 @@ Array Engine::encode(const std::vector<int64_t>& ids, int64_t rows) {
             given.insert(given.end(), end - spec.max_length, end);
         }
         Tensor input{given.data(), DType::int64, {at_once, spec.max_length}};
-        evaluate(spec.component, {{"batch", at_once}}, {{"input_ids", input}}, {{"hidden_states", as_tensor(made)}});
+        evaluate(spec.component, {{"batch", at_once}}, {{"input_ids", input}}, {{"hidden_states", as_tensor(made)}},
+                 cancellation);
         std::copy_n(made.values.begin(), count * made.stride(), out.row(first));
     }
     // At SD 1.5 size it holds half a gigabyte that no step needs.
@@ -206,7 +209,7 @@ Array Engine::encode(const std::vector<int64_t>& ids, int64_t rows) {
     return out;
 }
 
-Array Engine::decode(const Array& latents) {
+Array Engine::decode(const Array& latents, Cancellation* cancellation) {
     if (!manifest().vae) throw rules::no_vae_to_decode();
     const VaeSpec& spec = *manifest().vae;
     if (latents.size(1) != spec.latent_channels) {
@@ -219,7 +222,7 @@ Array Engine::decode(const Array& latents) {
     Array images({latents.size(0), 3, latents.size(2) * spec.downscale, latents.size(3) * spec.downscale});
     for (int64_t n = 0; n < latents.size(0); ++n) {
         evaluate(spec.decoder, {{"batch", 1}, {"height", latents.size(2)}, {"width", latents.size(3)}},
-                 {{"latents", one(unscaled, n)}}, {{"image", one(images, n)}});
+                 {{"latents", one(unscaled, n)}}, {{"image", one(images, n)}}, cancellation);
     }
     return images;
 }
@@ -234,10 +237,10 @@ void Engine::warm_up_decoder(const Shape& latents) {
         std::lock_guard held(lock_);
         if (settled_.count(decoder)) return;
     }
-    decode(Array(one));
+    decode(Array(one), nullptr);
 }
 
-std::pair<Array, Array> Engine::encode_image(const Array& pixels) {
+std::pair<Array, Array> Engine::encode_image(const Array& pixels, Cancellation* cancellation) {
     if (!manifest().vae) throw rules::no_vae_for_image(directory_.path.string());
     const VaeSpec& spec = *manifest().vae;
     int64_t n = pixels.size(0), height = pixels.size(1), width = pixels.size(2), plane = height * width;
@@ -252,7 +255,7 @@ std::pair<Array, Array> Engine::encode_image(const Array& pixels) {
     }
     for (int64_t row = 0; row < n; ++row) {
         evaluate(spec.encoder, {{"batch", 1}, {"height", shape[2]}, {"width", shape[3]}}, {{"image", one(images, row)}},
-                 {{"mean", one(mean, row)}, {"std", one(std, row)}});
+                 {{"mean", one(mean, row)}, {"std", one(std, row)}}, cancellation);
     }
     // Not needed until the next image is passed in.
     release(spec.encoder);

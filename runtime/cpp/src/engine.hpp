@@ -89,14 +89,16 @@ class Engine {
     // Open the VAE's decoder for latents [n,C,h,w] and run it once, if that would later outdate recorded work.
     void warm_up_decoder(const Shape& latents);
 
+    // The next three throw CancelledError as soon as that is requested, in a graph or between two; null: never.
+
     // Token ids of n rows to embeddings [n,T,D].
-    Array encode(const std::vector<int64_t>& ids, int64_t rows);
+    Array encode(const std::vector<int64_t>& ids, int64_t rows, Cancellation* cancellation);
 
     // Scaled latents [n,C,h,w] to images [n,3,8h,8w] in [-1, 1]; one image at a time to bound memory.
-    Array decode(const Array& latents);
+    Array decode(const Array& latents, Cancellation* cancellation);
 
     // Images [n,H,W,3] in [0, 1] to mean and standard deviation of their scaled latents, [n,C,h,w] each.
-    std::pair<Array, Array> encode_image(const Array& pixels);
+    std::pair<Array, Array> encode_image(const Array& pixels, Cancellation* cancellation);
 
   private:
     void open_device(const EngineOptions& options);
@@ -104,7 +106,8 @@ class Engine {
     void prepare(const OnPrepare& on_prepare);
     std::shared_ptr<Runner> open(const std::string& component, const Dimensions& dimensions);
     void close_idle();
-    void evaluate(const std::string& component, const Sizes& sizes, const Tensors& inputs, const Tensors& outputs);
+    void evaluate(const std::string& component, const Sizes& sizes, const Tensors& inputs, const Tensors& outputs,
+                  Cancellation* cancellation);
 
     EngineDirectory directory_;
     std::shared_ptr<Device> device_;

@@ -94,6 +94,8 @@ struct UnsupportedError : Error {
 template <typename... Parts>
 std::string text(const Parts&... parts) {
     std::ostringstream out;
+    // A stream that runs out of memory would leave pieces out in silence.
+    out.exceptions(std::ios_base::badbit);
     (out << ... << parts);
     return out.str();
 }

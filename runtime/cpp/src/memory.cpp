@@ -3,7 +3,10 @@
 #include <algorithm>
 #include <iomanip>
 #include <map>
+#include <optional>
+#include <set>
 #include <sstream>
+#include <utility>
 #include <vector>
 
 #include "contract/tensor.hpp"
@@ -28,18 +31,102 @@ std::string shown(int64_t bytes) {
     return out.str();
 }
 
-int64_t arena_bytes(const UNetSpec& unet, const Sizes& sizes) {
+int64_t bytes_of(const TensorSpec& tensor, const Sizes& sizes) {
+    return byte_size(evaluate(tensor.shape, sizes), tensor.dtype);
+}
+
+int64_t float_bytes(const Shape& shape) {
+    return byte_size(shape, DType::float32);
+}
+
+// What the buffers of an evaluation take, as Executor allocates them.
+int64_t buffer_bytes(const UNetSpec& unet, const Sizes& sizes) {
     std::map<std::string, int64_t> bytes;
-    for (const auto& [name, spec] : unet.tensors) bytes[name] = byte_size(evaluate(spec.shape, sizes), spec.dtype);
+    for (const auto& [name, spec] : unet.tensors) bytes[name] = bytes_of(spec, sizes);
     std::vector<std::string> keep = unet.inputs;
     keep.insert(keep.end(), unet.outputs.begin(), unet.outputs.end());
-    return lay_out(lifetimes(unet.steps, bytes, keep)).bytes;
+    std::map<std::string, Lifetime> alive = lifetimes(unet.steps, bytes, keep);
+    int64_t total = 0, zeros = 0, widest = 0;
+    if (const Step* step = unet.time_step()) {
+        for (const std::string& name : step->outputs) {
+            total += bytes.at(name);
+            alive.erase(name);
+        }
+    }
+    for (const std::string& name : unet.controls) {
+        zeros = std::max(zeros, bytes.at(name));
+        alive.erase(name);
+    }
+    total += lay_out(alive).bytes + zeros;
+    int64_t batch = sizes.at("batch"), contexts = sizes.at("contexts"), tokens = sizes.at("tokens");
+    total += float_bytes({batch, contexts}) * 2 + float_bytes({batch, contexts, tokens}) + float_bytes({}) +
+             float_bytes({batch, contexts, contexts});
+    std::set<std::pair<int64_t, int64_t>> masks;
+    for (const LayerSpec& layer : unet.layers) {
+        std::pair size{evaluate(layer.height, sizes), evaluate(layer.width, sizes)};
+        if (masks.insert(size).second) total += float_bytes({batch, contexts, elements({size.first, size.second})});
+        widest = std::max(widest, elements({layer.heads, layer.head_dim}));
+    }
+    return total + float_bytes({batch, contexts, tokens, widest});
+}
+
+// What a component needs inside at least.
+int64_t scratch_bytes(const Component& component, const Sizes& sizes, bool half) {
+    int64_t largest = 0;
+    for (const std::vector<TensorSpec>& together : component.scratch) {
+        int64_t total = 0;
+        for (const TensorSpec& tensor : together) total += bytes_of(tensor, sizes);
+        largest = std::max(largest, total);
+    }
+    return half && !component.float32_only ? largest / 2 : largest;
+}
+
+// The most that exists at the same time.
+int64_t peak_bytes(const Manifest& manifest, bool half, const CallSizes& call) {
+    const UNetSpec& unet = manifest.unet;
+    const Sizes& sizes = call.evaluation;
+    auto scratch = [&](const std::string& name, const Sizes& at) {
+        return scratch_bytes(manifest.components.at(name), at, half);
+    };
+    const Shape latents{call.images, unet.out_channels, sizes.at("height"), sizes.at("width")};
+    int64_t held = call.evaluations * (float_bytes({sizes.at("batch"), sizes.at("contexts"), sizes.at("tokens")}) +
+                                       float_bytes(latents));
+    int64_t buffers = buffer_bytes(unet, sizes), segments = 0;
+    for (const Step& step : unet.steps) {
+        if (!step.is_op()) segments = std::max(segments, scratch(step.segment, sizes));
+    }
+    int64_t peak = held + buffers + segments;
+    Sizes one = sizes, texts = sizes;
+    one["batch"] = 1;
+    texts["batch"] = call.texts;
+    if (manifest.text_encoder && call.texts) {
+        const TextEncoderSpec& spec = *manifest.text_encoder;
+        peak = std::max(peak, scratch(spec.component, texts) +
+                                  float_bytes({call.texts, spec.max_length, spec.hidden_size}));
+    }
+    if (manifest.vae && call.encodes) peak = std::max(peak, scratch(manifest.vae->encoder, one) + 12 * call.pixels);
+    if (manifest.vae && call.decodes) {
+        // Decoded images as the VAE returns them, and in [0, 1]: float32, three channels.
+        peak = std::max(peak, held + buffers + scratch(manifest.vae->decoder, one) + 24 * call.images * call.pixels);
+    }
+    return peak;
 }
 
 }  // namespace
 
-void check_host_memory(const UNetSpec& unet, const Sizes& sizes, const std::string& what) {
-    int64_t needed = arena_bytes(unet, sizes), available = platform::available_bytes();
+bool is_about_memory(const std::string& message) {
+    for (const char* words :
+         {"bad_alloc", "bad_array_new_length", "Failed to allocate memory", "out of memory", "Out of memory",
+          "Available memory of", "BFCArena", "Cannot allocate memory", "could not allocate", "could not create a memory",
+          "length_error", "cannot create std::vector larger", "vector::_M_default_append", "vector::reserve",
+          "Resource temporarily unavailable", "pthread_create failed"}) {
+        if (message.find(words) != message.npos) return true;
+    }
+    return false;
+}
+
+void check_host_memory(const Manifest& manifest, bool half, const CallSizes& call, const std::string& what) {
+    int64_t needed = peak_bytes(manifest, half, call), available = platform::available_bytes();
     if (needed > available) throw rules::memory_needed(shown(needed), "", what, shown(available));
 }
 

@@ -591,6 +591,15 @@ inline CancelledError cancelled_early() {
     return CancelledError("cancelled before the first evaluation");
 }
 
+template <typename What>
+CancelledError cancelled_in(const What& what) {
+    return CancelledError(text("cancelled in ", what));
+}
+
+inline CancelledError cancelled_late() {
+    return CancelledError("cancelled when everything was computed");
+}
+
 template <typename Timestep, typename Culprit>
 NumericalError result_not_finite(const Timestep& timestep, const Culprit& culprit) {
     return NumericalError(text("the result at timestep ", timestep, " is not finite, first in ", culprit), "lower gamma_attn and gamma_norm, or check the checkpoint");
@@ -639,7 +648,12 @@ ParameterError is_null(const Name& name) {
 
 template <typename Name, typename Size, typename First, typename Last, typename Version>
 ParameterError struct_size(const Name& name, const Size& size, const First& first, const Last& last, const Version& version) {
-    return ParameterError(text(name, " has struct_size ", size, ", this library knows ", first, " to ", last), text("call its _init function, and compile against a header of version ", version, " or older"));
+    return ParameterError(text(name, " has struct_size ", size, ", this library knows ", first, " to ", last), text("call ", name, "_init, and compile against a header of version ", version, " or older"));
+}
+
+template <typename Name, typename Size, typename First, typename Last, typename Version>
+ParameterError struct_size_plain(const Name& name, const Size& size, const First& first, const Last& last, const Version& version) {
+    return ParameterError(text(name, " has struct_size ", size, ", this library knows ", first, " to ", last), text("set it to sizeof(", name, "), and compile against a header of version ", version, " or older"));
 }
 
 template <typename Given, typename Own, typename Version>
@@ -657,11 +671,6 @@ ParameterError enum_name(const Name& name, const Kind& kind, const Names& names)
     return ParameterError(text("'", name, "' is not the name of a value of ", kind), text("give one of: ", names));
 }
 
-template <typename Name, typename What>
-ParameterError callback_threw(const Name& name, const What& what) {
-    return ParameterError(text("the callback ", name, " threw an exception: ", what), "catch it in the callback; to stop a call, return 0 from on_step");
-}
-
 inline ParameterError path_missing() {
     return ParameterError("path is missing", "name an engine directory");
 }
@@ -674,6 +683,31 @@ ParameterError list_null(const Name& name, const Count& count) {
 template <typename Name, typename Count, typename Limit>
 ParameterError list_too_long(const Name& name, const Count& count, const Limit& limit) {
     return ParameterError(text(name, " has ", count, " entries"), text("the limit is ", limit));
+}
+
+template <typename Name, typename Position>
+ParameterError text_not_utf8(const Name& name, const Position& position) {
+    return ParameterError(text(name, " is not UTF-8 at byte ", position), "give UTF-8");
+}
+
+template <typename Name, typename Limit>
+ParameterError text_too_long(const Name& name, const Limit& limit) {
+    return ParameterError(text(name, " is longer than ", limit, " bytes"), "give a shorter text");
+}
+
+template <typename Name, typename What>
+ParameterError callback_threw(const Name& name, const What& what) {
+    return ParameterError(text("the callback ", name, " threw an exception", what), "catch it in the callback: nothing may be thrown through a function of C");
+}
+
+template <typename Name, typename Count, typename Limit>
+ParameterError embeds_too_long(const Name& name, const Count& count, const Limit& limit) {
+    return ParameterError(text(name, ".embeds has ", count, " tokens"), text("give 1 to ", limit));
+}
+
+template <typename Name, typename Height, typename Width, typename Limit>
+ParameterError image_too_many_pixels(const Name& name, const Height& height, const Width& width, const Limit& limit) {
+    return ParameterError(text(name, " has ", height, " x ", width, " pixels"), text("give an image of at most ", limit, " pixels"));
 }
 
 template <typename Name, typename Value>

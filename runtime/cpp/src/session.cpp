@@ -5,10 +5,10 @@
 #include <cmath>
 #include <numeric>
 #include <random>
+#include <set>
 
 #include "error.hpp"
 #include "images/outputs.hpp"
-#include "memory.hpp"
 #include "parameters.hpp"
 
 namespace ebca::internal {
@@ -48,6 +48,16 @@ std::vector<int64_t> checked_seeds(const std::vector<int64_t>& seeds, int64_t ba
     return seeds;
 }
 
+// Texts that are encoded together, at least.
+int64_t distinct_texts(const Prompt& prompt) {
+    return static_cast<int64_t>(std::set<std::string>(prompt.texts.begin(), prompt.texts.end()).size());
+}
+
+int64_t fewest_tokens(const Manifest& manifest, const Prompt& prompt) {
+    if (prompt.embeds && prompt.embeds->shape.size() == 3) return prompt.embeds->size(1);
+    return manifest.text_encoder ? manifest.text_encoder->max_length : 1;
+}
+
 std::vector<Prompt> prompts_of(const std::vector<Edit>& edits) {
     std::vector<Prompt> out;
     for (const Edit& edit : edits) out.push_back(edit.prompt);
@@ -66,12 +76,20 @@ Session::Session(std::shared_ptr<Engine> engine, int64_t height, int64_t width, 
     if (height_ > limits::pixels / width_) throw rules::image_too_large(height_, width_, limits::pixels);
     if (batch < 1) throw rules::batch(batch);
     if (batch > limits::images) throw rules::batch_too_large(batch, limits::images);
-    // What any call needs. A GPU refuses by itself.
+    // What any call needs; calls check the rest.
+    check_memory({{{"batch", batch}, {"contexts", 1}, {"tokens", 1}}});
+}
+
+void Session::check_memory(CallSizes call) const {
+    // A GPU refuses by itself.
     if (engine_->device().name() != "cpu") return;
     Shape latents = latent_shape();
-    Sizes sizes{{"batch", batch}, {"contexts", 1}, {"tokens", 1}, {"height", latents[2]}, {"width", latents[3]}};
-    check_host_memory(manifest.unet, sizes,
-                      text(batch, batch == 1 ? " image of " : " images of ", height_, " x ", width_, " pixels"));
+    call.evaluation["height"] = latents[2];
+    call.evaluation["width"] = latents[3];
+    call.images = batch_;
+    call.pixels = height_ * width_;
+    check_host_memory(engine_->manifest(), engine_->backend().name() == "openvino", call,
+                      text(batch_, batch_ == 1 ? " image of " : " images of ", height_, " x ", width_, " pixels"));
 }
 
 Shape Session::latent_shape() const {
@@ -79,7 +97,6 @@ Shape Session::latent_shape() const {
 }
 
 Result Session::generate(const GenerateRequest& request) {
-    cancelled_ = false;
     const Manifest& manifest = engine_->manifest();
     if (!request.latents_only && !manifest.vae) throw rules::no_vae_to_decode();
     Task task = resolve_task(manifest, request);
@@ -92,6 +109,14 @@ Result Session::generate(const GenerateRequest& request) {
     check(request.subject, request.prompt, manifest);
     if (request.clip_skip != 0) throw rules::clip_skip_library();
     const Steps steps = this->steps(request, task, settings);
+    CallSizes call{{{"batch", guided ? 2 * batch_ : batch_}, {"contexts", 1 + static_cast<int64_t>(request.edits.size())}}};
+    call.evaluations = steps.repaint ? steps.repaint->steps() : steps.table->evaluations();
+    call.texts = distinct_texts(request.prompt);
+    call.encodes = !request.images.empty();
+    call.decodes = !request.latents_only;
+    // At least: longer texts become known when they are read.
+    call.evaluation["tokens"] = fewest_tokens(manifest, request.prompt);
+    check_memory(call);
     std::optional<Source> source =
         load_source(*engine_, batch_, height_, width_, downscale_, request.images, request.masks);
     std::vector<int64_t> seeds = checked_seeds(request.seeds, batch_);
@@ -103,12 +128,14 @@ Result Session::generate(const GenerateRequest& request) {
         resolve(*engine_, request.subject, request.prompt, request.reading, steps.subject_strengths, latent_shape(),
                 {height_, width_});
     Prompts prompts = encode_prompts(*engine_, batch_, request.prompt, request.negative_prompt,
-                                     prompts_of(request.edits), request.token_weights, guided, request.reading);
+                                     prompts_of(request.edits), request.token_weights, guided, request.reading, &cancellation_);
     if (subjects) subjects->lengthen(prompts.conditional.size(1));
+    call.evaluation["tokens"] = prompts.conditional.size(1);
+    check_memory(call);
     check_not_cancelled();
     auto texts_encoded = Clock::now();
     SamplerInputs inputs = prepare(*engine_, task, source, streams, latent_shape(), request.latents,
-                                   steps.table ? &*steps.table : nullptr);
+                                   steps.table ? &*steps.table : nullptr, &cancellation_);
     check_not_cancelled();
     auto images_encoded = Clock::now();
     Executor& executor = this->executor(prompts.contexts(), subjects ? subjects->groups() : 0);
@@ -116,11 +143,11 @@ Result Session::generate(const GenerateRequest& request) {
     std::vector<Control> controls = steps.timeline.controls(
         prompts, request.norm_factor, layer_masks_for(executor, update_mask(source, task, settings)));
     const Array* extra_channels = inputs.extra_channels ? &*inputs.extra_channels : nullptr;
-    Watch watch{request.on_step, &cancelled_};
+    Watch watch{request.on_step, &cancellation_};
     auto opened = began;
     const SubjectInputs* kept_apart = subjects ? &*subjects : nullptr;
     auto on_host = [&] {
-        NoisePredictor predictor(executor, scale, extra_channels, request.reset_edits, &cancelled_, kept_apart);
+        NoisePredictor predictor(executor, scale, extra_channels, request.reset_edits, &cancellation_, kept_apart);
         engine_->with_room(
             [&] { predictor.prepare(controls, steps.repaint ? steps.repaint->timesteps() : steps.table->timesteps); });
         opened = Clock::now();
@@ -161,11 +188,11 @@ Result Session::generate(const GenerateRequest& request) {
 }
 
 Result Session::invert(const InvertRequest& request) {
-    cancelled_ = false;
     const UNetSpec& unet = engine_->manifest().unet;
     if (unet.in_channels != unet.out_channels) throw rules::inversion_with_inpainting_model();
     if (request.images.empty() == !request.latents.has_value()) throw rules::inversion_input();
     if (request.clip_skip != 0) throw rules::clip_skip_library();
+    check_memory({{{"batch", batch_}, {"contexts", 1}, {"tokens", fewest_tokens(engine_->manifest(), request.prompt)}}});
     engine_->verify_tables();
     SchedulerTable table = load_table(engine_->directory(), kInverse, request.steps);
     if (request.latents) check_latents_given(*request.latents);
@@ -179,23 +206,25 @@ Result Session::invert(const InvertRequest& request) {
     Array clean = request.latents
                       ? *request.latents
                       : engine_
-                            ->encode_image(per_image(
-                                "images", load_images(request.images, height_, width_, warn), batch_))
+                            ->encode_image(per_image("images", load_images(request.images, height_, width_, warn),
+                                                     batch_),
+                                           &cancellation_)
                             .first;
     check_not_cancelled();
     auto images_encoded = Clock::now();
-    Prompts prompts = encode_prompts(*engine_, batch_, request.prompt, {}, {}, {}, false, request.reading);
+    Prompts prompts =
+        encode_prompts(*engine_, batch_, request.prompt, {}, {}, {}, false, request.reading, &cancellation_);
     check_not_cancelled();
     auto texts_encoded = Clock::now();
     Executor& executor = this->executor(prompts.contexts());
     Timeline timeline = Timeline::make({}, {}, {}, request.steps, table.evaluations(), table.name);
     std::vector<Control> controls = timeline.controls(prompts, 1.0, nullptr);
-    NoisePredictor predictor(executor, std::nullopt, nullptr, false, &cancelled_);
+    NoisePredictor predictor(executor, std::nullopt, nullptr, false, &cancellation_);
     engine_->with_room([&] { predictor.prepare(controls, table.timesteps); });
     auto opened = Clock::now();
     Result result;
     std::vector<NormalStream> streams;  // the inverse draws no noise
-    result.latents = sample(predictor, table, clean, streams, {request.on_step, &cancelled_}, adjust);
+    result.latents = sample(predictor, table, clean, streams, {request.on_step, &cancellation_}, adjust);
     result.task = "inversion";
     result.scheduler = table.name;
     result.timesteps = predictor.timesteps();
@@ -207,6 +236,10 @@ Result Session::invert(const InvertRequest& request) {
                       seconds(opened, Clock::now()) - std::accumulate(in_unet.begin(), in_unet.end(), 0.0),
                       0};
     return result;
+}
+
+void Session::check_not_cancelled() const {
+    if (cancellation_.requested()) throw rules::cancelled_early();
 }
 
 Session::Steps Session::steps(const GenerateRequest& request, Task task, const RePaint& settings) {
@@ -307,15 +340,10 @@ void Session::check_latents_given(const Array& latents) const {
     }
 }
 
-void Session::check_not_cancelled() const {
-    if (cancelled_) throw rules::cancelled_early();
-}
-
 std::vector<uint8_t> Session::decode(const Array& latents, const Source* source) {
-    check_not_cancelled();
     // Memory peaks with the decoder's activations, so the UNet's weights are dropped first.
     engine_->forget_weights();
-    Array images = to_unit_range(engine_->decode(latents));
+    Array images = to_unit_range(engine_->decode(latents, &cancellation_));
     if (!all_finite(images.values.data(), static_cast<int64_t>(images.values.size()))) {
         throw rules::image_not_finite();
     }

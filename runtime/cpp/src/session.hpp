@@ -1,7 +1,6 @@
 // From prompts and images to images of one size.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <list>
 #include <memory>
@@ -10,9 +9,11 @@
 #include <utility>
 #include <vector>
 
+#include "cancellation.hpp"
 #include "conditioning/timeline.hpp"
 #include "engine.hpp"
 #include "images/latents.hpp"
+#include "memory.hpp"
 #include "request.hpp"
 #include "sampling/graph_sampler.hpp"
 #include "sampling/repaint.hpp"
@@ -54,8 +55,8 @@ class Session {
     // latents, the scheduler "ddim", as many steps and the same prompt comes back to the image.
     Result invert(const InvertRequest& request);
 
-    // Stop the call that runs in another thread; does nothing if none runs.
-    void cancel() { cancelled_ = true; }
+    // Thread-safe. Whoever calls the two functions above gives them their turn: they do not take a request.
+    Cancellation& cancellation() { return cancellation_; }
 
     int64_t height() const { return height_; }
     int64_t width() const { return width_; }
@@ -85,8 +86,10 @@ class Session {
     Executor& executor(const Array& contexts, int64_t groups = 0);
     GraphSampler* graph_sampler();
     SchedulerTable table(Task task, const std::string& scheduler, int64_t steps, const std::optional<double>& strength);
-    void check_latents_given(const Array& latents) const;
     void check_not_cancelled() const;
+    // OutOfMemoryError if a call does not fit; call: with the sizes of an evaluation but for those of the latents.
+    void check_memory(CallSizes call) const;
+    void check_latents_given(const Array& latents) const;
     std::vector<uint8_t> decode(const Array& latents, const Source* source);
 
     std::shared_ptr<Engine> engine_;
@@ -95,7 +98,7 @@ class Session {
     int64_t width_;
     int64_t batch_;
     std::list<Kept> executors_;  // the latest first
-    std::atomic<bool> cancelled_{false};
+    Cancellation cancellation_;
 };
 
 }  // namespace ebca::internal

@@ -12,6 +12,23 @@
 // Defined in the library's namespace, so that no name of it is visible in a host that compiles these sources among its
 // own. EBCA_API stands here too, as these are other declarations than those of the header.
 namespace ebca::internal {
+namespace {
+
+// One call that makes a result.
+template <typename Work>
+ebca_status made(ebca_session* session, ebca_result** result, Work&& work) {
+    if (result) *result = nullptr;
+    return guarded(session, [&] {
+        if (!result) throw rules::target_null("result");
+        Cancellation::Turn turn(session->session.cancellation());
+        Result made = work();
+        turn.end();
+        *result = handed_over(std::move(made), session->session);
+    });
+}
+
+}  // namespace
+
 extern "C" {
 
 // Another thread may write the engine's error, so the caller reads a copy of its own.
@@ -115,13 +132,17 @@ EBCA_API const char* ebca_session_last_remedy(const ebca_session* session) {
 }
 
 EBCA_API ebca_status ebca_session_cancel(ebca_session* session) {
-    if (!session) {
-        const ParameterError error = rules::session_null();
-        assign(thread_error(), error.problem().c_str(), error.remedy().c_str());
-        return EBCA_ERROR_PARAMETER;
-    }
-    session->session.cancel();
-    return EBCA_OK;
+    return guarded([&] {
+        if (!session) throw rules::session_null();
+        session->session.cancellation().request();
+    });
+}
+
+EBCA_API ebca_status ebca_session_reset_cancel(ebca_session* session) {
+    return guarded([&] {
+        if (!session) throw rules::session_null();
+        session->session.cancellation().take();
+    });
 }
 
 EBCA_API void ebca_edit_init(ebca_edit* edit, size_t struct_size) {
@@ -144,23 +165,15 @@ EBCA_API void ebca_invert_params_init(ebca_invert_params* params, size_t struct_
     fill(params, struct_size);
 }
 
-EBCA_API ebca_status ebca_session_generate(ebca_session* session, const ebca_generate_params* params,
-                                           ebca_result** result) {
-    if (result) *result = nullptr;
-    return guarded(session, [&] {
-        if (!result) throw rules::target_null("result");
-        GenerateRequest request = generate_request(session->engine->device(), params);
-        *result = handed_over(session->session.generate(request), session->session);
+EBCA_API ebca_status ebca_session_generate(ebca_session* session, const ebca_generate_params* params, ebca_result** result) {
+    return made(session, result, [&] {
+        return session->session.generate(generate_request(*session->engine, session->session, params));
     });
 }
 
-EBCA_API ebca_status ebca_session_invert(ebca_session* session, const ebca_invert_params* params,
-                                         ebca_result** result) {
-    if (result) *result = nullptr;
-    return guarded(session, [&] {
-        if (!result) throw rules::target_null("result");
-        InvertRequest request = invert_request(session->engine->device(), params);
-        *result = handed_over(session->session.invert(request), session->session);
+EBCA_API ebca_status ebca_session_invert(ebca_session* session, const ebca_invert_params* params, ebca_result** result) {
+    return made(session, result, [&] {
+        return session->session.invert(invert_request(*session->engine, session->session, params));
     });
 }
 

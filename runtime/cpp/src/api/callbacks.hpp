@@ -2,8 +2,8 @@
 #pragma once
 
 #include <exception>
-#include <string>
 
+#include "error.hpp"
 #include "parameters.hpp"
 
 namespace ebca::internal {
@@ -13,9 +13,9 @@ auto called(const char* name, Callback callback, Arguments... arguments) {
     try {
         return callback(arguments...);
     } catch (const std::exception& error) {
-        throw rules::callback_threw(name, std::string(error.what()));
+        throw rules::callback_threw(name, text(": ", error.what()));
     } catch (...) {
-        throw rules::callback_threw(name, "not a std::exception");
+        throw rules::callback_threw(name, "");
     }
 }
 

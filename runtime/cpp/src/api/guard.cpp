@@ -1,6 +1,7 @@
 #include "api/guard.hpp"
 
 #include "contract/utf8.hpp"
+#include "memory.hpp"
 
 namespace ebca::internal {
 
@@ -18,6 +19,11 @@ void assign(LastError& target, const char* problem, const char* remedy) noexcept
     } catch (...) {
         target = {};
     }
+}
+
+ebca_status short_of_memory(LastError& target, const char* problem) noexcept {
+    assign(target, problem, kLessMemory);
+    return EBCA_ERROR_OUT_OF_MEMORY;
 }
 
 void assign(LastError& target, const LastError& source) noexcept {

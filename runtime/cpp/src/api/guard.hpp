@@ -4,6 +4,8 @@
 #include <exception>
 #include <mutex>
 #include <new>
+#include <stdexcept>
+#include <system_error>
 
 #include "api/handles.hpp"
 #include "ebca.h"
@@ -18,6 +20,9 @@ LastError& thread_error() noexcept;
 void assign(LastError& target, const char* problem, const char* remedy) noexcept;
 void assign(LastError& target, const LastError& source) noexcept;
 
+// The status of a call for which memory is short.
+ebca_status short_of_memory(LastError& target, const char* problem) noexcept;
+
 // Runs `work`, and turns what it throws into a status.
 template <typename Work>
 ebca_status guarded(Work&& work) noexcept {
@@ -30,13 +35,21 @@ ebca_status guarded(Work&& work) noexcept {
         assign(last, error.problem().c_str(), error.remedy().c_str());
         return static_cast<ebca_status>(error.status());
     } catch (const std::bad_alloc&) {
-        assign(last, "out of memory", "make a smaller image, or fewer at once");
-        return EBCA_ERROR_OUT_OF_MEMORY;
+        return short_of_memory(last, "out of memory");
+    } catch (const std::length_error& error) {
+        return short_of_memory(last, error.what());
+    } catch (const std::system_error& error) {
+        // A thread or a mapping that cannot be had.
+        bool is_short = error.code() == std::errc::not_enough_memory ||
+                        error.code() == std::errc::resource_unavailable_try_again;
+        if (is_short) return short_of_memory(last, error.what());
+        assign(last, error.what(), "");
+        return EBCA_ERROR_INTERNAL;
     } catch (const std::exception& error) {
         assign(last, error.what(), "");
         return EBCA_ERROR_INTERNAL;
     } catch (...) {
-        assign(last, "an exception that this library does not throw", "callbacks must not throw");
+        assign(last, "an exception that this library does not throw", "");
         return EBCA_ERROR_INTERNAL;
     }
 }

@@ -6,28 +6,14 @@
 #include <utility>
 #include <vector>
 
+#include "api/arguments.hpp"
 #include "api/callbacks.hpp"
 #include "api/structs.hpp"
-#include "contract/product.hpp"
 
 namespace ebca::internal {
 namespace {
 
 constexpr size_t kMostItems = 1 << 20;
-
-// Later versions give these words a meaning; until then, what is in them is a mistake.
-template <typename Struct>
-void check_reserved(const Struct& given, const std::string& name) {
-    for (uint64_t word : given.reserved) {
-        if (word) throw rules::reserved_not_zero(name);
-    }
-}
-
-// A pointer with a count: NULL only with a count of 0.
-void check_list(const void* items, size_t count, const std::string& name) {
-    if (count && !items) throw rules::list_null(name, count);
-    if (count > kMostItems) throw rules::list_too_long(name, count, kMostItems);
-}
 
 std::string string(const char* given) {
     return given ? given : "";
@@ -37,44 +23,6 @@ std::optional<double> given_number(double value) {
     return std::isnan(value) ? std::nullopt : std::optional<double>(value);
 }
 
-std::optional<Array> array(const Device& device, const ebca_tensor& tensor, const std::string& name) {
-    check_reserved(tensor, name);
-    if (!tensor.data) return std::nullopt;
-    if (tensor.memory != EBCA_MEMORY_HOST && tensor.memory != EBCA_MEMORY_CUDA) {
-        throw rules::tensor_memory(name, tensor.memory);
-    }
-    if (tensor.rank < 1 || tensor.rank > 4) {
-        throw rules::tensor_rank(name, tensor.rank);
-    }
-    Shape shape(tensor.shape, tensor.shape + tensor.rank);
-    int64_t count = 1;
-    for (int64_t size : shape) {
-        if (size < 1 || !multiply(count, size, count) || count > int64_t{1} << 40) {
-            throw rules::tensor_shape(name, to_string(shape));
-        }
-    }
-    Array out(shape);
-    size_t bytes = out.values.size() * sizeof(float);
-    if (tensor.memory == EBCA_MEMORY_CUDA) {
-        device.read(out.values.data(), tensor.data, static_cast<int64_t>(bytes));
-    } else {
-        std::memcpy(out.values.data(), tensor.data, bytes);
-    }
-    return out;
-}
-
-Prompt prompt(const Device& device, const ebca_prompt& given, const std::string& name) {
-    Prompt out;
-    check_reserved(given, name);
-    check_list(given.texts, given.count, name + ".texts");
-    for (size_t i = 0; i < given.count; ++i) {
-        if (!given.texts[i]) throw rules::is_null(text(name, ".texts[", i, "]"));
-        out.texts.emplace_back(given.texts[i]);
-    }
-    out.embeds = array(device, given.embeds, name + ".embeds");
-    return out;
-}
-
 Schedule schedule(const ebca_schedule& given, const std::string& name) {
     check_reserved(given, name);
     if (given.kind < EBCA_SCHEDULE_CONSTANT || given.kind > EBCA_SCHEDULE_VALUES) {
@@ -82,21 +30,9 @@ Schedule schedule(const ebca_schedule& given, const std::string& name) {
     }
     Schedule out{static_cast<Schedule::Kind>(given.kind), given.value, given.parameter, {}};
     if (given.kind == EBCA_SCHEDULE_VALUES) {
-        check_list(given.values, given.count, name + ".values");
+        check_list(given.values, given.count, name + ".values", kMostItems);
         out.values.assign(given.values, given.values + given.count);
     }
-    return out;
-}
-
-ImageView image(const ebca_image& given, const std::string& name) {
-    check_reserved(given, name);
-    return {given.pixels, given.height, given.width, given.channels};
-}
-
-std::vector<ImageView> images(const ebca_image* given, size_t count, const char* name) {
-    check_list(given, count, name);
-    std::vector<ImageView> out;
-    for (size_t i = 0; i < count; ++i) out.push_back(image(given[i], text(name, "[", i, "]")));
     return out;
 }
 
@@ -116,8 +52,8 @@ OnStep on_step(ebca_step_callback callback, void* data) {
     };
 }
 
-std::vector<Edit> edits(const Device& device, const ebca_edit* given, size_t count) {
-    check_list(given, count, "edits");
+std::vector<Edit> edits(const Arguments& arguments, const ebca_edit* given, size_t count) {
+    arguments.check_edits(given, count);
     std::vector<Edit> out;
     // The caller's struct may be smaller than this library's.
     const auto* at = reinterpret_cast<const std::byte*>(given);
@@ -125,7 +61,7 @@ std::vector<Edit> edits(const Device& device, const ebca_edit* given, size_t cou
         const auto* entry = reinterpret_cast<const ebca_edit*>(at);
         ebca_edit edit = checked(entry, "ebca_edit");
         const std::string name = text("edits[", i, "].");
-        out.push_back({prompt(device, edit.prompt, name + "prompt"), edit.direction,
+        out.push_back({arguments.prompt(edit.prompt, name + "prompt"), edit.direction,
                        schedule(edit.alpha, name + "alpha"), schedule(edit.gamma_attn, name + "gamma_attn"),
                        schedule(edit.gamma_norm, name + "gamma_norm")});
         at += entry->struct_size;
@@ -135,18 +71,16 @@ std::vector<Edit> edits(const Device& device, const ebca_edit* given, size_t cou
 
 Subjects subjects(const ebca_generate_params& params) {
     Subjects out;
-    check_list(params.subjects, params.subject_count, "subjects");
+    check_list(params.subjects, params.subject_count, "subjects", kMostItems);
     for (size_t i = 0; i < params.subject_count; ++i) {
-        if (!params.subjects[i]) throw rules::is_null(text("subjects[", i, "]"));
-        out.phrases.emplace_back(params.subjects[i]);
+        out.phrases.push_back(needed_text(params.subjects[i], text("subjects[", i, "]")));
     }
-    check_list(params.regions, params.region_count, "regions");
+    check_list(params.regions, params.region_count, "regions", kMostItems);
     for (size_t i = 0; i < params.region_count; ++i) {
         const ebca_region& one = params.regions[i];
         const std::string name = text("regions[", i, "]");
         check_reserved(one, name);
-        if (!one.subject) throw rules::is_null(name + ".subject");
-        out.regions.push_back({one.subject, image(one.mask, name + ".mask")});
+        out.regions.push_back({needed_text(one.subject, name + ".subject"), image_of(one.mask, name + ".mask")});
     }
     out.exclusion = schedule(params.subject_exclusion, "subject_exclusion");
     out.balance = schedule(params.subject_balance, "subject_balance");
@@ -193,37 +127,38 @@ EngineOptions engine_options(const ebca_engine_params* given) {
     return options;
 }
 
-GenerateRequest generate_request(const Device& device, const ebca_generate_params* given) {
+GenerateRequest generate_request(const Engine& engine, const Session& session, const ebca_generate_params* given) {
     const ebca_generate_params params = checked(needed(given, "ebca_generate_params"), "ebca_generate_params");
+    const Arguments arguments(engine, session);
     GenerateRequest out;
-    out.prompt = prompt(device, params.prompt, "prompt");
-    out.negative_prompt = prompt(device, params.negative_prompt, "negative_prompt");
+    out.prompt = arguments.prompt(params.prompt, "prompt");
+    out.negative_prompt = arguments.prompt(params.negative_prompt, "negative_prompt");
     out.steps = params.steps;
     out.guidance_scale = given_number(params.guidance_scale);
     out.scheduler = string(params.scheduler);
-    check_list(params.seeds, params.seed_count, "seeds");
-    out.seeds.assign(params.seeds, params.seeds + params.seed_count);
+    out.seeds = arguments.seeds(params.seeds, params.seed_count);
     out.gamma_attn = schedule(params.gamma_attn, "gamma_attn");
     out.gamma_norm = schedule(params.gamma_norm, "gamma_norm");
-    check_list(params.token_weights, params.token_weight_count, "token_weights");
+    check_list(params.token_weights, params.token_weight_count, "token_weights", kMostItems);
     for (size_t i = 0; i < params.token_weight_count; ++i) {
         const ebca_token_weight& one = params.token_weights[i];
         check_reserved(one, text("token_weights[", i, "]"));
         out.token_weights.push_back(
-            {one.word ? std::optional<std::string>(one.word) : std::nullopt, one.position, one.factor});
+            {one.word ? std::optional(text_of(one.word, text("token_weights[", i, "].word"))) : std::nullopt,
+             one.position, one.factor});
     }
     out.norm_factor = params.norm_factor;
-    out.edits = edits(device, params.edits, params.edit_count);
+    out.edits = edits(arguments, params.edits, params.edit_count);
     out.reset_edits = params.reset_edits != 0;
-    out.images = images(params.images, params.image_count, "images");
-    out.masks = images(params.masks, params.mask_count, "masks");
+    out.images = arguments.images(params.images, params.image_count, "images");
+    out.masks = arguments.images(params.masks, params.mask_count, "masks");
     out.strength = given_number(params.strength);
     if (params.repaint) {
         ebca_repaint_params chosen = checked(params.repaint, "ebca_repaint_params");
         out.repaint = RePaint{chosen.jump_length, chosen.jump_count, chosen.eta, chosen.update_known != 0};
     }
     out.composite = params.composite != 0;
-    out.latents = array(device, params.latents, "latents");
+    out.latents = arguments.latents(params.latents);
     out.latents_only = params.latents_only != 0;
     out.on_step = on_step(params.on_step, params.on_step_data);
     out.subject = subjects(params);
@@ -232,12 +167,13 @@ GenerateRequest generate_request(const Device& device, const ebca_generate_param
     return out;
 }
 
-InvertRequest invert_request(const Device& device, const ebca_invert_params* given) {
+InvertRequest invert_request(const Engine& engine, const Session& session, const ebca_invert_params* given) {
     const ebca_invert_params params = checked(needed(given, "ebca_invert_params"), "ebca_invert_params");
+    const Arguments arguments(engine, session);
     InvertRequest out;
-    out.prompt = prompt(device, params.prompt, "prompt");
-    out.images = images(params.images, params.image_count, "images");
-    out.latents = array(device, params.latents, "latents");
+    out.prompt = arguments.prompt(params.prompt, "prompt");
+    out.images = arguments.images(params.images, params.image_count, "images");
+    out.latents = arguments.latents(params.latents);
     out.steps = params.steps;
     if (params.regularize) {
         ebca_regularize_params chosen = checked(params.regularize, "ebca_regularize_params");

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstring>
 #include <string>
+#include <type_traits>
 
 #include "api/defaults.hpp"
 #include "ebca.h"
@@ -33,7 +34,11 @@ Params checked(const Params* given, const char* name) {
     set_defaults(params);
     if (!given) return params;
     if (given->struct_size < first || given->struct_size > sizeof(Params)) {
-        throw rules::struct_size(name, given->struct_size, first, sizeof(Params), ebca_version());
+        if constexpr (std::is_same_v<Params, ebca_engine_info>) {
+            throw rules::struct_size_plain(name, given->struct_size, first, sizeof(Params), ebca_version());
+        } else {
+            throw rules::struct_size(name, given->struct_size, first, sizeof(Params), ebca_version());
+        }
     }
     std::memcpy(&params, given, given->struct_size);
     return params;
@@ -45,10 +50,11 @@ const Params* needed(const Params* given, const char* name) {
     return given;
 }
 
-// All of them: ParameterError for values that cannot be. Arrays on a GPU are read through the device.
+// All of them: ParameterError for values that cannot be. Shapes and counts are compared with what the session takes
+// before anything is copied. Arrays on a GPU are read through the engine's device.
 EngineOptions engine_options(const ebca_engine_params* given);
-GenerateRequest generate_request(const Device& device, const ebca_generate_params* given);
-InvertRequest invert_request(const Device& device, const ebca_invert_params* given);
+GenerateRequest generate_request(const Engine& engine, const Session& session, const ebca_generate_params* given);
+InvertRequest invert_request(const Engine& engine, const Session& session, const ebca_invert_params* given);
 
 // The names of an engine's schedulers, separated by commas.
 std::string scheduler_names(const Manifest& manifest);

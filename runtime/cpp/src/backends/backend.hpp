@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include "cancellation.hpp"
 #include "contract/manifest.hpp"
 #include "contract/tensor.hpp"
 
@@ -15,8 +16,10 @@ namespace ebca::internal {
 class Call {
   public:
     virtual ~Call() = default;
-    // BackendError where the graph fails.
+    // BackendError where the graph fails, OutOfMemoryError.
     virtual void run() = 0;
+    // The same; CancelledError as soon as a request reaches it, if the library can be stopped. It may be run again then.
+    virtual void run_until(Cancellation&) { run(); }
 };
 
 // One opened graph. Calls of one runner may run in different threads; they keep it open.

@@ -13,7 +13,7 @@ constexpr int kMostThreads = 1024;
 
 }  // namespace
 
-std::shared_ptr<const Backend> create_cpu_backend(const CpuBackendOptions& options) {
+std::shared_ptr<const Backend> create_cpu_backend(const CpuBackendOptions& options, const Log& log) {
     const std::string precision = options.precision.empty() ? "fp32" : options.precision;
     if (precision != "fp32" && precision != "bf16") {
         throw ParameterError(text("precision '", precision, "' is unknown"), "choose one of fp32, bf16");
@@ -33,7 +33,7 @@ std::shared_ptr<const Backend> create_cpu_backend(const CpuBackendOptions& optio
         throw BackendError("precision 'bf16' is not available with onnxruntime on CPU",
                            "use backend openvino or precision fp32");
     }
-    return std::make_shared<const OnnxRuntime>(options.ort_library, threads);
+    return std::make_shared<const OnnxRuntime>(options.ort_library, threads, log);
 }
 
 }  // namespace ebca::internal

@@ -50,6 +50,7 @@ class OnnxRuntimeCall : public Call {
     OnnxRuntimeCall(std::shared_ptr<const OnnxRuntimeRunner> runner, OrtPointer<OrtIoBinding> binding)
         : runner_(std::move(runner)), binding_(std::move(binding)) {}
     void run() override;
+    void run_until(Cancellation& cancellation) override;
 
   private:
     std::shared_ptr<const OnnxRuntimeRunner> runner_;
@@ -66,6 +67,7 @@ class OnnxRuntimeRunner : public Runner, public std::enable_shared_from_this<Onn
     }
     std::unique_ptr<Call> bind(const Tensors& inputs, const Tensors& outputs) const override;
     void run(const OrtIoBinding& binding) const;
+    void run_until(const OrtIoBinding& binding, Cancellation& cancellation) const;
 
   private:
     std::shared_ptr<const OnnxRuntime> runtime_;
@@ -95,14 +97,36 @@ void OnnxRuntimeRunner::run(const OrtIoBinding& binding) const {
     ort.check(ort.api().RunWithBinding(session_.get(), nullptr, &binding), text("cannot run ", name_));
 }
 
+void OnnxRuntimeRunner::run_until(const OrtIoBinding& binding, Cancellation& cancellation) const {
+    const OrtLibrary& ort = runtime_->library();
+    // Options of one run: those of a run that was stopped would stop the next one too.
+    OrtRunOptions* raw = nullptr;
+    ort.check(ort.api().CreateRunOptions(&raw), "cannot make run options");
+    OrtPointer<OrtRunOptions> options(raw, {ort.api().ReleaseRunOptions});
+    OrtStatus* status = nullptr;
+    {
+        Cancellation::Reach reach(cancellation, [&ort, raw] { ort.ignore(ort.api().RunOptionsSetTerminate(raw)); });
+        status = ort.api().RunWithBinding(session_.get(), raw, &binding);
+    }
+    if (status && cancellation.requested()) {
+        ort.ignore(status);
+        throw rules::cancelled_in(name_);
+    }
+    ort.check(status, text("cannot run ", name_));
+}
+
 void OnnxRuntimeCall::run() {
     runner_->run(*binding_);
 }
 
+void OnnxRuntimeCall::run_until(Cancellation& cancellation) {
+    runner_->run_until(*binding_, cancellation);
+}
+
 }  // namespace
 
-OnnxRuntime::OnnxRuntime(const std::string& library, int threads)
-    : library_(library), environment_(library_.environment()), threads_(threads) {}
+OnnxRuntime::OnnxRuntime(const std::string& library, int threads, Log log)
+    : library_(library), environment_(library_.environment()), threads_(threads), log_(std::move(log)) {}
 
 std::map<std::string, std::string> OnnxRuntime::identity() const {
     return {{"onnxruntime", library_.version()}, {"build", library_.build()}, {"processor", platform::processor()}};
@@ -143,7 +167,7 @@ std::shared_ptr<Runner> OnnxRuntime::open(const std::filesystem::path& prepared,
 }
 
 OrtPointer<OrtSessionOptions> OnnxRuntime::options() const {
-    OrtPointer<OrtSessionOptions> options = session_options(library_, threads_);
+    OrtPointer<OrtSessionOptions> options = session_options(library_, threads_, log_);
     // The next segment starts at once: threads of the last one must not keep spinning.
     set(*options, "session.intra_op.allow_spinning", "0");
     return options;

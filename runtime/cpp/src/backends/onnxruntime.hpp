@@ -12,14 +12,15 @@
 
 #include "backends/backend.hpp"
 #include "backends/ort_library.hpp"
+#include "log.hpp"
 
 namespace ebca::internal {
 
 // Thread-safe.
 class OnnxRuntime : public Backend, public std::enable_shared_from_this<OnnxRuntime> {
   public:
-    // library: see OrtLibrary. threads: of every graph, 1 or more.
-    OnnxRuntime(const std::string& library, int threads);
+    // library: see OrtLibrary. threads: of every graph, 1 or more. log: of errors that ONNX Runtime reports.
+    OnnxRuntime(const std::string& library, int threads, Log log);
 
     const std::string& name() const override { return name_; }
     const std::string& version() const override { return library_.version(); }
@@ -43,6 +44,7 @@ class OnnxRuntime : public Backend, public std::enable_shared_from_this<OnnxRunt
     OrtLibrary library_;
     OrtPointer<OrtEnv> environment_;
     int threads_;
+    Log log_;
 };
 
 // Whether every packed weight named in an optimised graph ("key|offset;length;flag") may be mapped as it lies.

@@ -12,6 +12,7 @@
 #include "backends/ort_binding.hpp"
 #include "backends/ort_library.hpp"
 #include "error.hpp"
+#include "memory.hpp"
 #include "platform/platform.hpp"
 
 namespace ebca::internal {
@@ -60,13 +61,6 @@ std::shared_ptr<void> claim_arena(const OrtEnv* environment, int index) {
     return made;
 }
 
-bool is_out_of_memory(const std::string& message) {
-    for (const char* words : {"Failed to allocate memory", "out of memory", "Available memory of"}) {
-        if (message.find(words) != message.npos) return true;
-    }
-    return false;
-}
-
 class OnnxRuntimeGpu : public Backend, public std::enable_shared_from_this<OnnxRuntimeGpu> {
   public:
     OnnxRuntimeGpu(const GpuBackendOptions& options, const std::string& plugin)
@@ -75,7 +69,8 @@ class OnnxRuntimeGpu : public Backend, public std::enable_shared_from_this<OnnxR
           name_(plugin.empty() ? "onnxruntime-cuda" : "onnxruntime-tensorrt-rtx"),
           provider_(plugin.empty() ? kCuda : kTensorRtRtx),
           index_(options.index),
-          stream_(options.stream) {
+          stream_(options.stream),
+          log_(options.log) {
         if (plugin.empty()) {
             check_cuda_provider();
             arena_ = claim_arena(environment_.get(), index_);
@@ -121,6 +116,7 @@ class OnnxRuntimeGpu : public Backend, public std::enable_shared_from_this<OnnxR
     std::string provider_;
     int index_;
     void* stream_;
+    Log log_;
     const OrtEpDevice* device_ = nullptr;  // the plugin's; belongs to the environment
     std::shared_ptr<void> arena_;          // null: sessions have arenas of their own
 };
@@ -189,11 +185,11 @@ void OnnxRuntimeGpu::check_cuda_provider() const {
 void OnnxRuntimeGpu::check(OrtStatus* status, const std::string& doing) const {
     if (status) {
         std::string message = library_.api().GetErrorMessage(status);
-        if (is_out_of_memory(message)) {
+        if (is_about_memory(message)) {
             library_.api().ReleaseStatus(status);
             throw DeviceMemoryError(text("the GPU has too little memory left (onnxruntime ", library_.version(), " ",
                                          doing, ": ", message.substr(0, message.find('\n')), ")"),
-                                    "make a smaller image, or fewer at once");
+                                    kLessMemory);
         }
     }
     library_.check(status, doing);
@@ -331,7 +327,7 @@ std::shared_ptr<Runner> OnnxRuntimeGpu::open(const fs::path& graph, const Compon
                                              const Dimensions& dimensions) const {
     const OrtApi& api = library_.api();
     // The host computes shapes only.
-    OrtPointer<OrtSessionOptions> options = session_options(library_, threads());
+    OrtPointer<OrtSessionOptions> options = session_options(library_, threads(), log_);
     record_assignment(library_, *options);
     for (const auto& [name, size] : dimensions) {
         library_.check(api.AddFreeDimensionOverrideByName(options.get(), name.c_str(), size),

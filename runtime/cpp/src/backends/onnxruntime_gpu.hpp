@@ -12,6 +12,7 @@
 #include <string>
 
 #include "backends/backend.hpp"
+#include "log.hpp"
 
 namespace ebca::internal {
 
@@ -20,6 +21,7 @@ struct GpuBackendOptions {
     std::string tensorrt_rtx_library;  // plugin provider; empty: EBCA_TRT_RTX_EP_LIB; neither: the CUDA provider
     int index = 0;                     // of the GPU
     void* stream = nullptr;            // cudaStream_t to enqueue on
+    Log log = {};                      // of errors that ONNX Runtime reports
 };
 
 // Opens the graphs of the engine directory unchanged. BackendError: the library is missing, too old, or has no such

@@ -39,7 +39,8 @@ class OpenVinoRunner : public Runner, public std::enable_shared_from_this<OpenVi
         compiled_.reset();
     }
     std::unique_ptr<Call> bind(const Tensors& inputs, const Tensors& outputs) const override;
-    void run(ov_infer_request* request) const;
+    // cancellation: null: the run cannot be stopped.
+    void run(ov_infer_request* request, Cancellation* cancellation) const;
     void forget_weights() const;
 
   private:
@@ -61,18 +62,21 @@ class OpenVinoCall : public Call {
         std::shared_lock held(platform::mappings());
         request_.reset();
     }
-    void run() override {
-        if (packed_) return runner_->run(request_.get());
+    void run() override { run(nullptr); }
+    void run_until(Cancellation& cancellation) override { run(&cancellation); }
+
+  private:
+    void run(Cancellation* cancellation) {
+        if (packed_) return runner_->run(request_.get(), cancellation);
         {
             // Weights that have been packed may be unmapped.
             std::shared_lock held(platform::mappings());
-            runner_->run(request_.get());
+            runner_->run(request_.get(), cancellation);
         }
         runner_->forget_weights();
         packed_ = true;
     }
 
-  private:
     std::shared_ptr<const OpenVinoRunner> runner_;
     OvPointer<ov_infer_request> request_;
     bool packed_ = false;
@@ -121,11 +125,19 @@ void OpenVinoRunner::set(ov_infer_request* request, const std::string& name, con
     library.check(ov.infer_request_set_tensor(request, name.c_str(), raw), doing);
 }
 
-void OpenVinoRunner::run(ov_infer_request* request) const {
+void OpenVinoRunner::run(ov_infer_request* request, Cancellation* cancellation) const {
     const OpenVinoLibrary& library = backend_->library();
     const openvino_c::Functions& ov = library.api();
     library.check(ov.infer_request_start_async(request), text("cannot run ", name_));
-    library.check(ov.infer_request_wait(request), text("cannot run ", name_));
+    if (!cancellation) return library.check(ov.infer_request_wait(request), text("cannot run ", name_));
+    openvino_c::Status status = 0;
+    {
+        // After the start: a request that runs no graph yet would ignore it.
+        Cancellation::Reach reach(*cancellation, [&ov, request] { ov.infer_request_cancel(request); });
+        status = ov.infer_request_wait(request);
+    }
+    if (status != 0) cancellation->check(name_.c_str());
+    library.check(status, text("cannot run ", name_));
 }
 
 void OpenVinoRunner::forget_weights() const {

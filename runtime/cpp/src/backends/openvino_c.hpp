@@ -59,6 +59,7 @@ struct Functions {
     Status (*infer_request_set_tensor)(ov_infer_request* request, const char* name, const ov_tensor* tensor);
     Status (*infer_request_start_async)(ov_infer_request* request);
     Status (*infer_request_wait)(ov_infer_request* request);
+    Status (*infer_request_cancel)(ov_infer_request* request);
 
     // The memory stays the caller's.
     Status (*tensor_create_from_host_ptr)(ElementType type, Shape shape, void* memory, ov_tensor** tensor);

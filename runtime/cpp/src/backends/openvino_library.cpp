@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "error.hpp"
+#include "memory.hpp"
 #include "platform/platform.hpp"
 
 namespace ebca::internal {
@@ -53,13 +54,14 @@ openvino_c::Functions find_all(void* handle) {
     find(ov.infer_request_set_tensor, handle, "ov_infer_request_set_tensor");
     find(ov.infer_request_start_async, handle, "ov_infer_request_start_async");
     find(ov.infer_request_wait, handle, "ov_infer_request_wait");
+    find(ov.infer_request_cancel, handle, "ov_infer_request_cancel");
     find(ov.tensor_create_from_host_ptr, handle, "ov_tensor_create_from_host_ptr");
     find(ov.tensor_free, handle, "ov_tensor_free");
     return ov;
 }
 
-std::string last_line(const char* message) {
-    std::istringstream lines(message ? message : "");
+std::string last_line(const std::string& message) {
+    std::istringstream lines(message);
     std::string last;
     for (std::string line; std::getline(lines, line);) {
         if (line.find_first_not_of(" \t\r") != line.npos) last = line;
@@ -84,9 +86,13 @@ OpenVinoLibrary::OpenVinoLibrary(const std::string& path) : api_(find_all(open_o
 void OpenVinoLibrary::check(openvino_c::Status status, const std::string& doing) const {
     if (status == 0) return;
     const char* message = api_.get_last_err_msg();
-    std::string line = last_line(message);
+    const std::string whole(message ? message : "");
     api_.free(message);
-    throw BackendError(text("openvino ", version_, " ", doing, ": ", line.empty() ? text("status ", status) : line));
+    const std::string line = last_line(whole);
+    const std::string problem =
+        text("openvino ", version_, " ", doing, ": ", line.empty() ? text("status ", status) : line);
+    if (is_about_memory(whole)) throw OutOfMemoryError(problem, kLessMemory);
+    throw BackendError(problem);
 }
 
 }  // namespace ebca::internal

@@ -25,7 +25,7 @@ class OpenVinoLibrary {
     const openvino_c::Functions& api() const { return api_; }
     const std::string& version() const { return version_; }
 
-    // BackendError with the last line of OpenVINO's message; `doing` says what failed.
+    // BackendError with the last line of OpenVINO's message, or OutOfMemoryError; `doing` says what failed.
     void check(openvino_c::Status status, const std::string& doing) const;
 
   private:

@@ -20,12 +20,13 @@ ONNXTensorElementDataType onnx_type(DType dtype) {
 
 }  // namespace
 
-OrtPointer<OrtSessionOptions> session_options(const OrtLibrary& ort, int threads) {
+OrtPointer<OrtSessionOptions> session_options(const OrtLibrary& ort, int threads, const Log& log) {
     const OrtApi& api = ort.api();
     OrtSessionOptions* raw = nullptr;
     ort.check(api.CreateSessionOptions(&raw), "cannot make session options");
     OrtPointer<OrtSessionOptions> options(raw, {api.ReleaseSessionOptions});
     ort.check(api.SetSessionLogSeverityLevel(raw, ORT_LOGGING_LEVEL_ERROR), "has no such level");
+    ort.check(api.SetUserLoggingFunction(raw, ort_log, const_cast<Log*>(&log)), "cannot set its log");
     // A pattern reserves each session's peak as one block of its own, which the shared arena then keeps for each; on a
     // GPU it is allocated at the second run of a shape, which may be inside a capture.
     ort.check(api.DisableMemPattern(raw), "cannot switch memory patterns off");

@@ -6,11 +6,13 @@
 
 #include "backends/ort_library.hpp"
 #include "contract/tensor.hpp"
+#include "log.hpp"
 
 namespace ebca::internal {
 
-// Options that every session has: errors alone are logged, no memory patterns, `threads` for each graph.
-OrtPointer<OrtSessionOptions> session_options(const OrtLibrary& ort, int threads);
+// Options that every session has: errors alone are logged, to `log`, which must outlive the session; no memory patterns,
+// `threads` for each graph.
+OrtPointer<OrtSessionOptions> session_options(const OrtLibrary& ort, int threads, const Log& log);
 
 // Names of the inputs that an operator reads; others may be optimised away.
 std::set<std::string> input_names(const OrtLibrary& ort, const OrtSession& session);

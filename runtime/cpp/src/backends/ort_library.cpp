@@ -4,6 +4,8 @@
 #include <vector>
 
 #include "error.hpp"
+#include "log.hpp"
+#include "memory.hpp"
 #include "platform/platform.hpp"
 
 namespace ebca::internal {
@@ -23,6 +25,17 @@ void* open_onnxruntime(const std::string& path) {
 }
 
 }  // namespace
+
+void ORT_API_CALL ort_log(void* target, OrtLoggingLevel severity, const char*, const char*, const char*,
+                          const char* message) noexcept {
+    const auto* log = static_cast<const Log*>(target);
+    if (!log || !*log) return;
+    try {
+        (*log)(severity < ORT_LOGGING_LEVEL_WARNING ? LogLevel::info : LogLevel::warning, text("onnxruntime: ", message));
+    } catch (...) {
+        // Nothing may be thrown through ONNX Runtime; the status says what failed.
+    }
+}
 
 OrtLibrary::OrtLibrary(const std::string& path, uint32_t version) {
     void* handle = open_onnxruntime(path);
@@ -47,12 +60,18 @@ void OrtLibrary::check(OrtStatus* status, const std::string& doing) const {
     if (!status) return;
     OrtPointer<OrtStatus> owned(status, {api_->ReleaseStatus});
     std::string message = api_->GetErrorMessage(status);
-    throw BackendError(text("onnxruntime ", version_, " ", doing, ": ", message.substr(0, message.find('\n'))));
+    const std::string problem = text("onnxruntime ", version_, " ", doing, ": ", message.substr(0, message.find('\n')));
+    if (is_about_memory(message)) throw OutOfMemoryError(problem, kLessMemory);
+    throw BackendError(problem);
+}
+
+void OrtLibrary::ignore(OrtStatus* status) const {
+    if (status) api_->ReleaseStatus(status);
 }
 
 OrtPointer<OrtEnv> OrtLibrary::environment() const {
     OrtEnv* made = nullptr;
-    check(api_->CreateEnv(ORT_LOGGING_LEVEL_ERROR, "ebca", &made), "cannot start");
+    check(api_->CreateEnvWithCustomLogger(ort_log, nullptr, ORT_LOGGING_LEVEL_ERROR, "ebca", &made), "cannot start");
     OrtPointer<OrtEnv> env(made, {api_->ReleaseEnv});
     OrtMemoryInfo* raw_place = nullptr;
     check(api_->CreateMemoryInfo("Cpu", OrtArenaAllocator, 0, OrtMemTypeDefault, &raw_place), "cannot name the CPU");

@@ -21,6 +21,11 @@ struct OrtRelease {
 template <typename T>
 using OrtPointer = std::unique_ptr<T, OrtRelease<T>>;
 
+// What ONNX Runtime reports, to the Log that `target` points to; null: nowhere. Without it, ONNX Runtime writes to the
+// standard error of the process.
+void ORT_API_CALL ort_log(void* target, OrtLoggingLevel severity, const char* category, const char* session,
+                          const char* place, const char* message) noexcept;
+
 class OrtLibrary {
   public:
     // path: of the library; empty: EBCA_ORT_LIB, then the system's loader. BackendError if there is none,
@@ -32,10 +37,13 @@ class OrtLibrary {
     // What the library says of its own build: version, commit, options.
     std::string build() const;
 
-    // BackendError with the first line of ONNX Runtime's message; `doing` says what failed.
+    // BackendError with the first line of ONNX Runtime's message, or OutOfMemoryError; `doing` says what failed.
     void check(OrtStatus* status, const std::string& doing) const;
+    // Whatever it says.
+    void ignore(OrtStatus* status) const;
 
-    // The process-wide environment of this copy of the library, with the arena that all sessions share.
+    // The process-wide environment of this copy of the library, with the arena that all sessions share. What it reports
+    // beside the statuses is dropped: it serves every engine of the process, and so has no log of one of them.
     OrtPointer<OrtEnv> environment() const;
 
   private:

@@ -66,7 +66,7 @@ void weigh(float* embeddings, const float* weights, int64_t tokens, int64_t widt
 }
 
 // All texts in one run of the text encoder. Texts are lengthened to the longest, and to embeddings beside them.
-void encode_texts(Engine& engine, std::vector<Named>& prompts, const Reading& reading) {
+void encode_texts(Engine& engine, std::vector<Named>& prompts, const Reading& reading, Cancellation* cancellation) {
     std::vector<std::string> unique, names;
     size_t given = 0;
     auto index = [&](const std::string& one) {
@@ -99,7 +99,7 @@ void encode_texts(Engine& engine, std::vector<Named>& prompts, const Reading& re
         encoded.ids.insert(encoded.ids.end(), empty.ids.begin(), empty.ids.end());
     }
     auto length = static_cast<int64_t>(tokenizer.max_length());
-    Array embeddings = engine.encode(encoded.ids, static_cast<int64_t>(encoded.ids.size()) / length);
+    Array embeddings = engine.encode(encoded.ids, static_cast<int64_t>(encoded.ids.size()) / length, cancellation);
     int64_t width = embeddings.size(2), last = embeddings.size(0) - 1;
     std::vector<int64_t> first;
     for (size_t i = 0, row = 0; i < unique.size(); row += encoded.rows[i++]) {
@@ -184,7 +184,7 @@ Array Prompts::contexts() const {
 
 Prompts encode_prompts(Engine& engine, int64_t batch, const Prompt& prompt, const Prompt& negative,
                        const std::vector<Prompt>& edits, const std::vector<TokenWeight>& token_weights, bool guided,
-                       const Reading& reading) {
+                       const Reading& reading, Cancellation* cancellation) {
     int64_t width = engine.manifest().unet.context_dim;
     std::vector<Named> named;
     auto add = [&](const std::string& name, const Prompt& given) {
@@ -211,7 +211,7 @@ Prompts encode_prompts(Engine& engine, int64_t batch, const Prompt& prompt, cons
         add("negative_prompt", unconditional);
     }
     auto found = positions(engine, token_weights, named[0].texts, reading);
-    encode_texts(engine, named, reading);
+    encode_texts(engine, named, reading, cancellation);
     Prompts out;
     for (Named& one : named) {
         if (one.embeds.shape != named[0].embeds.shape) {

@@ -48,9 +48,9 @@ inline constexpr Reading kDefaultReading{defaults::generate_params::prompt_weigh
                                          defaults::generate_params::long_prompts != 0};
 
 // Encodes the prompts of a generation for `batch` images; all get as many tokens as the longest. ParameterError,
-// EngineError.
+// EngineError; CancelledError as soon as that is requested.
 Prompts encode_prompts(Engine& engine, int64_t batch, const Prompt& prompt, const Prompt& negative,
                        const std::vector<Prompt>& edits, const std::vector<TokenWeight>& token_weights, bool guided,
-                       const Reading& reading);
+                       const Reading& reading, Cancellation* cancellation);
 
 }  // namespace ebca::internal

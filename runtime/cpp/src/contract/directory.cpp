@@ -1,7 +1,6 @@
 #include "contract/directory.hpp"
 
 #include <fstream>
-#include <sstream>
 #include <system_error>
 
 #include "contract/limits.hpp"
@@ -88,12 +87,11 @@ std::string read_file(const fs::path& path, int64_t largest) {
                           "export the engine again");
     }
     std::ifstream file(path, std::ios::binary);
-    std::ostringstream bytes;
-    // Writing no bytes at all counts as a failure.
-    if (!file || (size > 0 && !(bytes << file.rdbuf())) || file.bad()) {
-        throw EngineError(text("'", path.string(), "' cannot be read"), "check its permissions");
-    }
-    return bytes.str();
+    // Into memory of its own: a stream of texts that runs out of memory fails as if the file could not be read.
+    std::string bytes(static_cast<size_t>(size), '\0');
+    file.read(bytes.data(), size);
+    if (!file) throw EngineError(text("'", path.string(), "' cannot be read"), "check its permissions");
+    return bytes;
 }
 
 }  // namespace ebca::internal

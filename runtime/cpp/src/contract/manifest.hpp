@@ -28,6 +28,8 @@ struct Component {
     std::string weights;                         // empty: none
     std::map<std::string, std::string> lowered;  // backend to graph
     bool float32_only = false;                   // never run at a lower precision
+    // Tensors inside that exist at the same time, for each operator that needs the most.
+    std::vector<std::vector<TensorSpec>> scratch;
 
     const std::string& graph_for(const std::string& backend) const;
     // The graph and its weights.

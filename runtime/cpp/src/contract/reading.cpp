@@ -75,10 +75,10 @@ Component component(const Entry& entry) {
     entry.at("lowered").members(
         [&](const std::string& backend, const Entry& graph) { out.lowered[backend] = path(graph); });
     out.float32_only = entry.at("float32_only").boolean();
-    // Only Python estimates memory from it; both accept the same manifests.
     if (auto scratch = entry.get("scratch")) {
         for (const Entry& together : scratch->elements()) {
-            for (const Entry& one : together.elements()) tensor(one, kComponentSizes);
+            std::vector<TensorSpec>& tensors = out.scratch.emplace_back();
+            for (const Entry& one : together.elements()) tensors.push_back(tensor(one, kComponentSizes));
         }
     }
     return out;

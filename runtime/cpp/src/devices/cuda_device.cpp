@@ -85,8 +85,8 @@ class RecordedStep : public Replay {
     RecordedStep(std::shared_ptr<CudaStream> stream, std::shared_ptr<CudaRecording> recording)
         : stream_(std::move(stream)), recording_(std::move(recording)) {}
 
-    void run(const std::atomic<bool>* cancelled) override {
-        if (cancelled && cancelled->load(std::memory_order_relaxed)) throw CancelledError("cancelled in an evaluation");
+    void run(Cancellation* cancellation) override {
+        if (cancellation) cancellation->check("an evaluation");
         Lock held(stream_->lock);
         recording_->launch();
         stream_->driver->synchronize();
@@ -152,7 +152,7 @@ std::unique_ptr<OpKernel> CudaDevice::op(Variant variant, const LayerSpec& layer
     return kernels_ ? kernels_->op(variant, layer, dtype) : nullptr;
 }
 
-void CudaDevice::run(Call& call) {
+void CudaDevice::run(Call& call, Cancellation*) {
     Lock held = ready();
     stream_->driver->submit(call);
 }

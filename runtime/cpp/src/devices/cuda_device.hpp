@@ -49,7 +49,7 @@ class CudaDevice : public Device, public GraphDevice {
     void read(void* host, const void* array, int64_t bytes) const override;
     std::unique_ptr<OpKernel> op(Variant variant, const LayerSpec& layer, DType dtype) override;
     std::unique_lock<std::recursive_mutex> ready() override;
-    void run(Call& call) override;
+    void run(Call& call, Cancellation* cancellation) override;
     void invalidate() override;
     std::unique_ptr<Replay> record(std::vector<Call*> calls, std::vector<Shared> reads,
                                    std::vector<Shared> writes) override;

@@ -7,17 +7,18 @@
 namespace ebca::internal {
 namespace {
 
+void run_one(Call& call, Cancellation* cancellation) {
+    if (!cancellation) return call.run();
+    cancellation->check("an evaluation");
+    call.run_until(*cancellation);
+}
+
 class CallList : public Replay {
   public:
     explicit CallList(std::vector<Call*> calls) : calls_(std::move(calls)) {}
 
-    void run(const std::atomic<bool>* cancelled) override {
-        for (Call* call : calls_) {
-            if (cancelled && cancelled->load(std::memory_order_relaxed)) {
-                throw CancelledError("cancelled in an evaluation");
-            }
-            call->run();
-        }
+    void run(Cancellation* cancellation) override {
+        for (Call* call : calls_) run_one(*call, cancellation);
     }
 
   private:
@@ -38,6 +39,10 @@ void CpuDevice::read(void*, const void*, int64_t) const {
                          "pass host memory, or open the engine on 'cuda'");
 }
 
+void CpuDevice::run(Call& call, Cancellation* cancellation) {
+    run_one(call, cancellation);
+}
+
 std::unique_ptr<Replay> CpuDevice::record(std::vector<Call*> calls, std::vector<Shared>, std::vector<Shared>) {
     return std::make_unique<CallList>(std::move(calls));
 }
@@ -53,7 +58,8 @@ std::pair<std::string, int> parse_device(const std::string& name) {
     return {"cuda", indexed ? std::stoi(name.substr(5)) : 0};
 }
 
-void run_once(Device& device, const Runner& runner, const Tensors& inputs, const Tensors& outputs) {
+void run_once(Device& device, const Runner& runner, const Tensors& inputs, const Tensors& outputs,
+              Cancellation* cancellation) {
     auto held = device.ready();
     std::vector<SharedMemory> memory;
     auto staged = [&](const Tensors& tensors, std::vector<Shared>& seen) {
@@ -71,7 +77,7 @@ void run_once(Device& device, const Runner& runner, const Tensors& inputs, const
     }
     device.upload(given);
     std::unique_ptr<Call> call = runner.bind(read, written);
-    device.run(*call);
+    device.run(*call, cancellation);
     device.download(made);
     for (size_t i = 0; i < made.size(); ++i) {
         std::memcpy(outputs[i].second.data, made[i].host.data, host_bytes(made[i].host));

@@ -2,7 +2,6 @@
 // bound calls, on CUDA it is a graph (cuda_device.hpp).
 #pragma once
 
-#include <atomic>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -10,6 +9,7 @@
 #include <vector>
 
 #include "backends/backend.hpp"
+#include "cancellation.hpp"
 #include "contract/manifest.hpp"
 #include "contract/tensor.hpp"
 #include "contract/variant.hpp"
@@ -27,8 +27,8 @@ struct Shared {
 class Replay {
   public:
     virtual ~Replay() = default;
-    // Run it, and let the host see what it writes. CancelledError as soon as `cancelled` is set; null: never.
-    virtual void run(const std::atomic<bool>* cancelled) = 0;
+    // Run it, and let the host see what it writes. CancelledError as soon as that is requested; null: never.
+    virtual void run(Cancellation* cancellation) = 0;
 };
 
 // Recorded work of a device that samples without the host.
@@ -94,8 +94,9 @@ class Device {
     // Hold while engines are opened and bound: nothing else uses the device meanwhile.
     virtual std::unique_lock<std::recursive_mutex> ready() = 0;
 
-    // Run one bound call, outside of a recorded step.
-    virtual void run(Call& call) = 0;
+    // Run one bound call, outside of a recorded step. CancelledError as soon as that is requested, on devices that can
+    // stop a graph; null: never.
+    virtual void run(Call& call, Cancellation* cancellation) = 0;
 
     // Wait for recorded work, and record everything again before its next use: memory that it uses as scratch may be
     // given away from now on.
@@ -117,7 +118,7 @@ class SharedMemory {
     Shared shared_;
 };
 
-// Host memory; a recorded step is a list of bound calls, between which it can be cancelled.
+// Host memory; a recorded step is a list of bound calls, in and between which it can be cancelled.
 class CpuDevice : public Device {
   public:
     const std::string& name() const override { return name_; }
@@ -128,7 +129,7 @@ class CpuDevice : public Device {
     void read(void* host, const void* array, int64_t bytes) const override;
     std::unique_ptr<OpKernel> op(Variant, const LayerSpec&, DType) override { return nullptr; }
     std::unique_lock<std::recursive_mutex> ready() override { return {}; }
-    void run(Call& call) override { call.run(); }
+    void run(Call& call, Cancellation* cancellation) override;
     std::unique_ptr<Replay> record(std::vector<Call*> calls, std::vector<Shared> reads,
                                    std::vector<Shared> writes) override;
 
@@ -139,7 +140,8 @@ class CpuDevice : public Device {
 // Kind and index of a device's name: ("cuda", 1) for "cuda:1". ParameterError for a name that is none.
 std::pair<std::string, int> parse_device(const std::string& name);
 
-// Run a graph once on copies of arrays of the host.
-void run_once(Device& device, const Runner& runner, const Tensors& inputs, const Tensors& outputs);
+// Run a graph once on copies of arrays of the host. CancelledError as Device::run.
+void run_once(Device& device, const Runner& runner, const Tensors& inputs, const Tensors& outputs,
+              Cancellation* cancellation);
 
 }  // namespace ebca::internal

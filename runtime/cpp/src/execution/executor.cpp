@@ -94,8 +94,8 @@ void Executor::set_control(const Control& control) {
     }
 }
 
-void Executor::run(Variant variant, const std::atomic<bool>* cancelled, bool embedded) {
-    recorded(variant, embedded).run(cancelled);
+void Executor::run(Variant variant, Cancellation* cancellation, bool embedded) {
+    recorded(variant, embedded).run(cancellation);
 }
 
 Replay& Executor::recorded(Variant variant, bool embedded) {
@@ -199,7 +199,7 @@ std::string Executor::first_nonfinite(Variant variant) {
     device_->upload(reads(variant));
     for (size_t i = 0; i < calls.size(); ++i) {
         const Step& step = unet_.steps[i];
-        device_->run(*calls[i]);
+        device_->run(*calls[i], nullptr);
         if (!step.is_op()) segment = step.segment;
         size_t written = step.is_op() && plain(variant) == Variant::attention ? 1 : step.outputs.size();
         std::vector<Shared> made;

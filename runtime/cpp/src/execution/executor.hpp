@@ -2,7 +2,6 @@
 #pragma once
 
 #include <array>
-#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -82,8 +81,8 @@ class Executor {
     void download() { device_->download(outputs()); }
 
     // One evaluation. A guided variant is used at the layers for subjects, and elsewhere the plain one. embedded: the
-    // time embeddings are in the buffers already. CancelledError as soon as `cancelled` is set; null: never.
-    void run(Variant variant, const std::atomic<bool>* cancelled, bool embedded = false);
+    // time embeddings are in the buffers already. CancelledError as soon as that is requested; null: never.
+    void run(Variant variant, Cancellation* cancellation, bool embedded = false);
 
     // Run again step by step; a description of the step that first writes a value that is not finite, or "".
     std::string first_nonfinite(Variant variant);

@@ -69,7 +69,7 @@ HostEmbeddings::HostEmbeddings(Executor& executor, std::vector<double> timesteps
     std::transform(timesteps_.begin(), timesteps_.end(), times.floats(),
                    [](double timestep) { return static_cast<float>(timestep); });
     table_ = std::make_unique<TimeTable>(executor, times);
-    executor.device().run(table_->call());
+    executor.device().run(table_->call(), nullptr);
 }
 
 void HostEmbeddings::write(double timestep) const {

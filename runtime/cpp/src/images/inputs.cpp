@@ -10,12 +10,16 @@ namespace ebca::internal {
 namespace {
 
 constexpr int64_t kLargestSide = 1 << 16;
+constexpr int64_t kMostPixels = int64_t{1} << 28;
 
 void check_layout(const ImageView& image, const std::string& name) {
     bool fits = image.pixels && image.height > 0 && image.width > 0 && image.height <= kLargestSide &&
                 image.width <= kLargestSide && (image.channels == 1 || image.channels == 3 || image.channels == 4);
     if (!fits) {
         throw rules::image_layout(name, image.height, image.width, image.channels, image.pixels ? "" : " and no data");
+    }
+    if (image.height > kMostPixels / image.width) {
+        throw rules::image_too_many_pixels(name, image.height, image.width, kMostPixels);
     }
 }
 

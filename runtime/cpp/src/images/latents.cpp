@@ -26,8 +26,8 @@ std::vector<float> mean_outside(const Array& pixels, const Array& mask) {
 }
 
 // A sample of the VAE's latents [n,C,h,w], drawn as diffusers draws it.
-Array encode(Engine& engine, const Array& pixels, std::vector<NormalStream>& streams) {
-    auto [mean, std] = engine.encode_image(pixels);
+Array encode(Engine& engine, const Array& pixels, std::vector<NormalStream>& streams, Cancellation* cancellation) {
+    auto [mean, std] = engine.encode_image(pixels, cancellation);
     Array noise = draw(streams, mean.shape);
     for (size_t i = 0; i < mean.values.size(); ++i) mean.values[i] += std.values[i] * noise.values[i];
     return std::move(mean);
@@ -76,16 +76,16 @@ std::optional<Source> load_source(const Engine& engine, int64_t batch, int64_t h
 
 SamplerInputs prepare(Engine& engine, Task task, const std::optional<Source>& source,
                       std::vector<NormalStream>& streams, const Shape& shape, const std::optional<Array>& latents,
-                      const SchedulerTable* table) {
+                      const SchedulerTable* table, Cancellation* cancellation) {
     auto noise = [&] { return latents ? *latents : draw(streams, shape); };
     if (!source) return {noise(), std::nullopt, std::nullopt};
     if (task == Task::image_to_image) {
-        Array clean = encode(engine, source->pixels, streams);
+        Array clean = encode(engine, source->pixels, streams, cancellation);
         Array start = noise();
         return {table->add_noise(clean, start, load_alphas_cumprod(engine.directory())), std::nullopt, std::nullopt};
     }
     SamplerInputs inputs{noise(), std::nullopt, std::nullopt};
-    Array clean = encode(engine, filled(*source, task), streams);
+    Array clean = encode(engine, filled(*source, task), streams, cancellation);
     if (task == Task::repaint) {
         inputs.clean = std::move(clean);
         return inputs;

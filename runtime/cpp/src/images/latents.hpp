@@ -34,9 +34,10 @@ std::optional<Source> load_source(const Engine& engine, int64_t batch, int64_t h
 
 // Draw the noise, in the order in which diffusers' pipelines draw, and encode the images. shape: of the latents
 // [n,C,h,w]. latents: noise that was given; none: drawn here. table: of image to image.
+// CancelledError as soon as that is requested.
 SamplerInputs prepare(Engine& engine, Task task, const std::optional<Source>& source,
                       std::vector<NormalStream>& streams, const Shape& shape, const std::optional<Array>& latents,
-                      const SchedulerTable* table);
+                      const SchedulerTable* table, Cancellation* cancellation);
 
 // The region that the main context's update uses: the hole [n or 1,1,h,w]; nothing without a mask.
 std::optional<Array> update_mask(const std::optional<Source>& source, Task task, const RePaint& repaint);

@@ -55,10 +55,11 @@ void drop_unchanged(const std::set<std::string>& names) {
 
 constexpr int64_t kKilobyte = 1024;
 
-// A host's locale could read digits and dots otherwise.
+// A host's locale could read digits and dots otherwise. Without memory, a line would be cut off in silence.
 std::ifstream opened(const fs::path& path) {
     std::ifstream file;
     file.imbue(std::locale::classic());
+    file.exceptions(std::ios_base::badbit);
     file.open(path);
     return file;
 }
@@ -70,6 +71,7 @@ std::map<std::string, int64_t> numbers(const fs::path& path) {
     for (std::string line; std::getline(file, line);) {
         std::istringstream words(line);
         words.imbue(std::locale::classic());
+        words.exceptions(std::ios_base::badbit);
         std::string name;
         int64_t value = 0;
         if (!(words >> name >> value)) continue;
@@ -89,7 +91,7 @@ std::optional<int64_t> number(const fs::path& path) {
 // What the control groups of this process leave.
 int64_t room_of_groups(int64_t swap) {
     int64_t room = INT64_MAX;
-    std::ifstream file("/proc/self/cgroup");
+    std::ifstream file = opened("/proc/self/cgroup");
     for (std::string line; std::getline(file, line);) {
         if (line.rfind("0::/", 0) != 0) continue;
         const fs::path root = "/sys/fs/cgroup";
@@ -177,7 +179,7 @@ int64_t available_bytes() {
 std::string processor() {
     utsname names{};
     std::string name = uname(&names) == 0 ? names.machine : "";
-    std::ifstream file("/proc/cpuinfo");
+    std::ifstream file = opened("/proc/cpuinfo");
     for (std::string line; std::getline(file, line);) {
         if (!starts_with(line, "model name") && !starts_with(line, "flags")) continue;
         size_t colon = line.find(':');
@@ -197,7 +199,7 @@ int physical_cores() {
             continue;
         }
         for (const char* list : {"topology/core_cpus_list", "topology/thread_siblings_list"}) {
-            std::ifstream file(entry.path() / list);
+            std::ifstream file = opened(entry.path() / list);
             if (std::string line; std::getline(file, line)) {
                 cores.insert(line);
                 break;

@@ -53,7 +53,7 @@ void GraphSampler::prepare(const TableRun& run) {
     draws_ = run.table.stochastic();
     if (draws_) known().begin(run.table, host("start"), run.streams);
     // Not part of any graph, since it runs once.
-    if (table_) device_.run(table_->call());
+    if (table_) device_.run(table_->call(), nullptr);
     for (Variant variant : variants_of(run)) recorded(variant);
 }
 

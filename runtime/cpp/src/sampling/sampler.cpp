@@ -11,13 +11,13 @@
 namespace ebca::internal {
 
 void Watch::report(const StepInfo& info) const {
-    bool stop = (on_step && !on_step(info)) || (cancelled && cancelled->load());
+    bool stop = (on_step && !on_step(info)) || (cancellation && cancellation->requested());
     if (stop) throw rules::cancelled(info.index + 1, info.total);
 }
 
 NoisePredictor::NoisePredictor(Executor& executor, std::optional<double> guidance_scale, const Array* extra_channels,
-                               bool reset_edits, const std::atomic<bool>* cancelled, const SubjectInputs* subjects)
-    : executor_(executor), carry_(executor.sizes().at("contexts") > 1 && !reset_edits), cancelled_(cancelled) {
+                               bool reset_edits, Cancellation* cancellation, const SubjectInputs* subjects)
+    : executor_(executor), carry_(executor.sizes().at("contexts") > 1 && !reset_edits), cancellation_(cancellation) {
     if (guidance_scale) guidance_scale_ = static_cast<float>(*guidance_scale);
     if (extra_channels) set_extra_channels(executor, *extra_channels);
     if (subjects) exclusion_ = std::make_unique<HostExclusion>(*executor.guided(), *subjects);
@@ -50,7 +50,7 @@ void NoisePredictor::predict(const Array& latents, double timestep, size_t contr
     Variant variant = this->variant((*controls_)[control]);
     auto began = std::chrono::steady_clock::now();
     if (embeddings_) embeddings_->write(timestep);
-    executor_.run(variant, cancelled_, embeddings_ != nullptr);
+    executor_.run(variant, cancellation_, embeddings_ != nullptr);
     seconds_.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count());
     check_finite(variant, timestep);
     guide(latents.size(0), out);

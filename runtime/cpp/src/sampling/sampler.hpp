@@ -1,7 +1,6 @@
 // The sampling loop: one guided noise prediction after the other, from the initial latents to the end of a table.
 #pragma once
 
-#include <atomic>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -36,7 +35,7 @@ using Adjust = std::function<void(Array&)>;
 // How a running generation is observed and stopped.
 struct Watch {
     OnStep on_step;
-    const std::atomic<bool>* cancelled = nullptr;
+    Cancellation* cancellation = nullptr;
 
     // CancelledError if either asks for it.
     void report(const StepInfo& info) const;
@@ -58,7 +57,7 @@ class NoisePredictor {
     // the editing prompts instead of the contexts of the last evaluation. subjects: of the images, which are kept
     // apart; null: none. The executor has a group for each.
     NoisePredictor(Executor& executor, std::optional<double> guidance_scale, const Array* extra_channels,
-                   bool reset_edits, const std::atomic<bool>* cancelled, const SubjectInputs* subjects = nullptr);
+                   bool reset_edits, Cancellation* cancellation, const SubjectInputs* subjects = nullptr);
 
     // Bind and record the variants of all controls, which must outlive this, and embed all timesteps that an evaluation
     // may have in one call.
@@ -80,7 +79,7 @@ class NoisePredictor {
     Executor& executor_;
     std::optional<float> guidance_scale_;
     bool carry_;
-    const std::atomic<bool>* cancelled_;
+    Cancellation* cancellation_;
     std::unique_ptr<HostExclusion> exclusion_;  // null: nothing is kept apart
     const std::vector<Control>* controls_ = nullptr;
     std::unique_ptr<HostEmbeddings> embeddings_;  // null: each evaluation embeds its timestep
