@@ -132,7 +132,8 @@ std::string outcome(Call& call, long n) {
         std::string said = status == EBCA_OK ? "ok" : status == EBCA_ERROR_OUT_OF_MEMORY ? "out of memory" : "";
         if (said.empty()) said = "status " + std::to_string(status) + ": " + ebca_last_error();
         // Once more, with memory.
-        if (status == EBCA_ERROR_OUT_OF_MEMORY && run(call) != EBCA_OK) said = std::string("then: ") + ebca_last_error();
+        bool again = status != EBCA_ERROR_OUT_OF_MEMORY || run(call) == EBCA_OK;
+        if (!again) said = std::string("then: ") + ebca_last_error();
         if (write(ends[1], said.data(), said.size()) < 0) std::_Exit(3);
         std::_Exit(0);
     }

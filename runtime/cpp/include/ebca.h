@@ -31,8 +31,9 @@
  *   session keeps its engine alive: they may be freed in any order.
  * - Arrays are C-contiguous. Letters: n images, T tokens, D width of the contexts, C latent channels, h x w latents,
  *   m evaluations of the UNet (pndm makes one more than steps).
- * - Callbacks are called from the thread that made the call. They must not throw, and must not use the same session
- *   except for ebca_session_cancel.
+ * - Callbacks are called from the thread that made the call. They must not use the same session except for
+ *   ebca_session_cancel, and must not throw: what a callback in C++ throws ends the call with EBCA_ERROR_PARAMETER.
+ * - The library writes nothing to standard output or standard error.
  */
 #ifndef EBCA_H
 #define EBCA_H
@@ -223,7 +224,7 @@ EBCA_API void ebca_session_params_init(ebca_session_params* params, size_t struc
 EBCA_API ebca_status ebca_session_create(ebca_engine* engine, const ebca_session_params* params,
                                          ebca_session** session);
 
-/* Not while a call runs. */
+/* Not while a call runs, nor from its callbacks: this is not detected. */
 EBCA_API void ebca_session_free(ebca_session* session);
 
 /* The same for the last call of this session; valid until its next call. */
@@ -234,8 +235,8 @@ EBCA_API const char* ebca_session_last_remedy(const ebca_session* session);
 /* Stop the call that is running as soon as possible, from any thread or callback: it returns EBCA_ERROR_CANCELLED. On a
  * CPU that takes less than one UNet evaluation, and it works at every stage: encoding texts and images, evaluations,
  * decoding. If no call is running, the next one is cancelled at once, so that a request made just before a call is not
- * lost. A call that ends for any reason takes the request with it. On a GPU all evaluations are one launch, which cannot
- * be stopped: set on_step to cancel between them. */
+ * lost. A call that ends for any reason takes the request with it. On a GPU all evaluations are one launch, which
+ * cannot be stopped: set on_step to cancel between them. */
 EBCA_API ebca_status ebca_session_cancel(ebca_session* session);
 
 /* Forget a request that no call has taken yet. A host that starts and cancels its work in one thread calls this when it

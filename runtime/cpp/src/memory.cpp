@@ -117,8 +117,8 @@ int64_t peak_bytes(const Manifest& manifest, bool half, const CallSizes& call) {
 bool is_about_memory(const std::string& message) {
     for (const char* words :
          {"bad_alloc", "bad_array_new_length", "Failed to allocate memory", "out of memory", "Out of memory",
-          "Available memory of", "BFCArena", "Cannot allocate memory", "could not allocate", "could not create a memory",
-          "length_error", "cannot create std::vector larger", "vector::_M_default_append", "vector::reserve",
+          "Available memory of", "BFCArena", "Cannot allocate memory", "could not allocate",
+          "could not create a memory", "length_error", "cannot create std::vector larger", "vector::_M_default_append", "vector::reserve",
           "Resource temporarily unavailable", "pthread_create failed"}) {
         if (message.find(words) != message.npos) return true;
     }

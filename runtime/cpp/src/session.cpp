@@ -109,7 +109,8 @@ Result Session::generate(const GenerateRequest& request) {
     check(request.subject, request.prompt, manifest);
     if (request.clip_skip != 0) throw rules::clip_skip_library();
     const Steps steps = this->steps(request, task, settings);
-    CallSizes call{{{"batch", guided ? 2 * batch_ : batch_}, {"contexts", 1 + static_cast<int64_t>(request.edits.size())}}};
+    CallSizes call{{{"batch", guided ? 2 * batch_ : batch_}}};
+    call.evaluation["contexts"] = 1 + static_cast<int64_t>(request.edits.size());
     call.evaluations = steps.repaint ? steps.repaint->steps() : steps.table->evaluations();
     call.texts = distinct_texts(request.prompt);
     call.encodes = !request.images.empty();
@@ -128,7 +129,8 @@ Result Session::generate(const GenerateRequest& request) {
         resolve(*engine_, request.subject, request.prompt, request.reading, steps.subject_strengths, latent_shape(),
                 {height_, width_});
     Prompts prompts = encode_prompts(*engine_, batch_, request.prompt, request.negative_prompt,
-                                     prompts_of(request.edits), request.token_weights, guided, request.reading, &cancellation_);
+                                     prompts_of(request.edits), request.token_weights, guided, request.reading,
+                                     &cancellation_);
     if (subjects) subjects->lengthen(prompts.conditional.size(1));
     call.evaluation["tokens"] = prompts.conditional.size(1);
     check_memory(call);
@@ -192,7 +194,8 @@ Result Session::invert(const InvertRequest& request) {
     if (unet.in_channels != unet.out_channels) throw rules::inversion_with_inpainting_model();
     if (request.images.empty() == !request.latents.has_value()) throw rules::inversion_input();
     if (request.clip_skip != 0) throw rules::clip_skip_library();
-    check_memory({{{"batch", batch_}, {"contexts", 1}, {"tokens", fewest_tokens(engine_->manifest(), request.prompt)}}});
+    int64_t tokens = fewest_tokens(engine_->manifest(), request.prompt);
+    check_memory({{{"batch", batch_}, {"contexts", 1}, {"tokens", tokens}}});
     engine_->verify_tables();
     SchedulerTable table = load_table(engine_->directory(), kInverse, request.steps);
     if (request.latents) check_latents_given(*request.latents);

@@ -18,7 +18,7 @@ class Call {
     virtual ~Call() = default;
     // BackendError where the graph fails, OutOfMemoryError.
     virtual void run() = 0;
-    // The same; CancelledError as soon as a request reaches it, if the library can be stopped. It may be run again then.
+    // The same; CancelledError as soon as a request reaches it, if the library can be stopped. It may be run again.
     virtual void run_until(Cancellation&) { run(); }
 };
 

@@ -17,8 +17,8 @@ struct CpuBackendOptions {
     std::string openvino_library;  // see OpenVinoLibrary
 };
 
-// BackendError: its library is missing, or cannot run at this precision. ParameterError: an unknown name or precision. log:
-// of errors that the library reports.
-std::shared_ptr<const Backend> create_cpu_backend(const CpuBackendOptions& options, const Log& log);
+// log: of errors that the library reports. BackendError: the library is missing, or cannot run at this precision.
+// ParameterError: an unknown name or precision.
+std::shared_ptr<const Backend> create_cpu_backend(const CpuBackendOptions& options, const Log& log = {});
 
 }  // namespace ebca::internal

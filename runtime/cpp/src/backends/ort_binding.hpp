@@ -10,8 +10,8 @@
 
 namespace ebca::internal {
 
-// Options that every session has: errors alone are logged, to `log`, which must outlive the session; no memory patterns,
-// `threads` for each graph.
+// Options that every session has: errors alone are logged, to `log`, which must outlive the session; no memory
+// patterns, `threads` for each graph.
 OrtPointer<OrtSessionOptions> session_options(const OrtLibrary& ort, int threads, const Log& log);
 
 // Names of the inputs that an operator reads; others may be optimised away.

@@ -31,7 +31,8 @@ void ORT_API_CALL ort_log(void* target, OrtLoggingLevel severity, const char*, c
     const auto* log = static_cast<const Log*>(target);
     if (!log || !*log) return;
     try {
-        (*log)(severity < ORT_LOGGING_LEVEL_WARNING ? LogLevel::info : LogLevel::warning, text("onnxruntime: ", message));
+        LogLevel level = severity < ORT_LOGGING_LEVEL_WARNING ? LogLevel::info : LogLevel::warning;
+        (*log)(level, text("onnxruntime: ", message));
     } catch (...) {
         // Nothing may be thrown through ONNX Runtime; the status says what failed.
     }
