@@ -62,6 +62,7 @@ int main(int count, char** arguments) {
         return 2;
     }
     ebca_engine_params_init(&open, sizeof open);
+    open.abi_version = EBCA_ABI_VERSION;
     open.path = arguments[1];
     if (ebca_engine_open(&open, &engine) != EBCA_OK) return fail(arguments[1], ebca_last_error());
     if (ebca_session_create(engine, NULL, &session) == EBCA_OK) {

@@ -28,6 +28,7 @@ echo 'int main() { return 0; }' >"$folder/probe.cpp"
 
 headers=$here/build/headers
 cmake -G Ninja -S "$here" -B "$folder" -DCMAKE_CXX_COMPILER="$compiler" -DCMAKE_BUILD_TYPE=None \
+    -DEBCA_STATIC_LIBRARY=OFF \
     -DCMAKE_CXX_FLAGS="-O1 -g $flags" \
     -DEBCA_ORT_INCLUDE_DIR="${EBCA_ORT_INCLUDE_DIR:-$headers/onnxruntime}" \
     -DEBCA_JSON_INCLUDE_DIR="${EBCA_JSON_INCLUDE_DIR:-$headers/json/usr/include}" >"$folder/cmake.log"

@@ -270,7 +270,11 @@ class Stress {
         // Two subjects, the first of them in the left half.
         const char* const subjects[] = {"red circle", "blue square"};
         const std::vector<uint8_t> left = half_white(64);
-        const ebca_region region{subjects[0], {left.data(), 64, 64, 1}};
+        ebca_region region{};
+        region.subject = subjects[0];
+        region.mask.pixels = left.data();
+        region.mask.height = region.mask.width = 64;
+        region.mask.channels = 1;
         if (seed % 3 == 1) {
             params.subjects = subjects;
             params.subject_count = 2;
