@@ -1,7 +1,7 @@
 """The functions of a loaded libebca, and their errors."""
 
 import ctypes
-from ctypes import byref, c_char_p, c_size_t, c_void_p, sizeof
+from ctypes import byref, c_char_p, c_double, c_size_t, c_void_p, sizeof
 from pathlib import Path
 from typing import Any
 
@@ -82,4 +82,7 @@ def _declare(lib: ctypes.CDLL) -> None:
     for name in ("session_create", "session_generate", "session_invert"):
         getattr(lib, f"ebca_{name}").argtypes = [c_void_p, c_void_p, c_void_p]
     lib.ebca_engine_get_info.argtypes = [c_void_p, c_void_p]
+    for name in ("encode_prompt", "encode_images", "decode"):
+        getattr(lib, f"ebca_engine_{name}").argtypes = [c_void_p, c_void_p, c_void_p]
+    lib.ebca_engine_preview.argtypes = [c_void_p, c_void_p, c_double, c_void_p]
     lib.ebca_session_cancel.argtypes = [c_void_p]

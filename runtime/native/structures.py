@@ -229,10 +229,9 @@ class StepInfo(ctypes.Structure):
         ("index", c_int64),
         ("total", c_int64),
         ("timestep", c_double),
-        ("latents", POINTER(c_float)),
-        ("latents_shape", c_int64 * 4),
-        ("contexts", POINTER(c_float)),
-        ("contexts_shape", c_int64 * 4),
+        ("latents", Tensor),
+        ("contexts", Tensor),
+        ("unit_scale", c_double),
     )
 
 
@@ -316,6 +315,34 @@ class InvertParams(ctypes.Structure):
     )
 
 
+class EncodePromptParams(ctypes.Structure):
+    """ebca_encode_prompt_params."""
+
+    _fields_ = (
+        ("struct_size", c_size_t),
+        ("texts", POINTER(c_char_p)),
+        ("count", c_size_t),
+        ("prompt_weighting", c_int32),
+        ("long_prompts", c_int32),
+        ("clip_skip", c_int32),
+    )
+
+
+class EncodeImagesParams(ctypes.Structure):
+    """ebca_encode_images_params."""
+
+    _fields_ = (
+        ("struct_size", c_size_t),
+        ("images", POINTER(Image)),
+        ("image_count", c_size_t),
+        ("height", c_int32),
+        ("width", c_int32),
+        ("sample", c_int32),
+        ("seeds", POINTER(c_int64)),
+        ("seed_count", c_size_t),
+    )
+
+
 class Result(ctypes.Structure):
     """ebca_result."""
 
@@ -327,8 +354,7 @@ class Result(ctypes.Structure):
         ("height", c_int32),
         ("width", c_int32),
         ("pixels", POINTER(c_uint8)),
-        ("latents", POINTER(c_float)),
-        ("latents_shape", c_int64 * 4),
+        ("latents", Tensor),
         ("evaluations", c_size_t),
         ("timesteps", POINTER(c_double)),
         ("unet_seconds", POINTER(c_double)),
@@ -339,6 +365,7 @@ class Result(ctypes.Structure):
         ("vae_seconds", c_double),
         ("seeds", POINTER(c_int64)),
         ("seed_count", c_size_t),
+        ("embeds", Tensor),
     )
 
 
@@ -350,5 +377,7 @@ PARAMS: dict[str, type[ctypes.Structure]] = {
     "generate_params": GenerateParams,
     "regularize_params": RegularizeParams,
     "invert_params": InvertParams,
+    "encode_prompt_params": EncodePromptParams,
+    "encode_images_params": EncodeImagesParams,
 }
 """Structs with an _init function, by the name of that function."""

@@ -315,10 +315,10 @@ typedef struct ebca_step_info {
     int64_t index; /* of the evaluation, from 0 */
     int64_t total; /* number of evaluations */
     double timestep;
-    const float* latents; /* [n,C,h,w] */
-    int64_t latents_shape[4];
-    const float* contexts; /* [B,S,T,D] after the last layer; the first half of the rows is unconditional */
-    int64_t contexts_shape[4];
+    ebca_tensor latents;  /* [n,C,h,w] */
+    ebca_tensor contexts; /* [B,S,T,D] after the last layer; the first half of the rows is unconditional */
+    double unit_scale;    /* The latents times this are as the UNet takes them next, of about unit variance with
+                             every scheduler; 1 after the last evaluation. */
 } ebca_step_info;
 /* end */
 
@@ -417,20 +417,52 @@ typedef struct ebca_invert_params {
 
 EBCA_API void ebca_invert_params_init(ebca_invert_params* params, size_t struct_size);
 
+/* from runtime/schema/schema.toml: ebca_encode_prompt_params */
+/* Texts to embeddings. */
+typedef struct ebca_encode_prompt_params {
+    size_t struct_size;
+    const char* const* texts; /* UTF-8. All get as many tokens as the longest: encode prompt and negative prompt
+                                 together. */
+    size_t count;
+    int32_t prompt_weighting; /* as in ebca_generate_params, as are the next two (default 1) */
+    int32_t long_prompts;     /*  (default 1) */
+    int32_t clip_skip;
+} ebca_encode_prompt_params;
+/* end */
+
+EBCA_API void ebca_encode_prompt_params_init(ebca_encode_prompt_params* params, size_t struct_size);
+
+/* from runtime/schema/schema.toml: ebca_encode_images_params */
+/* Images to latents. */
+typedef struct ebca_encode_images_params {
+    size_t struct_size;
+    const ebca_image* images; /* as in ebca_generate_params */
+    size_t image_count;
+    int32_t height; /* that they are resized to, in pixels; 0: the size the model was trained at */
+    int32_t width;
+    int32_t sample;       /* 0: the most likely latents, as inversion starts from; 1: a sample, as image to image
+                             starts from */
+    const int64_t* seeds; /* of the sample, one for all images or one each */
+    size_t seed_count;    /* 0: random */
+} ebca_encode_images_params;
+/* end */
+
+EBCA_API void ebca_encode_images_params_init(ebca_encode_images_params* params, size_t struct_size);
+
 /* ---- what it gives ---------------------------------------------------------------------------------------------- */
 
 /* from runtime/schema/schema.toml: ebca_result */
-/* What a call returns. Arrays and strings belong to the result. */
+/* What a call returns. Arrays and strings belong to the result. What a call does not make is 0 or NULL. */
 typedef struct ebca_result {
     size_t struct_size;
-    const char* task;      /* "text-to-image", "image-to-image", "inpainting", "repaint", "inversion" */
+    const char* task;      /* "text-to-image", "image-to-image", "inpainting", "repaint", "inversion"; NULL: a single
+                              stage */
     const char* scheduler; /* that was used */
     int32_t image_count;   /* n */
     int32_t height;        /* in pixels */
     int32_t width;
-    const uint8_t* pixels; /* [n,height,width,3] RGB; NULL: none were made */
-    const float* latents;  /* [n,C,h,w], scaled as the UNet takes them */
-    int64_t latents_shape[4];
+    const uint8_t* pixels;      /* [n,height,width,3] RGB; NULL: none were made */
+    ebca_tensor latents;        /* [n,C,h,w], scaled as the UNet takes them */
     size_t evaluations;         /* m */
     const double* timesteps;    /* [m] */
     const double* unet_seconds; /* [m], per evaluation */
@@ -441,6 +473,7 @@ typedef struct ebca_result {
     double vae_seconds;
     const int64_t* seeds; /* that were used */
     size_t seed_count;
+    ebca_tensor embeds; /* [n,T,D], what ebca_prompt takes */
 } ebca_result;
 /* end */
 
@@ -453,6 +486,27 @@ EBCA_API ebca_status ebca_session_generate(ebca_session* session, const ebca_gen
 EBCA_API ebca_status ebca_session_invert(ebca_session* session, const ebca_invert_params* params, ebca_result** result);
 
 EBCA_API void ebca_result_free(ebca_result* result);
+
+/* ---- single stages ----------------------------------------------------------------------------------------------
+ *
+ * For any thread at any time, also in a callback of a call that runs. */
+
+/* Texts to result->embeds. */
+EBCA_API ebca_status ebca_engine_encode_prompt(ebca_engine* engine, const ebca_encode_prompt_params* params,
+                                               ebca_result** result);
+
+/* Images to result->latents. */
+EBCA_API ebca_status ebca_engine_encode_images(ebca_engine* engine, const ebca_encode_images_params* params,
+                                               ebca_result** result);
+
+/* Latents [n,C,h,w], scaled as the UNet takes them, of any number and size to result->pixels. */
+EBCA_API ebca_status ebca_engine_decode(ebca_engine* engine, const ebca_tensor* latents, ebca_result** result);
+
+/* The same in no time, as small images of one pixel per latent: weighted sums of the latents' channels, which show
+ * composition and colours. scale: the latents are multiplied by it first; in on_step, info->unit_scale. The first call of
+ * an engine takes longer: it decodes a few small images to find the weights. */
+EBCA_API ebca_status ebca_engine_preview(ebca_engine* engine, const ebca_tensor* latents, double scale,
+                                         ebca_result** result);
 
 #ifdef __cplusplus
 }

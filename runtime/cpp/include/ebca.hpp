@@ -66,6 +66,12 @@ struct GenerateParams : ebca_generate_params {
 struct InvertParams : ebca_invert_params {
     InvertParams() { ebca_invert_params_init(this, sizeof *this); }
 };
+struct EncodePromptParams : ebca_encode_prompt_params {
+    EncodePromptParams() { ebca_encode_prompt_params_init(this, sizeof *this); }
+};
+struct EncodeImagesParams : ebca_encode_images_params {
+    EncodeImagesParams() { ebca_encode_images_params_init(this, sizeof *this); }
+};
 
 // Texts that outlive the calls they are passed to: one for all images or one each.
 class Text {
@@ -126,9 +132,27 @@ class Engine {
         check(ebca_engine_get_info(handle_.get(), &info));
         return info;
     }
+    // Single stages, also for step callbacks.
+    Result encode_prompt(const ebca_encode_prompt_params& params) const {
+        return run(ebca_engine_encode_prompt, &params);
+    }
+    Result encode_images(const ebca_encode_images_params& params) const {
+        return run(ebca_engine_encode_images, &params);
+    }
+    Result decode(const ebca_tensor& latents) const { return run(ebca_engine_decode, &latents); }
+    Result preview(const ebca_tensor& latents, double scale = 1) const {
+        return run(ebca_engine_preview, &latents, scale);
+    }
     ebca_engine* get() const { return handle_.get(); }
 
   private:
+    template <typename Call, typename... Arguments>
+    Result run(Call call, Arguments... arguments) const {
+        ebca_result* result = nullptr;
+        check(call(handle_.get(), arguments..., &result));
+        return Result(result, ebca_result_free);
+    }
+
     static EngineParams named(const std::string& path) {
         EngineParams params;
         params.path = path.c_str();

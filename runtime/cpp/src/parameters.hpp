@@ -75,6 +75,11 @@ inline constexpr int64_t long_prompts = 1;
 inline constexpr int64_t clip_skip = 0;
 }
 
+namespace encode_prompt_params {
+inline constexpr int64_t prompt_weighting = 1;
+inline constexpr int64_t long_prompts = 1;
+}
+
 }  // namespace ebca::internal::defaults
 
 namespace ebca::internal::limits {
@@ -306,6 +311,11 @@ ParameterError seed_count(const Count& count, const Batch& batch) {
 template <typename Shape, typename Expected>
 ParameterError latents_shape(const Shape& shape, const Expected& expected) {
     return ParameterError(text("latents have shape ", shape, ", this session needs ", expected), "give that shape");
+}
+
+template <typename Shape, typename Channels, typename Images, typename Pixels>
+ParameterError latents_layout(const Shape& shape, const Channels& channels, const Images& images, const Pixels& pixels) {
+    return ParameterError(text("latents have shape ", shape), text("give [images, ", channels, ", height, width] of at most ", images, " images of ", pixels, " pixels"));
 }
 
 inline ParameterError latents_not_finite() {

@@ -61,6 +61,20 @@ struct InvertRequest {
     OnStep on_step;
 };
 
+// In pixels.
+struct ImageSize {
+    int64_t height, width;
+};
+
+// Pixels per latent.
+int64_t downscale(const Manifest& manifest);
+
+// The size of `batch` images; height, width: 0: as the model was trained. ParameterError for what an engine cannot make.
+ImageSize image_size(const Manifest& manifest, int64_t height, int64_t width, int64_t batch);
+
+// One seed for all images or one each; a random one if none is given. ParameterError for another number.
+std::vector<int64_t> checked_seeds(const std::vector<int64_t>& seeds, int64_t batch);
+
 // Follows from the parameters and from the UNet.
 enum class Task { text_to_image, image_to_image, inpainting, repaint };
 

@@ -4,7 +4,6 @@
 #include <chrono>
 #include <cmath>
 #include <numeric>
-#include <random>
 
 #include "error.hpp"
 #include "images/outputs.hpp"
@@ -26,26 +25,9 @@ double seconds(Clock::time_point from, Clock::time_point to) {
     return std::chrono::duration<double>(to - from).count();
 }
 
-int64_t checked_side(const char* name, int64_t given, int64_t native, int64_t downscale) {
-    int64_t side = given ? given : native;
-    if (side < downscale || side % downscale) {
-        int64_t low = std::max<int64_t>(side / downscale, 1) * downscale;
-        throw rules::side_not_multiple(name, side, downscale, low, low + downscale);
-    }
-    return side;
-}
-
 // One stream of random numbers for all images or one each.
 std::vector<NormalStream> streams_of(const std::vector<int64_t>& seeds) {
     return {seeds.begin(), seeds.end()};
-}
-
-std::vector<int64_t> checked_seeds(const std::vector<int64_t>& seeds, int64_t batch) {
-    if (seeds.empty()) return {static_cast<int64_t>(std::random_device{}())};
-    if (seeds.size() != 1 && static_cast<int64_t>(seeds.size()) != batch) {
-        throw rules::seed_count(seeds.size(), batch);
-    }
-    return seeds;
 }
 
 std::vector<Prompt> prompts_of(const std::vector<Edit>& edits) {
@@ -59,13 +41,10 @@ std::vector<Prompt> prompts_of(const std::vector<Edit>& edits) {
 Session::Session(std::shared_ptr<Engine> engine, int64_t height, int64_t width, int64_t batch)
     : engine_(std::move(engine)), batch_(batch) {
     const Manifest& manifest = engine_->manifest();
-    downscale_ = manifest.vae ? manifest.vae->downscale : defaults::downscale;
-    int64_t native = manifest.unet.sample_size * downscale_;
-    height_ = checked_side("height", height, native, downscale_);
-    width_ = checked_side("width", width, native, downscale_);
-    if (height_ > limits::pixels / width_) throw rules::image_too_large(height_, width_, limits::pixels);
-    if (batch < 1) throw rules::batch(batch);
-    if (batch > limits::images) throw rules::batch_too_large(batch, limits::images);
+    downscale_ = downscale(manifest);
+    const ImageSize size = image_size(manifest, height, width, batch);
+    height_ = size.height;
+    width_ = size.width;
     // What any call needs. A GPU refuses by itself.
     if (engine_->device().name() != "cpu") return;
     Shape latents = latent_shape();
@@ -140,7 +119,7 @@ Result Session::generate(const GenerateRequest& request) {
     GraphSampler* sampler = steps.table ? graph_sampler() : nullptr;
     Samples samples = sampler ? on_device(*sampler) : on_host();
     auto sampled = Clock::now();
-    Result result;
+    Result result = empty_result();
     result.latents = std::move(samples.latents);
     if (!request.latents_only) {
         result.pixels = decode(result.latents, source && source->mask && request.composite ? &*source : nullptr);
@@ -193,7 +172,7 @@ Result Session::invert(const InvertRequest& request) {
     NoisePredictor predictor(executor, std::nullopt, nullptr, false, &cancelled_);
     engine_->with_room([&] { predictor.prepare(controls, table.timesteps); });
     auto opened = Clock::now();
-    Result result;
+    Result result = empty_result();
     std::vector<NormalStream> streams;  // the inverse draws no noise
     result.latents = sample(predictor, table, clean, streams, {request.on_step, &cancelled_}, adjust);
     result.task = "inversion";
@@ -206,6 +185,14 @@ Result Session::invert(const InvertRequest& request) {
                       in_unet,
                       seconds(opened, Clock::now()) - std::accumulate(in_unet.begin(), in_unet.end(), 0.0),
                       0};
+    return result;
+}
+
+Result Session::empty_result() const {
+    Result result;
+    result.images = batch_;
+    result.height = height_;
+    result.width = width_;
     return result;
 }
 

@@ -30,11 +30,16 @@ struct Timings {
     double vae = 0;
 };
 
+// What a call made; the rest is empty or 0.
 struct Result {
     std::string task;
     std::string scheduler;
+    int64_t images = 0;  // n
+    int64_t height = 0;  // in pixels
+    int64_t width = 0;
     Array latents;                // [n,C,h,w], scaled as the UNet takes them
-    std::vector<uint8_t> pixels;  // [n,H,W,3], empty if only latents were asked for
+    std::vector<uint8_t> pixels;  // [n,H,W,3]
+    Array embeds;                 // [n,T,D]
     std::vector<double> timesteps;
     std::vector<int64_t> seeds;  // one for all images or one each; empty if nothing was drawn
     Timings timings;
@@ -80,6 +85,7 @@ class Session {
         Array subject_strengths;  // [m,2]
     };
 
+    Result empty_result() const;
     Steps steps(const GenerateRequest& request, Task task, const RePaint& settings);
     std::shared_ptr<const LayerMasks> layer_masks_for(const Executor& executor, std::optional<Array> mask) const;
     Executor& executor(const Array& contexts, int64_t groups = 0);

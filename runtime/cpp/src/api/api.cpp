@@ -141,7 +141,7 @@ ebca_status ebca_session_generate(ebca_session* session, const ebca_generate_par
     return guarded(session, [&] {
         if (!result) throw rules::target_null("result");
         GenerateRequest request = generate_request(session->engine->device(), params);
-        *result = handed_over(session->session.generate(request), session->session);
+        *result = handed_over(session->session.generate(request));
     });
 }
 
@@ -150,7 +150,7 @@ ebca_status ebca_session_invert(ebca_session* session, const ebca_invert_params*
     return guarded(session, [&] {
         if (!result) throw rules::target_null("result");
         InvertRequest request = invert_request(session->engine->device(), params);
-        *result = handed_over(session->session.invert(request), session->session);
+        *result = handed_over(session->session.invert(request));
     });
 }
 

@@ -57,6 +57,13 @@ inline void set_defaults(ebca_invert_params& params) {
     params.long_prompts = 1;
 }
 
+inline void set_defaults(ebca_encode_prompt_params& params) {
+    params.prompt_weighting = 1;
+    params.long_prompts = 1;
+}
+
+inline void set_defaults(ebca_encode_images_params&) {}
+
 inline void set_defaults(ebca_result&) {}
 
 }  // namespace ebca::internal

@@ -26,38 +26,19 @@ std::optional<double> given_number(double value) {
     return std::isnan(value) ? std::nullopt : std::optional<double>(value);
 }
 
-std::optional<Array> array(const Device& device, const ebca_tensor& tensor, const std::string& name) {
-    if (!tensor.data) return std::nullopt;
-    if (tensor.memory != EBCA_MEMORY_HOST && tensor.memory != EBCA_MEMORY_CUDA) {
-        throw rules::tensor_memory(name, tensor.memory);
-    }
-    if (tensor.rank < 1 || tensor.rank > 4) {
-        throw rules::tensor_rank(name, tensor.rank);
-    }
-    Shape shape(tensor.shape, tensor.shape + tensor.rank);
-    int64_t count = 1;
-    for (int64_t size : shape) {
-        if (size < 1 || __builtin_mul_overflow(count, size, &count) || count > int64_t{1} << 40) {
-            throw rules::tensor_shape(name, to_string(shape));
-        }
-    }
-    Array out(shape);
-    size_t bytes = out.values.size() * sizeof(float);
-    if (tensor.memory == EBCA_MEMORY_CUDA) {
-        device.read(out.values.data(), tensor.data, static_cast<int64_t>(bytes));
-    } else {
-        std::memcpy(out.values.data(), tensor.data, bytes);
+std::vector<std::string> texts(const char* const* given, size_t count, const std::string& name) {
+    check_list(given, count, name);
+    std::vector<std::string> out;
+    for (size_t i = 0; i < count; ++i) {
+        if (!given[i]) throw rules::is_null(text(name, "[", i, "]"));
+        out.emplace_back(given[i]);
     }
     return out;
 }
 
 Prompt prompt(const Device& device, const ebca_prompt& given, const std::string& name) {
     Prompt out;
-    check_list(given.texts, given.count, name + ".texts");
-    for (size_t i = 0; i < given.count; ++i) {
-        if (!given.texts[i]) throw rules::is_null(text(name, ".texts[", i, "]"));
-        out.texts.emplace_back(given.texts[i]);
-    }
+    out.texts = texts(given.texts, given.count, name + ".texts");
     out.embeds = array(device, given.embeds, name + ".embeds");
     return out;
 }
@@ -91,10 +72,11 @@ OnStep on_step(ebca_step_callback callback, void* data) {
         out.index = info.index;
         out.total = info.total;
         out.timestep = info.timestep;
-        out.latents = info.latents.values.data();
-        std::copy_n(info.latents.shape.begin(), 4, out.latents_shape);
-        out.contexts = info.contexts.floats();
-        std::copy_n(info.contexts.shape.begin(), 4, out.contexts_shape);
+        out.latents = tensor(info.latents);
+        out.contexts.data = info.contexts.floats();
+        out.contexts.rank = 4;
+        std::copy_n(info.contexts.shape.begin(), 4, out.contexts.shape);
+        out.unit_scale = info.unit_scale;
         return callback(&out, data) != 0;
     };
 }
@@ -118,11 +100,7 @@ std::vector<Edit> edits(const Device& device, const ebca_edit* given, size_t cou
 
 Subjects subjects(const ebca_generate_params& params) {
     Subjects out;
-    check_list(params.subjects, params.subject_count, "subjects");
-    for (size_t i = 0; i < params.subject_count; ++i) {
-        if (!params.subjects[i]) throw rules::is_null(text("subjects[", i, "]"));
-        out.phrases.emplace_back(params.subjects[i]);
-    }
+    out.phrases = texts(params.subjects, params.subject_count, "subjects");
     check_list(params.regions, params.region_count, "regions");
     for (size_t i = 0; i < params.region_count; ++i) {
         const ebca_region& one = params.regions[i];
@@ -136,6 +114,31 @@ Subjects subjects(const ebca_generate_params& params) {
 }
 
 }  // namespace
+
+std::optional<Array> array(const Device& device, const ebca_tensor& tensor, const std::string& name) {
+    if (!tensor.data) return std::nullopt;
+    if (tensor.memory != EBCA_MEMORY_HOST && tensor.memory != EBCA_MEMORY_CUDA) {
+        throw rules::tensor_memory(name, tensor.memory);
+    }
+    if (tensor.rank < 1 || tensor.rank > 4) {
+        throw rules::tensor_rank(name, tensor.rank);
+    }
+    Shape shape(tensor.shape, tensor.shape + tensor.rank);
+    int64_t count = 1;
+    for (int64_t size : shape) {
+        if (size < 1 || __builtin_mul_overflow(count, size, &count) || count > int64_t{1} << 40) {
+            throw rules::tensor_shape(name, to_string(shape));
+        }
+    }
+    Array out(shape);
+    size_t bytes = out.values.size() * sizeof(float);
+    if (tensor.memory == EBCA_MEMORY_CUDA) {
+        device.read(out.values.data(), tensor.data, static_cast<int64_t>(bytes));
+    } else {
+        std::memcpy(out.values.data(), tensor.data, bytes);
+    }
+    return out;
+}
 
 EngineOptions engine_options(const ebca_engine_params* given) {
     const ebca_engine_params params = checked(needed(given, "ebca_engine_params"), "ebca_engine_params");
@@ -219,6 +222,26 @@ InvertRequest invert_request(const Device& device, const ebca_invert_params* giv
     out.on_step = on_step(params.on_step, params.on_step_data);
     out.reading = {params.prompt_weighting != 0, params.long_prompts != 0};
     out.clip_skip = params.clip_skip;
+    return out;
+}
+
+EncodePromptRequest encode_prompt_request(const ebca_encode_prompt_params* given) {
+    const auto params = checked(needed(given, "ebca_encode_prompt_params"), "ebca_encode_prompt_params");
+    if (!params.count) throw rules::is_null("texts");
+    return {texts(params.texts, params.count, "texts"),
+            {params.prompt_weighting != 0, params.long_prompts != 0},
+            params.clip_skip};
+}
+
+EncodeImagesRequest encode_images_request(const ebca_encode_images_params* given) {
+    const auto params = checked(needed(given, "ebca_encode_images_params"), "ebca_encode_images_params");
+    EncodeImagesRequest out;
+    out.images = images(params.images, params.image_count, "images");
+    out.height = params.height;
+    out.width = params.width;
+    out.sample = params.sample != 0;
+    check_list(params.seeds, params.seed_count, "seeds");
+    out.seeds.assign(params.seeds, params.seeds + params.seed_count);
     return out;
 }
 

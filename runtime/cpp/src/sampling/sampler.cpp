@@ -103,7 +103,8 @@ Array sample(NoisePredictor& predictor, const SchedulerTable& table, const Array
         if (known) known->next(begin);
         scheduler.combine(i, begin, current);
         check_latents(current, timestep);
-        watch.report({i, table.evaluations(), timestep, current, predictor.executor().contexts_out()});
+        watch.report({i, table.evaluations(), timestep, current, predictor.executor().contexts_out(),
+                      table.scale_after(i)});
     }
     return current;
 }

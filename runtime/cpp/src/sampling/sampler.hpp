@@ -25,6 +25,7 @@ struct StepInfo {
     double timestep;
     const Array& latents;    // [n,C,h,w]
     const Tensor& contexts;  // [B,S,T,D] after the last layer
+    double unit_scale = 1;   // what the UNet's next input is, as a multiple of the latents; 1 after the last evaluation
 };
 
 // Called after each evaluation; false cancels.
