@@ -25,6 +25,8 @@ class Result:
         seeds: that were used; empty if nothing was drawn.
         seconds: per stage.
         embeds: [n,T,D] float32.
+        attention_energies, norm_energies: [m,L,B,S] float32, if `energies` was asked for.
+        attention_maps: [n,T,h,w] float32, if it was asked for.
     """
 
     task: str
@@ -36,6 +38,9 @@ class Result:
     seeds: list[int]
     seconds: dict[str, float]
     embeds: np.ndarray | None = None
+    attention_energies: np.ndarray | None = None
+    norm_energies: np.ndarray | None = None
+    attention_maps: np.ndarray | None = None
 
 
 def view(tensor: Tensor) -> np.ndarray | None:

@@ -80,6 +80,8 @@ class Session:
         if (scheduler := given.pop("scheduler", None)) is not None:
             params.scheduler = scheduler.encode()
         params.latents_only = given.pop("output", "np") == "latents"
+        params.record_energies = bool(given.pop("energies", False))
+        params.record_attention = bool(given.pop("attention_maps", False))
         set_numbers(params, given)
         params.on_step = arguments.callback(on_step)
         return self._call(self.library.lib.ebca_session_generate, params, arguments)

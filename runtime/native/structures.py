@@ -280,6 +280,8 @@ class GenerateParams(ctypes.Structure):
         ("prompt_weighting", c_int32),
         ("long_prompts", c_int32),
         ("clip_skip", c_int32),
+        ("record_energies", c_int32),
+        ("record_attention", c_int32),
     )
 
 
@@ -366,6 +368,9 @@ class Result(ctypes.Structure):
         ("seeds", POINTER(c_int64)),
         ("seed_count", c_size_t),
         ("embeds", Tensor),
+        ("attention_energies", Tensor),
+        ("norm_energies", Tensor),
+        ("attention_maps", Tensor),
     )
 
 

@@ -377,6 +377,8 @@ typedef struct ebca_generate_params {
     int32_t long_prompts;     /* 1: longer texts are encoded in chunks; 0: what does not fit is dropped, with a
                                  warning (default 1) */
     int32_t clip_skip;        /* layers of the text encoder that are left out at its end; 1: its last but one layer */
+    int32_t record_energies;  /* 1: the energies of every evaluation and layer, on the CPU */
+    int32_t record_attention; /* 1: the mean attention to each token, on the CPU */
 } ebca_generate_params;
 /* end */
 
@@ -473,7 +475,13 @@ typedef struct ebca_result {
     double vae_seconds;
     const int64_t* seeds; /* that were used */
     size_t seed_count;
-    ebca_tensor embeds; /* [n,T,D], what ebca_prompt takes */
+    ebca_tensor embeds;             /* [n,T,D], what ebca_prompt takes */
+    ebca_tensor attention_energies; /* [m,L,B,S] of the L cross-attention layers: mean over heads of the sum over
+                                       tokens of -logsumexp over positions; the last rows, one per image, are
+                                       conditional */
+    ebca_tensor norm_energies;      /* [m,L,B,S]: logsumexp over tokens of half the squared norm of the keys */
+    ebca_tensor attention_maps;     /* [n,T,h,w]: the mean probability over heads, layers and evaluations; at each
+                                       position the values of all tokens sum to 1 */
 } ebca_result;
 /* end */
 

@@ -597,6 +597,10 @@ CancelledError cancelled(const Count& count, const Total& total) {
     return CancelledError(text("cancelled after ", count, " of ", total, " evaluations"));
 }
 
+inline UnsupportedError telemetry_on_gpu() {
+    return UnsupportedError("this library records energies and attention maps on the CPU only", "set record_energies = 0 and record_attention = 0, open the engine on the CPU, or use Python");
+}
+
 inline CancelledError cancelled_early() {
     return CancelledError("cancelled before the first evaluation");
 }

@@ -46,6 +46,8 @@ struct GenerateRequest {
     bool composite = defaults::generate_params::composite != 0;
     std::optional<Array> latents;
     bool latents_only = false;
+    bool record_energies = false;
+    bool record_attention = false;
     OnStep on_step;
 };
 

@@ -70,6 +70,8 @@ Result Session::generate(const GenerateRequest& request) {
     std::optional<double> scale = guided ? std::optional(guidance_scale) : std::nullopt;
     check(request.subject, request.prompt, manifest);
     if (request.clip_skip != 0) throw rules::clip_skip_library();
+    bool recorded = request.record_energies || request.record_attention;
+    if (recorded && engine_->device().name() != "cpu") throw rules::telemetry_on_gpu();
     const Steps steps = this->steps(request, task, settings);
     std::optional<Source> source =
         load_source(*engine_, batch_, height_, width_, downscale_, request.images, request.masks);
@@ -98,8 +100,10 @@ Result Session::generate(const GenerateRequest& request) {
     Watch watch{request.on_step, &cancelled_};
     auto opened = began;
     const SubjectInputs* kept_apart = subjects ? &*subjects : nullptr;
+    Telemetry telemetry(executor, batch_, request.record_energies, request.record_attention);
     auto on_host = [&] {
-        NoisePredictor predictor(executor, scale, extra_channels, request.reset_edits, &cancelled_, kept_apart);
+        NoisePredictor predictor(executor, scale, extra_channels, request.reset_edits, &cancelled_, kept_apart,
+                                 recorded ? &telemetry : nullptr);
         engine_->with_room(
             [&] { predictor.prepare(controls, steps.repaint ? steps.repaint->timesteps() : steps.table->timesteps); });
         opened = Clock::now();
@@ -121,6 +125,9 @@ Result Session::generate(const GenerateRequest& request) {
     auto sampled = Clock::now();
     Result result = empty_result();
     result.latents = std::move(samples.latents);
+    result.attention_energies = telemetry.attention_energies();
+    result.norm_energies = telemetry.norm_energies();
+    result.attention_maps = telemetry.attention_maps();
     if (!request.latents_only) {
         result.pixels = decode(result.latents, source && source->mask && request.composite ? &*source : nullptr);
     }

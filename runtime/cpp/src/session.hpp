@@ -40,6 +40,9 @@ struct Result {
     Array latents;                // [n,C,h,w], scaled as the UNet takes them
     std::vector<uint8_t> pixels;  // [n,H,W,3]
     Array embeds;                 // [n,T,D]
+    Array attention_energies;     // [m,L,B,S], terms of the energies of m evaluations and L layers
+    Array norm_energies;          // [m,L,B,S]
+    Array attention_maps;         // [n,T,h,w]
     std::vector<double> timesteps;
     std::vector<int64_t> seeds;  // one for all images or one each; empty if nothing was drawn
     Timings timings;

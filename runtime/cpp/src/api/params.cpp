@@ -200,6 +200,8 @@ GenerateRequest generate_request(const Device& device, const ebca_generate_param
     out.composite = params.composite != 0;
     out.latents = array(device, params.latents, "latents");
     out.latents_only = params.latents_only != 0;
+    out.record_energies = params.record_energies != 0;
+    out.record_attention = params.record_attention != 0;
     out.on_step = on_step(params.on_step, params.on_step_data);
     out.subject = subjects(params);
     out.reading = {params.prompt_weighting != 0, params.long_prompts != 0};

@@ -82,6 +82,9 @@ ebca_result* handed_over(Result&& made) {
     result->pixels = own.pixels.empty() ? nullptr : own.pixels.data();
     result->latents = tensor(own.latents);
     result->embeds = tensor(own.embeds);
+    result->attention_energies = tensor(own.attention_energies);
+    result->norm_energies = tensor(own.norm_energies);
+    result->attention_maps = tensor(own.attention_maps);
     result->evaluations = own.timesteps.size();
     result->timesteps = own.timesteps.data();
     result->unet_seconds = own.timings.unet_steps.data();

@@ -72,25 +72,34 @@ Array tie_matrix(int64_t rows, int64_t contexts, int64_t tied_rows) {
     return tie;
 }
 
-Array resize_mask(const Array& mask, int64_t height, int64_t width) {
-    int64_t source_width = mask.size(3);
-    auto rows = interpolation(mask.size(2), height), columns = interpolation(source_width, width);
-    Array out({mask.size(0), height, width});
-    for (int64_t n = 0; n < mask.size(0); ++n) {
-        const float* from = mask.row(n);
-        float* to = out.row(n);
+std::vector<double> resize_planes(const std::vector<double>& planes, int64_t count,
+                                  const std::pair<int64_t, int64_t>& from, const std::pair<int64_t, int64_t>& to) {
+    if (from == to) return planes;
+    auto rows = interpolation(from.first, to.first), columns = interpolation(from.second, to.second);
+    std::vector<double> out;
+    out.reserve(static_cast<size_t>(count * to.first * to.second));
+    for (int64_t n = 0; n < count; ++n) {
+        const double* plane = planes.data() + n * from.first * from.second;
         for (const Blend& y : rows) {
             for (const Blend& x : columns) {
-                auto at = [&](int64_t row, int64_t column) {
-                    return static_cast<double>(from[row * source_width + column]);
-                };
-                *to++ = static_cast<float>(y.low_weight * at(y.low, x.low) * x.low_weight +
-                                           y.low_weight * at(y.low, x.high) * x.high_weight +
-                                           y.high_weight * at(y.high, x.low) * x.low_weight +
-                                           y.high_weight * at(y.high, x.high) * x.high_weight);
+                auto at = [&](int64_t row, int64_t column) { return plane[row * from.second + column]; };
+                out.push_back(y.low_weight * at(y.low, x.low) * x.low_weight +
+                              y.low_weight * at(y.low, x.high) * x.high_weight +
+                              y.high_weight * at(y.high, x.low) * x.low_weight +
+                              y.high_weight * at(y.high, x.high) * x.high_weight);
             }
         }
     }
+    return out;
+}
+
+Array resize_mask(const Array& mask, int64_t height, int64_t width) {
+    Array out({mask.size(0), height, width});
+    const std::vector<double> planes(mask.values.begin(), mask.values.end());
+    const std::vector<double> resized =
+        resize_planes(planes, mask.size(0), {mask.size(2), mask.size(3)}, {height, width});
+    std::transform(resized.begin(), resized.end(), out.values.begin(),
+                   [](double value) { return static_cast<float>(value); });
     return out;
 }
 

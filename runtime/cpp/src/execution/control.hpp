@@ -41,4 +41,8 @@ LayerMasks layer_masks(const Array& mask, const std::vector<LayerSpec>& layers, 
 // [n,1,h,w] to [n,height,width] as the authors resize a mask for a layer: bilinear, corners aligned, no threshold.
 Array resize_mask(const Array& mask, int64_t height, int64_t width);
 
+// The same for any planes [count,h,w] in float64, to [count,height,width].
+std::vector<double> resize_planes(const std::vector<double>& planes, int64_t count,
+                                  const std::pair<int64_t, int64_t>& from, const std::pair<int64_t, int64_t>& to);
+
 }  // namespace ebca::internal

@@ -16,20 +16,26 @@ void Watch::report(const StepInfo& info) const {
 }
 
 NoisePredictor::NoisePredictor(Executor& executor, std::optional<double> guidance_scale, const Array* extra_channels,
-                               bool reset_edits, const std::atomic<bool>* cancelled, const SubjectInputs* subjects)
-    : executor_(executor), carry_(executor.sizes().at("contexts") > 1 && !reset_edits), cancelled_(cancelled) {
+                               bool reset_edits, const std::atomic<bool>* cancelled, const SubjectInputs* subjects,
+                               Telemetry* telemetry)
+    : executor_(executor),
+      carry_(executor.sizes().at("contexts") > 1 && !reset_edits),
+      cancelled_(cancelled),
+      telemetry_(telemetry) {
     if (guidance_scale) guidance_scale_ = static_cast<float>(*guidance_scale);
     if (extra_channels) set_extra_channels(executor, *extra_channels);
     if (subjects) exclusion_ = std::make_unique<HostExclusion>(*executor.guided(), *subjects);
 }
 
 Variant NoisePredictor::variant(const Control& control) const {
-    return exclusion_ ? guided(control.variant()) : control.variant();
+    Variant chosen = telemetry_ && telemetry_->records_energies() ? Variant::energies : control.variant();
+    return exclusion_ ? guided(chosen) : chosen;
 }
 
 void NoisePredictor::prepare(const std::vector<Control>& controls, const std::vector<double>& timesteps) {
-    bool steps = std::any_of(controls.begin(), controls.end(),
-                             [&](const Control& control) { return executor_.runs_steps(variant(control)); });
+    bool probed = telemetry_ && telemetry_->attention();
+    bool steps = !probed && std::any_of(controls.begin(), controls.end(),
+                                       [&](const Control& one) { return executor_.runs_steps(variant(one)); });
     if (steps && executor_.unet().time_step() && executor_.on_host()) {
         embeddings_ = std::make_unique<HostEmbeddings>(executor_, timesteps);
     }
@@ -50,7 +56,7 @@ void NoisePredictor::predict(const Array& latents, double timestep, size_t contr
     Variant variant = this->variant((*controls_)[control]);
     auto began = std::chrono::steady_clock::now();
     if (embeddings_) embeddings_->write(timestep);
-    executor_.run(variant, cancelled_, embeddings_ != nullptr);
+    run(variant);
     seconds_.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count());
     check_finite(variant, timestep);
     guide(latents.size(0), out);
@@ -61,7 +67,18 @@ void NoisePredictor::predict(const Array& latents, double timestep, size_t contr
             std::copy_n(from.floats() + b * row + context, row - context, to.floats() + b * row + context);
         }
     }
+    if (telemetry_) telemetry_->record(executor_);
     timesteps_.push_back(timestep);
+}
+
+void NoisePredictor::run(Variant variant) {
+    AttentionMaps* maps = telemetry_ ? telemetry_->attention() : nullptr;
+    if (!maps) {
+        executor_.run(variant, cancelled_, embeddings_ != nullptr);
+        return;
+    }
+    executor_.run_probed(variant, cancelled_,
+                         [&](int64_t layer, const Tensor& q, const Tensor& k) { maps->add(layer, q, k); });
 }
 
 void NoisePredictor::check_finite(Variant variant, double timestep) {

@@ -15,6 +15,7 @@
 #include "sampling/noise.hpp"
 #include "sampling/schedulers.hpp"
 #include "sampling/subjects.hpp"
+#include "telemetry/telemetry.hpp"
 
 namespace ebca::internal {
 
@@ -57,9 +58,10 @@ class NoisePredictor {
     // guidance_scale: none: conditional rows only. extra_channels: [n,K,h,w] channels that follow the latents into the
     // UNet of an inpainting model; null for other models. reset_edits: start every evaluation from the embeddings of
     // the editing prompts instead of the contexts of the last evaluation. subjects: of the images, which are kept
-    // apart; null: none. The executor has a group for each.
+    // apart; null: none. The executor has a group for each. telemetry: null: nothing is recorded.
     NoisePredictor(Executor& executor, std::optional<double> guidance_scale, const Array* extra_channels,
-                   bool reset_edits, const std::atomic<bool>* cancelled, const SubjectInputs* subjects = nullptr);
+                   bool reset_edits, const std::atomic<bool>* cancelled, const SubjectInputs* subjects = nullptr,
+                   Telemetry* telemetry = nullptr);
 
     // Bind and record the variants of all controls, which must outlive this, and embed all timesteps that an evaluation
     // may have in one call.
@@ -75,6 +77,7 @@ class NoisePredictor {
 
   private:
     Variant variant(const Control& control) const;
+    void run(Variant variant);
     void check_finite(Variant variant, double timestep);
     void guide(int64_t images, Array& out) const;
 
@@ -83,6 +86,7 @@ class NoisePredictor {
     bool carry_;
     const std::atomic<bool>* cancelled_;
     std::unique_ptr<HostExclusion> exclusion_;  // null: nothing is kept apart
+    Telemetry* telemetry_;
     const std::vector<Control>* controls_ = nullptr;
     std::unique_ptr<HostEmbeddings> embeddings_;  // null: each evaluation embeds its timestep
     std::vector<double> seconds_;
