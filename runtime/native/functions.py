@@ -79,7 +79,7 @@ def _declare(lib: ctypes.CDLL) -> None:
     for params in PARAMS:
         init = getattr(lib, f"ebca_{params}_init")
         init.argtypes, init.restype = [c_void_p, c_size_t], None
-    for name in ("session_create", "session_generate", "session_invert"):
+    for name in ("session_create", "session_generate", "session_invert", "session_denoise"):
         getattr(lib, f"ebca_{name}").argtypes = [c_void_p, c_void_p, c_void_p]
     lib.ebca_engine_get_info.argtypes = [c_void_p, c_void_p]
     for name in ("encode_prompt", "encode_images", "decode"):

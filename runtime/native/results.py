@@ -25,6 +25,8 @@ class Result:
         seeds: that were used; empty if nothing was drawn.
         seconds: per stage.
         embeds: [n,T,D] float32.
+        noise: [B,C,h,w] float32, a prediction of `Session.denoise`.
+        contexts: [B,S,T,D] float32 after the last layer, from `Session.denoise`.
         attention_energies, norm_energies: [m,L,B,S] float32, if `energies` was asked for.
         attention_maps: [n,T,h,w] float32, if it was asked for.
     """
@@ -38,6 +40,8 @@ class Result:
     seeds: list[int]
     seconds: dict[str, float]
     embeds: np.ndarray | None = None
+    noise: np.ndarray | None = None
+    contexts: np.ndarray | None = None
     attention_energies: np.ndarray | None = None
     norm_energies: np.ndarray | None = None
     attention_maps: np.ndarray | None = None

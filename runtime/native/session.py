@@ -2,7 +2,7 @@
 
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
-from ctypes import byref, c_int64, c_void_p
+from ctypes import byref, c_double, c_int64, c_void_p
 from types import TracebackType
 from typing import Any, Self
 
@@ -125,6 +125,44 @@ class Session:
             params.regularize = ctypes.pointer(arguments.filled(self.library.init("regularize_params"), regularize))
         params.on_step = arguments.callback(on_step)
         return self._call(self.library.lib.ebca_session_invert, params, arguments)
+
+    def denoise(
+        self,
+        sample: np.ndarray,
+        timestep: float | Sequence[float],
+        contexts: np.ndarray,
+        control: Any = None,
+        *,
+        energies: bool = False,
+    ) -> Result:
+        """Evaluate the UNet once, as `ebca.Denoiser` does.
+
+        Args:
+            sample: [B,channels,h,w] float32 of this session's size.
+            timestep: a number, or one per row.
+            contexts: [B,S,T,D] float32.
+            control: an `ebca.EnergyControl`, or an object with the same attributes; None: no update.
+            energies: compute the energies too.
+
+        Returns:
+            A result with `noise`, `contexts` and the energies.
+
+        Raises:
+            ParameterError, EngineError, CancelledError, NumericalError, NativeError: from the library.
+        """
+        params, arguments = self.library.init("denoise_params"), Arguments()
+        params.sample, params.contexts = arguments.tensor(sample), arguments.tensor(contexts)
+        times = np.atleast_1d(np.asarray(timestep, np.float64))
+        params.timesteps, params.timestep_count = arguments.pointer(times, c_double), times.size
+        params.record_energies = energies
+        if control is not None:
+            for name in ("gamma_attn", "gamma_norm", "weights"):
+                setattr(params, name, arguments.tensor(np.atleast_1d(getattr(control, name))))
+            if control.mask is not None:
+                params.mask = arguments.tensor(control.mask)
+            for name in ("norm_factor", "tie_unconditional", "rows_per_image"):
+                setattr(params, name, getattr(control, name))
+        return self._call(self.library.lib.ebca_session_denoise, params, arguments)
 
     def cancel(self) -> None:
         """Stop the call that runs in another thread: it raises CancelledError. Does nothing if none runs."""

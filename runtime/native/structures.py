@@ -345,6 +345,26 @@ class EncodeImagesParams(ctypes.Structure):
     )
 
 
+class DenoiseParams(ctypes.Structure):
+    """ebca_denoise_params."""
+
+    _fields_ = (
+        ("struct_size", c_size_t),
+        ("sample", Tensor),
+        ("timesteps", POINTER(c_double)),
+        ("timestep_count", c_size_t),
+        ("contexts", Tensor),
+        ("gamma_attn", Tensor),
+        ("gamma_norm", Tensor),
+        ("weights", Tensor),
+        ("mask", Tensor),
+        ("norm_factor", c_double),
+        ("tie_unconditional", c_int32),
+        ("rows_per_image", c_int32),
+        ("record_energies", c_int32),
+    )
+
+
 class Result(ctypes.Structure):
     """ebca_result."""
 
@@ -368,6 +388,8 @@ class Result(ctypes.Structure):
         ("seeds", POINTER(c_int64)),
         ("seed_count", c_size_t),
         ("embeds", Tensor),
+        ("noise", Tensor),
+        ("contexts", Tensor),
         ("attention_energies", Tensor),
         ("norm_energies", Tensor),
         ("attention_maps", Tensor),
@@ -384,5 +406,6 @@ PARAMS: dict[str, type[ctypes.Structure]] = {
     "invert_params": InvertParams,
     "encode_prompt_params": EncodePromptParams,
     "encode_images_params": EncodeImagesParams,
+    "denoise_params": DenoiseParams,
 }
 """Structs with an _init function, by the name of that function."""

@@ -451,6 +451,31 @@ typedef struct ebca_encode_images_params {
 
 EBCA_API void ebca_encode_images_params_init(ebca_encode_images_params* params, size_t struct_size);
 
+/* from runtime/schema/schema.toml: ebca_denoise_params */
+/* One evaluation of the UNet, for hosts with samplers of their own. Letters: B rows, any number of them; with
+ * guidance, the first half is unconditional. */
+typedef struct ebca_denoise_params {
+    size_t struct_size;
+    ebca_tensor sample;      /* [B,channels,h,w] of the session's size: latents as the UNet takes them, and what else
+                                it takes */
+    const double* timesteps; /* one for all rows or one each */
+    size_t timestep_count;
+    ebca_tensor contexts; /* [B,S,T,D]; s = 0 is the main prompt */
+    /* Of the context update; each may have fewer dimensions, or 1 instead of a size, as in numpy: */
+    ebca_tensor gamma_attn;    /* [B,S,T]; not given: 0 */
+    ebca_tensor gamma_norm;    /* [B,S]; not given: 0 */
+    ebca_tensor weights;       /* [B,S]: 1 for the main context, +alpha or -alpha for an editing context; not given:
+                                  1 */
+    ebca_tensor mask;          /* [B or 1,1,h,w]: 1 where the main context is updated; not given: everywhere */
+    double norm_factor;        /* as in ebca_generate_params (default 1) */
+    int32_t tie_unconditional; /* 1: the editing contexts of each unconditional row are one vector (default 1) */
+    int32_t rows_per_image;    /* with tie_unconditional: how many, one of which is conditional (default 2) */
+    int32_t record_energies;   /* 1: the energies too, on the CPU */
+} ebca_denoise_params;
+/* end */
+
+EBCA_API void ebca_denoise_params_init(ebca_denoise_params* params, size_t struct_size);
+
 /* ---- what it gives ---------------------------------------------------------------------------------------------- */
 
 /* from runtime/schema/schema.toml: ebca_result */
@@ -476,6 +501,8 @@ typedef struct ebca_result {
     const int64_t* seeds; /* that were used */
     size_t seed_count;
     ebca_tensor embeds;             /* [n,T,D], what ebca_prompt takes */
+    ebca_tensor noise;              /* [B,C,h,w], the prediction of ebca_session_denoise */
+    ebca_tensor contexts;           /* [B,S,T,D] after the last layer */
     ebca_tensor attention_energies; /* [m,L,B,S] of the L cross-attention layers: mean over heads of the sum over
                                        tokens of -logsumexp over positions; the last rows, one per image, are
                                        conditional */
@@ -492,6 +519,11 @@ EBCA_API ebca_status ebca_session_generate(ebca_session* session, const ebca_gen
 /* Find the noise that images come from (DDIM inversion, no guidance, no context update): result->latents. Generating
  * from them with scheduler "ddim", as many steps and the same prompt reproduces the images. */
 EBCA_API ebca_status ebca_session_invert(ebca_session* session, const ebca_invert_params* params, ebca_result** result);
+
+/* Evaluate the UNet once: result->noise, result->contexts. Buffers are kept for the numbers of rows, contexts and tokens that
+ * were used last. */
+EBCA_API ebca_status ebca_session_denoise(ebca_session* session, const ebca_denoise_params* params,
+                                          ebca_result** result);
 
 EBCA_API void ebca_result_free(ebca_result* result);
 

@@ -66,6 +66,9 @@ struct GenerateParams : ebca_generate_params {
 struct InvertParams : ebca_invert_params {
     InvertParams() { ebca_invert_params_init(this, sizeof *this); }
 };
+struct DenoiseParams : ebca_denoise_params {
+    DenoiseParams() { ebca_denoise_params_init(this, sizeof *this); }
+};
 struct EncodePromptParams : ebca_encode_prompt_params {
     EncodePromptParams() { ebca_encode_prompt_params_init(this, sizeof *this); }
 };
@@ -176,6 +179,11 @@ class Session {
     }
     Result invert(ebca_invert_params params, const OnStep& on_step = {}) {
         return run(ebca_session_invert, params, on_step);
+    }
+    Result denoise(const ebca_denoise_params& params) {
+        ebca_result* result = nullptr;
+        check(ebca_session_denoise(handle_.get(), &params, &result));
+        return Result(result, ebca_result_free);
     }
     // From any thread.
     void cancel() { check(ebca_session_cancel(handle_.get())); }

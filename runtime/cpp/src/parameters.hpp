@@ -80,6 +80,12 @@ inline constexpr int64_t prompt_weighting = 1;
 inline constexpr int64_t long_prompts = 1;
 }
 
+namespace denoise_params {
+inline constexpr double norm_factor = 1.0;
+inline constexpr int64_t tie_unconditional = 1;
+inline constexpr int64_t rows_per_image = 2;
+}
+
 }  // namespace ebca::internal::defaults
 
 namespace ebca::internal::limits {
@@ -540,6 +546,36 @@ ParameterError region_aspect(const Subject& subject, const Width& width, const H
 template <typename Subject>
 ParameterError region_empty(const Subject& subject) {
     return ParameterError(text("the region of '", subject, "' is empty: no pixel is white"), "paint the place of the subject white");
+}
+
+template <typename Shape, typename Channels, typename Height, typename Width>
+ParameterError sample_shape(const Shape& shape, const Channels& channels, const Height& height, const Width& width) {
+    return ParameterError(text("sample has shape ", shape), text("give [rows, ", channels, ", ", height, ", ", width, "], which this UNet and this session take"));
+}
+
+template <typename Shape, typename Rows, typename Width>
+ParameterError contexts_shape(const Shape& shape, const Rows& rows, const Width& width) {
+    return ParameterError(text("contexts has shape ", shape), text("give [", rows, ", contexts, tokens, ", width, "]"));
+}
+
+template <typename Count, typename Rows>
+ParameterError timestep_count(const Count& count, const Rows& rows) {
+    return ParameterError(text("timesteps has ", count, " values for ", rows, " rows"), "give one, or one each");
+}
+
+template <typename Name, typename Shape, typename Expected>
+ParameterError control_shape(const Name& name, const Shape& shape, const Expected& expected) {
+    return ParameterError(text(name, " has shape ", shape), text("give ", expected, ", or fewer or single dimensions of it"));
+}
+
+template <typename Shape, typename Rows, typename Height, typename Width>
+ParameterError mask_shape(const Shape& shape, const Rows& rows, const Height& height, const Width& width) {
+    return ParameterError(text("mask has shape ", shape), text("give [", rows, " or 1, 1, ", height, ", ", width, "]: the latents' size, 1 = hole"));
+}
+
+template <typename Value>
+ParameterError rows_per_image(const Value& value) {
+    return ParameterError(text("rows_per_image is ", value), "give 1 or more");
 }
 
 template <typename Count, typename Limit>

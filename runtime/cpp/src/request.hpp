@@ -63,6 +63,15 @@ struct InvertRequest {
     OnStep on_step;
 };
 
+// What `Session::denoise` is asked for.
+struct DenoiseRequest {
+    std::optional<Array> sample;    // [B,channels,h,w]
+    std::vector<double> timesteps;  // one for all rows or one each
+    std::optional<Array> contexts;  // [B,S,T,D]
+    EnergyControl control;
+    bool record_energies = false;
+};
+
 // In pixels.
 struct ImageSize {
     int64_t height, width;

@@ -40,6 +40,8 @@ struct Result {
     Array latents;                // [n,C,h,w], scaled as the UNet takes them
     std::vector<uint8_t> pixels;  // [n,H,W,3]
     Array embeds;                 // [n,T,D]
+    Array noise;                  // [B,C,h,w], a prediction
+    Array contexts;               // [B,S,T,D] after the last layer
     Array attention_energies;     // [m,L,B,S], terms of the energies of m evaluations and L layers
     Array norm_energies;          // [m,L,B,S]
     Array attention_maps;         // [n,T,h,w]
@@ -61,6 +63,9 @@ class Session {
     // The noise an image comes from: DDIM inversion, without guidance or context update. `generate` with these
     // latents, the scheduler "ddim", as many steps and the same prompt comes back to the image.
     Result invert(const InvertRequest& request);
+
+    // One evaluation of the UNet (denoiser.cpp).
+    Result denoise(const DenoiseRequest& request);
 
     // Stop the call that runs in another thread; does nothing if none runs.
     void cancel() { cancelled_ = true; }

@@ -154,6 +154,19 @@ ebca_status ebca_session_invert(ebca_session* session, const ebca_invert_params*
     });
 }
 
+void ebca_denoise_params_init(ebca_denoise_params* params, size_t struct_size) {
+    fill(params, struct_size);
+}
+
+ebca_status ebca_session_denoise(ebca_session* session, const ebca_denoise_params* params, ebca_result** result) {
+    if (result) *result = nullptr;
+    return guarded(session, [&] {
+        if (!result) throw rules::target_null("result");
+        DenoiseRequest request = denoise_request(session->engine->device(), params);
+        *result = handed_over(session->session.denoise(request));
+    });
+}
+
 void ebca_result_free(ebca_result* result) {
     free_result(result);
 }

@@ -64,6 +64,12 @@ inline void set_defaults(ebca_encode_prompt_params& params) {
 
 inline void set_defaults(ebca_encode_images_params&) {}
 
+inline void set_defaults(ebca_denoise_params& params) {
+    params.norm_factor = 1.0;
+    params.tie_unconditional = 1;
+    params.rows_per_image = 2;
+}
+
 inline void set_defaults(ebca_result&) {}
 
 }  // namespace ebca::internal

@@ -227,6 +227,24 @@ InvertRequest invert_request(const Device& device, const ebca_invert_params* giv
     return out;
 }
 
+DenoiseRequest denoise_request(const Device& device, const ebca_denoise_params* given) {
+    const ebca_denoise_params params = checked(needed(given, "ebca_denoise_params"), "ebca_denoise_params");
+    DenoiseRequest out;
+    out.sample = array(device, params.sample, "sample");
+    check_list(params.timesteps, params.timestep_count, "timesteps");
+    out.timesteps.assign(params.timesteps, params.timesteps + params.timestep_count);
+    out.contexts = array(device, params.contexts, "contexts");
+    out.control.gamma_attn = array(device, params.gamma_attn, "gamma_attn");
+    out.control.gamma_norm = array(device, params.gamma_norm, "gamma_norm");
+    out.control.weights = array(device, params.weights, "weights");
+    out.control.mask = array(device, params.mask, "mask");
+    out.control.tie_unconditional = params.tie_unconditional != 0;
+    out.control.rows_per_image = params.rows_per_image;
+    out.control.norm_factor = params.norm_factor;
+    out.record_energies = params.record_energies != 0;
+    return out;
+}
+
 EncodePromptRequest encode_prompt_request(const ebca_encode_prompt_params* given) {
     const auto params = checked(needed(given, "ebca_encode_prompt_params"), "ebca_encode_prompt_params");
     if (!params.count) throw rules::is_null("texts");

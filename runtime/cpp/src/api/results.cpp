@@ -82,6 +82,8 @@ ebca_result* handed_over(Result&& made) {
     result->pixels = own.pixels.empty() ? nullptr : own.pixels.data();
     result->latents = tensor(own.latents);
     result->embeds = tensor(own.embeds);
+    result->noise = tensor(own.noise);
+    result->contexts = tensor(own.contexts);
     result->attention_energies = tensor(own.attention_energies);
     result->norm_energies = tensor(own.norm_energies);
     result->attention_maps = tensor(own.attention_maps);

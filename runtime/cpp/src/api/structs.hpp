@@ -52,6 +52,7 @@ const Params* needed(const Params* given, const char* name) {
 EngineOptions engine_options(const ebca_engine_params* given);
 GenerateRequest generate_request(const Device& device, const ebca_generate_params* given);
 InvertRequest invert_request(const Device& device, const ebca_invert_params* given);
+DenoiseRequest denoise_request(const Device& device, const ebca_denoise_params* given);
 EncodePromptRequest encode_prompt_request(const ebca_encode_prompt_params* given);
 EncodeImagesRequest encode_images_request(const ebca_encode_images_params* given);
 // Nothing without data.

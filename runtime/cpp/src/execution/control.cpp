@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "error.hpp"
+#include "parameters.hpp"
 
 namespace ebca::internal {
 namespace {
@@ -34,7 +35,66 @@ bool any(const Array& array) {
     return std::any_of(array.values.begin(), array.values.end(), [](float value) { return value != 0; });
 }
 
+// As numpy broadcasts: dimensions are aligned at the end, and those of size 1 are repeated.
+Array broadcast(const char* name, const std::optional<Array>& given, float standard, const Shape& shape) {
+    if (!given) return Array(shape, standard);
+    const Shape& own = given->shape;
+    bool fits = own.size() <= shape.size();
+    for (size_t i = 0; fits && i < own.size(); ++i) {
+        int64_t size = own[own.size() - 1 - i];
+        fits = size == 1 || size == shape[shape.size() - 1 - i];
+    }
+    if (!fits) throw rules::control_shape(name, to_string(own), to_string(shape));
+    if (!all_finite(given->values.data(), static_cast<int64_t>(given->values.size()))) {
+        throw rules::gamma_not_finite(name);
+    }
+    Array out(shape);
+    for (size_t i = 0; i < out.values.size(); ++i) {
+        size_t rest = i, from = 0, stride = 1;
+        for (size_t axis = 1; axis <= own.size(); ++axis) {
+            auto size = static_cast<size_t>(own[own.size() - axis]);
+            auto wide = static_cast<size_t>(shape[shape.size() - axis]);
+            if (size > 1) from += rest % wide * stride;
+            stride *= size;
+            rest /= wide;
+        }
+        out.values[i] = given->values[from];
+    }
+    return out;
+}
+
+LayerMasks checked_masks(const Array& mask, const std::vector<LayerSpec>& layers, const Sizes& sizes) {
+    int64_t rows = sizes.at("batch"), height = sizes.at("height"), width = sizes.at("width");
+    const Shape& shape = mask.shape;
+    if (shape != Shape{shape[0], 1, height, width} || (shape[0] != 1 && shape[0] != rows)) {
+        throw rules::mask_shape(to_string(shape), rows, height, width);
+    }
+    if (!all_finite(mask.values.data(), static_cast<int64_t>(mask.values.size()))) {
+        throw rules::gamma_not_finite("mask");
+    }
+    return layer_masks(mask, layers, sizes);
+}
+
 }  // namespace
+
+Control resolve(const EnergyControl& control, const std::vector<LayerSpec>& layers, const Sizes& sizes) {
+    int64_t rows = sizes.at("batch"), contexts = sizes.at("contexts"), tokens = sizes.at("tokens");
+    Control out;
+    out.gamma_attn = broadcast("gamma_attn", control.gamma_attn, 0.0f, {rows, contexts, tokens});
+    out.gamma_norm = broadcast("gamma_norm", control.gamma_norm, 0.0f, {rows, contexts});
+    out.weights = broadcast("weights", control.weights, 1.0f, {rows, contexts});
+    for (int64_t row = 0; row < rows; ++row) {
+        const float* begin = out.weights.row(row);
+        check_weights({begin, begin + contexts}, static_cast<size_t>(row));
+    }
+    out.norm_factor = static_cast<float>(control.norm_factor);
+    if (!std::isfinite(out.norm_factor)) throw rules::norm_factor(control.norm_factor);
+    if (control.rows_per_image < 1) throw rules::rows_per_image(control.rows_per_image);
+    int64_t images = (rows + control.rows_per_image - 1) / control.rows_per_image;
+    out.tie = tie_matrix(rows, contexts, control.tie_unconditional ? rows - images : 0);
+    if (control.mask) out.masks = std::make_shared<const LayerMasks>(checked_masks(*control.mask, layers, sizes));
+    return out;
+}
 
 Variant Control::variant() const {
     if (!any(gamma_attn) && !any(gamma_norm)) return Variant::attention;

@@ -3,6 +3,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -27,6 +28,21 @@ struct Control {
     // The cheapest form of the op that computes this.
     Variant variant() const;
 };
+
+// How the layers of one evaluation update the contexts; what is not given is 0, or 1 for the weights.
+struct EnergyControl {
+    std::optional<Array> gamma_attn;  // broadcasts to [B,S,T]
+    std::optional<Array> gamma_norm;  // broadcasts to [B,S]
+    std::optional<Array> weights;     // broadcasts to [B,S]
+    std::optional<Array> mask;        // [B or 1,1,h,w], applies to the main context
+    bool tie_unconditional = true;
+    int64_t rows_per_image = 2;
+    double norm_factor = 1;
+};
+
+// The op's inputs. sizes: batch, contexts, tokens, height, width (latent). ParameterError for a shape that does not fit, a
+// value that is not finite, or weights that sum to about zero.
+Control resolve(const EnergyControl& control, const std::vector<LayerSpec>& layers, const Sizes& sizes);
 
 // ParameterError for composition weights that are not finite, or whose sum, the divisor, is about 0.
 void check_weights(const std::vector<double>& row, size_t index);

@@ -58,7 +58,7 @@ void NoisePredictor::predict(const Array& latents, double timestep, size_t contr
     if (embeddings_) embeddings_->write(timestep);
     run(variant);
     seconds_.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count());
-    check_finite(variant, timestep);
+    check_finite(executor_, variant, timestep);
     guide(latents.size(0), out);
     if (carry_) {
         const Tensor &from = executor_.contexts_out(), &to = executor_.contexts();
@@ -79,17 +79,6 @@ void NoisePredictor::run(Variant variant) {
     }
     executor_.run_probed(variant, cancelled_,
                          [&](int64_t layer, const Tensor& q, const Tensor& k) { maps->add(layer, q, k); });
-}
-
-void NoisePredictor::check_finite(Variant variant, double timestep) {
-    if (all_finite(executor_.noise()) && all_finite(executor_.contexts_out())) return;
-    std::string culprit = executor_.first_nonfinite(variant);
-    if (culprit.empty()) culprit = "the last segment";
-    std::string given;
-    if (!all_finite(executor_.sample())) given = "sample";
-    if (!all_finite(executor_.contexts())) given += given.empty() ? "contexts" : " and the contexts";
-    if (given.empty()) throw rules::result_not_finite(timestep, culprit);
-    throw rules::result_of_bad_input(timestep, culprit, given);
 }
 
 // unconditional + scale * (conditional - unconditional), or the conditional half alone.
@@ -134,6 +123,17 @@ void set_extra_channels(Executor& executor, const Array& channels) {
         std::copy_n(channels.row(row % channels.size(0)), channels.stride(),
                     sample.floats() + row * width + latents * plane);
     }
+}
+
+void check_finite(Executor& executor, Variant variant, double timestep) {
+    if (all_finite(executor.noise()) && all_finite(executor.contexts_out())) return;
+    std::string culprit = executor.first_nonfinite(variant);
+    if (culprit.empty()) culprit = "the last segment";
+    std::string given;
+    if (!all_finite(executor.sample())) given = "sample";
+    if (!all_finite(executor.contexts())) given += given.empty() ? "contexts" : " and the contexts";
+    if (given.empty()) throw rules::result_not_finite(timestep, culprit);
+    throw rules::result_of_bad_input(timestep, culprit, given);
 }
 
 void check_latents(const Array& latents, double timestep) {

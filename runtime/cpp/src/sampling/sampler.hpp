@@ -78,7 +78,6 @@ class NoisePredictor {
   private:
     Variant variant(const Control& control) const;
     void run(Variant variant);
-    void check_finite(Variant variant, double timestep);
     void guide(int64_t images, Array& out) const;
 
     Executor& executor_;
@@ -101,6 +100,9 @@ Array sample(NoisePredictor& predictor, const SchedulerTable& table, const Array
 
 // Write the channels [n,K,h,w] that follow the latents into the UNet of an inpainting model, for all rows.
 void set_extra_channels(Executor& executor, const Array& channels);
+
+// NumericalError if what the last run of a variant made is not finite; the message names the segment.
+void check_finite(Executor& executor, Variant variant, double timestep);
 
 // NumericalError for latents that are not finite.
 void check_latents(const Array& latents, double timestep);
