@@ -4,7 +4,7 @@ Written by `python -m ebca.runtime.schema.generate` from schema.toml; edit that 
 """
 
 import ctypes
-from ctypes import POINTER, c_char_p, c_double, c_float, c_int32, c_int64, c_size_t, c_uint8, c_uint32, c_void_p
+from ctypes import POINTER, c_char, c_char_p, c_double, c_float, c_int32, c_int64, c_size_t, c_uint8, c_uint32, c_void_p
 from enum import IntEnum, IntFlag
 
 from ebca.errors import (
@@ -72,6 +72,19 @@ ERRORS: dict[int, type[EbcaError]] = {
 LogCallback = ctypes.CFUNCTYPE(None, ctypes.c_int, c_char_p, c_void_p)
 # void (*)(int64_t done, int64_t total, const char* component, void* user_data)
 PrepareCallback = ctypes.CFUNCTYPE(None, c_int64, c_int64, c_char_p, c_void_p)
+
+
+class DeviceInfo(ctypes.Structure):
+    """ebca_device_info."""
+
+    _fields_ = (
+        ("struct_size", c_size_t),
+        ("device", c_char * 16),
+        ("name", c_char * 240),
+        ("memory_bytes", c_int64),
+        ("capability_major", c_int32),
+        ("capability_minor", c_int32),
+    )
 
 
 class EngineParams(ctypes.Structure):

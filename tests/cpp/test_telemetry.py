@@ -1,10 +1,12 @@
 """What the C++ library records of a generation, against Python's."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers import derived
 
 import ebca
 from ebca.runtime import native
@@ -72,6 +74,18 @@ def test_several_images_have_maps_of_their_own(shapes: native.Engine, python_sha
     with shapes.session(40, 72, 2) as session, python_shapes.session(height=40, width=72, batch=2) as python:
         made, expected = session.generate(prompts, **ask), python.generate(prompts, **ask)
     assert made.attention_maps is not None and made.attention_maps.shape == (2, 24, 10, 18)
+    assert np.array_equal(made.attention_maps, expected.attention_maps)
+    assert np.array_equal(np.stack([made.attention_energies, made.norm_energies], 2), expected.energies)
+
+
+def test_float16_between_the_graphs_is_read(library: native.Library, shapes_dir: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    folder = derived.with_float16_between(shapes_dir, tmp_path / "engine", ops=True)
+    ask: dict[str, Any] = {"steps": 1, "seed": 1, "gamma_norm": 0.01, "energies": True, "attention_maps": True}
+    with ebca.load(folder, backend="onnxruntime") as opened, opened.session() as python:
+        expected = python.generate(PROMPT, **ask)
+    with library.open(folder) as engine, engine.session() as session:
+        made = session.generate(PROMPT, **ask)
     assert np.array_equal(made.attention_maps, expected.attention_maps)
     assert np.array_equal(np.stack([made.attention_energies, made.norm_energies], 2), expected.energies)
 

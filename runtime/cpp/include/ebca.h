@@ -75,6 +75,27 @@ EBCA_API const char* ebca_last_problem(void);
 /* What to do about it; "" if nothing can be done, or if the problem says it. */
 EBCA_API const char* ebca_last_remedy(void);
 
+/* ---- devices ---------------------------------------------------------------------------------------------------- */
+
+/* from runtime/schema/schema.toml: ebca_device_info */
+/* A device that engines can be opened on. */
+typedef struct ebca_device_info {
+    size_t struct_size;
+    char device[16];          /* as in ebca_engine_params: "cpu", "cuda:0" */
+    char name[240];           /* of the processor or the GPU, cut if it is longer */
+    int64_t memory_bytes;     /* of the machine or the GPU */
+    int32_t capability_major; /* CUDA's compute capability; 0: no GPU */
+    int32_t capability_minor;
+} ebca_device_info;
+/* end */
+
+/* The CPU, then the GPUs in CUDA's order; without an NVIDIA driver the CPU alone. Whether an engine can be opened on a GPU
+ * also depends on what else is installed. */
+EBCA_API ebca_status ebca_device_count(size_t* count);
+
+/* struct_size must be set. index: below the count. */
+EBCA_API ebca_status ebca_device_get_info(size_t index, ebca_device_info* info);
+
 /* ---- engines ---------------------------------------------------------------------------------------------------- */
 
 /* from runtime/schema/schema.toml: ebca_log_level */

@@ -44,6 +44,18 @@ inline void check(ebca_status status) {
     if (status != EBCA_OK) throw Error(status, ebca_last_problem(), ebca_last_remedy());
 }
 
+// The CPU, then the GPUs.
+inline std::vector<ebca_device_info> devices() {
+    size_t count = 0;
+    check(ebca_device_count(&count));
+    std::vector<ebca_device_info> made(count);
+    for (size_t i = 0; i < count; ++i) {
+        made[i].struct_size = sizeof made[i];
+        check(ebca_device_get_info(i, &made[i]));
+    }
+    return made;
+}
+
 // The C structs with their defaults.
 struct EngineParams : ebca_engine_params {
     EngineParams() { ebca_engine_params_init(this, sizeof *this); }

@@ -87,6 +87,10 @@ int64_t arena_bytes(const UNetSpec& unet, const Sizes& sizes) {
 
 }  // namespace
 
+int64_t machine_bytes() {
+    return numbers("/proc/meminfo")["MemTotal"] * kKilobyte;
+}
+
 int64_t available_bytes() {
     auto machine = numbers("/proc/meminfo"), own = numbers("/proc/self/status");
     if (!machine.count("MemAvailable")) return INT64_MAX;

@@ -16,4 +16,7 @@ int64_t available_bytes();
 // OutOfMemoryError if the tensors of one evaluation do not fit. sizes: batch (rows), contexts, tokens, height, width.
 void check_host_memory(const UNetSpec& unet, const Sizes& sizes, const std::string& what);
 
+// Of this machine, whatever its limits; 0 if it does not say.
+int64_t machine_bytes();
+
 }  // namespace ebca::internal

@@ -696,6 +696,11 @@ inline ParameterError path_missing() {
     return ParameterError("path is missing", "name an engine directory");
 }
 
+template <typename Index, typename Count>
+ParameterError device_index(const Index& index, const Count& count) {
+    return ParameterError(text("there is no device ", index), text("ebca_device_count says how many there are: ", count));
+}
+
 template <typename Name, typename Count>
 ParameterError list_null(const Name& name, const Count& count) {
     return ParameterError(text(name, " is NULL, but ", count, " are announced"));

@@ -9,6 +9,8 @@
 // clang-format off
 namespace ebca::internal {
 
+inline void set_defaults(ebca_device_info&) {}
+
 inline void set_defaults(ebca_engine_params& params) {
     params.device = "cpu";
 }

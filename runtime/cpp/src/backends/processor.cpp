@@ -35,6 +35,15 @@ std::string processor() {
     return name;
 }
 
+std::string processor_model() {
+    std::ifstream file("/proc/cpuinfo");
+    for (std::string line; std::getline(file, line);) {
+        size_t colon = line.find(':');
+        if (starts_with(line, "model name") && colon != line.npos) return stripped(line.substr(colon + 1));
+    }
+    return "";
+}
+
 int physical_cores() {
     // Threads of one core name the same list.
     std::set<std::string> cores;

@@ -31,11 +31,12 @@ void AttentionMaps::add(int64_t layer, const Tensor& q, const Tensor& k) {
     int64_t images = shape_[0], tokens = shape_[1], positions = at.height * at.width, channels = q.shape[2];
     int64_t dim = channels / at.heads, contexts = k.shape[1];
     double scale = std::pow(static_cast<double>(dim), -0.5);
+    const std::vector<float> all_queries = to_floats(q), all_keys = to_floats(k);
     std::vector<double> keys(static_cast<size_t>(dim * tokens)), scores(static_cast<size_t>(tokens));
     for (int64_t image = 0; image < images; ++image) {
         int64_t row = q.shape[0] - images + image;
-        const float* queries = q.floats() + row * positions * channels;
-        const float* context = k.floats() + row * contexts * tokens * channels;
+        const float* queries = all_queries.data() + row * positions * channels;
+        const float* context = all_keys.data() + row * contexts * tokens * channels;
         std::vector<double> mean(static_cast<size_t>(tokens * positions));
         for (int64_t head = 0; head < at.heads; ++head) {
             for (int64_t t = 0; t < tokens; ++t) {

@@ -18,7 +18,7 @@ class AttentionMaps {
     // their conditional rows.
     AttentionMaps(const UNetSpec& unet, const Sizes& sizes, int64_t images);
 
-    // Add one layer of one evaluation: its q [B,N,C] and k [B,S,T,C], float32.
+    // Add one layer of one evaluation: its q [B,N,C] and k [B,S,T,C].
     void add(int64_t layer, const Tensor& q, const Tensor& k);
 
     // [n,T,h,w]; at each position the values of all tokens sum to 1.
