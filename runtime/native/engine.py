@@ -8,8 +8,8 @@ from typing import Any, Self
 import numpy as np
 
 from ebca.errors import EngineError
-from ebca.runtime.native.functions import Functions
 from ebca.runtime.native.arguments import Arguments
+from ebca.runtime.native.functions import Functions
 from ebca.runtime.native.results import Result, called
 from ebca.runtime.native.session import Session, set_numbers
 from ebca.runtime.native.structures import EngineInfo, Image
@@ -46,8 +46,9 @@ class Engine:
         return Session(self.library, handle, self._keep)
 
     def encode_prompt(self, texts: str | Sequence[str], **reading: Any) -> np.ndarray:
-        """Embeddings [n,T,D] of texts, which all get as many tokens as the longest. This and the next three calls may be
-        made by any thread at any time, also in a step callback.
+        """Embeddings [n,T,D] of texts, which all get as many tokens as the longest.
+
+        This and the next three calls may be made by any thread at any time, also in a step callback.
 
         Args:
             texts: one or several.
@@ -101,8 +102,9 @@ class Engine:
         return _made(self._call("decode", byref(arguments.tensor(latents))).pixels)
 
     def preview(self, latents: np.ndarray, scale: float = 1.0) -> np.ndarray:
-        """Pixels [n,h,w,3] uint8 of latents times a scale, one per latent, without the VAE. In a step callback, the scale
-        is `info.unit_scale`.
+        """Pixels [n,h,w,3] uint8 of latents times a scale, one per latent, without the VAE.
+
+        In a step callback, the scale is `info.unit_scale`.
 
         Raises:
             ParameterError, EngineError, NativeError: from the library.

@@ -89,7 +89,8 @@ int main() {
           EXPORTED(cuStreamDestroy), EXPORTED(cuStreamBeginCapture), EXPORTED(cuMemAlloc), EXPORTED(cuMemFree),
           EXPORTED(cuMemcpyHtoDAsync), EXPORTED(cuMemcpyDtoHAsync), EXPORTED(cuStreamEndCapture),
           EXPORTED(cuGraphLaunch), EXPORTED(cuLaunchKernel), EXPORTED(cuModuleLoadData), EXPORTED(cuMemHostAlloc),
-          EXPORTED(cuCtxSetCurrent), EXPORTED(cuDeviceTotalMem), EXPORTED(cuDeviceGetName), EXPORTED(cuGraphCreate), EXPORTED(cuGraphAddChildGraphNode)}) {
+          EXPORTED(cuCtxSetCurrent), EXPORTED(cuGraphCreate), EXPORTED(cuGraphAddChildGraphNode),
+          EXPORTED(cuDeviceTotalMem), EXPORTED(cuDeviceGetName)}) {
         std::puts(name);
     }
 }

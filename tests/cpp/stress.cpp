@@ -97,6 +97,28 @@ void run_stages(ebca_engine* engine) {
     for (ebca_result* result : {embeds, latents, pixels}) ebca_result_free(result);
 }
 
+// One evaluation twice, which must be the same.
+void denoise(ebca_session* session, const ebca_engine_info& info) {
+    const int64_t side = info.height / info.downscale;
+    const std::vector<float> sample(static_cast<size_t>(2 * info.latent_channels * side * side), 0.5f);
+    const std::vector<float> contexts(static_cast<size_t>(2 * info.max_tokens * info.context_width), 0.25f);
+    const double timestep = 500;
+    const float gamma = 0.01f;
+    ebca_denoise_params ask;
+    ebca_denoise_params_init(&ask, sizeof ask);
+    ask.sample = {sample.data(), {2, info.latent_channels, side, side}, 4, EBCA_MEMORY_HOST};
+    ask.contexts = {contexts.data(), {2, 1, info.max_tokens, info.context_width}, 4, EBCA_MEMORY_HOST};
+    ask.timesteps = &timestep;
+    ask.timestep_count = 1;
+    ask.gamma_norm = {&gamma, {1, 0, 0, 0}, 1, EBCA_MEMORY_HOST};
+    ask.record_energies = 1;
+    ebca_result* made[2] = {};
+    for (ebca_result*& one : made) check(ebca_session_denoise(session, &ask, &one) == EBCA_OK, "the UNet is evaluated");
+    int differ = std::memcmp(made[0]->noise.data, made[1]->noise.data, sample.size() * sizeof(float));
+    check(!differ, "evaluations are equal");
+    for (ebca_result* one : made) ebca_result_free(one);
+}
+
 int on_step(const ebca_step_info* info, void* data) {
     auto* progress = static_cast<Progress*>(data);
     progress->started = true;
@@ -150,6 +172,10 @@ class Stress {
             std::thread other([engine] { run_stages(engine); });
             std::unique_ptr<Image> made = make(session, 2, &progress);
             other.join();
+            ebca_engine_info info;
+            info.struct_size = sizeof info;
+            check(ebca_engine_get_info(engine, &info) == EBCA_OK, "an engine says what it is");
+            denoise(session, info);
             if (!made || !(*made == expected_.at(2))) fail("an image with previews", "is not the one without");
             ebca_engine_free(engine);
             check(make(session, 1, nullptr) != nullptr, "a session of a freed engine makes an image");
@@ -251,6 +277,7 @@ class Stress {
         params.seed_count = 1;
         params.scheduler = "ddim";
         params.gamma_attn.value = seed % 2 ? 0.01 : 0.0;
+        params.record_energies = params.record_attention = seed == 3;
         const char* change = "a green triangle";
         ebca_edit edit;
         ebca_edit_init(&edit, sizeof edit);

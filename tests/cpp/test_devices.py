@@ -17,8 +17,9 @@ from ebca.runtime.native import structures
 LIST = """
 import json, sys
 from ebca.runtime.native import Library
-found = Library(sys.argv[1]).devices()
-print(json.dumps([[d.device.decode(), d.name.decode(), d.memory_bytes, d.capability_major, d.capability_minor] for d in found]))
+fields = ("device", "name", "memory_bytes", "capability_major", "capability_minor")
+found = [[getattr(device, field) for field in fields] for device in Library(sys.argv[1]).devices()]
+print(json.dumps(found, default=bytes.decode))
 """
 
 

@@ -105,5 +105,5 @@ def test_a_recorded_call_is_cancelled(sessions: Sessions) -> None:
 
 def test_a_value_that_is_not_finite_is_named(sessions: Sessions) -> None:
     for record in ("energies", "attention_maps"):
-        with pytest.raises(ebca.NumericalError, match="the attention of layer|segment"):
+        with pytest.raises(ebca.NumericalError, match=r"the attention of layer|segment"):
             sessions[0].generate(PROMPT, steps=2, seed=1, gamma_norm=1e38, gamma_attn=1e38, **{record: True})

@@ -89,8 +89,8 @@ typedef struct ebca_device_info {
 } ebca_device_info;
 /* end */
 
-/* The CPU, then the GPUs in CUDA's order; without an NVIDIA driver the CPU alone. Whether an engine can be opened on a GPU
- * also depends on what else is installed. */
+/* The CPU, then the GPUs in CUDA's order; without an NVIDIA driver the CPU alone. Whether an engine can be opened on a
+ * GPU also depends on what else is installed. */
 EBCA_API ebca_status ebca_device_count(size_t* count);
 
 /* struct_size must be set. index: below the count. */
@@ -541,8 +541,8 @@ EBCA_API ebca_status ebca_session_generate(ebca_session* session, const ebca_gen
  * from them with scheduler "ddim", as many steps and the same prompt reproduces the images. */
 EBCA_API ebca_status ebca_session_invert(ebca_session* session, const ebca_invert_params* params, ebca_result** result);
 
-/* Evaluate the UNet once: result->noise, result->contexts. Buffers are kept for the numbers of rows, contexts and tokens that
- * were used last. */
+/* Evaluate the UNet once: result->noise, result->contexts. Buffers are kept for the numbers of rows, contexts and
+ * tokens that were used last. */
 EBCA_API ebca_status ebca_session_denoise(ebca_session* session, const ebca_denoise_params* params,
                                           ebca_result** result);
 
@@ -564,8 +564,8 @@ EBCA_API ebca_status ebca_engine_encode_images(ebca_engine* engine, const ebca_e
 EBCA_API ebca_status ebca_engine_decode(ebca_engine* engine, const ebca_tensor* latents, ebca_result** result);
 
 /* The same in no time, as small images of one pixel per latent: weighted sums of the latents' channels, which show
- * composition and colours. scale: the latents are multiplied by it first; in on_step, info->unit_scale. The first call of
- * an engine takes longer: it decodes a few small images to find the weights. */
+ * composition and colours. scale: the latents are multiplied by it first; in on_step, info->unit_scale. The first call
+ * of an engine takes longer: it decodes a few small images to find the weights. */
 EBCA_API ebca_status ebca_engine_preview(ebca_engine* engine, const ebca_tensor* latents, double scale,
                                          ebca_result** result);
 

@@ -51,11 +51,10 @@ Result Session::denoise(const DenoiseRequest& request) {
     const UNetSpec& unet = engine_->manifest().unet;
     const Sizes sizes = checked_sizes(request, unet, latent_shape());
     bool on_cpu = engine_->device().name() == "cpu";
-    if (request.record_energies && !on_cpu) throw rules::telemetry_on_gpu();
+    if (request.record_energies) check_records(engine_->device());
     int64_t rows = sizes.at("batch");
-    if (on_cpu) {
-        check_host_memory(unet, sizes, text(rows, " rows of ", sizes.at("height"), " x ", sizes.at("width"), " latents"));
-    }
+    const std::string what = text(rows, " rows of ", sizes.at("height"), " x ", sizes.at("width"), " latents");
+    if (on_cpu) check_host_memory(unet, sizes, what);
     const Control control = resolve(request.control, unet.layers, sizes);
     Variant variant = request.record_energies ? Variant::energies : control.variant();
     auto began = std::chrono::steady_clock::now();
@@ -79,8 +78,7 @@ Result Session::denoise(const DenoiseRequest& request) {
     if (request.record_energies) {
         Telemetry telemetry(executor, 0, true, false);
         telemetry.record(executor);
-        result.attention_energies = telemetry.attention_energies();
-        result.norm_energies = telemetry.norm_energies();
+        result.take(telemetry);
     }
     return result;
 }

@@ -80,7 +80,8 @@ struct ImageSize {
 // Pixels per latent.
 int64_t downscale(const Manifest& manifest);
 
-// The size of `batch` images; height, width: 0: as the model was trained. ParameterError for what an engine cannot make.
+// The size of `batch` images; height, width: 0: as the model was trained. ParameterError for what an engine cannot
+// make.
 ImageSize image_size(const Manifest& manifest, int64_t height, int64_t width, int64_t batch);
 
 // One seed for all images or one each; a random one if none is given. ParameterError for another number.

@@ -36,7 +36,36 @@ std::vector<Prompt> prompts_of(const std::vector<Edit>& edits) {
     return out;
 }
 
+RePaint repaint_settings(const GenerateRequest& request) {
+    RePaint settings = request.repaint.value_or(RePaint{});
+    if (!(settings.eta >= 0 && settings.eta <= 1)) throw rules::eta_range(settings.eta);
+    return settings;
+}
+
+// None: the conditional half only.
+std::optional<double> guidance_scale(const GenerateRequest& request, const Manifest& manifest) {
+    double scale = request.guidance_scale.value_or(manifest.guidance_scale);
+    if (!std::isfinite(scale)) throw rules::finite_number("guidance_scale", scale);
+    return scale > 1 ? std::optional(scale) : std::nullopt;
+}
+
+// UnsupportedError for what only Python does.
+void check_supported(const GenerateRequest& request, const Device& device) {
+    if (request.clip_skip != 0) throw rules::clip_skip_library();
+    if (request.record_energies || request.record_attention) check_records(device);
+}
+
 }  // namespace
+
+void check_records(const Device& device) {
+    if (device.name() != "cpu") throw rules::telemetry_on_gpu();
+}
+
+void Result::take(const Telemetry& telemetry) {
+    attention_energies = telemetry.attention_energies();
+    norm_energies = telemetry.norm_energies();
+    attention_maps = telemetry.attention_maps();
+}
 
 Session::Session(std::shared_ptr<Engine> engine, int64_t height, int64_t width, int64_t batch)
     : engine_(std::move(engine)), batch_(batch) {
@@ -62,16 +91,10 @@ Result Session::generate(const GenerateRequest& request) {
     const Manifest& manifest = engine_->manifest();
     if (!request.latents_only && !manifest.vae) throw rules::no_vae_to_decode();
     Task task = resolve_task(manifest, request);
-    RePaint settings = request.repaint.value_or(RePaint{});
-    if (!(settings.eta >= 0 && settings.eta <= 1)) throw rules::eta_range(settings.eta);
-    double guidance_scale = request.guidance_scale.value_or(manifest.guidance_scale);
-    if (!std::isfinite(guidance_scale)) throw rules::finite_number("guidance_scale", guidance_scale);
-    bool guided = guidance_scale > 1;
-    std::optional<double> scale = guided ? std::optional(guidance_scale) : std::nullopt;
+    const RePaint settings = repaint_settings(request);
+    const std::optional<double> scale = guidance_scale(request, manifest);
     check(request.subject, request.prompt, manifest);
-    if (request.clip_skip != 0) throw rules::clip_skip_library();
-    bool recorded = request.record_energies || request.record_attention;
-    if (recorded && engine_->device().name() != "cpu") throw rules::telemetry_on_gpu();
+    check_supported(request, engine_->device());
     const Steps steps = this->steps(request, task, settings);
     std::optional<Source> source =
         load_source(*engine_, batch_, height_, width_, downscale_, request.images, request.masks);
@@ -84,7 +107,8 @@ Result Session::generate(const GenerateRequest& request) {
         resolve(*engine_, request.subject, request.prompt, request.reading, steps.subject_strengths, latent_shape(),
                 {height_, width_});
     Prompts prompts = encode_prompts(*engine_, batch_, request.prompt, request.negative_prompt,
-                                     prompts_of(request.edits), request.token_weights, guided, request.reading);
+                                     prompts_of(request.edits), request.token_weights, scale.has_value(),
+                                     request.reading);
     if (subjects) subjects->lengthen(prompts.conditional.size(1));
     check_not_cancelled();
     auto texts_encoded = Clock::now();
@@ -103,7 +127,7 @@ Result Session::generate(const GenerateRequest& request) {
     Telemetry telemetry(executor, batch_, request.record_energies, request.record_attention);
     auto on_host = [&] {
         NoisePredictor predictor(executor, scale, extra_channels, request.reset_edits, &cancelled_, kept_apart,
-                                 recorded ? &telemetry : nullptr);
+                                 &telemetry);
         engine_->with_room(
             [&] { predictor.prepare(controls, steps.repaint ? steps.repaint->timesteps() : steps.table->timesteps); });
         opened = Clock::now();
@@ -125,9 +149,7 @@ Result Session::generate(const GenerateRequest& request) {
     auto sampled = Clock::now();
     Result result = empty_result();
     result.latents = std::move(samples.latents);
-    result.attention_energies = telemetry.attention_energies();
-    result.norm_energies = telemetry.norm_energies();
-    result.attention_maps = telemetry.attention_maps();
+    result.take(telemetry);
     if (!request.latents_only) {
         result.pixels = decode(result.latents, source && source->mask && request.composite ? &*source : nullptr);
     }

@@ -48,7 +48,13 @@ struct Result {
     std::vector<double> timesteps;
     std::vector<int64_t> seeds;  // one for all images or one each; empty if nothing was drawn
     Timings timings;
+
+    // Energies and attention maps, as far as they are recorded.
+    void take(const Telemetry& telemetry);
 };
+
+// UnsupportedError for a device on which this library records nothing.
+void check_records(const Device& device);
 
 // Makes images of one size. Owns its buffers; use from one thread at a time, except for `cancel`.
 class Session {

@@ -3,8 +3,8 @@
 
 namespace ebca::internal {
 
-// Each of the first four computes what the one before computes and more; `energies` also returns the energies. The guided
-// ones also add a bias per group of tokens to the scores, and return the groups' attention maps.
+// Each of the first four computes what the one before computes and more; `energies` also returns the energies. The
+// guided ones also add a bias per group of tokens to the scores, and return the groups' attention maps.
 enum class Variant {
     attention,
     update,

@@ -40,8 +40,8 @@ struct EnergyControl {
     double norm_factor = 1;
 };
 
-// The op's inputs. sizes: batch, contexts, tokens, height, width (latent). ParameterError for a shape that does not fit, a
-// value that is not finite, or weights that sum to about zero.
+// The op's inputs. sizes: batch, contexts, tokens, height, width (latent). ParameterError for a shape that does not
+// fit, a value that is not finite, or weights that sum to about zero.
 Control resolve(const EnergyControl& control, const std::vector<LayerSpec>& layers, const Sizes& sizes);
 
 // ParameterError for composition weights that are not finite, or whose sum, the divisor, is about 0.

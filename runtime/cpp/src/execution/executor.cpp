@@ -227,7 +227,9 @@ Executor::Energies Executor::energies() const {
     for (size_t term = 0; term < out.size(); ++term) {
         out[term] = Array({static_cast<int64_t>(energies_.size()), sizes_.at("batch"), sizes_.at("contexts")});
         float* to = out[term].values.data();
-        for (const auto& terms : energies_) to = std::copy_n(terms[term].shared().host.floats(), out[term].stride(), to);
+        for (const auto& terms : energies_) {
+            to = std::copy_n(terms[term].shared().host.floats(), out[term].stride(), to);
+        }
     }
     return out;
 }

@@ -1,5 +1,5 @@
-// Small images of latents without the VAE, as runtime/images/preview.py makes them: red, green and blue are weighted sums
-// of the latents' channels.
+// Small images of latents without the VAE, as runtime/images/preview.py makes them: red, green and blue are weighted
+// sums of the latents' channels.
 #pragma once
 
 #include <cstdint>
@@ -11,9 +11,9 @@ namespace ebca::internal {
 
 class Preview {
   public:
-    // Fits the weights by least squares: smooth random latents are decoded, and each position is to give the mean colour
-    // of the pixels that it stands for. channels: C; downscale: pixels per latent; decode: latents [n,C,h,w] to images
-    // [n,3,H,W] in [-1, 1].
+    // Fits the weights by least squares: smooth random latents are decoded, and each position is to give the mean
+    // colour of the pixels that it stands for. channels: C; downscale: pixels per latent; decode: latents [n,C,h,w] to
+    // images [n,3,H,W] in [-1, 1].
     Preview(int64_t channels, int64_t downscale, const std::function<Array(const Array&)>& decode);
 
     // Latents [n,C,h,w] of about unit variance to [n,h,w,3] in [0, 1].

@@ -39,9 +39,10 @@ void AttentionMaps::add(int64_t layer, const Tensor& q, const Tensor& k) {
         const float* context = all_keys.data() + row * contexts * tokens * channels;
         std::vector<double> mean(static_cast<size_t>(tokens * positions));
         for (int64_t head = 0; head < at.heads; ++head) {
-            for (int64_t t = 0; t < tokens; ++t) {
-                for (int64_t c = 0; c < dim; ++c) {
-                    keys[static_cast<size_t>(c * tokens + t)] = static_cast<double>(context[t * channels + head * dim + c]);
+            for (int64_t c = 0; c < dim; ++c) {
+                for (int64_t t = 0; t < tokens; ++t) {
+                    keys[static_cast<size_t>(c * tokens + t)] =
+                        static_cast<double>(context[t * channels + head * dim + c]);
                 }
             }
             for (int64_t i = 0; i < positions; ++i) {

@@ -10,8 +10,8 @@
 
 namespace ebca::internal {
 
-// Mean cross-attention probabilities per token of the main prompt, over heads, layers and evaluations. Maps of all layers
-// are resized to the latent size first, so that each layer has the same weight.
+// Mean cross-attention probabilities per token of the main prompt, over heads, layers and evaluations. Maps of all
+// layers are resized to the latent size first, so that each layer has the same weight.
 class AttentionMaps {
   public:
     // sizes: of the executor: batch, contexts, tokens, height, width. images: n; the last n rows of the executor are

@@ -18,7 +18,9 @@ Array Telemetry::stacked(size_t term) const {
     shape.insert(shape.begin(), static_cast<int64_t>(recorded_.size()));
     Array out(shape);
     auto to = out.values.begin();
-    for (const Executor::Energies& one : recorded_) to = std::copy(one[term].values.begin(), one[term].values.end(), to);
+    for (const Executor::Energies& one : recorded_) {
+        to = std::copy(one[term].values.begin(), one[term].values.end(), to);
+    }
     return out;
 }
 
