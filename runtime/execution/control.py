@@ -124,9 +124,13 @@ def layer_masks(mask: np.ndarray, layers: tuple[LayerSpec, ...], sizes: Mapping[
 
 def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     """[B,1,h,w] -> [B,height,width], as the authors resize a mask: bilinear, aligned corners, no threshold."""
-    rows = _interpolation(mask.shape[2], height)
-    columns = _interpolation(mask.shape[3], width)
-    return np.einsum("yh,bhw,xw->byx", rows, mask[:, 0], columns).astype(np.float32)
+    return resize_planes(mask[:, 0], height, width).astype(np.float32)
+
+
+def resize_planes(planes: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The same for any planes [B,h,w], in float64."""
+    rows, columns = _interpolation(planes.shape[1], height), _interpolation(planes.shape[2], width)
+    return np.asarray(np.einsum("yh,bhw,xw->byx", rows, planes, columns))
 
 
 def _interpolation(source: int, target: int) -> np.ndarray:

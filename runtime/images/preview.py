@@ -8,7 +8,9 @@ import numpy as np
 from PIL import Image
 
 from ebca.runtime.components import Components
+from ebca.runtime.execution.control import resize_mask
 from ebca.runtime.images.outputs import to_pil, to_unit_range
+from ebca.runtime.noise import NormalStream
 from ebca.runtime.schema import parameters as rules
 
 # What the map is fitted to: enough positions for a few numbers, little enough to decode in a moment.
@@ -80,7 +82,9 @@ class LinearPreview:
 
     def colours(self, latents: np.ndarray) -> np.ndarray:
         """`StepInfo.unit_latents` [n,C,h,w] -> [n,h,w,3] float32 in [0, 1]."""
-        return np.clip(latents.transpose(0, 2, 3, 1) @ self.factors[:-1] + self.factors[-1], 0, 1)
+        # In float64, whose rounding to float32 does not depend on the order of the sums: the C++ library has the same.
+        weights, zero = self.factors[:-1].astype(np.float64), self.factors[-1]
+        return np.clip((latents.transpose(0, 2, 3, 1) @ weights + zero).astype(np.float32), 0, 1)
 
     def __call__(self, latents: np.ndarray) -> list[Image.Image]:
         """See `Preview`."""
@@ -91,21 +95,17 @@ class LinearPreview:
 
 def _smooth_latents(shape: tuple[int, int, int, int]) -> np.ndarray:
     """[n,C,h,w] float32 of about unit variance: random values on grids of a few sizes, with soft transitions."""
-    rng = np.random.default_rng(0)
-    made = np.empty(shape, np.float32)
+    stream = NormalStream(0)
     count, channels, height, width = shape
-    for index in range(count):
-        side = _COARSEST + (index if count > 1 else _IMAGES)
-        for channel in range(channels):
-            grid = Image.fromarray(rng.standard_normal((side, side)).astype(np.float32))
-            made[index, channel] = np.asarray(grid.resize((width, height), Image.Resampling.BICUBIC))
-    return made
+    sides = [_COARSEST + (index if count > 1 else _IMAGES) for index in range(count)]
+    return np.stack([resize_mask(stream.randn((channels, 1, side, side)), height, width) for side in sides])
 
 
 def _least_squares(latents: np.ndarray, pixels: np.ndarray, downscale: int) -> np.ndarray:
     """[C+1,3] float32 factors from latents [n,C,h,w] and their images [n,H,W,3]."""
     n, channels, rows, columns = latents.shape
-    colours = pixels.reshape(n, rows, downscale, columns, downscale, 3).mean((2, 4)).reshape(-1, 3).astype(np.float64)
+    colours = pixels.reshape(n, rows, downscale, columns, downscale, 3).mean((2, 4), np.float64)
+    colours = colours.astype(np.float32).reshape(-1, 3).astype(np.float64)
     known = latents.transpose(0, 2, 3, 1).reshape(-1, channels).astype(np.float64)
     middle, colour = known.mean(0), colours.mean(0)
     known -= middle

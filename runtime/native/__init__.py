@@ -11,6 +11,7 @@ The wheel holds the library if it was built with EBCA_NATIVE=1; docs/embedding.m
 from ebca.runtime.native.engine import Engine
 from ebca.runtime.native.functions import NativeError
 from ebca.runtime.native.library import Library, find_library
-from ebca.runtime.native.session import Result, Session
+from ebca.runtime.native.results import Result, view
+from ebca.runtime.native.session import Session
 
-__all__ = ["Engine", "Library", "NativeError", "Result", "Session", "find_library"]
+__all__ = ["Engine", "Library", "NativeError", "Result", "Session", "find_library", "view"]

@@ -1,13 +1,18 @@
 """Engines that the C++ library opened."""
 
-from ctypes import byref, c_void_p, sizeof
+from collections.abc import Sequence
+from ctypes import byref, c_int64, c_void_p, sizeof
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+
 from ebca.errors import EngineError
+from ebca.runtime.native.arguments import Arguments
 from ebca.runtime.native.functions import Functions
-from ebca.runtime.native.session import Session
-from ebca.runtime.native.structures import EngineInfo
+from ebca.runtime.native.results import Result, called
+from ebca.runtime.native.session import Session, set_numbers
+from ebca.runtime.native.structures import EngineInfo, Image
 
 
 class Engine:
@@ -40,6 +45,73 @@ class Engine:
         self.library.check(self.library.lib.ebca_session_create(self.handle, byref(params), byref(handle)))
         return Session(self.library, handle, self._keep)
 
+    def encode_prompt(self, texts: str | Sequence[str], **reading: Any) -> np.ndarray:
+        """Embeddings [n,T,D] of texts, which all get as many tokens as the longest.
+
+        This and the next three calls may be made by any thread at any time, also in a step callback.
+
+        Args:
+            texts: one or several.
+            reading: prompt_weighting, long_prompts and clip_skip, as in `Session.generate`.
+
+        Raises:
+            ParameterError, EngineError, NativeError: from the library.
+        """
+        params, arguments = self.library.init("encode_prompt_params"), Arguments()
+        given = [texts] if isinstance(texts, str) else list(texts)
+        params.texts, params.count = arguments.texts(given), len(given)
+        set_numbers(params, reading)
+        return _made(self._call("encode_prompt", byref(params)).embeds)
+
+    def encode_images(
+        self,
+        images: np.ndarray | Sequence[np.ndarray],
+        *,
+        height: int = 0,
+        width: int = 0,
+        sample: bool = False,
+        seed: int | Sequence[int] | None = None,
+    ) -> np.ndarray:
+        """Latents [n,C,h,w] of images, scaled as the UNet takes them.
+
+        Args:
+            images: uint8 arrays [H,W,C] or [H,W].
+            height, width: that they are resized to, in pixels; 0: the size the model was trained at.
+            sample: a sample, as image to image starts from, rather than the most likely latents.
+            seed: of the sample, one for all images or one each; None: random.
+
+        Raises:
+            ParameterError, EngineError, NativeError: from the library.
+        """
+        params, arguments = self.library.init("encode_images_params"), Arguments()
+        given = arguments.images(images)
+        params.images, params.image_count = arguments.array(Image, given), len(given)
+        params.height, params.width, params.sample = height, width, sample
+        if seed is not None:
+            seeds = np.atleast_1d(np.asarray(seed, np.int64))
+            params.seeds, params.seed_count = arguments.pointer(seeds, c_int64), seeds.size
+        return _made(self._call("encode_images", byref(params)).latents)
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        """Pixels [n,H,W,3] uint8 of latents [n,C,h,w], which are scaled as the UNet takes them.
+
+        Raises:
+            ParameterError, EngineError, NumericalError, NativeError: from the library.
+        """
+        arguments = Arguments()
+        return _made(self._call("decode", byref(arguments.tensor(latents))).pixels)
+
+    def preview(self, latents: np.ndarray, scale: float = 1.0) -> np.ndarray:
+        """Pixels [n,h,w,3] uint8 of latents times a scale, one per latent, without the VAE.
+
+        In a step callback, the scale is `info.unit_scale`.
+
+        Raises:
+            ParameterError, EngineError, NativeError: from the library.
+        """
+        arguments = Arguments()
+        return _made(self._call("preview", byref(arguments.tensor(latents)), scale).pixels)
+
     def close(self) -> None:
         """Free the engine. Closing twice is fine."""
         self.library.lib.ebca_engine_free(self.handle)
@@ -53,6 +125,15 @@ class Engine:
     ) -> None:
         self.close()
 
+    def _call(self, name: str, *arguments: Any) -> Result:
+        self._check_open()
+        return called(self.library, getattr(self.library.lib, f"ebca_engine_{name}"), self.handle, *arguments)
+
     def _check_open(self) -> None:
         if not self.handle:
             raise EngineError("this engine is closed", "open it again")
+
+
+def _made(array: np.ndarray | None) -> np.ndarray:
+    assert array is not None
+    return array

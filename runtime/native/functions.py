@@ -1,12 +1,12 @@
 """The functions of a loaded libebca, and their errors."""
 
 import ctypes
-from ctypes import byref, c_char_p, c_size_t, c_void_p, sizeof
+from ctypes import byref, c_char_p, c_double, c_size_t, c_void_p, sizeof
 from pathlib import Path
 from typing import Any
 
 from ebca.errors import BackendError, EbcaError
-from ebca.runtime.native.structures import ABI_VERSION, ERRORS, PARAMS, Status
+from ebca.runtime.native.structures import ABI_VERSION, ERRORS, PARAMS, DeviceInfo, Status
 
 
 class NativeError(EbcaError):
@@ -63,6 +63,15 @@ class Functions:
         """Text of this thread's last error; "" after a success."""
         return str(self.lib.ebca_last_error().decode())
 
+    def devices(self) -> list[DeviceInfo]:
+        """The CPU, then the GPUs; without an NVIDIA driver the CPU alone. Texts are bytes."""
+        count = c_size_t()
+        self.check(self.lib.ebca_device_count(byref(count)))
+        made = [DeviceInfo(struct_size=sizeof(DeviceInfo)) for _ in range(count.value)]
+        for index, info in enumerate(made):
+            self.check(self.lib.ebca_device_get_info(index, byref(info)))
+        return made
+
     def check(self, status: int) -> None:
         """Raise the error of a status that is not OK, with this thread's problem and remedy."""
         if status == Status.OK:
@@ -86,8 +95,13 @@ def _declare(lib: ctypes.CDLL) -> None:
     for params in PARAMS:
         init = getattr(lib, f"ebca_{params}_init")
         init.argtypes, init.restype = [c_void_p, c_size_t], None
-    for name in ("session_create", "session_generate", "session_invert"):
+    for name in ("session_create", "session_generate", "session_invert", "session_denoise"):
         getattr(lib, f"ebca_{name}").argtypes = [c_void_p, c_void_p, c_void_p]
+    lib.ebca_device_count.argtypes = [c_void_p]
+    lib.ebca_device_get_info.argtypes = [c_size_t, c_void_p]
     lib.ebca_engine_get_info.argtypes = [c_void_p, c_void_p]
+    for name in ("encode_prompt", "encode_images", "decode"):
+        getattr(lib, f"ebca_engine_{name}").argtypes = [c_void_p, c_void_p, c_void_p]
+    lib.ebca_engine_preview.argtypes = [c_void_p, c_void_p, c_double, c_void_p]
     lib.ebca_session_cancel.argtypes = [c_void_p]
     lib.ebca_session_reset_cancel.argtypes = [c_void_p]

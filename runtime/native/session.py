@@ -2,8 +2,7 @@
 
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
-from ctypes import POINTER, byref, c_double, c_int64, c_void_p
-from dataclasses import dataclass
+from ctypes import byref, c_double, c_int64, c_void_p
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,36 +11,11 @@ import numpy as np
 from ebca.errors import ParameterError
 from ebca.runtime.native.arguments import Arguments
 from ebca.runtime.native.functions import Functions
+from ebca.runtime.native.results import Result, called
 from ebca.runtime.native.structures import Edit, Image, StepInfo
-from ebca.runtime.native.structures import Result as ResultStruct
 
 OnStep = Callable[[StepInfo], bool | None]
 """Called after each evaluation; its arrays are valid only then. False cancels; what it raises cancels too."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """A copy of what a call returned.
-
-    Attributes:
-        task: "text-to-image", "image-to-image", "inpainting", "repaint" or "inversion".
-        scheduler: that was used.
-        pixels: [n,H,W,3] uint8 RGB, or None if no images were made.
-        latents: [n,C,h,w] float32, scaled as the UNet takes them.
-        timesteps: of the m evaluations.
-        unet_seconds: of each evaluation.
-        seeds: that were used; empty if nothing was drawn.
-        seconds: per stage.
-    """
-
-    task: str
-    scheduler: str
-    pixels: np.ndarray | None
-    latents: np.ndarray
-    timesteps: list[float]
-    unet_seconds: list[float]
-    seeds: list[int]
-    seconds: dict[str, float]
 
 
 class Session:
@@ -106,7 +80,9 @@ class Session:
         if (scheduler := given.pop("scheduler", None)) is not None:
             params.scheduler = scheduler.encode()
         params.latents_only = given.pop("output", "np") == "latents"
-        _set_numbers(params, given)
+        params.record_energies = bool(given.pop("energies", False))
+        params.record_attention = bool(given.pop("attention_maps", False))
+        set_numbers(params, given)
         params.on_step = arguments.callback(on_step)
         return self._call(self.library.lib.ebca_session_generate, params, arguments)
 
@@ -139,7 +115,7 @@ class Session:
         """
         params, arguments = self.library.init("invert_params"), Arguments()
         params.prompt, params.steps = arguments.prompt(prompt, prompt_embeds), steps
-        _set_numbers(params, reading)
+        set_numbers(params, reading)
         if image is not None:
             images = arguments.images(image)
             params.images, params.image_count = arguments.array(Image, images), len(images)
@@ -149,6 +125,44 @@ class Session:
             params.regularize = ctypes.pointer(arguments.filled(self.library.init("regularize_params"), regularize))
         params.on_step = arguments.callback(on_step)
         return self._call(self.library.lib.ebca_session_invert, params, arguments)
+
+    def denoise(
+        self,
+        sample: np.ndarray,
+        timestep: float | Sequence[float],
+        contexts: np.ndarray,
+        control: Any = None,
+        *,
+        energies: bool = False,
+    ) -> Result:
+        """Evaluate the UNet once, as `ebca.Denoiser` does.
+
+        Args:
+            sample: [B,channels,h,w] float32 of this session's size.
+            timestep: a number, or one per row.
+            contexts: [B,S,T,D] float32.
+            control: an `ebca.EnergyControl`, or an object with the same attributes; None: no update.
+            energies: compute the energies too.
+
+        Returns:
+            A result with `noise`, `contexts` and the energies.
+
+        Raises:
+            ParameterError, EngineError, CancelledError, NumericalError, NativeError: from the library.
+        """
+        params, arguments = self.library.init("denoise_params"), Arguments()
+        params.sample, params.contexts = arguments.tensor(sample), arguments.tensor(contexts)
+        times = np.atleast_1d(np.asarray(timestep, np.float64))
+        params.timesteps, params.timestep_count = arguments.pointer(times, c_double), times.size
+        params.record_energies = energies
+        if control is not None:
+            for name in ("gamma_attn", "gamma_norm", "weights"):
+                setattr(params, name, arguments.tensor(np.atleast_1d(getattr(control, name))))
+            if control.mask is not None:
+                params.mask = arguments.tensor(control.mask)
+            for name in ("norm_factor", "tie_unconditional", "rows_per_image"):
+                setattr(params, name, getattr(control, name))
+        return self._call(self.library.lib.ebca_session_denoise, params, arguments)
 
     def cancel(self) -> None:
         """Stop the call that is running in another thread, or else the next one: it raises CancelledError."""
@@ -176,18 +190,14 @@ class Session:
         self.close()
 
     def _call(self, function: Any, params: ctypes.Structure, arguments: Arguments) -> Result:
-        out = POINTER(ResultStruct)()
-        status = function(self.handle, byref(params), byref(out))
         try:
+            return called(self.library, function, self.handle, byref(params))
+        finally:
             if arguments.raised:
                 raise arguments.raised[0]
-            self.library.check(status)
-            return _copied(out.contents)
-        finally:
-            self.library.lib.ebca_result_free(out)
 
 
-def _set_numbers(params: ctypes.Structure, given: Mapping[str, Any]) -> None:
+def set_numbers(params: ctypes.Structure, given: Mapping[str, Any]) -> None:
     """The fields that are plain numbers; None leaves the default."""
     numbers = {name for name, kind in params._fields_ if issubclass(kind, ctypes._SimpleCData)}  # type: ignore[misc]
     for name, value in given.items():
@@ -195,21 +205,3 @@ def _set_numbers(params: ctypes.Structure, given: Mapping[str, Any]) -> None:
             raise ParameterError(f"'{name}' is not a parameter of the C++ library", "leave it out")
         if value is not None:
             setattr(params, name, value)
-
-
-def _copied(result: ResultStruct) -> Result:
-    shape = (result.image_count, result.height, result.width, 3)
-    return Result(
-        result.task.decode(),
-        result.scheduler.decode(),
-        np.ctypeslib.as_array(result.pixels, shape).copy() if result.pixels else None,
-        np.ctypeslib.as_array(result.latents, tuple(result.latents_shape)).copy(),
-        result.timesteps[: result.evaluations],
-        result.unet_seconds[: result.evaluations],
-        result.seeds[: result.seed_count],
-        {
-            name.removesuffix("_seconds"): getattr(result, name)
-            for name, kind in result._fields_
-            if kind is c_double and name.endswith("_seconds")
-        },
-    )

@@ -6,6 +6,7 @@ Written by `python -m ebca.runtime.schema.generate` from schema.toml; edit that 
 import ctypes
 from ctypes import (
     POINTER,
+    c_char,
     c_char_p,
     c_double,
     c_float,
@@ -87,6 +88,19 @@ ERRORS: dict[int, type[EbcaError]] = {
 LogCallback = ctypes.CFUNCTYPE(None, ctypes.c_int, c_char_p, c_void_p)
 # void (*)(int64_t done, int64_t total, const char* component, void* user_data)
 PrepareCallback = ctypes.CFUNCTYPE(None, c_int64, c_int64, c_char_p, c_void_p)
+
+
+class DeviceInfo(ctypes.Structure):
+    """ebca_device_info."""
+
+    _fields_ = (
+        ("struct_size", c_size_t),
+        ("device", c_char * 16),
+        ("name", c_char * 240),
+        ("memory_bytes", c_int64),
+        ("capability_major", c_int32),
+        ("capability_minor", c_int32),
+    )
 
 
 class EngineParams(ctypes.Structure):
@@ -251,10 +265,9 @@ class StepInfo(ctypes.Structure):
         ("index", c_int64),
         ("total", c_int64),
         ("timestep", c_double),
-        ("latents", POINTER(c_float)),
-        ("latents_shape", c_int64 * 4),
-        ("contexts", POINTER(c_float)),
-        ("contexts_shape", c_int64 * 4),
+        ("latents", Tensor),
+        ("contexts", Tensor),
+        ("unit_scale", c_double),
     )
 
 
@@ -303,6 +316,8 @@ class GenerateParams(ctypes.Structure):
         ("prompt_weighting", c_int32),
         ("long_prompts", c_int32),
         ("clip_skip", c_int32),
+        ("record_energies", c_int32),
+        ("record_attention", c_int32),
     )
 
 
@@ -338,6 +353,54 @@ class InvertParams(ctypes.Structure):
     )
 
 
+class EncodePromptParams(ctypes.Structure):
+    """ebca_encode_prompt_params."""
+
+    _fields_ = (
+        ("struct_size", c_size_t),
+        ("texts", POINTER(c_char_p)),
+        ("count", c_size_t),
+        ("prompt_weighting", c_int32),
+        ("long_prompts", c_int32),
+        ("clip_skip", c_int32),
+    )
+
+
+class EncodeImagesParams(ctypes.Structure):
+    """ebca_encode_images_params."""
+
+    _fields_ = (
+        ("struct_size", c_size_t),
+        ("images", POINTER(Image)),
+        ("image_count", c_size_t),
+        ("height", c_int32),
+        ("width", c_int32),
+        ("sample", c_int32),
+        ("seeds", POINTER(c_int64)),
+        ("seed_count", c_size_t),
+    )
+
+
+class DenoiseParams(ctypes.Structure):
+    """ebca_denoise_params."""
+
+    _fields_ = (
+        ("struct_size", c_size_t),
+        ("sample", Tensor),
+        ("timesteps", POINTER(c_double)),
+        ("timestep_count", c_size_t),
+        ("contexts", Tensor),
+        ("gamma_attn", Tensor),
+        ("gamma_norm", Tensor),
+        ("weights", Tensor),
+        ("mask", Tensor),
+        ("norm_factor", c_double),
+        ("tie_unconditional", c_int32),
+        ("rows_per_image", c_int32),
+        ("record_energies", c_int32),
+    )
+
+
 class Result(ctypes.Structure):
     """ebca_result."""
 
@@ -349,8 +412,7 @@ class Result(ctypes.Structure):
         ("height", c_int32),
         ("width", c_int32),
         ("pixels", POINTER(c_uint8)),
-        ("latents", POINTER(c_float)),
-        ("latents_shape", c_int64 * 4),
+        ("latents", Tensor),
         ("evaluations", c_size_t),
         ("timesteps", POINTER(c_double)),
         ("unet_seconds", POINTER(c_double)),
@@ -361,6 +423,12 @@ class Result(ctypes.Structure):
         ("vae_seconds", c_double),
         ("seeds", POINTER(c_int64)),
         ("seed_count", c_size_t),
+        ("embeds", Tensor),
+        ("noise", Tensor),
+        ("contexts", Tensor),
+        ("attention_energies", Tensor),
+        ("norm_energies", Tensor),
+        ("attention_maps", Tensor),
     )
 
 
@@ -372,5 +440,8 @@ PARAMS: dict[str, type[ctypes.Structure]] = {
     "generate_params": GenerateParams,
     "regularize_params": RegularizeParams,
     "invert_params": InvertParams,
+    "encode_prompt_params": EncodePromptParams,
+    "encode_images_params": EncodeImagesParams,
+    "denoise_params": DenoiseParams,
 }
 """Structs with an _init function, by the name of that function."""

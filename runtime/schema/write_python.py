@@ -142,6 +142,7 @@ def _quoted(text: str) -> str:
 
 
 _CTYPES = {
+    "char": "c_char",
     "size_t": "c_size_t",
     "int32_t": "c_int32",
     "int64_t": "c_int64",

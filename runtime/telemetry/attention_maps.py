@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 from ebca.engines.contract.manifest import UNetSpec
-from ebca.runtime.execution.control import resize_mask
+from ebca.runtime.execution.control import resize_planes
 from ebca.runtime.images.outputs import to_bytes
 
 
@@ -30,18 +30,19 @@ class AttentionMaps:
 
     def __call__(self, layer: int, q: np.ndarray, k: np.ndarray) -> None:
         """Add one layer of one evaluation; see `ebca.runtime.execution.inspection.Probe`."""
+        # In float64, whose rounding to float32 does not depend on the order of the sums: the C++ library has the same.
         heads, height, width = self._layers[layer]
         for image, total in enumerate(self._sum):
             row = image - len(self._sum)
-            queries = q[row].reshape(height * width, heads, -1)
-            keys = k[row, 0].reshape(k.shape[2], heads, -1)
-            mean = np.zeros((height * width, k.shape[2]), np.float32)
+            queries = q[row].reshape(height * width, heads, -1).astype(np.float64)
+            keys = k[row, 0].reshape(k.shape[2], heads, -1).astype(np.float64)
+            mean = np.zeros((height * width, k.shape[2]))
             for head in range(heads):
-                scores = queries[:, head] @ keys[:, head].T * np.float32(queries.shape[-1] ** -0.5)
+                scores = queries[:, head] @ keys[:, head].T * queries.shape[-1] ** -0.5
                 scores = np.exp(scores - scores.max(1, keepdims=True))
                 mean += scores / scores.sum(1, keepdims=True)
-            planes = (mean / heads).T.reshape(-1, 1, height, width)
-            total += planes[:, 0] if (height, width) == self._size else resize_mask(planes, *self._size)
+            planes = (mean / heads).T.reshape(-1, height, width)
+            total += planes if (height, width) == self._size else resize_planes(planes, *self._size)
         self._count += 1
 
     @property

@@ -43,6 +43,8 @@ CHECK(cuGetErrorString, cuGetErrorString);
 CHECK(cuDeviceGetCount, cuDeviceGetCount);
 CHECK(cuDeviceGet, cuDeviceGet);
 CHECK(cuDeviceGetAttribute, cuDeviceGetAttribute);
+CHECK(cuDeviceGetName, cuDeviceGetName);
+CHECK(cuDeviceTotalMem_v2, cuDeviceTotalMem);
 CHECK(cuDevicePrimaryCtxRetain, cuDevicePrimaryCtxRetain);
 CHECK(cuDevicePrimaryCtxRelease_v2, cuDevicePrimaryCtxRelease);
 CHECK(cuCtxSetCurrent, cuCtxSetCurrent);
@@ -87,7 +89,8 @@ int main() {
           EXPORTED(cuStreamDestroy), EXPORTED(cuStreamBeginCapture), EXPORTED(cuMemAlloc), EXPORTED(cuMemFree),
           EXPORTED(cuMemcpyHtoDAsync), EXPORTED(cuMemcpyDtoHAsync), EXPORTED(cuStreamEndCapture),
           EXPORTED(cuGraphLaunch), EXPORTED(cuLaunchKernel), EXPORTED(cuModuleLoadData), EXPORTED(cuMemHostAlloc),
-          EXPORTED(cuCtxSetCurrent), EXPORTED(cuGraphCreate), EXPORTED(cuGraphAddChildGraphNode)}) {
+          EXPORTED(cuCtxSetCurrent), EXPORTED(cuGraphCreate), EXPORTED(cuGraphAddChildGraphNode),
+          EXPORTED(cuDeviceTotalMem), EXPORTED(cuDeviceGetName)}) {
         std::puts(name);
     }
 }

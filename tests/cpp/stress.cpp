@@ -61,17 +61,72 @@ struct Progress {
     int64_t next = 0;
     ebca_session* session = nullptr;
     std::atomic<int64_t> reached{0};  // evaluations
+    ebca_engine* engine = nullptr;  // for previews; null: none
     bool calls_again = false;
     int cancel_at = -1;  // 0 from the callback at this evaluation
 };
+
+// A preview of the latents that a callback sees.
+void look_at(ebca_engine* engine, const ebca_step_info& info) {
+    ebca_result* result = nullptr;
+    check(ebca_engine_preview(engine, &info.latents, info.unit_scale, &result) == EBCA_OK, "latents are shown");
+    check(result->pixels && result->height == info.latents.shape[2] && !result->task, "a preview is an image");
+    ebca_result_free(result);
+}
+
+// Single stages, beside a session of the same engine.
+void run_stages(ebca_engine* engine) {
+    ebca_encode_prompt_params prompt;
+    ebca_encode_prompt_params_init(&prompt, sizeof prompt);
+    const char* const texts[] = {"a red circle", ""};
+    prompt.texts = texts;
+    prompt.count = 2;
+    ebca_result* embeds = nullptr;
+    check(ebca_engine_encode_prompt(engine, &prompt, &embeds) == EBCA_OK, "texts are encoded");
+    check(embeds->embeds.rank == 3 && embeds->embeds.shape[0] == 2, "each text has embeddings");
+    ebca_encode_images_params images;
+    ebca_encode_images_params_init(&images, sizeof images);
+    const std::vector<uint8_t> left = half_white(64);
+    const ebca_image image{left.data(), 64, 64, 1};
+    images.images = &image;
+    images.image_count = 1;
+    ebca_result *latents = nullptr, *pixels = nullptr;
+    check(ebca_engine_encode_images(engine, &images, &latents) == EBCA_OK, "images are encoded");
+    check(ebca_engine_decode(engine, &latents->latents, &pixels) == EBCA_OK, "latents are decoded");
+    check(pixels->height == 64 && pixels->width == 64, "the decoded image has the size of the encoded one");
+    for (ebca_result* result : {embeds, latents, pixels}) ebca_result_free(result);
+}
+
+// One evaluation twice, which must be the same.
+void denoise(ebca_session* session, const ebca_engine_info& info) {
+    const int64_t side = info.height / info.downscale;
+    const std::vector<float> sample(static_cast<size_t>(2 * info.latent_channels * side * side), 0.5f);
+    const std::vector<float> contexts(static_cast<size_t>(2 * info.max_tokens * info.context_width), 0.25f);
+    const double timestep = 500;
+    const float gamma = 0.01f;
+    ebca_denoise_params ask;
+    ebca_denoise_params_init(&ask, sizeof ask);
+    ask.sample = {sample.data(), {2, info.latent_channels, side, side}, 4, EBCA_MEMORY_HOST};
+    ask.contexts = {contexts.data(), {2, 1, info.max_tokens, info.context_width}, 4, EBCA_MEMORY_HOST};
+    ask.timesteps = &timestep;
+    ask.timestep_count = 1;
+    ask.gamma_norm = {&gamma, {1, 0, 0, 0}, 1, EBCA_MEMORY_HOST};
+    ask.record_energies = 1;
+    ebca_result* made[2] = {};
+    for (ebca_result*& one : made) check(ebca_session_denoise(session, &ask, &one) == EBCA_OK, "the UNet is evaluated");
+    int differ = std::memcmp(made[0]->noise.data, made[1]->noise.data, sample.size() * sizeof(float));
+    check(!differ, "evaluations are equal");
+    for (ebca_result* one : made) ebca_result_free(one);
+}
 
 int on_step(const ebca_step_info* info, void* data) {
     auto* progress = static_cast<Progress*>(data);
     progress->reached = info->index + 1;
     check(info->index == progress->next++, "progress comes in order");
     double sum = 0;
-    for (int64_t i = 0; i < info->latents_shape[0] * info->latents_shape[1]; ++i) sum += info->latents[i];
+    for (int64_t i = 0; i < info->latents.shape[0] * info->latents.shape[1]; ++i) sum += info->latents.data[i];
     check(sum == sum, "latents are numbers");
+    if (progress->engine) look_at(progress->engine, *info);
     if (progress->calls_again) {
         ebca_generate_params make;
         ebca_generate_params_init(&make, sizeof make);
@@ -111,6 +166,17 @@ class Stress {
         for (; !done; ++opened_) {
             ebca_engine* engine = new_engine();
             ebca_session* session = new_session(engine);
+            Progress progress;
+            progress.session = session;
+            progress.engine = engine;
+            std::thread other([engine] { run_stages(engine); });
+            std::unique_ptr<Image> made = make(session, 2, &progress);
+            other.join();
+            ebca_engine_info info;
+            info.struct_size = sizeof info;
+            check(ebca_engine_get_info(engine, &info) == EBCA_OK, "an engine says what it is");
+            denoise(session, info);
+            if (!made || !(*made == expected_.at(2))) fail("an image with previews", "is not the one without");
             ebca_engine_free(engine);
             check(make(session, 1, nullptr) != nullptr, "a session of a freed engine makes an image");
             ebca_session_free(session);
@@ -257,6 +323,7 @@ class Stress {
         params.seed_count = 1;
         params.scheduler = "ddim";
         params.gamma_attn.value = seed % 2 ? 0.01 : 0.0;
+        params.record_energies = params.record_attention = seed == 3;
         const char* change = "a green triangle";
         ebca_edit edit;
         ebca_edit_init(&edit, sizeof edit);
@@ -295,9 +362,9 @@ class Stress {
         auto made = std::make_unique<Image>();
         size_t pixels = static_cast<size_t>(result->height) * static_cast<size_t>(result->width) * 3;
         size_t values = 1;
-        for (int64_t size : result->latents_shape) values *= static_cast<size_t>(size);
+        for (int64_t size : result->latents.shape) values *= static_cast<size_t>(size);
         made->pixels.assign(result->pixels, result->pixels + pixels);
-        made->latents.assign(result->latents, result->latents + values);
+        made->latents.assign(result->latents.data, result->latents.data + values);
         std::lock_guard held(lock_);
         if (++results_seen_ % 3) {
             ebca_result_free(result);

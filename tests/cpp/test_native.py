@@ -45,8 +45,8 @@ def test_errors_have_a_problem_and_a_remedy(library: native.Library, shapes: nat
 
 
 def test_a_parameter_that_the_library_lacks_is_refused(shapes: native.Engine) -> None:
-    with shapes.session() as session, pytest.raises(ParameterError, match="'attention_maps' is not a parameter"):
-        session.generate(PROMPT, attention_maps=True)
+    with shapes.session() as session, pytest.raises(ParameterError, match="'image_guidance_scale' is not a parameter"):
+        session.generate(PROMPT, image_guidance_scale=1.5)
 
 
 def test_what_on_step_raises_ends_the_call(shapes: native.Engine) -> None:

@@ -16,6 +16,7 @@ from helpers import derived, manifests
 
 import ebca
 from ebca.runtime import native
+from ebca.runtime.native import view
 
 PROMPT = "a red circle and a blue square"
 LIMIT = 1e-5  # of regularised inversion, whose sums over all of the noise numpy adds in another order
@@ -292,28 +293,28 @@ def test_embeddings_instead_of_texts(sessions: Sessions) -> None:
     )
 
 
-def test_on_step_gets_what_python_s_gets(sessions: Sessions) -> None:
+@pytest.mark.parametrize("scheduler", ["pndm", "euler"])
+def test_on_step_gets_what_python_s_gets(sessions: Sessions, scheduler: str) -> None:
     seen: list[tuple[Any, ...]] = []
 
     def look(info: Any) -> None:
-        latents = np.ctypeslib.as_array(info.latents, tuple(info.latents_shape)).copy()
-        contexts = np.ctypeslib.as_array(info.contexts, tuple(info.contexts_shape)).copy()
-        seen.append((info.index, info.total, info.timestep, latents, contexts))
+        latents = view(info.latents).copy()
+        contexts = view(info.contexts).copy()
+        seen.append((info.index, info.total, info.timestep, info.unit_scale, latents, contexts))
 
     expected: list[tuple[Any, ...]] = []
     start = noise(sessions[1])
-    sessions[0].generate(PROMPT, steps=3, latents=start, gamma_norm=0.01, on_step=look)
+    ask: dict[str, Any] = {"steps": 3, "scheduler": scheduler, "latents": start, "gamma_norm": 0.01}
+    sessions[0].generate(PROMPT, **ask, on_step=look)
     sessions[1].generate(
         PROMPT,
-        steps=3,
-        latents=start,
-        gamma_norm=0.01,
-        on_step=lambda i: expected.append((i.index, i.total, i.timestep, i.latents.copy(), i.contexts.copy())),
+        **ask,
+        on_step=lambda i: expected.append((i.index, i.total, i.timestep, i.scale, i.latents.copy(), i.contexts.copy())),
     )
-    assert len(seen) == len(expected) == 4
+    assert len(seen) == len(expected) == (4 if scheduler == "pndm" else 3)
     for mine, python in zip(seen, expected, strict=True):
-        assert mine[:3] == python[:3]
-        assert np.array_equal(mine[3], python[3]) and np.array_equal(mine[4], python[4])
+        assert mine[:4] == python[:4]
+        assert np.array_equal(mine[4], python[4]) and np.array_equal(mine[5], python[5])
 
 
 def test_a_nine_channel_model_inpaints(library: native.Library, shapes_dir: Path, tmp_path: Path) -> None:

@@ -55,12 +55,20 @@ def with_full_unet(source: Path, target: Path) -> Path:
     return _edited(source, target, edit)
 
 
-def with_float16_between(source: Path, target: Path) -> Path:
-    """The segments hand their hidden states and skips to one another as float16, as those do that compute in it."""
+def with_float16_between(source: Path, target: Path, *, ops: bool = False) -> Path:
+    """The segments hand their hidden states and skips to one another as float16, as those do that compute in it.
+
+    Args:
+        source, target: folders.
+        ops: the ops get theirs as float16, too.
+    """
 
     def edit(manifest: dict[str, Any]) -> None:
         names = {name for name in manifest["unet"]["tensors"] if name.startswith(("hidden_", "skip_"))}
         assert names
+        if ops:
+            own = ("q", "k", "v", "out")
+            names |= {*own, *(name for name in manifest["unet"]["tensors"] if name.rpartition(".")[2] in own)}
         manifest["compute"] = "fp16"
         for tensors in (manifest["unet"]["tensors"], *_sides(manifest)):
             for name in names & tensors.keys():

@@ -63,6 +63,18 @@ inline ebca_status check(ebca_status status) {
     return status;
 }
 
+// The CPU, then the GPUs.
+inline std::vector<ebca_device_info> devices() {
+    size_t count = 0;
+    check(ebca_device_count(&count));
+    std::vector<ebca_device_info> made(count);
+    for (size_t i = 0; i < count; ++i) {
+        made[i].struct_size = sizeof made[i];
+        check(ebca_device_get_info(i, &made[i]));
+    }
+    return made;
+}
+
 // The C structs with their defaults.
 struct EngineParams : ebca_engine_params {
     EngineParams() {
@@ -87,6 +99,15 @@ struct GenerateParams : ebca_generate_params {
 };
 struct InvertParams : ebca_invert_params {
     InvertParams() { ebca_invert_params_init(this, sizeof *this); }
+};
+struct DenoiseParams : ebca_denoise_params {
+    DenoiseParams() { ebca_denoise_params_init(this, sizeof *this); }
+};
+struct EncodePromptParams : ebca_encode_prompt_params {
+    EncodePromptParams() { ebca_encode_prompt_params_init(this, sizeof *this); }
+};
+struct EncodeImagesParams : ebca_encode_images_params {
+    EncodeImagesParams() { ebca_encode_images_params_init(this, sizeof *this); }
 };
 
 // Texts that outlive the calls they are passed to: one for all images or one each. A move leaves the texts where they
@@ -220,8 +241,25 @@ class Engine : public Owner<ebca_engine, ebca_engine_free> {
         check(ebca_engine_get_info(get(), &found));
         return found;
     }
+    // Single stages, also for step callbacks.
+    Result encode_prompt(const ebca_encode_prompt_params& params) const {
+        return run(ebca_engine_encode_prompt, &params);
+    }
+    Result encode_images(const ebca_encode_images_params& params) const {
+        return run(ebca_engine_encode_images, &params);
+    }
+    Result decode(const ebca_tensor& latents) const { return run(ebca_engine_decode, &latents); }
+    Result preview(const ebca_tensor& latents, double scale = 1) const {
+        return run(ebca_engine_preview, &latents, scale);
+    }
 
   private:
+    template <typename Call, typename... Arguments>
+    Result run(Call call, Arguments... arguments) const {
+        ebca_result* result = nullptr;
+        ebca_status status = check(call(get(), arguments..., &result));
+        return Result(result, status);
+    }
     void open(const ebca_engine_params& params) {
         ebca_engine* engine = nullptr;
         ebca_status status = check(ebca_engine_open(&params, &engine));
@@ -243,6 +281,11 @@ class Session : public Owner<ebca_session, ebca_session_free> {
     }
     Result invert(ebca_invert_params params, const OnStep& on_step = {}) {
         return run(ebca_session_invert, params, on_step);
+    }
+    Result denoise(const ebca_denoise_params& params) {
+        ebca_result* result = nullptr;
+        ebca_status status = check(ebca_session_denoise(get(), &params, &result));
+        return Result(result, status);
     }
     // From any thread: stops the call that runs, or else the next one.
     ebca_status cancel() { return check(ebca_session_cancel(get())); }

@@ -227,6 +227,21 @@ Array Engine::decode(const Array& latents, Cancellation* cancellation) {
     return images;
 }
 
+std::shared_ptr<const Preview> Engine::preview() {
+    {
+        std::lock_guard held(lock_);
+        if (preview_) return preview_;
+    }
+    if (!manifest().vae) throw rules::no_vae_to_decode();
+    const VaeSpec& vae = *manifest().vae;
+    // Without the lock, since it takes a moment. Threads that meet here make the same.
+    auto made = std::make_shared<const Preview>(vae.latent_channels, vae.downscale,
+                                                [this](const Array& latents) { return decode(latents, nullptr); });
+    std::lock_guard held(lock_);
+    preview_ = made;
+    return made;
+}
+
 void Engine::warm_up_decoder(const Shape& latents) {
     if (!manifest().vae || !backend_->shares_scratch()) return;
     Shape one = latents;

@@ -22,6 +22,7 @@
 #include "devices/gpu_device.hpp"
 #include "error.hpp"
 #include "execution/executor.hpp"
+#include "images/preview.hpp"
 #include "log.hpp"
 #include "tokenizer/prompt_tokenizer.hpp"
 
@@ -97,6 +98,9 @@ class Engine {
     // Scaled latents [n,C,h,w] to images [n,3,8h,8w] in [-1, 1]; one image at a time to bound memory.
     Array decode(const Array& latents, Cancellation* cancellation);
 
+    // Shows latents without the decoder; the first call runs it on a few small images.
+    std::shared_ptr<const Preview> preview();
+
     // Images [n,H,W,3] in [0, 1] to mean and standard deviation of their scaled latents, [n,C,h,w] each.
     std::pair<Array, Array> encode_image(const Array& pixels, Cancellation* cancellation);
 
@@ -121,6 +125,7 @@ class Engine {
     std::set<std::weak_ptr<Runner>, std::owner_less<std::weak_ptr<Runner>>> settled_;
     std::optional<PromptTokenizer> tokenizer_;
     bool tables_verified_ = false;
+    std::shared_ptr<const Preview> preview_;
 };
 
 }  // namespace ebca::internal

@@ -75,6 +75,17 @@ inline constexpr int64_t long_prompts = 1;
 inline constexpr int64_t clip_skip = 0;
 }
 
+namespace encode_prompt_params {
+inline constexpr int64_t prompt_weighting = 1;
+inline constexpr int64_t long_prompts = 1;
+}
+
+namespace denoise_params {
+inline constexpr double norm_factor = 1.0;
+inline constexpr int64_t tie_unconditional = 1;
+inline constexpr int64_t rows_per_image = 2;
+}
+
 }  // namespace ebca::internal::defaults
 
 namespace ebca::internal::limits {
@@ -308,6 +319,11 @@ ParameterError latents_shape(const Shape& shape, const Expected& expected) {
     return ParameterError(text("latents have shape ", shape, ", this session needs ", expected), "give that shape");
 }
 
+template <typename Shape, typename Channels, typename Images, typename Pixels>
+ParameterError latents_layout(const Shape& shape, const Channels& channels, const Images& images, const Pixels& pixels) {
+    return ParameterError(text("latents have shape ", shape), text("give [images, ", channels, ", height, width] of at most ", images, " images of ", pixels, " pixels"));
+}
+
 inline ParameterError latents_not_finite() {
     return ParameterError("latents have values that are not finite", "give finite numbers");
 }
@@ -532,6 +548,36 @@ ParameterError region_empty(const Subject& subject) {
     return ParameterError(text("the region of '", subject, "' is empty: no pixel is white"), "paint the place of the subject white");
 }
 
+template <typename Shape, typename Channels, typename Height, typename Width>
+ParameterError sample_shape(const Shape& shape, const Channels& channels, const Height& height, const Width& width) {
+    return ParameterError(text("sample has shape ", shape), text("give [rows, ", channels, ", ", height, ", ", width, "], which this UNet and this session take"));
+}
+
+template <typename Shape, typename Rows, typename Width>
+ParameterError contexts_shape(const Shape& shape, const Rows& rows, const Width& width) {
+    return ParameterError(text("contexts has shape ", shape), text("give [", rows, ", contexts, tokens, ", width, "]"));
+}
+
+template <typename Count, typename Rows>
+ParameterError timestep_count(const Count& count, const Rows& rows) {
+    return ParameterError(text("timesteps has ", count, " values for ", rows, " rows"), "give one, or one each");
+}
+
+template <typename Name, typename Shape, typename Expected>
+ParameterError control_shape(const Name& name, const Shape& shape, const Expected& expected) {
+    return ParameterError(text(name, " has shape ", shape), text("give ", expected, ", or fewer or single dimensions of it"));
+}
+
+template <typename Shape, typename Rows, typename Height, typename Width>
+ParameterError mask_shape(const Shape& shape, const Rows& rows, const Height& height, const Width& width) {
+    return ParameterError(text("mask has shape ", shape), text("give [", rows, " or 1, 1, ", height, ", ", width, "]: the latents' size, 1 = hole"));
+}
+
+template <typename Value>
+ParameterError rows_per_image(const Value& value) {
+    return ParameterError(text("rows_per_image is ", value), "give 1 or more");
+}
+
 template <typename Count, typename Limit>
 ParameterError edits_too_many(const Count& count, const Limit& limit) {
     return ParameterError(text(count, " editing prompts are more than the ", limit, " that this engine was built for"), "use fewer, or export it again for more");
@@ -585,6 +631,10 @@ ParameterError gamma_not_finite(const Name& name) {
 template <typename Count, typename Total>
 CancelledError cancelled(const Count& count, const Total& total) {
     return CancelledError(text("cancelled after ", count, " of ", total, " evaluations"));
+}
+
+inline UnsupportedError telemetry_on_gpu() {
+    return UnsupportedError("this library records energies and attention maps on the CPU only", "set record_energies = 0 and record_attention = 0, open the engine on the CPU, or use Python");
 }
 
 inline CancelledError cancelled_early() {
@@ -673,6 +723,11 @@ ParameterError enum_name(const Name& name, const Kind& kind, const Names& names)
 
 inline ParameterError path_missing() {
     return ParameterError("path is missing", "name an engine directory");
+}
+
+template <typename Index, typename Count>
+ParameterError device_index(const Index& index, const Count& count) {
+    return ParameterError(text("there is no device ", index), text("ebca_device_count says how many there are: ", count));
 }
 
 template <typename Name, typename Count>

@@ -1,8 +1,44 @@
 #include "request.hpp"
 
 #include <algorithm>
+#include <random>
 
 namespace ebca::internal {
+namespace {
+
+int64_t checked_side(const char* name, int64_t given, int64_t native, int64_t downscale) {
+    int64_t side = given ? given : native;
+    if (side < downscale || side % downscale) {
+        int64_t low = std::max<int64_t>(side / downscale, 1) * downscale;
+        throw rules::side_not_multiple(name, side, downscale, low, low + downscale);
+    }
+    return side;
+}
+
+}  // namespace
+
+int64_t downscale(const Manifest& manifest) {
+    return manifest.vae ? manifest.vae->downscale : defaults::downscale;
+}
+
+ImageSize image_size(const Manifest& manifest, int64_t height, int64_t width, int64_t batch) {
+    int64_t latent = downscale(manifest), native = manifest.unet.sample_size * latent;
+    ImageSize size{checked_side("height", height, native, latent), checked_side("width", width, native, latent)};
+    if (size.height > limits::pixels / size.width) {
+        throw rules::image_too_large(size.height, size.width, limits::pixels);
+    }
+    if (batch < 1) throw rules::batch(batch);
+    if (batch > limits::images) throw rules::batch_too_large(batch, limits::images);
+    return size;
+}
+
+std::vector<int64_t> checked_seeds(const std::vector<int64_t>& seeds, int64_t batch) {
+    if (seeds.empty()) return {static_cast<int64_t>(std::random_device{}())};
+    if (seeds.size() != 1 && static_cast<int64_t>(seeds.size()) != batch) {
+        throw rules::seed_count(seeds.size(), batch);
+    }
+    return seeds;
+}
 
 const char* to_string(Task task) {
     switch (task) {

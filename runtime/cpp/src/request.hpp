@@ -46,6 +46,8 @@ struct GenerateRequest {
     bool composite = defaults::generate_params::composite != 0;
     std::optional<Array> latents;
     bool latents_only = false;
+    bool record_energies = false;
+    bool record_attention = false;
     OnStep on_step;
 };
 
@@ -60,6 +62,34 @@ struct InvertRequest {
     std::optional<NoiseRegularization> regularize;
     OnStep on_step;
 };
+
+// What `Session::denoise` is asked for.
+struct DenoiseRequest {
+    std::optional<Array> sample;    // [B,channels,h,w]
+    std::vector<double> timesteps;  // one for all rows or one each
+    std::optional<Array> contexts;  // [B,S,T,D]
+    EnergyControl control;
+    bool record_energies = false;
+};
+
+// ParameterError unless what `Session::denoise` is given fits the UNet and each other. latents: of the session [n,C,h,w].
+void check_denoise(const Shape& sample, const Shape& contexts, const std::vector<double>& timesteps,
+                   const UNetSpec& unet, const Shape& latents);
+
+// In pixels.
+struct ImageSize {
+    int64_t height, width;
+};
+
+// Pixels per latent.
+int64_t downscale(const Manifest& manifest);
+
+// The size of `batch` images; height, width: 0: as the model was trained. ParameterError for what an engine cannot
+// make.
+ImageSize image_size(const Manifest& manifest, int64_t height, int64_t width, int64_t batch);
+
+// One seed for all images or one each; a random one if none is given. ParameterError for another number.
+std::vector<int64_t> checked_seeds(const std::vector<int64_t>& seeds, int64_t batch);
 
 // Follows from the parameters and from the UNet.
 enum class Task { text_to_image, image_to_image, inpainting, repaint };

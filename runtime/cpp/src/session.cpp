@@ -4,7 +4,6 @@
 #include <chrono>
 #include <cmath>
 #include <numeric>
-#include <random>
 #include <set>
 
 #include "error.hpp"
@@ -26,26 +25,9 @@ double seconds(Clock::time_point from, Clock::time_point to) {
     return std::chrono::duration<double>(to - from).count();
 }
 
-int64_t checked_side(const char* name, int64_t given, int64_t native, int64_t downscale) {
-    int64_t side = given ? given : native;
-    if (side < downscale || side % downscale) {
-        int64_t low = std::max<int64_t>(side / downscale, 1) * downscale;
-        throw rules::side_not_multiple(name, side, downscale, low, low + downscale);
-    }
-    return side;
-}
-
 // One stream of random numbers for all images or one each.
 std::vector<NormalStream> streams_of(const std::vector<int64_t>& seeds) {
     return {seeds.begin(), seeds.end()};
-}
-
-std::vector<int64_t> checked_seeds(const std::vector<int64_t>& seeds, int64_t batch) {
-    if (seeds.empty()) return {static_cast<int64_t>(std::random_device{}())};
-    if (seeds.size() != 1 && static_cast<int64_t>(seeds.size()) != batch) {
-        throw rules::seed_count(seeds.size(), batch);
-    }
-    return seeds;
 }
 
 // Texts that are encoded together, at least.
@@ -64,18 +46,44 @@ std::vector<Prompt> prompts_of(const std::vector<Edit>& edits) {
     return out;
 }
 
+RePaint repaint_settings(const GenerateRequest& request) {
+    RePaint settings = request.repaint.value_or(RePaint{});
+    if (!(settings.eta >= 0 && settings.eta <= 1)) throw rules::eta_range(settings.eta);
+    return settings;
+}
+
+// None: the conditional half only.
+std::optional<double> guidance_scale(const GenerateRequest& request, const Manifest& manifest) {
+    double scale = request.guidance_scale.value_or(manifest.guidance_scale);
+    if (!std::isfinite(scale)) throw rules::finite_number("guidance_scale", scale);
+    return scale > 1 ? std::optional(scale) : std::nullopt;
+}
+
+// UnsupportedError for what only Python does.
+void check_supported(const GenerateRequest& request, const Device& device) {
+    if (request.clip_skip != 0) throw rules::clip_skip_library();
+    if (request.record_energies || request.record_attention) check_records(device);
+}
+
 }  // namespace
+
+void check_records(const Device& device) {
+    if (device.name() != "cpu") throw rules::telemetry_on_gpu();
+}
+
+void Result::take(const Telemetry& telemetry) {
+    attention_energies = telemetry.attention_energies();
+    norm_energies = telemetry.norm_energies();
+    attention_maps = telemetry.attention_maps();
+}
 
 Session::Session(std::shared_ptr<Engine> engine, int64_t height, int64_t width, int64_t batch)
     : engine_(std::move(engine)), batch_(batch) {
     const Manifest& manifest = engine_->manifest();
-    downscale_ = manifest.vae ? manifest.vae->downscale : defaults::downscale;
-    int64_t native = manifest.unet.sample_size * downscale_;
-    height_ = checked_side("height", height, native, downscale_);
-    width_ = checked_side("width", width, native, downscale_);
-    if (height_ > limits::pixels / width_) throw rules::image_too_large(height_, width_, limits::pixels);
-    if (batch < 1) throw rules::batch(batch);
-    if (batch > limits::images) throw rules::batch_too_large(batch, limits::images);
+    downscale_ = downscale(manifest);
+    const ImageSize size = image_size(manifest, height, width, batch);
+    height_ = size.height;
+    width_ = size.width;
     // What any call needs; calls check the rest.
     check_memory({{{"batch", batch}, {"contexts", 1}, {"tokens", 1}}});
 }
@@ -100,16 +108,12 @@ Result Session::generate(const GenerateRequest& request) {
     const Manifest& manifest = engine_->manifest();
     if (!request.latents_only && !manifest.vae) throw rules::no_vae_to_decode();
     Task task = resolve_task(manifest, request);
-    RePaint settings = request.repaint.value_or(RePaint{});
-    if (!(settings.eta >= 0 && settings.eta <= 1)) throw rules::eta_range(settings.eta);
-    double guidance_scale = request.guidance_scale.value_or(manifest.guidance_scale);
-    if (!std::isfinite(guidance_scale)) throw rules::finite_number("guidance_scale", guidance_scale);
-    bool guided = guidance_scale > 1;
-    std::optional<double> scale = guided ? std::optional(guidance_scale) : std::nullopt;
+    const RePaint settings = repaint_settings(request);
+    const std::optional<double> scale = guidance_scale(request, manifest);
     check(request.subject, request.prompt, manifest);
-    if (request.clip_skip != 0) throw rules::clip_skip_library();
+    check_supported(request, engine_->device());
     const Steps steps = this->steps(request, task, settings);
-    CallSizes call{{{"batch", guided ? 2 * batch_ : batch_}}};
+    CallSizes call{{{"batch", scale ? 2 * batch_ : batch_}}};
     call.evaluation["contexts"] = 1 + static_cast<int64_t>(request.edits.size());
     call.evaluations = steps.repaint ? steps.repaint->steps() : steps.table->evaluations();
     call.texts = distinct_texts(request.prompt);
@@ -129,7 +133,7 @@ Result Session::generate(const GenerateRequest& request) {
         resolve(*engine_, request.subject, request.prompt, request.reading, steps.subject_strengths, latent_shape(),
                 {height_, width_});
     Prompts prompts = encode_prompts(*engine_, batch_, request.prompt, request.negative_prompt,
-                                     prompts_of(request.edits), request.token_weights, guided, request.reading,
+                                     prompts_of(request.edits), request.token_weights, scale.has_value(), request.reading,
                                      &cancellation_);
     if (subjects) subjects->lengthen(prompts.conditional.size(1));
     call.evaluation["tokens"] = prompts.conditional.size(1);
@@ -148,8 +152,10 @@ Result Session::generate(const GenerateRequest& request) {
     Watch watch{request.on_step, &cancellation_};
     auto opened = began;
     const SubjectInputs* kept_apart = subjects ? &*subjects : nullptr;
+    Telemetry telemetry(executor, batch_, request.record_energies, request.record_attention);
     auto on_host = [&] {
-        NoisePredictor predictor(executor, scale, extra_channels, request.reset_edits, &cancellation_, kept_apart);
+        NoisePredictor predictor(executor, scale, extra_channels, request.reset_edits, &cancellation_, kept_apart,
+                                 &telemetry);
         engine_->with_room(
             [&] { predictor.prepare(controls, steps.repaint ? steps.repaint->timesteps() : steps.table->timesteps); });
         opened = Clock::now();
@@ -169,8 +175,9 @@ Result Session::generate(const GenerateRequest& request) {
     GraphSampler* sampler = steps.table ? graph_sampler() : nullptr;
     Samples samples = sampler ? on_device(*sampler) : on_host();
     auto sampled = Clock::now();
-    Result result;
+    Result result = empty_result();
     result.latents = std::move(samples.latents);
+    result.take(telemetry);
     if (!request.latents_only) {
         result.pixels = decode(result.latents, source && source->mask && request.composite ? &*source : nullptr);
     }
@@ -225,7 +232,7 @@ Result Session::invert(const InvertRequest& request) {
     NoisePredictor predictor(executor, std::nullopt, nullptr, false, &cancellation_);
     engine_->with_room([&] { predictor.prepare(controls, table.timesteps); });
     auto opened = Clock::now();
-    Result result;
+    Result result = empty_result();
     std::vector<NormalStream> streams;  // the inverse draws no noise
     result.latents = sample(predictor, table, clean, streams, {request.on_step, &cancellation_}, adjust);
     result.task = "inversion";
@@ -243,6 +250,14 @@ Result Session::invert(const InvertRequest& request) {
 
 void Session::check_not_cancelled() const {
     if (cancellation_.requested()) throw rules::cancelled_early();
+}
+
+Result Session::empty_result() const {
+    Result result;
+    result.images = batch_;
+    result.height = height_;
+    result.width = width_;
+    return result;
 }
 
 Session::Steps Session::steps(const GenerateRequest& request, Task task, const RePaint& settings) {

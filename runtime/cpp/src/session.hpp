@@ -31,15 +31,31 @@ struct Timings {
     double vae = 0;
 };
 
+// What a call made; the rest is empty or 0.
 struct Result {
     std::string task;
     std::string scheduler;
+    int64_t images = 0;  // n
+    int64_t height = 0;  // in pixels
+    int64_t width = 0;
     Array latents;                // [n,C,h,w], scaled as the UNet takes them
-    std::vector<uint8_t> pixels;  // [n,H,W,3], empty if only latents were asked for
+    std::vector<uint8_t> pixels;  // [n,H,W,3]
+    Array embeds;                 // [n,T,D]
+    Array noise;                  // [B,C,h,w], a prediction
+    Array contexts;               // [B,S,T,D] after the last layer
+    Array attention_energies;     // [m,L,B,S], terms of the energies of m evaluations and L layers
+    Array norm_energies;          // [m,L,B,S]
+    Array attention_maps;         // [n,T,h,w]
     std::vector<double> timesteps;
     std::vector<int64_t> seeds;  // one for all images or one each; empty if nothing was drawn
     Timings timings;
+
+    // Energies and attention maps, as far as they are recorded.
+    void take(const Telemetry& telemetry);
 };
+
+// UnsupportedError for a device on which this library records nothing.
+void check_records(const Device& device);
 
 // Makes images of one size. Owns its buffers; use from one thread at a time, except for `cancel`.
 class Session {
@@ -55,8 +71,11 @@ class Session {
     // latents, the scheduler "ddim", as many steps and the same prompt comes back to the image.
     Result invert(const InvertRequest& request);
 
-    // Thread-safe. Whoever calls the two functions above gives them their turn: they do not take a request.
+    // Thread-safe. Whoever calls these functions gives them their turn: they do not take a request.
     Cancellation& cancellation() { return cancellation_; }
+    // One evaluation of the UNet (denoiser.cpp).
+    Result denoise(const DenoiseRequest& request);
+
 
     int64_t height() const { return height_; }
     int64_t width() const { return width_; }
@@ -81,6 +100,7 @@ class Session {
         Array subject_strengths;  // [m,2]
     };
 
+    Result empty_result() const;
     Steps steps(const GenerateRequest& request, Task task, const RePaint& settings);
     std::shared_ptr<const LayerMasks> layer_masks_for(const Executor& executor, std::optional<Array> mask) const;
     Executor& executor(const Array& contexts, int64_t groups = 0);

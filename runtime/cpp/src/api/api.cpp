@@ -23,7 +23,7 @@ ebca_status made(ebca_session* session, ebca_result** result, Work&& work) {
         Cancellation::Turn turn(session->session.cancellation());
         Result made = work();
         turn.end();
-        *result = handed_over(std::move(made), session->session);
+        *result = handed_over(std::move(made));
     });
 }
 
@@ -174,6 +174,17 @@ EBCA_API ebca_status ebca_session_generate(ebca_session* session, const ebca_gen
 EBCA_API ebca_status ebca_session_invert(ebca_session* session, const ebca_invert_params* params, ebca_result** result) {
     return made(session, result, [&] {
         return session->session.invert(invert_request(*session->engine, session->session, params));
+    });
+}
+
+EBCA_API void ebca_denoise_params_init(ebca_denoise_params* params, size_t struct_size) {
+    fill(params, struct_size);
+}
+
+EBCA_API ebca_status ebca_session_denoise(ebca_session* session, const ebca_denoise_params* params,
+                                          ebca_result** result) {
+    return made(session, result, [&] {
+        return session->session.denoise(denoise_request(*session->engine, session->session, params));
     });
 }
 

@@ -13,7 +13,8 @@ namespace {
 constexpr size_t kMostTextBytes = size_t{4} << 20;
 constexpr size_t kMostEdits = 4096;
 
-// The shape of a tensor that is given; nothing for one that is not. name: of the tensor, in the plural or as a field.
+}  // namespace
+
 std::optional<Shape> shape_of(const ebca_tensor& tensor, const std::string& name) {
     check_reserved(tensor, name);
     if (!tensor.data) return std::nullopt;
@@ -31,7 +32,29 @@ std::optional<Shape> shape_of(const ebca_tensor& tensor, const std::string& name
     return shape;
 }
 
-}  // namespace
+Shape needed_shape(const ebca_tensor& tensor, const std::string& name) {
+    std::optional<Shape> shape = shape_of(tensor, name);
+    if (!shape) throw rules::is_null(name + ".data");
+    return *shape;
+}
+
+Array copied(const Device& device, const ebca_tensor& given, const Shape& shape) {
+    Array out(shape);
+    size_t bytes = out.values.size() * sizeof(float);
+    if (given.memory == EBCA_MEMORY_CUDA) {
+        device.read(out.values.data(), given.data, static_cast<int64_t>(bytes));
+    } else {
+        std::memcpy(out.values.data(), given.data, bytes);
+    }
+    return out;
+}
+
+std::optional<Array> array(const Device& device, const ebca_tensor& given, const std::string& name, int64_t most) {
+    std::optional<Shape> shape = shape_of(given, name);
+    if (!shape) return std::nullopt;
+    if (elements(*shape) > most) throw rules::tensor_shape(name, to_string(*shape));
+    return copied(device, given, *shape);
+}
 
 ImageView image_of(const ebca_image& given, const std::string& name) {
     check_reserved(given, name);
@@ -67,7 +90,7 @@ std::optional<Array> Arguments::latents(const ebca_tensor& given) const {
     if (*shape != session_.latent_shape()) {
         throw rules::latents_shape(to_string(*shape), to_string(session_.latent_shape()));
     }
-    return copied(given, *shape);
+    return copied(engine_.device(), given, *shape);
 }
 
 std::optional<Array> Arguments::embeds(const ebca_tensor& given, const std::string& name) const {
@@ -78,7 +101,7 @@ std::optional<Array> Arguments::embeds(const ebca_tensor& given, const std::stri
         throw rules::embeds_shape(name + ".embeds", to_string(*shape), batch, width);
     }
     if (shape->at(1) > limits::tokens) throw rules::embeds_too_long(name, shape->at(1), limits::tokens);
-    return copied(given, *shape);
+    return copied(engine_.device(), given, *shape);
 }
 
 Prompt Arguments::prompt(const ebca_prompt& given, const std::string& name) const {
@@ -115,17 +138,6 @@ void Arguments::check_edits(const ebca_edit* given, size_t count) const {
 
 bool Arguments::per_image(size_t count) const {
     return count == 1 || static_cast<int64_t>(count) == session_.batch();
-}
-
-Array Arguments::copied(const ebca_tensor& given, const Shape& shape) const {
-    Array out(shape);
-    size_t bytes = out.values.size() * sizeof(float);
-    if (given.memory == EBCA_MEMORY_CUDA) {
-        engine_.device().read(out.values.data(), given.data, static_cast<int64_t>(bytes));
-    } else {
-        std::memcpy(out.values.data(), given.data, bytes);
-    }
-    return out;
 }
 
 }  // namespace ebca::internal

@@ -36,6 +36,15 @@ std::string text_of(const char* given, const std::string& name);
 // The same; ParameterError for NULL.
 std::string needed_text(const char* given, const std::string& name);
 
+// The shape of a tensor that is given; nothing for one without data. name: of the field. Nothing is copied yet.
+std::optional<Shape> shape_of(const ebca_tensor& tensor, const std::string& name);
+// The same; ParameterError without data.
+Shape needed_shape(const ebca_tensor& tensor, const std::string& name);
+// Its values, once the shape is known to be right.
+Array copied(const Device& device, const ebca_tensor& given, const Shape& shape);
+// Both at once; ParameterError for more than `most` values.
+std::optional<Array> array(const Device& device, const ebca_tensor& given, const std::string& name, int64_t most);
+
 // What a call of one session takes.
 class Arguments {
   public:
@@ -52,7 +61,6 @@ class Arguments {
   private:
     std::optional<Array> embeds(const ebca_tensor& given, const std::string& name) const;
     bool per_image(size_t count) const;
-    Array copied(const ebca_tensor& given, const Shape& shape) const;
 
     const Engine& engine_;
     const Session& session_;

@@ -14,6 +14,11 @@ namespace ebca::internal {
 template <typename Params>
 inline constexpr size_t first_size = 0;
 
+inline void set_defaults(ebca_device_info&) {}
+
+template <>
+inline constexpr size_t first_size<ebca_device_info> = sizeof(ebca_device_info);
+
 inline void set_defaults(ebca_engine_params& params) {
     params.device = "cpu";
 }
@@ -88,6 +93,28 @@ inline void set_defaults(ebca_invert_params& params) {
 
 template <>
 inline constexpr size_t first_size<ebca_invert_params> = sizeof(ebca_invert_params);
+
+inline void set_defaults(ebca_encode_prompt_params& params) {
+    params.prompt_weighting = 1;
+    params.long_prompts = 1;
+}
+
+template <>
+inline constexpr size_t first_size<ebca_encode_prompt_params> = sizeof(ebca_encode_prompt_params);
+
+inline void set_defaults(ebca_encode_images_params&) {}
+
+template <>
+inline constexpr size_t first_size<ebca_encode_images_params> = sizeof(ebca_encode_images_params);
+
+inline void set_defaults(ebca_denoise_params& params) {
+    params.norm_factor = 1.0;
+    params.tie_unconditional = 1;
+    params.rows_per_image = 2;
+}
+
+template <>
+inline constexpr size_t first_size<ebca_denoise_params> = sizeof(ebca_denoise_params);
 
 inline void set_defaults(ebca_result&) {}
 

@@ -44,10 +44,11 @@ OnStep on_step(ebca_step_callback callback, void* data) {
         out.index = info.index;
         out.total = info.total;
         out.timestep = info.timestep;
-        out.latents = info.latents.values.data();
-        std::copy_n(info.latents.shape.begin(), 4, out.latents_shape);
-        out.contexts = info.contexts.floats();
-        std::copy_n(info.contexts.shape.begin(), 4, out.contexts_shape);
+        out.latents = tensor(info.latents);
+        out.contexts.data = info.contexts.floats();
+        out.contexts.rank = 4;
+        std::copy_n(info.contexts.shape.begin(), 4, out.contexts.shape);
+        out.unit_scale = info.unit_scale;
         return called("on_step", callback, &out, data) != 0;
     };
 }
@@ -160,6 +161,8 @@ GenerateRequest generate_request(const Engine& engine, const Session& session, c
     out.composite = params.composite != 0;
     out.latents = arguments.latents(params.latents);
     out.latents_only = params.latents_only != 0;
+    out.record_energies = params.record_energies != 0;
+    out.record_attention = params.record_attention != 0;
     out.on_step = on_step(params.on_step, params.on_step_data);
     out.subject = subjects(params);
     out.reading = {params.prompt_weighting != 0, params.long_prompts != 0};
@@ -183,6 +186,58 @@ InvertRequest invert_request(const Engine& engine, const Session& session, const
     out.on_step = on_step(params.on_step, params.on_step_data);
     out.reading = {params.prompt_weighting != 0, params.long_prompts != 0};
     out.clip_skip = params.clip_skip;
+    return out;
+}
+
+DenoiseRequest denoise_request(const Engine& engine, const Session& session, const ebca_denoise_params* given) {
+    const ebca_denoise_params params = checked(needed(given, "ebca_denoise_params"), "ebca_denoise_params");
+    DenoiseRequest out;
+    check_list(params.timesteps, params.timestep_count, "timesteps", kMostItems);
+    out.timesteps.assign(params.timesteps, params.timesteps + params.timestep_count);
+    const Shape sample = needed_shape(params.sample, "sample"), contexts = needed_shape(params.contexts, "contexts");
+    check_denoise(sample, contexts, out.timesteps, engine.manifest().unet, session.latent_shape());
+    const Device& device = engine.device();
+    out.sample = copied(device, params.sample, sample);
+    out.contexts = copied(device, params.contexts, contexts);
+    // What broadcasts to these has as many values at most.
+    int64_t values = std::max(elements({contexts[0], contexts[1], contexts[2]}), contexts[0] * sample[2] * sample[3]);
+    auto control = [&](const ebca_tensor& tensor, const char* name) { return array(device, tensor, name, values); };
+    out.control.gamma_attn = control(params.gamma_attn, "gamma_attn");
+    out.control.gamma_norm = control(params.gamma_norm, "gamma_norm");
+    out.control.weights = control(params.weights, "weights");
+    out.control.mask = control(params.mask, "mask");
+    out.control.tie_unconditional = params.tie_unconditional != 0;
+    out.control.rows_per_image = params.rows_per_image;
+    out.control.norm_factor = params.norm_factor;
+    out.record_energies = params.record_energies != 0;
+    return out;
+}
+
+EncodePromptRequest encode_prompt_request(const ebca_encode_prompt_params* given) {
+    const auto params = checked(needed(given, "ebca_encode_prompt_params"), "ebca_encode_prompt_params");
+    if (!params.count) throw rules::is_null("texts");
+    check_list(params.texts, params.count, "texts", limits::images);
+    std::vector<std::string> texts;
+    for (size_t i = 0; i < params.count; ++i) {
+        texts.push_back(needed_text(params.texts[i], text("texts[", i, "]")));
+    }
+    return {std::move(texts),
+            {params.prompt_weighting != 0, params.long_prompts != 0},
+            params.clip_skip};
+}
+
+EncodeImagesRequest encode_images_request(const ebca_encode_images_params* given) {
+    const auto params = checked(needed(given, "ebca_encode_images_params"), "ebca_encode_images_params");
+    EncodeImagesRequest out;
+    check_list(params.images, params.image_count, "images", limits::images);
+    for (size_t i = 0; i < params.image_count; ++i) {
+        out.images.push_back(image_of(params.images[i], text("images[", i, "]")));
+    }
+    out.height = params.height;
+    out.width = params.width;
+    out.sample = params.sample != 0;
+    check_list(params.seeds, params.seed_count, "seeds", limits::images);
+    out.seeds.assign(params.seeds, params.seeds + params.seed_count);
     return out;
 }
 

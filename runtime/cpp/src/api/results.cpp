@@ -60,19 +60,33 @@ ebca_engine_info engine_info(Engine& engine, const std::string& schedulers) {
     return out;
 }
 
-ebca_result* handed_over(Result&& made, const Session& session) {
+ebca_tensor tensor(const Array& array) {
+    ebca_tensor out{};
+    if (array.values.empty()) return out;
+    out.data = array.values.data();
+    out.rank = static_cast<int32_t>(array.shape.size());
+    std::copy(array.shape.begin(), array.shape.end(), out.shape);
+    return out;
+}
+
+ebca_result* handed_over(Result&& made) {
     auto result = std::make_unique<OwnedResult>();
     result->own = std::move(made);
     const Result& own = result->own;
     result->struct_size = sizeof(ebca_result);
-    result->task = own.task.c_str();
-    result->scheduler = own.scheduler.c_str();
-    result->image_count = static_cast<int32_t>(session.batch());
-    result->height = static_cast<int32_t>(session.height());
-    result->width = static_cast<int32_t>(session.width());
+    result->task = own.task.empty() ? nullptr : own.task.c_str();
+    result->scheduler = own.scheduler.empty() ? nullptr : own.scheduler.c_str();
+    result->image_count = static_cast<int32_t>(own.images);
+    result->height = static_cast<int32_t>(own.height);
+    result->width = static_cast<int32_t>(own.width);
     result->pixels = own.pixels.empty() ? nullptr : own.pixels.data();
-    result->latents = own.latents.values.data();
-    std::copy_n(own.latents.shape.begin(), 4, result->latents_shape);
+    result->latents = tensor(own.latents);
+    result->embeds = tensor(own.embeds);
+    result->noise = tensor(own.noise);
+    result->contexts = tensor(own.contexts);
+    result->attention_energies = tensor(own.attention_energies);
+    result->norm_energies = tensor(own.norm_energies);
+    result->attention_maps = tensor(own.attention_maps);
     result->evaluations = own.timesteps.size();
     result->timesteps = own.timesteps.data();
     result->unet_seconds = own.timings.unet_steps.data();

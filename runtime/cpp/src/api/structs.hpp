@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
+#include <optional>
 #include <string>
 #include <type_traits>
 
@@ -12,6 +13,7 @@
 #include "engine.hpp"
 #include "parameters.hpp"
 #include "session.hpp"
+#include "stages.hpp"
 
 namespace ebca::internal {
 
@@ -55,14 +57,20 @@ const Params* needed(const Params* given, const char* name) {
 EngineOptions engine_options(const ebca_engine_params* given);
 GenerateRequest generate_request(const Engine& engine, const Session& session, const ebca_generate_params* given);
 InvertRequest invert_request(const Engine& engine, const Session& session, const ebca_invert_params* given);
+DenoiseRequest denoise_request(const Engine& engine, const Session& session, const ebca_denoise_params* given);
+EncodePromptRequest encode_prompt_request(const ebca_encode_prompt_params* given);
+EncodeImagesRequest encode_images_request(const ebca_encode_images_params* given);
 
 // The names of an engine's schedulers, separated by commas.
 std::string scheduler_names(const Manifest& manifest);
 // `schedulers` must outlive what is returned, as the engine must.
 ebca_engine_info engine_info(Engine& engine, const std::string& schedulers);
 
+// The values of an array, which must outlive it.
+ebca_tensor tensor(const Array& array);
+
 // A result that ebca_result_free frees.
-ebca_result* handed_over(Result&& made, const Session& session);
+ebca_result* handed_over(Result&& made);
 void free_result(ebca_result* result);
 
 }  // namespace ebca::internal

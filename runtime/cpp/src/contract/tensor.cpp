@@ -1,5 +1,6 @@
 #include "contract/tensor.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <new>
 
@@ -58,6 +59,21 @@ Tensor Memory::view(int64_t offset, const Shape& shape, DType dtype) const {
         throw EngineError(text("a tensor of shape ", to_string(shape), " does not fit its memory"));
     }
     return Tensor{static_cast<std::byte*>(begin_.get()) + offset, dtype, shape};
+}
+
+std::vector<float> to_floats(const Tensor& tensor) {
+    auto count = static_cast<size_t>(tensor.count());
+    if (tensor.dtype != DType::float16) return {tensor.floats(), tensor.floats() + count};
+    const auto* words = static_cast<const uint16_t*>(tensor.data);
+    std::vector<float> out(count);
+    std::transform(words, words + count, out.begin(), [](uint16_t word) {
+        int exponent = word >> 10 & 31, fraction = word & 1023;
+        float size = exponent == 31  ? (fraction ? NAN : INFINITY)
+                     : exponent == 0 ? std::ldexp(static_cast<float>(fraction), -24)
+                                     : std::ldexp(static_cast<float>(fraction + 1024), exponent - 25);
+        return word >> 15 ? -size : size;
+    });
+    return out;
 }
 
 bool all_finite(const Tensor& tensor) {

@@ -76,6 +76,9 @@ class Memory {
     int64_t bytes_ = 0;
 };
 
+// The values of a float32 or float16 tensor, which are exact in float32.
+std::vector<float> to_floats(const Tensor& tensor);
+
 // Whether no value of a float32 or float16 tensor is infinite or not a number.
 bool all_finite(const Tensor& tensor);
 

@@ -10,12 +10,16 @@ const char* to_string(Variant variant) {
             return "update";
         case Variant::update_masked:
             return "update_masked";
+        case Variant::energies:
+            return "energies";
         case Variant::attention_guided:
             return "attention_guided";
         case Variant::update_guided:
             return "update_guided";
-        default:
+        case Variant::update_masked_guided:
             return "update_masked_guided";
+        default:
+            return "energies_guided";
     }
 }
 
@@ -31,6 +35,8 @@ Variant plain(Variant variant) {
             return Variant::update;
         case Variant::update_masked_guided:
             return Variant::update_masked;
+        case Variant::energies_guided:
+            return Variant::energies;
         default:
             return variant;
     }
@@ -42,8 +48,10 @@ Variant guided(Variant variant) {
             return Variant::attention_guided;
         case Variant::update:
             return Variant::update_guided;
-        default:
+        case Variant::update_masked:
             return Variant::update_masked_guided;
+        default:
+            return Variant::energies_guided;
     }
 }
 

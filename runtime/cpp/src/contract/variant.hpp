@@ -3,9 +3,18 @@
 
 namespace ebca::internal {
 
-// Each of the first three computes what the one before computes and more. The guided ones also add a bias per group of
-// tokens to the scores, and return the groups' attention maps.
-enum class Variant { attention, update, update_masked, attention_guided, update_guided, update_masked_guided };
+// Each of the first four computes what the one before computes and more; `energies` also returns the energies. The
+// guided ones also add a bias per group of tokens to the scores, and return the groups' attention maps.
+enum class Variant {
+    attention,
+    update,
+    update_masked,
+    energies,
+    attention_guided,
+    update_guided,
+    update_masked_guided,
+    energies_guided
+};
 
 // As the manifest names it.
 const char* to_string(Variant variant);

@@ -25,6 +25,8 @@ struct CudaFunctions {
     int (*cuDeviceGetCount)(int* count);
     int (*cuDeviceGet)(int* device, int index);
     int (*cuDeviceGetAttribute)(int* value, int attribute, int device);
+    int (*cuDeviceGetName)(char* name, int room, int device);
+    int (*cuDeviceTotalMem_v2)(size_t* bytes, int device);
     int (*cuDevicePrimaryCtxRetain)(void** context, int device);
     int (*cuDevicePrimaryCtxRelease_v2)(int device);
     int (*cuCtxSetCurrent)(void* context);
@@ -64,6 +66,8 @@ void for_each_function(CudaFunctions& api, Visit&& visit) {
     visit("cuDeviceGetCount", api.cuDeviceGetCount);
     visit("cuDeviceGet", api.cuDeviceGet);
     visit("cuDeviceGetAttribute", api.cuDeviceGetAttribute);
+    visit("cuDeviceGetName", api.cuDeviceGetName);
+    visit("cuDeviceTotalMem_v2", api.cuDeviceTotalMem_v2);
     visit("cuDevicePrimaryCtxRetain", api.cuDevicePrimaryCtxRetain);
     visit("cuDevicePrimaryCtxRelease_v2", api.cuDevicePrimaryCtxRelease_v2);
     visit("cuCtxSetCurrent", api.cuCtxSetCurrent);

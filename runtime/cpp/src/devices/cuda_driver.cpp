@@ -12,15 +12,12 @@
 namespace ebca::internal {
 namespace {
 
-std::shared_ptr<const CudaFunctions> load_driver() {
+// Null: there is none.
+std::shared_ptr<const CudaFunctions> find_driver() {
     // Never closed: the driver does not survive it.
-    const char* name = platform::cuda_driver_name();
     std::string reason;
-    void* library = platform::load(name, platform::Symbols::own, reason);
-    if (!library) {
-        throw BackendError(text("there is no NVIDIA driver (", name, " cannot be loaded)"),
-                           "install one, or use device 'cpu'");
-    }
+    void* library = platform::load(platform::cuda_driver_name(), platform::Symbols::own, reason);
+    if (!library) return nullptr;
     auto api = std::make_shared<CudaFunctions>();
     for_each_function(*api, [&](const char* name, auto& function) {
         function = reinterpret_cast<std::decay_t<decltype(function)>>(platform::find_symbol(library, name));
@@ -28,6 +25,30 @@ std::shared_ptr<const CudaFunctions> load_driver() {
             throw BackendError(text("the NVIDIA driver is too old: it has no ", name), "install a newer one");
     });
     return api;
+}
+
+std::shared_ptr<const CudaFunctions> load_driver() {
+    auto api = find_driver();
+    if (!api) {
+        throw BackendError(text("there is no NVIDIA driver (", platform::cuda_driver_name(), " cannot be loaded)"),
+                           "install one, or use device 'cpu'");
+    }
+    return api;
+}
+
+void check_call(const CudaFunctions& api, int status, const char* call) {
+    if (status == kCudaSuccess) return;
+    const char* reason = nullptr;
+    api.cuGetErrorString(status, &reason);
+    throw BackendError(text(call, " failed: ", reason ? reason : "", " (error ", status, ")"),
+                       "`nvidia-smi` shows whether the GPU and its driver are fine");
+}
+
+Capability capability_of(const CudaFunctions& api, int device) {
+    Capability out;
+    check_call(api, api.cuDeviceGetAttribute(&out.first, kCapabilityMajor, device), "cuDeviceGetAttribute");
+    check_call(api, api.cuDeviceGetAttribute(&out.second, kCapabilityMinor, device), "cuDeviceGetAttribute");
+    return out;
 }
 
 CudaAddress address(const void* memory) {
@@ -71,6 +92,25 @@ class CudaGraph : public Graph {
 
 }  // namespace
 
+std::vector<GpuInfo> list_gpus() {
+    std::vector<GpuInfo> out;
+    auto api = find_driver();
+    int status = api ? api->cuInit(0) : kCudaNoDevice, count = 0;
+    if (status == kCudaNoDevice) return out;
+    check_call(*api, status, "cuInit");
+    check_call(*api, api->cuDeviceGetCount(&count), "cuDeviceGetCount");
+    for (int index = 0; index < count; ++index) {
+        int device = 0;
+        char name[256] = "";
+        size_t bytes = 0;
+        check_call(*api, api->cuDeviceGet(&device, index), "cuDeviceGet");
+        check_call(*api, api->cuDeviceGetName(name, sizeof name - 1, device), "cuDeviceGetName");
+        check_call(*api, api->cuDeviceTotalMem_v2(&bytes, device), "cuDeviceTotalMem");
+        out.push_back({name, static_cast<int64_t>(bytes), capability_of(*api, device)});
+    }
+    return out;
+}
+
 CudaDriver::CudaDriver(int index, void* stream)
     : api_(load_driver()), name_(text("cuda:", index)), index_(index), stream_(stream) {
     int status = api_->cuInit(0), count = 0;
@@ -82,8 +122,7 @@ CudaDriver::CudaDriver(int index, void* stream)
                            text("GPUs on this machine: ", count, ", from cuda:0 on"));
     }
     check(api_->cuDeviceGet(&device_, index), "cuDeviceGet");
-    check(api_->cuDeviceGetAttribute(&capability_.first, kCapabilityMajor, device_), "cuDeviceGetAttribute");
-    check(api_->cuDeviceGetAttribute(&capability_.second, kCapabilityMinor, device_), "cuDeviceGetAttribute");
+    capability_ = capability_of(*api_, device_);
     check(api_->cuDevicePrimaryCtxRetain(&context_, device_), "cuDevicePrimaryCtxRetain");
     try {
         enter();
@@ -107,11 +146,7 @@ CudaDriver::~CudaDriver() {
 }
 
 void CudaDriver::check(int status, const char* call) const {
-    if (status == kCudaSuccess) return;
-    const char* reason = nullptr;
-    api_->cuGetErrorString(status, &reason);
-    throw BackendError(text(call, " failed: ", reason ? reason : "", " (error ", status, ")"),
-                       "`nvidia-smi` shows whether the GPU and its driver are fine");
+    check_call(*api_, status, call);
 }
 
 void CudaDriver::enter() {

@@ -11,6 +11,15 @@ namespace ebca::internal {
 
 struct CudaFunctions;
 
+struct GpuInfo {
+    std::string name;
+    int64_t bytes;
+    Capability capability;
+};
+
+// The GPUs of this machine, in CUDA's order; none without a driver. BackendError for a driver that does not work.
+std::vector<GpuInfo> list_gpus();
+
 // Works in the primary context of one GPU, the one that the CUDA runtime and ONNX Runtime use too.
 class CudaDriver : public Driver {
   public:

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "error.hpp"
+#include "parameters.hpp"
 
 namespace ebca::internal {
 namespace {
@@ -34,7 +35,66 @@ bool any(const Array& array) {
     return std::any_of(array.values.begin(), array.values.end(), [](float value) { return value != 0; });
 }
 
+// As numpy broadcasts: dimensions are aligned at the end, and those of size 1 are repeated.
+Array broadcast(const char* name, const std::optional<Array>& given, float standard, const Shape& shape) {
+    if (!given) return Array(shape, standard);
+    const Shape& own = given->shape;
+    bool fits = own.size() <= shape.size();
+    for (size_t i = 0; fits && i < own.size(); ++i) {
+        int64_t size = own[own.size() - 1 - i];
+        fits = size == 1 || size == shape[shape.size() - 1 - i];
+    }
+    if (!fits) throw rules::control_shape(name, to_string(own), to_string(shape));
+    if (!all_finite(given->values.data(), static_cast<int64_t>(given->values.size()))) {
+        throw rules::gamma_not_finite(name);
+    }
+    Array out(shape);
+    for (size_t i = 0; i < out.values.size(); ++i) {
+        size_t rest = i, from = 0, stride = 1;
+        for (size_t axis = 1; axis <= own.size(); ++axis) {
+            auto size = static_cast<size_t>(own[own.size() - axis]);
+            auto wide = static_cast<size_t>(shape[shape.size() - axis]);
+            if (size > 1) from += rest % wide * stride;
+            stride *= size;
+            rest /= wide;
+        }
+        out.values[i] = given->values[from];
+    }
+    return out;
+}
+
+LayerMasks checked_masks(const Array& mask, const std::vector<LayerSpec>& layers, const Sizes& sizes) {
+    int64_t rows = sizes.at("batch"), height = sizes.at("height"), width = sizes.at("width");
+    const Shape& shape = mask.shape;
+    if (shape != Shape{shape[0], 1, height, width} || (shape[0] != 1 && shape[0] != rows)) {
+        throw rules::mask_shape(to_string(shape), rows, height, width);
+    }
+    if (!all_finite(mask.values.data(), static_cast<int64_t>(mask.values.size()))) {
+        throw rules::gamma_not_finite("mask");
+    }
+    return layer_masks(mask, layers, sizes);
+}
+
 }  // namespace
+
+Control resolve(const EnergyControl& control, const std::vector<LayerSpec>& layers, const Sizes& sizes) {
+    int64_t rows = sizes.at("batch"), contexts = sizes.at("contexts"), tokens = sizes.at("tokens");
+    Control out;
+    out.gamma_attn = broadcast("gamma_attn", control.gamma_attn, 0.0f, {rows, contexts, tokens});
+    out.gamma_norm = broadcast("gamma_norm", control.gamma_norm, 0.0f, {rows, contexts});
+    out.weights = broadcast("weights", control.weights, 1.0f, {rows, contexts});
+    for (int64_t row = 0; row < rows; ++row) {
+        const float* begin = out.weights.row(row);
+        check_weights({begin, begin + contexts}, static_cast<size_t>(row));
+    }
+    out.norm_factor = static_cast<float>(control.norm_factor);
+    if (!std::isfinite(out.norm_factor)) throw rules::norm_factor(control.norm_factor);
+    if (control.rows_per_image < 1) throw rules::rows_per_image(control.rows_per_image);
+    int64_t images = (rows + control.rows_per_image - 1) / control.rows_per_image;
+    out.tie = tie_matrix(rows, contexts, control.tie_unconditional ? rows - images : 0);
+    if (control.mask) out.masks = std::make_shared<const LayerMasks>(checked_masks(*control.mask, layers, sizes));
+    return out;
+}
 
 Variant Control::variant() const {
     if (!any(gamma_attn) && !any(gamma_norm)) return Variant::attention;
@@ -72,25 +132,34 @@ Array tie_matrix(int64_t rows, int64_t contexts, int64_t tied_rows) {
     return tie;
 }
 
-Array resize_mask(const Array& mask, int64_t height, int64_t width) {
-    int64_t source_width = mask.size(3);
-    auto rows = interpolation(mask.size(2), height), columns = interpolation(source_width, width);
-    Array out({mask.size(0), height, width});
-    for (int64_t n = 0; n < mask.size(0); ++n) {
-        const float* from = mask.row(n);
-        float* to = out.row(n);
+std::vector<double> resize_planes(const std::vector<double>& planes, int64_t count,
+                                  const std::pair<int64_t, int64_t>& from, const std::pair<int64_t, int64_t>& to) {
+    if (from == to) return planes;
+    auto rows = interpolation(from.first, to.first), columns = interpolation(from.second, to.second);
+    std::vector<double> out;
+    out.reserve(static_cast<size_t>(count * to.first * to.second));
+    for (int64_t n = 0; n < count; ++n) {
+        const double* plane = planes.data() + n * from.first * from.second;
         for (const Blend& y : rows) {
             for (const Blend& x : columns) {
-                auto at = [&](int64_t row, int64_t column) {
-                    return static_cast<double>(from[row * source_width + column]);
-                };
-                *to++ = static_cast<float>(y.low_weight * at(y.low, x.low) * x.low_weight +
-                                           y.low_weight * at(y.low, x.high) * x.high_weight +
-                                           y.high_weight * at(y.high, x.low) * x.low_weight +
-                                           y.high_weight * at(y.high, x.high) * x.high_weight);
+                auto at = [&](int64_t row, int64_t column) { return plane[row * from.second + column]; };
+                out.push_back(y.low_weight * at(y.low, x.low) * x.low_weight +
+                              y.low_weight * at(y.low, x.high) * x.high_weight +
+                              y.high_weight * at(y.high, x.low) * x.low_weight +
+                              y.high_weight * at(y.high, x.high) * x.high_weight);
             }
         }
     }
+    return out;
+}
+
+Array resize_mask(const Array& mask, int64_t height, int64_t width) {
+    Array out({mask.size(0), height, width});
+    const std::vector<double> planes(mask.values.begin(), mask.values.end());
+    const std::vector<double> resized =
+        resize_planes(planes, mask.size(0), {mask.size(2), mask.size(3)}, {height, width});
+    std::transform(resized.begin(), resized.end(), out.values.begin(),
+                   [](double value) { return static_cast<float>(value); });
     return out;
 }
 

@@ -3,6 +3,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -28,6 +29,21 @@ struct Control {
     Variant variant() const;
 };
 
+// How the layers of one evaluation update the contexts; what is not given is 0, or 1 for the weights.
+struct EnergyControl {
+    std::optional<Array> gamma_attn;  // broadcasts to [B,S,T]
+    std::optional<Array> gamma_norm;  // broadcasts to [B,S]
+    std::optional<Array> weights;     // broadcasts to [B,S]
+    std::optional<Array> mask;        // [B or 1,1,h,w], applies to the main context
+    bool tie_unconditional = true;
+    int64_t rows_per_image = 2;
+    double norm_factor = 1;
+};
+
+// The op's inputs. sizes: batch, contexts, tokens, height, width (latent). ParameterError for a shape that does not
+// fit, a value that is not finite, or weights that sum to about zero.
+Control resolve(const EnergyControl& control, const std::vector<LayerSpec>& layers, const Sizes& sizes);
+
 // ParameterError for composition weights that are not finite, or whose sum, the divisor, is about 0.
 void check_weights(const std::vector<double>& row, size_t index);
 
@@ -40,5 +56,9 @@ LayerMasks layer_masks(const Array& mask, const std::vector<LayerSpec>& layers, 
 
 // [n,1,h,w] to [n,height,width] as the authors resize a mask for a layer: bilinear, corners aligned, no threshold.
 Array resize_mask(const Array& mask, int64_t height, int64_t width);
+
+// The same for any planes [count,h,w] in float64, to [count,height,width].
+std::vector<double> resize_planes(const std::vector<double>& planes, int64_t count,
+                                  const std::pair<int64_t, int64_t>& from, const std::pair<int64_t, int64_t>& to);
 
 }  // namespace ebca::internal

@@ -16,6 +16,11 @@ void copy(const Array& from, const Tensor& to) {
     std::memcpy(to.data, from.values.data(), from.values.size() * sizeof(float));
 }
 
+// Whether a variant reads the masks.
+bool masked(Variant variant) {
+    return plain(variant) == Variant::update_masked || plain(variant) == Variant::energies;
+}
+
 }  // namespace
 
 Executor::Executor(const UNetSpec& unet, OpenRunner open_runner, const Sizes& sizes, std::shared_ptr<Device> device,
@@ -130,7 +135,7 @@ std::vector<Shared> Executor::reads(Variant variant) const {
         if (plain(variant) != Variant::attention || name == "weights") out.push_back(memory.shared());
     }
     for (const auto& [size, memory] : masks_) {
-        if (plain(variant) == Variant::update_masked) out.push_back(memory.shared());
+        if (masked(variant)) out.push_back(memory.shared());
     }
     if (guided_ && is_guided(variant)) {
         for (const Shared& one : guided_->reads()) out.push_back(one);
@@ -143,6 +148,9 @@ std::vector<Shared> Executor::writes(Variant variant) const {
     std::vector<Shared> out = outputs();
     if (guided_ && is_guided(variant)) {
         for (const Shared& one : guided_->writes()) out.push_back(one);
+    }
+    if (plain(variant) == Variant::energies) {
+        for (const auto& terms : energies_) out.insert(out.end(), {terms[0].shared(), terms[1].shared()});
     }
     return out;
 }
@@ -174,6 +182,10 @@ Executor::Calls& Executor::steps(Variant variant) {
     auto found = bound_.find(variant);
     if (found != bound_.end()) return found->second;
     auto held = device_->ready();
+    if (plain(variant) == Variant::energies && energies_.empty()) {
+        Shape shape{sizes_.at("batch"), sizes_.at("contexts")};
+        for (size_t i = 0; i < unet_.layers.size(); ++i) energies_.push_back({own(shape), own(shape)});
+    }
     std::vector<Operands> plan;
     int64_t need = 0;
     for (const Step& step : unet_.steps) {
@@ -191,6 +203,33 @@ Executor::Calls& Executor::steps(Variant variant) {
     }
     if (workspace) workspaces_.push_back(*std::move(workspace));
     return bound_.emplace(variant, std::move(calls)).first->second;
+}
+
+void Executor::run_probed(Variant variant, Cancellation* cancellation, const Probe& probe) {
+    Calls& calls = steps(variant);
+    device_->upload(reads(variant));
+    for (size_t i = 0; i < calls.size(); ++i) {
+        if (cancellation) cancellation->check("an evaluation");
+        const Step& step = unet_.steps[i];
+        device_->run(*calls[i], cancellation);
+        if (!step.is_op()) continue;
+        const Shared q = device_->share(tensors_.at(step.inputs[0])), k = device_->share(tensors_.at(step.inputs[1]));
+        device_->download({q, k});
+        probe(step.layer, q.host, k.host);
+    }
+    device_->download(writes(variant));
+}
+
+Executor::Energies Executor::energies() const {
+    Energies out;
+    for (size_t term = 0; term < out.size(); ++term) {
+        out[term] = Array({static_cast<int64_t>(energies_.size()), sizes_.at("batch"), sizes_.at("contexts")});
+        float* to = out[term].values.data();
+        for (const auto& terms : energies_) {
+            to = std::copy_n(terms[term].shared().host.floats(), out[term].stride(), to);
+        }
+    }
+    return out;
 }
 
 std::string Executor::first_nonfinite(Variant variant) {
@@ -236,10 +275,13 @@ Executor::Operands Executor::operands(const Step& step, Variant variant) const {
     for (const char* name : {"gamma_attn", "gamma_norm", "norm_factor", "tie"}) {
         work.inputs.emplace_back(name, control_.at(name).shared().array);
     }
-    if (plain(variant) == Variant::update_masked) {
-        work.inputs.emplace_back("mask", masks_.at(layer_sizes_[step.layer]).shared().array);
-    }
+    if (masked(variant)) work.inputs.emplace_back("mask", masks_.at(layer_sizes_[step.layer]).shared().array);
     work.outputs.emplace_back("g", tensors_.at(step.outputs[1]));
+    if (plain(variant) == Variant::energies) {
+        const auto& [attention, norm] = energies_.at(static_cast<size_t>(step.layer));
+        work.outputs.emplace_back("energy_attn", attention.shared().array);
+        work.outputs.emplace_back("energy_norm", norm.shared().array);
+    }
     return work;
 }
 

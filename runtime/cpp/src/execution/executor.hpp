@@ -84,6 +84,18 @@ class Executor {
     // time embeddings are in the buffers already. CancelledError as soon as that is requested; null: never.
     void run(Variant variant, Cancellation* cancellation, bool embedded = false);
 
+    // Called with a layer, q [B,N,C] and k [B,S,T,C] on the host.
+    using Probe = std::function<void(int64_t layer, const Tensor& q, const Tensor& k)>;
+
+    // One evaluation step by step, from embedding the timestep on; calls `probe` after the op of every layer.
+    void run_probed(Variant variant, Cancellation* cancellation, const Probe& probe);
+
+    // Attention and norm term of the energies, [L,B,S] each of L layers.
+    using Energies = std::array<Array, 2>;
+
+    // Those of the last run of the variant `energies`.
+    Energies energies() const;
+
     // Run again step by step; a description of the step that first writes a value that is not finite, or "".
     std::string first_nonfinite(Variant variant);
 
@@ -123,7 +135,8 @@ class Executor {
     std::optional<GuidedTensors> guided_;
     std::optional<Memory> zero_g_;    // in place of g in the variant that does not compute it
     std::optional<Memory> zero_controls_;  // in place of what ControlNets write
-    std::vector<Memory> workspaces_;  // of bound kernels
+    std::vector<std::array<SharedMemory, 2>> energies_;  // [B,S] of each layer; none until they are computed
+    std::vector<Memory> workspaces_;                     // of bound kernels
     std::map<Variant, Calls> bound_;
     Calls full_unet_;
     std::map<std::pair<Variant, bool>, std::unique_ptr<Replay>> recorded_;

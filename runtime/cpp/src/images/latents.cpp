@@ -25,14 +25,6 @@ std::vector<float> mean_outside(const Array& pixels, const Array& mask) {
     return out;
 }
 
-// A sample of the VAE's latents [n,C,h,w], drawn as diffusers draws it.
-Array encode(Engine& engine, const Array& pixels, std::vector<NormalStream>& streams, Cancellation* cancellation) {
-    auto [mean, std] = engine.encode_image(pixels, cancellation);
-    Array noise = draw(streams, mean.shape);
-    for (size_t i = 0; i < mean.values.size(); ++i) mean.values[i] += std.values[i] * noise.values[i];
-    return std::move(mean);
-}
-
 // The pixels with their hole filled: grey, or the mean of the rest.
 Array filled(const Source& source, Task task) {
     Array out = source.pixels;
@@ -50,6 +42,14 @@ Array filled(const Source& source, Task task) {
 }
 
 }  // namespace
+
+Array sampled_latents(Engine& engine, const Array& pixels, std::vector<NormalStream>& streams,
+                      Cancellation* cancellation) {
+    auto [mean, std] = engine.encode_image(pixels, cancellation);
+    Array noise = draw(streams, mean.shape);
+    for (size_t i = 0; i < mean.values.size(); ++i) mean.values[i] += std.values[i] * noise.values[i];
+    return std::move(mean);
+}
 
 std::optional<Source> load_source(const Engine& engine, int64_t batch, int64_t height, int64_t width, int64_t downscale,
                                   const std::vector<ImageView>& images, const std::vector<ImageView>& masks_given) {
@@ -80,12 +80,12 @@ SamplerInputs prepare(Engine& engine, Task task, const std::optional<Source>& so
     auto noise = [&] { return latents ? *latents : draw(streams, shape); };
     if (!source) return {noise(), std::nullopt, std::nullopt};
     if (task == Task::image_to_image) {
-        Array clean = encode(engine, source->pixels, streams, cancellation);
+        Array clean = sampled_latents(engine, source->pixels, streams, cancellation);
         Array start = noise();
         return {table->add_noise(clean, start, load_alphas_cumprod(engine.directory())), std::nullopt, std::nullopt};
     }
     SamplerInputs inputs{noise(), std::nullopt, std::nullopt};
-    Array clean = encode(engine, filled(*source, task), streams, cancellation);
+    Array clean = sampled_latents(engine, filled(*source, task), streams, cancellation);
     if (task == Task::repaint) {
         inputs.clean = std::move(clean);
         return inputs;

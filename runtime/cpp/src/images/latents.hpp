@@ -32,6 +32,10 @@ struct SamplerInputs {
 std::optional<Source> load_source(const Engine& engine, int64_t batch, int64_t height, int64_t width, int64_t downscale,
                                   const std::vector<ImageView>& images, const std::vector<ImageView>& masks);
 
+// A sample of the VAE's latents [n,C,h,w] of pixels [n,H,W,3], drawn as diffusers draws it. cancellation: null: none.
+Array sampled_latents(Engine& engine, const Array& pixels, std::vector<NormalStream>& streams,
+                      Cancellation* cancellation = nullptr);
+
 // Draw the noise, in the order in which diffusers' pipelines draw, and encode the images. shape: of the latents
 // [n,C,h,w]. latents: noise that was given; none: drawn here. table: of image to image.
 // CancelledError as soon as that is requested.

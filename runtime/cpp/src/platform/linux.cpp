@@ -164,6 +164,10 @@ void forget(const std::vector<fs::path>& files) {
     if (some_are_private) drop_unchanged(names);
 }
 
+int64_t machine_bytes() {
+    return numbers("/proc/meminfo")["MemTotal"] * kKilobyte;
+}
+
 int64_t available_bytes() {
     auto machine = numbers("/proc/meminfo"), own = numbers("/proc/self/status");
     if (!machine.count("MemAvailable")) return INT64_MAX;
@@ -187,6 +191,15 @@ std::string processor() {
         if (starts_with(line, "flags")) break;
     }
     return name;
+}
+
+std::string processor_model() {
+    std::ifstream file = opened("/proc/cpuinfo");
+    for (std::string line; std::getline(file, line);) {
+        size_t colon = line.find(':');
+        if (starts_with(line, "model name") && colon != line.npos) return stripped(line.substr(colon + 1));
+    }
+    return "";
 }
 
 int physical_cores() {

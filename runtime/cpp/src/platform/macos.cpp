@@ -34,6 +34,12 @@ std::shared_mutex& mappings() {
     return lock;
 }
 
+int64_t machine_bytes() {
+    int64_t bytes = 0;
+    size_t size = sizeof bytes;
+    return ::sysctlbyname("hw.memsize", &bytes, &size, nullptr, 0) == 0 ? bytes : 0;
+}
+
 int64_t available_bytes() {
     vm_statistics64_data_t machine{};
     mach_msg_type_number_t count = HOST_VM_INFO64_COUNT;
@@ -50,6 +56,12 @@ std::string processor() {
     std::string machine = ::uname(&names) == 0 ? names.machine : "";
     // As `uname -p`, which Python asks.
     return machine + (machine == "arm64" ? " arm" : " i386");
+}
+
+std::string processor_model() {
+    char model[256] = "";
+    size_t size = sizeof model;
+    return ::sysctlbyname("machdep.cpu.brand_string", model, &size, nullptr, 0) == 0 ? model : "";
 }
 
 int physical_cores() {

@@ -106,10 +106,16 @@ std::shared_mutex& mappings();
 // process and of its container, and what the process itself holds. INT64_MAX if it is unknown.
 int64_t available_bytes();
 
+// Of this machine, whatever the limits; 0 if it does not say.
+int64_t machine_bytes();
+
 // ---- processor
 
 // Its model and instruction sets, spelled as engines/machine/processor.py spells them: prepared weights depend on it.
 std::string processor();
+
+// Its model alone; empty if the machine does not say.
+std::string processor_model();
 
 // Physical cores of this machine, at least 1.
 int physical_cores();

@@ -184,6 +184,12 @@ std::shared_mutex& mappings() {
     return lock;
 }
 
+int64_t machine_bytes() {
+    MEMORYSTATUSEX machine{};
+    machine.dwLength = sizeof machine;
+    return ::GlobalMemoryStatusEx(&machine) ? static_cast<int64_t>(machine.ullTotalPhys) : 0;
+}
+
 int64_t available_bytes() {
     MEMORYSTATUSEX machine{};
     machine.dwLength = sizeof machine;
@@ -196,6 +202,10 @@ int64_t available_bytes() {
 
 std::string processor() {
     return variable("PROCESSOR_ARCHITECTURE") + " " + variable("PROCESSOR_IDENTIFIER");
+}
+
+std::string processor_model() {
+    return variable("PROCESSOR_IDENTIFIER");
 }
 
 int physical_cores() {

@@ -62,8 +62,8 @@ Samples GraphSampler::run(const TableRun& run, const Watch& watch) {
     std::vector<Variant> variants = variants_of(run);
     Samples out{Array(run.latents.shape), run.table.timesteps, {}};
     auto report = [&](int64_t index) {
-        watch.report(
-            {index, total, run.table.timesteps[static_cast<size_t>(index)], out.latents, executor_.contexts_out()});
+        watch.report({index, total, run.table.timesteps[static_cast<size_t>(index)], out.latents,
+                      executor_.contexts_out(), run.table.scale_after(index)});
     };
     if (!watch.on_step) {
         Recording& whole = chained(variants);

@@ -16,20 +16,26 @@ void Watch::report(const StepInfo& info) const {
 }
 
 NoisePredictor::NoisePredictor(Executor& executor, std::optional<double> guidance_scale, const Array* extra_channels,
-                               bool reset_edits, Cancellation* cancellation, const SubjectInputs* subjects)
-    : executor_(executor), carry_(executor.sizes().at("contexts") > 1 && !reset_edits), cancellation_(cancellation) {
+                               bool reset_edits, Cancellation* cancellation, const SubjectInputs* subjects,
+                               Telemetry* telemetry)
+    : executor_(executor),
+      carry_(executor.sizes().at("contexts") > 1 && !reset_edits),
+      cancellation_(cancellation),
+      telemetry_(telemetry) {
     if (guidance_scale) guidance_scale_ = static_cast<float>(*guidance_scale);
     if (extra_channels) set_extra_channels(executor, *extra_channels);
     if (subjects) exclusion_ = std::make_unique<HostExclusion>(*executor.guided(), *subjects);
 }
 
 Variant NoisePredictor::variant(const Control& control) const {
-    return exclusion_ ? guided(control.variant()) : control.variant();
+    Variant chosen = telemetry_ && telemetry_->records_energies() ? Variant::energies : control.variant();
+    return exclusion_ ? guided(chosen) : chosen;
 }
 
 void NoisePredictor::prepare(const std::vector<Control>& controls, const std::vector<double>& timesteps) {
-    bool steps = std::any_of(controls.begin(), controls.end(),
-                             [&](const Control& control) { return executor_.runs_steps(variant(control)); });
+    bool probed = telemetry_ && telemetry_->attention();
+    bool steps = !probed && std::any_of(controls.begin(), controls.end(),
+                                       [&](const Control& one) { return executor_.runs_steps(variant(one)); });
     if (steps && executor_.unet().time_step() && executor_.on_host()) {
         embeddings_ = std::make_unique<HostEmbeddings>(executor_, timesteps);
     }
@@ -50,9 +56,9 @@ void NoisePredictor::predict(const Array& latents, double timestep, size_t contr
     Variant variant = this->variant((*controls_)[control]);
     auto began = std::chrono::steady_clock::now();
     if (embeddings_) embeddings_->write(timestep);
-    executor_.run(variant, cancellation_, embeddings_ != nullptr);
+    run(variant);
     seconds_.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count());
-    check_finite(variant, timestep);
+    check_finite(executor_, variant, timestep);
     guide(latents.size(0), out);
     if (carry_) {
         const Tensor &from = executor_.contexts_out(), &to = executor_.contexts();
@@ -61,18 +67,18 @@ void NoisePredictor::predict(const Array& latents, double timestep, size_t contr
             std::copy_n(from.floats() + b * row + context, row - context, to.floats() + b * row + context);
         }
     }
+    if (telemetry_) telemetry_->record(executor_);
     timesteps_.push_back(timestep);
 }
 
-void NoisePredictor::check_finite(Variant variant, double timestep) {
-    if (all_finite(executor_.noise()) && all_finite(executor_.contexts_out())) return;
-    std::string culprit = executor_.first_nonfinite(variant);
-    if (culprit.empty()) culprit = "the last segment";
-    std::string given;
-    if (!all_finite(executor_.sample())) given = "sample";
-    if (!all_finite(executor_.contexts())) given += given.empty() ? "contexts" : " and the contexts";
-    if (given.empty()) throw rules::result_not_finite(timestep, culprit);
-    throw rules::result_of_bad_input(timestep, culprit, given);
+void NoisePredictor::run(Variant variant) {
+    AttentionMaps* maps = telemetry_ ? telemetry_->attention() : nullptr;
+    if (!maps) {
+        executor_.run(variant, cancellation_, embeddings_ != nullptr);
+        return;
+    }
+    executor_.run_probed(variant, cancellation_,
+                         [&](int64_t layer, const Tensor& q, const Tensor& k) { maps->add(layer, q, k); });
 }
 
 // unconditional + scale * (conditional - unconditional), or the conditional half alone.
@@ -103,7 +109,8 @@ Array sample(NoisePredictor& predictor, const SchedulerTable& table, const Array
         if (known) known->next(begin);
         scheduler.combine(i, begin, current);
         check_latents(current, timestep);
-        watch.report({i, table.evaluations(), timestep, current, predictor.executor().contexts_out()});
+        watch.report({i, table.evaluations(), timestep, current, predictor.executor().contexts_out(),
+                      table.scale_after(i)});
     }
     return current;
 }
@@ -116,6 +123,17 @@ void set_extra_channels(Executor& executor, const Array& channels) {
         std::copy_n(channels.row(row % channels.size(0)), channels.stride(),
                     sample.floats() + row * width + latents * plane);
     }
+}
+
+void check_finite(Executor& executor, Variant variant, double timestep) {
+    if (all_finite(executor.noise()) && all_finite(executor.contexts_out())) return;
+    std::string culprit = executor.first_nonfinite(variant);
+    if (culprit.empty()) culprit = "the last segment";
+    std::string given;
+    if (!all_finite(executor.sample())) given = "sample";
+    if (!all_finite(executor.contexts())) given += given.empty() ? "contexts" : " and the contexts";
+    if (given.empty()) throw rules::result_not_finite(timestep, culprit);
+    throw rules::result_of_bad_input(timestep, culprit, given);
 }
 
 void check_latents(const Array& latents, double timestep) {

@@ -14,6 +14,7 @@
 #include "sampling/noise.hpp"
 #include "sampling/schedulers.hpp"
 #include "sampling/subjects.hpp"
+#include "telemetry/telemetry.hpp"
 
 namespace ebca::internal {
 
@@ -24,6 +25,7 @@ struct StepInfo {
     double timestep;
     const Array& latents;    // [n,C,h,w]
     const Tensor& contexts;  // [B,S,T,D] after the last layer
+    double unit_scale = 1;   // what the UNet's next input is, as a multiple of the latents; 1 after the last evaluation
 };
 
 // Called after each evaluation; false cancels.
@@ -55,9 +57,10 @@ class NoisePredictor {
     // guidance_scale: none: conditional rows only. extra_channels: [n,K,h,w] channels that follow the latents into the
     // UNet of an inpainting model; null for other models. reset_edits: start every evaluation from the embeddings of
     // the editing prompts instead of the contexts of the last evaluation. subjects: of the images, which are kept
-    // apart; null: none. The executor has a group for each.
+    // apart; null: none. The executor has a group for each. telemetry: null: nothing is recorded.
     NoisePredictor(Executor& executor, std::optional<double> guidance_scale, const Array* extra_channels,
-                   bool reset_edits, Cancellation* cancellation, const SubjectInputs* subjects = nullptr);
+                   bool reset_edits, Cancellation* cancellation, const SubjectInputs* subjects = nullptr,
+                   Telemetry* telemetry = nullptr);
 
     // Bind and record the variants of all controls, which must outlive this, and embed all timesteps that an evaluation
     // may have in one call.
@@ -73,7 +76,7 @@ class NoisePredictor {
 
   private:
     Variant variant(const Control& control) const;
-    void check_finite(Variant variant, double timestep);
+    void run(Variant variant);
     void guide(int64_t images, Array& out) const;
 
     Executor& executor_;
@@ -81,6 +84,7 @@ class NoisePredictor {
     bool carry_;
     Cancellation* cancellation_;
     std::unique_ptr<HostExclusion> exclusion_;  // null: nothing is kept apart
+    Telemetry* telemetry_;
     const std::vector<Control>* controls_ = nullptr;
     std::unique_ptr<HostEmbeddings> embeddings_;  // null: each evaluation embeds its timestep
     std::vector<double> seconds_;
@@ -95,6 +99,9 @@ Array sample(NoisePredictor& predictor, const SchedulerTable& table, const Array
 
 // Write the channels [n,K,h,w] that follow the latents into the UNet of an inpainting model, for all rows.
 void set_extra_channels(Executor& executor, const Array& channels);
+
+// NumericalError if what the last run of a variant made is not finite; the message names the segment.
+void check_finite(Executor& executor, Variant variant, double timestep);
 
 // NumericalError for latents that are not finite.
 void check_latents(const Array& latents, double timestep);

@@ -48,6 +48,11 @@ struct SchedulerTable {
     // Steps that are run: all except those that `after` skipped.
     int64_t remaining() const { return steps - skipped; }
 
+    // What the UNet's input after an evaluation is, as a multiple of the latents; 1 after the last one.
+    double scale_after(int64_t i) const {
+        return i + 1 < evaluations() ? input_scale[static_cast<size_t>(i) + 1] : 1.0;
+    }
+
     // Whether the scheduler draws noise at its steps.
     bool stochastic() const { return recurrence.fresh > 0; }
     // The weight of what a sampler adds the noise predictions of evaluation i to: `start`, or in a stochastic scheduler
