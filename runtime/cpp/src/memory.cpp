@@ -8,11 +8,11 @@
 #include <iomanip>
 #include <map>
 #include <optional>
-#include <sstream>
 #include <vector>
 
 #include "contract/tensor.hpp"
 #include "execution/arena.hpp"
+#include "numerals.hpp"
 #include "parameters.hpp"
 
 namespace ebca::internal {
@@ -26,7 +26,7 @@ std::map<std::string, int64_t> numbers(const fs::path& path) {
     std::map<std::string, int64_t> found;
     std::ifstream file(path);
     for (std::string line; std::getline(file, line);) {
-        std::istringstream words(line);
+        ClassicWords words(line);
         std::string name;
         int64_t value = 0;
         if (!(words >> name >> value)) continue;
@@ -38,9 +38,12 @@ std::map<std::string, int64_t> numbers(const fs::path& path) {
 
 std::optional<int64_t> number(const fs::path& path) {
     std::ifstream file(path);
+    std::string line;
+    std::getline(file, line);
+    ClassicWords words(line);
     int64_t value = 0;
     // "max" is no number.
-    return file >> value ? std::optional(value) : std::nullopt;
+    return words >> value ? std::optional(value) : std::nullopt;
 }
 
 // What the control groups of this process leave.
@@ -64,7 +67,7 @@ int64_t room_of_groups(int64_t swap) {
 }
 
 std::string shown(int64_t bytes) {
-    std::ostringstream out;
+    ClassicText out;
     auto number = static_cast<double>(bytes);
     out << std::fixed << std::setprecision(1);
     if (number >= 1e12) {

@@ -20,6 +20,7 @@
 #include "contract/mapped.hpp"
 #include "contract/sha256.hpp"
 #include "error.hpp"
+#include "numerals.hpp"
 
 namespace ebca::internal {
 namespace fs = std::filesystem;
@@ -43,10 +44,10 @@ struct FileStat {
     int64_t mtime_ns = 0;
 };
 
-// Size -1: there is no such file.
+// Size -1: there is no such file, or what is there is none.
 FileStat stat_of(const fs::path& path) {
     struct stat info{};
-    if (::stat(path.c_str(), &info) != 0) return {};
+    if (::stat(path.c_str(), &info) != 0 || !S_ISREG(info.st_mode)) return {};
     return {info.st_size, int64_t{info.st_mtim.tv_sec} * 1000000000 + info.st_mtim.tv_nsec};
 }
 
@@ -56,6 +57,13 @@ Value as_json(const FileStat& found) {
 
 std::string dumped(const Value& value) {
     return value.dump(-1, ' ', true, Value::error_handler_t::replace);
+}
+
+// Remove what is in the place of a file of the cache and is none: nothing can be renamed to a folder, and reading a pipe
+// may never end.
+void make_way(const fs::path& file) {
+    fs::file_status found = fs::symlink_status(file);
+    if (fs::exists(found) && !fs::is_regular_file(found)) fs::remove_all(file);
 }
 
 // Complete or not at all.
@@ -70,6 +78,7 @@ void write_atomically(const fs::path& path, const std::string& contents) {
         fs::remove(temporary, ignored);
         throw fs::filesystem_error("cannot write", path, std::make_error_code(std::errc::io_error));
     }
+    make_way(path);
     fs::rename(temporary, path);
 }
 
@@ -120,6 +129,14 @@ double size_of(const fs::path& folder) {
 struct CacheError : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
+
+bool has_digest(const fs::path& file, const Value& record) {
+    try {
+        return json::optional_member(record, "sha256") == sha256_file(file);
+    } catch (const EngineError&) {
+        return false;
+    }
+}
 
 class RemovedFolder {
   public:
@@ -176,6 +193,7 @@ fs::path cache_folder() {
 double cache_limit() {
     const char* chosen = std::getenv("EBCA_CACHE_LIMIT_GB");
     if (!chosen) return kDefaultLimitGb * 1e9;
+    const ClassicThread classic;
     char* end = nullptr;
     double value = std::strtod(chosen, &end);
     if (end == chosen || *end || std::isnan(value)) {
@@ -237,6 +255,7 @@ std::vector<std::string> PreparedEngine::missing(const std::vector<std::string>&
 // One thread or process at a time prepares in a folder; the others wait and then find it prepared.
 void PreparedEngine::make_all(const std::vector<std::string>& names, const OnPrepare& progress) {
     fs::create_directories(folder_);
+    make_way(folder_ / kLock);
     FileLock held = FileLock::wait(folder_ / kLock);
     std::vector<std::string> missing;
     std::copy_if(names.begin(), names.end(), std::back_inserter(missing),
@@ -293,11 +312,11 @@ std::shared_ptr<Runner> PreparedEngine::open(const std::string& name, const Dime
     try {
         return backend_->open(holder(name).target(name), component, dimensions);
     } catch (const BackendError&) {
-        // Size and time may match a damaged file, for example after a power failure.
-        if (holder(name).is_intact(name)) throw;
+        // It opened when it was prepared: it is damaged, for example by a power failure, or whoever prepared it did not
+        // try. It is prepared once more.
     }
     std::error_code failure;
-    fs::remove(holder(name).stamp(name), failure);
+    fs::remove_all(holder(name).stamp(name), failure);
     if (failure) {
         prepare_elsewhere({name}, {}, failure.message());
     } else {
@@ -355,26 +374,9 @@ bool PreparedEngine::is_current(const std::string& name) const {
     for (const auto& [file, made] : record["prepared"].items()) {
         FileStat found = stat_of(folder_ / file);
         if (found.size < 0 || json::optional_member(made, "size") != found.size) return false;
-        if (json::optional_member(made, "mtime_ns") != found.mtime_ns &&
-            json::optional_member(made, "sha256") != sha256_file(folder_ / file)) {
-            return false;
-        }
+        if (json::optional_member(made, "mtime_ns") != found.mtime_ns && !has_digest(folder_ / file, made)) return false;
     }
     return !backend_->prepares() || fs::exists(target(name));
-}
-
-// Whether the contents of a component's files are still those that were prepared.
-bool PreparedEngine::is_intact(const std::string& name) const {
-    try {
-        Value record = json::parse(read_file(stamp(name)));
-        const Value& prepared = json::object(json::member(record, "prepared"), "prepared");
-        for (const auto& [file, made] : prepared.items()) {
-            if (json::optional_member(made, "sha256") != sha256_file(folder_ / file)) return false;
-        }
-        return true;
-    } catch (const EngineError&) {
-        return false;
-    }
 }
 
 void PreparedEngine::make(const std::string& name) const {
@@ -382,20 +384,14 @@ void PreparedEngine::make(const std::string& name) const {
     fs::path work = make_folder(folder_ / ("." + name + "."));
     RemovedFolder removed(work);
     if (backend_->prepares()) {
-        const WithoutLinks files(directory_, sources(name), folder_, name);
-        try {
-            backend_->prepare(files.graph(), work / target(name).filename());
-        } catch (const BackendError&) {
-            // Libraries do not say that the disk is full; what they wrote still fills it.
-            check_writable(work);
-            throw;
-        }
+        write_prepared(name, work);
     }
     Value prepared = Value::object(), found = Value::object();
     // An old stamp must not meet new files.
-    fs::remove(stamp(name));
+    fs::remove_all(stamp(name));
     for (const auto& entry : fs::directory_iterator(work)) {
         fs::path file = folder_ / entry.path().filename();
+        make_way(file);
         fs::rename(entry.path(), file);
         Value record = as_json(stat_of(file));
         record["sha256"] = sha256_file(file);
@@ -403,6 +399,31 @@ void PreparedEngine::make(const std::string& name) const {
     }
     for (const std::string& file : sources(name)) found[file] = as_json(stat_of(directory_.file(file)));
     write_atomically(stamp(name), dumped({{"prepared", prepared}, {"sources", found}}));
+}
+
+// The prepared form of a component, which opens: a stamp promises that to every later process.
+void PreparedEngine::write_prepared(const std::string& name, const fs::path& work) const {
+    const WithoutLinks files(directory_, sources(name), folder_, name);
+    const fs::path made = work / target(name).filename();
+    for (bool again : {false, true}) {
+        try {
+            backend_->prepare(files.graph(), made);
+        } catch (const BackendError&) {
+            // Libraries do not say that the disk is full; what they wrote still fills it.
+            check_writable(work);
+            throw;
+        }
+        try {
+            backend_->open(made, directory_.manifest.components.at(name), {});
+            return;
+        } catch (const BackendError& error) {
+            check_writable(work);
+            if (again) {
+                throw BackendError(text("what was prepared of component '", name, "' does not open: ", error.problem()),
+                                   "try another release of the library, and report it");
+            }
+        }
+    }
 }
 
 void PreparedEngine::check_room(const std::vector<std::string>& names) const {

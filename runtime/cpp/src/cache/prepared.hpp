@@ -56,12 +56,12 @@ class PreparedEngine {
     std::filesystem::path stamp(const std::string& name) const { return folder_ / (name + ".json"); }
     std::vector<std::string> sources(const std::string& name) const;
     bool is_current(const std::string& name) const;
-    bool is_intact(const std::string& name) const;
     std::vector<std::string> missing(const std::vector<std::string>& names) const;
     void make_all(const std::vector<std::string>& names, const OnPrepare& progress);
     void prepare_elsewhere(const std::vector<std::string>& names, const OnPrepare& progress, const std::string& reason);
     PreparedEngine& holder(const std::string& name);
     void make(const std::string& name) const;
+    void write_prepared(const std::string& name, const std::filesystem::path& work) const;
     void check_room(const std::vector<std::string>& names) const;
 
     const EngineDirectory& directory_;
