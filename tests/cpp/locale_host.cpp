@@ -95,7 +95,7 @@ int main(int, char** given) try {
     // What the machine has is read from texts, and the answer has a fraction.
     ebca_session_params_init(&sizes, sizeof sizes);
     sizes.height = sizes.width = 4096;
-    sizes.batch = 1 << 20;
+    sizes.batch = 4096;
     if (ebca_session_create(engine, &sizes, &session) == EBCA_OK) throw std::runtime_error("any size is accepted");
     std::printf("memory %s\n", ebca_last_error());
     ebca_session_params_init(&sizes, sizeof sizes);

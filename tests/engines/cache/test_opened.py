@@ -5,12 +5,12 @@ import json
 import os
 import shutil
 import signal
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import in_the_way
 
 from ebca.engines.backends import onnxruntime as backend_module
 from ebca.engines.backends.protocol import BackendOptions
@@ -98,43 +98,19 @@ def test_what_does_not_open_is_made_once_more_and_never_stamped(
     assert len(made) == 2 and not (prepared.folder / f"{NAME}.json").exists()
 
 
-def in_the_way(kind: str) -> Callable[[Path], None]:
-    def put(path: Path) -> None:
-        path.unlink(missing_ok=True)
-        if kind == "pipe":
-            os.mkfifo(path)
-        elif kind == "socket":
-            # The name of a socket is short.
-            before = Path.cwd()
-            os.chdir(path.parent)
-            try:
-                socket.socket(socket.AF_UNIX).bind(path.name)
-            finally:
-                os.chdir(before)
-        elif kind == "dangling link":
-            path.symlink_to("nowhere/at/all")
-        elif kind == "device":
-            path.symlink_to("/dev/zero")
-        else:
-            path.mkdir()
-            (path / "a file").write_text("")
-
-    return put
-
-
-@pytest.mark.parametrize("kind", ["pipe", "socket", "dangling link", "device", "folder"])
+@pytest.mark.parametrize("kind", in_the_way.KINDS)
 def test_what_is_in_the_place_of_a_file_is_replaced(engine: EngineDirectory, kind: str) -> None:
     prepared = opened(engine)
     expected = embeddings(prepared)
     folder = prepared.folder
     assert folder is not None
-    for name in (f"{NAME}.onnx", f"{NAME}.onnx.data", f"{NAME}.json", ".lock", "engine.json"):
-        in_the_way(kind)(folder / name)
-        # Both are looked at only if something has to be made.
-        if name in (".lock", "engine.json"):
-            (folder / f"{NAME}.json").unlink()
-        np.testing.assert_array_equal(embeddings(opened(engine)), expected, err_msg=name)
-        assert (folder / name).is_file() and not (folder / name).is_symlink(), name
+    # Lock and marker are looked at only if something has to be made.
+    for names in ((f"{NAME}.onnx", ".lock", "engine.json"), (f"{NAME}.onnx.data",), (f"{NAME}.json",)):
+        for name in names:
+            in_the_way.put(kind, folder / name)
+        np.testing.assert_array_equal(embeddings(opened(engine)), expected, err_msg=str(names))
+        for name in names:
+            assert (folder / name).is_file() and not (folder / name).is_symlink(), name
 
 
 def test_a_source_that_is_no_file_any_more_is_an_error(engine: EngineDirectory, tmp_path: Path) -> None:
@@ -150,6 +126,19 @@ def test_a_source_that_is_no_file_any_more_is_an_error(engine: EngineDirectory, 
     os.mkfifo(source)
     with pytest.raises(EngineError, match="is a pipe instead of a file"):
         prepared.open(NAME)
+
+
+def test_a_relative_engine_directory_stays_where_it_was(
+    shapes_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "engine").symlink_to(shapes_dir)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setenv("EBCA_CACHE_DIR", "cache")
+    monkeypatch.chdir(tmp_path)
+    prepared = opened(open_directory("engine"))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert np.isfinite(embeddings(prepared)).all()
+    assert list((tmp_path / "elsewhere").iterdir()) == [] and (tmp_path / "cache").is_dir()
 
 
 def test_numbers_that_are_grouped_as_in_a_language_are_put_right(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ fs::path make_folder(const fs::path& prefix) {
 }
 
 TemporaryFolder::TemporaryFolder() {
-    fs::path parent = fs::temp_directory_path();
+    fs::path parent = fs::absolute(fs::temp_directory_path());
     remove_abandoned(parent);
     path_ = make_folder(parent / kPrefix);
     alive_.emplace(path_ / kAlive);

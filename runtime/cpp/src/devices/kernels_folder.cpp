@@ -8,8 +8,11 @@
 namespace ebca::internal {
 
 std::filesystem::path kernels_folder(const std::string& named) {
-    if (!named.empty()) return named;
-    if (const char* chosen = std::getenv("EBCA_KERNELS_DIR"); chosen && *chosen) return chosen;
+    // Kernels are read when they are first needed: the host may be in another folder by then.
+    if (!named.empty()) return std::filesystem::absolute(named);
+    if (const char* chosen = std::getenv("EBCA_KERNELS_DIR"); chosen && *chosen) {
+        return std::filesystem::absolute(chosen);
+    }
     Dl_info found{};
     // Any address in this library will do.
     if (dladdr(reinterpret_cast<void*>(&kernels_folder), &found) && found.dli_fname) {
