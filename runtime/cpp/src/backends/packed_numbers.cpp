@@ -78,7 +78,8 @@ bool packed_weights_are_aligned(const std::string& model) {
     each_packed(model, [&](const Packed& packed) {
         size_t remainder = 0;
         for (size_t i = packed.offset.begin; i < packed.offset.end; ++i) {
-            if (is_digit(model[i])) remainder = (remainder * 10 + static_cast<size_t>(model[i] - '0')) % kPackedAlignment;
+            if (!is_digit(model[i])) continue;
+            remainder = (remainder * 10 + static_cast<size_t>(model[i] - '0')) % kPackedAlignment;
         }
         aligned &= remainder == 0;
     });

@@ -59,8 +59,8 @@ std::string dumped(const Value& value) {
     return value.dump(-1, ' ', true, Value::error_handler_t::replace);
 }
 
-// Remove what is in the place of a file of the cache and is none: nothing can be renamed to a folder, and reading a pipe
-// may never end.
+// Remove what is in the place of a file of the cache and is none: nothing can be renamed to a folder, and reading a
+// pipe may never end.
 void make_way(const fs::path& file) {
     fs::file_status found = fs::symlink_status(file);
     if (fs::exists(found) && !fs::is_regular_file(found)) fs::remove_all(file);
@@ -309,6 +309,7 @@ std::shared_ptr<Runner> PreparedEngine::open(const std::string& name, const Dime
     if (!backend_->prepares()) {
         return backend_->open(directory_.file(component.graph_for(backend_->name())), component, dimensions);
     }
+    if (auto opened = holder(name).opened_.extract(name)) return std::move(opened.mapped());
     try {
         return backend_->open(holder(name).target(name), component, dimensions);
     } catch (const BackendError&) {
@@ -374,12 +375,13 @@ bool PreparedEngine::is_current(const std::string& name) const {
     for (const auto& [file, made] : record["prepared"].items()) {
         FileStat found = stat_of(folder_ / file);
         if (found.size < 0 || json::optional_member(made, "size") != found.size) return false;
-        if (json::optional_member(made, "mtime_ns") != found.mtime_ns && !has_digest(folder_ / file, made)) return false;
+        bool untouched = json::optional_member(made, "mtime_ns") == found.mtime_ns;
+        if (!untouched && !has_digest(folder_ / file, made)) return false;
     }
     return !backend_->prepares() || fs::exists(target(name));
 }
 
-void PreparedEngine::make(const std::string& name) const {
+void PreparedEngine::make(const std::string& name) {
     directory_.verify(sources(name));
     fs::path work = make_folder(folder_ / ("." + name + "."));
     RemovedFolder removed(work);
@@ -402,7 +404,7 @@ void PreparedEngine::make(const std::string& name) const {
 }
 
 // The prepared form of a component, which opens: a stamp promises that to every later process.
-void PreparedEngine::write_prepared(const std::string& name, const fs::path& work) const {
+void PreparedEngine::write_prepared(const std::string& name, const fs::path& work) {
     const WithoutLinks files(directory_, sources(name), folder_, name);
     const fs::path made = work / target(name).filename();
     for (bool again : {false, true}) {
@@ -414,7 +416,7 @@ void PreparedEngine::write_prepared(const std::string& name, const fs::path& wor
             throw;
         }
         try {
-            backend_->open(made, directory_.manifest.components.at(name), {});
+            opened_[name] = backend_->open(made, directory_.manifest.components.at(name), {});
             return;
         } catch (const BackendError& error) {
             check_writable(work);
