@@ -27,6 +27,10 @@ _CPU = ["CPUExecutionProvider"]
 _EXTERNAL_FROM_BYTES = (16 << 10, 1 << 20)
 _ALIGNMENT = 64
 _PACKED = re.compile(rb"\|(\d+);\d+;\d+")
+# ONNX Runtime formats these numbers as the global C++ locale of the process says ("50,176;1,024;0"), which a host or an
+# extension module may have chosen, and reads only "50176;1024;0". A digit of the key or of another weight comes before.
+_NUMBER = rb"\d(?:[^\d;|]?\d)*"
+_GROUPED = re.compile(rb"(?<=\d\|)" + _NUMBER + rb";" + _NUMBER + rb"(?=;\d)", re.DOTALL)
 
 
 # The arena belongs to ONNX Runtime's process-wide environment, where it can be registered only once. (A thread pool can
@@ -64,6 +68,7 @@ class OnnxRuntimeBackend(PreparingBackend):
     def prepare(self, graph: Path, target: Path) -> None:
         for threshold in _EXTERNAL_FROM_BYTES:
             self._optimise(graph, target, threshold, packed=True)
+            _ungroup_packed_numbers(target)
             if _packed_weights_are_aligned(target):
                 return
         self._optimise(graph, target, _EXTERNAL_FROM_BYTES[0], packed=False)
@@ -162,6 +167,19 @@ def is_out_of_memory(error: Exception) -> bool:
     text = str(error)
     words = ("Failed to allocate memory", "out of memory", "Available memory of", "bad allocation", "bad_alloc")
     return isinstance(error, MemoryError) or any(word in text for word in words)
+
+
+def _ungroup_packed_numbers(model: Path) -> None:
+    """Put numbers that are formatted for a locale right, in place: zeros in front keep their length, so that nothing
+    else of the graph moves."""
+    written = model.read_bytes()
+    right = _GROUPED.sub(lambda found: b";".join(map(_digits, found[0].split(b";"))), written)
+    if right != written:
+        model.write_bytes(right)
+
+
+def _digits(number: bytes) -> bytes:
+    return re.sub(rb"\D", b"", number).rjust(len(number), b"0")
 
 
 def _packed_weights_are_aligned(model: Path) -> bool:

@@ -103,9 +103,9 @@ class PreparedEngine:
         try:
             return self.backend.open(store.target(name), component, dimensions)
         except BackendError:
-            # Size and time may match a damaged file, for example after a power failure.
-            if store.is_intact(name):
-                raise
+            # It opened when it was prepared: it is damaged, for example by a power failure, or whoever prepared it did
+            # not try. It is prepared once more.
+            pass
         self._discard(store, name)
         self.prepare([name])
         store = self._holder(name)

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import Any
 
 from ebca.engines.backends.protocol import Backend, PreparingBackend
@@ -73,7 +74,7 @@ class Store:
         if sources.keys() != set(self._sources(name)):
             return False
         paths = {file: self._directory.file(file) for file in self._sources(name)}
-        changed = [f for f, path in paths.items() if sources.get(f) != stat(path) and not self._is_verified(path)]
+        changed = [f for f, path in paths.items() if not self._is_as_recorded(path, sources.get(f))]
         if changed:
             self._directory.verify(changed)
             self._verified |= {_key(paths[file]) for file in changed}
@@ -87,18 +88,9 @@ class Store:
             # Deleted meanwhile, or no stamp of ours.
             return False
 
-    def is_intact(self, name: str) -> bool:
-        """Whether the contents of a component's files are still those that were prepared."""
-        stamp = self._read_stamp(name)
-        try:
-            return stamp is not None and all(
-                sha256(self.folder / file) == record["sha256"] for file, record in stamp["prepared"].items()
-            )
-        except (OSError, KeyError, TypeError):
-            return False
-
     def discard(self, name: str) -> None:
         """Forget a component, so that it is prepared again. Raises OSError if the folder cannot be written."""
+        make_way(self._stamp(name))
         self._stamp(name).unlink(missing_ok=True)
 
     def make(self, names: Iterable[str], progress: Progress | None = None) -> None:
@@ -111,7 +103,7 @@ class Store:
         Raises:
             OSError: the folder cannot be written, or has too little room.
             EngineError: a source file is corrupted.
-            BackendError: a component cannot be prepared.
+            BackendError: a component cannot be prepared, or what was prepared does not open.
         """
         try:
             self._make(list(names), progress)
@@ -121,6 +113,7 @@ class Store:
 
     def _make(self, names: list[str], progress: Progress | None) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        make_way(self.folder / _LOCK)
         with locked(self.folder / _LOCK):
             missing = [name for name in names if not self.is_current(name)]
             if not missing:
@@ -148,23 +141,39 @@ class Store:
         work = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=self.folder))
         try:
             if isinstance(self._backend, PreparingBackend):
-                try:
-                    with self._without_links(name) as graph:
-                        self._backend.prepare(graph, work / self.target(name).name)
-                except BackendError:
-                    # Libraries do not say that the disk is full; what they wrote still fills it.
-                    _check_writable(work)
-                    raise
+                self._write_prepared(self._backend, name, work / self.target(name).name)
             made = sorted(work.iterdir())
             prepared = {path.name: {**stat(path), "sha256": sha256(path)} for path in made}
             # An old stamp must not meet new files.
             self.discard(name)
             for path in made:
+                make_way(self.folder / path.name)
                 path.replace(self.folder / path.name)
             stamp = {"prepared": prepared, "sources": {file: stat(self._directory.file(file)) for file in sources}}
             _write_atomically(self._stamp(name), json.dumps(stamp))
         finally:
             shutil.rmtree(work, ignore_errors=True)
+
+    def _write_prepared(self, backend: PreparingBackend, name: str, target: Path) -> None:
+        """The prepared form of a component, which opens: a stamp promises that to every later process."""
+        with self._without_links(name) as graph:
+            for again in (False, True):
+                try:
+                    backend.prepare(graph, target)
+                except BackendError:
+                    # Libraries do not say that the disk is full; what they wrote still fills it.
+                    _check_writable(target.parent)
+                    raise
+                try:
+                    backend.open(target, self._directory.manifest.components[name])
+                    return
+                except BackendError as error:
+                    _check_writable(target.parent)
+                    if again:
+                        raise BackendError(
+                            f"what was prepared of component '{name}' does not open: {error.problem}",
+                            "try another release of the library, and report it",
+                        ) from None
 
     @contextmanager
     def _without_links(self, name: str) -> Iterator[Path]:
@@ -193,6 +202,7 @@ class Store:
 
     def _read_stamp(self, name: str) -> dict[str, Any] | None:
         try:
+            stat(self._stamp(name))
             stamp = json.loads(self._stamp(name).read_text(encoding="utf-8"))
             known = isinstance(stamp["prepared"], dict) and isinstance(stamp["sources"], dict)
         except (OSError, ValueError, KeyError, TypeError):
@@ -200,15 +210,22 @@ class Store:
         return stamp if known else None
 
     def _is_unchanged(self, path: Path, record: Mapping[str, Any]) -> bool:
-        found = path.stat()
-        if found.st_size != record["size"]:
+        found = stat(path)
+        if found["size"] != record["size"]:
             return False
-        if found.st_mtime_ns == record["mtime_ns"] or self._is_verified(path):
+        if found["mtime_ns"] == record["mtime_ns"] or self._is_verified(path):
             return True
         if sha256(path) != record["sha256"]:
             return False
         self._verified.add(_key(path))
         return True
+
+    def _is_as_recorded(self, source: Path, record: object) -> bool:
+        try:
+            return record == stat(source) or self._is_verified(source)
+        except OSError:
+            # Missing, or no file any more: whoever verifies it says so.
+            return False
 
     def _is_verified(self, path: Path) -> bool:
         return _key(path) in self._verified
@@ -224,9 +241,22 @@ class Store:
 
 
 def stat(path: Path) -> dict[str, Any]:
-    """Size and modification time of a file, as stamps have them."""
+    """Size and modification time of a file, as stamps have them. Raises OSError if it is not a regular file."""
     info = path.stat()
+    if not S_ISREG(info.st_mode):
+        raise OSError(errno.EINVAL, "not a file", str(path))
     return {"size": info.st_size, "mtime_ns": info.st_mtime_ns}
+
+
+def make_way(path: Path) -> None:
+    """Remove what is in the place of a file of the cache and is none: nothing can be renamed to a folder, and reading a
+    pipe may never end. Raises OSError if it cannot be removed."""
+    with suppress(FileNotFoundError):
+        mode = path.lstat().st_mode
+        if S_ISDIR(mode):
+            shutil.rmtree(path)
+        elif not S_ISREG(mode):
+            path.unlink()
 
 
 def check_room(folder: Path, needed: int) -> None:
@@ -263,6 +293,7 @@ def _write_atomically(path: Path, text: str) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
+        make_way(path)
         temporary.replace(path)
     except OSError:
         with suppress(OSError):

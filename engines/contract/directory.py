@@ -88,7 +88,9 @@ def open_directory(engine: str | Path) -> EngineDirectory:
                 f"engine directory '{path}' does not exist", f"make one with `ebca-export --output-dir`{names}"
             )
         path = BUNDLED / str(engine)
-    directory = EngineDirectory(path, manifests.read(path))
+    manifest = manifests.read(path)
+    # Files are opened when they are first needed: the process may be in another folder by then.
+    directory = EngineDirectory(path.absolute(), manifest)
     for name in directory.manifest.files:
         directory.check_size(name)
     return directory

@@ -29,7 +29,7 @@ def cache_folder() -> Path:
 
 def cache_limit() -> float:
     """Bound of the cache in bytes: EBCA_CACHE_LIMIT_GB, else 40 GB. Raises ParameterError if it is not a number."""
-    text = os.environ.get("EBCA_CACHE_LIMIT_GB", str(DEFAULT_LIMIT_GB))
+    text = os.environ.get("EBCA_CACHE_LIMIT_GB") or str(DEFAULT_LIMIT_GB)
     try:
         return float(text) * 1e9
     except ValueError:

@@ -11,11 +11,10 @@ from typing import Any, NoReturn
 import pytest
 
 CPP = Path(__file__).parents[2] / "runtime" / "cpp"
-CONTRACT = [
-    f"contract/{name}" for name in ("dims", "entry", "json", "manifest", "reading", "sha256", "tensor", "validation")
-]
+_CONTRACT = ("dims", "entry", "json", "manifest", "reading", "sha256", "tensor", "validation")
+CONTRACT = ["numerals", "platform/linux", "platform/posix", *(f"contract/{name}" for name in _CONTRACT)]
 """The sources that a program needs to read manifests."""
-DIRECTORY = [*CONTRACT, "contract/directory", "platform/linux", "platform/posix"]
+DIRECTORY = [*CONTRACT, "contract/directory"]
 """The sources that a program needs to open engine directories."""
 
 

@@ -30,7 +30,7 @@ else
 fi
 options="-std=c++17 -g -O1 $compile -I$source -isystem $json"
 
-sources=$(cd "$source" && ls contract/*.cpp platform/linux.cpp platform/posix.cpp tokenizer/*.cpp execution/arena.cpp sampling/schedulers.cpp | grep -v absent)
+sources=$(cd "$source" && ls numerals.cpp contract/*.cpp platform/linux.cpp platform/posix.cpp tokenizer/*.cpp execution/arena.cpp sampling/schedulers.cpp | grep -v absent)
 objects=
 for name in $sources; do
     objects="$objects $(basename "$name" .cpp).o"

@@ -1,10 +1,11 @@
 // Errors that a caller's input or environment can cause; each names the thing, the value and the remedy.
 #pragma once
 
-#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <utility>
+
+#include "numerals.hpp"
 
 namespace ebca::internal {
 
@@ -90,12 +91,10 @@ struct UnsupportedError : Error {
         : Error(Status::unsupported, std::move(problem), std::move(remedy)) {}
 };
 
-// Pieces of a message, written one after the other.
+// Pieces of a message, written one after the other; numbers as in C, whatever locale the host has chosen.
 template <typename... Parts>
 std::string text(const Parts&... parts) {
-    std::ostringstream out;
-    // A stream that runs out of memory would leave pieces out in silence.
-    out.exceptions(std::ios_base::badbit);
+    ClassicText out;
     (out << ... << parts);
     return out.str();
 }

@@ -11,6 +11,7 @@
 
 #include "contract/tensor.hpp"
 #include "execution/arena.hpp"
+#include "numerals.hpp"
 #include "parameters.hpp"
 #include "platform/platform.hpp"
 
@@ -18,7 +19,7 @@ namespace ebca::internal {
 namespace {
 
 std::string shown(int64_t bytes) {
-    std::ostringstream out;
+    ClassicText out;
     auto number = static_cast<double>(bytes);
     out << std::fixed << std::setprecision(1);
     if (number >= 1e12) {

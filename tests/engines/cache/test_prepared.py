@@ -48,14 +48,14 @@ def test_components_are_prepared_once(engine: EngineDirectory) -> None:
     assert made == []
 
 
-def test_a_component_whose_file_is_gone_is_not_intact(engine: EngineDirectory) -> None:
+def test_a_component_whose_file_is_gone_is_not_current(engine: EngineDirectory) -> None:
     prepared = _prepared(engine)
     prepared.prepare([NAME])
     assert prepared.folder is not None
     store = Store(engine, prepared.backend, prepared.folder, {})
-    assert store.is_current(NAME) and store.is_intact(NAME)
+    assert store.is_current(NAME)
     (prepared.folder / f"{NAME}.onnx").unlink()
-    assert not store.is_current(NAME) and not store.is_intact(NAME)
+    assert not store.is_current(NAME)
 
 
 def test_a_damaged_prepared_form_is_made_again(engine: EngineDirectory) -> None:

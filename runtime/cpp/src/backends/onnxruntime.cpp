@@ -1,10 +1,11 @@
 #include "backends/onnxruntime.hpp"
 
-#include <cstring>
+#include <fstream>
 #include <set>
 #include <shared_mutex>
 
 #include "backends/ort_binding.hpp"
+#include "backends/packed_numbers.hpp"
 #include "contract/directory.hpp"
 #include "error.hpp"
 #include "platform/platform.hpp"
@@ -16,32 +17,13 @@ namespace {
 // all that follow for vector loads, and the process crashes at the first run. Such constants go into the graph file
 // instead, so thresholds are tried until all packed weights are aligned.
 constexpr size_t kExternalFromBytes[] = {size_t{16} << 10, size_t{1} << 20};
-constexpr size_t kPackedAlignment = 64;
 
-bool is_version_digit(char c) {
-    return c >= '0' && c <= '9';
+void write_file(const std::filesystem::path& path, const std::string& bytes) {
+    std::ofstream file(path, std::ios::binary | std::ios::trunc);
+    file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+    file.close();
+    if (!file) throw BackendError(text("'", path.string(), "' cannot be written"));
 }
-
-}  // namespace
-
-bool packed_weights_are_aligned(const std::string& model) {
-    for (size_t bar = model.find('|'); bar != model.npos; bar = model.find('|', bar + 1)) {
-        size_t at = bar + 1, remainder = 0;
-        auto digits = [&] {
-            size_t begin = at;
-            while (at < model.size() && is_version_digit(model[at])) ++at;
-            return at > begin;
-        };
-        size_t first = at;
-        if (!digits()) continue;
-        for (size_t i = first; i < at; ++i) remainder = (remainder * 10 + (model[i] - '0')) % kPackedAlignment;
-        auto semicolon = [&] { return at < model.size() && model[at++] == ';'; };
-        if (semicolon() && digits() && semicolon() && digits() && remainder != 0) return false;
-    }
-    return true;
-}
-
-namespace {
 
 class OnnxRuntimeRunner;
 
@@ -135,7 +117,9 @@ std::map<std::string, std::string> OnnxRuntime::identity() const {
 void OnnxRuntime::prepare(const std::filesystem::path& graph, const std::filesystem::path& target) const {
     for (size_t threshold : kExternalFromBytes) {
         optimise(graph, target, threshold, true);
-        if (packed_weights_are_aligned(read_file(target))) return;
+        std::string model = read_file(target);
+        if (ungroup_packed_numbers(model)) write_file(target, model);
+        if (packed_weights_are_aligned(model)) return;
     }
     optimise(graph, target, kExternalFromBytes[0], false);
 }

@@ -47,7 +47,4 @@ class OnnxRuntime : public Backend, public std::enable_shared_from_this<OnnxRunt
     Log log_;
 };
 
-// Whether every packed weight named in an optimised graph ("key|offset;length;flag") may be mapped as it lies.
-bool packed_weights_are_aligned(const std::string& model);
-
 }  // namespace ebca::internal

@@ -13,6 +13,7 @@
 #include "contract/json.hpp"
 #include "contract/sha256.hpp"
 #include "error.hpp"
+#include "numerals.hpp"
 #include "platform/platform.hpp"
 
 namespace ebca::internal {
@@ -32,8 +33,13 @@ constexpr size_t kProbeBytes = size_t{64} << 10;
 constexpr size_t kKeyLength = 24;
 constexpr int64_t kGraceSeconds = 60;
 
-using platform::facts_of;
 using platform::FileFacts;
+
+// Size -1: there is no such file, or what is there is none.
+FileFacts facts_of(const fs::path& path) {
+    FileFacts found = platform::facts_of(path);
+    return found.kind == platform::FileKind::regular ? found : FileFacts();
+}
 
 Value as_json(const FileFacts& found) {
     return {{"size", found.size}, {"mtime_ns", found.mtime_ns}};
@@ -41,6 +47,13 @@ Value as_json(const FileFacts& found) {
 
 std::string dumped(const Value& value) {
     return value.dump(-1, ' ', true, Value::error_handler_t::replace);
+}
+
+// Remove what is in the place of a file of the cache and is none: nothing can be renamed to a folder, and reading a
+// pipe may never end.
+void make_way(const fs::path& file) {
+    fs::file_status found = fs::symlink_status(file);
+    if (fs::exists(found) && !fs::is_regular_file(found)) fs::remove_all(file);
 }
 
 // Complete or not at all.
@@ -55,6 +68,7 @@ void write_atomically(const fs::path& path, const std::string& contents) {
         fs::remove(temporary, ignored);
         throw fs::filesystem_error("cannot write", path, std::make_error_code(std::errc::io_error));
     }
+    make_way(path);
     fs::rename(temporary, path);
 }
 
@@ -97,6 +111,14 @@ double size_of(const fs::path& folder) {
 struct CacheError : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
+
+bool has_digest(const fs::path& file, const Value& record) {
+    try {
+        return json::optional_member(record, "sha256") == sha256_file(file);
+    } catch (const EngineError&) {
+        return false;
+    }
+}
 
 class RemovedFolder {
   public:
@@ -150,11 +172,12 @@ fs::path cache_folder() {
 }
 
 double cache_limit() {
-    const char* chosen = std::getenv("EBCA_CACHE_LIMIT_GB");
-    if (!chosen) return kDefaultLimitGb * 1e9;
+    const std::string chosen = platform::variable("EBCA_CACHE_LIMIT_GB");
+    if (chosen.empty()) return kDefaultLimitGb * 1e9;
+    const platform::ClassicThread classic;
     char* end = nullptr;
-    double value = std::strtod(chosen, &end);
-    if (end == chosen || *end || std::isnan(value)) {
+    double value = std::strtod(chosen.c_str(), &end);
+    if (end == chosen.c_str() || *end || std::isnan(value)) {
         throw ParameterError(text("EBCA_CACHE_LIMIT_GB is '", chosen, "'"), "give a number of gigabytes, e.g. 40");
     }
     return value * 1e9;
@@ -214,6 +237,7 @@ std::vector<std::string> PreparedEngine::missing(const std::vector<std::string>&
 // One thread or process at a time prepares in a folder; the others wait and then find it prepared.
 void PreparedEngine::make_all(const std::vector<std::string>& names, const OnPrepare& progress) {
     fs::create_directories(folder_);
+    make_way(folder_ / kLock);
     FileLock held = FileLock::wait(folder_ / kLock);
     std::vector<std::string> missing;
     std::copy_if(names.begin(), names.end(), std::back_inserter(missing),
@@ -267,14 +291,15 @@ std::shared_ptr<Runner> PreparedEngine::open(const std::string& name, const Dime
     if (!backend_->prepares()) {
         return backend_->open(directory_.file(component.graph_for(backend_->name())), component, dimensions);
     }
+    if (auto opened = holder(name).opened_.extract(name)) return std::move(opened.mapped());
     try {
         return backend_->open(holder(name).target(name), component, dimensions);
     } catch (const BackendError&) {
-        // Size and time may match a damaged file, for example after a power failure.
-        if (holder(name).is_intact(name)) throw;
+        // It opened when it was prepared: it is damaged, for example by a power failure, or whoever prepared it did not
+        // try. It is prepared once more.
     }
     std::error_code failure;
-    fs::remove(holder(name).stamp(name), failure);
+    fs::remove_all(holder(name).stamp(name), failure);
     if (failure) {
         prepare_elsewhere({name}, {}, failure.message());
     } else {
@@ -332,47 +357,25 @@ bool PreparedEngine::is_current(const std::string& name) const {
     for (const auto& [file, made] : record["prepared"].items()) {
         FileFacts found = facts_of(folder_ / file);
         if (found.size < 0 || json::optional_member(made, "size") != found.size) return false;
-        if (json::optional_member(made, "mtime_ns") != found.mtime_ns &&
-            json::optional_member(made, "sha256") != sha256_file(folder_ / file)) {
-            return false;
-        }
+        bool untouched = json::optional_member(made, "mtime_ns") == found.mtime_ns;
+        if (!untouched && !has_digest(folder_ / file, made)) return false;
     }
     return !backend_->prepares() || fs::exists(target(name));
 }
 
-// Whether the contents of a component's files are still those that were prepared.
-bool PreparedEngine::is_intact(const std::string& name) const {
-    try {
-        Value record = json::parse(read_file(stamp(name)));
-        const Value& prepared = json::object(json::member(record, "prepared"), "prepared");
-        for (const auto& [file, made] : prepared.items()) {
-            if (json::optional_member(made, "sha256") != sha256_file(folder_ / file)) return false;
-        }
-        return true;
-    } catch (const EngineError&) {
-        return false;
-    }
-}
-
-void PreparedEngine::make(const std::string& name) const {
+void PreparedEngine::make(const std::string& name) {
     directory_.verify(sources(name));
     fs::path work = platform::make_folder(folder_ / ("." + name + "."));
     RemovedFolder removed(work);
     if (backend_->prepares()) {
-        const WithoutLinks files(directory_, sources(name), folder_, name);
-        try {
-            backend_->prepare(files.graph(), work / target(name).filename());
-        } catch (const BackendError&) {
-            // Libraries do not say that the disk is full; what they wrote still fills it.
-            check_writable(work);
-            throw;
-        }
+        write_prepared(name, work);
     }
     Value prepared = Value::object(), found = Value::object();
     // An old stamp must not meet new files.
-    fs::remove(stamp(name));
+    fs::remove_all(stamp(name));
     for (const auto& entry : fs::directory_iterator(work)) {
         fs::path file = folder_ / entry.path().filename();
+        make_way(file);
         fs::rename(entry.path(), file);
         Value record = as_json(facts_of(file));
         record["sha256"] = sha256_file(file);
@@ -380,6 +383,31 @@ void PreparedEngine::make(const std::string& name) const {
     }
     for (const std::string& file : sources(name)) found[file] = as_json(facts_of(directory_.file(file)));
     write_atomically(stamp(name), dumped({{"prepared", prepared}, {"sources", found}}));
+}
+
+// The prepared form of a component, which opens: a stamp promises that to every later process.
+void PreparedEngine::write_prepared(const std::string& name, const fs::path& work) {
+    const WithoutLinks files(directory_, sources(name), folder_, name);
+    const fs::path made = work / target(name).filename();
+    for (bool again : {false, true}) {
+        try {
+            backend_->prepare(files.graph(), made);
+        } catch (const BackendError&) {
+            // Libraries do not say that the disk is full; what they wrote still fills it.
+            check_writable(work);
+            throw;
+        }
+        try {
+            opened_[name] = backend_->open(made, directory_.manifest.components.at(name), {});
+            return;
+        } catch (const BackendError& error) {
+            check_writable(work);
+            if (again) {
+                throw BackendError(text("what was prepared of component '", name, "' does not open: ", error.problem()),
+                                   "try another release of the library, and report it");
+            }
+        }
+    }
 }
 
 void PreparedEngine::check_room(const std::vector<std::string>& names) const {

@@ -33,7 +33,7 @@ void remove_abandoned_folders(const fs::path& parent) {
 }  // namespace
 
 TemporaryFolder::TemporaryFolder() {
-    fs::path parent = fs::temp_directory_path();
+    fs::path parent = fs::absolute(fs::temp_directory_path());
     remove_abandoned_folders(parent);
     path_ = platform::make_folder(parent / kPrefix);
     alive_.emplace(path_ / kAlive);

@@ -7,6 +7,7 @@
 
 #include "contract/limits.hpp"
 #include "error.hpp"
+#include "platform/platform.hpp"
 
 namespace ebca::internal::json {
 namespace {
@@ -34,6 +35,8 @@ bool check_depth(int depth, Value::parse_event_t event) {
 }
 
 Value parsed(std::string_view bytes, const Value::parser_callback_t& look) {
+    // The parser reads fractions with strtod, and allows for a decimal point of one byte only.
+    const platform::ClassicThread classic;
     try {
         return Value::parse(bytes.begin(), bytes.end(), look);
     } catch (const Value::exception& error) {

@@ -5,8 +5,11 @@
 namespace ebca::internal {
 
 std::filesystem::path kernels_folder(const std::string& named) {
-    if (!named.empty()) return named;
-    if (std::string chosen = platform::variable("EBCA_KERNELS_DIR"); !chosen.empty()) return platform::to_path(chosen);
+    // Kernels are read when they are first needed: the host may be in another folder by then.
+    if (!named.empty()) return std::filesystem::absolute(platform::to_path(named));
+    if (std::string chosen = platform::variable("EBCA_KERNELS_DIR"); !chosen.empty()) {
+        return std::filesystem::absolute(platform::to_path(chosen));
+    }
     if (std::filesystem::path file = platform::own_file(); !file.empty()) {
         std::filesystem::path at = file.parent_path();
         // The library is in lib, lib64 or lib/x86_64-linux-gnu of the prefix.

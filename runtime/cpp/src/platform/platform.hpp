@@ -33,6 +33,19 @@ std::string variable(const char* name);
 // Where this user's cache of this library belongs, as Python's platformdirs has it; empty if nothing says it.
 std::filesystem::path user_cache();
 
+// While it lives, strtod, printf and the like follow the C locale on this thread, and on no other.
+class ClassicThread {
+  public:
+    ClassicThread();
+    ~ClassicThread();
+    ClassicThread(const ClassicThread&) = delete;
+    ClassicThread& operator=(const ClassicThread&) = delete;
+
+  private:
+    void* before_;       // the thread's locale, where the system has an object for it
+    std::string named_;  // its name, where it has not
+};
+
 // ---- shared libraries
 
 // File names by which the loader finds them, the first choice first.

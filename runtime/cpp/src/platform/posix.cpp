@@ -1,11 +1,16 @@
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <locale.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#if defined(__APPLE__)
+#include <xlocale.h>
+#endif
 
 #include <cerrno>
 #include <cstdlib>
+#include <new>
 
 #include "platform/platform.hpp"
 
@@ -31,7 +36,20 @@ FileKind kind_of(const struct stat& info) {
     return S_ISFIFO(info.st_mode) ? FileKind::pipe : FileKind::device;
 }
 
+// Kept until the process ends: a thread may be using it.
+locale_t classic() {
+    static const locale_t made = ::newlocale(LC_ALL_MASK, "C", nullptr);
+    if (!made) throw std::bad_alloc();
+    return made;
+}
+
 }  // namespace
+
+ClassicThread::ClassicThread() : before_(::uselocale(classic())) {}
+
+ClassicThread::~ClassicThread() {
+    ::uselocale(static_cast<locale_t>(before_));
+}
 
 fs::path to_path(std::string_view utf8) {
     return fs::path(utf8);

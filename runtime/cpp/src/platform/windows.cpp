@@ -7,6 +7,9 @@
 // After windows.h.
 #include <psapi.h>
 
+#include <locale.h>
+
+#include <clocale>
 #include <random>
 
 #include "platform/platform.hpp"
@@ -48,6 +51,18 @@ bool is_not_there(DWORD error) {
 }
 
 }  // namespace
+
+// The thread's locale comes and goes with what setlocale changes then.
+ClassicThread::ClassicThread() : before_(nullptr) {
+    before_ = reinterpret_cast<void*>(static_cast<intptr_t>(::_configthreadlocale(_ENABLE_PER_THREAD_LOCALE)));
+    if (const char* name = std::setlocale(LC_ALL, nullptr)) named_ = name;
+    std::setlocale(LC_ALL, "C");
+}
+
+ClassicThread::~ClassicThread() {
+    std::setlocale(LC_ALL, named_.c_str());
+    ::_configthreadlocale(static_cast<int>(reinterpret_cast<intptr_t>(before_)));
+}
 
 fs::path to_path(std::string_view utf8) {
     return fs::u8path(utf8);
