@@ -8,6 +8,8 @@
 #include <system_error>
 #include <thread>
 
+#include "contract/file.hpp"
+
 namespace ebca::internal {
 namespace {
 
@@ -25,7 +27,7 @@ bool starts_with(const std::string& line, const char* prefix) {
 std::string processor() {
     utsname names{};
     std::string name = uname(&names) == 0 ? names.machine : "";
-    std::ifstream file("/proc/cpuinfo");
+    std::ifstream file = open_file("/proc/cpuinfo");
     // Without memory a line would be cut off in silence.
     file.exceptions(std::ios_base::badbit);
     for (std::string line; std::getline(file, line);) {
@@ -47,7 +49,7 @@ int physical_cores() {
             continue;
         }
         for (const char* list : {"topology/core_cpus_list", "topology/thread_siblings_list"}) {
-            std::ifstream file(entry.path() / list);
+            std::ifstream file = open_file(entry.path() / list);
             file.exceptions(std::ios_base::badbit);
             if (std::string line; std::getline(file, line)) {
                 cores.insert(line);
