@@ -85,8 +85,9 @@ def test_callbacks_that_throw(
 
 def test_a_call_that_cannot_fit_fails_at_once(shapes: native.Engine, python_shapes: ebca.Engine) -> None:
     """As in Python: what is needed at least is known before anything is computed."""
-    with shapes.session(512, 512, batch=256) as mine, python_shapes.session(height=512, width=512, batch=256) as theirs:
-        edits = [ebca.Edit(f"a blue square {i}") for i in range(40)]
+    with shapes.session(batch=512) as mine, python_shapes.session(batch=512) as theirs:
+        # Terabytes for the matrices that tie contexts.
+        edits = [ebca.Edit("a blue square")] * 1000
         needed = []
         for session in (mine, theirs):
             began = time.monotonic()
@@ -95,7 +96,7 @@ def test_a_call_that_cannot_fit_fails_at_once(shapes: native.Engine, python_shap
             assert time.monotonic() - began < 5
             text = str(caught.value)
             found = re.fullmatch(
-                r"at least (\S+) [TG]B of memory is needed for 256 images of 512 x 512 pixels, and .* can be had; "
+                r"at least (\S+) [TG]B of memory is needed for 512 images of 64 x 64 pixels, and .* can be had; "
                 "make a smaller image, or fewer at once",
                 text,
             )
