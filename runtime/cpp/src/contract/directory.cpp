@@ -1,8 +1,8 @@
 #include "contract/directory.hpp"
 
-#include <fstream>
 #include <system_error>
 
+#include "contract/file.hpp"
 #include "contract/limits.hpp"
 #include "contract/sha256.hpp"
 #include "error.hpp"
@@ -86,7 +86,7 @@ std::string read_file(const fs::path& path, int64_t largest) {
         throw EngineError(text("'", path.string(), "' has ", size, " bytes, more than any that ebca writes"),
                           "export the engine again");
     }
-    std::ifstream file(path, std::ios::binary);
+    std::ifstream file = open_file(path);
     // Into memory of its own: a stream of texts that runs out of memory fails as if the file could not be read.
     std::string bytes(static_cast<size_t>(size), '\0');
     file.read(bytes.data(), size);

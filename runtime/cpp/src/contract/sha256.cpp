@@ -5,6 +5,7 @@
 #include <fstream>
 #include <vector>
 
+#include "contract/file.hpp"
 #include "error.hpp"
 
 namespace ebca::internal {
@@ -87,7 +88,7 @@ std::string sha256(std::string_view bytes) {
 }
 
 std::string sha256_file(const std::filesystem::path& path) {
-    std::ifstream file(path, std::ios::binary);
+    std::ifstream file = open_file(path);
     if (!file) throw EngineError(text("'", path.string(), "' cannot be read"));
     Sha256 digest;
     std::vector<char> chunk(kChunk);

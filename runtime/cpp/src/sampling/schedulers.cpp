@@ -8,6 +8,7 @@
 #include <map>
 #include <utility>
 
+#include "contract/file.hpp"
 #include "error.hpp"
 #include "parameters.hpp"
 #include "platform/platform.hpp"
@@ -27,7 +28,7 @@ std::vector<double> read_values(const EngineDirectory& directory, const std::str
                                " bytes instead of ", 8 * total),
                           "copy or export the engine again");
     }
-    std::ifstream file(directory.file(name), std::ios::binary);
+    std::ifstream file = open_file(directory.file(name));
     std::vector<double> values(static_cast<size_t>(count));
     file.seekg(offset * 8);
     file.read(reinterpret_cast<char*>(values.data()), count * 8);
