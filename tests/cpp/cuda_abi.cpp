@@ -20,7 +20,7 @@ constexpr bool passed_alike() {
     if constexpr (kAddress<Ours> || kAddress<Theirs>) {
         return kAddress<Ours> && kAddress<Theirs>;
     } else {
-        return (std::is_integral_v<Theirs> || std::is_enum_v<Theirs>) && sizeof(Ours) == sizeof(Theirs);
+        return (std::is_integral_v<Theirs> || std::is_enum_v<Theirs>)&&sizeof(Ours) == sizeof(Theirs);
     }
 }
 
@@ -34,7 +34,7 @@ struct Alike<int (*)(Ours...), CUresult (*)(Theirs...)> {
 
 }  // namespace
 
-#define CHECK(name, theirs)                                                                     \
+#define CHECK(name, theirs)                                                               \
     static_assert(Alike<decltype(CudaFunctions::name), decltype(&theirs)>::count, #name); \
     static_assert(Alike<decltype(CudaFunctions::name), decltype(&theirs)>::value, #name)
 

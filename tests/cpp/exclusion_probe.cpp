@@ -38,10 +38,9 @@ bool one_case() {
                  read(maps, n[1] * n[2]) && read(averages, rows * groups * cells) &&
                  read(bias, rows * contexts * groups * cells);
     if (!whole) return false;
-    ExclusiveAttention a{
-        step.data(),    subjects.data(), strengths.data(), fixed.data(), beyond.data(), near.data(),
-        outside.data(), maps.data(),     averages.data(),  bias.data(),  n[1],          n[2],
-        rows,           contexts,        groups,           n[6],         n[7]};
+    ExclusiveAttention a{step.data(),    subjects.data(), strengths.data(), fixed.data(), beyond.data(), near.data(),
+                         outside.data(), maps.data(),     averages.data(),  bias.data(),  n[1],          n[2],
+                         rows,           contexts,        groups,           n[6],         n[7]};
     if (head[0] != 0) {
         begin(a, static_cast<float>(head[1]));
     } else {
@@ -56,8 +55,7 @@ bool one_case() {
 
 int main(int count, char** words) {
     for (int i = 3; i < count; ++i) {
-        DistanceTables made =
-            distance_tables(std::atoll(words[1]), std::atoll(words[2]), std::atof(words[i]));
+        DistanceTables made = distance_tables(std::atoll(words[1]), std::atoll(words[2]), std::atof(words[i]));
         write(made.near);
         write(made.outside);
     }

@@ -7,9 +7,11 @@
 #include <vector>
 
 #if defined(_WIN32)
+// The second needs the first.
+// clang-format off
 #include <windows.h>
-// After windows.h.
 #include <shellapi.h>
+// clang-format on
 #endif
 
 namespace {

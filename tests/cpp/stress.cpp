@@ -61,7 +61,7 @@ struct Progress {
     int64_t next = 0;
     ebca_session* session = nullptr;
     std::atomic<int64_t> reached{0};  // evaluations
-    ebca_engine* engine = nullptr;  // for previews; null: none
+    ebca_engine* engine = nullptr;    // for previews; null: none
     bool calls_again = false;
     int cancel_at = -1;  // 0 from the callback at this evaluation
 };

@@ -219,7 +219,9 @@ class Result : public Owner<ebca_result, ebca_result_free> {
         return none;
 #endif
     }
-    const ebca_result* operator->() const { return &**this; }
+    const ebca_result* operator->() const {
+        return &**this;
+    }
 };
 
 // False cancels. What it throws cancels too, and is thrown again by the call.

@@ -7,6 +7,7 @@
 
 #include "error.hpp"
 #include "parameters.hpp"
+#include "platform/platform.hpp"
 
 namespace ebca::internal {
 namespace {
@@ -164,12 +165,12 @@ std::unique_ptr<Executor> Engine::executor(const Sizes& sizes, int64_t groups) {
 const PromptTokenizer& Engine::tokenizer() {
     std::lock_guard held(lock_);
     if (!manifest().tokenizer) {
-        throw rules::unet_only(directory_.path.string());
+        throw rules::unet_only(platform::to_utf8(directory_.path));
     }
     if (!tokenizer_) {
         const TokenizerSpec& spec = *manifest().tokenizer;
-        tokenizer_.emplace(PromptTokenizer::from_json(directory_.read(spec.file),
-                                                      {spec.model_max_length, spec.bos, spec.eos, spec.pad, spec.expansions}));
+        tokenizer_.emplace(PromptTokenizer::from_json(
+            directory_.read(spec.file), {spec.model_max_length, spec.bos, spec.eos, spec.pad, spec.expansions}));
     }
     return *tokenizer_;
 }
@@ -185,7 +186,7 @@ void Engine::verify_tables() {
 
 Array Engine::encode(const std::vector<int64_t>& ids, int64_t rows, Cancellation* cancellation) {
     if (!manifest().text_encoder) {
-        throw rules::no_text_encoder(directory_.path.string());
+        throw rules::no_text_encoder(platform::to_utf8(directory_.path));
     }
     const TextEncoderSpec& spec = *manifest().text_encoder;
     Array out({rows, spec.max_length, spec.hidden_size});
@@ -256,7 +257,7 @@ void Engine::warm_up_decoder(const Shape& latents) {
 }
 
 std::pair<Array, Array> Engine::encode_image(const Array& pixels, Cancellation* cancellation) {
-    if (!manifest().vae) throw rules::no_vae_for_image(directory_.path.string());
+    if (!manifest().vae) throw rules::no_vae_for_image(platform::to_utf8(directory_.path));
     const VaeSpec& spec = *manifest().vae;
     int64_t n = pixels.size(0), height = pixels.size(1), width = pixels.size(2), plane = height * width;
     Shape shape{n, spec.latent_channels, height / spec.downscale, width / spec.downscale};

@@ -90,8 +90,8 @@ int64_t peak_bytes(const Manifest& manifest, bool half, const CallSizes& call) {
         return scratch_bytes(manifest.components.at(name), at, half);
     };
     const Shape latents{call.images, unet.out_channels, sizes.at("height"), sizes.at("width")};
-    int64_t held = call.evaluations * (float_bytes({sizes.at("batch"), sizes.at("contexts"), sizes.at("tokens")}) +
-                                       float_bytes(latents));
+    int64_t held = call.evaluations *
+                   (float_bytes({sizes.at("batch"), sizes.at("contexts"), sizes.at("tokens")}) + float_bytes(latents));
     int64_t buffers = buffer_bytes(unet, sizes), segments = 0;
     for (const Step& step : unet.steps) {
         if (!step.is_op()) segments = std::max(segments, scratch(step.segment, sizes));
@@ -102,8 +102,8 @@ int64_t peak_bytes(const Manifest& manifest, bool half, const CallSizes& call) {
     texts["batch"] = call.texts;
     if (manifest.text_encoder && call.texts) {
         const TextEncoderSpec& spec = *manifest.text_encoder;
-        peak = std::max(peak, scratch(spec.component, texts) +
-                                  float_bytes({call.texts, spec.max_length, spec.hidden_size}));
+        peak = std::max(peak,
+                        scratch(spec.component, texts) + float_bytes({call.texts, spec.max_length, spec.hidden_size}));
     }
     if (manifest.vae && call.encodes) peak = std::max(peak, scratch(manifest.vae->encoder, one) + 12 * call.pixels);
     if (manifest.vae && call.decodes) {
@@ -119,8 +119,8 @@ bool is_about_memory(const std::string& message) {
     for (const char* words :
          {"bad_alloc", "bad_array_new_length", "Failed to allocate memory", "out of memory", "Out of memory",
           "Available memory of", "BFCArena", "Cannot allocate memory", "could not allocate",
-          "could not create a memory", "length_error", "cannot create std::vector larger", "vector::_M_default_append", "vector::reserve",
-          "Resource temporarily unavailable", "pthread_create failed"}) {
+          "could not create a memory", "length_error", "cannot create std::vector larger", "vector::_M_default_append",
+          "vector::reserve", "Resource temporarily unavailable", "pthread_create failed"}) {
         if (message.find(words) != message.npos) return true;
     }
     return false;

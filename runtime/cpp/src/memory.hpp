@@ -1,5 +1,5 @@
-// Whether a call can end well: found before anything is computed or allocated, as runtime/memory.py does it and from the
-// same numbers. A lower bound, so that nothing is refused that fits.
+// Whether a call can end well: found before anything is computed or allocated, as runtime/memory.py does it and from
+// the same numbers. A lower bound, so that nothing is refused that fits.
 #pragma once
 
 #include <cstdint>

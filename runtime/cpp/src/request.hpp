@@ -72,7 +72,8 @@ struct DenoiseRequest {
     bool record_energies = false;
 };
 
-// ParameterError unless what `Session::denoise` is given fits the UNet and each other. latents: of the session [n,C,h,w].
+// ParameterError unless what `Session::denoise` is given fits the UNet and each other. latents: of the session
+// [n,C,h,w].
 void check_denoise(const Shape& sample, const Shape& contexts, const std::vector<double>& timesteps,
                    const UNetSpec& unet, const Shape& latents);
 

@@ -129,12 +129,11 @@ Result Session::generate(const GenerateRequest& request) {
     if (request.latents) check_latents_given(*request.latents);
 
     auto began = Clock::now();
-    std::optional<SubjectInputs> subjects =
-        resolve(*engine_, request.subject, request.prompt, request.reading, steps.subject_strengths, latent_shape(),
-                {height_, width_});
-    Prompts prompts = encode_prompts(*engine_, batch_, request.prompt, request.negative_prompt,
-                                     prompts_of(request.edits), request.token_weights, scale.has_value(), request.reading,
-                                     &cancellation_);
+    std::optional<SubjectInputs> subjects = resolve(*engine_, request.subject, request.prompt, request.reading,
+                                                    steps.subject_strengths, latent_shape(), {height_, width_});
+    Prompts prompts =
+        encode_prompts(*engine_, batch_, request.prompt, request.negative_prompt, prompts_of(request.edits),
+                       request.token_weights, scale.has_value(), request.reading, &cancellation_);
     if (subjects) subjects->lengthen(prompts.conditional.size(1));
     call.evaluation["tokens"] = prompts.conditional.size(1);
     check_memory(call);
@@ -213,13 +212,13 @@ Result Session::invert(const InvertRequest& request) {
     }
     auto began = Clock::now();
     Warn warn = [&](const std::string& text) { engine_->log(LogLevel::warning, text); };
-    Array clean = request.latents
-                      ? *request.latents
-                      : engine_
-                            ->encode_image(per_image("images", load_images(request.images, height_, width_, warn),
-                                                     batch_),
-                                           &cancellation_)
-                            .first;
+    Array clean =
+        request.latents
+            ? *request.latents
+            : engine_
+                  ->encode_image(per_image("images", load_images(request.images, height_, width_, warn), batch_),
+                                 &cancellation_)
+                  .first;
     check_not_cancelled();
     auto images_encoded = Clock::now();
     Prompts prompts =

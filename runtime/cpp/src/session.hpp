@@ -76,7 +76,6 @@ class Session {
     // One evaluation of the UNet (denoiser.cpp).
     Result denoise(const DenoiseRequest& request);
 
-
     int64_t height() const { return height_; }
     int64_t width() const { return width_; }
     int64_t batch() const { return batch_; }

@@ -52,7 +52,8 @@ Result encode_prompt(Engine& engine, const EncodePromptRequest& request) {
     auto count = static_cast<int64_t>(request.texts.size());
     if (count > limits::images) throw rules::batch_too_large(count, limits::images);
     Result result;
-    result.embeds = encode_prompts(engine, count, {request.texts, {}}, {}, {}, {}, false, request.reading, nullptr).conditional;
+    result.embeds =
+        encode_prompts(engine, count, {request.texts, {}}, {}, {}, {}, false, request.reading, nullptr).conditional;
     return result;
 }
 
@@ -66,7 +67,8 @@ Result encode_images(Engine& engine, const EncodeImagesRequest& request) {
     Warn warn = [&](const std::string& text) { engine.log(LogLevel::warning, text); };
     Array pixels = load_images(request.images, size.height, size.width, warn);
     std::vector<NormalStream> streams{result.seeds.begin(), result.seeds.end()};
-    result.latents = request.sample ? sampled_latents(engine, pixels, streams) : engine.encode_image(pixels, nullptr).first;
+    result.latents =
+        request.sample ? sampled_latents(engine, pixels, streams) : engine.encode_image(pixels, nullptr).first;
     result.images = count;
     result.height = size.height;
     result.width = size.width;

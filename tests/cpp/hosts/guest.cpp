@@ -42,9 +42,12 @@ std::string said(ebca_status status) {
 // A callback of C that throws, as a mistake in a host may.
 int throws(const ebca_step_info*, void* what) {
     switch (*static_cast<int*>(what)) {
-        case 0: throw ebca::Error(EBCA_ERROR_ENGINE, "the host's own", "");
-        case 1: throw std::bad_alloc();
-        default: throw Error();
+        case 0:
+            throw ebca::Error(EBCA_ERROR_ENGINE, "the host's own", "");
+        case 1:
+            throw std::bad_alloc();
+        default:
+            throw Error();
     }
 }
 

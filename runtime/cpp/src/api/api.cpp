@@ -32,7 +32,7 @@ ebca_status made(ebca_session* session, ebca_result** result, Work&& work) {
 extern "C" {
 
 // Another thread may write the engine's error, so the caller reads a copy of its own.
-static const char* last_of(const ebca_engine* engine, std::string LastError::* text) {
+static const char* last_of(const ebca_engine* engine, std::string LastError::*text) {
     if (!engine) return text == &LastError::remedy ? "" : "the engine is NULL";
     LastError& own = thread_error();
     std::lock_guard held(engine->lock);
@@ -165,16 +165,17 @@ EBCA_API void ebca_invert_params_init(ebca_invert_params* params, size_t struct_
     fill(params, struct_size);
 }
 
-EBCA_API ebca_status ebca_session_generate(ebca_session* session, const ebca_generate_params* params, ebca_result** result) {
+EBCA_API ebca_status ebca_session_generate(ebca_session* session, const ebca_generate_params* params,
+                                           ebca_result** result) {
     return made(session, result, [&] {
         return session->session.generate(generate_request(*session->engine, session->session, params));
     });
 }
 
-EBCA_API ebca_status ebca_session_invert(ebca_session* session, const ebca_invert_params* params, ebca_result** result) {
-    return made(session, result, [&] {
-        return session->session.invert(invert_request(*session->engine, session->session, params));
-    });
+EBCA_API ebca_status ebca_session_invert(ebca_session* session, const ebca_invert_params* params,
+                                         ebca_result** result) {
+    return made(session, result,
+                [&] { return session->session.invert(invert_request(*session->engine, session->session, params)); });
 }
 
 EBCA_API void ebca_denoise_params_init(ebca_denoise_params* params, size_t struct_size) {
@@ -183,14 +184,12 @@ EBCA_API void ebca_denoise_params_init(ebca_denoise_params* params, size_t struc
 
 EBCA_API ebca_status ebca_session_denoise(ebca_session* session, const ebca_denoise_params* params,
                                           ebca_result** result) {
-    return made(session, result, [&] {
-        return session->session.denoise(denoise_request(*session->engine, session->session, params));
-    });
+    return made(session, result,
+                [&] { return session->session.denoise(denoise_request(*session->engine, session->session, params)); });
 }
 
 EBCA_API void ebca_result_free(ebca_result* result) {
     free_result(result);
 }
-
 }
 }  // namespace ebca::internal

@@ -52,6 +52,5 @@ EBCA_API ebca_status ebca_device_get_info(size_t index, ebca_device_info* info) 
         std::memcpy(info, &out, size);
     });
 }
-
 }
 }  // namespace ebca::internal

@@ -40,8 +40,8 @@ ebca_status guarded(Work&& work) noexcept {
         return short_of_memory(last, error.what());
     } catch (const std::system_error& error) {
         // A thread or a mapping that cannot be had.
-        bool is_short = error.code() == std::errc::not_enough_memory ||
-                        error.code() == std::errc::resource_unavailable_try_again;
+        bool is_short =
+            error.code() == std::errc::not_enough_memory || error.code() == std::errc::resource_unavailable_try_again;
         if (is_short) return short_of_memory(last, error.what());
         assign(last, error.what(), "");
         return EBCA_ERROR_INTERNAL;

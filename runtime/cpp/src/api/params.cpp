@@ -9,6 +9,7 @@
 #include "api/arguments.hpp"
 #include "api/callbacks.hpp"
 #include "api/structs.hpp"
+#include "platform/platform.hpp"
 
 namespace ebca::internal {
 namespace {
@@ -103,7 +104,7 @@ EngineOptions engine_options(const ebca_engine_params* given) {
     const ebca_engine_params params = checked(given, "ebca_engine_params");
     if (!params.path || !*params.path) throw rules::path_missing();
     EngineOptions options;
-    options.path = params.path;
+    options.path = platform::to_path(params.path);
     options.device = params.device ? params.device : "cpu";
     options.cpu.backend = string(params.backend);
     options.cpu.precision = string(params.precision);
@@ -113,7 +114,7 @@ EngineOptions engine_options(const ebca_engine_params* given) {
     options.gpu.stream = params.cuda_stream;
     options.gpu.kernels = string(params.kernels_dir);
     options.gpu.tensorrt_rtx_library = string(params.tensorrt_rtx_library);
-    options.cache = string(params.cache_dir);
+    options.cache = platform::to_path(string(params.cache_dir));
     if (params.on_prepare) {
         options.on_prepare = [call = params.on_prepare, data = params.on_prepare_data](int64_t done, int64_t total,
                                                                                        const std::string& component) {
@@ -221,9 +222,7 @@ EncodePromptRequest encode_prompt_request(const ebca_encode_prompt_params* given
     for (size_t i = 0; i < params.count; ++i) {
         texts.push_back(needed_text(params.texts[i], text("texts[", i, "]")));
     }
-    return {std::move(texts),
-            {params.prompt_weighting != 0, params.long_prompts != 0},
-            params.clip_skip};
+    return {std::move(texts), {params.prompt_weighting != 0, params.long_prompts != 0}, params.clip_skip};
 }
 
 EncodeImagesRequest encode_images_request(const ebca_encode_images_params* given) {

@@ -39,12 +39,12 @@ EBCA_API void ebca_encode_images_params_init(ebca_encode_images_params* params, 
 }
 
 EBCA_API ebca_status ebca_engine_encode_prompt(ebca_engine* engine, const ebca_encode_prompt_params* params,
-                                      ebca_result** result) {
+                                               ebca_result** result) {
     return stage(engine, result, [&](Engine& own) { return encode_prompt(own, encode_prompt_request(params)); });
 }
 
 EBCA_API ebca_status ebca_engine_encode_images(ebca_engine* engine, const ebca_encode_images_params* params,
-                                      ebca_result** result) {
+                                               ebca_result** result) {
     return stage(engine, result, [&](Engine& own) { return encode_images(own, encode_images_request(params)); });
 }
 
@@ -52,9 +52,9 @@ EBCA_API ebca_status ebca_engine_decode(ebca_engine* engine, const ebca_tensor* 
     return stage(engine, result, [&](Engine& own) { return decode(own, latents_of(own, latents)); });
 }
 
-EBCA_API ebca_status ebca_engine_preview(ebca_engine* engine, const ebca_tensor* latents, double scale, ebca_result** result) {
+EBCA_API ebca_status ebca_engine_preview(ebca_engine* engine, const ebca_tensor* latents, double scale,
+                                         ebca_result** result) {
     return stage(engine, result, [&](Engine& own) { return preview(own, latents_of(own, latents), scale); });
 }
-
 }
 }  // namespace ebca::internal

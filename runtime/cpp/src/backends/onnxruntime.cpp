@@ -22,7 +22,7 @@ void write_file(const std::filesystem::path& path, const std::string& bytes) {
     std::ofstream file(path, std::ios::binary | std::ios::trunc);
     file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
     file.close();
-    if (!file) throw BackendError(text("'", path.string(), "' cannot be written"));
+    if (!file) throw BackendError(text("'", platform::to_utf8(path), "' cannot be written"));
 }
 
 class OnnxRuntimeRunner;
@@ -133,7 +133,7 @@ void OnnxRuntime::optimise(const std::filesystem::path& graph, const std::filesy
     const OrtApi& api = library_.api();
     library_.check(api.SetSessionGraphOptimizationLevel(chosen.get(), ORT_ENABLE_ALL), "has no such level");
     library_.check(api.SetOptimizedModelFilePath(chosen.get(), target.c_str()), "has no such option");
-    set(*chosen, "session.optimized_model_external_initializers_file_name", weights.filename().string());
+    set(*chosen, "session.optimized_model_external_initializers_file_name", platform::to_utf8(weights.filename()));
     set(*chosen, "session.optimized_model_external_initializers_min_size_in_bytes", std::to_string(threshold));
     set(*chosen, "session.save_external_prepacked_constant_initializers", packed ? "1" : "0");
     session(graph, *chosen);
@@ -147,7 +147,8 @@ std::shared_ptr<Runner> OnnxRuntime::open(const std::filesystem::path& prepared,
     std::shared_lock held(platform::mappings());
     OrtPointer<OrtSession> opened = session(prepared, *chosen);
     held.unlock();
-    return std::make_shared<OnnxRuntimeRunner>(shared_from_this(), std::move(opened), prepared.stem().string());
+    return std::make_shared<OnnxRuntimeRunner>(shared_from_this(), std::move(opened),
+                                               platform::to_utf8(prepared.stem()));
 }
 
 OrtPointer<OrtSessionOptions> OnnxRuntime::options() const {
@@ -165,7 +166,7 @@ void OnnxRuntime::set(OrtSessionOptions& options, const char* key, const std::st
 OrtPointer<OrtSession> OnnxRuntime::session(const std::filesystem::path& path, const OrtSessionOptions& options) const {
     OrtSession* raw = nullptr;
     library_.check(library_.api().CreateSession(environment_.get(), path.c_str(), &options, &raw),
-                   text("cannot open '", path.string(), "'"));
+                   text("cannot open '", platform::to_utf8(path), "'"));
     return OrtPointer<OrtSession>(raw, {library_.api().ReleaseSession});
 }
 

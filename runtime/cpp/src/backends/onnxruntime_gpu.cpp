@@ -89,7 +89,7 @@ class OnnxRuntimeGpu : public Backend, public std::enable_shared_from_this<OnnxR
     bool shares_scratch() const override { return !device_; }
     std::map<std::string, std::string> identity() const override { return {{name_, library_.version()}}; }
     void prepare(const fs::path& graph, const fs::path&) const override {
-        throw BackendError(text(name_, " prepares nothing, and was asked to for '", graph.string(), "'"));
+        throw BackendError(text(name_, " prepares nothing, and was asked to for '", platform::to_utf8(graph), "'"));
     }
     std::shared_ptr<Runner> open(const fs::path& graph, const Component& component,
                                  const Dimensions& dimensions) const override;
@@ -247,14 +247,15 @@ const OrtEpDevice* OnnxRuntimeGpu::plugin_device(const std::string& plugin) cons
             for (const auto& entry : fs::directory_iterator(folder, unreadable)) {
                 // The registration below reports which of them is missing.
                 std::string reason;
-                if (entry.path().filename().string().rfind(needed, 0) == 0 &&
+                if (platform::to_utf8(entry.path().filename()).rfind(needed, 0) == 0 &&
                     platform::load(entry.path(), platform::Symbols::shared, reason)) {
                     break;
                 }
             }
         }
-        library_.check(api.RegisterExecutionProviderLibrary(environment_.get(), kRegistration, platform::to_path(plugin).c_str()),
-                       text("cannot load the provider '", plugin, "'"));
+        library_.check(
+            api.RegisterExecutionProviderLibrary(environment_.get(), kRegistration, platform::to_path(plugin).c_str()),
+            text("cannot load the provider '", plugin, "'"));
         devices = plugin_devices();
     }
     for (const OrtEpDevice* device : devices) {
@@ -336,10 +337,10 @@ std::shared_ptr<Runner> OnnxRuntimeGpu::open(const fs::path& graph, const Compon
     device_ ? append_plugin(*options) : append_cuda(*options);
     OrtSession* made = nullptr;
     check(api.CreateSession(environment_.get(), graph.c_str(), options.get(), &made),
-          text("cannot open '", graph.string(), "' on the GPU"));
+          text("cannot open '", platform::to_utf8(graph), "' on the GPU"));
     OrtPointer<OrtSession> session(made, {api.ReleaseSession});
-    check_assignment(library_, *session, graph.filename().string(), provider_);
-    return std::make_shared<GpuRunner>(shared_from_this(), std::move(session), graph.stem().string());
+    check_assignment(library_, *session, platform::to_utf8(graph.filename()), provider_);
+    return std::make_shared<GpuRunner>(shared_from_this(), std::move(session), platform::to_utf8(graph.stem()));
 }
 
 }  // namespace

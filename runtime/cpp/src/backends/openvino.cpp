@@ -169,7 +169,7 @@ OpenVino::OpenVino(const std::string& library, int threads, bool bf16)
 std::shared_ptr<Runner> OpenVino::open(const std::filesystem::path& graph, const Component& component,
                                        const Dimensions&) const {
     const openvino_c::Functions& ov = library_.api();
-    const std::string doing = text("cannot open '", graph.string(), "'");
+    const std::string doing = text("cannot open '", platform::to_utf8(graph), "'");
     const std::string threads = std::to_string(threads_);
     const char* precision = bf16_ && !component.float32_only ? "bf16" : "f32";
     OvPointer<ov_compiled_model> compiled;
@@ -190,7 +190,8 @@ std::shared_ptr<Runner> OpenVino::open(const std::filesystem::path& graph, const
     if (!component.weights.empty()) {
         weights = graph.parent_path() / std::filesystem::path(component.weights).filename();
     }
-    return std::make_shared<OpenVinoRunner>(shared_from_this(), std::move(compiled), graph.stem().string(), weights);
+    return std::make_shared<OpenVinoRunner>(shared_from_this(), std::move(compiled), platform::to_utf8(graph.stem()),
+                                            weights);
 }
 
 }  // namespace ebca::internal

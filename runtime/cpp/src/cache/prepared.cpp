@@ -86,7 +86,7 @@ void remove_abandoned(const fs::path& folder) {
     std::vector<fs::path> found;
     auto now = std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch());
     for (const auto& entry : fs::directory_iterator(folder, failure)) {
-        std::string name = entry.path().filename().string();
+        std::string name = platform::to_utf8(entry.path().filename());
         bool work = name[0] == '.' && name.find('.', 1) != std::string::npos;
         if (work && fs::is_directory(fs::symlink_status(entry.path()))) found.push_back(entry.path());
         int64_t age = now.count() - facts_of(entry.path()).mtime_ns / 1000000000;
@@ -190,7 +190,7 @@ PreparedEngine::PreparedEngine(const EngineDirectory& directory, std::shared_ptr
     for (const auto& [name, value] : backend_->identity()) identity[name] = value;
     for (const auto& [name, record] : directory.manifest.files) identity["files"][name] = record.sha256;
     key_ = text(backend_->name(), "-", sha256(dumped(identity)).substr(0, kKeyLength));
-    identity["engine"] = directory.path.string();
+    identity["engine"] = platform::to_utf8(directory.path);
     marker_ = dumped(identity);
     try {
         root_ = fs::absolute(cache.empty() ? cache_folder() : cache);
@@ -256,7 +256,7 @@ void PreparedEngine::make_all(const std::vector<std::string>& names, const OnPre
 
 void PreparedEngine::prepare_elsewhere(const std::vector<std::string>& names, const OnPrepare& progress,
                                        const std::string& reason) {
-    std::string where = folder_.empty() ? "the user's cache" : text("'", folder_.string(), "'");
+    std::string where = folder_.empty() ? "the user's cache" : text("'", platform::to_utf8(folder_), "'");
     std::string problem = text("prepared components cannot be kept in ", where, " (", reason, ")");
     const char* instead = "every process verifies the engine directory again";
     if (backend_->prepares()) {
@@ -312,7 +312,7 @@ void PreparedEngine::forget(const std::vector<std::string>& names) const {
     std::vector<fs::path> files;
     for (const std::string& name : names) {
         files.push_back(target(name));
-        files.push_back(target(name).string() + ".data");
+        files.push_back(platform::to_path(platform::to_utf8(target(name)) + ".data"));
     }
     platform::forget(files);
     if (elsewhere_) elsewhere_->forget(names);
@@ -379,7 +379,7 @@ void PreparedEngine::make(const std::string& name) {
         fs::rename(entry.path(), file);
         Value record = as_json(facts_of(file));
         record["sha256"] = sha256_file(file);
-        prepared[file.filename().string()] = record;
+        prepared[platform::to_utf8(file.filename())] = record;
     }
     for (const std::string& file : sources(name)) found[file] = as_json(facts_of(directory_.file(file)));
     write_atomically(stamp(name), dumped({{"prepared", prepared}, {"sources", found}}));

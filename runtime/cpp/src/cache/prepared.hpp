@@ -14,6 +14,7 @@
 #include "backends/backend.hpp"
 #include "cache/temporary.hpp"
 #include "contract/directory.hpp"
+#include "platform/platform.hpp"
 
 namespace ebca::internal {
 
@@ -26,8 +27,8 @@ std::filesystem::path cache_folder();
 // Bound of the cache in bytes: EBCA_CACHE_LIMIT_GB, else 40 GB. ParameterError if it is not a number.
 double cache_limit();
 
-// The prepared components of one engine directory on this machine. Use from one thread at a time. A cache that cannot be
-// written is used as far as it goes; what it lacks is prepared in a temporary folder, with one warning.
+// The prepared components of one engine directory on this machine. Use from one thread at a time. A cache that cannot
+// be written is used as far as it goes; what it lacks is prepared in a temporary folder, with one warning.
 class PreparedEngine {
   public:
     using Warn = std::function<void(const std::string&)>;
@@ -53,8 +54,8 @@ class PreparedEngine {
     void evict() const;
 
   private:
-    std::filesystem::path target(const std::string& name) const { return folder_ / (name + ".onnx"); }
-    std::filesystem::path stamp(const std::string& name) const { return folder_ / (name + ".json"); }
+    std::filesystem::path target(const std::string& name) const { return folder_ / platform::to_path(name + ".onnx"); }
+    std::filesystem::path stamp(const std::string& name) const { return folder_ / platform::to_path(name + ".json"); }
     std::vector<std::string> sources(const std::string& name) const;
     bool is_current(const std::string& name) const;
     std::vector<std::string> missing(const std::vector<std::string>& names) const;

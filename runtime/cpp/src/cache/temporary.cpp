@@ -4,6 +4,8 @@
 #include <string>
 #include <system_error>
 
+#include "platform/platform.hpp"
+
 namespace ebca::internal {
 namespace fs = std::filesystem;
 namespace {
@@ -18,7 +20,7 @@ void remove_abandoned_folders(const fs::path& parent) {
     std::error_code failure;
     auto now = std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch());
     for (const auto& entry : fs::directory_iterator(parent, failure)) {
-        if (entry.path().filename().string().rfind(kPrefix, 0) != 0) continue;
+        if (platform::to_utf8(entry.path().filename()).rfind(kPrefix, 0) != 0) continue;
         if (!platform::is_own_folder(entry.path())) continue;
         if (now.count() - platform::facts_of(entry.path()).mtime_ns / 1000000000 < kYoungSeconds) continue;
         try {

@@ -1,5 +1,5 @@
-// Folders for what cannot be kept in the user's cache, as engines/cache/temporary.py has them: both runtimes remove what
-// killed processes of either left behind.
+// Folders for what cannot be kept in the user's cache, as engines/cache/temporary.py has them: both runtimes remove
+// what killed processes of either left behind.
 #pragma once
 
 #include <filesystem>

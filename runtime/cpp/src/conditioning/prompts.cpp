@@ -54,7 +54,9 @@ void weigh(float* embeddings, const float* weights, int64_t tokens, int64_t widt
     if (std::all_of(weights, weights + tokens, [](float weight) { return weight == 1.0f; })) return;
     int64_t count = tokens * width;
     // Exact: a product of two floats.
-    auto scaled = [&](int64_t i) { return static_cast<double>(embeddings[i]) * static_cast<double>(weights[i / width]); };
+    auto scaled = [&](int64_t i) {
+        return static_cast<double>(embeddings[i]) * static_cast<double>(weights[i / width]);
+    };
     double before = 0, after = 0;
     for (int64_t i = 0; i < count; ++i) {
         before += static_cast<double>(embeddings[i]);
@@ -105,8 +107,8 @@ void encode_texts(Engine& engine, std::vector<Named>& prompts, const Reading& re
     for (size_t i = 0, row = 0; i < unique.size(); row += encoded.rows[i++]) {
         first.push_back(static_cast<int64_t>(row));
         for (size_t r = row; r < row + encoded.rows[i]; ++r) {
-            weigh(embeddings.row(static_cast<int64_t>(r)),
-                  encoded.weights.data() + static_cast<int64_t>(r) * length, length, width, names[i]);
+            weigh(embeddings.row(static_cast<int64_t>(r)), encoded.weights.data() + static_cast<int64_t>(r) * length,
+                  length, width, names[i]);
         }
     }
     for (Named& prompt : prompts) {
@@ -118,7 +120,8 @@ void encode_texts(Engine& engine, std::vector<Named>& prompts, const Reading& re
             float* to = prompt.embeds.row(static_cast<int64_t>(n));
             for (size_t r = 0; r < rows; ++r, to += embeddings.stride()) {
                 bool own = r < encoded.rows[text];
-                std::copy_n(embeddings.row(own ? first[text] + static_cast<int64_t>(r) : last), embeddings.stride(), to);
+                std::copy_n(embeddings.row(own ? first[text] + static_cast<int64_t>(r) : last), embeddings.stride(),
+                            to);
             }
         }
     }

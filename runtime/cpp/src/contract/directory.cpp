@@ -20,7 +20,7 @@ int64_t regular_size(const fs::path& path) {
     const platform::FileFacts found = platform::facts_of(path);
     if (found.kind == FileKind::regular) return found.size;
     if (found.kind == FileKind::denied) {
-        throw EngineError(text("'", path.string(), "' cannot be read: ", found.failure.message()),
+        throw EngineError(text("'", platform::to_utf8(path), "' cannot be read: ", found.failure.message()),
                           "check its permissions");
     }
     const char* what = found.kind == FileKind::missing    ? "missing"
@@ -28,11 +28,12 @@ int64_t regular_size(const fs::path& path) {
                        : found.kind == FileKind::folder   ? "a directory instead of a file"
                        : found.kind == FileKind::pipe     ? "a pipe instead of a file"
                                                           : "a device instead of a file";
-    throw EngineError(text("'", path.string(), "' is ", what), "copy the whole engine directory or export it again");
+    throw EngineError(text("'", platform::to_utf8(path), "' is ", what),
+                      "copy the whole engine directory or export it again");
 }
 
 EngineError corrupted(const fs::path& path) {
-    return EngineError(text("'", path.string(), "' is corrupted: its contents are not what was exported"),
+    return EngineError(text("'", platform::to_utf8(path), "' is corrupted: its contents are not what was exported"),
                        "export the engine again");
 }
 
@@ -41,9 +42,9 @@ EngineError corrupted(const fs::path& path) {
 void EngineDirectory::check_size(const std::string& name) const {
     int64_t size = regular_size(file(name)), expected = manifest.files.at(name).size;
     if (size != expected) {
-        throw EngineError(
-            text("'", file(name).string(), "' has ", size, " bytes instead of ", expected, ": truncated or changed"),
-            "export the engine again");
+        throw EngineError(text("'", platform::to_utf8(file(name)), "' has ", size, " bytes instead of ", expected,
+                               ": truncated or changed"),
+                          "export the engine again");
     }
 }
 
@@ -64,18 +65,18 @@ std::string EngineDirectory::read(const std::string& name) const {
 EngineDirectory open_directory(const fs::path& path) {
     std::error_code failure;
     if (!fs::is_directory(path, failure)) {
-        throw EngineError(text("engine directory '", path.string(), "' does not exist"),
+        throw EngineError(text("engine directory '", platform::to_utf8(path), "' does not exist"),
                           "make one with `ebca-export --output-dir`");
     }
     fs::path file = path / "manifest.json";
     if (!fs::exists(fs::symlink_status(file, failure))) {
-        throw EngineError(
-            text("'", path.string(), "' has no manifest.json: not an engine directory, or its export did not finish"),
-            "run `ebca-export` again to finish it");
+        throw EngineError(text("'", platform::to_utf8(path),
+                               "' has no manifest.json: not an engine directory, or its export did not finish"),
+                          "run `ebca-export` again to finish it");
     }
     EngineDirectory directory;
     directory.path = fs::absolute(path);
-    directory.manifest = parse_manifest(read_file(file, limits::manifest_bytes), "'" + file.string() + "'");
+    directory.manifest = parse_manifest(read_file(file, limits::manifest_bytes), "'" + platform::to_utf8(file) + "'");
     for (const auto& [name, record] : directory.manifest.files) directory.check_size(name);
     return directory;
 }
@@ -83,14 +84,14 @@ EngineDirectory open_directory(const fs::path& path) {
 std::string read_file(const fs::path& path, int64_t largest) {
     int64_t size = regular_size(path);
     if (size > largest) {
-        throw EngineError(text("'", path.string(), "' has ", size, " bytes, more than any that ebca writes"),
+        throw EngineError(text("'", platform::to_utf8(path), "' has ", size, " bytes, more than any that ebca writes"),
                           "export the engine again");
     }
     std::ifstream file = open_file(path);
     // Into memory of its own: a stream of texts that runs out of memory fails as if the file could not be read.
     std::string bytes(static_cast<size_t>(size), '\0');
     file.read(bytes.data(), size);
-    if (!file) throw EngineError(text("'", path.string(), "' cannot be read"), "check its permissions");
+    if (!file) throw EngineError(text("'", platform::to_utf8(path), "' cannot be read"), "check its permissions");
     return bytes;
 }
 

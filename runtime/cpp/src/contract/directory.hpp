@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "contract/manifest.hpp"
+#include "platform/platform.hpp"
 
 namespace ebca::internal {
 
@@ -16,7 +17,7 @@ struct EngineDirectory {
     std::filesystem::path path;
     Manifest manifest;
 
-    std::filesystem::path file(const std::string& name) const { return path / name; }
+    std::filesystem::path file(const std::string& name) const { return path / platform::to_path(name); }
 
     // EngineError where one of these files is missing, truncated or changed; the message names it.
     void verify(const std::vector<std::string>& names) const;

@@ -80,7 +80,8 @@ void Entry::members(const Member& visit) const {
 std::vector<Entry> Entry::elements() const {
     if (!value_.is_array()) refuse("a list");
     std::vector<Entry> out;
-    for (const json::Value& element : value_) out.emplace_back(element, ebca::internal::text(path_, "[", out.size(), "]"));
+    for (const json::Value& element : value_)
+        out.emplace_back(element, ebca::internal::text(path_, "[", out.size(), "]"));
     return out;
 }
 

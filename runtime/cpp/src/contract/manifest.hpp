@@ -132,7 +132,7 @@ struct SchedulerSection {
     std::string standard;        // "default" in the manifest
     std::string image_to_image;  // the default for starts at an intermediate noise level
     std::string alphas_cumprod;
-    int64_t default_steps = 0;   // of a request that does not say; 0: the usual number
+    int64_t default_steps = 0;  // of a request that does not say; 0: the usual number
     int64_t train_timesteps = 0;
     std::string prediction_type;
     std::map<std::string, TableSpec> tables;

@@ -7,6 +7,7 @@
 
 #include "contract/file.hpp"
 #include "error.hpp"
+#include "platform/platform.hpp"
 
 namespace ebca::internal {
 namespace {
@@ -89,13 +90,13 @@ std::string sha256(std::string_view bytes) {
 
 std::string sha256_file(const std::filesystem::path& path) {
     std::ifstream file = open_file(path);
-    if (!file) throw EngineError(text("'", path.string(), "' cannot be read"));
+    if (!file) throw EngineError(text("'", platform::to_utf8(path), "' cannot be read"));
     Sha256 digest;
     std::vector<char> chunk(kChunk);
     while (file.read(chunk.data(), static_cast<std::streamsize>(chunk.size())) || file.gcount()) {
         digest.update(chunk.data(), static_cast<size_t>(file.gcount()));
     }
-    if (file.bad()) throw EngineError(text("'", path.string(), "' cannot be read"));
+    if (file.bad()) throw EngineError(text("'", platform::to_utf8(path), "' cannot be read"));
     return digest.hex();
 }
 

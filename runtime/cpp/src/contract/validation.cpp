@@ -142,10 +142,10 @@ void check_edges(const UNetSpec& unet) {
     }
     const TensorSpec contexts = floats(shape("batch", "contexts", "tokens", unet.context_dim));
     const TensorSpecs expected{{"sample", floats(shape("batch", unet.in_channels, "height", "width"))},
-                           {"timestep", floats(shape("batch"))},
-                           {"contexts", contexts},
-                           {"noise", floats(shape("batch", unet.out_channels, "height", "width"))},
-                           {"contexts_out", contexts}};
+                               {"timestep", floats(shape("batch"))},
+                               {"contexts", contexts},
+                               {"noise", floats(shape("batch", unet.out_channels, "height", "width"))},
+                               {"contexts_out", contexts}};
     check_tensors("the UNet", some(unet.tensors, joined(kInputs, kOutputs)), expected);
 }
 
@@ -182,21 +182,21 @@ TensorSpecs op_tensors(const Names& names, const LayerSpec& layer, DType half, c
     const std::vector<Dim> queries{batch, positions, width}, keys{batch, contexts, tokens, width},
         each{batch, contexts};
     const TensorSpecs all{{"q", {half, queries}},
-                      {"out", {half, queries}},
-                      {"k", {half, keys}},
-                      {"v", {half, keys}},
-                      {"g", floats(keys)},
-                      {"weights", floats(each)},
-                      {"gamma_norm", floats(each)},
-                      {"energy_attn", floats(each)},
-                      {"energy_norm", floats(each)},
-                      {"gamma_attn", floats({batch, contexts, tokens})},
-                      {"norm_factor", floats({})},
-                      {"tie", floats({batch, contexts, contexts})},
-                      {"mask", floats({batch, contexts, positions})},
-                      {"bias", floats({batch, contexts, groups, positions})},
-                      {"token_groups", {DType::int32, {batch, contexts, tokens}}},
-                      {"maps", floats({batch, groups, positions})}};
+                          {"out", {half, queries}},
+                          {"k", {half, keys}},
+                          {"v", {half, keys}},
+                          {"g", floats(keys)},
+                          {"weights", floats(each)},
+                          {"gamma_norm", floats(each)},
+                          {"energy_attn", floats(each)},
+                          {"energy_norm", floats(each)},
+                          {"gamma_attn", floats({batch, contexts, tokens})},
+                          {"norm_factor", floats({})},
+                          {"tie", floats({batch, contexts, contexts})},
+                          {"mask", floats({batch, contexts, positions})},
+                          {"bias", floats({batch, contexts, groups, positions})},
+                          {"token_groups", {DType::int32, {batch, contexts, tokens}}},
+                          {"maps", floats({batch, groups, positions})}};
     return some(all, names);
 }
 
@@ -362,9 +362,9 @@ void check_text(const Manifest& manifest) {
                   {{"hidden_states", floats(shape("batch", encoder->max_length, encoder->hidden_size))}});
     if (!encoder->layers_component.empty()) {
         const Component& layers = need_component(manifest, encoder->layers_component, "the text encoder's layers");
-        check_tensors("the text encoder's layers", layers.inputs,
-                      {{"input_ids", {DType::int64, shape("batch", encoder->max_length)}},
-                       {"skip", {DType::int64, shape(1)}}});
+        check_tensors(
+            "the text encoder's layers", layers.inputs,
+            {{"input_ids", {DType::int64, shape("batch", encoder->max_length)}}, {"skip", {DType::int64, shape(1)}}});
         check_tensors("the text encoder's layers", layers.outputs,
                       {{"hidden_states", floats(shape("batch", encoder->max_length, encoder->hidden_size))}});
     }
@@ -421,7 +421,8 @@ void check_schedulers(const Manifest& manifest) {
         for (const auto& [steps, evaluations] : table.steps) needed += 8 * table.values(evaluations);
         // Another size means that records lie elsewhere than the manifest says.
         if (size != needed) {
-            throw EngineError(text("the tables of ", name, " have ", needed, " bytes, and '", table.file, "' has ", size));
+            throw EngineError(
+                text("the tables of ", name, " have ", needed, " bytes, and '", table.file, "' has ", size));
         }
     }
 }

@@ -13,6 +13,7 @@
 #include "contract/product.hpp"
 #include "contract/sha256.hpp"
 #include "error.hpp"
+#include "platform/platform.hpp"
 
 namespace ebca::internal {
 namespace {
@@ -218,8 +219,8 @@ KernelSet::KernelSet(std::filesystem::path folder) : folder_(std::move(folder)) 
         std::string format = json::string(json::member(data, "format"), "format");
         int64_t version = json::integer(json::member(data, "version"), "version", 0, kLargestNumber);
         if (format != kKernelsFormat || version != kKernelsVersion) {
-            throw EngineError(
-                text("it is '", format, "' version ", version, ", not '", kKernelsFormat, "' version ", kKernelsVersion));
+            throw EngineError(text("it is '", format, "' version ", version, ", not '", kKernelsFormat, "' version ",
+                                   kKernelsVersion));
         }
         for (const auto& [kernel, records] : json::object(json::member(data, "arguments"), "arguments").items()) {
             std::vector<Argument>& arguments = arguments_[kernel];
@@ -247,7 +248,7 @@ KernelSet::KernelSet(std::filesystem::path folder) : folder_(std::move(folder)) 
             }
         }
     } catch (const EngineError& error) {
-        throw BackendError(text(path.string(), ": the GPU kernels cannot be read (", error.what(), ")"),
+        throw BackendError(text(platform::to_utf8(path), ": the GPU kernels cannot be read (", error.what(), ")"),
                            "name their folder in the parameters or in EBCA_KERNELS_DIR, or install ebca again");
     }
 }
@@ -262,11 +263,12 @@ const std::string& KernelSet::contents(const std::string& pack) const {
     try {
         bytes = read_file(path);
     } catch (const EngineError& error) {
-        throw BackendError(text(path.string(), ": the GPU kernels cannot be read (", error.what(), ")"),
+        throw BackendError(text(platform::to_utf8(path), ": the GPU kernels cannot be read (", error.what(), ")"),
                            "install ebca again");
     }
     if (sha256(bytes) != wanted.sha256) {
-        throw BackendError(text(path.string(), " is damaged: its SHA-256 is not the manifest's"), "install ebca again");
+        throw BackendError(text(platform::to_utf8(path), " is damaged: its SHA-256 is not the manifest's"),
+                           "install ebca again");
     }
     return read_.emplace(pack, std::move(bytes)).first->second;
 }
@@ -279,7 +281,7 @@ std::string KernelSet::image(const Binary& binary) const {
     }
     if (!made) {
         throw BackendError(
-            text(folder_.string(), ": the kernel ", binary.kernel, " for ", binary.pack(), " is damaged"),
+            text(platform::to_utf8(folder_), ": the kernel ", binary.kernel, " for ", binary.pack(), " is damaged"),
             "install ebca again");
     }
     return *made;

@@ -133,8 +133,8 @@ class Executor {
     std::vector<std::pair<int64_t, int64_t>> layer_sizes_;
     std::map<std::pair<int64_t, int64_t>, SharedMemory> masks_;
     std::optional<GuidedTensors> guided_;
-    std::optional<Memory> zero_g_;    // in place of g in the variant that does not compute it
-    std::optional<Memory> zero_controls_;  // in place of what ControlNets write
+    std::optional<Memory> zero_g_;                       // in place of g in the variant that does not compute it
+    std::optional<Memory> zero_controls_;                // in place of what ControlNets write
     std::vector<std::array<SharedMemory, 2>> energies_;  // [B,S] of each layer; none until they are computed
     std::vector<Memory> workspaces_;                     // of bound kernels
     std::map<Variant, Calls> bound_;

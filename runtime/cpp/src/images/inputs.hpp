@@ -10,7 +10,8 @@
 
 namespace ebca::internal {
 
-// Pixels that the caller owns: [height,width,channels] uint8 without gaps, 1 (grey), 3 (RGB) or 4 channels (alpha last).
+// Pixels that the caller owns: [height,width,channels] uint8 without gaps, 1 (grey), 3 (RGB) or 4 channels (alpha
+// last).
 struct ImageView {
     const uint8_t* pixels = nullptr;
     int64_t height = 0;

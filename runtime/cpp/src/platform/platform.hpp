@@ -55,7 +55,8 @@ const char* cuda_driver_name();
 
 enum class Symbols { own, shared };
 
-// Null, and the reason, if it cannot be loaded. It is never closed. Shared symbols serve libraries that are loaded later.
+// Null, and the reason, if it cannot be loaded. It is never closed. Shared symbols serve libraries that are loaded
+// later.
 void* load(const std::filesystem::path& file, Symbols symbols, std::string& reason);
 void* find_symbol(void* library, const char* name);
 

@@ -88,7 +88,7 @@ fs::path own_file() {
 }
 
 FileFacts facts_of(const fs::path& path) {
-    struct stat info{};
+    struct stat info {};
     if (::stat(path.c_str(), &info) == 0) return {kind_of(info), info.st_size, modified_ns(info), {}};
     FileFacts none;
     none.failure = last_error();
@@ -101,7 +101,7 @@ FileFacts facts_of(const fs::path& path) {
 }
 
 bool is_own_folder(const fs::path& path) {
-    struct stat info{};
+    struct stat info {};
     return ::lstat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode) && info.st_uid == ::geteuid();
 }
 

@@ -3,9 +3,11 @@
 #endif
 #define WIN32_LEAN_AND_MEAN
 #define _WIN32_WINNT 0x0A00  // Windows 10
+// The second needs the first.
+// clang-format off
 #include <windows.h>
-// After windows.h.
 #include <psapi.h>
+// clang-format on
 
 #include <locale.h>
 
@@ -165,7 +167,8 @@ std::error_code write_through(const fs::path& path, std::string_view bytes) {
     Handle file(opened(path, GENERIC_WRITE, CREATE_ALWAYS, FILE_ATTRIBUTE_NORMAL));
     if (!file) return last_error();
     DWORD written = 0;
-    if (!::WriteFile(file.get(), bytes.data(), static_cast<DWORD>(bytes.size()), &written, nullptr)) return last_error();
+    if (!::WriteFile(file.get(), bytes.data(), static_cast<DWORD>(bytes.size()), &written, nullptr))
+        return last_error();
     if (written != bytes.size()) return std::make_error_code(std::errc::no_space_on_device);
     return ::FlushFileBuffers(file.get()) ? std::error_code() : last_error();
 }
@@ -175,8 +178,8 @@ int64_t process_id() {
 }
 
 OpenFile::OpenFile(const fs::path& path)
-    : handle_(reinterpret_cast<intptr_t>(
-          opened(path, GENERIC_READ | GENERIC_WRITE, OPEN_ALWAYS, FILE_ATTRIBUTE_NORMAL))) {
+    : handle_(
+          reinterpret_cast<intptr_t>(opened(path, GENERIC_READ | GENERIC_WRITE, OPEN_ALWAYS, FILE_ATTRIBUTE_NORMAL))) {
     if (handle_ == -1) throw fs::filesystem_error("cannot lock", path, last_error());
 }
 

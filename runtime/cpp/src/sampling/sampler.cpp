@@ -35,7 +35,7 @@ Variant NoisePredictor::variant(const Control& control) const {
 void NoisePredictor::prepare(const std::vector<Control>& controls, const std::vector<double>& timesteps) {
     bool probed = telemetry_ && telemetry_->attention();
     bool steps = !probed && std::any_of(controls.begin(), controls.end(),
-                                       [&](const Control& one) { return executor_.runs_steps(variant(one)); });
+                                        [&](const Control& one) { return executor_.runs_steps(variant(one)); });
     if (steps && executor_.unet().time_step() && executor_.on_host()) {
         embeddings_ = std::make_unique<HostEmbeddings>(executor_, timesteps);
     }
@@ -109,8 +109,8 @@ Array sample(NoisePredictor& predictor, const SchedulerTable& table, const Array
         if (known) known->next(begin);
         scheduler.combine(i, begin, current);
         check_latents(current, timestep);
-        watch.report({i, table.evaluations(), timestep, current, predictor.executor().contexts_out(),
-                      table.scale_after(i)});
+        watch.report(
+            {i, table.evaluations(), timestep, current, predictor.executor().contexts_out(), table.scale_after(i)});
     }
     return current;
 }

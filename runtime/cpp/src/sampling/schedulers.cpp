@@ -24,7 +24,7 @@ std::vector<double> read_values(const EngineDirectory& directory, const std::str
                                 int64_t count, int64_t total) {
     int64_t stored = directory.manifest.files.at(name).size;
     if (stored != 8 * total) {
-        throw EngineError(text("the scheduler file '", directory.file(name).string(), "' has ", stored,
+        throw EngineError(text("the scheduler file '", platform::to_utf8(directory.file(name)), "' has ", stored,
                                " bytes instead of ", 8 * total),
                           "copy or export the engine again");
     }
@@ -33,12 +33,12 @@ std::vector<double> read_values(const EngineDirectory& directory, const std::str
     file.seekg(offset * 8);
     file.read(reinterpret_cast<char*>(values.data()), count * 8);
     if (!file) {
-        throw EngineError(text("cannot read the scheduler file '", directory.file(name).string(), "'"),
+        throw EngineError(text("cannot read the scheduler file '", platform::to_utf8(directory.file(name)), "'"),
                           "export the engine again");
     }
     if (!std::all_of(values.begin(), values.end(), [](double value) { return std::isfinite(value); })) {
         throw EngineError(
-            text("the scheduler file '", directory.file(name).string(), "' holds values that are not finite"),
+            text("the scheduler file '", platform::to_utf8(directory.file(name)), "' holds values that are not finite"),
             "export the engine again");
     }
     return values;
@@ -64,8 +64,8 @@ std::string find_key(const std::string& name, const Map& map) {
 //
 //     x_i = sum_{k < K} a[i, k] x_{i-1-k} + sum_{k < L} b[i, k] e_{i-k}        (x_{-1} = start; zero before)
 //
-// and noise that is drawn, which is left out here. The operations and their order are those of the Python runtime, whose
-// rows have the same bits.
+// and noise that is drawn, which is left out here. The operations and their order are those of the Python runtime,
+// whose rows have the same bits.
 std::vector<std::vector<double>> expand(const Recurrence& from) {
     std::vector<std::vector<double>> rows;
     const std::vector<double> start{1.0};

@@ -3,7 +3,8 @@
 //     x_i = known_i + sum_{j <= i} row_i[j + 1] e_j
 //
 // with e_j the guided noise predictions so far, and known_i what does not depend on them: row_i[0] start, with `start`
-// the initial latents times `init_noise_sigma`, and in a stochastic scheduler also the noise drawn so far (KnownLatents).
+// the initial latents times `init_noise_sigma`, and in a stochastic scheduler also the noise drawn so far
+// (KnownLatents).
 #pragma once
 
 #include <cstdint>

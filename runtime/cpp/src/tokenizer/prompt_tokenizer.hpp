@@ -28,7 +28,8 @@ struct TokenizerInfo {
 // How prompts are read. Words and phrases that are looked for are always plain text.
 struct Reading {
     bool weighting = false;  // brackets and BREAK are syntax, see tokenizer/weighted.hpp
-    bool long_prompts = false;  // any number of chunks; else what does not fit is dropped, and BREAK separates words only
+    bool long_prompts =
+        false;  // any number of chunks; else what does not fit is dropped, and BREAK separates words only
 };
 
 // Token ids of n prompts, one row for each of their chunks, and what did not fit.
@@ -51,11 +52,11 @@ struct Pieces {
     std::string text;  // plain
     std::vector<int64_t> ids;
     std::vector<float> weights;
-    std::vector<unicode::Span> offsets;              // bytes of the text
-    std::vector<std::pair<size_t, size_t>> words;    // number of the segment, and of the word in it
-    std::vector<size_t> parts;                       // how many BREAKs stand before
-    std::vector<Chunk> chunks;                       // at least one; without tokens that do not fit
-    std::vector<size_t> positions;                   // of the tokens that fit, in all rows
+    std::vector<unicode::Span> offsets;            // bytes of the text
+    std::vector<std::pair<size_t, size_t>> words;  // number of the segment, and of the word in it
+    std::vector<size_t> parts;                     // how many BREAKs stand before
+    std::vector<Chunk> chunks;                     // at least one; without tokens that do not fit
+    std::vector<size_t> positions;                 // of the tokens that fit, in all rows
 
     size_t kept() const { return chunks.back().end; }
 };

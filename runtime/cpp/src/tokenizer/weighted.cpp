@@ -128,7 +128,8 @@ class Reader {
         while (at + slashes < prompt_.size() && prompt_[at + slashes] == '\\') ++slashes;
         size_t place = at + slashes;
         bool breaks = is_break(place);
-        if (place == prompt_.size() || (!breaks && std::string_view("()[]").find(prompt_[place]) == std::string::npos)) {
+        if (place == prompt_.size() ||
+            (!breaks && std::string_view("()[]").find(prompt_[place]) == std::string::npos)) {
             return std::max(place, at + 1);
         }
         std::string before = std::string(prompt_.substr(begin_, at - begin_)) + std::string(slashes / 2, '\\');

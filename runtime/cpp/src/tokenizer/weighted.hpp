@@ -1,5 +1,5 @@
-// The weights that people write into prompts, and BREAK: (word:1.3), (word), [word]. runtime/text/weighted.py is the same
-// in Python, and describes the syntax.
+// The weights that people write into prompts, and BREAK: (word:1.3), (word), [word]. runtime/text/weighted.py is the
+// same in Python, and describes the syntax.
 #pragma once
 
 #include <cstddef>
