@@ -31,8 +31,9 @@
  *   session keeps its engine alive: they may be freed in any order.
  * - Arrays are C-contiguous. Letters: n images, T tokens, D width of the contexts, C latent channels, h x w latents,
  *   m evaluations of the UNet (pndm makes one more than steps).
- * - Callbacks are called from the thread that made the call. They must not throw, and must not use the same session
- *   except for ebca_session_cancel.
+ * - Callbacks are called from the thread that made the call. They must not use the same session except for
+ *   ebca_session_cancel, and must not throw: what a callback in C++ throws ends the call with EBCA_ERROR_PARAMETER.
+ * - The library writes nothing to standard output or standard error.
  */
 #ifndef EBCA_H
 #define EBCA_H
@@ -100,6 +101,27 @@ EBCA_API const char* ebca_last_error(void);
 EBCA_API const char* ebca_last_problem(void);
 /* What to do about it; "" if nothing can be done, or if the problem says it. */
 EBCA_API const char* ebca_last_remedy(void);
+
+/* ---- devices ---------------------------------------------------------------------------------------------------- */
+
+/* from runtime/schema/schema.toml: ebca_device_info */
+/* A device that engines can be opened on. */
+typedef struct ebca_device_info {
+    size_t struct_size;
+    char device[16];          /* as in ebca_engine_params: "cpu", "cuda:0" */
+    char name[240];           /* of the processor or the GPU, cut if it is longer */
+    int64_t memory_bytes;     /* of the machine or the GPU */
+    int32_t capability_major; /* CUDA's compute capability; 0: no GPU */
+    int32_t capability_minor;
+} ebca_device_info;
+/* end */
+
+/* The CPU, then the GPUs in CUDA's order; without an NVIDIA driver the CPU alone. Whether an engine can be opened on a
+ * GPU also depends on what else is installed. */
+EBCA_API ebca_status ebca_device_count(size_t* count);
+
+/* struct_size must be set. index: below the count. */
+EBCA_API ebca_status ebca_device_get_info(size_t index, ebca_device_info* info);
 
 /* ---- engines ---------------------------------------------------------------------------------------------------- */
 
@@ -223,7 +245,7 @@ EBCA_API void ebca_session_params_init(ebca_session_params* params, size_t struc
 EBCA_API ebca_status ebca_session_create(ebca_engine* engine, const ebca_session_params* params,
                                          ebca_session** session);
 
-/* Not while a call runs. */
+/* Not while a call runs, nor from its callbacks: this is not detected. */
 EBCA_API void ebca_session_free(ebca_session* session);
 
 /* The same for the last call of this session; valid until its next call. */
@@ -231,10 +253,16 @@ EBCA_API const char* ebca_session_last_error(const ebca_session* session);
 EBCA_API const char* ebca_session_last_problem(const ebca_session* session);
 EBCA_API const char* ebca_session_last_remedy(const ebca_session* session);
 
-/* Stop the call that is running in another thread as soon as possible: it returns EBCA_ERROR_CANCELLED. Does nothing
- * if none is running. On a GPU all evaluations are one launch, which cannot be stopped: set on_step to cancel between
- * them. */
+/* Stop the call that is running as soon as possible, from any thread or callback: it returns EBCA_ERROR_CANCELLED. On a
+ * CPU that takes less than one UNet evaluation, and it works at every stage: encoding texts and images, evaluations,
+ * decoding. If no call is running, the next one is cancelled at once, so that a request made just before a call is not
+ * lost. A call that ends for any reason takes the request with it. On a GPU all evaluations are one launch, which
+ * cannot be stopped: set on_step to cancel between them. */
 EBCA_API ebca_status ebca_session_cancel(ebca_session* session);
+
+/* Forget a request that no call has taken yet. A host that starts and cancels its work in one thread calls this when it
+ * starts something: what it cancels afterwards is meant for that. */
+EBCA_API ebca_status ebca_session_reset_cancel(ebca_session* session);
 
 /* ---- what a generation takes ------------------------------------------------------------------------------------ */
 
@@ -364,10 +392,10 @@ typedef struct ebca_step_info {
     int64_t index; /* of the evaluation, from 0 */
     int64_t total; /* number of evaluations */
     double timestep;
-    const float* latents; /* [n,C,h,w] */
-    int64_t latents_shape[4];
-    const float* contexts; /* [B,S,T,D] after the last layer; the first half of the rows is unconditional */
-    int64_t contexts_shape[4];
+    ebca_tensor latents;  /* [n,C,h,w] */
+    ebca_tensor contexts; /* [B,S,T,D] after the last layer; the first half of the rows is unconditional */
+    double unit_scale;    /* The latents times this are as the UNet takes them next, of about unit variance with
+                             every scheduler; 1 after the last evaluation. */
 } ebca_step_info;
 /* end */
 
@@ -426,6 +454,8 @@ typedef struct ebca_generate_params {
     int32_t long_prompts;     /* 1: longer texts are encoded in chunks; 0: what does not fit is dropped, with a
                                  warning (default 1) */
     int32_t clip_skip;        /* layers of the text encoder that are left out at its end; 1: its last but one layer */
+    int32_t record_energies;  /* 1: the energies of every evaluation and layer, on the CPU */
+    int32_t record_attention; /* 1: the mean attention to each token, on the CPU */
 } ebca_generate_params;
 /* end */
 
@@ -466,20 +496,77 @@ typedef struct ebca_invert_params {
 
 EBCA_API void ebca_invert_params_init(ebca_invert_params* params, size_t struct_size);
 
+/* from runtime/schema/schema.toml: ebca_encode_prompt_params */
+/* Texts to embeddings. */
+typedef struct ebca_encode_prompt_params {
+    size_t struct_size;
+    const char* const* texts; /* UTF-8. All get as many tokens as the longest: encode prompt and negative prompt
+                                 together. */
+    size_t count;
+    int32_t prompt_weighting; /* as in ebca_generate_params, as are the next two (default 1) */
+    int32_t long_prompts;     /*  (default 1) */
+    int32_t clip_skip;
+} ebca_encode_prompt_params;
+/* end */
+
+EBCA_API void ebca_encode_prompt_params_init(ebca_encode_prompt_params* params, size_t struct_size);
+
+/* from runtime/schema/schema.toml: ebca_encode_images_params */
+/* Images to latents. */
+typedef struct ebca_encode_images_params {
+    size_t struct_size;
+    const ebca_image* images; /* as in ebca_generate_params */
+    size_t image_count;
+    int32_t height; /* that they are resized to, in pixels; 0: the size the model was trained at */
+    int32_t width;
+    int32_t sample;       /* 0: the most likely latents, as inversion starts from; 1: a sample, as image to image
+                             starts from */
+    const int64_t* seeds; /* of the sample, one for all images or one each */
+    size_t seed_count;    /* 0: random */
+} ebca_encode_images_params;
+/* end */
+
+EBCA_API void ebca_encode_images_params_init(ebca_encode_images_params* params, size_t struct_size);
+
+/* from runtime/schema/schema.toml: ebca_denoise_params */
+/* One evaluation of the UNet, for hosts with samplers of their own. Letters: B rows, any number of them; with
+ * guidance, the first half is unconditional. */
+typedef struct ebca_denoise_params {
+    size_t struct_size;
+    ebca_tensor sample;      /* [B,channels,h,w] of the session's size: latents as the UNet takes them, and what else
+                                it takes */
+    const double* timesteps; /* one for all rows or one each */
+    size_t timestep_count;
+    ebca_tensor contexts; /* [B,S,T,D]; s = 0 is the main prompt */
+    /* Of the context update; each may have fewer dimensions, or 1 instead of a size, as in numpy: */
+    ebca_tensor gamma_attn;    /* [B,S,T]; not given: 0 */
+    ebca_tensor gamma_norm;    /* [B,S]; not given: 0 */
+    ebca_tensor weights;       /* [B,S]: 1 for the main context, +alpha or -alpha for an editing context; not given:
+                                  1 */
+    ebca_tensor mask;          /* [B or 1,1,h,w]: 1 where the main context is updated; not given: everywhere */
+    double norm_factor;        /* as in ebca_generate_params (default 1) */
+    int32_t tie_unconditional; /* 1: the editing contexts of each unconditional row are one vector (default 1) */
+    int32_t rows_per_image;    /* with tie_unconditional: how many, one of which is conditional (default 2) */
+    int32_t record_energies;   /* 1: the energies too, on the CPU */
+} ebca_denoise_params;
+/* end */
+
+EBCA_API void ebca_denoise_params_init(ebca_denoise_params* params, size_t struct_size);
+
 /* ---- what it gives ---------------------------------------------------------------------------------------------- */
 
 /* from runtime/schema/schema.toml: ebca_result */
-/* What a call returns. Arrays and strings belong to the result. */
+/* What a call returns. Arrays and strings belong to the result. What a call does not make is 0 or NULL. */
 typedef struct ebca_result {
     size_t struct_size;
-    const char* task;      /* "text-to-image", "image-to-image", "inpainting", "repaint", "inversion" */
+    const char* task;      /* "text-to-image", "image-to-image", "inpainting", "repaint", "inversion"; NULL: a single
+                              stage */
     const char* scheduler; /* that was used */
     int32_t image_count;   /* n */
     int32_t height;        /* in pixels */
     int32_t width;
-    const uint8_t* pixels; /* [n,height,width,3] RGB; NULL: none were made */
-    const float* latents;  /* [n,C,h,w], scaled as the UNet takes them */
-    int64_t latents_shape[4];
+    const uint8_t* pixels;      /* [n,height,width,3] RGB; NULL: none were made */
+    ebca_tensor latents;        /* [n,C,h,w], scaled as the UNet takes them */
     size_t evaluations;         /* m */
     const double* timesteps;    /* [m] */
     const double* unet_seconds; /* [m], per evaluation */
@@ -490,6 +577,15 @@ typedef struct ebca_result {
     double vae_seconds;
     const int64_t* seeds; /* that were used */
     size_t seed_count;
+    ebca_tensor embeds;             /* [n,T,D], what ebca_prompt takes */
+    ebca_tensor noise;              /* [B,C,h,w], the prediction of ebca_session_denoise */
+    ebca_tensor contexts;           /* [B,S,T,D] after the last layer */
+    ebca_tensor attention_energies; /* [m,L,B,S] of the L cross-attention layers: mean over heads of the sum over
+                                       tokens of -logsumexp over positions; the last rows, one per image, are
+                                       conditional */
+    ebca_tensor norm_energies;      /* [m,L,B,S]: logsumexp over tokens of half the squared norm of the keys */
+    ebca_tensor attention_maps;     /* [n,T,h,w]: the mean probability over heads, layers and evaluations; at each
+                                       position the values of all tokens sum to 1 */
 } ebca_result;
 /* end */
 
@@ -501,7 +597,33 @@ EBCA_API ebca_status ebca_session_generate(ebca_session* session, const ebca_gen
  * from them with scheduler "ddim", as many steps and the same prompt reproduces the images. */
 EBCA_API ebca_status ebca_session_invert(ebca_session* session, const ebca_invert_params* params, ebca_result** result);
 
+/* Evaluate the UNet once: result->noise, result->contexts. Buffers are kept for the numbers of rows, contexts and
+ * tokens that were used last. */
+EBCA_API ebca_status ebca_session_denoise(ebca_session* session, const ebca_denoise_params* params,
+                                          ebca_result** result);
+
 EBCA_API void ebca_result_free(ebca_result* result);
+
+/* ---- single stages ----------------------------------------------------------------------------------------------
+ *
+ * For any thread at any time, also in a callback of a call that runs. */
+
+/* Texts to result->embeds. */
+EBCA_API ebca_status ebca_engine_encode_prompt(ebca_engine* engine, const ebca_encode_prompt_params* params,
+                                               ebca_result** result);
+
+/* Images to result->latents. */
+EBCA_API ebca_status ebca_engine_encode_images(ebca_engine* engine, const ebca_encode_images_params* params,
+                                               ebca_result** result);
+
+/* Latents [n,C,h,w], scaled as the UNet takes them, of any number and size to result->pixels. */
+EBCA_API ebca_status ebca_engine_decode(ebca_engine* engine, const ebca_tensor* latents, ebca_result** result);
+
+/* The same in no time, as small images of one pixel per latent: weighted sums of the latents' channels, which show
+ * composition and colours. scale: the latents are multiplied by it first; in on_step, info->unit_scale. The first call
+ * of an engine takes longer: it decodes a few small images to find the weights. */
+EBCA_API ebca_status ebca_engine_preview(ebca_engine* engine, const ebca_tensor* latents, double scale,
+                                         ebca_result** result);
 
 #ifdef __cplusplus
 }
