@@ -2,23 +2,14 @@
  *     edit ENGINE_DIRECTORY PROMPT +EDIT FILE.png        or -EDIT
  */
 #include <ebca.h>
-#include <png.h>
 #include <stdio.h>
 #include <string.h>
+
+#include "save_image.h"
 
 static int fail(const char* what, const char* why) {
     fprintf(stderr, "edit: %s: %s\n", what, why);
     return 1;
-}
-
-static int save_png(const char* path, const ebca_result* result) {
-    png_image image;
-    memset(&image, 0, sizeof image);
-    image.version = PNG_IMAGE_VERSION;
-    image.width = (png_uint_32)result->width;
-    image.height = (png_uint_32)result->height;
-    image.format = PNG_FORMAT_RGB;
-    return png_image_write_to_file(&image, path, 0, result->pixels, 0, NULL) ? 0 : fail(path, image.message);
 }
 
 static int paint(ebca_session* session, const char* prompt, const char* change, const char* path) {
@@ -27,7 +18,7 @@ static int paint(ebca_session* session, const char* prompt, const char* change, 
     ebca_edit edit;
     ebca_generate_params make;
     ebca_result* result = NULL;
-    int failed;
+    const char* failed;
 
     ebca_edit_init(&edit, sizeof edit);
     edit.prompt.texts = &text;
@@ -46,9 +37,9 @@ static int paint(ebca_session* session, const char* prompt, const char* change, 
     if (ebca_session_generate(session, &make, &result) != EBCA_OK) {
         return fail("generate", ebca_session_last_error(session));
     }
-    failed = save_png(path, result);
+    failed = save_image(path, result);
     ebca_result_free(result);
-    return failed;
+    return failed ? fail(path, failed) : 0;
 }
 
 int main(int count, char** arguments) {

@@ -1,11 +1,11 @@
 // An image from a prompt, with progress; Ctrl-C stops it.
 //     paint ENGINE_DIRECTORY PROMPT FILE.png
-#include <png.h>
-
 #include <csignal>
 #include <cstdio>
 #include <ebca.hpp>
 #include <stdexcept>
+
+#include "save_image.h"
 
 namespace {
 
@@ -18,15 +18,6 @@ void prepared(int64_t done, int64_t total, const char* component, void*) {
 bool show(const ebca_step_info& step) {
     std::fprintf(stderr, "\rstep %d of %d", int(step.index) + 1, int(step.total));
     return !interrupted;
-}
-
-void save_png(const char* path, const ebca_result& result) {
-    png_image image{};
-    image.version = PNG_IMAGE_VERSION;
-    image.width = static_cast<png_uint_32>(result.width);
-    image.height = static_cast<png_uint_32>(result.height);
-    image.format = PNG_FORMAT_RGB;
-    if (!png_image_write_to_file(&image, path, 0, result.pixels, 0, nullptr)) throw std::runtime_error(image.message);
 }
 
 }  // namespace
@@ -50,7 +41,7 @@ int main(int count, char** arguments) try {
     make.seed_count = 1;
     make.gamma_norm = ebca::constant(0.003);
     ebca::Result result = session.generate(make, show);
-    save_png(arguments[3], *result);
+    if (const char* failed = save_image(arguments[3], &*result)) throw std::runtime_error(failed);
     std::fprintf(stderr, "\nwrote %s\n", arguments[3]);
     return 0;
 } catch (const ebca::Error& error) {

@@ -29,7 +29,14 @@ cmake --build "$folder" >"$folder/build.log" || {
 }
 "$compiler" -std=c++17 -Wall -Wextra -I"$here/include" "$here/../../tests/cpp/print_image.cpp" "$folder"/libebca.dll.a \
     -o "$folder/print_image.exe"
-echo "built $(ls "$folder"/libebca*.dll)"
+cmake --install "$folder" --prefix "$folder/prefix" >>"$folder/build.log"
+cmake -G Ninja -S "$here/../../examples/cpp" -B "$folder/examples" --toolchain "$here/cmake/mingw.cmake" \
+    -DCMAKE_FIND_ROOT_PATH_MODE_PACKAGE=BOTH -DCMAKE_PREFIX_PATH="$folder/prefix" >>"$folder/cmake.log"
+cmake --build "$folder/examples" >>"$folder/build.log" || {
+    cat "$folder/build.log" >&2
+    exit 1
+}
+echo "built $(ls "$folder"/libebca*.dll "$folder"/examples/*.exe | tr '\n' ' ')"
 
 wine=$(command -v wine64 || command -v wine || ls /usr/lib/wine/wine64 2>/dev/null || true)
 [ -n "$wine" ] && [ -n "${EBCA_WINDOWS_ORT:-}" ] || {

@@ -70,10 +70,10 @@ int main(int count, char** given) try {
     make.edit_count = 1;
     ebca::Result result = session.generate(make);
     size_t pixels = static_cast<size_t>(result->height) * static_cast<size_t>(result->width) * 3, latents = 1;
-    for (int64_t side : result->latents_shape) latents *= static_cast<size_t>(side);
+    for (int64_t side : result->latents.shape) latents *= static_cast<size_t>(side);
     std::printf("ONNX Runtime %s, pixels %016llx, latents %016llx\n", engine.info().backend_version,
                 static_cast<unsigned long long>(digest(result->pixels, pixels)),
-                static_cast<unsigned long long>(digest(result->latents, latents * sizeof(float))));
+                static_cast<unsigned long long>(digest(result->latents.data, latents * sizeof(float))));
     return 0;
 } catch (const ebca::Error& error) {
     std::printf("error %d: %s\n", static_cast<int>(error.status()), error.what());

@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <initializer_list>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -51,6 +52,22 @@ struct Image {
     bool operator==(const Image& other) const { return pixels == other.pixels && latents == other.latents; }
 };
 
+ebca_image grey(const std::vector<uint8_t>& pixels, int32_t side) {
+    ebca_image image{};
+    image.pixels = pixels.data();
+    image.height = image.width = side;
+    image.channels = 1;
+    return image;
+}
+
+ebca_tensor tensor(const float* data, std::initializer_list<int64_t> shape) {
+    ebca_tensor made{};
+    made.data = data;
+    made.rank = static_cast<int32_t>(shape.size());
+    std::copy(shape.begin(), shape.end(), made.shape);
+    return made;
+}
+
 std::vector<uint8_t> half_white(size_t side) {
     std::vector<uint8_t> pixels(side * side);
     for (size_t i = 0; i < pixels.size(); ++i) pixels[i] = i % side < side / 2 ? 255 : 0;
@@ -87,7 +104,7 @@ void run_stages(ebca_engine* engine) {
     ebca_encode_images_params images;
     ebca_encode_images_params_init(&images, sizeof images);
     const std::vector<uint8_t> left = half_white(64);
-    const ebca_image image{left.data(), 64, 64, 1};
+    const ebca_image image = grey(left, 64);
     images.images = &image;
     images.image_count = 1;
     ebca_result *latents = nullptr, *pixels = nullptr;
@@ -106,11 +123,11 @@ void denoise(ebca_session* session, const ebca_engine_info& info) {
     const float gamma = 0.01f;
     ebca_denoise_params ask;
     ebca_denoise_params_init(&ask, sizeof ask);
-    ask.sample = {sample.data(), {2, info.latent_channels, side, side}, 4, EBCA_MEMORY_HOST};
-    ask.contexts = {contexts.data(), {2, 1, info.max_tokens, info.context_width}, 4, EBCA_MEMORY_HOST};
+    ask.sample = tensor(sample.data(), {2, info.latent_channels, side, side});
+    ask.contexts = tensor(contexts.data(), {2, 1, info.max_tokens, info.context_width});
     ask.timesteps = &timestep;
     ask.timestep_count = 1;
-    ask.gamma_norm = {&gamma, {1, 0, 0, 0}, 1, EBCA_MEMORY_HOST};
+    ask.gamma_norm = tensor(&gamma, {1});
     ask.record_energies = 1;
     ebca_result* made[2] = {};
     for (ebca_result*& one : made) check(ebca_session_denoise(session, &ask, &one) == EBCA_OK, "the UNet is evaluated");
@@ -267,7 +284,7 @@ class Stress {
     // Another thread cancels while images are encoded (0), while latents are sampled (1), or while images are decoded.
     void cancelled_at_a_stage(ebca_session* session, unsigned stage, std::mt19937& random) {
         const std::vector<uint8_t> pixels = half_white(64);
-        const ebca_image image{pixels.data(), 64, 64, 1};
+        const ebca_image image = grey(pixels, 64);
         const char* prompt = "a red circle";
         ebca_generate_params params;
         ebca_generate_params_init(&params, sizeof params);

@@ -266,7 +266,7 @@ DECLARATIONS = r"""
 #include <type_traits>
 #include "backends/openvino_c.hpp"
 
-using namespace ebca::openvino_c;
+using namespace ebca::internal::openvino_c;
 
 static_assert(kFloat16 == F16 && kFloat32 == F32 && kInt64 == I64 && OK == 0);
 static_assert(sizeof(Shape) == sizeof(ov_shape_t) && offsetof(Shape, dims) == offsetof(ov_shape_t, dims));

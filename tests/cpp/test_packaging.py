@@ -172,7 +172,8 @@ def test_a_host_with_classes_of_the_same_names(
 @pytest.fixture
 def one_source(header_options: list[str], tmp_path: Path) -> list[str | Path]:
     """A command that compiles all sources and a host as one translation unit."""
-    sources = sorted(path for path in (CPP / "src").rglob("*.cpp") if "absent" not in path.name)
+    left_out = {"absent.cpp", "resize_absent.cpp", "macos.cpp", "windows.cpp"}
+    sources = sorted(path for path in (CPP / "src").rglob("*.cpp") if path.name not in left_out)
     assert len(sources) > 60
     (tmp_path / "one.cpp").write_text("".join(f'#include "{path}"\n' for path in [*sources, GUEST]))
     includes = [f"-isystem{option.partition('=')[2]}" for option in header_options]

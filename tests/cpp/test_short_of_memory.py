@@ -182,6 +182,9 @@ def _refusal_of_size(engine: native.Engine, struct: str) -> str:
             "session_params": lambda: lib.ebca_session_create(engine.handle, byref(made), byref(out)),
             "generate_params": lambda: lib.ebca_session_generate(session.handle, byref(made), byref(out)),
             "invert_params": lambda: lib.ebca_session_invert(session.handle, byref(made), byref(out)),
+            "denoise_params": lambda: lib.ebca_session_denoise(session.handle, byref(made), byref(out)),
+            "encode_prompt_params": lambda: lib.ebca_engine_encode_prompt(engine.handle, byref(made), byref(out)),
+            "encode_images_params": lambda: lib.ebca_engine_encode_images(engine.handle, byref(made), byref(out)),
             "regularize_params": lambda: lib.ebca_session_invert(session.handle, byref(invert), byref(out)),
         }
         call = calls.get(struct, lambda: lib.ebca_session_generate(session.handle, byref(generate), byref(out)))

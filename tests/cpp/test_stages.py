@@ -14,7 +14,7 @@ from ebca.runtime.conditioning.prompts import Conditioning, PromptEncoder
 from ebca.runtime.images.inputs import load_images
 from ebca.runtime.images.latents import LatentPreparation
 from ebca.runtime.images.outputs import to_bytes, to_unit_range
-from ebca.runtime.images.preview import Preview
+from ebca.runtime.images.preview import LinearPreview
 from ebca.runtime.native import structures, view
 from ebca.runtime.noise import NormalStream
 
@@ -71,7 +71,7 @@ def test_latents_become_python_s_images(shapes: native.Engine, python_shapes: eb
 
 def test_previews_are_python_s(shapes: native.Engine, python_shapes: ebca.Engine) -> None:
     given = latents(2, 4, 9, 13) * 3
-    preview = Preview.fit(python_shapes, (64, 64))
+    preview = LinearPreview.fit(python_shapes, (64, 64))
     made = shapes.preview(given, 0.5)
     assert made.shape == (2, 9, 13, 3) and made.std() > 20
     assert np.array_equal(made, to_bytes(preview.colours(given * np.float32(0.5))))
@@ -95,7 +95,7 @@ def test_stages_run_in_a_step_callback(shapes: native.Engine, python_shapes: ebc
     assert np.array_equal(seen[-1][1], expected.pixels)
     # The first one shows what Python's shows.
     shown: list[np.ndarray] = []
-    preview = Preview.fit(python_shapes, (64, 64))
+    preview = LinearPreview.fit(python_shapes, (64, 64))
     with python_shapes.session() as python:
         python.generate(TEXTS[0], **ask, on_step=lambda info: shown.append(preview.colours(info.unit_latents)))
     assert np.array_equal(seen[0][0], to_bytes(shown[0]))

@@ -34,7 +34,7 @@ from ebca.runtime.text.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[2]
 CPP = ROOT / "runtime" / "cpp"
-SOURCES = ["contract/json", "contract/utf8"] + [
+SOURCES = ["numerals", "platform/linux", "platform/posix", "contract/json", "contract/utf8"] + [
     f"tokenizer/{name}"
     for name in (
         *("unicode", "unicode_tables", "byte_pair_encoding", "tokenizer_json", "tokenizer", "weighted"),

@@ -455,7 +455,8 @@ def huge_texts(place: Place) -> None:
         assert status == OK or (status == PARAMETER and "chunks" in session.last_error()), (name, session.last_error())
         assert generate(session, generate_params(library, prompt=prompt, long_prompts=0)) == OK, session.last_error()
         seconds = time.monotonic() - began
-        assert seconds < 10, f"{name}: {seconds:.1f} s"
+        # Quadratic time would take minutes.
+        assert seconds < 30, f"{name}: {seconds:.1f} s"
     word = (structures.TokenWeight * 1)(structures.TokenWeight(b"a" * size, 0, 2.0))
     params = generate_params(library, token_weights=word, token_weight_count=1)
     refused(session, generate(session, params), "is not in the prompt")

@@ -54,7 +54,11 @@ def run(*command: str | Path, **options: Any) -> str:
 def link(
     program: Path, mains: Iterable[Path], sources: Iterable[str], cmake_build: Path, header_options: Iterable[str]
 ) -> None:
-    """Build a program from some sources of its own and some of the library, which are compiled already."""
+    """Build a program from some sources of its own and some of the library, which are compiled already; what error
+    texts need is added."""
     includes = [f"-I{option.partition('=')[2]}" for option in header_options]
-    objects = [cmake_build / "CMakeFiles" / "ebca_core.dir" / "src" / f"{name}.cpp.o" for name in sources]
+    objects = [
+        cmake_build / "CMakeFiles" / "ebca_core.dir" / "src" / f"{name}.cpp.o"
+        for name in {"numerals": 0, **dict.fromkeys(sources)}
+    ]
     run(*compiler(), "-std=c++17", "-O0", f"-I{CPP / 'src'}", *includes, *mains, *objects, "-o", program)

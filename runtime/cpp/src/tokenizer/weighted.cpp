@@ -39,7 +39,7 @@ bool of_words(char c) {
     return code >= 0x80 || c == '_' || (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
 }
 
-bool is_digit(char c) {
+bool is_ascii_digit(char c) {
     return c >= '0' && c <= '9';
 }
 
@@ -98,11 +98,11 @@ std::optional<double> weight_at_end(std::string_view content, bool alone) {
     std::string_view words = trimmed(content.substr(0, colon)), number = trimmed(content.substr(colon + 1));
     bool negative = !number.empty() && number[0] == '-';
     if (!number.empty() && (negative || number[0] == '+')) number.remove_prefix(1);
-    auto digits = std::count_if(number.begin(), number.end(), is_digit);
+    auto digits = std::count_if(number.begin(), number.end(), is_ascii_digit);
     auto points = std::count(number.begin(), number.end(), '.');
     if (digits == 0 || points > 1 || static_cast<size_t>(digits + points) != number.size()) return std::nullopt;
     // Ratios and times are no weights.
-    if ((alone && words.empty()) || (points == 0 && !words.empty() && is_digit(words.back()))) return std::nullopt;
+    if ((alone && words.empty()) || (points == 0 && !words.empty() && is_ascii_digit(words.back()))) return std::nullopt;
     // Beyond the range of double: without an exponent, it is far above the limit, or a fraction with hundreds of zeros.
     double beyond = number.find_first_of("123456789") < number.find('.') ? HUGE_VAL : 0;
     double value = to_number(number).value_or(beyond);
