@@ -1,16 +1,20 @@
 """What the cache holds, and eviction of what exceeds its bound."""
 
+import os
 import shutil
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ebca.engines.cache.locks import try_lock
 from ebca.engines.machine.cache_folder import cache_folder, cache_limit
 from ebca.errors import EngineError
 
 MARKER = "engine.json"
 """The file that marks a folder of the cache as a prepared engine."""
+
+_USE = ".use-"
 
 
 def evict(keep: Path, limit_bytes: float | None = None, directory: Path | None = None) -> list[Path]:
@@ -34,11 +38,24 @@ def evict(keep: Path, limit_bytes: float | None = None, directory: Path | None =
         # Another process may be preparing an engine that was used less than a minute ago.
         if total <= limit_bytes or engine.folder in (keep, directory) or time.time() - engine.used < 60:
             continue
+        if _is_in_use(engine.folder):
+            continue
         shutil.rmtree(engine.folder, ignore_errors=True)
         if not engine.folder.exists():
             total -= engine.size
             removed.append(engine.folder)
     return removed
+
+
+def _is_in_use(folder: Path) -> bool:
+    """Whether a process has it open that could not get its files again. (The C++ library: eviction.cpp.)"""
+    for file in folder.glob(f"{_USE}*"):
+        with suppress(OSError):
+            descriptor = try_lock(file)
+            if descriptor is None:
+                return True
+            os.close(descriptor)
+    return False
 
 
 @dataclass(frozen=True)
