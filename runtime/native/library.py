@@ -1,7 +1,7 @@
 """Finding and loading the C++ library, and opening engines with it."""
 
-import importlib.util
 import ctypes
+import importlib.util
 import os
 from collections.abc import Callable
 from ctypes import byref, c_void_p
