@@ -14,12 +14,15 @@ from ebca.errors import EngineError
 MARKER = "engine.json"
 """The file that marks a folder of the cache as a prepared engine."""
 
+LOCK = ".lock"
+"""The file that is locked while somebody writes there."""
+
 _USE = ".use-"
 
 
 def evict(keep: Path, limit_bytes: float | None = None, directory: Path | None = None) -> list[Path]:
-    """Delete the least recently used engines until a cache is within its bound; never those in use. What cannot be
-    deleted stays.
+    """Delete the least recently used engines until a cache is within its bound; never those in use, nor those that a
+    process writes. What cannot be deleted stays.
 
     Args:
         keep: folder of the engine in use; its parent is the cache.
@@ -48,9 +51,11 @@ def evict(keep: Path, limit_bytes: float | None = None, directory: Path | None =
 
 
 def _is_in_use(folder: Path) -> bool:
-    """Whether a process has it open that could not get its files again. (The C++ library: eviction.cpp.)"""
-    for file in folder.glob(f"{_USE}*"):
+    """Whether a process writes there, or has files open that it could not get again (the C++ library: eviction.cpp)."""
+    for file in (folder / LOCK, *folder.glob(f"{_USE}*")):
         with suppress(OSError):
+            if not file.is_file():
+                continue
             descriptor = try_lock(file)
             if descriptor is None:
                 return True

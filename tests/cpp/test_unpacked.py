@@ -4,6 +4,7 @@ never anything that the manifest does not vouch for, and not evicted while it is
 import fcntl
 import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -15,13 +16,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import in_the_way
+from helpers import building, in_the_way
 from helpers.manifests import stamped
 
 from ebca.engines.cache import storage
 from ebca.errors import EngineError, ParameterError
 from ebca.runtime import native
 
+ROOT = Path(__file__).parents[2]
 MANIFEST = "manifest.json"
 WEIGHTS = "text_encoder.onnx.data"
 PIECE = 1 << 20
@@ -118,6 +120,7 @@ def test_the_bits_are_those_of_the_folder_and_files_are_copied_once(
     assert archive.names == set(json.loads(archive.files[MANIFEST])["files"]) | {MANIFEST}
     assert archive.threads == {threading.get_ident()}
     assert max(size for _, _, size in archive.calls) <= PIECE
+    _check_order(archive)
     assert any(offset == PIECE for _, offset, _ in archive.calls), "no file needs a second piece"
     folder = _folder(cache)
     copied = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
@@ -132,6 +135,40 @@ def test_the_bits_are_those_of_the_folder_and_files_are_copied_once(
     archive.calls.clear()
     np.testing.assert_array_equal(_opened(library, archive, cache, log=lambda *line: told.append(line)), expected)
     assert archive.names == {MANIFEST} and len(told) == 1
+
+
+def _check_order(archive: Archive) -> None:
+    """Each file from its beginning to its end, one after the other: as a stream can be read."""
+    at, current = 0, ""
+    done: set[str] = set()
+    for name, offset, size in archive.calls:
+        if name != current:
+            assert name not in done
+            done.add(name)
+            at, current = 0, name
+        assert offset == at, (name, offset)
+        at += len(archive.files[name][offset : offset + size])
+
+
+def test_the_host_of_the_documentation(
+    library_file: Path, onnxruntime_file: Path, archive: Archive, tmp_path: Path, expected: np.ndarray
+) -> None:
+    if shutil.which("cc") is None:
+        pytest.skip("there is no cc to make a host with")
+    guide = (ROOT / "docs" / "embedding.md").read_text(encoding="utf-8")
+    (code,) = [found for found in re.findall(r"```c\n(.*?)```", guide, re.DOTALL) if "read_member(const" in found]
+    (tmp_path / "read_member.h").write_text(code)
+    blob, lines = b"before", []
+    for name, contents in archive.files.items():
+        lines.append(f"{name} {len(blob)} {len(contents)}\n")
+        blob += contents
+    (tmp_path / "blob").write_bytes(blob)
+    (tmp_path / "index").write_text("".join(lines))
+    include, host = ROOT / "runtime" / "cpp" / "include", ROOT / "tests" / "cpp" / "hosts" / "archive.c"
+    words = ["cc", "-std=c99", "-Wall", "-Wextra", "-Werror", f"-I{include}", f"-I{tmp_path}", host, library_file]
+    building.run(*words, f"-Wl,-rpath,{library_file.parent}", "-o", tmp_path / "host")
+    said = building.run(tmp_path / "host", *(tmp_path / name for name in ("blob", "index")), onnxruntime_file, tmp_path)
+    assert int(said) == int(expected.sum(dtype=np.int64))
 
 
 def test_a_callback_may_give_less_than_was_asked(
@@ -407,6 +444,7 @@ def test_what_somebody_writes_is_not_evicted(
         if name == WEIGHTS and offset == 0:
             os.utime(_folder(cache), (0, 0))
             library.open(shapes_dir, cache=cache, threads=1).close()
+            storage.evict(next(cache.glob("onnxruntime-*")), 0)
             seen.append(_folder(cache).is_dir())
         return archive(name, offset, size)
 

@@ -142,9 +142,10 @@ typedef void (*ebca_log_callback)(ebca_log_level level, const char* message, voi
  * open this engine directory: opening it waits until it is prepared. */
 typedef void (*ebca_prepare_callback)(int64_t done, int64_t total, const char* component, void* user_data);
 
-/* Copies up to `size` bytes of a file of the engine directory, from `offset` on, into `buffer`, and returns how many: 0 at
- * the end of the file, -1 if there is no such file or it cannot be read. file: "manifest.json", "unet/segment_00.onnx.data":
- * its path in the directory, with slashes. Must not open an engine with the same files: that waits until they are copied. */
+/* Copies up to `size` bytes of a file of the engine directory, from `offset` on, into `buffer`, and returns how many: 0
+ * at the end of the file, -1 if there is no such file or it cannot be read. file: its path in the directory, with
+ * slashes: "manifest.json", "unet/segment_00.onnx.data". Each file is read from its beginning to its end, one after the
+ * other. Must not open an engine with the same files: that waits until they are copied. */
 typedef int64_t (*ebca_read_callback)(const char* file, int64_t offset, void* buffer, int64_t size, void* user_data);
 
 /* from runtime/schema/schema.toml: ebca_engine_params */

@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cmath>
 #include <fstream>
+#include <new>
 #include <system_error>
 #include <vector>
 
@@ -147,6 +148,7 @@ void Copy::copy(const std::string& name) const {
     std::ofstream out(made, std::ios::binary | std::ios::trunc);
     Sha256 digest;
     auto check = [&] {
+        if (!out && errno == ENOMEM) throw std::bad_alloc();
         if (!out) throw fs::filesystem_error("cannot write", made, {errno ? errno : EIO, std::generic_category()});
     };
     const int64_t size = read_pieces(read_, name, record.size, [&](const char* from, size_t count) {
