@@ -316,6 +316,7 @@ def test_a_copy_that_was_killed_is_continued(
     (folder / ".copying").write_bytes(b"half of")
     # Of the right size, but not what was exported: a disk that lost power.
     (folder / WEIGHTS).write_bytes(bytes(len(archive.files[WEIGHTS])))
+    os.utime(folder / WEIGHTS, (-5, -5))
     (folder / "tokenizer.json").unlink()
     archive.calls.clear()
     np.testing.assert_array_equal(_opened(library, archive, filled), expected)

@@ -127,7 +127,7 @@ Copy::State Copy::state() const {
         const platform::FileFacts found = platform::facts_of(file(name));
         if (found.kind == platform::FileKind::regular && found.size == record.size) {
             // The manifest was written last: what is older was verified, and has not changed since.
-            if (found.mtime_ns <= written) continue;
+            if (out.has_manifest && found.mtime_ns <= written) continue;
             out.all_older = false;
             try {
                 if (sha256_file(file(name)) == record.sha256) continue;
