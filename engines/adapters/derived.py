@@ -32,7 +32,7 @@ from ebca.engines.adapters.onnx_table import Growth
 from ebca.engines.adapters.rewriting import Replacement
 from ebca.engines.cache.locks import locked
 from ebca.engines.cache.parallel import run_each
-from ebca.engines.cache.storage import MARKER
+from ebca.engines.cache.storage import LOCK, MARKER
 from ebca.engines.cache.store import check_room, link_or_copy
 from ebca.engines.contract import manifest as manifests
 from ebca.engines.contract import weights as stored
@@ -46,7 +46,6 @@ from ebca.errors import EngineError, ParameterError
 # Increase this whenever the same files make other weights.
 DERIVED_VERSION = 1
 _PREFIX = "derived-"
-_LOCK = ".lock"
 # Reading, hashing and writing of one file overlap with those of another.
 _FILES_AT_ONCE = 2
 
@@ -113,7 +112,7 @@ def derive(
 
 def _written(changes: "_Changes", folder: Path, progress: Progress | None) -> EngineDirectory:
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / _LOCK):
+    with locked(folder / LOCK):
         # Another process may have written it meanwhile.
         with suppress(EngineError):
             return open_directory(folder)
@@ -199,7 +198,7 @@ def _changeable(base: EngineDirectory) -> Weights:
 def _clear(folder: Path) -> None:
     """Remove what a killed process has left, or what is damaged."""
     for path in folder.iterdir():
-        if path.name == _LOCK:
+        if path.name == LOCK:
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

@@ -1,21 +1,28 @@
 """What the cache holds, and eviction of what exceeds its bound."""
 
+import os
 import shutil
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ebca.engines.cache.locks import try_lock
 from ebca.engines.machine.cache_folder import cache_folder, cache_limit
 from ebca.errors import EngineError
 
 MARKER = "engine.json"
 """The file that marks a folder of the cache as a prepared engine."""
 
+LOCK = ".lock"
+"""The file that is locked while somebody writes there."""
+
+_USE = ".use-"
+
 
 def evict(keep: Path, limit_bytes: float | None = None, directory: Path | None = None) -> list[Path]:
-    """Delete the least recently used engines until a cache is within its bound; never those in use. What cannot be
-    deleted stays.
+    """Delete the least recently used engines until a cache is within its bound; never those in use, nor those that a
+    process writes. What cannot be deleted stays.
 
     Args:
         keep: folder of the engine in use; its parent is the cache.
@@ -34,11 +41,26 @@ def evict(keep: Path, limit_bytes: float | None = None, directory: Path | None =
         # Another process may be preparing an engine that was used less than a minute ago.
         if total <= limit_bytes or engine.folder in (keep, directory) or time.time() - engine.used < 60:
             continue
+        if _is_in_use(engine.folder):
+            continue
         shutil.rmtree(engine.folder, ignore_errors=True)
         if not engine.folder.exists():
             total -= engine.size
             removed.append(engine.folder)
     return removed
+
+
+def _is_in_use(folder: Path) -> bool:
+    """Whether a process writes there, or has files open that it could not get again (the C++ library: eviction.cpp)."""
+    for file in (folder / LOCK, *folder.glob(f"{_USE}*")):
+        with suppress(OSError):
+            if not file.is_file():
+                continue
+            descriptor = try_lock(file)
+            if descriptor is None:
+                return True
+            os.close(descriptor)
+    return False
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,12 @@ from typing import Any
 from ebca.engines.backends.protocol import Backend, PreparingBackend
 from ebca.engines.cache.locks import locked
 from ebca.engines.cache.parallel import run_each
-from ebca.engines.cache.storage import MARKER
+from ebca.engines.cache.storage import LOCK, MARKER
 from ebca.engines.contract.directory import EngineDirectory, sha256
 from ebca.errors import BackendError
 
 Progress = Callable[[int, int, str], None]
 
-_LOCK = ".lock"
 _PROBE_BYTES = 64 << 10
 # Each needs about as much memory as its component has weights.
 _AT_ONCE = 2
@@ -113,8 +112,8 @@ class Store:
 
     def _make(self, names: list[str], progress: Progress | None) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        make_way(self.folder / _LOCK)
-        with locked(self.folder / _LOCK):
+        make_way(self.folder / LOCK)
+        with locked(self.folder / LOCK):
             missing = [name for name in names if not self.is_current(name)]
             if not missing:
                 return

@@ -1,5 +1,6 @@
 """Finding and loading the C++ library, and opening engines with it."""
 
+import ctypes
 import importlib.util
 import os
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any
 from ebca.errors import BackendError
 from ebca.runtime.native.engine import Engine
 from ebca.runtime.native.functions import Functions
-from ebca.runtime.native.structures import LogCallback, PrepareCallback
+from ebca.runtime.native.structures import LogCallback, PrepareCallback, ReadCallback
 
 _NAME = "libebca.so"
 
@@ -19,6 +20,10 @@ OnPrepare = Callable[[int, int, str], None]
 
 Log = Callable[[int, str], None]
 """Called with a LogLevel and a message."""
+
+Read = Callable[[str, int, int], bytes | None]
+"""Called with a file of the engine directory, an offset and a size: at most so many bytes, none at the end of the file;
+None if there is no such file."""
 
 
 def find_library() -> Path:
@@ -66,8 +71,9 @@ class Library(Functions):
 
     def open(
         self,
-        path: Path | str,
+        path: Path | str | None = None,
         *,
+        read: Read | None = None,
         device: str = "cpu",
         cache: Path | str | None = None,
         threads: int = 0,
@@ -81,7 +87,8 @@ class Library(Functions):
         """Open an engine directory. The first call on a machine prepares it, which can take a minute.
 
         Args:
-            path: the engine directory.
+            path: the engine directory, or
+            read: gives its files from an archive or from memory, in this thread and only during this call.
             device: "cpu", "cuda" or "cuda:1".
             cache: folder for prepared engines; None: EBCA_CACHE_DIR, then the user's cache folder.
             threads: per graph; 0: one per physical core.
@@ -94,11 +101,16 @@ class Library(Functions):
 
         Raises:
             ParameterError, EngineError, BackendError, NativeError: from the library.
+            Exception: what `read` raised.
         """
         params = self.init("engine_params")
         keep: list[Any] = []
         onnxruntime = onnxruntime or self.onnxruntime
-        params.path, params.device, params.threads = _path(path), device.encode(), threads
+        params.device, params.threads = device.encode(), threads
+        params.path = None if path is None else _path(path)
+        raised: list[BaseException] = []
+        if read is not None:
+            params.read = _read_callback(read, raised)
         params.onnxruntime_library = None if onnxruntime is None else _path(onnxruntime)
         params.cache_dir = None if cache is None else _path(cache)
         params.backend = None if backend is None else backend.encode()
@@ -113,9 +125,29 @@ class Library(Functions):
             params.log = LogCallback(lambda level, message, _: write(level, message.decode()))
             keep.append(params.log)
         handle = c_void_p()
-        self.check(self.lib.ebca_engine_open(byref(params), byref(handle)))
+        status = self.lib.ebca_engine_open(byref(params), byref(handle))
+        if raised:
+            raise raised[0]
+        self.check(status)
         return Engine(self, handle, keep)
 
 
 def _path(path: Path | str) -> bytes:
     return os.fsencode(path)
+
+
+def _read_callback(read: Read, raised: list[BaseException]) -> Any:
+    """A function of C; what `read` raises is kept, and the library told that it cannot read."""
+
+    def call(file: bytes, offset: int, buffer: int, size: int, _: Any) -> int:
+        try:
+            found = read(file.decode(), offset, size)
+            if found is None:
+                return -1
+            ctypes.memmove(buffer, found, min(len(found), size))
+            return len(found)
+        except BaseException as error:
+            raised.append(error)
+            return -1
+
+    return ReadCallback(call)

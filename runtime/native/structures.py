@@ -88,6 +88,8 @@ ERRORS: dict[int, type[EbcaError]] = {
 LogCallback = ctypes.CFUNCTYPE(None, ctypes.c_int, c_char_p, c_void_p)
 # void (*)(int64_t done, int64_t total, const char* component, void* user_data)
 PrepareCallback = ctypes.CFUNCTYPE(None, c_int64, c_int64, c_char_p, c_void_p)
+# int64_t (*)(const char* file, int64_t offset, void* buffer, int64_t size, void* user_data)
+ReadCallback = ctypes.CFUNCTYPE(c_int64, c_char_p, c_int64, c_void_p, c_int64, c_void_p)
 
 
 class DeviceInfo(ctypes.Structure):
@@ -124,6 +126,8 @@ class EngineParams(ctypes.Structure):
         ("openvino_library", c_char_p),
         ("kernels_dir", c_char_p),
         ("tensorrt_rtx_library", c_char_p),
+        ("read", ReadCallback),
+        ("read_data", c_void_p),
     )
 
 

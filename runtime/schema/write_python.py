@@ -163,6 +163,8 @@ _CALLBACKS = """
 LogCallback = ctypes.CFUNCTYPE(None, ctypes.c_int, c_char_p, c_void_p)
 # void (*)(int64_t done, int64_t total, const char* component, void* user_data)
 PrepareCallback = ctypes.CFUNCTYPE(None, c_int64, c_int64, c_char_p, c_void_p)
+# int64_t (*)(const char* file, int64_t offset, void* buffer, int64_t size, void* user_data)
+ReadCallback = ctypes.CFUNCTYPE(c_int64, c_char_p, c_int64, c_void_p, c_int64, c_void_p)
 """
 
 _STEP_CALLBACK = """

@@ -80,6 +80,7 @@ def test_callbacks_that_throw(
         f"1 the callback log threw an exception: no console{remedy}",
         "0 ",
         f"1 the callback on_prepare threw an exception: a closed window{remedy}",
+        f"1 the callback read threw an exception: a removed disk{remedy}",
     ]
 
 

@@ -21,6 +21,10 @@ void from_prepare(int64_t, int64_t, const char*, void*) {
     throw std::runtime_error("a closed window");
 }
 
+int64_t from_read(const char*, int64_t, void*, int64_t, void*) {
+    throw std::runtime_error("a removed disk");
+}
+
 void say(ebca_status status) {
     std::printf("%d %s\n", status, ebca_last_error());
 }
@@ -60,5 +64,8 @@ int main(int, char** arguments) {
     ebca_engine_free(engine);
     open.cache_dir = arguments[3];
     open.on_prepare = from_prepare;
+    say(ebca_engine_open(&open, &engine));
+    open.path = nullptr;
+    open.read = from_read;
     say(ebca_engine_open(&open, &engine));
 }

@@ -28,17 +28,24 @@ Tensor one(Array& array, int64_t index) {
     return {array.row(index), DType::float32, shape};
 }
 
+std::unique_ptr<UnpackedDirectory> unpacked_directory(const EngineOptions& options) {
+    if (!options.read) return nullptr;
+    return std::make_unique<UnpackedDirectory>(options.read, options.cache, options.log);
+}
+
 }  // namespace
 
 Engine::Engine(const EngineOptions& options) : log_(options.log) {
     parse_device(options.device);
-    directory_ = open_directory(options.path);
+    unpacked_ = unpacked_directory(options);
+    directory_ = open_directory(unpacked_ ? unpacked_->path() : options.path);
     open_device(options);
     start(options);
 }
 
 Engine::Engine(const EngineOptions& options, std::shared_ptr<Device> device, std::shared_ptr<const Backend> backend)
-    : directory_(open_directory(options.path)),
+    : unpacked_(unpacked_directory(options)),
+      directory_(open_directory(unpacked_ ? unpacked_->path() : options.path)),
       device_(std::move(device)),
       backend_(std::move(backend)),
       log_(options.log) {
@@ -63,8 +70,10 @@ void Engine::open_device(const EngineOptions& options) {
 }
 
 void Engine::start(const EngineOptions& options) {
-    prepared_.emplace(directory_, backend_, options.cache,
-                      [this](const std::string& message) { log(LogLevel::warning, message); });
+    prepared_.emplace(directory_, backend_, options.cache, [this](const std::string& message) {
+        // For what was unpacked into a temporary folder, one warning says all.
+        if (!unpacked_ || !unpacked_->is_temporary()) log(LogLevel::warning, message);
+    });
     prepare(options.on_prepare);
 }
 

@@ -16,6 +16,7 @@
 #include "backends/backend.hpp"
 #include "backends/cpu_backends.hpp"
 #include "cache/prepared.hpp"
+#include "cache/unpacked.hpp"
 #include "contract/directory.hpp"
 #include "contract/tensor.hpp"
 #include "devices/device.hpp"
@@ -30,6 +31,7 @@ namespace ebca::internal {
 
 struct EngineOptions {
     std::filesystem::path path;
+    ReadFile read;  // gives the files instead; called only while the engine is opened
     std::string device = "cpu";
     CpuBackendOptions cpu;        // for device "cpu"; "cuda" uses only ort_library
     GpuOptions gpu;               // for device "cuda"
@@ -113,6 +115,7 @@ class Engine {
     void evaluate(const std::string& component, const Sizes& sizes, const Tensors& inputs, const Tensors& outputs,
                   Cancellation* cancellation);
 
+    std::unique_ptr<UnpackedDirectory> unpacked_;  // null: the directory is a folder of the host's
     EngineDirectory directory_;
     std::shared_ptr<Device> device_;
     std::shared_ptr<const Backend> backend_;

@@ -722,7 +722,7 @@ ParameterError enum_name(const Name& name, const Kind& kind, const Names& names)
 }
 
 inline ParameterError path_missing() {
-    return ParameterError("path is missing", "name an engine directory");
+    return ParameterError("path is missing", "name an engine directory, or set read");
 }
 
 template <typename Index, typename Count>
@@ -748,6 +748,15 @@ ParameterError text_not_utf8(const Name& name, const Position& position) {
 template <typename Name, typename Limit>
 ParameterError text_too_long(const Name& name, const Limit& limit) {
     return ParameterError(text(name, " is longer than ", limit, " bytes"), "give a shorter text");
+}
+
+inline ParameterError path_and_read() {
+    return ParameterError("both path and read are given", "give one of them");
+}
+
+template <typename Count, typename Size, typename File>
+ParameterError read_overran(const Count& count, const Size& size, const File& file) {
+    return ParameterError(text("the callback read returned ", count, " for ", size, " bytes of '", file, "'"), "return how many bytes were copied, at most the size that was asked for");
 }
 
 template <typename Name, typename What>

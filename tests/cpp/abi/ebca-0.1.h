@@ -142,12 +142,18 @@ typedef void (*ebca_log_callback)(ebca_log_level level, const char* message, voi
  * open this engine directory: opening it waits until it is prepared. */
 typedef void (*ebca_prepare_callback)(int64_t done, int64_t total, const char* component, void* user_data);
 
+/* Copies up to `size` bytes of a file of the engine directory, from `offset` on, into `buffer`, and returns how many: 0
+ * at the end of the file, -1 if there is no such file or it cannot be read. file: its path in the directory, with
+ * slashes: "manifest.json", "unet/segment_00.onnx.data". Each file is read from its beginning to its end, one after the
+ * other. Must not open an engine with the same files: that waits until they are copied. */
+typedef int64_t (*ebca_read_callback)(const char* file, int64_t offset, void* buffer, int64_t size, void* user_data);
+
 /* from runtime/schema/schema.toml: ebca_engine_params */
 /* How to open an engine directory. */
 typedef struct ebca_engine_params {
     size_t struct_size;
     uint32_t abi_version;             /* EBCA_ABI_VERSION, that of the host's header; 0: not checked */
-    const char* path;                 /* the engine directory (UTF-8) */
+    const char* path;                 /* the engine directory (UTF-8); NULL: `read` gives its files */
     const char* device;               /* "cpu", "cuda" (the first GPU), "cuda:1" (default "cpu") */
     const char* onnxruntime_library;  /* libonnxruntime.so; NULL: EBCA_ORT_LIB, then the loader's search path */
     const char* cache_dir;            /* for prepared engines; NULL: EBCA_CACHE_DIR, then the user's cache folder */
@@ -169,13 +175,19 @@ typedef struct ebca_engine_params {
                                          share/ebca/kernels below the prefix that the library is installed in. */
     const char* tensorrt_rtx_library; /* ONNX Runtime's provider for TensorRT for RTX. NULL: EBCA_TRT_RTX_EP_LIB; if
                                          that is not set either, ONNX Runtime's CUDA provider runs the graphs. */
+    /* Instead of path: */
+    ebca_read_callback read; /* Gives the files of an engine directory that lies in an archive or in memory. NULL:
+                                path names it. */
+    void* read_data;
 } ebca_engine_params;
 /* end */
 
 EBCA_API void ebca_engine_params_init(ebca_engine_params* params, size_t struct_size);
 
 /* Open an engine directory. On the first call on a machine every component is prepared for it and kept in the user's
- * cache, which takes up to a minute at Stable Diffusion 1.5 size; later calls take a second or less. Thread-safe. */
+ * cache, which takes up to a minute at Stable Diffusion 1.5 size; later calls take a second or less. With `read`, which
+ * is called only here and from this thread, the first call also copies the files into that cache; later ones read
+ * manifest.json alone. Thread-safe. */
 EBCA_API ebca_status ebca_engine_open(const ebca_engine_params* params, ebca_engine** engine);
 
 /* Sessions that are open keep what they need. */

@@ -102,9 +102,16 @@ void check_abi(const ebca_engine_params* given) {
 EngineOptions engine_options(const ebca_engine_params* given) {
     check_abi(needed(given, "ebca_engine_params"));
     const ebca_engine_params params = checked(given, "ebca_engine_params");
-    if (!params.path || !*params.path) throw rules::path_missing();
+    if (params.path && params.read) throw rules::path_and_read();
+    if (!params.read && (!params.path || !*params.path)) throw rules::path_missing();
     EngineOptions options;
-    options.path = platform::to_path(params.path);
+    options.path = platform::to_path(string(params.path));
+    if (params.read) {
+        options.read = [call = params.read, data = params.read_data](const std::string& file, int64_t offset,
+                                                                     void* buffer, int64_t size) {
+            return called("read", call, file.c_str(), offset, buffer, size, data);
+        };
+    }
     options.device = params.device ? params.device : "cpu";
     options.cpu.backend = string(params.backend);
     options.cpu.precision = string(params.precision);

@@ -3,17 +3,16 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstdlib>
 #include <fstream>
 #include <optional>
 #include <system_error>
-#include <thread>
 
+#include "cache/eviction.hpp"
+#include "cache/files.hpp"
 #include "cache/locks.hpp"
 #include "contract/json.hpp"
 #include "contract/sha256.hpp"
 #include "error.hpp"
-#include "numerals.hpp"
 #include "platform/platform.hpp"
 
 namespace ebca::internal {
@@ -24,14 +23,10 @@ using json::Value;
 
 // Keep equal to engines/cache/prepared.py.
 constexpr int kPreparedVersion = 1;
-constexpr double kDefaultLimitGb = 40.0;
-constexpr const char* kMarker = "engine.json";
-constexpr const char* kLock = ".lock";
 constexpr const char* kRemedy = "set EBCA_CACHE_DIR to a writable folder with room";
 constexpr int64_t kAbandonedSeconds = 3600;
 constexpr size_t kProbeBytes = size_t{64} << 10;
 constexpr size_t kKeyLength = 24;
-constexpr int64_t kGraceSeconds = 60;
 
 using platform::FileFacts;
 
@@ -47,29 +42,6 @@ Value as_json(const FileFacts& found) {
 
 std::string dumped(const Value& value) {
     return value.dump(-1, ' ', true, Value::error_handler_t::replace);
-}
-
-// Remove what is in the place of a file of the cache and is none: nothing can be renamed to a folder, and reading a
-// pipe may never end.
-void make_way(const fs::path& file) {
-    fs::file_status found = fs::symlink_status(file);
-    if (fs::exists(found) && !fs::is_regular_file(found)) fs::remove_all(file);
-}
-
-// Complete or not at all.
-void write_atomically(const fs::path& path, const std::string& contents) {
-    fs::path temporary = path;
-    temporary += text(".", platform::process_id(), ".", std::this_thread::get_id(), ".tmp");
-    std::ofstream file(temporary, std::ios::binary | std::ios::trunc);
-    file << contents;
-    file.close();
-    if (!file) {
-        std::error_code ignored;
-        fs::remove(temporary, ignored);
-        throw fs::filesystem_error("cannot write", path, std::make_error_code(std::errc::io_error));
-    }
-    make_way(path);
-    fs::rename(temporary, path);
 }
 
 // filesystem_error if nothing can be written to a folder.
@@ -93,18 +65,6 @@ void remove_abandoned(const fs::path& folder) {
         if (entry.path().extension() == ".tmp" && age > kAbandonedSeconds) found.push_back(entry.path());
     }
     for (const fs::path& path : found) fs::remove_all(path, failure);
-}
-
-// Bytes of all files in it. Other processes may be writing there: files that disappear meanwhile do not count.
-double size_of(const fs::path& folder) {
-    double total = 0;
-    std::error_code gone;
-    for (fs::recursive_directory_iterator at(folder, gone), end; !gone && at != end; at.increment(gone)) {
-        std::error_code none;
-        auto size = fs::file_size(at->path(), none);
-        if (!none) total += static_cast<double>(size);
-    }
-    return total;
 }
 
 // A cache that cannot be used, for a reason that is no error of the file system.
@@ -169,18 +129,6 @@ fs::path cache_folder() {
     if (std::string chosen = platform::variable("EBCA_CACHE_DIR"); !chosen.empty()) return platform::to_path(chosen);
     if (fs::path folder = platform::user_cache(); !folder.empty()) return folder;
     throw EngineError("there is no folder for prepared engines: HOME is not set", "set EBCA_CACHE_DIR");
-}
-
-double cache_limit() {
-    const std::string chosen = platform::variable("EBCA_CACHE_LIMIT_GB");
-    if (chosen.empty()) return kDefaultLimitGb * 1e9;
-    const platform::ClassicThread classic;
-    char* end = nullptr;
-    double value = std::strtod(chosen.c_str(), &end);
-    if (end == chosen.c_str() || *end || std::isnan(value)) {
-        throw ParameterError(text("EBCA_CACHE_LIMIT_GB is '", chosen, "'"), "give a number of gigabytes, e.g. 40");
-    }
-    return value * 1e9;
 }
 
 PreparedEngine::PreparedEngine(const EngineDirectory& directory, std::shared_ptr<const Backend> backend,
@@ -426,32 +374,7 @@ void PreparedEngine::check_room(const std::vector<std::string>& names) const {
 }
 
 void PreparedEngine::evict() const {
-    if (root_.empty()) return;
-    struct Stored {
-        fs::path folder;
-        double size;
-        int64_t used;
-    };
-    double limit = cache_limit(), total = 0;
-    std::vector<Stored> engines;
-    std::error_code failure;
-    for (const auto& entry : fs::directory_iterator(root_, failure)) {
-        // The folder may be shared with others: only folders with the marker of ebca are its own.
-        std::error_code gone;
-        if (entry.is_symlink(gone) || !fs::is_regular_file(entry.path() / kMarker, gone)) continue;
-        Stored engine{entry.path(), 0, facts_of(entry.path()).mtime_ns / 1000000000};
-        engine.size = size_of(entry.path());
-        total += engine.size;
-        engines.push_back(engine);
-    }
-    std::sort(engines.begin(), engines.end(), [](const Stored& a, const Stored& b) { return a.used < b.used; });
-    auto now = std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch());
-    for (const Stored& engine : engines) {
-        // A minute's grace: another process may be preparing it right now.
-        if (total <= limit || engine.folder == folder_ || now.count() - engine.used < kGraceSeconds) continue;
-        fs::remove_all(engine.folder, failure);
-        total -= engine.size;
-    }
+    if (!root_.empty()) internal::evict(root_, {folder_, directory_.path});
 }
 
 }  // namespace ebca::internal

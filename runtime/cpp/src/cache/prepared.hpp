@@ -24,9 +24,6 @@ using OnPrepare = std::function<void(int64_t, int64_t, const std::string&)>;
 // `EBCA_CACHE_DIR`, else the platform's cache folder.
 std::filesystem::path cache_folder();
 
-// Bound of the cache in bytes: EBCA_CACHE_LIMIT_GB, else 40 GB. ParameterError if it is not a number.
-double cache_limit();
-
 // The prepared components of one engine directory on this machine. Use from one thread at a time. A cache that cannot
 // be written is used as far as it goes; what it lacks is prepared in a temporary folder, with one warning.
 class PreparedEngine {
@@ -50,7 +47,7 @@ class PreparedEngine {
     // Drop the mapped files of components from memory; they are read again when touched.
     void forget(const std::vector<std::string>& names) const;
 
-    // Delete the prepared engines unused for longest until the cache is within its bound; never this one.
+    // Delete what was unused in the cache for longest until it is within its bound; never this one, nor its directory.
     void evict() const;
 
   private:
