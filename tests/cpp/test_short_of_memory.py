@@ -41,31 +41,22 @@ def short_of_memory(library_file: Path, tmp_path_factory: pytest.TempPathFactory
     return host("short_of_memory", library_file, tmp_path_factory)
 
 
-def function_at(library: Path, frame: str) -> str:
-    return building.run("addr2line", "-Cfe", library, frame).splitlines()[0]
-
-
 @pytest.mark.parametrize("how", ["once", "always"])
 @pytest.mark.parametrize("what", ["open", "generate"])
 def test_an_allocation_that_fails_is_a_status(
-    short_of_memory: Path, what: str, how: str, library_file: Path, shapes_dir: Path, onnxruntime_file: Path
+    short_of_memory: Path, what: str, how: str, shapes_dir: Path, onnxruntime_file: Path
 ) -> None:
-    """ONNX Runtime may end the process, and so may nlohmann-json, whose destructor allocates; nothing else does."""
-    if shutil.which("addr2line") is None:
-        pytest.skip("there is no addr2line to name frames with")
-    stride = "1" if SLOW else "97" if how == "once" else "399"
+    """ONNX Runtime may end the process; nothing else does. Opening an engine takes 60,000 allocations, most of them to
+    read its manifest."""
+    last, stride = ("2000", "1") if SLOW else ("60000", "1999") if what == "open" else ("2000", "97")
     *wrong, counts = building.run(
-        short_of_memory, shapes_dir, onnxruntime_file, what, how, "1", "2000", stride
+        short_of_memory, shapes_dir, onnxruntime_file, what, how, "1", last, stride
     ).splitlines()
     found = re.match(r"(\d+) ok, (\d+) out of memory", counts)
     assert found and int(found[2]) > int(found[1]), counts
-    for line in wrong:
-        # The last one: a stack that cannot be walked.
-        if re.search(r": (signal \d+ in libonnxruntime|ended with 11$)", line):
-            continue
-        frame = re.search(r"signal 6 in libebca\.so[.\d]*\+(0x[0-9a-f]+)", line)
-        assert frame and "nlohmann" in function_at(library_file, frame[1]), line
-    assert SLOW or how == "always" or not wrong, wrong
+    # Of some crashes in ONNX Runtime the stack cannot be walked. No run of this library alone has one.
+    in_onnxruntime = r": (signal \d+ in libonnxruntime|signal 11, no frame$|ended with 11$)"
+    assert [line for line in wrong if what == "open" or not re.search(in_onnxruntime, line)] == []
 
 
 def test_callbacks_that_throw(

@@ -36,24 +36,25 @@ fs::path use_file(const fs::path& folder, int index) {
 // Bytes of all files in it. Other processes may be writing there: files that disappear meanwhile do not count.
 double size_of(const fs::path& folder) {
     double total = 0;
-    std::error_code gone;
-    for (fs::recursive_directory_iterator at(folder, gone), end; !gone && at != end; at.increment(gone)) {
-        std::error_code none;
-        auto size = fs::file_size(at->path(), none);
-        if (!none) total += static_cast<double>(size);
+    for (const fs::path& path : platform::entries_of(folder)) {
+        std::error_code gone;
+        if (fs::is_directory(fs::symlink_status(path, gone))) {
+            total += size_of(path);
+        } else if (auto size = fs::file_size(path, gone); !gone) {
+            total += static_cast<double>(size);
+        }
     }
     return total;
 }
 
 std::vector<StoredEngine> stored_engines(const fs::path& root) {
     std::vector<StoredEngine> engines;
-    std::error_code failure;
-    for (const auto& entry : fs::directory_iterator(root, failure)) {
+    for (const fs::path& path : platform::entries_of(root)) {
         // The folder may be shared with others: only folders with the marker of ebca are its own.
         std::error_code gone;
-        if (entry.is_symlink(gone) || !fs::is_regular_file(entry.path() / kMarker, gone)) continue;
-        const int64_t used = platform::facts_of(entry.path()).mtime_ns / 1000000000;
-        engines.push_back({entry.path(), size_of(entry.path()), used});
+        if (fs::is_symlink(path, gone) || !fs::is_regular_file(path / kMarker, gone)) continue;
+        const int64_t used = platform::facts_of(path).mtime_ns / 1000000000;
+        engines.push_back({path, size_of(path), used});
     }
     return engines;
 }

@@ -37,7 +37,16 @@ FileFacts facts_of(const fs::path& path) {
 }
 
 Value as_json(const FileFacts& found) {
-    return {{"size", found.size}, {"mtime_ns", found.mtime_ns}};
+    return json::made([&](Value& out) {
+        out["size"] = found.size;
+        out["mtime_ns"] = found.mtime_ns;
+    });
+}
+
+// Whether a record is of a file that is as it was then.
+bool is_of(const Value& record, const FileFacts& found) {
+    return json::optional_member(record, "size") == found.size &&
+           json::optional_member(record, "mtime_ns") == found.mtime_ns;
 }
 
 std::string dumped(const Value& value) {
@@ -57,12 +66,12 @@ void remove_abandoned(const fs::path& folder) {
     std::error_code failure;
     std::vector<fs::path> found;
     auto now = std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch());
-    for (const auto& entry : fs::directory_iterator(folder, failure)) {
-        std::string name = platform::to_utf8(entry.path().filename());
+    for (const fs::path& path : platform::entries_of(folder)) {
+        std::string name = platform::to_utf8(path.filename());
         bool work = name[0] == '.' && name.find('.', 1) != std::string::npos;
-        if (work && fs::is_directory(fs::symlink_status(entry.path()))) found.push_back(entry.path());
-        int64_t age = now.count() - facts_of(entry.path()).mtime_ns / 1000000000;
-        if (entry.path().extension() == ".tmp" && age > kAbandonedSeconds) found.push_back(entry.path());
+        if (work && fs::is_directory(fs::symlink_status(path))) found.push_back(path);
+        int64_t age = now.count() - facts_of(path).mtime_ns / 1000000000;
+        if (path.extension() == ".tmp" && age > kAbandonedSeconds) found.push_back(path);
     }
     for (const fs::path& path : found) fs::remove_all(path, failure);
 }
@@ -74,7 +83,7 @@ struct CacheError : std::runtime_error {
 
 bool has_digest(const fs::path& file, const Value& record) {
     try {
-        return json::optional_member(record, "sha256") == sha256_file(file);
+        return json::is(json::optional_member(record, "sha256"), sha256_file(file));
     } catch (const EngineError&) {
         return false;
     }
@@ -134,7 +143,11 @@ fs::path cache_folder() {
 PreparedEngine::PreparedEngine(const EngineDirectory& directory, std::shared_ptr<const Backend> backend,
                                const fs::path& cache, Warn warn)
     : directory_(directory), backend_(std::move(backend)), warn_(std::move(warn)) {
-    Value identity{{"version", kPreparedVersion}, {"backend", backend_->name()}, {"files", Value::object()}};
+    Value identity;
+    const json::TakenApart without_memory(identity);
+    identity["version"] = kPreparedVersion;
+    identity["backend"] = backend_->name();
+    identity["files"] = Value::object();
     for (const auto& [name, value] : backend_->identity()) identity[name] = value;
     for (const auto& [name, record] : directory.manifest.files) identity["files"][name] = record.sha256;
     key_ = text(backend_->name(), "-", sha256(dumped(identity)).substr(0, kKeyLength));
@@ -268,6 +281,7 @@ void PreparedEngine::forget(const std::vector<std::string>& names) const {
 
 bool PreparedEngine::is_current(const std::string& name) const {
     Value record;
+    const json::TakenApart without_memory(record);
     try {
         record = json::parse(read_file(stamp(name)));
         json::object(json::member(record, "prepared"), "prepared");
@@ -283,19 +297,20 @@ bool PreparedEngine::is_current(const std::string& name) const {
     for (const std::string& file : files) {
         FileFacts now = facts_of(directory_.file(file));
         bool known = verified_files_.count({file, now.size, now.mtime_ns});
-        if (!known && json::optional_member(record["sources"], file.c_str()) != as_json(now)) {
+        if (!known && !is_of(json::optional_member(record["sources"], file.c_str()), now)) {
             changed.push_back(file);
         }
     }
     if (!changed.empty()) {
         directory_.verify(changed);
         Value found = Value::object();
+        const json::TakenApart without_memory_too(found);
         for (const std::string& file : files) {
             FileFacts now = facts_of(directory_.file(file));
             found[file] = as_json(now);
             verified_files_.insert({file, now.size, now.mtime_ns});
         }
-        record["sources"] = found;
+        record["sources"].swap(found);
         try {
             write_atomically(stamp(name), dumped(record));
         } catch (const fs::filesystem_error&) {
@@ -318,19 +333,21 @@ void PreparedEngine::make(const std::string& name) {
     if (backend_->prepares()) {
         write_prepared(name, work);
     }
-    Value prepared = Value::object(), found = Value::object();
+    Value stamped;
+    const json::TakenApart without_memory(stamped);
+    Value &prepared = stamped["prepared"] = Value::object(), &found = stamped["sources"] = Value::object();
     // An old stamp must not meet new files.
     fs::remove_all(stamp(name));
-    for (const auto& entry : fs::directory_iterator(work)) {
-        fs::path file = folder_ / entry.path().filename();
+    for (const fs::path& made : platform::entries_of(work)) {
+        fs::path file = folder_ / made.filename();
         make_way(file);
-        fs::rename(entry.path(), file);
-        Value record = as_json(facts_of(file));
+        fs::rename(made, file);
+        Value& record = prepared[platform::to_utf8(file.filename())];
+        record = as_json(facts_of(file));
         record["sha256"] = sha256_file(file);
-        prepared[platform::to_utf8(file.filename())] = record;
     }
     for (const std::string& file : sources(name)) found[file] = as_json(facts_of(directory_.file(file)));
-    write_atomically(stamp(name), dumped({{"prepared", prepared}, {"sources", found}}));
+    write_atomically(stamp(name), dumped(stamped));
 }
 
 // The prepared form of a component, which opens: a stamp promises that to every later process.

@@ -19,13 +19,13 @@ constexpr int64_t kYoungSeconds = 60;
 void remove_abandoned_folders(const fs::path& parent) {
     std::error_code failure;
     auto now = std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch());
-    for (const auto& entry : fs::directory_iterator(parent, failure)) {
-        if (platform::to_utf8(entry.path().filename()).rfind(kPrefix, 0) != 0) continue;
-        if (!platform::is_own_folder(entry.path())) continue;
-        if (now.count() - platform::facts_of(entry.path()).mtime_ns / 1000000000 < kYoungSeconds) continue;
+    for (const fs::path& path : platform::entries_of(parent)) {
+        if (platform::to_utf8(path.filename()).rfind(kPrefix, 0) != 0) continue;
+        if (!platform::is_own_folder(path)) continue;
+        if (now.count() - platform::facts_of(path).mtime_ns / 1000000000 < kYoungSeconds) continue;
         try {
-            FileLock alive(entry.path() / kAlive);
-            if (alive.held()) fs::remove_all(entry.path(), failure);
+            FileLock alive(path / kAlive);
+            if (alive.held()) fs::remove_all(path, failure);
         } catch (const fs::filesystem_error&) {
             // Somebody else removes it.
         }

@@ -177,7 +177,11 @@ void Copy::copy(const std::string& name) const {
 
 void Copy::complete(const State& found, const Log& log) const {
     try {
-        const json::Value marker{{"version", kUnpackedVersion}, {"backend", "unpacked"}, {"engine", manifest_.name}};
+        json::Value marker;
+        const json::TakenApart without_memory(marker);
+        marker["version"] = kUnpackedVersion;
+        marker["backend"] = "unpacked";
+        marker["engine"] = manifest_.name;
         write_atomically(folder_ / kMarker, marker.dump(-1, ' ', true, json::Value::error_handler_t::replace));
         double needed = 0;
         for (const std::string& name : found.missing) needed += static_cast<double>(manifest_.files.at(name).size);

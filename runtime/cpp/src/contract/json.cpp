@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <set>
+#include <utility>
 #include <vector>
 
 #include "contract/limits.hpp"
@@ -27,42 +27,103 @@ std::string printable(std::string message) {
     throw EngineError(text(what, " is ", value.type_name(), " instead of ", expected));
 }
 
-// `depth`: of the object or list that begins.
-bool check_depth(int depth, Value::parse_event_t event) {
-    bool begins = event == Value::parse_event_t::object_start || event == Value::parse_event_t::array_start;
-    if (begins && depth >= limits::depth) throw EngineError(text("nested deeper than ", limits::depth, " levels"));
-    return true;
-}
+// Builds a document from what the parser reads. The document belongs to the caller, who can take it apart if memory
+// ends.
+class Builder : public nlohmann::json_sax<Value> {
+  public:
+    // strict: refuse names that an object has twice.
+    Builder(Value& root, bool strict) : root_(root), strict_(strict) {}
 
-Value parsed(std::string_view bytes, const Value::parser_callback_t& look) {
-    // The parser reads fractions with strtod, and allows for a decimal point of one byte only.
-    const platform::ClassicThread classic;
-    try {
-        return Value::parse(bytes.begin(), bytes.end(), look);
-    } catch (const Value::exception& error) {
+    bool null() override { return put(nullptr); }
+    bool boolean(bool value) override { return put(value); }
+    bool number_integer(number_integer_t value) override { return put(value); }
+    bool number_unsigned(number_unsigned_t value) override { return put(value); }
+    bool number_float(number_float_t value, const string_t&) override { return put(value); }
+    bool string(string_t& value) override { return put(std::move(value)); }
+    bool binary(binary_t&) override { return false; }
+    bool start_object(size_t) override { return open(Value::object()); }
+    bool start_array(size_t) override { return open(Value::array()); }
+    bool end_object() override { return close(); }
+    bool end_array() override { return close(); }
+    bool key(string_t& name) override {
+        auto [at, is_new] = open_.back()->get_ref<Value::object_t&>().emplace(std::move(name), nullptr);
+        if (strict_ && !is_new) throw EngineError("an object has " + printable(Value(at->first).dump()) + " twice");
+        member_ = &at->second;
+        return true;
+    }
+    bool parse_error(size_t, const std::string&, const nlohmann::detail::exception& error) override {
         throw EngineError(printable(error.what()));
     }
+
+  private:
+    template <typename Given>
+    bool put(Given&& given) {
+        place(std::forward<Given>(given));
+        return true;
+    }
+
+    template <typename Given>
+    Value& place(Given&& given) {
+        if (open_.empty()) return root_ = std::forward<Given>(given);
+        if (!open_.back()->is_array()) return *member_ = std::forward<Given>(given);
+        return open_.back()->get_ref<Value::array_t&>().emplace_back(std::forward<Given>(given));
+    }
+
+    bool open(Value&& empty) {
+        if (open_.size() >= static_cast<size_t>(limits::depth)) {
+            throw EngineError(text("nested deeper than ", limits::depth, " levels"));
+        }
+        open_.push_back(&place(std::move(empty)));
+        return true;
+    }
+
+    bool close() {
+        open_.pop_back();
+        return true;
+    }
+
+    Value& root_;
+    bool strict_;
+    std::vector<Value*> open_;  // objects and lists
+    Value* member_ = nullptr;   // of the innermost object, whose value follows
+};
+
+Value parsed(std::string_view bytes, bool strict) {
+    // The parser reads fractions with strtod, and allows for a decimal point of one byte only.
+    const platform::ClassicThread classic;
+    return made([&](Value& root) {
+        Builder builder(root, strict);
+        Value::sax_parse(bytes.begin(), bytes.end(), &builder);
+    });
 }
 
 }  // namespace
 
 Value parse(std::string_view bytes) {
-    return parsed(bytes, [](int depth, Value::parse_event_t event, Value&) { return check_depth(depth, event); });
+    return parsed(bytes, false);
 }
 
 Value parse_strict(std::string_view bytes) {
     if (bytes.substr(0, 3) == "\xef\xbb\xbf") throw EngineError("it begins with a byte order mark");
-    std::vector<std::set<std::string>> names;  // of the objects that are open
-    return parsed(bytes, [&](int depth, Value::parse_event_t event, Value& value) {
-        if (event == Value::parse_event_t::object_start) names.emplace_back();
-        if (event == Value::parse_event_t::object_end) names.pop_back();
-        if (event == Value::parse_event_t::key) {
-            const auto& name = value.get_ref<const std::string&>();
-            if (!names.back().insert(name).second)
-                throw EngineError("an object has " + printable(value.dump()) + " twice");
-        }
-        return check_depth(depth, event);
-    });
+    return parsed(bytes, true);
+}
+
+void take_apart(Value& value) noexcept {
+    if (auto* elements = value.get_ptr<Value::array_t*>()) {
+        for (Value& element : *elements) take_apart(element);
+        elements->clear();
+    } else if (auto* members = value.get_ptr<Value::object_t*>()) {
+        for (auto& [name, element] : *members) take_apart(element);
+        members->clear();
+    }
+}
+
+TakenApart::~TakenApart() {
+    take_apart(root_);
+}
+
+bool is(const Value& value, std::string_view text) {
+    return value.is_string() && value.get_ref<const std::string&>() == text;
 }
 
 const Value& optional_member(const Value& object, const char* name) {

@@ -17,6 +17,39 @@ Value parse(std::string_view bytes);
 // order mark. engines/contract/strict_json.py accepts the same documents.
 Value parse_strict(std::string_view bytes);
 
+// Empties a document without asking for memory: nlohmann-json's own destructor allocates for what is nested, and ends
+// the process if it cannot. So documents are made by `made`, and taken apart where they go out of scope.
+void take_apart(Value& value) noexcept;
+
+// An object that `fill` fills.
+template <typename Fill>
+Value made(Fill&& fill) {
+    Value out = Value::object();
+    try {
+        fill(out);
+    } catch (...) {
+        take_apart(out);
+        throw;
+    }
+    return out;
+}
+
+// Takes a document apart when it goes out of scope.
+class TakenApart {
+  public:
+    explicit TakenApart(Value& root) : root_(root) {}
+    ~TakenApart();
+    TakenApart(const TakenApart&) = delete;
+    TakenApart& operator=(const TakenApart&) = delete;
+
+  private:
+    Value& root_;
+};
+
+// Whether a value is this text. nlohmann-json's own comparison makes a value of the text, and ends the process without
+// memory.
+bool is(const Value& value, std::string_view text);
+
 // A member of an object.
 const Value& member(const Value& object, const char* name);
 

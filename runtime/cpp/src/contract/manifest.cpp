@@ -86,12 +86,13 @@ Manifest parse_manifest(std::string_view bytes, const std::string& what) {
         throw EngineError(what + " is larger than any that ebca writes", "export the engine again");
     }
     json::Value data;
+    const json::TakenApart without_memory(data);
     try {
         data = json::parse_strict(bytes);
     } catch (const EngineError& error) {
         throw EngineError(text(what, " cannot be read: ", error.what()), "copy or export the engine again");
     }
-    if (json::optional_member(data, "format") != kManifestFormat) {
+    if (!json::is(json::optional_member(data, "format"), kManifestFormat)) {
         throw EngineError(text(what, " is not an ebca manifest (no format '", kManifestFormat, "')"),
                           "name an engine directory");
     }

@@ -216,6 +216,7 @@ KernelSet::KernelSet(std::filesystem::path folder) : folder_(std::move(folder)) 
     std::filesystem::path path = folder_ / "manifest.json";
     try {
         Value data = json::parse(read_file(path));
+        const json::TakenApart without_memory(data);
         std::string format = json::string(json::member(data, "format"), "format");
         int64_t version = json::integer(json::member(data, "version"), "version", 0, kLargestNumber);
         if (format != kKernelsFormat || version != kKernelsVersion) {

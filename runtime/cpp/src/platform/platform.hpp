@@ -77,6 +77,9 @@ struct FileFacts {
 // Of the file that a link leads to.
 FileFacts facts_of(const std::filesystem::path& path);
 
+// What is in a folder; nothing if it cannot be read. (The iterators of libstdc++ end the process where memory ends.)
+std::vector<std::filesystem::path> entries_of(const std::filesystem::path& folder);
+
 // Whether it is a folder, no link to one, and belongs to this user.
 bool is_own_folder(const std::filesystem::path& path);
 

@@ -1,3 +1,4 @@
+#include <dirent.h>
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <locale.h>
@@ -10,6 +11,7 @@
 
 #include <cerrno>
 #include <cstdlib>
+#include <memory>
 #include <new>
 
 #include "platform/platform.hpp"
@@ -98,6 +100,21 @@ FileFacts facts_of(const fs::path& path) {
         none.kind = FileKind::dangling;
     }
     return none;
+}
+
+std::vector<fs::path> entries_of(const fs::path& folder) {
+    struct Close {
+        void operator()(DIR* opened) const { ::closedir(opened); }
+    };
+    std::vector<fs::path> out;
+    errno = 0;
+    std::unique_ptr<DIR, Close> opened(::opendir(folder.c_str()));
+    if (!opened && errno == ENOMEM) throw std::bad_alloc();
+    while (const dirent* entry = opened ? ::readdir(opened.get()) : nullptr) {
+        const std::string_view name(entry->d_name);
+        if (name != "." && name != "..") out.push_back(folder / name);
+    }
+    return out;
 }
 
 bool is_own_folder(const fs::path& path) {

@@ -144,6 +144,13 @@ FileFacts facts_of(const fs::path& path) {
     return found;
 }
 
+std::vector<fs::path> entries_of(const fs::path& folder) {
+    std::vector<fs::path> out;
+    std::error_code failure;
+    for (const auto& entry : fs::directory_iterator(folder, failure)) out.push_back(entry.path());
+    return out;
+}
+
 bool is_own_folder(const fs::path& path) {
     // Folders for temporary files belong to one user here.
     DWORD attributes = ::GetFileAttributesW(path.c_str());

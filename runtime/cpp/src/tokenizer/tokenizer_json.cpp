@@ -177,6 +177,7 @@ TokenizerJson read(const Value& root) {
 
 TokenizerJson parse_tokenizer_json(std::string_view bytes) {
     Value root;
+    const json::TakenApart without_memory(root);
     try {
         root = json::parse(bytes);
     } catch (const Error& error) {
