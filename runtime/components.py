@@ -281,17 +281,9 @@ class Components:
         spec = self.manifest.vae
         if spec is None:
             raise rules.NO_VAE_TO_DECODE.error()
-        n, channels, height, width = latents.shape
-        if channels != spec.latent_channels:
-            raise rules.LATENTS_CHANNELS.error(count=channels, expected=spec.latent_channels)
-        images = np.empty((n, 3, height * spec.downscale, width * spec.downscale), np.float32)
-        unscaled = latents / spec.scaling_factor + spec.shift_factor
-        for index in range(n):
-            one = slice(index, index + 1)
-            images[one] = self._evaluate(spec.decoder, {"latents": unscaled[one]}, {"image": images[one].shape})[
-                "image"
-            ]
-        return images
+        if latents.shape[1] != spec.latent_channels:
+            raise rules.LATENTS_CHANNELS.error(count=latents.shape[1], expected=spec.latent_channels)
+        return self._decoded(spec.decoder, latents / spec.scaling_factor + spec.shift_factor, spec.downscale)
 
     def decode_preview(self, latents: np.ndarray) -> np.ndarray:
         """`StepInfo.unit_latents` [n,C,h,w] -> images [n,3,8h,8w] float32 in about [-1, 1], by the small decoder.
@@ -302,11 +294,14 @@ class Components:
         spec = self.manifest.vae
         if spec is None or spec.preview is None:
             raise rules.NO_VAE_TO_DECODE.error()
+        return self._decoded(spec.preview, latents, spec.downscale)
+
+    def _decoded(self, decoder: str, latents: np.ndarray, downscale: int) -> np.ndarray:
         n, _, height, width = latents.shape
-        images = np.empty((n, 3, height * spec.downscale, width * spec.downscale), np.float32)
+        images = np.empty((n, 3, height * downscale, width * downscale), np.float32)
         for index in range(n):
             one = slice(index, index + 1)
-            made = self._evaluate(spec.preview, {"latents": latents[one]}, {"image": images[one].shape})
+            made = self._evaluate(decoder, {"latents": latents[one]}, {"image": images[one].shape})
             images[one] = made["image"]
         return images
 

@@ -251,14 +251,10 @@ class _Writer:
             expected = self._base.manifest.files[name]
             return rewriting.rewrite(self._base.file(name), expected, self._target(name), edits[name])
 
-        count = 0
-
         def done(name: str, record: FileRecord) -> None:
-            nonlocal count
-            count += 1
             self._records[name] = record
             self._written.add(name)
-            self._progress(count, len(edits), name)
+            self._progress(len(self._written & edits.keys()), len(edits), name)
 
         largest_first = sorted(edits, key=lambda name: -self._base.manifest.files[name].size)
         self._progress(0, len(edits), largest_first[0] if edits else "")

@@ -1,7 +1,7 @@
 """Python's values as the structs of ebca.h."""
 
 from collections.abc import Callable, Mapping, Sequence
-from ctypes import POINTER, c_char_p, c_double, c_float, c_int64, c_uint8
+from ctypes import POINTER, Structure, c_char_p, c_double, c_float, c_int64, c_uint8
 from typing import Any
 
 import numpy as np
@@ -103,6 +103,17 @@ class Arguments:
             channels = 1 if array.ndim == 2 else array.shape[2]
             made.append(Image(self.pointer(array, c_uint8), array.shape[0], array.shape[1], channels))
         return made
+
+    def give_images(self, params: Structure, name: str, value: np.ndarray | Sequence[np.ndarray]) -> None:
+        """Set the images of a struct: its fields `images` and `image_count` for the name "image"."""
+        made = self.images(value)
+        setattr(params, f"{name}s", self.array(Image, made))
+        setattr(params, f"{name}_count", len(made))
+
+    def give_seeds(self, params: Structure, seed: int | Sequence[int]) -> None:
+        """Set the seeds of a struct: one for all images or one each."""
+        seeds = np.atleast_1d(np.asarray(seed, np.int64))
+        params.seeds, params.seed_count = self.pointer(seeds, c_int64), seeds.size
 
     def callback(self, on_step: Callable[[StepInfo], bool | None] | None) -> Any:
         """A function of C that cancels if `on_step` returns False or raises."""

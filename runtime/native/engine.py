@@ -1,7 +1,7 @@
 """Engines that the C++ library opened."""
 
 from collections.abc import Sequence
-from ctypes import byref, c_int64, c_void_p, sizeof
+from ctypes import byref, c_void_p, sizeof
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,7 +12,7 @@ from ebca.runtime.native.arguments import Arguments
 from ebca.runtime.native.functions import Functions
 from ebca.runtime.native.results import Result, called
 from ebca.runtime.native.session import Session, set_numbers
-from ebca.runtime.native.structures import EngineInfo, Image
+from ebca.runtime.native.structures import EngineInfo
 
 
 class Engine:
@@ -84,12 +84,10 @@ class Engine:
             ParameterError, EngineError, NativeError: from the library.
         """
         params, arguments = self.library.init("encode_images_params"), Arguments()
-        given = arguments.images(images)
-        params.images, params.image_count = arguments.array(Image, given), len(given)
+        arguments.give_images(params, "image", images)
         params.height, params.width, params.sample = height, width, sample
         if seed is not None:
-            seeds = np.atleast_1d(np.asarray(seed, np.int64))
-            params.seeds, params.seed_count = arguments.pointer(seeds, c_int64), seeds.size
+            arguments.give_seeds(params, seed)
         return _made(self._call("encode_images", byref(params)).latents)
 
     def decode(self, latents: np.ndarray) -> np.ndarray:

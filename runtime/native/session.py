@@ -2,7 +2,7 @@
 
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
-from ctypes import byref, c_double, c_int64, c_void_p
+from ctypes import byref, c_double, c_void_p
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,7 +12,7 @@ from ebca.errors import ParameterError
 from ebca.runtime.native.arguments import Arguments
 from ebca.runtime.native.functions import Functions
 from ebca.runtime.native.results import Result, called
-from ebca.runtime.native.structures import Edit, Image, StepInfo
+from ebca.runtime.native.structures import Edit, StepInfo
 
 OnStep = Callable[[StepInfo], bool | None]
 """Called after each evaluation; its arrays are valid only then. False cancels; what it raises cancels too."""
@@ -61,8 +61,7 @@ class Session:
         if regions := given.pop("regions", None):
             params.regions, params.region_count = arguments.regions(regions), len(regions)
         if (seed := given.pop("seed", None)) is not None:
-            seeds = np.atleast_1d(np.asarray(seed, np.int64))
-            params.seeds, params.seed_count = arguments.pointer(seeds, c_int64), seeds.size
+            arguments.give_seeds(params, seed)
         if weights := given.pop("token_weights", None):
             params.token_weights, params.token_weight_count = arguments.token_weights(weights), len(weights)
         if edits := given.pop("edits", None):
@@ -70,9 +69,7 @@ class Session:
             params.edits, params.edit_count = arguments.array(Edit, made), len(made)
         for name in ("image", "mask"):
             if (value := given.pop(name, None)) is not None:
-                images = arguments.images(value)
-                setattr(params, f"{name}s", arguments.array(Image, images))
-                setattr(params, f"{name}_count", len(images))
+                arguments.give_images(params, name, value)
         if (repaint := given.pop("repaint", None)) is not None:
             params.repaint = ctypes.pointer(arguments.filled(self.library.init("repaint_params"), repaint))
         if (latents := given.pop("latents", None)) is not None:
@@ -117,8 +114,7 @@ class Session:
         params.prompt, params.steps = arguments.prompt(prompt, prompt_embeds), steps
         set_numbers(params, reading)
         if image is not None:
-            images = arguments.images(image)
-            params.images, params.image_count = arguments.array(Image, images), len(images)
+            arguments.give_images(params, "image", image)
         if latents is not None:
             params.latents = arguments.tensor(latents)
         if regularize is not None:

@@ -158,7 +158,7 @@ def test_a_struct_with_a_size_may_grow_at_its_end(tmp_path: Path) -> None:
 def test_a_host_of_an_earlier_release_runs(
     old: Path, library_file: Path, onnxruntime_file: Path, shapes: native.Engine, shapes_dir: Path, tmp_path: Path
 ) -> None:
-    link = [f"-L{library_file.parent}", "-lebca", f"-Wl,-rpath,{library_file.parent}"]
+    link = building.link_options(library_file)
     words = ["-std=c99", "-Wall", "-Wextra", "-Werror", f"-I{ABI}", f'-DEBCA_HEADER="{old.name}"']
     building.run("cc", *words, ABI / "host.c", *link, "-o", tmp_path / "host")
     environment = {**os.environ, "EBCA_ORT_LIB": str(onnxruntime_file)}

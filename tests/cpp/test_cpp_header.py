@@ -129,7 +129,7 @@ def test_moves_and_empty_objects(
     shapes_dir: Path,
     tmp_path: Path,
 ) -> None:
-    link = [f"-L{library_file.parent}", "-lebca", f"-Wl,-rpath,{library_file.parent}"]
+    link = building.link_options(library_file)
     words = ["-std=c++17", "-O0", *STRICT, *CPP, *options, f"-I{INCLUDE}"]
     building.run("c++", *words, PROGRAMS / program, *link, "-o", tmp_path / "host")
     environment = {**os.environ, "EBCA_ORT_LIB": str(onnxruntime_file)}

@@ -31,7 +31,7 @@ def host(name: str, library_file: Path, tmp_path_factory: pytest.TempPathFactory
         pytest.skip("there is no c++ to build the program with")
     program = tmp_path_factory.mktemp(name) / name
     options = ["-std=c++17", "-O0", "-rdynamic", "-Wall", "-Wextra", "-Werror", f"-I{INCLUDE}"]
-    library = [f"-L{library_file.parent}", "-lebca", f"-Wl,-rpath,{library_file.parent}", "-ldl"]
+    library = [*building.link_options(library_file), "-ldl"]
     building.run("c++", *options, HERE / f"{name}.cpp", *library, "-o", program)
     return program
 

@@ -27,7 +27,7 @@ def stress(library_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         pytest.skip("there is no c++ to build the program with")
     program = tmp_path_factory.mktemp("stress") / "stress"
     options = ["-std=c++17", "-O0", "-Wall", "-Wextra", "-Werror", f"-I{CPP / 'include'}", "-pthread"]
-    library = [f"-L{library_file.parent}", "-lebca", f"-Wl,-rpath,{library_file.parent}"]
+    library = building.link_options(library_file)
     building.run(*building.compiler(), *options, Path(__file__).with_name("stress.cpp"), *library, "-o", program)
     return program
 

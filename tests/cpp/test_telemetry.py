@@ -21,7 +21,7 @@ def sessions(shapes: native.Engine, python_shapes: ebca.Engine) -> Iterator[Sess
         yield session, python
 
 
-def picture(height: int, width: int) -> np.ndarray:
+def painted(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
 
 
@@ -37,7 +37,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "no guidance": {"guidance_scale": 1.0, "gamma_norm": 0.01},
     "edits": {"gamma_norm": 0.001, "edits": [ebca.Edit("a green triangle", 1, 0.7, 0.001, 0.002)]},
     "subjects": {"subjects": ["red circle", "blue square"], "gamma_attn": 0.01},
-    "RePaint": {"image": picture(64, 64), "mask": hole(64, 64), "gamma_norm": 0.01},
+    "RePaint": {"image": painted(64, 64), "mask": hole(64, 64), "gamma_norm": 0.01},
     "latents only": {"output": "latents"},
 }
 

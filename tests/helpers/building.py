@@ -30,6 +30,11 @@ def compiler() -> list[str]:
     return [os.environ.get("CXX", "c++"), *os.environ.get("EBCA_CXXFLAGS", "").split()]
 
 
+def link_options(library: Path) -> list[str]:
+    """What links a program to the shared library, which it finds where it is now."""
+    return [f"-L{library.parent}", "-lebca", f"-Wl,-rpath,{library.parent}"]
+
+
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of this run that all its test processes see."""
     own = tmp_path_factory.getbasetemp()

@@ -40,10 +40,7 @@ void check_denoise(const Shape& sample, const Shape& contexts, const std::vector
 
 Result Session::denoise(const DenoiseRequest& request) {
     const UNetSpec& unet = engine_->manifest().unet;
-    if (!request.sample) throw rules::is_null("sample.data");
-    if (!request.contexts) throw rules::is_null("contexts.data");
-    const Shape latents = latent_shape(), &contexts = request.contexts->shape;
-    check_denoise(request.sample->shape, contexts, request.timesteps, unet, latents);
+    const Shape latents = latent_shape(), &contexts = request.contexts.shape;
     const Sizes sizes{{"batch", contexts[0]},
                       {"contexts", contexts[1]},
                       {"tokens", contexts[2]},
@@ -57,8 +54,8 @@ Result Session::denoise(const DenoiseRequest& request) {
     const Control control = resolve(request.control, unet.layers, sizes);
     Variant variant = request.record_energies ? Variant::energies : control.variant();
     auto began = std::chrono::steady_clock::now();
-    Executor& executor = this->executor(*request.contexts);
-    std::copy(request.sample->values.begin(), request.sample->values.end(), executor.sample().floats());
+    Executor& executor = this->executor(request.contexts);
+    std::copy(request.sample.values.begin(), request.sample.values.end(), executor.sample().floats());
     for (int64_t row = 0; row < rows; ++row) {
         double timestep = request.timesteps[request.timesteps.size() == 1 ? 0 : static_cast<size_t>(row)];
         executor.timestep().floats()[row] = static_cast<float>(timestep);

@@ -63,11 +63,11 @@ struct InvertRequest {
     OnStep on_step;
 };
 
-// What `Session::denoise` is asked for.
+// What `Session::denoise` is asked for, once `check_denoise` has looked at it.
 struct DenoiseRequest {
-    std::optional<Array> sample;    // [B,channels,h,w]
+    Array sample;                   // [B,channels,h,w]
     std::vector<double> timesteps;  // one for all rows or one each
-    std::optional<Array> contexts;  // [B,S,T,D]
+    Array contexts;                 // [B,S,T,D]
     EnergyControl control;
     bool record_energies = false;
 };

@@ -89,7 +89,7 @@ Session::Session(std::shared_ptr<Engine> engine, int64_t height, int64_t width, 
 }
 
 void Session::check_memory(CallSizes call) const {
-    // A GPU refuses by itself.
+    // A GPU refuses what does not fit.
     if (engine_->device().name() != "cpu") return;
     Shape latents = latent_shape();
     call.evaluation["height"] = latents[2];

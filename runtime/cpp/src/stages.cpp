@@ -13,8 +13,7 @@
 namespace ebca::internal {
 namespace {
 
-const Array& checked_latents(const Engine& engine, const Array& latents) {
-    check_latents_shape(engine, latents.shape);
+const Array& finite(const Array& latents) {
     if (!all_finite(latents.values.data(), static_cast<int64_t>(latents.values.size()))) {
         throw rules::latents_not_finite();
     }
@@ -76,12 +75,12 @@ Result encode_images(Engine& engine, const EncodeImagesRequest& request) {
 }
 
 Result decode(Engine& engine, const Array& latents) {
-    return result_of(to_unit_range(engine.decode(checked_latents(engine, latents), nullptr)));
+    return result_of(to_unit_range(engine.decode(finite(latents), nullptr)));
 }
 
 Result preview(Engine& engine, const Array& latents, double scale) {
     if (!std::isfinite(scale)) throw rules::finite_number("scale", scale);
-    Array scaled = checked_latents(engine, latents);
+    Array scaled = finite(latents);
     for (float& value : scaled.values) value *= static_cast<float>(scale);
     return result_of(engine.preview()->colours(scaled));
 }

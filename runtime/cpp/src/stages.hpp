@@ -33,7 +33,7 @@ Result encode_prompt(Engine& engine, const EncodePromptRequest& request);
 // Images to latents. ParameterError, EngineError.
 Result encode_images(Engine& engine, const EncodeImagesRequest& request);
 
-// Latents [n,C,h,w] to pixels. ParameterError, EngineError, NumericalError.
+// Latents [n,C,h,w], whose shape has been checked, to pixels. ParameterError, EngineError, NumericalError.
 Result decode(Engine& engine, const Array& latents);
 
 // Latents [n,C,h,w] times a scale to pixels at their own size (images/preview.hpp). ParameterError, EngineError.

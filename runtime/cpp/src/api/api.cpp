@@ -6,6 +6,7 @@
 
 #include "api/guard.hpp"
 #include "api/handles.hpp"
+#include "api/made.hpp"
 #include "api/structs.hpp"
 #include "ebca.h"
 
@@ -14,16 +15,14 @@
 namespace ebca::internal {
 namespace {
 
-// One call that makes a result.
+// A call that can be cancelled.
 template <typename Work>
-ebca_status made(ebca_session* session, ebca_result** result, Work&& work) {
-    if (result) *result = nullptr;
-    return guarded(session, [&] {
-        if (!result) throw rules::target_null("result");
+ebca_status cancellable(ebca_session* session, ebca_result** result, Work&& work) {
+    return made(session, result, [&] {
         Cancellation::Turn turn(session->session.cancellation());
-        Result made = work();
+        Result out = work();
         turn.end();
-        *result = handed_over(std::move(made));
+        return out;
     });
 }
 
@@ -167,15 +166,16 @@ EBCA_API void ebca_invert_params_init(ebca_invert_params* params, size_t struct_
 
 EBCA_API ebca_status ebca_session_generate(ebca_session* session, const ebca_generate_params* params,
                                            ebca_result** result) {
-    return made(session, result, [&] {
+    return cancellable(session, result, [&] {
         return session->session.generate(generate_request(*session->engine, session->session, params));
     });
 }
 
 EBCA_API ebca_status ebca_session_invert(ebca_session* session, const ebca_invert_params* params,
                                          ebca_result** result) {
-    return made(session, result,
-                [&] { return session->session.invert(invert_request(*session->engine, session->session, params)); });
+    return cancellable(session, result, [&] {
+        return session->session.invert(invert_request(*session->engine, session->session, params));
+    });
 }
 
 EBCA_API void ebca_denoise_params_init(ebca_denoise_params* params, size_t struct_size) {
@@ -184,8 +184,9 @@ EBCA_API void ebca_denoise_params_init(ebca_denoise_params* params, size_t struc
 
 EBCA_API ebca_status ebca_session_denoise(ebca_session* session, const ebca_denoise_params* params,
                                           ebca_result** result) {
-    return made(session, result,
-                [&] { return session->session.denoise(denoise_request(*session->engine, session->session, params)); });
+    return cancellable(session, result, [&] {
+        return session->session.denoise(denoise_request(*session->engine, session->session, params));
+    });
 }
 
 EBCA_API void ebca_result_free(ebca_result* result) {

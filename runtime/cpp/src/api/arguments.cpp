@@ -84,6 +84,18 @@ std::string needed_text(const char* given, const std::string& name) {
     return text_of(given, name);
 }
 
+std::vector<std::string> texts_of(const char* const* given, size_t count, const std::string& name) {
+    std::vector<std::string> out;
+    for (size_t i = 0; i < count; ++i) out.push_back(needed_text(given[i], text(name, "[", i, "]")));
+    return out;
+}
+
+std::vector<ImageView> images_of(const ebca_image* given, size_t count, const std::string& name) {
+    std::vector<ImageView> out;
+    for (size_t i = 0; i < count; ++i) out.push_back(image_of(given[i], text(name, "[", i, "]")));
+    return out;
+}
+
 std::optional<Array> Arguments::latents(const ebca_tensor& given) const {
     std::optional<Shape> shape = shape_of(given, "latents");
     if (!shape) return std::nullopt;
@@ -109,9 +121,7 @@ Prompt Arguments::prompt(const ebca_prompt& given, const std::string& name) cons
     check_reserved(given, name);
     check_list(given.texts, given.count, name + ".texts", limits::images);
     if (given.count && !per_image(given.count)) throw rules::prompt_count(name, given.count, session_.batch());
-    for (size_t i = 0; i < given.count; ++i) {
-        out.texts.push_back(needed_text(given.texts[i], text(name, ".texts[", i, "]")));
-    }
+    out.texts = texts_of(given.texts, given.count, name + ".texts");
     out.embeds = embeds(given.embeds, name);
     return out;
 }
@@ -119,9 +129,7 @@ Prompt Arguments::prompt(const ebca_prompt& given, const std::string& name) cons
 std::vector<ImageView> Arguments::images(const ebca_image* given, size_t count, const char* name) const {
     check_list(given, count, name, limits::images);
     if (count && !per_image(count)) throw rules::count_per_image(count, name, session_.batch());
-    std::vector<ImageView> out;
-    for (size_t i = 0; i < count; ++i) out.push_back(image_of(given[i], text(name, "[", i, "]")));
-    return out;
+    return images_of(given, count, name);
 }
 
 std::vector<int64_t> Arguments::seeds(const int64_t* given, size_t count) const {

@@ -27,6 +27,8 @@ void check_reserved(const Struct& given, const std::string& name) {
 
 // The pixels of a caller; nothing is read yet.
 ImageView image_of(const ebca_image& given, const std::string& name);
+// Those of a list, which has been checked.
+std::vector<ImageView> images_of(const ebca_image* given, size_t count, const std::string& name);
 
 // A pointer with a count: NULL only with a count of 0. ParameterError for that, and for more than `most`.
 void check_list(const void* items, size_t count, const std::string& name, size_t most);
@@ -35,6 +37,8 @@ void check_list(const void* items, size_t count, const std::string& name, size_t
 std::string text_of(const char* given, const std::string& name);
 // The same; ParameterError for NULL.
 std::string needed_text(const char* given, const std::string& name);
+// Those of a list, which has been checked.
+std::vector<std::string> texts_of(const char* const* given, size_t count, const std::string& name);
 
 // The shape of a tensor that is given; nothing for one without data. name: of the field. Nothing is copied yet.
 std::optional<Shape> shape_of(const ebca_tensor& tensor, const std::string& name);

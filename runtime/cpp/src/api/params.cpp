@@ -74,9 +74,7 @@ std::vector<Edit> edits(const Arguments& arguments, const ebca_edit* given, size
 Subjects subjects(const ebca_generate_params& params) {
     Subjects out;
     check_list(params.subjects, params.subject_count, "subjects", kMostItems);
-    for (size_t i = 0; i < params.subject_count; ++i) {
-        out.phrases.push_back(needed_text(params.subjects[i], text("subjects[", i, "]")));
-    }
+    out.phrases = texts_of(params.subjects, params.subject_count, "subjects");
     check_list(params.regions, params.region_count, "regions", kMostItems);
     for (size_t i = 0; i < params.region_count; ++i) {
         const ebca_region& one = params.regions[i];
@@ -225,20 +223,16 @@ EncodePromptRequest encode_prompt_request(const ebca_encode_prompt_params* given
     const auto params = checked(needed(given, "ebca_encode_prompt_params"), "ebca_encode_prompt_params");
     if (!params.count) throw rules::is_null("texts");
     check_list(params.texts, params.count, "texts", limits::images);
-    std::vector<std::string> texts;
-    for (size_t i = 0; i < params.count; ++i) {
-        texts.push_back(needed_text(params.texts[i], text("texts[", i, "]")));
-    }
-    return {std::move(texts), {params.prompt_weighting != 0, params.long_prompts != 0}, params.clip_skip};
+    return {texts_of(params.texts, params.count, "texts"),
+            {params.prompt_weighting != 0, params.long_prompts != 0},
+            params.clip_skip};
 }
 
 EncodeImagesRequest encode_images_request(const ebca_encode_images_params* given) {
     const auto params = checked(needed(given, "ebca_encode_images_params"), "ebca_encode_images_params");
     EncodeImagesRequest out;
     check_list(params.images, params.image_count, "images", limits::images);
-    for (size_t i = 0; i < params.image_count; ++i) {
-        out.images.push_back(image_of(params.images[i], text("images[", i, "]")));
-    }
+    out.images = images_of(params.images, params.image_count, "images");
     out.height = params.height;
     out.width = params.width;
     out.sample = params.sample != 0;

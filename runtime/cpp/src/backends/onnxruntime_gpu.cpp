@@ -242,13 +242,12 @@ const OrtEpDevice* OnnxRuntimeGpu::plugin_device(const std::string& plugin) cons
     // An engine that is open already has registered it: the process has one environment.
     if (devices.empty()) {
         fs::path folder = fs::absolute(plugin).parent_path();
-        std::error_code unreadable;
         for (const char* needed : kBesidePlugin) {
-            for (const auto& entry : fs::directory_iterator(folder, unreadable)) {
+            for (const fs::path& file : platform::entries_of(folder)) {
                 // The registration below reports which of them is missing.
                 std::string reason;
-                if (platform::to_utf8(entry.path().filename()).rfind(needed, 0) == 0 &&
-                    platform::load(entry.path(), platform::Symbols::shared, reason)) {
+                if (platform::to_utf8(file.filename()).rfind(needed, 0) == 0 &&
+                    platform::load(file, platform::Symbols::shared, reason)) {
                     break;
                 }
             }

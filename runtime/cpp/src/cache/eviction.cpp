@@ -1,7 +1,6 @@
 #include "cache/eviction.hpp"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <string>
@@ -93,14 +92,14 @@ void evict(const fs::path& root, const std::vector<fs::path>& keep) {
     for (const StoredEngine& engine : engines) total += engine.size;
     std::sort(engines.begin(), engines.end(),
               [](const StoredEngine& a, const StoredEngine& b) { return a.used < b.used; });
-    auto now = std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch());
+    const int64_t now = seconds_now();
     for (const StoredEngine& engine : engines) {
         auto is_it = [&](const fs::path& kept) {
             std::error_code gone;
             return engine.folder == kept || fs::equivalent(engine.folder, kept, gone);
         };
         // A minute's grace: another process may be preparing it right now.
-        if (total <= limit || now.count() - engine.used < kGraceSeconds) continue;
+        if (total <= limit || now - engine.used < kGraceSeconds) continue;
         if (std::none_of(keep.begin(), keep.end(), is_it) && remove_unused(engine.folder)) total -= engine.size;
     }
 }

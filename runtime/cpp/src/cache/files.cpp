@@ -1,5 +1,6 @@
 #include "cache/files.hpp"
 
+#include <chrono>
 #include <fstream>
 #include <system_error>
 #include <thread>
@@ -9,6 +10,11 @@
 
 namespace ebca::internal {
 namespace fs = std::filesystem;
+
+int64_t seconds_now() {
+    auto since = std::chrono::system_clock::now().time_since_epoch();
+    return std::chrono::duration_cast<std::chrono::seconds>(since).count();
+}
 
 void make_way(const fs::path& file) {
     fs::file_status found = fs::symlink_status(file);

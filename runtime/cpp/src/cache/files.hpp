@@ -1,6 +1,7 @@
 // Files of the user's cache.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <string>
 
@@ -10,6 +11,12 @@ namespace ebca::internal {
 // that is locked while somebody writes there.
 inline constexpr const char* kMarker = "engine.json";
 inline constexpr const char* kLock = ".lock";
+
+// Where the cache cannot hold something.
+inline constexpr const char* kCacheRemedy = "set EBCA_CACHE_DIR to a writable folder with room";
+
+// Since the epoch, as `platform::FileFacts::mtime_ns` counts.
+int64_t seconds_now();
 
 // Remove what is in the place of a file and is none: nothing can be renamed to a folder, and reading a pipe may never
 // end.

@@ -1,7 +1,6 @@
 #include "cache/prepared.hpp"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <fstream>
 #include <optional>
@@ -23,7 +22,6 @@ using json::Value;
 
 // Keep equal to engines/cache/prepared.py.
 constexpr int kPreparedVersion = 1;
-constexpr const char* kRemedy = "set EBCA_CACHE_DIR to a writable folder with room";
 constexpr int64_t kAbandonedSeconds = 3600;
 constexpr size_t kProbeBytes = size_t{64} << 10;
 constexpr size_t kKeyLength = 24;
@@ -49,10 +47,6 @@ bool is_of(const Value& record, const FileFacts& found) {
            json::optional_member(record, "mtime_ns") == found.mtime_ns;
 }
 
-std::string dumped(const Value& value) {
-    return value.dump(-1, ' ', true, Value::error_handler_t::replace);
-}
-
 // filesystem_error if nothing can be written to a folder.
 void check_writable(const fs::path& folder) {
     fs::path probe = folder / ".probe";
@@ -65,12 +59,12 @@ void check_writable(const fs::path& folder) {
 void remove_abandoned(const fs::path& folder) {
     std::error_code failure;
     std::vector<fs::path> found;
-    auto now = std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch());
+    const int64_t now = seconds_now();
     for (const fs::path& path : platform::entries_of(folder)) {
         std::string name = platform::to_utf8(path.filename());
         bool work = name[0] == '.' && name.find('.', 1) != std::string::npos;
         if (work && fs::is_directory(fs::symlink_status(path))) found.push_back(path);
-        int64_t age = now.count() - facts_of(path).mtime_ns / 1000000000;
+        int64_t age = now - facts_of(path).mtime_ns / 1000000000;
         if (path.extension() == ".tmp" && age > kAbandonedSeconds) found.push_back(path);
     }
     for (const fs::path& path : found) fs::remove_all(path, failure);
@@ -150,9 +144,9 @@ PreparedEngine::PreparedEngine(const EngineDirectory& directory, std::shared_ptr
     identity["files"] = Value::object();
     for (const auto& [name, value] : backend_->identity()) identity[name] = value;
     for (const auto& [name, record] : directory.manifest.files) identity["files"][name] = record.sha256;
-    key_ = text(backend_->name(), "-", sha256(dumped(identity)).substr(0, kKeyLength));
+    key_ = text(backend_->name(), "-", sha256(json::dumped(identity)).substr(0, kKeyLength));
     identity["engine"] = platform::to_utf8(directory.path);
-    marker_ = dumped(identity);
+    marker_ = json::dumped(identity);
     try {
         root_ = fs::absolute(cache.empty() ? cache_folder() : cache);
         folder_ = root_ / key_;
@@ -233,13 +227,14 @@ void PreparedEngine::prepare_elsewhere(const std::vector<std::string>& names, co
         } catch (const fs::filesystem_error& error) {
             failure = error.code().message();
         }
-        if (!failure.empty()) throw EngineError(text(problem, ", nor in a temporary folder (", failure, ")"), kRemedy);
+        if (!failure.empty())
+            throw EngineError(text(problem, ", nor in a temporary folder (", failure, ")"), kCacheRemedy);
         instead = "this engine uses a temporary folder, and the next one prepares again";
     } else {
         for (const std::string& name : names) directory_.verify(sources(name));
         verified_names_.insert(names.begin(), names.end());
     }
-    if (!std::exchange(told_, true) && warn_) warn_(text(problem, ": ", instead, "; ", kRemedy));
+    if (!std::exchange(told_, true) && warn_) warn_(text(problem, ": ", instead, "; ", kCacheRemedy));
 }
 
 PreparedEngine& PreparedEngine::holder(const std::string& name) {
@@ -312,7 +307,7 @@ bool PreparedEngine::is_current(const std::string& name) const {
         }
         record["sources"].swap(found);
         try {
-            write_atomically(stamp(name), dumped(record));
+            write_atomically(stamp(name), json::dumped(record));
         } catch (const fs::filesystem_error&) {
             // The next process verifies again.
         }
@@ -347,7 +342,7 @@ void PreparedEngine::make(const std::string& name) {
         record["sha256"] = sha256_file(file);
     }
     for (const std::string& file : sources(name)) found[file] = as_json(facts_of(directory_.file(file)));
-    write_atomically(stamp(name), dumped(stamped));
+    write_atomically(stamp(name), json::dumped(stamped));
 }
 
 // The prepared form of a component, which opens: a stamp promises that to every later process.

@@ -1,9 +1,9 @@
 #include "cache/temporary.hpp"
 
-#include <chrono>
 #include <string>
 #include <system_error>
 
+#include "cache/files.hpp"
 #include "platform/platform.hpp"
 
 namespace ebca::internal {
@@ -18,11 +18,11 @@ constexpr int64_t kYoungSeconds = 60;
 // Remove this user's folders whose process has ended.
 void remove_abandoned_folders(const fs::path& parent) {
     std::error_code failure;
-    auto now = std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch());
+    const int64_t now = seconds_now();
     for (const fs::path& path : platform::entries_of(parent)) {
         if (platform::to_utf8(path.filename()).rfind(kPrefix, 0) != 0) continue;
         if (!platform::is_own_folder(path)) continue;
-        if (now.count() - platform::facts_of(path).mtime_ns / 1000000000 < kYoungSeconds) continue;
+        if (now - platform::facts_of(path).mtime_ns / 1000000000 < kYoungSeconds) continue;
         try {
             FileLock alive(path / kAlive);
             if (alive.held()) fs::remove_all(path, failure);

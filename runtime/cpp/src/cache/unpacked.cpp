@@ -28,7 +28,6 @@ constexpr int kUnpackedVersion = 1;
 constexpr size_t kPieceBytes = size_t{1} << 20;
 constexpr size_t kUnpackedKey = 24;  // hexadecimal digits
 constexpr double kSpareBytes = 64e6;
-constexpr const char* kManifestFile = "manifest.json";
 constexpr const char* kCopying = ".copying";
 constexpr const char* kAgain = "pack the engine directory again";
 
@@ -182,7 +181,7 @@ void Copy::complete(const State& found, const Log& log) const {
         marker["version"] = kUnpackedVersion;
         marker["backend"] = "unpacked";
         marker["engine"] = manifest_.name;
-        write_atomically(folder_ / kMarker, marker.dump(-1, ' ', true, json::Value::error_handler_t::replace));
+        write_atomically(folder_ / kMarker, json::dumped(marker));
         double needed = 0;
         for (const std::string& name : found.missing) needed += static_cast<double>(manifest_.files.at(name).size);
         const bool copies = !found.missing.empty();
@@ -255,7 +254,6 @@ UnpackedDirectory::UnpackedDirectory(const ReadFile& read, const fs::path& cache
         }
     }
     const std::string problem = text("the files of the engine cannot be kept in ", where, " (", failure, ")");
-    const char* remedy = "set EBCA_CACHE_DIR to a writable folder with room";
     try {
         temporary_ = std::make_unique<TemporaryFolder>();
         path_ = temporary_->path() / "engine";
@@ -263,12 +261,12 @@ UnpackedDirectory::UnpackedDirectory(const ReadFile& read, const fs::path& cache
         const Copy copy(read, bytes, manifest, path_);
         copy.complete(copy.state(), log);
     } catch (const fs::filesystem_error& error) {
-        throw EngineError(text(problem, ", nor in a temporary folder (", error.code().message(), ")"), remedy);
+        throw EngineError(text(problem, ", nor in a temporary folder (", error.code().message(), ")"), kCacheRemedy);
     }
     if (log) {
         log(LogLevel::warning,
             text(problem, ": this engine uses a temporary folder, and the next one copies and prepares again; ",
-                 remedy));
+                 kCacheRemedy));
     }
 }
 

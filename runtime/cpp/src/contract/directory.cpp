@@ -68,7 +68,7 @@ EngineDirectory open_directory(const fs::path& path) {
         throw EngineError(text("engine directory '", platform::to_utf8(path), "' does not exist"),
                           "make one with `ebca-export --output-dir`");
     }
-    fs::path file = path / "manifest.json";
+    fs::path file = path / kManifestFile;
     if (!fs::exists(fs::symlink_status(file, failure))) {
         throw EngineError(text("'", platform::to_utf8(path),
                                "' has no manifest.json: not an engine directory, or its export did not finish"),

@@ -11,6 +11,9 @@
 
 namespace ebca::internal {
 
+// Of an engine directory.
+inline constexpr const char* kManifestFile = "manifest.json";
+
 // A directory whose manifest is valid and whose files all exist with the right size. Contents are checked by `verify`
 // and `read`; no file is used before one of them has seen it. Any file may be a link to a regular file.
 struct EngineDirectory {

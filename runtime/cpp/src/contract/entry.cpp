@@ -39,7 +39,7 @@ std::string spelled(const json::Value& value) {
         return std::string(value.is_object() ? "an object" : "a list") + (value.empty() ? " that is empty" : "");
     }
     // Escapes everything that is not ASCII, so that it can be cut anywhere.
-    std::string dumped = value.dump(-1, ' ', true, json::Value::error_handler_t::replace);
+    std::string dumped = json::dumped(value);
     if (value.is_string()) {
         std::replace(dumped.begin(), dumped.begin() + 1, '"', '\'');
         dumped.back() = '\'';

@@ -126,6 +126,10 @@ bool is(const Value& value, std::string_view text) {
     return value.is_string() && value.get_ref<const std::string&>() == text;
 }
 
+std::string dumped(const Value& value) {
+    return value.dump(-1, ' ', true, Value::error_handler_t::replace);
+}
+
 const Value& optional_member(const Value& object, const char* name) {
     static const Value kNull;
     auto found = object.is_object() ? object.find(name) : object.end();

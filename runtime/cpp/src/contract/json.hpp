@@ -50,6 +50,9 @@ class TakenApart {
 // memory.
 bool is(const Value& value, std::string_view text);
 
+// As one line of ASCII; what is not UTF-8 is replaced.
+std::string dumped(const Value& value);
+
 // A member of an object.
 const Value& member(const Value& object, const char* name);
 

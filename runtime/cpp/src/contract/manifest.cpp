@@ -99,7 +99,7 @@ Manifest parse_manifest(std::string_view bytes, const std::string& what) {
     const json::Value& version = json::optional_member(data, "version");
     if (!version.is_number_integer() || version != kManifestVersion) {
         bool newer = version.is_number_integer() && version > kManifestVersion;
-        std::string shown = version.dump(-1, ' ', true, json::Value::error_handler_t::replace).substr(0, 60);
+        std::string shown = json::dumped(version).substr(0, 60);
         throw EngineError(text(what, " has manifest version ", shown, ", this library reads ", kManifestVersion),
                           newer ? "update it or export the engine again" : "export the engine again");
     }

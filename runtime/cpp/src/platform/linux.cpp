@@ -10,9 +10,9 @@
 #include <mutex>
 #include <optional>
 #include <set>
-#include <sstream>
 #include <thread>
 
+#include "numerals.hpp"
 #include "platform/platform.hpp"
 
 namespace ebca::internal::platform {
@@ -69,9 +69,7 @@ std::map<std::string, int64_t> numbers(const fs::path& path) {
     std::map<std::string, int64_t> found;
     std::ifstream file = opened(path);
     for (std::string line; std::getline(file, line);) {
-        std::istringstream words(line);
-        words.imbue(std::locale::classic());
-        words.exceptions(std::ios_base::badbit);
+        ClassicWords words(line);
         std::string name;
         int64_t value = 0;
         if (!(words >> name >> value)) continue;
@@ -113,8 +111,16 @@ std::string stripped(const std::string& line) {
     return begin == line.npos ? "" : line.substr(begin, line.find_last_not_of(" \t\r\n") - begin + 1);
 }
 
-bool starts_with(const std::string& line, const char* prefix) {
-    return line.rfind(prefix, 0) == 0;
+// The entry of the first processor in /proc/cpuinfo.
+std::map<std::string, std::string> processor_facts() {
+    std::map<std::string, std::string> found;
+    std::ifstream file = opened("/proc/cpuinfo");
+    for (std::string line; std::getline(file, line);) {
+        size_t colon = line.find(':');
+        if (colon == line.npos) break;
+        found[stripped(line.substr(0, colon))] = stripped(line.substr(colon + 1));
+    }
+    return found;
 }
 
 }  // namespace
@@ -182,37 +188,28 @@ int64_t available_bytes() {
 
 std::string processor() {
     utsname names{};
-    std::string name = uname(&names) == 0 ? names.machine : "";
-    std::ifstream file = opened("/proc/cpuinfo");
-    for (std::string line; std::getline(file, line);) {
-        if (!starts_with(line, "model name") && !starts_with(line, "flags")) continue;
-        size_t colon = line.find(':');
-        name += " " + (colon == line.npos ? std::string() : stripped(line.substr(colon + 1)));
-        if (starts_with(line, "flags")) break;
+    std::string out = uname(&names) == 0 ? names.machine : "";
+    const std::map<std::string, std::string> facts = processor_facts();
+    for (const char* name : {"model name", "flags"}) {
+        if (auto found = facts.find(name); found != facts.end()) out += " " + found->second;
     }
-    return name;
+    return out;
 }
 
 std::string processor_model() {
-    std::ifstream file = opened("/proc/cpuinfo");
-    for (std::string line; std::getline(file, line);) {
-        size_t colon = line.find(':');
-        if (starts_with(line, "model name") && colon != line.npos) return stripped(line.substr(colon + 1));
-    }
-    return "";
+    return processor_facts()["model name"];
 }
 
 int physical_cores() {
     // Threads of one core name the same list.
     std::set<std::string> cores;
-    std::error_code failure;
-    for (const auto& entry : fs::directory_iterator("/sys/devices/system/cpu", failure)) {
-        const std::string name = entry.path().filename().string();
-        if (!starts_with(name, "cpu") || name.size() < 4 || name.find_first_not_of("0123456789", 3) != name.npos) {
+    for (const fs::path& path : entries_of("/sys/devices/system/cpu")) {
+        const std::string name = path.filename().string();
+        if (name.rfind("cpu", 0) != 0 || name.size() < 4 || name.find_first_not_of("0123456789", 3) != name.npos) {
             continue;
         }
         for (const char* list : {"topology/core_cpus_list", "topology/thread_siblings_list"}) {
-            std::ifstream file = opened(entry.path() / list);
+            std::ifstream file = opened(path / list);
             if (std::string line; std::getline(file, line)) {
                 cores.insert(line);
                 break;

@@ -26,7 +26,7 @@ const char* cuda_driver_name() {
     return "libcuda.dylib";
 }
 
-// The system compresses and drops pages by itself, and has no list of mappings to read.
+// The system compresses and drops pages, and has no list of mappings to read.
 void forget(const std::vector<fs::path>&) {}
 
 std::shared_mutex& mappings() {

@@ -201,7 +201,7 @@ bool OpenFile::lock() {
            ::GetLastError() != ERROR_LOCK_VIOLATION;
 }
 
-// The system trims what a process maps and does not use by itself.
+// The system trims mapped pages that a process does not use.
 void forget(const std::vector<fs::path>&) {}
 
 std::shared_mutex& mappings() {

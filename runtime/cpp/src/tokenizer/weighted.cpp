@@ -7,8 +7,8 @@
 #include <utility>
 
 #include "contract/limits.hpp"
-#include "contract/numbers.hpp"
 #include "error.hpp"
+#include "numerals.hpp"
 #include "parameters.hpp"
 
 namespace ebca::internal {
@@ -102,7 +102,8 @@ std::optional<double> weight_at_end(std::string_view content, bool alone) {
     auto points = std::count(number.begin(), number.end(), '.');
     if (digits == 0 || points > 1 || static_cast<size_t>(digits + points) != number.size()) return std::nullopt;
     // Ratios and times are no weights.
-    if ((alone && words.empty()) || (points == 0 && !words.empty() && is_ascii_digit(words.back()))) return std::nullopt;
+    if ((alone && words.empty()) || (points == 0 && !words.empty() && is_ascii_digit(words.back())))
+        return std::nullopt;
     // Beyond the range of double: without an exponent, it is far above the limit, or a fraction with hundreds of zeros.
     double beyond = number.find_first_of("123456789") < number.find('.') ? HUGE_VAL : 0;
     double value = to_number(number).value_or(beyond);
