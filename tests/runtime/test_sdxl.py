@@ -1,6 +1,6 @@
 """Stable Diffusion XL: equality with diffusers' pipelines, from the same seeds, with gammas of 0."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +26,6 @@ STEPS = 5
 SIZE = (128, 128)
 
 Pipeline = Callable[..., tuple[list[np.ndarray], np.ndarray]]
-
-
-@pytest.fixture(scope="module")
-def engine(tiny_xl_dir: Path) -> Iterator[ebca.Engine]:
-    with ebca.load(tiny_xl_dir, backend="onnxruntime") as engine:
-        yield engine
-
-
-@pytest.fixture(scope="module")
-def session(engine: ebca.Engine) -> Iterator[ebca.Session]:
-    with engine.session() as session:
-        yield session
 
 
 def runner(pipeline: Any) -> Pipeline:
@@ -104,23 +92,23 @@ NEGATIVE_SIZES = {
     ],
 )
 def test_text_to_image_equals_the_diffusers_pipeline(
-    session: ebca.Session, text_to_image: Pipeline, ours: dict[str, Any], theirs: dict[str, Any]
+    xl_session: ebca.Session, text_to_image: Pipeline, ours: dict[str, Any], theirs: dict[str, Any]
 ) -> None:
-    check(session, text_to_image, PROMPT, ours, theirs)
+    check(xl_session, text_to_image, PROMPT, ours, theirs)
 
 
-def test_the_default_guidance_scale_is_that_of_diffusers(session: ebca.Session) -> None:
-    assert session.generate(PROMPT, steps=1, seed=1, output="latents").parameters["guidance_scale"] == 5.0
+def test_the_default_guidance_scale_is_that_of_diffusers(xl_session: ebca.Session) -> None:
+    assert xl_session.generate(PROMPT, steps=1, seed=1, output="latents").parameters["guidance_scale"] == 5.0
 
 
-def test_several_images_equal_the_diffusers_pipeline(engine: ebca.Engine, text_to_image: Pipeline) -> None:
+def test_several_images_equal_the_diffusers_pipeline(xl_engine: ebca.Engine, text_to_image: Pipeline) -> None:
     given = {"negative_prompt": ["a dog", "snow"], "prompt_2": [OTHER, PROMPT], **SIZES}
-    with engine.session(96, 160, batch=2) as session:
+    with xl_engine.session(96, 160, batch=2) as session:
         theirs = {**given, "height": 96, "width": 160}
         check(session, text_to_image, [PROMPT, OTHER], given, theirs, [3, 2**40 + 5])
         # Zeros for one of them alone, as a run of its own has them.
         both = session.generate([PROMPT, OTHER], negative_prompt=["", "snow"], steps=2, seed=[1, 2], output="latents")
-    with engine.session(96, 160) as session:
+    with xl_engine.session(96, 160) as session:
         alone = [
             session.generate(text, negative_prompt=negative, steps=2, seed=seed, output="latents").latents
             for text, negative, seed in ((PROMPT, "", 1), (OTHER, "snow", 2))
@@ -131,13 +119,13 @@ def test_several_images_equal_the_diffusers_pipeline(engine: ebca.Engine, text_t
 
 @pytest.mark.parametrize("strength", [0.4, 1.0])
 def test_image_to_image_equals_the_diffusers_pipeline(
-    session: ebca.Session, tmp_path: Path, strength: float
+    xl_session: ebca.Session, tmp_path: Path, strength: float
 ) -> None:
     from diffusers import StableDiffusionXLImg2ImgPipeline
 
     pipeline = runner(tiny_xl_pipeline(StableDiffusionXLImg2ImgPipeline, tmp_path))
     given = {"image": sample_image(size=SIZE), "strength": strength, "negative_prompt": "blurry", **SIZES}
-    check(session, pipeline, PROMPT, given, given)
+    check(xl_session, pipeline, PROMPT, given, given)
 
 
 @pytest.mark.parametrize("strength", [0.6, None])
