@@ -1,4 +1,4 @@
-"""Stable Diffusion XL with context updates and editing prompts, against a loop in float64; its other tasks; and a GPU."""
+"""Stable Diffusion XL with updates and editing prompts, against a loop in float64; its other tasks; and a GPU."""
 
 from collections.abc import Iterator
 from pathlib import Path
