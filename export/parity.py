@@ -53,12 +53,23 @@ _ONNXRUNTIME_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float1
 Feeds = Mapping[str, np.ndarray]
 
 
-def check(name: str, error: float, limit: float = LIMIT) -> float:
-    """Raise ExportError if `error` is above the limit or not a number; else return it."""
+_REPORT = "the engine is not written. Please report the model and the versions of torch, onnx and onnxruntime"
+
+
+def check(name: str, error: float, limit: float = LIMIT, overflow: str | None = None) -> float:
+    """Raise ExportError if `error` is above the limit or not a number; else return it.
+
+    Args:
+        name: of what is compared.
+        error: to check.
+        limit: of the error.
+        overflow: what to do if it is not finite; None: nothing is known.
+    """
     if not error <= limit:
+        known = overflow is not None and not np.isfinite(error)
         raise ExportError(
             f"{name} differs from PyTorch by {error:.1e} (relative L2, limit {limit:.0e})",
-            "the engine is not written. Please report the model and the versions of torch, onnx and onnxruntime",
+            overflow if known else _REPORT,
         )
     return error
 

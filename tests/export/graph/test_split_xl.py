@@ -97,7 +97,7 @@ def test_without_updates_it_equals_the_unet_of_diffusers(case: Case) -> None:
             tensors["sample"], tensors["timestep"], tensors["contexts"][:, 0], added_cond_kwargs=added
         ).sample
     actual = case.run(feeds, 0.0, 0.0)
-    # float32 in two engines; measured 1.5e-6 with 11 layers and 3e-6 with 70.
+    # float32 in two engines, over up to 70 layers.
     assert relative_l2(actual["noise"], expected.numpy()) < 2e-5
     assert np.array_equal(actual["contexts_out"], feeds["contexts"])
     sizes = {"batch": 2, "contexts": 1, "tokens": TOKENS, "height": SIZE[0], "width": SIZE[1]}
@@ -112,7 +112,7 @@ def test_with_updates_it_equals_the_formulas_in_float64(case: Case) -> None:
     reference = ReferenceUNet(copy.deepcopy(case.unet).double(), gamma_attn=GAMMA_ATTN, gamma_norm=GAMMA_NORM)
     noise = reference(feeds["sample"], feeds["timestep"], [image], added={name: feeds[name] for name in ADDED})
     actual = case.run(feeds, GAMMA_ATTN, GAMMA_NORM)
-    # float32 against float64; each layer reads what the one before has changed. Measured 2e-6 with 11 layers.
+    # float32 against float64, where each layer reads what the one before has changed.
     assert relative_l2(actual["noise"], noise) < 2e-5
     assert relative_l2(actual["contexts_out"][:, 0], image.main.numpy()) < 2e-5
     # The updates do something.
