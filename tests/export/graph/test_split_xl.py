@@ -110,7 +110,8 @@ def test_with_updates_it_equals_the_formulas_in_float64(case: Case) -> None:
     main = torch.from_numpy(feeds["contexts"][:, 0]).double()
     image = Image(main, None)
     reference = ReferenceUNet(copy.deepcopy(case.unet).double(), gamma_attn=GAMMA_ATTN, gamma_norm=GAMMA_NORM)
-    noise = reference(feeds["sample"], feeds["timestep"], [image], added={name: feeds[name] for name in ADDED})
+    added = {name: torch.from_numpy(feeds[name]).double() for name in ADDED}
+    noise = reference(feeds["sample"], torch.from_numpy(feeds["timestep"]), [image], added=added)
     actual = case.run(feeds, GAMMA_ATTN, GAMMA_NORM)
     # float32 against float64, where each layer reads what the one before has changed.
     assert relative_l2(actual["noise"], noise) < 2e-5
