@@ -78,8 +78,9 @@ def open_graph(path: Path) -> Callable[[Feeds], dict[str, np.ndarray]]:
     """An ONNX file as a function, run with ONNX Runtime on the CPU; floats are cast to the dtypes of its inputs."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    # For one or two runs, packed weights are not worth the memory of another copy.
+    # For one or two runs, weights that are packed, or widened ahead, are not worth the memory of another copy.
     options.add_session_config_entry("session.disable_prepacking", "1")
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     dtypes = {i.name: _ONNXRUNTIME_DTYPES[i.type] for i in session.get_inputs()}
     names = [o.name for o in session.get_outputs()]
