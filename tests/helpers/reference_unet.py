@@ -82,8 +82,8 @@ class ReferenceUNet:
     ) -> np.ndarray:
         """Noise prediction for sample [2N,C,h,w]. Updates the contexts of `images` in place.
 
-        `residuals` are those of ControlNets: of the skips in order, then of the middle block. `added` are text_embeds and
-        time_ids of Stable Diffusion XL.
+        `residuals` are those of ControlNets: of the skips in order, then of the middle block. `added` are text_embeds
+        and time_ids of Stable Diffusion XL.
         """
         self.images = images
         self.latent_size = (sample.shape[2], sample.shape[3])
