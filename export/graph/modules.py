@@ -60,8 +60,8 @@ class _BothTextEncoders(nn.Module):
 
 
 class TextEncoders(_BothTextEncoders):
-    """input_ids, input_ids_2 [batch,tokens] int64 -> the output [batch,tokens,D1+D2] of the layer before the last one of
-    each encoder, without the final norm, and the projection [batch,P] of the second one at the end token."""
+    """input_ids, input_ids_2 [batch,tokens] int64 -> the output [batch,tokens,D1+D2] of the layer before the last one
+    of each encoder, without the final norm, and the projection [batch,P] of the second one at the end token."""
 
     def forward(self, input_ids: Tensor, input_ids_2: Tensor) -> tuple[Tensor, Tensor]:
         states, states_2, pooled = self.states(input_ids, input_ids_2)

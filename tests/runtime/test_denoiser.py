@@ -330,7 +330,9 @@ def test_stable_diffusion_xl_takes_pooled_embeddings_and_sizes(xl_engine: ebca.E
         texts = torch.from_numpy(contexts[:, 0])
         expected = unet(torch.from_numpy(sample), 300, texts, added_cond_kwargs=added, return_dict=False)[0].numpy()
     assert relative_l2(noise, expected) <= 1e-5
-    assert relative_l2(denoise(sample, 300, contexts, **{**given, "time_ids": given["time_ids"] * 2}).noise, noise) > 1e-2
+    assert (
+        relative_l2(denoise(sample, 300, contexts, **{**given, "time_ids": given["time_ids"] * 2}).noise, noise) > 1e-2
+    )
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,8 @@ def copies(directory: EngineDirectory) -> dict[str, Any]:
 def test_a_lora_is_merged_into_an_engine(tiny_xl_dir: Path, before: dict[str, np.ndarray], tmp_path: Path) -> None:
     expected = write(tmp_path / "a.safetensors")
     base = open_directory(tiny_xl_dir)
-    assert copies(base).keys() == before.keys()
+    # Graphs have the positions in another form.
+    assert copies(base).keys() == {name for name in before if "position_embedding" not in name}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         made = copies(derive(base, [LoraFile(tmp_path / "a.safetensors")]))
