@@ -23,6 +23,9 @@ from ebca.engines.contract.manifest import GUIDANCE_SCALE
 from ebca.export.checkpoint.model import Checkpoint
 from ebca.export.options import EMBEDDED_GUIDANCE
 
+XL_GUIDANCE_SCALE = 5.0
+"""What diffusers' pipelines of Stable Diffusion XL take by default."""
+
 _CLASSES = ("LCMScheduler", "TCDScheduler")
 
 
@@ -41,7 +44,9 @@ def default_guidance(checkpoint: Checkpoint, asked: float | None) -> float:
         return 1.0
     if asked is not None:
         return asked
-    return 1.0 if is_distilled(checkpoint.scheduler_config) else GUIDANCE_SCALE
+    if is_distilled(checkpoint.scheduler_config):
+        return 1.0
+    return XL_GUIDANCE_SCALE if checkpoint.is_xl else GUIDANCE_SCALE
 
 
 def with_embedded_guidance(checkpoint: Checkpoint, asked: float | None) -> Checkpoint:
@@ -52,7 +57,9 @@ def with_embedded_guidance(checkpoint: Checkpoint, asked: float | None) -> Check
     unet = checkpoint.unet
     if not unet.config.get("time_cond_proj_dim"):
         return checkpoint
-    scale = EMBEDDED_GUIDANCE if asked is None else asked
+    # Stable Diffusion XL has no pipeline of its own for such UNets.
+    usual = XL_GUIDANCE_SCALE if checkpoint.is_xl else EMBEDDED_GUIDANCE
+    scale = usual if asked is None else asked
     notice = (
         f"this UNet is told its guidance scale: {scale:g} is built in, another one needs an export with "
         "--guidance-scale; images take one evaluation row each"

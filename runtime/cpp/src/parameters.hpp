@@ -111,6 +111,9 @@ inline constexpr int64_t prompt_weight = 10;
 // Chunks of a prompt: the text encoder runs once for each.
 inline constexpr int64_t prompt_chunks = 128;
 
+// A number that Stable Diffusion XL is told about sizes: exact in float32.
+inline constexpr int64_t size_condition = 16777216;
+
 // Of subject_exclusion and subject_balance each.
 inline constexpr int64_t subject_strength = 1000;
 
@@ -172,6 +175,11 @@ OutOfMemoryError no_memory(const Rows& rows, const Height& height, const Width& 
 template <typename Needed, typename Where, typename What, typename Available>
 OutOfMemoryError memory_needed(const Needed& needed, const Where& where, const What& what, const Available& available) {
     return OutOfMemoryError(text("at least ", needed, " of memory", where, " is needed for ", what, ", and ", available, " can be had"), "make a smaller image, or fewer at once");
+}
+
+template <typename Needed, typename Where, typename What, typename Available>
+OutOfMemoryError memory_needed_untiled(const Needed& needed, const Where& where, const What& what, const Available& available) {
+    return OutOfMemoryError(text("at least ", needed, " of memory", where, " is needed for ", what, ", and ", available, " can be had"), "set vae_tiling = 1, make a smaller image, or fewer at once");
 }
 
 template <typename InChannels, typename OutChannels>
@@ -448,6 +456,41 @@ EngineError unet_only(const Path& path) {
 template <typename Path>
 EngineError no_text_encoder(const Path& path) {
     return EngineError(text("'", path, "' has no text encoder"), "pass prompt.embeds instead of a prompt");
+}
+
+template <typename Name>
+ParameterError added_engine(const Name& name) {
+    return ParameterError(text(name, " is for models that take pooled embeddings and sizes, as Stable Diffusion XL does, and this one takes none"), "leave it out");
+}
+
+template <typename Name, typename Other>
+ParameterError second_prompt_with_embeds(const Name& name, const Other& other) {
+    return ParameterError(text(name, " and ", other, " do not go together"), "leave one out: the embeddings are of both text encoders");
+}
+
+template <typename Name, typename Other, typename Width>
+ParameterError pooled_needed(const Name& name, const Other& other, const Width& width) {
+    return ParameterError(text(name, " needs ", other, " beside it"), text("give the pooled embeddings of the same text, [1 or one per image, ", width, "]"));
+}
+
+template <typename Name, typename Other>
+ParameterError pooled_alone(const Name& name, const Other& other) {
+    return ParameterError(text(name, " is given without ", other), "give both, or a text");
+}
+
+template <typename Name, typename Shape, typename Batch, typename Width>
+ParameterError pooled_shape(const Name& name, const Shape& shape, const Batch& batch, const Width& width) {
+    return ParameterError(text(name, " has shape ", shape), text("give [", batch, ", ", width, "]"));
+}
+
+template <typename Name, typename Value, typename Limit, typename Meaning>
+ParameterError size_condition(const Name& name, const Value& value, const Limit& limit, const Meaning& meaning) {
+    return ParameterError(text(name, " is ", value), text("give two whole numbers from 0 to ", limit, ": ", meaning));
+}
+
+template <typename Name, typename Other>
+ParameterError negative_sizes(const Name& name, const Other& other) {
+    return ParameterError(text(name, " needs ", other, " beside it"), "give negative_original_size and negative_target_size together, or leave all sizes of the negative prompt out");
 }
 
 template <typename Key, typename Value>

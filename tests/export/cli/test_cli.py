@@ -113,7 +113,10 @@ def test_a_dry_run_prints_the_split_and_writes_nothing(here: Path, capsys: pytes
         (("--revision", "main"), "revision = 'main' means nothing for the built-in model tiny"),
         (("--tokenizer", "nowhere"), "tokenizer = 'nowhere' means nothing for the built-in model tiny"),
         (("--output-dir", "o" * 300), "cannot be used: File name too long; name another folder"),
-        (("--model", "sd-9"), "unknown model 'sd-9': known names are tiny, random-sd-1.5, sd-1.4"),
+        (
+            ("--model", "sd-9"),
+            "unknown model 'sd-9': known names are tiny, tiny-xl, random-sd-1.5, random-sdxl, sd-1.4",
+        ),
         (("--model", ""), "--model is empty"),
         (("--model", "./nowhere"), "there is no folder ./nowhere"),
         (("--model", "./with[red]markup[/]"), "there is no folder ./with[red]markup[/]"),
@@ -157,7 +160,7 @@ def test_another_architecture_is_refused(checkpoint: Path, here: Path, capsys: p
     data = json.loads(config.read_text())
     config.write_text(json.dumps({**data, "addition_embed_type": "text_time", "addition_time_embed_dim": 256}))
     message = refused(capsys, here, "--model", "./other", "--output-dir", "engine")
-    assert "SDXL" in message or "addition_embed_type" in message
+    assert "unsupported UNet: projection_class_embeddings_input_dim = None" in message
 
 
 def test_outputs_that_cannot_be_taken(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,7 +42,7 @@ def test_200_prompts_equal_the_reference(engine: ebca.Engine, reference: tuple[A
     counts: set[int] = set()
     for prompt in weighted_reference.prompts(WORDS, 200):
         ids, weights = weighted_reference.rows(prompt, tokenizer)
-        plain = engine.encode(ids.numpy())
+        plain = engine.encode(ids.numpy()).contexts
         with torch.no_grad():
             assert np.abs(plain - encoder(ids).last_hidden_state.numpy()).max() <= LIMIT, prompt
         expected = weighted_reference.weighted(torch.from_numpy(plain), weights).numpy()
@@ -57,12 +57,12 @@ def test_a_prompt_without_syntax_has_the_bits_of_the_encoder(engine: ebca.Engine
     prompt = r"a red cat: a \ photo, 16:9"
     ids = engine.tokenizer.encode([prompt]).ids
     for options in ({}, {"prompt_weighting": False, "long_prompts": False}):
-        assert np.array_equal(encoded(engine, prompt, **options), engine.encode(ids)[0])
+        assert np.array_equal(encoded(engine, prompt, **options), engine.encode(ids).contexts[0])
     assert np.array_equal(encoded(engine, "a (red:1) cat"), encoded(engine, "a red cat"))
 
 
 def test_options_turn_it_off(engine: ebca.Engine) -> None:
-    plain = engine.encode(engine.tokenizer.encode(["a (red:1.3) cat BREAK"]).ids)[0]
+    plain = engine.encode(engine.tokenizer.encode(["a (red:1.3) cat BREAK"]).ids).contexts[0]
     assert np.array_equal(encoded(engine, "a (red:1.3) cat BREAK", prompt_weighting=False), plain)
     assert encoded(engine, "((", prompt_weighting=False).shape == (77, 32)
     with pytest.warns(UserWarning, match="the prompt is longer than 75 tokens; dropped: '"):
