@@ -81,6 +81,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "runtime.denoiser": (*_SESSION, "runtime.engine"),
     "runtime.diagnostics": (*_ENGINE, "console"),
     "runtime.cli": (*_ENGINE, "console", "runtime.diagnostics"),
+    "runtime.serving": (*_ENGINE, "console", "runtime.diagnostics", "runtime.cli"),
     # The public names.
     "": _ENGINE,
     "export.quiet": (),

@@ -1,0 +1,43 @@
+"""One engine, and services of it that end with their test."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import ebca
+from ebca.runtime.serving.limits import Limits
+from ebca.runtime.serving.runner import EngineRunner
+from ebca.runtime.serving.service import Service
+from ebca.runtime.serving.store import Store
+
+OpenService = Callable[..., Service]
+
+
+@pytest.fixture(scope="session")
+def served_engine() -> Iterator[ebca.Engine]:
+    with ebca.load("shapes", device="cpu", threads=1) as engine:
+        yield engine
+
+
+@pytest.fixture
+def open_service(served_engine: ebca.Engine, tmp_path: Path) -> Iterator[OpenService]:
+    """Opens services with fields of `Limits`; `workers` runners, in the folder "data" of the test, unless told else."""
+    opened: list[tuple[Service, Store]] = []
+
+    def open_one(
+        workers: int = 1, folder: str = "data", start: bool = True, runners: list | None = None, **fields
+    ) -> Service:
+        limits = Limits(**fields)
+        store = Store(tmp_path / folder, limits.keep)
+        runners = runners or [EngineRunner(served_engine, limits) for _ in range(workers)]
+        service = Service(runners, store, limits)
+        opened.append((service, store))
+        if start:
+            service.start()
+        return service
+
+    yield open_one
+    for service, store in opened:
+        service.shutdown(grace=0)
+        store.close()
