@@ -210,16 +210,28 @@ class Service:
         found = self._store.telemetry(job, kind)
         return _found(found, problem, f'ask for it with "{field}": true, and wait until the job is done')
 
+    @property
+    def draining(self) -> bool:
+        """Whether no more jobs are taken."""
+        return self._draining
+
+    def drain(self) -> None:
+        """Take no more jobs. Those that run go on; those that wait stay in the store, and who watches them is told."""
+        with self._changed:
+            self._draining = True
+            waiting = [self._live[job] for job in self._queue]
+            self._queue.clear()
+            self._changed.notify_all()
+        for live in waiting:
+            self._tell(live)
+
     def shutdown(self, grace: float = 60.0) -> None:
         """Take no more jobs, finish those that run, keep those that wait in the store.
 
         Args:
             grace: seconds for the running ones; then they are marked as interrupted.
         """
-        with self._changed:
-            self._draining = True
-            self._queue.clear()
-            self._changed.notify_all()
+        self.drain()
         until = time.monotonic() + grace
         started = [thread for thread in (*self._threads, self._clock) if thread.ident is not None]
         for thread in started:
@@ -228,9 +240,6 @@ class Service:
             self._stop(job, State.INTERRUPTED)
         for thread in started:
             thread.join(10)
-        for live in list(self._live.values()):
-            # Who waits for a job that stays in the store is told.
-            self._tell(live)
 
     @contextmanager
     def _place(self) -> Iterator[None]:

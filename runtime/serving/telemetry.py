@@ -1,9 +1,16 @@
 """Energies and attention maps as JSON."""
 
+import io
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from ebca.runtime.components import Components
+from ebca.runtime.images.files import png_bytes
 from ebca.runtime.results import Result
+from ebca.runtime.telemetry.attention_maps import draw_attention
 from ebca.runtime.telemetry.energies import Energies
 from ebca.runtime.text.chunks import Reading
 from ebca.runtime.validation import texts_for_images
@@ -36,3 +43,10 @@ def attention(result: Result, engine: Components) -> dict[str, Any] | None:
         planes = [plane.round(_DIGITS).astype(float).round(_DIGITS).tolist() for plane in maps[: len(labels)]]
         made.append({"tokens": [label.removesuffix("</w>") for label in labels[: len(planes)]], "maps": planes})
     return {"images": made}
+
+
+def attention_sheet(png: bytes, found: Mapping[str, Any]) -> bytes:
+    """A PNG of labelled tiles: an image, and its entry of `attention`."""
+    with Image.open(io.BytesIO(png)) as image:
+        maps = np.asarray(found["maps"], np.float32)
+        return png_bytes(draw_attention(image.convert("RGB"), maps, found["tokens"]))

@@ -1,11 +1,16 @@
 """Waits for jobs, and runners that do what a test says."""
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import uvicorn
+
 from ebca.errors import CancelledError
+from ebca.runtime.serving.http.app import create_app
+from ebca.runtime.serving.http.context import Context
 from ebca.runtime.serving.live import View
 from ebca.runtime.serving.service import Service
 from ebca.runtime.serving.store import Job
@@ -60,3 +65,20 @@ class SlowRunner:
 
     def close(self) -> None:
         pass
+
+
+class Listening:
+    """A service on a free port, in a thread of this process."""
+
+    def __init__(self, context: Context) -> None:
+        listening = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        config = uvicorn.Config(create_app(context), log_config=None, timeout_graceful_shutdown=1)
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, args=([listening],), daemon=True)
+        self._thread.start()
+        eventually(lambda: self._server.started)
+
+    def close(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(10)

@@ -1,0 +1,87 @@
+"""The application: every interface of a service."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import JSONResponse, Response
+
+from ebca.errors import EbcaError
+from ebca.runtime.serving.http import metrics, native, replies, schema
+from ebca.runtime.serving.http.context import Context
+from ebca.runtime.serving.http.middleware import Guarded, Observed
+from ebca.version import __version__
+
+PAGE = Path(__file__).parent / "page"
+
+_ABOUT = """Images from prompts with Energy-Based Cross Attention. Requests become jobs, which wait in a queue.
+Every error is JSON with `problem` and `remedy`."""
+
+
+def create_app(context: Context) -> FastAPI:
+    """The application of a started service, which the caller shuts down."""
+    settings, service = context.settings, context.service
+    context.metrics.watch(service.counts)
+    outside = [Middleware(Observed, context=context)]
+    if settings.origins:
+        outside.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=list(settings.origins),
+                allow_methods=["GET", "POST", "DELETE"],
+                allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID"],
+                expose_headers=["X-Request-ID", "Retry-After", "Location"],
+            )
+        )
+    outside.append(Middleware(Guarded, settings=settings, most_bytes=service.limits.upload_bytes))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await run_in_threadpool(service.drain)
+
+    app = FastAPI(
+        title="ebca",
+        version=__version__,
+        description=_ABOUT,
+        # Their pages load scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+        middleware=outside,
+        lifespan=lifespan,
+        exception_handlers={
+            EbcaError: replies.on_ebca_error,
+            RequestValidationError: replies.on_invalid,
+            HTTPException: replies.on_http_error,
+        },
+    )
+    app.include_router(native.router(context))
+    _add_health(app, context)
+    return app
+
+
+def _add_health(app: FastAPI, context: Context) -> None:
+    service = context.service
+    unready: dict[int | str, dict[str, Any]] = {503: {"model": schema.Health, "description": "no jobs are taken"}}
+
+    @app.get("/healthz", response_model=schema.Health, tags=["operation"])
+    def healthz() -> Any:
+        """The process answers."""
+        return {"status": "ok"}
+
+    @app.get("/readyz", response_model=schema.Health, responses=unready, tags=["operation"])
+    def readyz() -> Any:
+        """Jobs are taken and run."""
+        return {"status": "ready"} if service.ready else JSONResponse({"status": "not ready"}, 503)
+
+    @app.get("/metrics", response_class=Response, responses=schema.refusals(), tags=["operation"])
+    def numbers() -> Response:
+        """Numbers for Prometheus."""
+        return Response(context.metrics.text(), media_type=metrics.CONTENT_TYPE)
