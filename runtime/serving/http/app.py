@@ -14,7 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 
 from ebca.errors import EbcaError
-from ebca.runtime.serving.http import metrics, native, replies, schema
+from ebca.runtime.serving.http import metrics, native, openai, replies, schema
 from ebca.runtime.serving.http.context import Context
 from ebca.runtime.serving.http.middleware import Guarded, Observed
 from ebca.version import __version__
@@ -62,7 +62,8 @@ def create_app(context: Context) -> FastAPI:
             HTTPException: replies.on_http_error,
         },
     )
-    app.include_router(native.router(context))
+    for interface in (native, openai):
+        app.include_router(interface.router(context))
     _add_health(app, context)
     return app
 

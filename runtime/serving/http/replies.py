@@ -14,13 +14,14 @@ from starlette.types import Scope
 from ebca.errors import EbcaError, EngineError, ParameterError
 from ebca.runtime.serving.errors import ServiceError
 from ebca.runtime.serving.http.context import request_id_in
+from ebca.runtime.serving.http.waiting import EndedError
 
 _KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
 def status_of(error: EbcaError) -> int:
     """The HTTP status of an error: 400 for what a caller can correct, 500 for the rest."""
-    if isinstance(error, ServiceError):
+    if isinstance(error, ServiceError | EndedError):
         return error.status
     # Those of engines say what this model cannot do.
     return 400 if isinstance(error, ParameterError | EngineError) else 500
@@ -34,6 +35,9 @@ def error_reply(
     given = dict(headers or {})
     if isinstance(error, ServiceError) and error.retry_after is not None:
         given["Retry-After"] = str(math.ceil(error.retry_after))
+    if isinstance(error, EndedError) and status != 503:
+        # OpenAI's clients would try again by themselves: the same fails the same.
+        given["X-Should-Retry"] = "false"
     if status == 401:
         given["WWW-Authenticate"] = "Bearer"
     return JSONResponse({"error": error_body(error, status, request_id_in(scope))}, status, given)

@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import ClassVar
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
+from ebca.errors import EbcaError
 from ebca.runtime.serving.live import View
 from ebca.runtime.serving.service import Service
 from ebca.runtime.serving.store import Job, State
@@ -59,6 +61,34 @@ async def ended_or_left(service: Service, job: Job, request: Request) -> View:
     finally:
         for task in (waiting, leaving):
             task.cancel()
+
+
+async def finished_images(service: Service, job: Job, request: Request) -> tuple[View, list[bytes]]:
+    """A job that is done, and its PNG files. If the caller goes away, the job is cancelled.
+
+    Raises:
+        EndedError: it has ended without images.
+    """
+    view = await ended_or_left(service, job, request)
+    if view.state is not State.DONE:
+        raise EndedError(view)
+    files = [await run_in_threadpool(service.image, job.id, n, job.owner) for n in range(len(view.job.tokens))]
+    return view, files
+
+
+class EndedError(EbcaError):
+    """A call whose job ended without images.
+
+    Attributes:
+        status: of the HTTP response.
+    """
+
+    _STATUSES: ClassVar[dict[State, int]] = {State.FAILED: 500, State.CANCELLED: 409, State.EXPIRED: 504}
+
+    def __init__(self, view: View) -> None:
+        error = view.error or EbcaError("the service is being shut down", "try again later")
+        super().__init__(error.problem, error.remedy)
+        self.status = self._STATUSES.get(view.state, 503)
 
 
 def _last(service: Service, view: View) -> bool:
