@@ -14,7 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 
 from ebca.errors import EbcaError
-from ebca.runtime.serving.http import metrics, native, openai, replies, schema
+from ebca.runtime.serving.http import metrics, native, openai, replies, schema, webui
 from ebca.runtime.serving.http.context import Context
 from ebca.runtime.serving.http.middleware import Guarded, Observed
 from ebca.version import __version__
@@ -62,7 +62,7 @@ def create_app(context: Context) -> FastAPI:
             HTTPException: replies.on_http_error,
         },
     )
-    for interface in (native, openai):
+    for interface in (native, openai, webui):
         app.include_router(interface.router(context))
     _add_health(app, context)
     return app
