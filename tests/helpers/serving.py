@@ -47,7 +47,7 @@ class SlowRunner:
         self._error = error
 
     def describe(self) -> Mapping[str, Any]:
-        return {"model": "slow", "schedulers": ["ddim"]}
+        return {"model": "slow", "schedulers": ["ddim"], "device": "cpu", "backend": "none", "multiple": 8}
 
     def prepare(self, asked: Asked) -> tuple[Work, Mapping[str, Any]]:
         return Work(dict(asked.request), 8, 8, 1), dict(asked.request)

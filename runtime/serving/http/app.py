@@ -14,6 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 
 from ebca.errors import EbcaError
+from ebca.runtime.serving.errors import UnknownJobError
 from ebca.runtime.serving.http import metrics, native, openai, replies, schema, webui
 from ebca.runtime.serving.http.context import Context
 from ebca.runtime.serving.http.middleware import Guarded, Observed
@@ -21,6 +22,7 @@ from ebca.version import __version__
 
 PAGE = Path(__file__).parent / "page"
 
+_TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript"}
 _ABOUT = """Images from prompts with Energy-Based Cross Attention. Requests become jobs, which wait in a queue.
 Every error is JSON with `problem` and `remedy`."""
 
@@ -65,6 +67,7 @@ def create_app(context: Context) -> FastAPI:
     for interface in (native, openai, webui):
         app.include_router(interface.router(context))
     _add_health(app, context)
+    _add_page(app)
     return app
 
 
@@ -86,3 +89,23 @@ def _add_health(app: FastAPI, context: Context) -> None:
     def numbers() -> Response:
         """Numbers for Prometheus."""
         return Response(context.metrics.text(), media_type=metrics.CONTENT_TYPE)
+
+
+def _add_page(app: FastAPI) -> None:
+    """The web page: files of the package by their names, and no others."""
+    files = {one.name: one for one in PAGE.iterdir() if one.suffix in _TYPES}
+
+    def of(name: str) -> Response:
+        # A new version of the program is seen at once.
+        headers = {"Cache-Control": "no-cache"}
+        return Response(files[name].read_bytes(), media_type=_TYPES[files[name].suffix], headers=headers)
+
+    @app.get("/", include_in_schema=False)
+    def page() -> Response:
+        return of("index.html")
+
+    @app.get("/page/{name}", include_in_schema=False)
+    def part(name: str) -> Response:
+        if name not in files:
+            raise UnknownJobError(f"there is no file '{name[:60]}'", "see /")
+        return of(name)

@@ -219,7 +219,7 @@ def test_keys(open_service, open_http, tmp_path):
     assert client.get(job, headers=basic).status_code == 200
     assert client.get(job, headers=bert).status_code == 404
     assert client.get("/v1/jobs", headers=bert).json() == {"jobs": []}
-    assert client.get("/healthz").status_code == client.get("/readyz").status_code == 200
+    assert client.get("/healthz").status_code == client.get("/").status_code == 200
     assert client.get("/metrics").status_code == 401
 
 
