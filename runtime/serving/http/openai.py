@@ -84,7 +84,7 @@ def router(context: Context) -> APIRouter:
 
     @routes.post("/v1/images/edits", response_model=ImagesReply, responses=refusals, openapi_extra=_edits_body())
     async def edits(request: Request) -> Any:
-        """An image whose transparent part, or that of the mask, is regenerated; without any, the whole image is changed."""
+        """An image with the transparent part of it, or of the mask, regenerated; without any, all of it is changed."""
         async with opened_form(request, service.limits) as form:
             images = await images_in(form, "image", service.limits)
             masks = await images_in(form, "mask", service.limits)

@@ -70,8 +70,10 @@ def test_a_prompt_becomes_an_image_with_telemetry(page, client):
     status(page, "Done: 1 image")
     assert page.locator("#made img").evaluate("image => image.naturalWidth") == 64
     page.get_by_role("button", name="circle", exact=True).click()
-    assert page.locator("#attention-map").get_attribute("aria-label") == "Attention to circle"
-    assert page.locator("#plots svg").count() == 3
+    sync_api.expect(page.locator("#attention-map")).to_have_attribute("aria-label", "Attention to circle")
+    sync_api.expect(page.locator("#plots svg")).to_have_count(3)
+    # The gallery comes last.
+    sync_api.expect(page.locator("#gallery li").first).to_be_visible()
     page.locator("#gallery").get_by_text("Parameters").first.click()
     assert '"gamma_attn": 0.01' in page.locator("#gallery pre").first.inner_text()
     page.get_by_label("Prompt", exact=True).fill("other")
