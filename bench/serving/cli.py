@@ -1,5 +1,6 @@
 """ebca-bench serving: load on a service, whose images are compared with those of a plain loop."""
 
+import argparse
 import asyncio
 import subprocess
 import sys
@@ -19,8 +20,8 @@ PROGRAM = "ebca-bench serving"
 _DISTINCT = 40
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code: 1 if an image was lost, made twice, or wrong."""
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
     p = options.command_line(PROGRAM, __doc__)
     options.add_engine(p, default="shapes")
     options.add_json(p)
@@ -33,6 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "callers must be quiet (default: one is started)",
     )  # fmt: skip
     p.add_argument("--api-key", help="for --url")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code: 1 if an image was lost, made twice, or wrong."""
+    p = parser()
 
     def body() -> int:
         args = p.parse_args(argv)

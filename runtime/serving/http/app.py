@@ -1,6 +1,6 @@
 """The application: every interface of a service."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,13 @@ _ABOUT = """Images from prompts with Energy-Based Cross Attention. Requests beco
 Every error is JSON with `problem` and `remedy`."""
 
 
-def create_app(context: Context) -> FastAPI:
-    """The application of a started service, which the caller shuts down."""
+def create_app(context: Context, at_end: Callable[[], None] | None = None) -> FastAPI:
+    """The application of a started service.
+
+    Args:
+        context: of the service, which the caller shuts down.
+        at_end: called when the server ends; None: the service takes no more jobs then.
+    """
     settings, service = context.settings, context.service
     context.metrics.watch(service.counts)
     outside = [Middleware(Observed, context=context)]
@@ -47,7 +52,7 @@ def create_app(context: Context) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        await run_in_threadpool(service.drain)
+        await run_in_threadpool(at_end or service.drain)
 
     app = FastAPI(
         title="ebca",
