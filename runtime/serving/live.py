@@ -8,6 +8,27 @@ from ebca.errors import EbcaError
 from ebca.runtime.serving.store import Job, State
 from ebca.runtime.serving.work import Progress
 
+PROBLEMS = {
+    State.CANCELLED: EbcaError("the job was cancelled", "run it again to have its images"),
+    State.EXPIRED: EbcaError("the job's time ran out", "ask for less, or give it more time"),
+    State.INTERRUPTED: EbcaError("the service ended while the job was running", "run it again"),
+}
+"""What the states say in which nothing went wrong in the job itself."""
+
+# How much a new duration counts in the mean of what jobs take.
+_SHARE = 0.2
+
+
+@dataclass
+class Pace:
+    """The mean of what jobs take, in seconds."""
+
+    seconds: float = 2.0
+
+    def add(self, seconds: float) -> None:
+        """Count one more job."""
+        self.seconds += _SHARE * (seconds - self.seconds)
+
 
 @dataclass
 class LiveJob:

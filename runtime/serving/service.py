@@ -7,15 +7,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+from PIL import Image
 
 from ebca.errors import CancelledError, EbcaError
 from ebca.runtime.serving.errors import ConflictError, QueueFullError, UnavailableError, UnknownJobError
 from ebca.runtime.serving.limits import Limits
-from ebca.runtime.serving.live import LiveJob, View
+from ebca.runtime.serving.live import PROBLEMS, LiveJob, Pace, View
 from ebca.runtime.serving.store import Job, State, Store
+from ebca.runtime.serving.uploads import image_of
 from ebca.runtime.serving.work import Asked, Progress, Runner
 
 log = logging.getLogger(__name__)
@@ -23,23 +25,7 @@ log = logging.getLogger(__name__)
 OnFinished = Callable[[State, float], None]
 """Called with the state and the seconds of running of every job that ends."""
 
-_PROBLEMS = {
-    State.CANCELLED: EbcaError("the job was cancelled", "run it again to have its images"),
-    State.EXPIRED: EbcaError("the job's time ran out", "ask for less, or give it more time"),
-    State.INTERRUPTED: EbcaError("the service ended while the job was running", "run it again"),
-}
-# How much a new duration counts in the mean of what jobs take.
-_SHARE = 0.2
-
-
-@dataclass
-class _Pace:
-    """The mean of what jobs take, in seconds."""
-
-    seconds: float = 2.0
-
-    def add(self, seconds: float) -> None:
-        self.seconds += _SHARE * (seconds - self.seconds)
+_DECODED_AT_ONCE = 2
 
 
 class Service:
@@ -64,7 +50,9 @@ class Service:
         self._live: dict[str, LiveJob] = {}
         self._reserved = 0
         self._draining = False
-        self._pace = _Pace()
+        self._pace = Pace()
+        # An upload of a few kilobytes may be an image of many megabytes.
+        self._decoding = threading.BoundedSemaphore(_DECODED_AT_ONCE)
         self._threads = [
             threading.Thread(target=self._work, args=(runner,), name=f"ebca-worker-{index}", daemon=True)
             for index, runner in enumerate(self._runners)
@@ -108,11 +96,21 @@ class Service:
         seconds = self.limits.chosen_seconds(seconds)
         # Before the check, which decodes images.
         with self._place():
-            work, parameters = self._runners[0].prepare(asked)
+            with self._decoding:
+                work, parameters = self._runners[0].prepare(asked)
             job = self._written(partial(self._store.add, work, parameters, owner, seconds))
             with self._changed:
                 self._enqueue(job)
         return job
+
+    def decode(self, name: str, data: bytes) -> Image.Image:
+        """An uploaded image, for interfaces that must look at it; a few at a time.
+
+        Raises:
+            UnreadableError, TooLargeError: see `ebca.runtime.serving.uploads.image_of`.
+        """
+        with self._decoding:
+            return image_of(name, data, self.limits)
 
     def run_again(self, job: str, owner: str = "", seconds: float | None = None) -> Job:
         """Let a job that ended without images wait once more.
@@ -341,7 +339,7 @@ class Service:
             self._tell(one)
 
     def _end(self, live: LiveJob, state: State, error: EbcaError | None) -> None:
-        error, job = error or _PROBLEMS.get(state), live.job.id
+        error, job = error or PROBLEMS.get(state), live.job.id
         kept = True
         if state is not State.DONE and error is not None:
             try:

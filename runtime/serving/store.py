@@ -183,8 +183,9 @@ class Store:
                 [(number, index, secrets.token_urlsafe(24), png) for index, png in enumerate(made.images)],
             )
             self._db.execute(
-                "UPDATE jobs SET state = ?, finished = ?, parameters = ?, timings = ?, energies = ?, attention = ? "
-                "WHERE number = ?",
+                # Nobody needs the images that it started from any more.
+                "UPDATE jobs SET state = ?, finished = ?, parameters = ?, timings = ?, energies = ?, attention = ?, "
+                "work = '{}' WHERE number = ?",
                 (State.DONE, time.time(), *values, number),
             )
             self._db.execute(
@@ -208,7 +209,7 @@ class Store:
         return self._jobs("WHERE owner = ? ORDER BY number DESC LIMIT ?", (owner, limit))
 
     def work(self, job: str) -> Work:
-        """What a job asks for."""
+        """What a job asks for that is not done."""
         (text,) = self._one("SELECT work FROM jobs WHERE id = ?", (job,)) or ("{}",)
         return Work(**json.loads(text))
 

@@ -49,7 +49,7 @@ def embedded(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     """A request's JSON with its images as values that `from_json` reads without touching a file.
 
     Images, masks, masks of regions and control images are base64 of a file (a data URL too), {"png": base64}, or an
-    array as `to_json` writes it.
+    array as `to_json` writes it. Callers in this process may give bytes of files, and images.
 
     Raises:
         ParameterError: another form.
@@ -88,8 +88,10 @@ def _images(name: str, value: Any, limits: Limits) -> Any:
 
 
 def _image(name: str, value: Any, limits: Limits) -> Any:
+    if isinstance(value, bytes):
+        # A file of a multipart upload.
+        return _Png(image_of(name, value, limits))
     if isinstance(value, Image.Image):
-        # Of a multipart upload.
         return _Png(value)
     if isinstance(value, str):
         return _Png(image_of(name, decoded(name, value), limits))

@@ -11,7 +11,6 @@ from starlette.requests import Request
 
 from ebca.runtime.serving.errors import UnreadableError, UnsupportedMediaError
 from ebca.runtime.serving.limits import Limits
-from ebca.runtime.serving.uploads import image_of
 
 _FIELDS, _FILES = 200, 64
 
@@ -60,17 +59,20 @@ async def opened_form(request: Request, limits: Limits) -> AsyncIterator[FormDat
         yield form
 
 
-async def images_in(form: FormData, name: str, limits: Limits) -> list[Any]:
-    """The images that a form's files of this name are; "image[]" counts as "image".
+async def files_in(form: FormData, name: str, most: int) -> list[bytes]:
+    """The files of this name in a form; "image[]" counts as "image".
 
     Raises:
-        UnreadableError, TooLargeError, ParameterError: see `image_of`.
+        UnreadableError: a field that is no file, or more files than `most`.
     """
+    given = [*form.getlist(name), *form.getlist(f"{name}[]")]
+    if len(given) > most:
+        raise UnreadableError(f"there are {len(given)} files '{name}'", f"send {most} at most")
     found = []
-    for value in (*form.getlist(name), *form.getlist(f"{name}[]")):
+    for value in given:
         if not isinstance(value, UploadFile):
             raise UnreadableError(f"{name} is a field, not a file", "send it as a file")
-        found.append(await run_in_threadpool(image_of, name, await value.read(), limits))
+        found.append(await value.read())
     return found
 
 
@@ -79,7 +81,7 @@ async def generate_form(request: Request, limits: Limits) -> dict[str, Any]:
     are parts "control", which go to the entries of `control` in order.
 
     Raises:
-        UnreadableError, UnsupportedMediaError, TooLargeError, ParameterError: it cannot be read.
+        UnreadableError, UnsupportedMediaError: it cannot be read.
     """
     async with opened_form(request, limits) as form:
         if unknown := sorted({key.removesuffix("[]") for key in form} - {"request", "image", "mask", "control"}):
@@ -87,12 +89,12 @@ async def generate_form(request: Request, limits: Limits) -> dict[str, Any]:
                 f"there is no part '{unknown[0][:60]}'", "the parts are request, image, mask, control"
             )
         text = form.get("request", "{}")
-        data = json_object(await text.read() if isinstance(text, UploadFile) else text)
+        data = await run_in_threadpool(json_object, await text.read() if isinstance(text, UploadFile) else text)
         for name in ("image", "mask"):
-            given = await images_in(form, name, limits)
+            given = await files_in(form, name, limits.images)
             if given:
                 data[name] = given[0] if len(given) == 1 else given
-        hints = await images_in(form, "control", limits)
+        hints = await files_in(form, "control", _FILES)
         if hints:
             data["control"] = _with_hints(data.get("control"), hints)
     return data

@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+from ebca.runtime.serving.errors import UnknownJobError
 from ebca.runtime.serving.http.waiting import changes
 from ebca.runtime.serving.live import View
 from ebca.runtime.serving.service import Service
@@ -17,6 +18,14 @@ async def events(service: Service, job: str, owner: str) -> AsyncIterator[bytes]
     """What happens to a job, until it has ended: `queued` with its position, `progress`, `preview` with a PNG as
     base64, and one event with the name of its last state and the whole job. A comment every 15 seconds keeps the
     connection alive. A slow reader gets the newest state, not all of them."""
+    try:
+        async for one in _events(service, job, owner):
+            yield one
+    except UnknownJobError as error:
+        yield event("removed", {"problem": error.problem, "remedy": error.remedy})
+
+
+async def _events(service: Service, job: str, owner: str) -> AsyncIterator[bytes]:
     sent: tuple[Any, ...] | None = None
     previews = 0
     async for view in changes(service, job, owner, _ALIVE_S):

@@ -18,10 +18,11 @@ from ebca.errors import ParameterError
 from ebca.runtime.request.fields import FIELD_PARTS
 from ebca.runtime.serving.errors import UnknownJobError, UnreadableError
 from ebca.runtime.serving.http import schema
-from ebca.runtime.serving.http.bodies import images_in, json_object, opened_form
+from ebca.runtime.serving.http.bodies import files_in, json_object, opened_form
 from ebca.runtime.serving.http.context import Context, owner_of
 from ebca.runtime.serving.http.waiting import finished_images
 from ebca.runtime.serving.live import View
+from ebca.runtime.serving.service import Service
 from ebca.runtime.serving.work import Asked
 
 _SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
@@ -86,10 +87,10 @@ def router(context: Context) -> APIRouter:
     async def edits(request: Request) -> Any:
         """An image with the transparent part of it, or of the mask, regenerated; without any, all of it is changed."""
         async with opened_form(request, service.limits) as form:
-            images = await images_in(form, "image", service.limits)
-            masks = await images_in(form, "mask", service.limits)
+            images = await files_in(form, "image", 1)
+            masks = await files_in(form, "mask", 1)
             fields = fields_of(form)
-        given = await run_in_threadpool(edited, images, masks)
+        given = await run_in_threadpool(edited, service, images, masks)
         return await reply(request, fields, given)
 
     @routes.get("/v1/models", responses=schema.refusals())
@@ -121,17 +122,21 @@ def asked_of(fields: Generation, images: Mapping[str, Any]) -> Asked:
     return Asked({**extra, "prompt": fields.prompt, **images}, height, width, count)
 
 
-def edited(images: list[Image.Image], masks: list[Image.Image]) -> dict[str, Any]:
+def edited(service: Service, images: list[bytes], masks: list[bytes]) -> dict[str, Any]:
     """The image and the mask of an edit: white where the mask, or else the image, is transparent.
 
+    Args:
+        service: decodes them.
+        images, masks: files.
+
     Raises:
-        ParameterError: other numbers of images, or a mask without transparent pixels.
+        ParameterError: no image, or a mask without transparent pixels.
+        UnreadableError, TooLargeError: as `Service.decode`.
     """
-    if len(images) != 1 or len(masks) > 1:
-        problem = f"there are {len(images)} images and {len(masks)} masks"
-        raise ParameterError(problem, "give one image, and a mask if only a part of it is to be changed")
-    image = images[0]
-    hole = _transparent(masks[0] if masks else image)
+    if not images:
+        raise ParameterError("there is no image", "send one as the file `image`")
+    image = service.decode("image", images[0])
+    hole = _transparent(service.decode("mask", masks[0]) if masks else image)
     if masks and hole is None:
         remedy = "give a PNG whose pixels are transparent where the image is to be changed"
         raise ParameterError("the mask has no transparent pixels", remedy)

@@ -21,10 +21,10 @@ from ebca.errors import ParameterError
 from ebca.runtime.serving.http import samplers, schema
 from ebca.runtime.serving.http.context import Context, owner_of
 from ebca.runtime.serving.http.waiting import finished_images
-from ebca.runtime.serving.limits import Limits
 from ebca.runtime.serving.live import View
+from ebca.runtime.serving.service import Service
 from ebca.runtime.serving.store import State
-from ebca.runtime.serving.uploads import decoded, image_of
+from ebca.runtime.serving.uploads import decoded
 from ebca.runtime.serving.work import Asked
 
 _PREVIEWS = 5
@@ -115,7 +115,7 @@ def router(context: Context) -> APIRouter:
     @routes.post("/img2img", response_model=ImagesReply, responses=refusals)
     async def img2img(request: Request, body: ImageToImage) -> Any:
         """An image changed, or inpainted where the mask is white."""
-        return await reply(request, body, await run_in_threadpool(images_of, body, service.limits))
+        return await reply(request, body, await run_in_threadpool(images_of, service, body))
 
     _add_state(routes, context)
     _add_lists(routes, context)
@@ -148,18 +148,18 @@ def asked_of(body: TextToImage, given: Mapping[str, Any], model: Mapping[str, An
     return Asked(request, body.height, body.width, count, _PREVIEWS)
 
 
-def images_of(body: ImageToImage, limits: Limits) -> dict[str, Any]:
+def images_of(service: Service, body: ImageToImage) -> dict[str, Any]:
     """The image, mask and strength of a body.
 
     Raises:
         ParameterError: another number of images.
-        UnreadableError, TooLargeError: see `image_of`.
+        UnreadableError, TooLargeError: as `Service.decode`.
     """
     if len(body.init_images) != 1:
         raise ParameterError(f"init_images has {len(body.init_images)} images", "give one")
-    given: dict[str, Any] = {"image": image_of("init_images", decoded("init_images", body.init_images[0]), limits)}
+    given: dict[str, Any] = {"image": service.decode("init_images", decoded("init_images", body.init_images[0]))}
     if body.mask is not None:
-        mask = image_of("mask", decoded("mask", body.mask), limits).convert("L")
+        mask = service.decode("mask", decoded("mask", body.mask)).convert("L")
         given["mask"] = mask.point([255 - value for value in range(256)]) if body.inpainting_mask_invert else mask
     if body.denoising_strength is not None:
         given["strength"] = body.denoising_strength

@@ -111,7 +111,7 @@ def test_masks_must_be_transparent_somewhere(client):
     image = Image.new("RGB", (64, 64))
     with pytest.raises(openai.BadRequestError, match="no transparent pixels"):
         client_of(client).images.edit(prompt=PROMPT, image=png(image), mask=png(image))
-    with pytest.raises(openai.BadRequestError, match="2 images"):
+    with pytest.raises(openai.BadRequestError, match="2 files"):
         client_of(client).images.edit(prompt=PROMPT, image=[png(image), png(image)])
     with pytest.raises(openai.BadRequestError, match="cannot be read as an image"):
         client_of(client).images.edit(prompt=PROMPT, image=("a.png", b"nothing"))
