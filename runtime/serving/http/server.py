@@ -58,12 +58,11 @@ class _Server(uvicorn.Server):
         self._context = context
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """See `uvicorn.Server`."""
+        """See `uvicorn.Server`, which would raise the signal again in the end: it would count as a failure."""
         # Not here: a signal may come while this thread holds a lock.
         threading.Thread(target=self._context.service.drain, daemon=True).start()
-        super().handle_exit(sig, frame)
-        # Raised again after the shutdown, it would count as a failure.
-        self._captured_signals = [one for one in self._captured_signals if one not in (signal.SIGTERM, signal.SIGINT)]
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
 
 
 def _bound(host: str, port: int) -> socket.socket:

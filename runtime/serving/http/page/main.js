@@ -63,6 +63,7 @@ async function work(action) {
   complain(null);
   busy(true);
   hideTelemetry();
+  for (const image of field("made").querySelectorAll("img")) URL.revokeObjectURL(image.src);
   field("made").replaceChildren();
   try {
     await action();
