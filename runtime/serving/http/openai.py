@@ -36,7 +36,7 @@ _EBCA = "fields of `POST /v1/generate` beside these (`extra_body` in OpenAI's cl
 class Generation(BaseModel):
     """The body of `POST /v1/images/generations`, with fields of `POST /v1/generate` beside these."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", strict=True)
 
     prompt: str
     model: str | None = None

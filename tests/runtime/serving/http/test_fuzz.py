@@ -48,10 +48,8 @@ def test_calls_made_from_the_document(client):
             def check(case) -> None:
                 response = case.call(base_url=str(client.base_url), timeout=60)
                 seen.add(response.status_code)
-                assert response.status_code < 500 or response.status_code == 503, (
-                    case.as_curl_command(),
-                    response.text,
-                )
+                # A job may run out of the time that the call gave it.
+                assert response.status_code < 500 or response.status_code == 504, (case, response.text)
                 if response.status_code >= 400:
                     assert response.json()["error"]["problem"]
 
