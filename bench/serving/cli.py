@@ -17,7 +17,7 @@ from ebca.errors import EbcaError
 
 PROGRAM = "ebca-bench serving"
 
-_DISTINCT = 40
+_DISTINCT = 20
 
 
 def parser() -> argparse.ArgumentParser:

@@ -21,7 +21,7 @@ def test_nothing_is_lost_or_wrong(capsys: pytest.CaptureFixture[str], tmp_path: 
 
 
 def test_a_wrong_image_is_found() -> None:
-    asked = load.requests(4, 2)
+    asked = load.requests(4, 1)
     with ebca.load("shapes", device="cpu") as engine:
         files, _ = load.direct(engine, asked)
     options = argparse.Namespace(url=None, engine="shapes", workers=1)

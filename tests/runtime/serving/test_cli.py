@@ -29,7 +29,7 @@ def served(folder: Path, *words: str) -> tuple["subprocess.Popen[str]", httpx.Cl
 
 def test_it_ends_when_running_jobs_are_done_and_goes_on_at_the_next_start(tmp_path):
     process, client = served(tmp_path / "data")
-    long = {**REQUEST, "steps": 100}
+    long = {**REQUEST, "steps": 60}
     first, second = (client.post("/v1/generate", json=long).headers["location"] for _ in range(2))
     with client.stream("GET", f"{first}/events") as stream:
         lines = stream.iter_lines()

@@ -155,6 +155,7 @@ def test_a_job_is_cancelled_run_again_and_removed(open_service, open_http):
     slow = SlowRunner()
     client = open_http(open_service(runners=[slow]))
     job = client.post("/v1/generate", json=REQUEST).headers["location"]
+    eventually(lambda: client.get(job).json()["state"] == "running")
     assert client.delete(job, params={"purge": True}).status_code == 409
     assert client.delete(job).json()["state"] in ("running", "cancelled")
     eventually(lambda: client.get(job).json()["state"] == "cancelled")
