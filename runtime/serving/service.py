@@ -234,7 +234,9 @@ class Service:
         started = [thread for thread in (*self._threads, self._clock) if thread.ident is not None]
         for thread in started:
             thread.join(max(until - time.monotonic(), 0))
-        for job in [name for name, live in self._live.items() if live.state is State.RUNNING]:
+        with self._changed:
+            running = [name for name, live in self._live.items() if live.state is State.RUNNING]
+        for job in running:
             self._stop(job, State.INTERRUPTED)
         for thread in started:
             thread.join(10)

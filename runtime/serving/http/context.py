@@ -1,17 +1,15 @@
 """What every part of the HTTP interface needs."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import Request
-from starlette.types import Message, Scope
+from starlette.types import Scope
 
 from ebca.runtime.serving.http.keys import Keys
 from ebca.runtime.serving.http.metrics import Metrics
 from ebca.runtime.serving.service import Service
-
-Receive = Callable[[], Awaitable[Message]]
 
 
 @dataclass(frozen=True)
@@ -31,10 +29,12 @@ class Settings:
 
 @dataclass(frozen=True)
 class Context:
-    """Attributes:
-    service: runs the jobs.
-    settings: of the HTTP interface.
-    metrics: are counted.
+    """What the interfaces of one service share.
+
+    Attributes:
+        service: runs the jobs.
+        settings: of the HTTP interface.
+        metrics: are counted.
     """
 
     service: Service
