@@ -24,6 +24,7 @@ class _Benchmark:
 _BENCHMARKS: Final[Mapping[str, _Benchmark]] = {
     "latency": _Benchmark("ebca.bench.latency.cli"),
     "startup": _Benchmark("ebca.bench.startup"),
+    "serving": _Benchmark("ebca.bench.serving.cli"),
     "alignment": _Benchmark("ebca.bench.alignment.cli", reads_images=True),
     "ane": _Benchmark("ebca.bench.ane.cli"),
     "tasks": _Benchmark("ebca.bench.tasks.cli", reads_images=True),

@@ -213,7 +213,7 @@ class Engine(Components):
         """Like `generate`, for a request as one value."""
         count = chosen_count(request, num_images)
         if height is None and width is None:
-            height, width = self._fitting(request)
+            height, width = self.fitting(request)
         with self.session(height, width, count) as session:
             return session.run(request, on_step)
 
@@ -244,8 +244,8 @@ class Engine(Components):
         warn_of_differences(path, parameters, self)
         return self.run(request, num_images=count, on_step=on_step, **sizes)
 
-    def _fitting(self, request: GenerateRequest) -> tuple[int | None, int | None]:
-        """Height and width for a request without them; None: the model's."""
+    def fitting(self, request: GenerateRequest) -> tuple[int | None, int | None]:
+        """Height and width for a request without them, see `generate`; None: the model's."""
         vae, image = self.manifest.vae, size_giver(request)
         shape: tuple[int, ...] = getattr(request.latents, "shape", ())
         downscale = vae.downscale if vae else rules.DEFAULT_DOWNSCALE

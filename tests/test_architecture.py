@@ -84,6 +84,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "runtime.denoiser": (*_SESSION, "runtime.engine"),
     "runtime.diagnostics": (*_ENGINE, "console"),
     "runtime.cli": (*_ENGINE, "console", "runtime.diagnostics"),
+    "runtime.serving": (*_ENGINE, "console", "runtime.diagnostics", "runtime.cli"),
     # The public names.
     "": _ENGINE,
     "export.quiet": (),
@@ -119,6 +120,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
         *(*_ENGINE, *_EXPORT, "console", "export", "export.api", "export.cli", "plugins.compile"),
         *("runtime.cli", "runtime.diagnostics", "runtime.native", "bench.judges"),
     ),
+    "bench.serving": (*_ENGINE, "console", "runtime.cli", "runtime.serving", "bench"),
     # Take statistics and the journal from `bench.alignment`.
     "bench.ane": (*_ENGINE, "console", "runtime.cli", "bench.judges", "bench"),
     "bench.edit": (*_ENGINE, "console", "runtime.cli", "bench.judges", "bench"),

@@ -26,9 +26,9 @@ from ebca.runtime.images.files import read_parameters
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCS = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))
-TOOLS = ("ebca-export", "ebca-run", "ebca-doctor", "ebca-bench")
+TOOLS = ("ebca-export", "ebca-run", "ebca-doctor", "ebca-bench", "ebca-serve")
 # Those with a command line of their own.
-BENCHMARKS = ("alignment", "ane", "edit", "tasks")
+BENCHMARKS = ("alignment", "ane", "edit", "serving", "tasks")
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -52,11 +52,13 @@ def parsers() -> dict[str, Callable[[], argparse.ArgumentParser]]:
     from ebca.bench.ane.cli import parser as ane_parser
     from ebca.bench.edit.cli import parser as edit_parser
     from ebca.bench.latency.cli import parser as bench_parser
+    from ebca.bench.serving.cli import parser as load_parser
     from ebca.bench.tasks.cli import parser as tasks_parser
     from ebca.export.cli.arguments import parser as export_parser
+    from ebca.runtime.serving.cli import parser as serve_parser
 
-    quality = (alignment_parser, ane_parser, edit_parser, tasks_parser)
-    made = (export_parser, run_parser, doctor.parser, bench_parser, *quality)
+    named = (alignment_parser, ane_parser, edit_parser, load_parser, tasks_parser)
+    made = (export_parser, run_parser, doctor.parser, bench_parser, serve_parser, *named)
     return dict(zip((*TOOLS, *(f"ebca-bench {name}" for name in BENCHMARKS)), made, strict=True))
 
 

@@ -1,5 +1,6 @@
 """Image files that carry the parameters of their images: PNG, JPEG and WebP."""
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,6 +54,14 @@ def save_image(
     with replacing(path) as file:
         image.save(file, FORMATS[path.suffix.lower()], **options)
     return path
+
+
+def png_bytes(image: Image.Image, parameters: Mapping[str, Any] | None = None) -> bytes:
+    """The bytes of the PNG file that `save_image` writes; without parameters quickly, as for a preview."""
+    buffer = io.BytesIO()
+    options = {"compress_level": 1} if parameters is None else _options(Path("image.png"), parameters, None)
+    image.save(buffer, "PNG", **options)
+    return buffer.getvalue()
 
 
 def save_preview(image: Image.Image, path: Path) -> None:

@@ -1,0 +1,126 @@
+"""ebca-bench serving: load on a service, whose images are compared with those of a plain loop."""
+
+import argparse
+import asyncio
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ebca
+from ebca import console
+from ebca.bench import options
+from ebca.errors import EbcaError
+
+PROGRAM = "ebca-bench serving"
+
+_DISTINCT = 20
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = options.command_line(PROGRAM, __doc__)
+    options.add_engine(p, default="shapes")
+    options.add_json(p)
+    p.add_argument("--requests", type=int, default=1000, metavar="N", help="calls (default: %(default)s)")
+    p.add_argument("--connections", type=int, default=32, metavar="N", help="at a time (default: %(default)s)")
+    p.add_argument("--steps", type=int, default=4, metavar="N", help="of each image (default: %(default)s)")
+    p.add_argument("--workers", type=int, default=1, metavar="N", help="of the service (default: %(default)s)")
+    p.add_argument(
+        "--url", help="of a service that runs already, of the same engine on the same kind of machine; its other "
+        "callers must be quiet (default: one is started)",
+    )  # fmt: skip
+    p.add_argument("--api-key", help="for --url")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code: 1 if an image was lost, made twice, or wrong."""
+    p = parser()
+
+    def body() -> int:
+        args = p.parse_args(argv)
+        options.check_results(args)
+        report = measure(args)
+        for name, value in report.items():
+            if name != "wrong":
+                print(f"{name:24} {value:.4g}" if isinstance(value, float) else f"{name:24} {value}")
+        for line in report["wrong"][:20]:
+            console.tell_error(PROGRAM, line)
+        if args.json is not None:
+            console.write_json(args.json, report)
+        return 1 if report["wrong"] else 0
+
+    return console.run(PROGRAM, body, interrupted=options.INTERRUPTED)
+
+
+def measure(args: Any) -> dict[str, Any]:
+    """Run the loop and the load that the options ask for. Raises EbcaError if there is no service."""
+    try:
+        from ebca.bench.serving import load
+    except ImportError as error:
+        remedy = 'run `pip install "ebca[serve]" httpx`'
+        raise EbcaError(f"{PROGRAM} needs packages that are not installed: {error.name}", remedy) from None
+    asked = load.requests(min(_DISTINCT, args.requests), args.steps)
+    with ebca.load(args.engine) as engine:
+        files, rate = load.direct(engine, asked)
+    with _service(args) as address:
+        before = asyncio.run(load.finished_jobs(address, args.api_key))
+        found = asyncio.run(
+            load.load(address, asked, files, calls=args.requests, connections=args.connections, key=args.api_key)
+        )
+        made = asyncio.run(load.finished_jobs(address, args.api_key)) - before
+    if made != args.requests:
+        found.wrong.append(f"the service made {made} jobs for {args.requests} calls")
+    if len(set(found.jobs)) != len(found.jobs):
+        found.wrong.append("a job was given to two calls")
+    return {
+        "calls": args.requests,
+        "connections": args.connections,
+        "workers": args.workers,
+        "jobs made": made,
+        "times the queue was full": found.refused,
+        "plain loop, images/s": rate,
+        "service, images/s": len(found.seconds) / found.total,
+        "p50, s": found.quantile(0.5),
+        "p99, s": found.quantile(0.99),
+        "wrong": found.wrong,
+    }
+
+
+@contextmanager
+def _service(args: Any) -> Iterator[str]:
+    """The address of a service: the given one, or one in a process of its own."""
+    if args.url is not None:
+        yield args.url.rstrip("/")
+        return
+    with tempfile.TemporaryDirectory(prefix="ebca-bench-") as folder:
+        words = ["-m", "ebca.runtime.serving.cli", "--engine", args.engine, "--port", "0"]
+        words += ["--data-dir", folder, "--workers", str(args.workers)]
+        with (
+            (Path(folder) / "log").open("w+") as log,
+            subprocess.Popen([sys.executable, *words], stderr=log) as process,
+        ):
+            try:
+                yield _address(Path(folder) / "log", process)
+            finally:
+                process.terminate()
+
+
+def _address(log: Path, process: "subprocess.Popen[bytes]") -> str:
+    while process.poll() is None:
+        for line in log.read_text(encoding="utf-8").splitlines():
+            if line.startswith("serving http"):
+                return line.split()[1]
+        try:
+            process.wait(0.1)
+        except subprocess.TimeoutExpired:
+            continue
+    raise EbcaError(f"the service has ended: {log.read_text(encoding='utf-8')[-300:]}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""A service over the runtime: jobs that are queued, stored and watched, behind HTTP."""

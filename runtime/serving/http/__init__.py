@@ -1,0 +1,1 @@
+"""The HTTP interfaces of a service. Needs the extra `serve`."""
