@@ -41,7 +41,7 @@ class Limits:
             # Each stretch of steps is denoised so often.
             _at_most("jump_count of repaint", repaint.jump_count, 20)
         values = request.values()
-        texts = [values[name] for name in ("prompt", "negative_prompt")]
+        texts = [values[name] for name in ("prompt", "negative_prompt", "prompt_2", "negative_prompt_2")]
         texts += [edit.prompt for edit in request.guidance.edits]
         _at_most("the number of characters in all prompts", sum(_characters(text) for text in texts), self.text)
 

@@ -36,15 +36,18 @@ _GAMMA: Mapping[str, Any] = {
     ]
 }
 _FLAG, _NUMBER, _WHOLE = {"type": "boolean"}, {"type": "number"}, {"type": "integer"}
+_PAIR = {"type": "array", "items": _WHOLE, "minItems": 2, "maxItems": 2}
 
 _TYPES: Mapping[str, Mapping[str, Any]] = {
-    **dict.fromkeys(("prompt", "negative_prompt"), _TEXT),
+    **dict.fromkeys(("prompt", "negative_prompt", "prompt_2", "negative_prompt_2"), _TEXT),
+    **{name: _PAIR for name, part in FIELD_PARTS.items() if part == "sizes"},
     **dict.fromkeys(("gamma_attn", "gamma_norm", "subject_exclusion", "subject_balance"), _GAMMA),
     **dict.fromkeys(("image", "mask"), _IMAGE),
     **dict.fromkeys(("guidance_scale", "strength", "image_guidance_scale", "norm_factor", "subject_window"), _NUMBER),
     **dict.fromkeys(("steps", "clip_skip"), _WHOLE),
     **dict.fromkeys(
-        ("energies", "attention_maps", "composite", "reset_edits", "prompt_weighting", "long_prompts"), _FLAG
+        ("energies", "attention_maps", "composite", "reset_edits", "prompt_weighting", "long_prompts", "vae_tiling"),
+        _FLAG,
     ),
     "scheduler": {"type": "string"},
     "seed": {"anyOf": [_WHOLE, {"type": "array", "items": _WHOLE}]},
