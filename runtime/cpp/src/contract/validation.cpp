@@ -17,6 +17,7 @@ using TensorSpecs = std::map<std::string, TensorSpec>;
 using Names = std::vector<std::string>;
 
 const Names kInputs{"sample", "timestep", "contexts"}, kOutputs{"noise", "contexts_out"};
+const Names kAddedInputs{kTextEmbeds, kTimeIds};
 const Names kControls{"weights", "gamma_attn", "gamma_norm", "norm_factor", "tie"};
 
 // A variant of the op: its inputs and outputs.
@@ -136,17 +137,28 @@ TensorSpecs some(const TensorSpecs& tensors, const Names& names) {
 
 // What the host fills and reads: its arrays must fit at every size.
 void check_edges(const UNetSpec& unet) {
-    if (unet.inputs != kInputs || unet.outputs != kOutputs) {
+    bool with_more = unet.inputs == joined(kInputs, kAddedInputs);
+    if ((unet.inputs != kInputs && !with_more) || unet.outputs != kOutputs) {
         throw EngineError(
-            "the UNet has other inputs than sample, timestep, contexts, or other outputs than noise, contexts_out");
+            "the UNet has other inputs than sample, timestep, contexts, and perhaps text_embeds, time_ids, or other "
+            "outputs than noise, contexts_out");
     }
     const TensorSpec contexts = floats(shape("batch", "contexts", "tokens", unet.context_dim));
-    const TensorSpecs expected{{"sample", floats(shape("batch", unet.in_channels, "height", "width"))},
-                               {"timestep", floats(shape("batch"))},
-                               {"contexts", contexts},
-                               {"noise", floats(shape("batch", unet.out_channels, "height", "width"))},
-                               {"contexts_out", contexts}};
-    check_tensors("the UNet", some(unet.tensors, joined(kInputs, kOutputs)), expected);
+    TensorSpecs expected{{"sample", floats(shape("batch", unet.in_channels, "height", "width"))},
+                         {"timestep", floats(shape("batch"))},
+                         {"contexts", contexts},
+                         {"noise", floats(shape("batch", unet.out_channels, "height", "width"))},
+                         {"contexts_out", contexts}};
+    if (with_more) {
+        auto embeds = unet.tensors.find(kTextEmbeds);
+        if (embeds == unet.tensors.end() || embeds->second.shape.size() != 2 ||
+            !embeds->second.shape[1].factors.empty()) {
+            throw EngineError(text("the UNet has no tensor '", kTextEmbeds, "' of a known width"));
+        }
+        expected[kTextEmbeds] = floats(shape("batch", unet.pooled_size()));
+        expected[kTimeIds] = floats(shape("batch", kTimeIdCount));
+    }
+    check_tensors("the UNet", some(unet.tensors, joined(unet.inputs, kOutputs)), expected);
 }
 
 void check_compute(const Manifest& manifest) {
@@ -350,24 +362,42 @@ void check_kind(const Manifest& manifest) {
     }
 }
 
+// The UNet takes what the text encoder pools, and the second encoder's padding is known.
+void check_pooled(const Manifest& manifest, const TextEncoderSpec& encoder) {
+    auto shown = [](int64_t width) { return width ? std::to_string(width) : "None"; };
+    int64_t taken = manifest.unet.pooled_size();
+    if (encoder.pooled_size != taken) {
+        throw EngineError(text("text_encoder.pooled_size is ", shown(encoder.pooled_size), ", and the UNet's ",
+                               kTextEmbeds, " are ", shown(taken), " wide"));
+    }
+    if (!manifest.tokenizer) return;
+    bool padded = manifest.tokenizer->pad_2.has_value();
+    if (padded == (encoder.pooled_size > 0)) return;
+    throw EngineError(padded ? "tokenizer.info has pad_token_2, and there is one text encoder"
+                             : "there are two text encoders, and tokenizer.info has no pad_token_2");
+}
+
 void check_text(const Manifest& manifest) {
     const auto& encoder = manifest.text_encoder;
     const auto& tokenizer = manifest.tokenizer;
     if (tokenizer) need_file(manifest, tokenizer->file, "the tokenizer");
     if (!encoder) return;
-    const Component& component = need_component(manifest, encoder->component, "the text encoder");
-    check_tensors("the text encoder", component.inputs,
-                  {{"input_ids", {DType::int64, shape("batch", encoder->max_length)}}});
-    check_tensors("the text encoder", component.outputs,
-                  {{"hidden_states", floats(shape("batch", encoder->max_length, encoder->hidden_size))}});
-    if (!encoder->layers_component.empty()) {
-        const Component& layers = need_component(manifest, encoder->layers_component, "the text encoder's layers");
-        check_tensors(
-            "the text encoder's layers", layers.inputs,
-            {{"input_ids", {DType::int64, shape("batch", encoder->max_length)}}, {"skip", {DType::int64, shape(1)}}});
-        check_tensors("the text encoder's layers", layers.outputs,
-                      {{"hidden_states", floats(shape("batch", encoder->max_length, encoder->hidden_size))}});
+    const TensorSpec ids{DType::int64, shape("batch", encoder->max_length)};
+    TensorSpecs inputs{{"input_ids", ids}},
+        outputs{{"hidden_states", floats(shape("batch", encoder->max_length, encoder->hidden_size))}};
+    if (encoder->pooled_size) {
+        inputs["input_ids_2"] = ids;
+        outputs["pooled"] = floats(shape("batch", encoder->pooled_size));
     }
+    auto check = [&](const std::string& name, const std::string& who) {
+        const Component& component = need_component(manifest, name, who);
+        check_tensors(who, component.inputs, inputs);
+        check_tensors(who, component.outputs, outputs);
+    };
+    check(encoder->component, "the text encoder");
+    inputs["skip"] = {DType::int64, shape(1)};
+    if (!encoder->layers_component.empty()) check(encoder->layers_component, "the text encoder's layers");
+    check_pooled(manifest, *encoder);
     if (encoder->hidden_size != manifest.unet.context_dim) {
         throw EngineError(text("text_encoder.hidden_size is ", encoder->hidden_size, ", and unet.context_dim is ",
                                manifest.unet.context_dim));
