@@ -41,6 +41,9 @@ MAX_PROMPT_WEIGHT = 10
 MAX_PROMPT_CHUNKS = 128
 """Chunks of a prompt: the text encoder runs once for each."""
 
+MAX_SIZE_CONDITION = 16777216
+"""A number that Stable Diffusion XL is told about sizes: exact in float32."""
+
 MAX_SUBJECT_STRENGTH = 1000
 """Of subject_exclusion and subject_balance each."""
 
@@ -185,6 +188,11 @@ MEMORY_NEEDED = Rule(
     OutOfMemoryError,
     "at least {needed} of memory{where} is needed for {what}, and {available} can be had",
     "make a smaller image, or fewer at once",
+)
+MEMORY_NEEDED_UNTILED = Rule(
+    OutOfMemoryError,
+    "at least {needed} of memory{where} is needed for {what}, and {available} can be had",
+    "set vae_tiling=True (ebca-run: --vae-tiling), make a smaller image, or fewer at once",
 )
 MEMORY_SHORT = Rule(OutOfMemoryError, "the memory is too small for {what}", "make a smaller image, or fewer at once")
 TENSOR_TOO_LARGE = Rule(
@@ -391,6 +399,27 @@ GUIDANCE_NEEDS_NEGATIVE = Rule(
 )
 UNET_ONLY = Rule(EngineError, "'{path}' holds a UNet only", "pass prompt_embeds instead of a prompt")
 NO_TEXT_ENCODER = Rule(EngineError, "'{path}' has no text encoder", "pass prompt_embeds instead of a prompt")
+ADDED_ENGINE = Rule(
+    ParameterError,
+    "{name} is for models that take pooled embeddings and sizes, as Stable Diffusion XL does, and this one takes none",
+    "leave it out",
+)
+SECOND_PROMPT_WITH_EMBEDS = Rule(
+    ParameterError, "{name} and {other} do not go together", "leave one out: the embeddings are of both text encoders"
+)
+POOLED_NEEDED = Rule(
+    ParameterError,
+    "{name} needs {other} beside it",
+    "give the pooled embeddings of the same text, [1 or one per image, {width}]",
+)
+POOLED_ALONE = Rule(ParameterError, "{name} is given without {other}", "give both, or a text")
+POOLED_SHAPE = Rule(ParameterError, "{name} has shape {shape}", "give [{batch}, {width}]")
+SIZE_CONDITION = Rule(ParameterError, "{name} is {value}", "give two whole numbers from 0 to {limit}: {meaning}")
+NEGATIVE_SIZES = Rule(
+    ParameterError,
+    "{name} needs {other} beside it",
+    "give negative_original_size and negative_target_size together, or leave all sizes of the negative prompt out",
+)
 TOKEN_FACTOR = Rule(ParameterError, "the factor of '{key}' in token_weights is {value}", "give a finite number")
 TOKEN_WEIGHTS_TYPE = Rule(
     ParameterError, "token_weights is {value}", "give a dict of words or positions and their factors, such as {example}"

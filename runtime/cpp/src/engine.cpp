@@ -28,6 +28,16 @@ Tensor one(Array& array, int64_t index) {
     return {array.row(index), DType::float32, shape};
 }
 
+// `count` rows of token ids from `first` on. Rows are independent; the last one fills up what a component of fixed shape
+// expects.
+std::vector<int64_t> some_rows(const std::vector<int64_t>& ids, int64_t first, int64_t count, int64_t at_once,
+                               int64_t length) {
+    auto begin = ids.begin() + first * length, end = begin + count * length;
+    std::vector<int64_t> out(begin, end);
+    while (count && static_cast<int64_t>(out.size()) < at_once * length) out.insert(out.end(), end - length, end);
+    return out;
+}
+
 std::unique_ptr<UnpackedDirectory> unpacked_directory(const EngineOptions& options) {
     if (!options.read) return nullptr;
     return std::make_unique<UnpackedDirectory>(options.read, options.cache, options.log);
@@ -129,7 +139,7 @@ void Engine::release(const std::string& component) {
 void Engine::close_idle() {
     auto device = device_->ready();
     std::lock_guard held(lock_);
-    if (manifest().text_encoder) runners_.erase(manifest().text_encoder->component);
+    for (const std::string& name : text_encoders()) runners_.erase(name);
     if (!manifest().vae) return;
     runners_.erase(manifest().vae->decoder);
     runners_.erase(manifest().vae->encoder);
@@ -179,7 +189,7 @@ const PromptTokenizer& Engine::tokenizer() {
     if (!tokenizer_) {
         const TokenizerSpec& spec = *manifest().tokenizer;
         tokenizer_.emplace(PromptTokenizer::from_json(
-            directory_.read(spec.file), {spec.model_max_length, spec.bos, spec.eos, spec.pad, spec.expansions}));
+            directory_.read(spec.file), {spec.model_max_length, spec.bos, spec.eos, spec.pad, spec.pad_2, spec.expansions}));
     }
     return *tokenizer_;
 }
@@ -193,29 +203,54 @@ void Engine::verify_tables() {
     tables_verified_ = true;
 }
 
-Array Engine::encode(const std::vector<int64_t>& ids, int64_t rows, Cancellation* cancellation) {
+// The component that returns any layer of the text encoder.
+const std::string& Engine::layers_component() const {
+    const std::string& name = manifest().text_encoder->layers_component;
+    if (name.empty()) throw rules::clip_skip_engine();
+    return name;
+}
+
+// Components that encode texts.
+std::vector<std::string> Engine::text_encoders() const {
+    if (!manifest().text_encoder) return {};
+    const TextEncoderSpec& spec = *manifest().text_encoder;
+    return spec.layers_component.empty() ? std::vector{spec.component}
+                                         : std::vector{spec.component, spec.layers_component};
+}
+
+Embeddings Engine::encode(const TokenIds& ids, int64_t clip_skip, Cancellation* cancellation) {
     if (!manifest().text_encoder) {
         throw rules::no_text_encoder(platform::to_utf8(directory_.path));
     }
     const TextEncoderSpec& spec = *manifest().text_encoder;
-    Array out({rows, spec.max_length, spec.hidden_size});
-    int64_t at_once = backend_->fixes_shapes() ? kTextsAtOnce : rows;
-    Array made({at_once, spec.max_length, spec.hidden_size});
+    const std::string& component = clip_skip ? layers_component() : spec.component;
+    int64_t rows = ids.rows, at_once = backend_->fixes_shapes() ? kTextsAtOnce : rows;
+    Embeddings out{Array({rows, spec.max_length, spec.hidden_size}), Array()};
+    Embeddings made{Array({at_once, spec.max_length, spec.hidden_size}), Array()};
+    if (spec.pooled_size) {
+        out.pooled = Array({rows, spec.pooled_size});
+        made.pooled = Array({at_once, spec.pooled_size});
+    }
     for (int64_t first = 0; first < rows; first += at_once) {
         int64_t count = std::min(at_once, rows - first);
-        auto begin = ids.begin() + first * spec.max_length, end = begin + count * spec.max_length;
-        std::vector<int64_t> given(begin, end);
-        // Rows are independent; the last one fills up what a component of fixed shape expects.
-        while (count && static_cast<int64_t>(given.size()) < at_once * spec.max_length) {
-            given.insert(given.end(), end - spec.max_length, end);
+        std::vector<int64_t> given = some_rows(ids.ids, first, count, at_once, spec.max_length), second;
+        Shape shape{at_once, spec.max_length};
+        Tensors inputs{{"input_ids", {given.data(), DType::int64, shape}}};
+        Tensors outputs{{"hidden_states", as_tensor(made.states)}};
+        if (spec.pooled_size) {
+            second = some_rows(ids.second, first, count, at_once, spec.max_length);
+            inputs.emplace_back("input_ids_2", Tensor{second.data(), DType::int64, shape});
+            outputs.emplace_back("pooled", as_tensor(made.pooled));
         }
-        Tensor input{given.data(), DType::int64, {at_once, spec.max_length}};
-        evaluate(spec.component, {{"batch", at_once}}, {{"input_ids", input}}, {{"hidden_states", as_tensor(made)}},
-                 cancellation);
-        std::copy_n(made.values.begin(), count * made.stride(), out.row(first));
+        if (clip_skip) inputs.emplace_back("skip", Tensor{&clip_skip, DType::int64, {1}});
+        evaluate(component, {{"batch", at_once}}, inputs, outputs, cancellation);
+        std::copy_n(made.states.values.begin(), count * made.states.stride(), out.states.row(first));
+        if (spec.pooled_size) {
+            std::copy_n(made.pooled.values.begin(), count * made.pooled.stride(), out.pooled.row(first));
+        }
     }
     // At SD 1.5 size it holds half a gigabyte that no step needs.
-    release(spec.component);
+    for (const std::string& name : text_encoders()) release(name);
     return out;
 }
 

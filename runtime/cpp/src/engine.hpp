@@ -40,6 +40,19 @@ struct EngineOptions {
     Log log;
 };
 
+// Of n rows [n,T], as a text encoder takes them.
+struct TokenIds {
+    int64_t rows = 0;
+    std::vector<int64_t> ids;
+    std::vector<int64_t> second;  // for the second text encoder; empty without one
+};
+
+// What a text encoder makes of them.
+struct Embeddings {
+    Array states;  // [n,T,D]
+    Array pooled;  // [n,P]; empty with one text encoder
+};
+
 // Thread-safe. Sessions own their buffers; the engine owns the opened graphs.
 class Engine {
   public:
@@ -94,8 +107,8 @@ class Engine {
 
     // The next three throw CancelledError as soon as that is requested, in a graph or between two; null: never.
 
-    // Token ids of n rows to embeddings [n,T,D].
-    Array encode(const std::vector<int64_t>& ids, int64_t rows, Cancellation* cancellation);
+    // Token ids of n rows to embeddings.
+    Embeddings encode(const TokenIds& ids, int64_t clip_skip, Cancellation* cancellation);
 
     // Scaled latents [n,C,h,w] to images [n,3,8h,8w] in [-1, 1]; one image at a time to bound memory.
     Array decode(const Array& latents, Cancellation* cancellation);
@@ -112,6 +125,8 @@ class Engine {
     void prepare(const OnPrepare& on_prepare);
     std::shared_ptr<Runner> open(const std::string& component, const Dimensions& dimensions);
     void close_idle();
+    const std::string& layers_component() const;
+    std::vector<std::string> text_encoders() const;
     void evaluate(const std::string& component, const Sizes& sizes, const Tensors& inputs, const Tensors& outputs,
                   Cancellation* cancellation);
 

@@ -111,6 +111,9 @@ inline constexpr int64_t prompt_weight = 10;
 // Chunks of a prompt: the text encoder runs once for each.
 inline constexpr int64_t prompt_chunks = 128;
 
+// A number that Stable Diffusion XL is told about sizes: exact in float32.
+inline constexpr int64_t size_condition = 16777216;
+
 // Of subject_exclusion and subject_balance each.
 inline constexpr int64_t subject_strength = 1000;
 
@@ -172,6 +175,11 @@ OutOfMemoryError no_memory(const Rows& rows, const Height& height, const Width& 
 template <typename Needed, typename Where, typename What, typename Available>
 OutOfMemoryError memory_needed(const Needed& needed, const Where& where, const What& what, const Available& available) {
     return OutOfMemoryError(text("at least ", needed, " of memory", where, " is needed for ", what, ", and ", available, " can be had"), "make a smaller image, or fewer at once");
+}
+
+template <typename Needed, typename Where, typename What, typename Available>
+OutOfMemoryError memory_needed_untiled(const Needed& needed, const Where& where, const What& what, const Available& available) {
+    return OutOfMemoryError(text("at least ", needed, " of memory", where, " is needed for ", what, ", and ", available, " can be had"), "set vae_tiling = 1, make a smaller image, or fewer at once");
 }
 
 template <typename InChannels, typename OutChannels>
@@ -417,10 +425,6 @@ EngineError clip_skip_plans(const Backend& backend) {
     return EngineError(text("the plans for ", backend, " have only the last layer of the text encoder, so there is no clip_skip"), "leave it out, or use another backend");
 }
 
-inline UnsupportedError clip_skip_library() {
-    return UnsupportedError("this library does not have clip_skip", "set clip_skip = 0, or use Python");
-}
-
 template <typename Name, typename Shape, typename Batch, typename Width>
 ParameterError embeds_shape(const Name& name, const Shape& shape, const Batch& batch, const Width& width) {
     return ParameterError(text(name, " has shape ", shape), text("give [", batch, ", tokens, ", width, "]"));
@@ -448,6 +452,41 @@ EngineError unet_only(const Path& path) {
 template <typename Path>
 EngineError no_text_encoder(const Path& path) {
     return EngineError(text("'", path, "' has no text encoder"), "pass prompt.embeds instead of a prompt");
+}
+
+template <typename Name>
+ParameterError added_engine(const Name& name) {
+    return ParameterError(text(name, " is for models that take pooled embeddings and sizes, as Stable Diffusion XL does, and this one takes none"), "leave it out");
+}
+
+template <typename Name, typename Other>
+ParameterError second_prompt_with_embeds(const Name& name, const Other& other) {
+    return ParameterError(text(name, " and ", other, " do not go together"), "leave one out: the embeddings are of both text encoders");
+}
+
+template <typename Name, typename Other, typename Width>
+ParameterError pooled_needed(const Name& name, const Other& other, const Width& width) {
+    return ParameterError(text(name, " needs ", other, " beside it"), text("give the pooled embeddings of the same text, [1 or one per image, ", width, "]"));
+}
+
+template <typename Name, typename Other>
+ParameterError pooled_alone(const Name& name, const Other& other) {
+    return ParameterError(text(name, " is given without ", other), "give both, or a text");
+}
+
+template <typename Name, typename Shape, typename Batch, typename Width>
+ParameterError pooled_shape(const Name& name, const Shape& shape, const Batch& batch, const Width& width) {
+    return ParameterError(text(name, " has shape ", shape), text("give [", batch, ", ", width, "]"));
+}
+
+template <typename Name, typename Value, typename Limit, typename Meaning>
+ParameterError size_condition(const Name& name, const Value& value, const Limit& limit, const Meaning& meaning) {
+    return ParameterError(text(name, " is ", value), text("give two whole numbers from 0 to ", limit, ": ", meaning));
+}
+
+template <typename Name, typename Other>
+ParameterError negative_sizes(const Name& name, const Other& other) {
+    return ParameterError(text(name, " needs ", other, " beside it"), "give its original and its target size together, or leave all of negative_size_conditions 0");
 }
 
 template <typename Key, typename Value>
@@ -762,6 +801,11 @@ ParameterError read_overran(const Count& count, const Size& size, const File& fi
 template <typename Name, typename What>
 ParameterError callback_threw(const Name& name, const What& what) {
     return ParameterError(text("the callback ", name, " threw an exception", what), "catch it in the callback: nothing may be thrown through a function of C");
+}
+
+template <typename Name>
+ParameterError embeds_of_second(const Name& name) {
+    return ParameterError(text(name, ".embeds is given"), "embeddings are of both text encoders: give them as embeds of the first prompt, or give texts");
 }
 
 template <typename Name, typename Count, typename Limit>

@@ -57,6 +57,7 @@ ebca_engine_info engine_info(Engine& engine, const std::string& schedulers) {
     out.guidance_scale = manifest.guidance_scale;
     out.scheduler = manifest.schedulers.standard.c_str();
     out.schedulers = schedulers.c_str();
+    out.pooled_width = static_cast<int32_t>(manifest.unet.pooled_size());
     return out;
 }
 
@@ -82,6 +83,7 @@ ebca_result* handed_over(Result&& made) {
     result->pixels = own.pixels.empty() ? nullptr : own.pixels.data();
     result->latents = tensor(own.latents);
     result->embeds = tensor(own.embeds);
+    result->pooled_embeds = tensor(own.pooled_embeds);
     result->noise = tensor(own.noise);
     result->contexts = tensor(own.contexts);
     result->attention_energies = tensor(own.attention_energies);

@@ -114,10 +114,12 @@ struct TextEncoderSpec {
     std::string component;
     int64_t max_length = 0;
     int64_t hidden_size = 0;
+    int64_t layers = 0;                 // 0: not known
     std::string layers_component = {};  // takes hidden states of earlier layers; or ""
     // Width of what two encoders in one component pool; 0: there is one encoder. Two take input_ids_2 too, and
-    // hidden_size is that of both together.
+    // hidden_size is that of both together, the first one's part first.
     int64_t pooled_size = 0;
+    int64_t first_hidden_size = 0;
 };
 
 struct TokenizerSpec {

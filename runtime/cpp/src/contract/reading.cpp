@@ -167,8 +167,9 @@ void check_derived(const Entry& entry) {
 TextEncoderSpec text_encoder(const Entry& entry) {
     TextEncoderSpec out{entry.at("component").name(), entry.at("max_length").integer(3, limits::tokens),
                         entry.at("hidden_size").integer(1, limits::dimension)};
-    if (auto layers = entry.get("layers")) layers->integer(1, limits::dimension);
+    if (auto layers = entry.get("layers")) out.layers = layers->integer(1, limits::dimension);
     if (auto component = entry.get("layers_component")) out.layers_component = component->name();
+    if (auto first = entry.get("first_hidden_size")) out.first_hidden_size = first->integer(1, limits::dimension);
     if (auto pooled = entry.get("pooled_size")) out.pooled_size = pooled->integer(1, limits::dimension);
     return out;
 }
