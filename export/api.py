@@ -104,7 +104,9 @@ def export_unet(
         checkpoint = Checkpoint(name=name, unet=unet, source={"kind": "object", "id": name})
     else:
         loaded = load_checkpoint(str(unet_or_folder))
-        checkpoint = replace(loaded, text_encoder=None, vae=None, tokenizer_json=None, tokenizer_info={})
+        checkpoint = replace(
+            loaded, text_encoder=None, text_encoder_2=None, vae=None, tokenizer_json=None, tokenizer_info={}
+        )
     return export_checkpoint(checkpoint, output_dir, precision=precision)
 
 

@@ -23,6 +23,9 @@ from ebca.engines.contract.manifest import GUIDANCE_SCALE
 from ebca.export.checkpoint.model import Checkpoint
 from ebca.export.options import EMBEDDED_GUIDANCE
 
+XL_GUIDANCE_SCALE = 5.0
+"""What diffusers' pipelines of Stable Diffusion XL take by default."""
+
 _CLASSES = ("LCMScheduler", "TCDScheduler")
 
 
@@ -41,7 +44,9 @@ def default_guidance(checkpoint: Checkpoint, asked: float | None) -> float:
         return 1.0
     if asked is not None:
         return asked
-    return 1.0 if is_distilled(checkpoint.scheduler_config) else GUIDANCE_SCALE
+    if is_distilled(checkpoint.scheduler_config):
+        return 1.0
+    return GUIDANCE_SCALE if checkpoint.unet.config.addition_embed_type is None else XL_GUIDANCE_SCALE
 
 
 def with_embedded_guidance(checkpoint: Checkpoint, asked: float | None) -> Checkpoint:

@@ -21,18 +21,30 @@ from torch import nn
 from ebca.engines.contract import dims
 from ebca.engines.contract.accuracy import LIMITS, relative_l2
 from ebca.engines.contract.dims import Dim
+from ebca.engines.contract.entries import ADDED_INPUTS
 from ebca.engines.contract.manifest import Component
 from ebca.errors import ExportError
-from ebca.export.graph.op_node import INPUTS, OUTPUTS
+from ebca.export.graph.op_node import OUTPUTS
 from ebca.export.graph.segments import OpCall, Segment
 from ebca.export.graph.torch_op import TorchEnergyAttention
-from ebca.export.graph.trace import Layer, context_width, energy_unet, layers_of, native_side
+from ebca.export.graph.trace import (
+    Layer,
+    added_conditions,
+    context_width,
+    energy_unet,
+    input_names,
+    layers_of,
+    native_side,
+    pooled_width,
+)
 from ebca.plugins.energy_attention import signature, tie_matrix
 
 LIMIT, HALF_LIMIT = LIMITS["fp32"], LIMITS["fp16"]
 
 _ROWS, _CONTEXTS, _TOKENS = 2, 2, 77
 _TIMESTEP = 500.0
+# Sizes whose sinusoids are wrong if they are rounded to float16 (above 2048) or bfloat16 (above 256).
+_TIME_IDS = ((1024, 1001, 0, 33, 1024, 768), (2731, 4095, 129, 0, 896, 1152))
 # Larger latents tell no more and take longer.
 _LARGEST_SIDE = 32
 
@@ -83,7 +95,7 @@ class UNetReference:
     """One UNet call in PyTorch: its inputs, its controls, and every tensor that an export is compared with.
 
     Attributes:
-        inputs: sample, timestep, contexts, and the residuals of ControlNets if the UNet takes any.
+        inputs: those of the UNet, and the residuals of ControlNets if it takes any.
         control: what the op reads beside q, k and v.
         expected: noise, contexts_out, and each layer's q, k, v, out, g; names as in a split.
         sizes: of the call, in the names of `ebca.engines.contract.dims`.
@@ -113,6 +125,9 @@ class UNetReference:
             "timestep": np.full(_ROWS, _TIMESTEP, np.float32),
             "contexts": rng.standard_normal((_ROWS, _CONTEXTS, _TOKENS, context_width(unet)), np.float32),
         }
+        if (width := pooled_width(unet)) is not None:
+            values = rng.standard_normal((_ROWS, width), np.float32), np.array(_TIME_IDS, np.float32)
+            inputs |= dict(zip(ADDED_INPUTS, values, strict=True))
         control = {
             "weights": np.array([[1.0, -0.4], [1.0, 0.7]], np.float32),
             "gamma_attn": rng.uniform(0.005, 0.02, (_ROWS, _CONTEXTS, _TOKENS)).astype(np.float32),
@@ -131,15 +146,16 @@ class UNetReference:
             energy_unet(unet, op, [torch.from_numpy(one) for one in residuals.values()]) as module,
             torch.no_grad(),
         ):
-            results = module(*(torch.from_numpy(inputs[name]) for name in INPUTS))
+            results = module(*(torch.from_numpy(inputs[name]) for name in input_names(unet)))
         tensors = {**op.record, **dict(zip(OUTPUTS, results, strict=True))}
         return cls(inputs, control, {name: tensor.numpy() for name, tensor in tensors.items()}, layers, sizes)
 
     def full_unet_error(self, unet: UNet2DConditionModel, component: Component, folder: Path) -> float:
         """Error of the full UNet's noise against PyTorch's, with the first context."""
-        sample, timestep, contexts = (torch.from_numpy(self.inputs[name]) for name in INPUTS)
+        sample, timestep, contexts, *added = (torch.from_numpy(self.inputs[name]) for name in input_names(unet))
+        more = added_conditions(added)
         with torch.no_grad():
-            expected = unet(sample, timestep, contexts[:, 0], return_dict=False)[0].numpy()
+            expected = unet(sample, timestep, contexts[:, 0], added_cond_kwargs=more, return_dict=False)[0].numpy()
         return relative_l2(run_component(component, folder, self.inputs)["noise"], expected)
 
     def full_unet_updates_error(self, component: Component, folder: Path) -> float:

@@ -23,9 +23,9 @@ from ebca.export.options import ExportOptions
 
 
 def networks(checkpoint: Checkpoint) -> list[nn.Module]:
-    """The networks that a checkpoint has: UNet, text encoder, VAE, the small one for previews, ControlNets."""
-    vaes = (checkpoint.vae, checkpoint.preview_vae)
-    parts = (checkpoint.unet, checkpoint.text_encoder, *vaes, *checkpoint.controlnets.values())
+    """The networks that a checkpoint has: UNet, text encoders, VAE, the small one for previews, ControlNets."""
+    encoders, vaes = (checkpoint.text_encoder, checkpoint.text_encoder_2), (checkpoint.vae, checkpoint.preview_vae)
+    parts = (checkpoint.unet, *encoders, *vaes, *checkpoint.controlnets.values())
     return [m for m in parts if m is not None]
 
 

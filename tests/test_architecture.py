@@ -84,7 +84,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     # The public names.
     "": _ENGINE,
     "export.quiet": (),
-    "export.checkpoint": ("errors", "engines.adapters"),
+    "export.checkpoint": ("errors", "engines.contract", "engines.adapters"),
     "export.graph": (*_CONTRACT, *_OPERATORS, "export.quiet"),
     "export.plans": (*_BACKENDS, *_OPERATORS),
     "export.spacing": ("errors",),

@@ -5,7 +5,16 @@ from typing import Any
 
 from ebca.engines.contract import dims, plans
 from ebca.engines.contract.dims import Dim
-from ebca.engines.contract.entries import Component, LayerSpec, Manifest, Step, UNetSpec
+from ebca.engines.contract.entries import (
+    ADDED_INPUTS,
+    TIME_IDS,
+    Component,
+    LayerSpec,
+    Manifest,
+    Step,
+    TextEncoderSpec,
+    UNetSpec,
+)
 from ebca.engines.contract.tensors import TensorSpec
 from ebca.errors import EngineError
 
@@ -129,9 +138,12 @@ def _spelled(tensor: TensorSpec) -> str:
 
 def _check_edges(unet: UNetSpec) -> None:
     """What the host fills and reads."""
-    if unet.inputs != _INPUTS or unet.outputs != _OUTPUTS:
-        inputs, outputs = ", ".join(_INPUTS), ", ".join(_OUTPUTS)
-        raise EngineError(f"the UNet has other inputs than {inputs}, or other outputs than {outputs}")
+    added = unet.inputs[len(_INPUTS) :]
+    if unet.inputs[: len(_INPUTS)] != _INPUTS or added not in ((), ADDED_INPUTS) or unet.outputs != _OUTPUTS:
+        inputs, more, outputs = ", ".join(_INPUTS), ", ".join(ADDED_INPUTS), ", ".join(_OUTPUTS)
+        raise EngineError(
+            f"the UNet has other inputs than {inputs}, and perhaps {more}, or other outputs than {outputs}"
+        )
     contexts = TensorSpec("float32", ("batch", "contexts", "tokens", unet.context_dim))
     expected = {
         "sample": TensorSpec("float32", ("batch", unet.in_channels, "height", "width")),
@@ -140,6 +152,13 @@ def _check_edges(unet: UNetSpec) -> None:
         "noise": TensorSpec("float32", ("batch", unet.out_channels, "height", "width")),
         "contexts_out": contexts,
     }
+    if added:
+        embeds, ids = ADDED_INPUTS
+        shape = unet.tensors[embeds].shape if embeds in unet.tensors else ()
+        if len(shape) != 2 or not isinstance(shape[1], int):
+            raise EngineError(f"the UNet has no tensor '{embeds}' of a known width")
+        expected[embeds] = TensorSpec("float32", ("batch", shape[1]))
+        expected[ids] = TensorSpec("float32", ("batch", TIME_IDS))
     _check_tensors("the UNet", {name: unet.tensors[name] for name in expected if name in unet.tensors}, expected)
 
 
@@ -312,16 +331,21 @@ def _check_text(manifest: Manifest) -> None:
         _need_file(manifest, tokenizer.file, "the tokenizer")
     if spec is None:
         return
-    inputs = {"input_ids": TensorSpec("int64", ("batch", spec.max_length))}
-    hidden = TensorSpec("float32", ("batch", spec.max_length, spec.hidden_size))
+    ids = TensorSpec("int64", ("batch", spec.max_length))
+    inputs = {"input_ids": ids}
+    outputs = {"hidden_states": TensorSpec("float32", ("batch", spec.max_length, spec.hidden_size))}
+    if spec.pooled_size is not None:
+        inputs["input_ids_2"] = ids
+        outputs["pooled"] = TensorSpec("float32", ("batch", spec.pooled_size))
     component = _component(manifest, spec.component, "the text encoder")
     _check_tensors("the text encoder", component.inputs, inputs)
-    _check_tensors("the text encoder", component.outputs, {"hidden_states": hidden})
+    _check_tensors("the text encoder", component.outputs, outputs)
     if spec.layers_component is not None:
         what = "the text encoder's layers"
         component = _component(manifest, spec.layers_component, what)
         _check_tensors(what, component.inputs, {**inputs, "skip": TensorSpec("int64", (1,))})
-        _check_tensors(what, component.outputs, {"hidden_states": hidden})
+        _check_tensors(what, component.outputs, outputs)
+    _check_pooled(manifest, spec)
     if spec.hidden_size != manifest.unet.context_dim:
         raise EngineError(
             f"text_encoder.hidden_size is {spec.hidden_size}, and unet.context_dim is {manifest.unet.context_dim}"
@@ -331,6 +355,22 @@ def _check_text(manifest: Manifest) -> None:
     length = tokenizer.info["model_max_length"]
     if length != spec.max_length:
         raise EngineError(f"the tokenizer makes {length} tokens, and text_encoder.max_length is {spec.max_length}")
+
+
+def _check_pooled(manifest: Manifest, spec: TextEncoderSpec) -> None:
+    """The UNet takes what the text encoder pools, and the second encoder's padding is known."""
+    if spec.pooled_size != manifest.unet.pooled_size:
+        raise EngineError(
+            f"text_encoder.pooled_size is {spec.pooled_size}, and the UNet's {ADDED_INPUTS[0]} are "
+            f"{manifest.unet.pooled_size} wide"
+        )
+    padded = manifest.tokenizer is not None and manifest.tokenizer.info.get("pad_token_2") is not None
+    if manifest.tokenizer is not None and padded != (spec.pooled_size is not None):
+        raise EngineError(
+            "tokenizer.info has pad_token_2, and there is one text encoder"
+            if padded
+            else "there are two text encoders, and tokenizer.info has no pad_token_2"
+        )
 
 
 def _check_vae(manifest: Manifest) -> None:

@@ -14,6 +14,13 @@ VERSION = 2
 GUIDANCE_SCALE = 7.5
 """The default of a manifest without one: the usual value for Stable Diffusion."""
 
+ADDED_INPUTS = ("text_embeds", "time_ids")
+"""What Stable Diffusion XL's UNet takes beside sample, timestep and contexts, both float32: the pooled embedding of the
+prompt ["batch", P], and sizes ["batch", 6]: original height and width, top and left of the crop, target height and
+width."""
+TIME_IDS = 6
+"""How many numbers a row of `time_ids` has."""
+
 _JSON_NAMES = {"steps": "plan", "full_unet": "vanilla", "full_unet_with_updates": "whole"}
 
 
@@ -90,7 +97,8 @@ class UNetSpec:
     `full_unet_with_updates` is the unsplit UNet with the op's variant "update" inside; it also takes the controls of
     that variant. `channels_last` maps a backend whose lowered graphs differ in it to the images between segments that
     are [B,h,w,C] there; `tensors` always has [B,C,h,w]. `subject_layers` is None where no layer can tell where
-    a subject is. `controls` are float32 tensors that ControlNets write and segments read beside `inputs`: the sums of
+    a subject is. `inputs` are sample, timestep, contexts; a UNet that takes `ADDED_INPUTS` has both of them at the end.
+    `controls` are float32 tensors that ControlNets write and segments read beside `inputs`: the sums of
     residuals, zero without any. In the JSON, `steps` is "plan", `full_unet` is "vanilla", and
     `full_unet_with_updates` is "whole".
     """
@@ -111,6 +119,13 @@ class UNetSpec:
     channels_last: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     subject_layers: SubjectLayers | None = None
     controls: tuple[str, ...] = ()
+
+    @property
+    def pooled_size(self) -> int | None:
+        """The width of `text_embeds`; None for a UNet that takes none."""
+        width = self.tensors[ADDED_INPUTS[0]].shape[1] if ADDED_INPUTS[0] in self.inputs else None
+        assert width is None or isinstance(width, int)
+        return width
 
     @property
     def segments(self) -> list[str]:
@@ -155,13 +170,19 @@ class VaeSpec:
 @dataclass(frozen=True)
 class TextEncoderSpec:
     """`layers`, `layers_component`: how many it has, and the component that returns any of them; None in directories
-    that are older."""
+    that are older.
+
+    `pooled_size` is None for one encoder. Else there are two in one component, which also takes `input_ids_2`, and also
+    returns `pooled`: one embedding of that width for a whole text. `hidden_size` is that of both together, the first
+    one's part first, and `layers` counts those that both can choose from.
+    """
 
     component: str
     max_length: int
     hidden_size: int
     layers: int | None = None
     layers_component: str | None = None
+    pooled_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -220,6 +241,11 @@ class Manifest:
     @property
     def kind(self) -> str:
         return str(self.model["kind"])
+
+    @property
+    def force_zeros_for_empty_prompt(self) -> bool:
+        """Whether an empty negative prompt stands for embeddings that are zero."""
+        return bool(self.model.get("force_zeros_for_empty_prompt", False))
 
     @property
     def guidance_scale(self) -> float:

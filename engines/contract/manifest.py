@@ -6,13 +6,15 @@ Version 2. Paths are relative to the directory, with `/`. Tensor shapes: see `eb
     digest               SHA-256 of this file, see `ebca.engines.contract.digest`
     created_by           versions of the software that wrote it
     model                name, kind ("text-to-image", "inpainting", "instruct-pix2pix", "unet"), source,
-                         guidance_scale (the default)
+                         guidance_scale (the default), force_zeros_for_empty_prompt (false if missing)
     precision            "fp32", or "fp16" (weights stored as float16)
     compute              "fp32" (the default; stored float16 is widened during preparation), or "fp16"
     components           name -> graph, lowered graphs per backend, weights file, inputs, outputs
-    unet                 channels, sizes, inputs, outputs, tensors, layers, steps ("plan"), subject_layers
+    unet                 channels, sizes, inputs, outputs, tensors, layers, steps ("plan"), subject_layers. For Stable
+                         Diffusion XL, text_embeds and time_ids are among the inputs
     text_encoder, vae, tokenizer    null in a UNet-only directory. layers and layers_component of text_encoder, for clip
-                         skip, are missing in older ones
+                         skip, are missing in older ones. With its pooled_size, there are two text encoders, and the
+                         tokenizer has pad_token_2 and pad_token_id_2
     schedulers           coefficient tables, see `ebca.runtime.sampling.tables`
     parity               errors measured against PyTorch at export
     controlnets          per name: components that add to what the UNet's segments read; only if there are any

@@ -150,6 +150,7 @@ def _adapter(entry: Entry) -> Adapter:
 
 def _model(entry: Entry) -> dict[str, Any]:
     scale, source = entry.get("guidance_scale"), entry.get("source")
+    zeros = entry.get("force_zeros_for_empty_prompt")
     if source is not None:
         for _, value in source.items():
             if value.value is not None:
@@ -159,6 +160,7 @@ def _model(entry: Entry) -> dict[str, Any]:
         "kind": entry["kind"].choice(*KINDS),
         "source": None if source is None else dict(source.value),
         "guidance_scale": GUIDANCE_SCALE if scale is None else scale.number(-limits.FACTOR, limits.FACTOR),
+        "force_zeros_for_empty_prompt": False if zeros is None else zeros.boolean(),
     }
 
 
@@ -231,13 +233,14 @@ def _controlnet(entry: Entry) -> ControlNetSpec:
 
 
 def _text_encoder(entry: Entry) -> TextEncoderSpec:
-    layers, component = entry.get("layers"), entry.get("layers_component")
+    layers, component, pooled = entry.get("layers"), entry.get("layers_component"), entry.get("pooled_size")
     return TextEncoderSpec(
         component=entry["component"].name(),
         max_length=entry["max_length"].integer(3, limits.TOKENS),
         hidden_size=entry["hidden_size"].integer(1, limits.DIMENSION),
         layers=None if layers is None else layers.integer(1, limits.DIMENSION),
         layers_component=None if component is None else component.name(),
+        pooled_size=None if pooled is None else pooled.integer(1, limits.DIMENSION),
     )
 
 
@@ -260,6 +263,9 @@ def _tokenizer(entry: Entry) -> TokenizerSpec:
     for token in TOKENS:
         info[f"{token}_token"].name()
         info[f"{token}_token_id"].integer(0, limits.TOKEN_ID)
+    if (second := info.get("pad_token_2")) is not None:
+        second.name()
+        info["pad_token_id_2"].integer(0, limits.TOKEN_ID)
     if (expansions := info.get("expansions")) is not None:
         for _, ids in expansions.items():
             if not [index.integer(0, limits.TOKEN_ID) for index in ids.elements()]:

@@ -1,4 +1,5 @@
-"""The built-in models by name: `tiny`, and one of the size of Stable Diffusion 1.5, which needs no network."""
+"""The built-in models by name: `tiny` and `tiny-xl`, and one of the size of Stable Diffusion 1.5, which needs no
+network."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from typing import Final
 
 from ebca.export.checkpoint.random_model import RandomModel
 from ebca.export.checkpoint.tiny import TINY, WORDS
+from ebca.export.checkpoint.tiny_xl import TINY_XL
 from ebca.export.checkpoint.tokenizer import CLIP_MAX_LENGTH
 
 RANDOM_SD_1_5: Final = RandomModel(
@@ -47,4 +49,4 @@ RANDOM_SD_1_5: Final = RandomModel(
     words=WORDS,
 )
 
-BUILT_IN: Final[Mapping[str, RandomModel]] = {model.name: model for model in (TINY, RANDOM_SD_1_5)}
+BUILT_IN: Final[Mapping[str, RandomModel]] = {model.name: model for model in (TINY, TINY_XL, RANDOM_SD_1_5)}

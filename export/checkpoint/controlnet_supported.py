@@ -11,7 +11,7 @@ from diffusers import ControlNetModel
 from ebca.errors import ModelError
 from ebca.export.checkpoint import fields
 from ebca.export.checkpoint.fields import ACTIVATION, COUNT, FLAG, NUMBER, POSITIVE, Kind, one_of, one_or_list, optional
-from ebca.export.checkpoint.supported import context_width
+from ebca.export.checkpoint.supported import context_width, is_xl
 
 _CONTROLNET = "ControlNet"
 
@@ -43,6 +43,8 @@ def check_controlnet_fits(config: Mapping[str, Any], unet: Mapping[str, Any]) ->
     kind = config.get("_class_name")
     if kind != "ControlNetModel":
         raise fields.unsupported(_CONTROLNET, "_class_name", kind, "only ControlNetModel is supported")
+    if is_xl(unet):
+        raise ModelError("ControlNets of Stable Diffusion XL are not supported", "leave them out")
     config = {**_defaults(), **config}
     for name, meaning in _NEUTRAL.items():
         value = config[name]

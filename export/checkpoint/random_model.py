@@ -6,32 +6,42 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from ebca.errors import ParameterError
 from ebca.export.checkpoint.defaults import SCHEDULER_CONFIG
 from ebca.export.checkpoint.model import Checkpoint
 from ebca.export.checkpoint.random_weights import random_parameter
-from ebca.export.checkpoint.tokenizer import BOS, CLIP_MAX_LENGTH, EOS, tokenizer_json
+from ebca.export.checkpoint.tokenizer import BOS, CLIP_MAX_LENGTH, EOS, tokenizer_json, with_second_padding
 from ebca.export.checkpoint.word_tokenizer import word_vocabulary, write_word_tokenizer
 
 
 @dataclass(frozen=True)
 class RandomModel:
-    """A built-in model: its name, configurations as in diffusers and transformers, and words that are one token."""
+    """A built-in model: its name, configurations as in diffusers and transformers, and words that are one token.
+
+    With `text_encoder_2` it is one of Stable Diffusion XL, whose second text encoder is padded with `pad_token_2`.
+    """
 
     name: str
     unet: Mapping[str, Any]
     vae: Mapping[str, Any]
     text_encoder: Mapping[str, Any]
     words: tuple[str, ...]
+    text_encoder_2: Mapping[str, Any] | None = None
+    pad_token_2: str = "!"
+    scheduler: Mapping[str, Any] = field(default_factory=lambda: SCHEDULER_CONFIG)
+
+    @property
+    def is_xl(self) -> bool:
+        return self.text_encoder_2 is not None
 
     def build(self, seed: int = 0, *, in_channels: int = 4) -> Checkpoint:
         """Build the model; `in_channels` 9 gives its inpainting form, 8 that of InstructPix2Pix. Only the first
@@ -45,22 +55,28 @@ class RandomModel:
         with torch.device("meta"):
             unet, vae = self._unet(in_channels), self._vae()
         text, info = _tokenizer(self.words)
+        if self.is_xl:
+            info = with_second_padding(text, info, self.pad_token_2)
         return Checkpoint(
             name=self.name,
             unet=_fill(unet, "", seed),
             # Not on "meta": its table of positions is a buffer, which is not filled.
             text_encoder=_fill(self._text_encoder(), _TEXT_ENCODER, seed),
+            text_encoder_2=_fill(self._text_encoder_2(), _TEXT_ENCODER_2, seed) if self.is_xl else None,
             vae=_fill(vae, _VAE, seed),
             tokenizer_json=text,
             tokenizer_info=dict(info),
-            scheduler_config=dict(SCHEDULER_CONFIG),
+            scheduler_config=dict(self.scheduler),
             source={"kind": "built-in", "id": self.name, "revision": None},
+            force_zeros_for_empty_prompt=self.is_xl,
         )
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Key and shape of every parameter, as `random_parameter` takes them."""
         with torch.device("meta"):
             networks = {"": self._unet(4), _VAE: self._vae(), _TEXT_ENCODER: self._text_encoder()}
+            if self.is_xl:
+                networks[_TEXT_ENCODER_2] = self._text_encoder_2()
         return {key: shape for prefix, network in networks.items() for _, key, shape in _parameters(network, prefix)}
 
     def _unet(self, in_channels: int) -> Any:
@@ -70,12 +86,19 @@ class RandomModel:
         return AutoencoderKL.from_config(dict(self.vae))
 
     def _text_encoder(self) -> Any:
+        return CLIPTextModel(self._text_config(self.text_encoder))
+
+    def _text_encoder_2(self) -> Any:
+        assert self.text_encoder_2 is not None
+        return CLIPTextModelWithProjection(self._text_config(self.text_encoder_2))
+
+    def _text_config(self, config: Mapping[str, Any]) -> CLIPTextConfig:
         vocabulary, _ = word_vocabulary(self.words)
         ids = {"bos_token_id": vocabulary[BOS], "eos_token_id": vocabulary[EOS], "pad_token_id": vocabulary[EOS]}
-        return CLIPTextModel(CLIPTextConfig(vocab_size=len(vocabulary), **self.text_encoder, **ids))
+        return CLIPTextConfig(vocab_size=len(vocabulary), **config, **ids)
 
 
-_TEXT_ENCODER, _VAE = "text_encoder.", "vae."
+_TEXT_ENCODER, _TEXT_ENCODER_2, _VAE = "text_encoder.", "text_encoder_2.", "vae."
 
 
 def _parameters(network: nn.Module, prefix: str) -> Iterator[tuple[str, str, tuple[int, ...]]]:

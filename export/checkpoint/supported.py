@@ -8,11 +8,14 @@ from typing import Any
 
 from diffusers import UNet2DConditionModel
 
+from ebca.engines.contract.entries import TIME_IDS
 from ebca.errors import ModelError
 from ebca.export.checkpoint import fields
 from ebca.export.checkpoint.fields import ACTIVATION, COUNT, FLAG, NUMBER, POSITIVE, Kind, one_of, one_or_list, optional
 
 _UNET = "UNet"
+# What `addition_embed_type` is in Stable Diffusion XL.
+_XL = "text_time"
 
 _DOWN = ("CrossAttnDownBlock2D", "DownBlock2D")
 _MID = ("UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None)
@@ -20,7 +23,6 @@ _UP = ("CrossAttnUpBlock2D", "UpBlock2D")
 
 # Fields that must have the value at which they add nothing to the UNet, and what another value would mean.
 _NEUTRAL_FIELDS: dict[str, str] = {
-    "addition_embed_type": "added conditioning",
     "class_embed_type": "class conditioning",
     "class_embeddings_concat": "class conditioning",
     "num_class_embeds": "class conditioning",
@@ -61,6 +63,7 @@ _KINDS: dict[str, Kind] = {
     "conv_in_kernel": _KERNEL,
     "conv_out_kernel": _KERNEL,
     "attention_type": one_of("default"),
+    "addition_embed_type": one_of(_XL, None),
 }
 
 
@@ -77,8 +80,6 @@ def check_unet_supported(unet_config: Mapping[str, Any]) -> None:
             "architectures", unet_config["architectures"], "this is the configuration of another network"
         )
     config = {**_defaults(), **unet_config}
-    if config["addition_embed_type"] == "text_time":
-        raise _unsupported("addition_embed_type", "text_time", "this is Stable Diffusion XL, not supported for now")
     _check_neutral(config)
     fields.check_fields(config, _KINDS, _UNET)
     _check_blocks(config)
@@ -87,7 +88,13 @@ def check_unet_supported(unet_config: Mapping[str, Any]) -> None:
     _check_groups(config)
     _check_context_width(config)
     _check_channels(config)
+    _check_added(config)
     sample_size(config)
+
+
+def is_xl(unet_config: Mapping[str, Any]) -> bool:
+    """Whether this is a UNet of Stable Diffusion XL, which takes a pooled embedding and sizes."""
+    return unet_config.get("addition_embed_type") == _XL
 
 
 def context_width(unet_config: Mapping[str, Any]) -> int:
@@ -212,6 +219,37 @@ def _check_channels(config: Mapping[str, Any]) -> None:
             f"out_channels = {latent}"
         )
         raise _unsupported("in_channels", channels, f"other image conditioning is not supported, only {wanted}")
+
+
+def _check_added(config: Mapping[str, Any]) -> None:
+    """The pooled embedding and six sizes of Stable Diffusion XL."""
+    if not is_xl(config):
+        return
+    width, total = config["addition_time_embed_dim"], config["projection_class_embeddings_input_dim"]
+    for name, value in (("addition_time_embed_dim", width), ("projection_class_embeddings_input_dim", total)):
+        if not fields.is_count(value):
+            raise _unsupported(name, value, "in its configuration, give a whole number above 0")
+    if is_refiner(config):
+        raise _unsupported(
+            "projection_class_embeddings_input_dim",
+            total,
+            "this is the refiner of Stable Diffusion XL, which takes an aesthetic score: export the base model",
+        )
+    if total <= TIME_IDS * width:
+        raise _unsupported(
+            "projection_class_embeddings_input_dim", total, f"give more than {TIME_IDS} times addition_time_embed_dim"
+        )
+
+
+def is_refiner(unet_config: Mapping[str, Any]) -> bool:
+    """Whether a UNet that `is_xl` takes five sizes, one of them a score, and the pooled embedding of its only text
+    encoder, which is as wide as the context."""
+    width, total = (
+        unet_config.get(name) for name in ("addition_time_embed_dim", "projection_class_embeddings_input_dim")
+    )
+    if not is_xl(unet_config) or width is None or total is None:
+        return False
+    return bool(total == (TIME_IDS - 1) * width + context_width(unet_config))
 
 
 def _unsupported(name: str, value: Any, reason: str) -> ModelError:

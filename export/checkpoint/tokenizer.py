@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,22 @@ def tokenizer_json(folder: str | Path) -> tuple[str, dict[str, Any]]:
             )
         info[name], info[f"{name}_id"] = str(token), int(number)
     return text, info
+
+
+def with_second_padding(text: str, info: Mapping[str, Any], pad_token: str) -> dict[str, Any]:
+    """The facts with what fills prompts up for the second text encoder.
+
+    Args:
+        text, info: as `tokenizer_json` returns them.
+        pad_token: of the second tokenizer, whose vocabulary is the same.
+
+    Raises:
+        ModelError: it is not in the vocabulary.
+    """
+    number = Tokenizer.from_str(text).token_to_id(pad_token)
+    if number is None:
+        raise ModelError(f"the second tokenizer fills prompts up with {pad_token!r}, which is not in the vocabulary")
+    return {**info, "pad_token_2": pad_token, "pad_token_id_2": number}
 
 
 def _check_files(folder: Path) -> None:

@@ -16,8 +16,8 @@ from ebca.export.graph.traced_unet import TracedUNet
 
 
 def full_unet_graph(traced: TracedUNet) -> ir.Graph:
-    """(sample, timestep, contexts [B,S,T,D]) -> noise, and the contexts unchanged. It has standard operators and reads
-    context 0 only."""
+    """The UNet's inputs -> noise, and the contexts [B,S,T,D] unchanged. It has standard operators and reads context 0
+    only."""
     model = traced.copy()
     graph = model.graph
     contexts = graph.inputs[2]

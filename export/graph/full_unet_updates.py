@@ -16,8 +16,8 @@ VARIANT = "update"
 
 
 def full_unet_updates_graph(traced: TracedUNet) -> ir.Graph:
-    """(sample, timestep, contexts [B,S,T,D], and the controls of the variant) -> noise and the contexts after the last
-    layer; float32, with one node of domain `ebca` per cross-attention layer."""
+    """The UNet's inputs and the controls of the variant -> noise, and the contexts [B,S,T,D] after the last layer;
+    float32, with one node of domain `ebca` per cross-attention layer."""
     graph, layers = traced.copy().graph, traced.layers
     traced.name_dimensions(graph)
     controls = _controls(graph)

@@ -8,7 +8,7 @@ import onnx_ir as ir
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor, nn
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from ebca.engines.contract.dims import Dim
 from ebca.export.graph.exporting import Dynamic, Examples, exported
@@ -42,6 +42,37 @@ class TextEncoderLayers(nn.Module):
         chosen = torch.stack(states[:0:-1]).index_select(0, skip)[0]
         # Releases of transformers keep it in different places.
         return getattr(self.model, "text_model", self.model).final_layer_norm(chosen)
+
+
+class TextEncoders(nn.Module):
+    """The two text encoders of Stable Diffusion XL.
+
+    input_ids, input_ids_2 [batch,tokens] int64 -> the output [batch,tokens,D1+D2] of the layer before the last one of
+    each, without the final norm, and the projection [batch,P] of the second one at the end token.
+    """
+
+    def __init__(self, first: CLIPTextModel, second: CLIPTextModelWithProjection) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, input_ids: Tensor, input_ids_2: Tensor) -> tuple[Tensor, Tensor]:
+        states, states_2, pooled = self._run(input_ids, input_ids_2)
+        return torch.cat([states[-2], states_2[-2]], dim=-1), pooled
+
+    def _run(self, input_ids: Tensor, input_ids_2: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor]:
+        states = self.first(input_ids=input_ids, output_hidden_states=True).hidden_states
+        second = self.second(input_ids=input_ids_2, output_hidden_states=True)
+        return states, second.hidden_states, second.text_embeds
+
+
+class TextEncodersLayers(TextEncoders):
+    """As `TextEncoders`, with an input skip [1] int64: of each encoder, the layer that many before that one."""
+
+    def forward(self, input_ids: Tensor, input_ids_2: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
+        states, states_2, pooled = self._run(input_ids, input_ids_2)
+        # The first is not a layer's.
+        chosen = [torch.stack(tuple(each[-2:0:-1])).index_select(0, skip)[0] for each in (states, states_2)]
+        return torch.cat(chosen, dim=-1), pooled
 
 
 class VaeDecoder(nn.Module):
@@ -102,7 +133,42 @@ def text_encoder_layers_graph(model: CLIPTextModel, max_length: int, keep: Keep 
     )
 
 
-def _example_ids(model: CLIPTextModel, max_length: int) -> Tensor:
+def text_encoders_graph(
+    first: CLIPTextModel, second: CLIPTextModelWithProjection, max_length: int, keep: Keep = not_kept
+) -> ir.Graph:
+    """One graph: input_ids, input_ids_2 -> hidden_states, pooled. `keep` may have the trace already."""
+    dynamic, row = torch.export.Dim.DYNAMIC, ("batch", max_length)
+    return trace_module(
+        TextEncoders(first, second),
+        (_example_ids(first, max_length), _example_ids(second, max_length)),
+        ({0: dynamic}, {0: dynamic}),
+        [("input_ids", row), ("input_ids_2", row)],
+        _encoded_by_both(first, second, max_length),
+        keep,
+    )
+
+
+def text_encoders_layers_graph(
+    first: CLIPTextModel, second: CLIPTextModelWithProjection, max_length: int, keep: Keep = not_kept
+) -> ir.Graph:
+    """One graph: input_ids, input_ids_2, skip -> hidden_states, pooled. `keep` may have the trace already."""
+    dynamic, row = torch.export.Dim.DYNAMIC, ("batch", max_length)
+    return trace_module(
+        TextEncodersLayers(first, second),
+        (_example_ids(first, max_length), _example_ids(second, max_length), torch.zeros(1, dtype=torch.int64)),
+        ({0: dynamic}, {0: dynamic}, {}),
+        [("input_ids", row), ("input_ids_2", row), ("skip", (1,))],
+        _encoded_by_both(first, second, max_length),
+        keep,
+    )
+
+
+def _encoded_by_both(first: CLIPTextModel, second: CLIPTextModelWithProjection, max_length: int) -> "Named":
+    width = first.config.hidden_size + second.config.hidden_size
+    return [("hidden_states", ("batch", max_length, width)), ("pooled", ("batch", second.config.projection_dim))]
+
+
+def _example_ids(model: CLIPTextModel | CLIPTextModelWithProjection, max_length: int) -> Tensor:
     ids = torch.zeros(2, max_length, dtype=torch.int64)
     ids[:, -1] = model.config.eos_token_id
     return ids

@@ -1,7 +1,7 @@
 """Where each node of a traced UNet runs: its level, which is the number of cross-attention ops above it.
 
 A node moves down to the first segment that reads it if that carries no more bytes across the cuts. What depends on the
-timestep alone runs before all levels, as a segment of its own.
+timestep alone, and on the inputs that are embedded together with it, runs before all levels, as a segment of its own.
 """
 
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ebca.engines.contract import dims
+from ebca.engines.contract.entries import ADDED_INPUTS
 from ebca.errors import ExportError
 from ebca.export.graph.op_node import is_op
 from ebca.export.graph.symbols import Symbols
@@ -18,7 +19,7 @@ from ebca.export.graph.symbols import Symbols
 # What one more boundary tensor costs beside its bytes: a binding and a buffer of its own.
 TENSOR_COST = 64 * 1024
 
-TIMESTEP = "timestep"
+TIME_INPUTS = frozenset({"timestep", *ADDED_INPUTS})
 TIME_LEVEL = -1
 
 SHAPE_OPERAND = {"Reshape": 1, "Expand": 1, "Resize": 3}
@@ -58,7 +59,7 @@ class Placement:
     def _of_time_alone(self, node: ir.Node) -> bool:
         def timed(value: ir.Value) -> bool:
             producer = value.producer()
-            return value.name == TIMESTEP if producer is None else self.level[producer] == TIME_LEVEL
+            return value.name in TIME_INPUTS if producer is None else self.level[producer] == TIME_LEVEL
 
         sources = operands(node)
         return bool(sources) and not is_op(node) and all(timed(v) for v in sources)

@@ -9,7 +9,9 @@ segments. Values that a later level reads become boundary tensors. Three rules k
 * Weights are constants and are never carried.
 
 What depends on the timestep alone runs before all levels, as a segment of its own that is always computed in float32:
-sinusoids of a timestep rounded to bfloat16 (981 becomes 980) are off by 40 %, and the noise prediction by 16 %.
+sinusoids of a timestep rounded to bfloat16 (981 becomes 980) are off by 40 %, and the noise prediction by 16 %. Stable
+Diffusion XL embeds sizes in the same way, and adds them and its pooled embedding to the timestep's, so this segment
+takes them too.
 """
 
 from collections.abc import Mapping

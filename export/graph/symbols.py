@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from ebca.engines.contract import dims
 from ebca.engines.contract.dims import Dim
+from ebca.engines.contract.entries import TIME_IDS
 from ebca.errors import ExportError
 
 MAX_HALVINGS = 8
@@ -43,6 +44,8 @@ class Symbols:
         atoms = list(names)
         atoms += [f"{n}_{k}" for n in names if n in ("height", "width") for k in range(1, MAX_HALVINGS + 1)]
         terms = [(atom,) for atom in atoms] + list(combinations_with_replacement(atoms, 2))
+        # The sizes of all rows in a row, which Stable Diffusion XL embeds.
+        terms.append((str(TIME_IDS), "batch"))
         # Of terms with the same value, the first one is kept.
         self._known: dict[tuple[int, ...], Factors] = {self._fingerprint(term): term for term in reversed(terms)}
         self._cache: dict[str, Factors] = {}

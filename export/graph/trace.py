@@ -3,7 +3,8 @@
 The UNet's code is not rewritten, so one trace serves every architecture that diffusers has: its attention processors
 are the only hook. Every `attn2` gets a processor that emits one `ebca::EnergyCrossAttention` node and adds `g Wk` to
 the contexts that the next layer reads; every `attn1` emits one standard `Attention` node. For ControlNets, the UNet
-gets its residuals as diffusers defines them: one for each skip, and one for the middle block.
+gets its residuals as diffusers defines them: one for each skip, and one for the middle block. The UNet of Stable
+Diffusion XL takes two more inputs, `ADDED_INPUTS`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,9 +17,10 @@ import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 from torch import Tensor, nn
 
+from ebca.engines.contract.entries import ADDED_INPUTS, TIME_IDS
 from ebca.export.graph.exporting import exported
 from ebca.export.graph.late_input import LateInput, bring_in
-from ebca.export.graph.op_node import OP_DOMAIN, OP_TYPE, OUTPUTS
+from ebca.export.graph.op_node import INPUTS, OP_DOMAIN, OP_TYPE, OUTPUTS
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class StandardAttention:
 class EnergyUNet(nn.Module):
     """A diffusers UNet whose cross-attention runs `op`: (sample, timestep, contexts) -> (noise, contexts).
 
+    A UNet that takes `ADDED_INPUTS` gets them after the contexts: text_embeds [B,P] and time_ids [B,6].
     `residuals` are what it adds for ControlNets, in the order of `residual_names`; none: nothing.
     """
 
@@ -94,13 +97,17 @@ class EnergyUNet(nn.Module):
         self.cascade = _Cascade(op)
         self.residuals = residuals
 
-    def forward(self, sample: Tensor, timestep: Tensor, contexts: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, sample: Tensor, timestep: Tensor, contexts: Tensor, *added: Tensor) -> tuple[Tensor, Tensor]:
         self.cascade.start(contexts)
+        for one in added:
+            # Rows of both are joined, so a trace must know that there are as many.
+            torch._check(one.shape[0] == timestep.shape[0])
         *down, middle = self.residuals or (None,)
         noise = self.unet(
             sample,
             timestep,
             contexts[:, 0],
+            added_cond_kwargs=added_conditions(added),
             down_block_additional_residuals=tuple(down) or None,
             mid_block_additional_residual=middle,
             return_dict=False,
@@ -148,6 +155,24 @@ def context_width(unet: UNet2DConditionModel | ControlNetModel) -> int:
     return int(modules[layers_of(unet)[0].name].to_k.in_features)
 
 
+def pooled_width(unet: UNet2DConditionModel) -> int | None:
+    """The width P of the pooled embedding that a UNet of Stable Diffusion XL takes; None for another UNet."""
+    config = unet.config
+    if config.addition_embed_type != "text_time":
+        return None
+    return int(config.projection_class_embeddings_input_dim) - TIME_IDS * int(config.addition_time_embed_dim)
+
+
+def input_names(unet: UNet2DConditionModel) -> tuple[str, ...]:
+    """Names of the UNet's inputs, in order, without the residuals of ControlNets."""
+    return INPUTS if pooled_width(unet) is None else (*INPUTS, *ADDED_INPUTS)
+
+
+def added_conditions(added: Sequence[Tensor]) -> dict[str, Tensor] | None:
+    """What diffusers' UNet takes as `added_cond_kwargs`, from the values of `ADDED_INPUTS`; None for none."""
+    return dict(zip(ADDED_INPUTS, added, strict=True)) if added else None
+
+
 def native_side(unet: UNet2DConditionModel) -> int:
     """The side of the latents that the UNet is made for, which the configuration may say for height and width."""
     value = unet.config.sample_size
@@ -169,23 +194,29 @@ def trace(unet: UNet2DConditionModel, *, controlled: bool = False) -> ir.Model:
         controlled: with the residuals of ControlNets as further inputs.
 
     Returns:
-        A graph with inputs sample [batch,C,height,width], timestep [batch], contexts [batch,contexts,tokens,D], those
-        of `residual_names` if `controlled`, and outputs noise, contexts_out. Dimensions are torch's symbols; see
-        `ebca.export.graph.symbols`.
+        A graph with inputs sample [batch,C,height,width], timestep [batch], contexts [batch,contexts,tokens,D],
+        text_embeds [batch,P] and time_ids [batch,6] if the UNet takes them, those of `residual_names` if `controlled`,
+        and outputs noise, contexts_out. Dimensions are torch's symbols; see `ebca.export.graph.symbols`.
     """
     config = unet.config
     residuals = [LateInput(name) for name in residual_names(unet)] if controlled else []
     op = _symbolic_op(layers_of(unet))
     with energy_unet(unet, op, residuals, tracing=True) as module:
         size = 2 ** len(config.block_out_channels) + 1
-        example = (
+        example = [
             torch.zeros(2, config.in_channels, size, size + 2),
             torch.zeros(2),
             torch.zeros(2, 3, 7, context_width(unet)),
-        )
+        ]
         dynamic = torch.export.Dim.DYNAMIC
-        shapes = ({0: dynamic, 2: dynamic, 3: dynamic}, {0: dynamic}, {0: dynamic, 1: dynamic, 2: dynamic})
-        model = exported(module, example, shapes)
+        shapes: list[Any] = [{0: dynamic, 2: dynamic, 3: dynamic}, {0: dynamic}, {0: dynamic, 1: dynamic, 2: dynamic}]
+        if (width := pooled_width(unet)) is not None:
+            example += [torch.zeros(2, width), torch.zeros(2, TIME_IDS)]
+            # They are one argument of the module.
+            shapes.append(({0: dynamic}, {0: dynamic}))
+        model = exported(module, tuple(example), tuple(shapes))
+    for value, name in zip(model.graph.inputs, input_names(unet), strict=True):
+        value.name = name
     for value, name in zip(model.graph.outputs, OUTPUTS, strict=True):
         value.name = name
     bring_in(model)

@@ -15,18 +15,23 @@ from torch import nn
 from ebca.engines.contract.dims import Dim
 from ebca.export.graph.fold import fold_transposes
 from ebca.export.graph.kept_trace import Keep, not_kept
+from ebca.export.graph.op_node import INPUTS
 from ebca.export.graph.symbols import Symbols
-from ebca.export.graph.trace import Layer, layers_of, native_side, trace
+from ebca.export.graph.trace import Layer, input_names, layers_of, native_side, trace
 
 
 @dataclass(frozen=True)
 class TracedUNet:
-    """One trace, its symbols, and what the graph does not say about the UNet."""
+    """One trace, its symbols, and what the graph does not say about the UNet.
+
+    `inputs` names those without the residuals of ControlNets.
+    """
 
     model: ir.Model
     symbols: Symbols
     layers: list[Layer]
     sample_size: int
+    inputs: tuple[str, ...] = INPUTS
 
     @classmethod
     def of(cls, unet: UNet2DConditionModel, keep: Keep = not_kept, *, controlled: bool = False) -> Self:
@@ -34,20 +39,22 @@ class TracedUNet:
         # Under the name that the trace knows the UNet by.
         model = keep(nn.ModuleDict({"unet": unet}), partial(trace, unet, controlled=controlled))
         fold_transposes(model)
-        sample, timestep, contexts = model.graph.inputs[:3]
+        inputs = input_names(unet)
+        sample, timestep, contexts, *added = model.graph.inputs[: len(inputs)]
         symbols = Symbols(
             [
                 (sample, {0: "batch", 2: "height", 3: "width"}),
                 (timestep, {0: "batch"}),
                 (contexts, {0: "batch", 1: "contexts", 2: "tokens"}),
+                *((value, {0: "batch"}) for value in added),
             ]
         )
-        return cls(model, symbols, layers_of(unet), native_side(unet))
+        return cls(model, symbols, layers_of(unet), native_side(unet), inputs)
 
     @property
     def controls(self) -> dict[str, tuple[Dim, ...]]:
         """Shapes of the inputs that ControlNets write, by name; none unless it was traced with them."""
-        return {str(value.name): self.symbols.shape(value) for value in self.model.graph.inputs[3:]}
+        return {str(value.name): self.symbols.shape(value) for value in self.model.graph.inputs[len(self.inputs) :]}
 
     def copy(self) -> ir.Model:
         """A graph that the caller may change; it shares the weights."""

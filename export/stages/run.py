@@ -62,6 +62,7 @@ def manifest(context: Context, result: StageResult) -> Manifest:
             "kind": _kind(checkpoint),
             "source": {name: _unicode(value) if isinstance(value, str) else value for name, value in source.items()},
             "guidance_scale": float(default_guidance(checkpoint, options.guidance_scale)),
+            "force_zeros_for_empty_prompt": checkpoint.force_zeros_for_empty_prompt,
         },
         precision=options.precision,
         components=result.components,

@@ -1,6 +1,6 @@
 """The split UNet: one component per segment, and the manifest's schedule of segments and ops."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import onnx_ir as ir
 
@@ -9,7 +9,7 @@ from ebca.export.graph.component import write_component
 from ebca.export.graph.cuda.channels_last import is_image
 from ebca.export.graph.dtypes import FLOAT, HALF, dtype_name
 from ebca.export.graph.half import to_half
-from ebca.export.graph.op_node import INPUTS, OUTPUTS
+from ebca.export.graph.op_node import OUTPUTS
 from ebca.export.graph.segments import OpCall, Segment, Split
 from ebca.export.graph.split import split_unet
 from ebca.export.graph.trace import Layer, context_width
@@ -34,8 +34,8 @@ def export(context: Context, inputs: UNetInputs) -> StageResult:
     result = ops.export(context, inputs.traced.layers, subjects.biased if subjects else ())
     updates = ops.update_graphs(context, inputs.traced.layers)
     parity = SegmentParity(inputs.reference, parity_limit(computes_half=context.options.computes_half))
-    dtypes = dict.fromkeys(INPUTS, FLOAT)
-    images = _images(cut, inputs.traced.controls)
+    dtypes = dict.fromkeys(inputs.traced.inputs, FLOAT)
+    images = _images(cut, inputs.traced)
     for index, segment in enumerate(cut.segments):
         size = segment.weight_bytes
         context.report(f"segment {index + 1} of {len(cut.segments)}, {size / 1e6:.0f} MB", result.weight_bytes)
@@ -54,9 +54,10 @@ def export(context: Context, inputs: UNetInputs) -> StageResult:
     )
 
 
-def _images(cut: Split, controls: Collection[str]) -> frozenset[str]:
+def _images(cut: Split, traced: TracedUNet) -> frozenset[str]:
     """The images between segments."""
-    return frozenset(n for n, b in cut.tensors.items() if is_image(b.shape)) - {*INPUTS, *OUTPUTS, *controls}
+    edges = {*traced.inputs, *OUTPUTS, *traced.controls}
+    return frozenset(n for n, b in cut.tensors.items() if is_image(b.shape)) - edges
 
 
 def _write(context: Context, segment: Segment, images: frozenset[str]) -> Component:
@@ -97,16 +98,14 @@ def _spec(
         out_channels=config.out_channels,
         context_dim=context_width(context.checkpoint.unet),
         sample_size=traced.sample_size,
-        inputs=INPUTS,
+        inputs=traced.inputs,
         outputs=OUTPUTS,
         tensors={n: _tensor(dtypes.get(n, FLOAT), b.shape) for n, b in cut.tensors.items()},
         layers=tuple(_layer(layer, calls[index]) for index, layer in enumerate(traced.layers)),
         ops=ops.variants(traced.layers, subjects.biased if subjects else ()),
         steps=_schedule(cut),
         max_contexts=options.plans.max_contexts if options.plans else None,
-        channels_last={"onnxruntime-cuda": tuple(sorted(_images(cut, traced.controls)))}
-        if options.computes_half
-        else {},
+        channels_last={"onnxruntime-cuda": tuple(sorted(_images(cut, traced)))} if options.computes_half else {},
         full_unet=full_unet.NAME if options.with_full_unet else None,
         full_unet_with_updates=full_unet.NAME_WITH_UPDATES if options.with_full_unet_updates else None,
         subject_layers=subjects,
