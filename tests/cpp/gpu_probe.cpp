@@ -140,7 +140,7 @@ json steps(const std::string& path, const std::string& ort) {
 
 GenerateRequest lion() {
     GenerateRequest request;
-    request.prompt.texts = {"a lion with a crown"};
+    request.conditioning.prompt.texts = {"a lion with a crown"};
     request.steps = 4;
     request.seeds = {3};
     request.scheduler = "ddim";
@@ -393,7 +393,7 @@ json threads(const std::string& path, const std::string& ort, const std::string&
     auto pixels = [](const std::shared_ptr<Engine>& engine, int seed) {
         Session session(engine, 0, 0, 1);
         GenerateRequest request;
-        request.prompt.texts = {"a lion"};
+        request.conditioning.prompt.texts = {"a lion"};
         request.steps = 2;
         request.seeds = {seed};
         request.gamma_attn.value = 0.01;
