@@ -1,215 +1,45 @@
-"""The components of an engine directory, opened on a device and shared by sessions and threads."""
+"""The components of an engine directory as functions of numpy arrays: text encoder, VAE, ControlNets' images."""
 
-import threading
-import weakref
-from collections.abc import Callable, Mapping
-from functools import partial
-from types import TracebackType
-from typing import Self, TypeVar
+from dataclasses import dataclass
 
 import numpy as np
 
-from ebca.engines.backends.protocol import Backend, Runner
-from ebca.engines.cache.prepared import prepared_engine
-from ebca.engines.cache.storage import evict
-from ebca.engines.contract import dims
+from ebca.engines.backends.protocol import Backend
 from ebca.engines.contract.directory import EngineDirectory
-from ebca.engines.contract.manifest import ControlNetSpec, Manifest, TextEncoderSpec
-from ebca.engines.machine.memory import nbytes
-from ebca.errors import DeviceMemoryError
-from ebca.runtime.devices.device import Device, MirroredBuffer
-from ebca.runtime.execution.binding import bind_alone
-from ebca.runtime.execution.executor import Executor
+from ebca.engines.contract.manifest import ControlNetSpec, TextEncoderSpec
+from ebca.runtime import tiling
+from ebca.runtime.devices.device import Device
+from ebca.runtime.runners import Runners
 from ebca.runtime.schema import parameters as rules
 from ebca.runtime.text.tokenizer import Tokenizer
-from ebca.runtime.validation import warn
 
-_T = TypeVar("_T")
 
-OnPrepare = Callable[[int, int, str], None]
-"""Called with (done, total, component) while components are prepared."""
-
-# A component that is opened per size stays open for the sizes that were used last.
-_KEPT_SIZES = 2
 # Texts that a component of fixed shape encodes together: a prompt and its negative prompt.
 _TEXTS_AT_ONCE = 2
 
-# Two engines of one process may use the same cache folder.
-_preparing = threading.Lock()
 
+@dataclass(frozen=True)
+class TextEmbeddings:
+    """Embeddings of n texts.
 
-class Components:
-    """Opens, keeps and runs components. Thread-safe; sessions own their buffers.
-
-    Args:
-        directory: the engine directory.
-        backend: opens components.
-        device: where they run.
-        precision: what the backend computes in: "fp32", "bf16" or "fp16".
+    Attributes:
+        contexts: [n,T,D] float32.
+        pooled: [n,P] float32, one vector for a whole text; None of a model without.
     """
 
+    contexts: np.ndarray
+    pooled: np.ndarray | None = None
+
+
+class Components(Runners):
+    """Text encoder, VAE and tables of an engine. Thread-safe. Parameters: see `Runners`."""
+
     def __init__(
-        self,
-        directory: EngineDirectory,
-        backend: Backend,
-        device: Device,
-        precision: str = "fp32",
+        self, directory: EngineDirectory, backend: Backend, device: Device, precision: str = "fp32"
     ) -> None:
-        self.directory = directory
-        self.backend = backend
-        self.precision = precision
-        self.device = device
-        self._prepared = prepared_engine(directory, backend, warn)
-        self._runners: dict[str, dict[tuple[tuple[str, int], ...], Runner]] = {}
-        # Runners that have run outside of recorded work.
-        self._settled: weakref.WeakSet[Runner] = weakref.WeakSet()
-        self._lock = threading.RLock()
+        super().__init__(directory, backend, device, precision)
         self._tokenizer: Tokenizer | None = None
         self._tables_verified = False
-        self._closed = False
-
-    @property
-    def manifest(self) -> Manifest:
-        return self.directory.manifest
-
-    def __repr__(self) -> str:
-        where = f"{self.device.name}, {self.backend.name}, {self.precision}{', closed' if self._closed else ''}"
-        return f"<ebca.{type(self).__name__} '{self.manifest.model['name']}' in '{self.directory.path}': {where}>"
-
-    def check_open(self) -> None:
-        """Raise ParameterError if the engine is closed. Every call asks before it begins."""
-        if self._closed:
-            raise rules.ENGINE_CLOSED.error()
-
-    def prepare(self, on_prepare: OnPrepare | None = None) -> None:
-        """Prepare every component that is not in the cache yet, then evict old engines from the cache.
-
-        Args:
-            on_prepare: called with (done, total, component); not called if there is nothing to prepare.
-
-        Raises:
-            EngineError, BackendError: a component cannot be prepared.
-        """
-        manifest = self.manifest
-        names = [*manifest.unet.segments, *(c for op in manifest.unet.ops.values() for c in op.values())]
-        if manifest.unet.full_unet:
-            names.append(manifest.unet.full_unet)
-        names += [name for net in manifest.controlnets.values() for name in (net.hint, net.component)]
-        if manifest.text_encoder:
-            names.append(manifest.text_encoder.component)
-        if manifest.vae:
-            names.append(manifest.vae.decoder)
-        with self._lock, _preparing:
-            self._prepared.prepare(names, on_prepare)
-        if self._prepared.folder is not None:
-            evict(keep=self._prepared.folder, directory=self.directory.path)
-
-    def runner(self, component: str, sizes: Mapping[str, int]) -> Runner:
-        """An opened component. It is opened on first use and shared.
-
-        Args:
-            component: its name.
-            sizes: batch, contexts, tokens, height, width, as far as its shapes use them.
-
-        Raises:
-            EngineError, BackendError: it cannot be opened.
-            DeviceMemoryError: the device has too little memory left for it.
-        """
-        # The device first, as wherever both are held.
-        with self.device.ready(), self._lock:
-            dimensions = self._dimensions(component, sizes)
-            key = tuple(sorted(dimensions.items()))
-            opened = self._runners.setdefault(component, {})
-            runner = opened.pop(key, None)
-            if runner is None:
-                while len(opened) >= _KEPT_SIZES:
-                    opened.pop(next(iter(opened)))
-                runner = self._open(component, dimensions)
-            # The one used last is the last to go. Opening may have closed others, this component's among them.
-            self._runners.setdefault(component, {})[key] = runner
-            return runner
-
-    def _dimensions(self, component: str, sizes: Mapping[str, int]) -> dict[str, int]:
-        """What to open a component for, see `Backend.fixes_shapes`."""
-        if not self.backend.fixes_shapes:
-            return {}
-        spec = self.manifest.components[component]
-        return dims.fixed((t.shape for t in (*spec.inputs.values(), *spec.outputs.values())), sizes)
-
-    def _open(self, component: str, dimensions: Mapping[str, int]) -> Runner:
-        if self.backend.shares_scratch:
-            self.device.invalidate()
-        return self.with_room(partial(self._prepared.open, component, dimensions))
-
-    def release(self, component: str) -> None:
-        """Close a component that sampling does not need, unless the backend keeps components open. Existing bindings
-        keep it open."""
-        if not self.backend.stays_open:
-            with self._lock:
-                self._runners.pop(component, None)
-
-    def _close_idle(self) -> None:
-        """Close what sampling does not need, because memory is short. They open again at their next use."""
-        manifest = self.manifest
-        texts = manifest.text_encoder
-        encoders = [texts.component, *([texts.layers_component] if texts.layers_component else [])] if texts else []
-        for name in (*encoders, *((manifest.vae.decoder, manifest.vae.encoder) if manifest.vae else ())):
-            self._runners.pop(name, None)
-
-    def forget_weights(self) -> None:
-        """Drop the UNet's memory-mapped weights from memory. The next use reads them from the page cache."""
-        unet = self.manifest.unet
-        self._prepared.forget([*unet.segments, *([unet.full_unet] if unet.full_unet else [])])
-
-    def open_all(self) -> None:
-        """Open all segments now, rather than at the first step of a generation. A backend that opens components for
-        given sizes waits for them."""
-        if not self.backend.fixes_shapes:
-            for name in self.manifest.unet.segments:
-                self.runner(name, {})
-
-    def executor(self, sizes: Mapping[str, int], groups: int = 0) -> Executor:
-        """A new executor with its own buffers, see `ebca.runtime.execution.executor`.
-
-        Args:
-            sizes: batch, contexts, tokens, height, width (latent).
-            groups: of tokens, for the guided variants of the op.
-
-        Raises:
-            OutOfMemoryError: not enough memory.
-        """
-        unet = self.manifest.unet
-        make = partial(
-            Executor,
-            unet,
-            self.runner,
-            sizes,
-            self.device,
-            self.full_unet_with_updates,
-            channels_last=unet.channels_last.get(self.backend.name, ()),
-            groups=groups,
-        )
-        try:
-            return self.with_room(make)
-        except MemoryError:
-            named = {"rows": sizes["batch"], "height": sizes["height"], "width": sizes["width"]}
-            raise rules.NO_MEMORY.error(**named) from None
-
-    def with_room(self, do: Callable[[], _T]) -> _T:
-        """The result of a function. If the device has too little memory, it is tried again after closing what sampling
-        does not need."""
-        try:
-            return do()
-        except DeviceMemoryError:
-            with self._lock:
-                self._close_idle()
-            return do()
-
-    @property
-    def full_unet_with_updates(self) -> str | None:
-        """The component that runs an evaluation with updates as one graph; None if the backend has no plan for it."""
-        component, plans = self.manifest.unet.full_unet_with_updates, self.manifest.plans.get(self.backend.name)
-        return component if plans is not None and component in plans.components else None
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -228,12 +58,13 @@ class Components:
             self.directory.verify([section["alphas_cumprod"], *(table["file"] for table in section["tables"].values())])
             self._tables_verified = True
 
-    def encode(self, ids: np.ndarray, clip_skip: int = 0) -> np.ndarray:
-        """Token ids [n,T] int64 -> embeddings [n,T,D] float32.
+    def encode(self, ids: np.ndarray, ids_2: np.ndarray | None = None, *, clip_skip: int = 0) -> TextEmbeddings:
+        """Embeddings of token ids.
 
         Args:
-            ids: of the tokens.
-            clip_skip: layers of the text encoder to leave out at its end.
+            ids: [n,T] int64.
+            ids_2: likewise, for the second text encoder; needed exactly when there is one.
+            clip_skip: layers of the text encoder to leave out at its end. It does not act on pooled embeddings.
 
         Raises:
             EngineError: there is no text encoder, or only its last layer.
@@ -241,19 +72,26 @@ class Components:
         spec = self.manifest.text_encoder
         if spec is None:
             raise rules.NO_TEXT_ENCODER.error(path=self.directory.path)
-        name, more = spec.component, {}
+        name, given = spec.component, {"input_ids": ids}
+        if ids_2 is not None:
+            given["input_ids_2"] = ids_2
+        more = {}
         if clip_skip:
             name, more = self._layers_component(spec), {"skip": np.array([clip_skip], np.int64)}
         at_once = _TEXTS_AT_ONCE if self.backend.fixes_shapes else len(ids)
-        parts = []
+        shapes: dict[str, tuple[int, ...]] = {"hidden_states": (at_once, spec.max_length, spec.hidden_size)}
+        if spec.pooled_size is not None:
+            shapes["pooled"] = (at_once, spec.pooled_size)
+        parts: dict[str, list[np.ndarray]] = {output: [] for output in shapes}
         for first in range(0, len(ids), at_once):
-            some = ids[first : first + at_once]
+            count = min(at_once, len(ids) - first)
             # Rows are independent; the last one fills up what a component of fixed shape expects.
-            filled = np.concatenate([some, np.repeat(some[-1:], at_once - len(some), axis=0)])
-            shape = (at_once, spec.max_length, spec.hidden_size)
-            made = self._evaluate(name, {"input_ids": filled, **more}, {"hidden_states": shape})["hidden_states"]
-            parts.append(made[: len(some)])
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+            rows = np.minimum(np.arange(first, first + at_once), len(ids) - 1)
+            made = self._evaluate(name, {**{n: array[rows] for n, array in given.items()}, **more}, shapes)
+            for output, each in parts.items():
+                each.append(made[output][:count])
+        joined = {output: each[0] if len(each) == 1 else np.concatenate(each) for output, each in parts.items()}
+        return TextEmbeddings(joined["hidden_states"], joined.get("pooled"))
 
     def _layers_component(self, spec: TextEncoderSpec) -> str:
         """The component that returns any layer of the text encoder. Raises EngineError if there is none here."""
@@ -271,8 +109,12 @@ class Components:
             if name is not None:
                 self.release(name)
 
-    def decode(self, latents: np.ndarray) -> np.ndarray:
+    def decode(self, latents: np.ndarray, *, tiled: bool = False) -> np.ndarray:
         """Scaled latents [n,C,h,w] -> images [n,3,8h,8w] float32 in [-1, 1]. One image at a time, to bound memory.
+
+        Args:
+            latents: of the images.
+            tiled: decode tiles of the size that the model was trained at, see `ebca.runtime.tiling`.
 
         Raises:
             EngineError: there is no VAE.
@@ -283,7 +125,8 @@ class Components:
             raise rules.NO_VAE_TO_DECODE.error()
         if latents.shape[1] != spec.latent_channels:
             raise rules.LATENTS_CHANNELS.error(count=latents.shape[1], expected=spec.latent_channels)
-        return self._decoded(spec.decoder, latents / spec.scaling_factor + spec.shift_factor, spec.downscale)
+        unscaled = latents / spec.scaling_factor + spec.shift_factor
+        return self._decoded(spec.decoder, unscaled, spec.downscale, tiled=tiled)
 
     def decode_preview(self, latents: np.ndarray) -> np.ndarray:
         """`StepInfo.unit_latents` [n,C,h,w] -> images [n,3,8h,8w] float32 in about [-1, 1], by the small decoder.
@@ -296,21 +139,30 @@ class Components:
             raise rules.NO_VAE_TO_DECODE.error()
         return self._decoded(spec.preview, latents, spec.downscale)
 
-    def _decoded(self, decoder: str, latents: np.ndarray, downscale: int) -> np.ndarray:
+    def _decoded(self, decoder: str, latents: np.ndarray, downscale: int, *, tiled: bool = False) -> np.ndarray:
         n, _, height, width = latents.shape
         images = np.empty((n, 3, height * downscale, width * downscale), np.float32)
+
+        def run(tile: np.ndarray) -> np.ndarray:
+            shape = 1, 3, *(side * downscale for side in tile.shape[2:])
+            return self._evaluate(decoder, {"latents": tile}, {"image": shape})["image"]
+
+        side = tiling.tile_side(self.manifest.unet.sample_size)
+        tiled = tiled and tiling.is_tiled(height, width, side)
         for index in range(n):
-            one = slice(index, index + 1)
-            made = self._evaluate(decoder, {"latents": latents[one]}, {"image": images[one].shape})
-            images[one] = made["image"]
+            one = latents[index : index + 1]
+            images[index] = (tiling.in_tiles(one, run, side, side * downscale) if tiled else run(one))[0]
         return images
 
-    def encode_image(self, pixels: np.ndarray, *, scaled: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    def encode_image(
+        self, pixels: np.ndarray, *, scaled: bool = True, tiled: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Images [n,H,W,3] in [0, 1] -> mean and standard deviation of their latents, [n,C,h,w] float32 each.
 
         Args:
             pixels: the images.
             scaled: as the UNet denoises them; else as the VAE gives them.
+            tiled: encode tiles of the size that the model was trained at; standard deviations are blended like means.
 
         Raises:
             EngineError: there is no VAE.
@@ -318,16 +170,24 @@ class Components:
         spec = self.manifest.vae
         if spec is None:
             raise rules.NO_VAE_FOR_IMAGE.error(path=self.directory.path)
+        channels, downscale, encoder = spec.latent_channels, spec.downscale, spec.encoder
         n, height, width, _ = pixels.shape
-        shape = (spec.latent_channels, height // spec.downscale, width // spec.downscale)
-        mean, std = np.empty((n, *shape), np.float32), np.empty((n, *shape), np.float32)
+        both = np.empty((n, 2 * channels, height // downscale, width // downscale), np.float32)
+
+        def run(tile: np.ndarray) -> np.ndarray:
+            shape = 1, channels, *(side // downscale for side in tile.shape[2:])
+            made = self._evaluate(encoder, {"image": tile}, {"mean": shape, "std": shape})
+            return np.concatenate([made["mean"], made["std"]], 1)
+
+        side = tiling.tile_side(self.manifest.unet.sample_size)
+        tiled = tiled and tiling.is_tiled(*both.shape[2:], side)
         images = pixels.transpose(0, 3, 1, 2) * 2 - 1
         for index in range(n):
-            one = slice(index, index + 1)
-            made = self._evaluate(spec.encoder, {"image": images[one]}, {"mean": (1, *shape), "std": (1, *shape)})
-            mean[one], std[one] = made["mean"], made["std"]
+            one = images[index : index + 1]
+            both[index] = (tiling.in_tiles(one, run, side * downscale, side) if tiled else run(one))[0]
         # Not needed until the next call with an image.
-        self.release(spec.encoder)
+        self.release(encoder)
+        mean, std = both[:, :channels], both[:, channels:]
         if not scaled:
             return mean, std
         return (mean - spec.shift_factor) * np.float32(spec.scaling_factor), std * np.float32(spec.scaling_factor)
@@ -346,64 +206,17 @@ class Components:
         self.release(spec.hint)
         return hint
 
-    def warm_up_decoder(self, latent_shape: tuple[int, ...]) -> None:
-        """Open the VAE's decoder for latents [n,C,h,w] and run it once, if that would later outdate recorded work."""
+    def warm_up_decoder(self, latent_shape: tuple[int, ...], *, tiled: bool = False) -> None:
+        """Open the VAE's decoder for latents [n,C,h,w] and run it once, if that would later outdate recorded work. In
+        tiles, this is so for the first one, which needs the most memory."""
         spec = self.manifest.vae
         if spec is None or not self.backend.shares_scratch:
             return
         _, channels, height, width = latent_shape
+        if tiled:
+            side = tiling.tile_side(self.manifest.unet.sample_size)
+            height, width = min(height, side), min(width, side)
         sizes = {"batch": 1, "height": height, "width": width}
         if self.runner(spec.decoder, sizes) not in self._settled:
             self.decode(np.zeros((1, channels, height, width), np.float32))
 
-    def _evaluate(
-        self, name: str, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, tuple[int, ...]]
-    ) -> dict[str, np.ndarray]:
-        """Run a component once on the device. Returns its outputs, which have the shapes in `outputs`."""
-        return self.with_room(partial(self._evaluate_once, name, inputs, outputs))
-
-    def _evaluate_once(
-        self, name: str, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, tuple[int, ...]]
-    ) -> dict[str, np.ndarray]:
-        component, device = self.manifest.components[name], self.device
-
-        def share(shape: tuple[int, ...], dtype: str) -> MirroredBuffer:
-            return device.share(device.allocate(nbytes(shape, dtype)).view(0, shape, dtype))
-
-        given = {n: share(array.shape, component.inputs[n].dtype) for n, array in inputs.items()}
-        made = {n: share(shape, component.outputs[n].dtype) for n, shape in outputs.items()}
-        for n, array in inputs.items():
-            given[n].host[...] = array
-        arrays = {n: s.array for n, s in given.items()}, {n: s.array for n, s in made.items()}
-        sizes = dims.sizes_of((component.inputs[n].shape for n in inputs), (array.shape for array in inputs.values()))
-        # Nothing recorded may run before it is outdated.
-        with device.ready():
-            runner = self.runner(name, sizes)
-            call = bind_alone(runner, *arrays, device)
-            device.upload(list(given.values()))
-            device.run(call)
-            device.download(list(made.values()))
-            if self.backend.shares_scratch and runner not in self._settled:
-                # A library may keep memory from the first run on.
-                device.invalidate()
-                self._settled.add(runner)
-        return {n: s.host for n, s in made.items()}
-
-    def flush_caches(self) -> None:
-        """Persist compilation results for later processes."""
-        self.backend.flush_caches()
-
-    def close(self) -> None:
-        """Close all components. A call that runs comes to its end, later ones are refused. Closing twice is fine."""
-        self._closed = True
-        self.backend.flush_caches()
-        with self._lock:
-            self._runners.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

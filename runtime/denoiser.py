@@ -2,11 +2,13 @@
 
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from ebca.engines.contract.manifest import UNetSpec
 from ebca.errors import ParameterError
 from ebca.runtime import memory
 from ebca.runtime.devices.choice import AUTO
@@ -71,6 +73,8 @@ class Denoiser:
         contexts: np.ndarray,
         control: EnergyControl | None = None,
         *,
+        text_embeds: np.ndarray | None = None,
+        time_ids: np.ndarray | None = None,
         energies: bool = False,
     ) -> Denoised:
         """Evaluate the UNet.
@@ -81,6 +85,10 @@ class Denoiser:
             contexts: [B,S,T,D] float32; s = 0 is the main prompt. With classifier-free guidance, the first half of the
                 rows is unconditional.
             control: the energy update; None: no update.
+            text_embeds: [B,P] float32, pooled embeddings; needed exactly by a UNet that takes them, as Stable Diffusion
+                XL's.
+            time_ids: [B,6] float32, likewise: original height and width, top and left of the crop, target height and
+                width.
             energies: compute the energies too.
 
         Raises:
@@ -101,6 +109,7 @@ class Denoiser:
             raise ParameterError(
                 f"contexts have shape {list(contexts.shape)}", f"give [{rows}, contexts, tokens, {unet.context_dim}]"
             )
+        added = _added(unet, rows, {"text_embeds": text_embeds, "time_ids": time_ids})
         times = as_numbers("timestep", timestep, f"a number, or one per row [{rows}]")
         if times.shape not in ((), (1,), (rows,)) or not np.isfinite(times).all():
             raise ParameterError(f"timestep is {timestep!r}", f"give one finite number, or one per row [{rows}]")
@@ -116,7 +125,8 @@ class Denoiser:
         variant = "energies" if energies else arrays.variant
         with self._lock, memory.described_shortage(what):
             executor = self._executor(sizes)
-            executor.sample[...], executor.timestep[...], executor.contexts[...] = sample, times, contexts
+            executor.sample[...], executor.timestep[...] = sample, times
+            executor.set_conditions({"contexts": contexts, **added})
             executor.set_control(arrays)
             executor.run(variant)
             check_finite(executor, variant, float(times.flat[0]))
@@ -135,6 +145,24 @@ class Denoiser:
                 self._executors.popitem(last=False)
         self._executors.move_to_end(key)
         return self._executors[key]
+
+
+def _added(unet: UNetSpec, rows: int, given: Mapping[str, np.ndarray | None]) -> dict[str, np.ndarray]:
+    """What a UNet takes beside sample, timestep and contexts, checked: by name, [B,P] and [B,6], or nothing."""
+    found = {}
+    for name, value in given.items():
+        taken = name in unet.inputs
+        if taken != (value is not None):
+            problem = f"{name} {'is missing' if taken else 'is given'}"
+            raise ParameterError(problem, f"this UNet takes {f'[rows, {unet.tensors[name].shape[1]}]' if taken else 'none'}")
+        if value is None:
+            continue
+        expected = [rows, unet.tensors[name].shape[1]]
+        array = as_numbers(name, value, str(expected))
+        if list(array.shape) != expected:
+            raise ParameterError(f"{name} has shape {list(array.shape)}", f"give {expected}")
+        found[name] = array
+    return found
 
 
 def _array(name: str, value: np.ndarray, axes: str, ndim: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any, Never
 from ebca.engines.adapters.asked import EmbeddingArgument, LoraArgument, merged
 from ebca.engines.backends.protocol import Backend, BackendOptions
 from ebca.engines.contract.directory import EngineDirectory, open_directory
-from ebca.runtime.components import Components, OnPrepare
+from ebca.runtime.components import Components
 from ebca.runtime.devices import registry as devices
 from ebca.runtime.devices.choice import AUTO, DeviceChoice, parse
 from ebca.runtime.devices.device import Device
@@ -21,6 +21,7 @@ from ebca.runtime.request.inputs import chosen_count, implied_count, size_giver
 from ebca.runtime.request.serialization import from_parameters
 from ebca.runtime.results import Result
 from ebca.runtime.sampling.progress import OnStep
+from ebca.runtime.runners import OnPrepare
 from ebca.runtime.schema import parameters as rules
 from ebca.runtime.session import Session
 from ebca.runtime.validation import callback, warn

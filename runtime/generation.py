@@ -36,8 +36,8 @@ from ebca.runtime.sampling.tables import SchedulerTable, load_alphas_cumprod, lo
 from ebca.runtime.schema import parameters as rules
 from ebca.runtime.telemetry.attention_maps import AttentionMaps
 
-OpenExecutor = Callable[[np.ndarray, int], Executor]
-"""Returns an executor of matching sizes that holds the given contexts [B,S,T,D], for so many groups of tokens."""
+OpenExecutor = Callable[[Mapping[str, np.ndarray], int], Executor]
+"""Returns an executor of matching sizes that holds the given `Prompts.conditions`, for so many groups of tokens."""
 
 OpenSampler = Callable[[Executor], Sampler | None]
 """Returns a sampler that runs an executor without the host; None if its device has none."""
@@ -123,11 +123,12 @@ class Generation:
         initial = self._initial_latents()
         control = self._control_inputs()
         watch.stage("vae_encoder")
-        executor = open_executor(prompts.contexts, 0 if inputs_of_subjects is None else inputs_of_subjects.groups)
+        conditions = prompts.conditions(request.sizes, self._size)
+        executor = open_executor(conditions, 0 if inputs_of_subjects is None else inputs_of_subjects.groups)
         inputs = self._sampler_inputs(prompts, initial, executor, inputs_of_subjects, control)
         maps = self._attention_maps(executor)
         if request.output != "latents":
-            self._components.warm_up_decoder(self._target.latent_shape)
+            self._components.warm_up_decoder(self._target.latent_shape, tiled=request.vae_tiling)
         sampler = self._sampler(executor, inputs, maps, open_sampler)
         self._components.with_room(lambda: sampler.prepare(inputs))
         watch.stage("open")
@@ -168,7 +169,8 @@ class Generation:
         return load_alphas_cumprod(self._components.directory.path, self._components.manifest.schedulers)
 
     def _initial_latents(self) -> InitialLatents:
-        preparation = LatentPreparation(self._components, self._streams, self._target.latent_shape, self._valid.latents)
+        shape, tiled = self._target.latent_shape, self._valid.request.vae_tiling
+        preparation = LatentPreparation(self._components, self._streams, shape, self._valid.latents, tiled=tiled)
         if self._source is None:
             return preparation.without_image()
         prepare: dict[Task, Callable[[ImageSource], InitialLatents]] = {
@@ -244,7 +246,7 @@ class Generation:
         request, source = self._valid.request, self._source
         # Decoding is the memory peak of a run, so drop the UNet's weights first.
         self._components.forget_weights()
-        decoded = outputs.to_unit_range(self._components.decode(latents))
+        decoded = outputs.to_unit_range(self._components.decode(latents, tiled=request.vae_tiling))
         if not np.isfinite(decoded).all():
             raise rules.IMAGE_NOT_FINITE.error()
         if source is not None and source.mask is not None and request.image_inputs.composite:

@@ -19,10 +19,12 @@ from ebca.engines.contract import dims
 from ebca.engines.contract.tensors import TensorSpec, nbytes_of
 from ebca.engines.machine.available import available_bytes
 from ebca.errors import EngineError
+from ebca.runtime import tiling
 from ebca.runtime.components import Components
 from ebca.runtime.conditioning.prompts import PromptEncoder
 from ebca.runtime.execution.buffers import buffer_bytes
 from ebca.runtime.execution.residuals import residual_bytes
+from ebca.runtime.request.fields import GenerateRequest
 from ebca.runtime.request.validate import Task, ValidRequest
 from ebca.runtime.schema import parameters as rules
 
@@ -103,25 +105,42 @@ def check_generation(
     held = Need(0, _held_on_host(valid, latent_shape, sizes, len(manifest.unet.layers)))
     sampling = _sampling(components, sizes) + _controlling(components, valid, sizes)
     phases = [held + sampling]
-    one = {**sizes, "batch": 1}
-    checked = []
     if manifest.text_encoder is not None:
         encoder = manifest.text_encoder
         rows = math.ceil(tokens / encoder.max_length)
         texts = {**sizes, "batch": max(_distinct_texts(request.conditioning.prompt), rows)}
-        outputs = texts["batch"] * encoder.max_length * encoder.hidden_size * _FLOAT
+        width = encoder.max_length * encoder.hidden_size + (encoder.pooled_size or 0)
+        outputs = texts["batch"] * width * _FLOAT
         phases.append(Need(scratch_bytes(components, encoder.component, texts) + outputs))
-    if manifest.vae is not None and request.image_inputs.image is not None:
+    _check(components, phases, what)
+    _check_counts(components, manifest.unet.segments, sizes, what)
+    _check_vae(components, request, sizes, held, images, size)
+
+
+def _check_vae(
+    components: Components, request: GenerateRequest, sizes: Sizes, held: Need, images: int, size: tuple[int, int]
+) -> None:
+    """Check that images can be encoded and decoded; `held` is what stays from sampling."""
+    manifest, what = components.manifest, described(images, size)
+    if manifest.vae is None:
+        return
+    side = tiling.tile_side(manifest.unet.sample_size)
+    larger = tiling.is_tiled(sizes["height"], sizes["width"], side)
+    one = {**sizes, "batch": 1}
+    if request.vae_tiling:
+        one |= {name: min(sizes[name], side) for name in ("height", "width")}
+    phases, checked = [], []
+    if request.image_inputs.image is not None:
         phases.append(Need(scratch_bytes(components, manifest.vae.encoder, one), 12 * math.prod(size)))
         checked.append(manifest.vae.encoder)
-    if manifest.vae is not None and request.output != "latents":
+    if request.output != "latents":
         # The buffers of the evaluations are still there.
         buffers = buffer_bytes(manifest.unet, sizes)
         decoder = Need(buffers + scratch_bytes(components, manifest.vae.decoder, one))
         phases.append(held + decoder + Need(0, _DECODED_BYTES * images * math.prod(size)))
         checked.append(manifest.vae.decoder)
-    _check(components, phases, what)
-    _check_counts(components, manifest.unet.segments, sizes, what)
+    rule = rules.MEMORY_NEEDED_UNTILED if larger and not request.vae_tiling else rules.MEMORY_NEEDED
+    _check(components, phases, what, rule)
     _check_counts(components, checked, one, what)
 
 
@@ -186,20 +205,21 @@ def _held_on_host(valid: ValidRequest, latent_shape: tuple[int, ...], sizes: Siz
     return total
 
 
-def _check(components: Components, phases: Iterable[Need], what: str) -> None:
+def _check(
+    components: Components, phases: Iterable[Need], what: str, rule: rules.Rule = rules.MEMORY_NEEDED
+) -> None:
     room, host = components.device.room(), available_bytes()
     for need in phases:
         if room is None:
-            _compare(need.device + need.host, host, what, "")
+            _compare(need.device + need.host, host, what, "", rule)
         else:
-            _compare(need.device, room, what, f" on {components.device.name}")
-            _compare(need.host, host, what, "")
+            _compare(need.device, room, what, f" on {components.device.name}", rule)
+            _compare(need.host, host, what, "", rule)
 
 
-def _compare(needed: int, available: int, what: str, where: str) -> None:
+def _compare(needed: int, available: int, what: str, where: str, rule: rules.Rule) -> None:
     if needed > available:
-        shown = {"needed": shown_bytes(needed), "available": shown_bytes(available)}
-        raise rules.MEMORY_NEEDED.error(what=what, where=where, **shown)
+        raise rule.error(what=what, where=where, needed=shown_bytes(needed), available=shown_bytes(available))
 
 
 def _check_counts(components: Components, names: Iterable[str], sizes: Sizes, what: str) -> None:

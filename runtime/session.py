@@ -14,6 +14,7 @@ from ebca.runtime.conditioning.controlnets import Control
 from ebca.runtime.conditioning.edits import Edit
 from ebca.runtime.conditioning.prompts import Conditioning, PromptEncoder
 from ebca.runtime.conditioning.schedules import Gamma
+from ebca.runtime.conditioning.sizes import SizeConditions, SizePair
 from ebca.runtime.conditioning.timeline import Guidance, Timeline
 from ebca.runtime.execution.executor import Executor
 from ebca.runtime.generation import Generation, Stopwatch
@@ -40,7 +41,8 @@ from ebca.runtime.validation import callback, each_image, flag, whole
 _KEPT_EXECUTORS = 2
 _INVERT = (
     *("image", "prompt", "steps", "regularize", "prompt_embeds"),
-    *("prompt_weighting", "long_prompts", "clip_skip", "on_step"),
+    *("prompt_weighting", "long_prompts", "clip_skip", "on_step", "prompt_2", "pooled_prompt_embeds"),
+    *("original_size", "crops_coords_top_left", "target_size", "vae_tiling"),
 )
 
 
@@ -95,6 +97,8 @@ class Session:
         prompt: str | Sequence[str] | None = None,
         *,
         negative_prompt: str | Sequence[str] | None = rules.GENERATE.negative_prompt,
+        prompt_2: str | Sequence[str] | None = None,
+        negative_prompt_2: str | Sequence[str] | None = None,
         steps: int | None = rules.GENERATE.steps,
         guidance_scale: float | None = rules.GENERATE.guidance_scale,
         scheduler: str | None = rules.GENERATE.scheduler,
@@ -122,10 +126,19 @@ class Session:
         control: Control | Sequence[Control] = (),
         prompt_embeds: np.ndarray | None = None,
         negative_prompt_embeds: np.ndarray | None = None,
+        pooled_prompt_embeds: np.ndarray | None = None,
+        negative_pooled_prompt_embeds: np.ndarray | None = None,
+        original_size: SizePair | None = None,
+        crops_coords_top_left: SizePair | None = None,
+        target_size: SizePair | None = None,
+        negative_original_size: SizePair | None = None,
+        negative_crops_coords_top_left: SizePair | None = None,
+        negative_target_size: SizePair | None = None,
         latents: np.ndarray | None = None,
         energies: bool = False,
         attention_maps: bool = False,
         output: str = "pil",
+        vae_tiling: bool = False,
         on_step: OnStep | None = None,
         **unknown: Never,
     ) -> Result:
@@ -197,6 +210,12 @@ class Session:
         prompt_weighting: bool = rules.INVERT.prompt_weighting,
         long_prompts: bool = rules.INVERT.long_prompts,
         clip_skip: int | None = rules.INVERT.clip_skip,
+        prompt_2: str | Sequence[str] | None = None,
+        pooled_prompt_embeds: np.ndarray | None = None,
+        original_size: SizePair | None = None,
+        crops_coords_top_left: SizePair | None = None,
+        target_size: SizePair | None = None,
+        vae_tiling: bool = False,
         on_step: OnStep | None = None,
         **unknown: Never,
     ) -> Inverted:
@@ -213,6 +232,9 @@ class Session:
                 defaults.
             prompt_embeds: [n,T,D] float32 instead of the prompt.
             prompt_weighting, long_prompts, clip_skip: how the prompt is read, as in `generate`.
+            prompt_2, pooled_prompt_embeds, original_size, crops_coords_top_left, target_size: of Stable Diffusion XL,
+                as in `generate`.
+            vae_tiling: encode an image that is larger than the model's size in tiles.
             on_step: called after each evaluation; return False to cancel.
 
         Raises:
@@ -226,9 +248,13 @@ class Session:
             prompt_weighting=prompt_weighting,
             long_prompts=long_prompts,
             clip_skip=clip_skip or 0,
+            prompt_2=prompt_2,
+            pooled_prompt_embeds=pooled_prompt_embeds,
         )
+        sizes = SizeConditions(original_size, crops_coords_top_left, target_size)
         with self._call(on_step):
-            return self._invert(image, conditioning, steps, regularize, on_step)
+            tiled = flag("vae_tiling", vae_tiling)
+            return self._invert(image, conditioning, sizes, steps, regularize, tiled, on_step)
 
     def _generation(self, request: GenerateRequest) -> Generation:
         target = Target(self.engine.manifest, self._latent_shape)
@@ -240,14 +266,16 @@ class Session:
         self,
         image: ImageLike | Sequence[ImageLike] | np.ndarray,
         conditioning: Conditioning,
+        sizes: SizeConditions,
         steps: int,
         regularize: bool | NoiseRegularization,
+        tiled: bool,
         on_step: OnStep | None,
     ) -> Inverted:
         manifest = self.engine.manifest
         if not isinstance(regularize, NoiseRegularization):
             regularize = regularize is not None and flag("regularize", regularize)
-        check_inversion(conditioning, manifest, regularize=bool(regularize))
+        check_inversion(conditioning, sizes, manifest, regularize=bool(regularize))
         tokens = PromptEncoder(self.engine, self.batch).tokens(conditioning, guided=False)
         memory.check_evaluation(self.engine, self._sizes(self.batch, 1, tokens), self._described())
         self.engine.verify_tables()
@@ -257,11 +285,11 @@ class Session:
             chosen = regularize if isinstance(regularize, NoiseRegularization) else NoiseRegularization()
             adjust = chosen.start(self.batch)
         watch = Stopwatch()
-        clean = self._clean_latents(image)
+        clean = self._clean_latents(image, tiled=tiled)
         watch.stage("vae_encoder")
         prompts = PromptEncoder(self.engine, self.batch).encode(conditioning, guided=False)
         watch.stage("text_encoder")
-        executor = self._executor(prompts.contexts)
+        executor = self._executor(prompts.conditions(sizes, (self.height, self.width)))
         timeline = Timeline.of(Guidance(), steps, table.evaluations, table.name)
         controls = timeline.controls(prompts, manifest.unet.layers, executor.sizes)
         inputs = SamplerInputs(TableStepper(table, self._latent_shape, adjust), clean, controls)
@@ -326,16 +354,16 @@ class Session:
             self._samplers[executor] = GraphSampler(executor, graphs, self.batch)
         return self._samplers[executor]
 
-    def _executor(self, contexts: np.ndarray, groups: int = 0) -> Executor:
-        """An executor of matching sizes, with contexts [B,S,T,D] copied in."""
-        rows, count, tokens, _ = contexts.shape
+    def _executor(self, conditions: Mapping[str, np.ndarray], groups: int = 0) -> Executor:
+        """An executor of matching sizes, with `Prompts.conditions` copied in."""
+        rows, count, tokens, _ = conditions["contexts"].shape
         key = (rows, count, tokens, groups)
         if key not in self._executors:
             while len(self._executors) >= _KEPT_EXECUTORS:
                 self._samplers.pop(self._executors.pop(next(iter(self._executors))), None)
             self._executors[key] = self.engine.executor(self._sizes(rows, count, tokens), groups)
         executor = self._executors[key]
-        executor.contexts[...] = contexts
+        executor.set_conditions(conditions)
         executor.residuals.load(())
         return executor
 
@@ -348,12 +376,12 @@ class Session:
         """The images of a call, for messages."""
         return memory.described(self.batch, (self.height, self.width))
 
-    def _clean_latents(self, image: ImageLike | Sequence[ImageLike] | np.ndarray) -> np.ndarray:
+    def _clean_latents(self, image: ImageLike | Sequence[ImageLike] | np.ndarray, *, tiled: bool) -> np.ndarray:
         """Clean latents [n,C,h,w] of images; latents are returned as given."""
         if isinstance(image, np.ndarray) and self._look_like_latents(image):
             return checked_latents(image, self._latent_shape)
         loaded = each_image("images", load_images(image, self.height, self.width), self.batch)
-        return self.engine.encode_image(loaded)[0]
+        return self.engine.encode_image(loaded, tiled=tiled)[0]
 
     def _look_like_latents(self, array: np.ndarray) -> bool:
         """Whether an array is latents [n,C,h,w] rather than images [n,H,W,3].

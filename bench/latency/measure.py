@@ -21,9 +21,9 @@ from ebca.bench.latency.subject import Subject
 from ebca.bench.timing import OnRound, Ratio, Samples, interleave, time_call
 from ebca.engines.machine import processor
 from ebca.errors import ParameterError
-from ebca.runtime.components import OnPrepare
 from ebca.runtime.devices.choice import AUTO
 from ebca.runtime.engine import Engine, OnDevice, load
+from ebca.runtime.runners import OnPrepare
 from ebca.runtime.sampling.tables import SchedulerTable, load_table
 
 

@@ -364,6 +364,9 @@ def _check_pooled(manifest: Manifest, spec: TextEncoderSpec) -> None:
             f"text_encoder.pooled_size is {spec.pooled_size}, and the UNet's {ADDED_INPUTS[0]} are "
             f"{manifest.unet.pooled_size} wide"
         )
+    width, first = spec.hidden_size, spec.first_hidden_size
+    if (spec.pooled_size is None) != (first is None) or (first is not None and first >= width):
+        raise EngineError(f"text_encoder.first_hidden_size is {first}, beside {width} in all")
     padded = manifest.tokenizer is not None and manifest.tokenizer.info.get("pad_token_2") is not None
     if manifest.tokenizer is not None and padded != (spec.pooled_size is not None):
         raise EngineError(

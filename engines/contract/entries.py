@@ -174,7 +174,7 @@ class TextEncoderSpec:
 
     `pooled_size` is None for one encoder. Else there are two in one component, which also takes `input_ids_2`, and also
     returns `pooled`: one embedding of that width for a whole text. `hidden_size` is that of both together, the first
-    one's part first, and `layers` counts those that both can choose from.
+    one's part first, which is `first_hidden_size` wide, and `layers` counts those that both can choose from.
     """
 
     component: str
@@ -183,6 +183,7 @@ class TextEncoderSpec:
     layers: int | None = None
     layers_component: str | None = None
     pooled_size: int | None = None
+    first_hidden_size: int | None = None
 
 
 @dataclass(frozen=True)

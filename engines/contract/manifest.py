@@ -13,8 +13,9 @@ Version 2. Paths are relative to the directory, with `/`. Tensor shapes: see `eb
     unet                 channels, sizes, inputs, outputs, tensors, layers, steps ("plan"), subject_layers. For Stable
                          Diffusion XL, text_embeds and time_ids are among the inputs
     text_encoder, vae, tokenizer    null in a UNet-only directory. layers and layers_component of text_encoder, for clip
-                         skip, are missing in older ones. With its pooled_size, there are two text encoders, and the
-                         tokenizer has pad_token_2 and pad_token_id_2
+                         skip, are missing in older ones. With its pooled_size, there are two text encoders,
+                         the first of which makes first_hidden_size of hidden_size, and the tokenizer has pad_token_2
+                         and pad_token_id_2
     schedulers           coefficient tables, see `ebca.runtime.sampling.tables`
     parity               errors measured against PyTorch at export
     controlnets          per name: components that add to what the UNet's segments read; only if there are any

@@ -234,6 +234,7 @@ def _controlnet(entry: Entry) -> ControlNetSpec:
 
 def _text_encoder(entry: Entry) -> TextEncoderSpec:
     layers, component, pooled = entry.get("layers"), entry.get("layers_component"), entry.get("pooled_size")
+    first = entry.get("first_hidden_size")
     return TextEncoderSpec(
         component=entry["component"].name(),
         max_length=entry["max_length"].integer(3, limits.TOKENS),
@@ -241,6 +242,7 @@ def _text_encoder(entry: Entry) -> TextEncoderSpec:
         layers=None if layers is None else layers.integer(1, limits.DIMENSION),
         layers_component=None if component is None else component.name(),
         pooled_size=None if pooled is None else pooled.integer(1, limits.DIMENSION),
+        first_hidden_size=None if first is None else first.integer(1, limits.DIMENSION),
     )
 
 

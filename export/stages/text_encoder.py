@@ -70,7 +70,9 @@ def export(context: Context) -> StageResult:
         float32_only=True,
         weights_of=NAME,
     )
-    spec = TextEncoderSpec(NAME, made.length, made.width, made.layers, NAME_OF_LAYERS, made.pooled_size)
+    spec = TextEncoderSpec(
+        NAME, made.length, sum(made.widths), made.layers, NAME_OF_LAYERS, made.pooled_size, made.first_width
+    )
     return component.write_all(context, [last, layers]).joined(StageResult(sections={"text_encoder": spec}))
 
 
@@ -96,8 +98,13 @@ class _Encoders:
         return int(self.models[0].config.max_position_embeddings)
 
     @property
-    def width(self) -> int:
-        return sum(int(model.config.hidden_size) for model in self.models)
+    def widths(self) -> list[int]:
+        return [int(model.config.hidden_size) for model in self.models]
+
+    @property
+    def first_width(self) -> int | None:
+        """That of the first encoder, if it is not the only one."""
+        return self.widths[0] if len(self.models) > 1 else None
 
 
 def _one(model: CLIPTextModel) -> _Encoders:

@@ -10,12 +10,12 @@ from ebca.engines.adapters.asked import merged
 from ebca.engines.backends.registry import CPU_BACKENDS, GPU_BACKENDS, PRECISIONS
 from ebca.engines.contract.directory import open_directory
 from ebca.errors import ParameterError
-from ebca.runtime.components import OnPrepare
 from ebca.runtime.conditioning.edits import Edit
 from ebca.runtime.conditioning.schedules import Gamma, Kind, Schedule
 from ebca.runtime.conditioning.subjects import AUTO as AUTO_SUBJECTS
 from ebca.runtime.devices.choice import AUTO, parse
 from ebca.runtime.engine import Engine, OnDevice, load
+from ebca.runtime.runners import OnPrepare
 from ebca.runtime.schema import parameters as rules
 from ebca.runtime.validation import finite
 

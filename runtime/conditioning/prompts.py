@@ -2,21 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
-from ebca.runtime.components import Components
+from ebca.runtime.components import Components, TextEmbeddings
 from ebca.runtime.conditioning.edits import Edit
-from ebca.runtime.conditioning.weighting import weigh
+from ebca.runtime.conditioning.sizes import SizeConditions
+from ebca.runtime.conditioning.texts import TextPair, TextReader
 from ebca.runtime.schema import parameters as rules
 from ebca.runtime.shown import Shown
 from ebca.runtime.text.chunks import Reading
-from ebca.runtime.validation import as_numbers, texts_for_images, warn
+from ebca.runtime.validation import as_numbers, texts_for_images
 
-_NEGATIVE = "negative prompt"
-# How much of a text a warning shows.
-_SHOWN = 100
-_FIELDS = {"prompt": "prompt", _NEGATIVE: "negative_prompt"}
+_PROMPT, _NEGATIVE = "prompt", "negative prompt"
+_FIELDS = {_PROMPT: "prompt", _NEGATIVE: "negative_prompt"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -26,7 +26,9 @@ class Conditioning(Shown):
     Attributes:
         prompt: one text for all images, or one per image.
         negative_prompt: likewise, for the unconditional half of classifier-free guidance.
+        prompt_2, negative_prompt_2: what the second text encoder of Stable Diffusion XL reads; None: the same text.
         prompt_embeds, negative_prompt_embeds: [n,T,D] float32 instead of texts.
+        pooled_prompt_embeds, negative_pooled_prompt_embeds: [n,P] float32, which Stable Diffusion XL needs beside them.
         token_weights: maps token positions or words of the prompt to factors of gamma_attn on the conditional rows.
         prompt_weighting: brackets and BREAK in texts are syntax, see `ebca.runtime.text.weighted`; else they are words.
         long_prompts: texts beyond the length of the text encoder are encoded in chunks; else their end is dropped, with
@@ -43,6 +45,10 @@ class Conditioning(Shown):
     prompt_weighting: bool = rules.GENERATE.prompt_weighting
     long_prompts: bool = rules.GENERATE.long_prompts
     clip_skip: int = rules.GENERATE.clip_skip
+    prompt_2: str | Sequence[str] | None = None
+    negative_prompt_2: str | Sequence[str] | None = None
+    pooled_prompt_embeds: np.ndarray | None = None
+    negative_pooled_prompt_embeds: np.ndarray | None = None
 
     @property
     def reading(self) -> Reading:
@@ -60,6 +66,8 @@ class Prompts(Shown):
         edits: [n,T,D] float32 per editing prompt.
         factors: (positions, factor of gamma_attn) for each weighted word or position.
         unconditional_parts: rows per image that have the unconditional text: 1; 2 if one of them sees an image.
+        pooled, unconditional_pooled: [n,P] float32 of a model that takes pooled embeddings; None of others, and without
+            guidance.
     """
 
     conditional: np.ndarray
@@ -67,6 +75,8 @@ class Prompts(Shown):
     edits: tuple[np.ndarray, ...] = ()
     factors: tuple[tuple[list[int], float], ...] = ()
     unconditional_parts: int = 1
+    pooled: np.ndarray | None = None
+    unconditional_pooled: np.ndarray | None = None
 
     @property
     def contexts(self) -> np.ndarray:
@@ -76,6 +86,23 @@ class Prompts(Shown):
             return conditional
         unconditional = np.repeat(self.unconditional[:, None], conditional.shape[1], 1)
         return np.concatenate([*[unconditional] * self.unconditional_parts, conditional])
+
+    def conditions(self, sizes: SizeConditions, size: tuple[int, int]) -> dict[str, np.ndarray]:
+        """What the UNet takes beside latents and timestep, by name: contexts, and `ADDED_INPUTS` if it has them.
+
+        Args:
+            sizes: what Stable Diffusion XL is told about sizes.
+            size: (height, width) of the images in pixels.
+        """
+        if self.pooled is None:
+            return {"contexts": self.contexts}
+        parts = 0 if self.unconditional_pooled is None else self.unconditional_parts
+        text_embeds = np.concatenate([*[self.unconditional_pooled] * parts, self.pooled])
+        return {
+            "contexts": self.contexts,
+            "text_embeds": text_embeds,
+            "time_ids": sizes.time_ids(size, len(self.pooled), parts),
+        }
 
     def token_factors(self) -> np.ndarray:
         """[B,1,T] float32 factors of gamma_attn; other than 1 only for weighted tokens on the conditional rows."""
@@ -114,27 +141,37 @@ class PromptEncoder:
             EngineError: texts for a UNet-only directory, or a clip skip that the directory does not have.
         """
         texts, embeds = self._given(conditioning, edits, guided)
-        positions = self._positions(conditioning, texts.get("prompt", []))
-        embeds |= self._encode(texts, conditioning, max((each.shape[1] for each in embeds.values()), default=0))
-        conditional = embeds["prompt"]
-        _check_positions(positions, conditional.shape[1])
-        for name, array in embeds.items():
-            if array.shape != conditional.shape:
-                expected = list(conditional.shape)
-                raise rules.EMBEDS_DIFFER.error(name=_label(name), shape=list(array.shape), expected=expected)
+        zeros = self._zeros(texts.get(_NEGATIVE, []))
+        if zeros.size and zeros.all():
+            del texts[_NEGATIVE]
+        positions = self._positions(conditioning, texts.get(_PROMPT, []))
+        tokens = max((each.contexts.shape[1] for each in embeds.values()), default=0)
+        if texts:
+            embeds |= TextReader(self._components, conditioning.reading).encode(texts, conditioning.clip_skip, tokens)
+        main = embeds[_PROMPT]
+        if zeros.any():
+            embeds[_NEGATIVE] = _zeroed(embeds.get(_NEGATIVE, main), zeros)
+        _check_positions(positions, main.contexts.shape[1])
+        for name, each in embeds.items():
+            if each.contexts.shape != main.contexts.shape:
+                shape, expected = list(each.contexts.shape), list(main.contexts.shape)
+                raise rules.EMBEDS_DIFFER.error(name=_label(name), shape=shape, expected=expected)
+        negative = embeds.get(_NEGATIVE)
         return Prompts(
-            conditional,
-            embeds.get(_NEGATIVE),
-            tuple(embeds[_edit_name(index)] for index in range(len(edits))),
+            main.contexts,
+            None if negative is None else negative.contexts,
+            tuple(embeds[_edit_name(index)].contexts for index in range(len(edits))),
             tuple((found, float(conditioning.token_weights[key])) for key, found in positions.items()),
+            pooled=main.pooled,
+            unconditional_pooled=None if negative is None else negative.pooled,
         )
 
     def check(self, conditioning: Conditioning, edits: Sequence[Edit] = (), *, guided: bool) -> None:
         """Raise those errors of `encode` that do not need the text encoder. Gives no warnings."""
         texts, embeds = self._given(conditioning, edits, guided)
-        positions = self._positions(conditioning, texts.get("prompt", []))
-        if "prompt" in embeds:
-            _check_positions(positions, embeds["prompt"].shape[1])
+        positions = self._positions(conditioning, texts.get(_PROMPT, []))
+        if _PROMPT in embeds:
+            _check_positions(positions, embeds[_PROMPT].contexts.shape[1])
         elif texts:
             _check_positions(positions, self.tokens(conditioning, edits, guided=guided))
 
@@ -145,13 +182,13 @@ class PromptEncoder:
         """
         sources = _sources(conditioning, edits, guided)
         # Embeddings are checked later: here, they may be larger than memory.
-        shapes: list[tuple[int, ...]] = [getattr(array, "shape", ()) for _, array in sources.values()]
+        shapes: list[tuple[int, ...]] = [getattr(source.embeds, "shape", ()) for source in sources.values()]
         given = max((int(shape[1]) for shape in shapes if len(shape) == 3), default=1)
         texts = self._texts(sources)
         if not texts:
             return given
-        tokenizer = self._components.tokenizer.reading(conditioning.reading)
-        tokens = max(given, tokenizer.max_length * max(tokenizer.rows(text) for text in _distinct(texts)))
+        reader = TextReader(self._components, conditioning.reading)
+        tokens = max(given, reader.max_length * reader.rows(texts))
         self._check_plans(tokens)
         return tokens
 
@@ -166,96 +203,91 @@ class PromptEncoder:
 
     def _given(
         self, conditioning: Conditioning, edits: Sequence[Edit], guided: bool
-    ) -> tuple[dict[str, list[str]], dict[str, np.ndarray]]:
+    ) -> tuple[dict[str, list[TextPair]], dict[str, TextEmbeddings]]:
         """Texts and embeddings by name of the prompt; each prompt is in one of the two."""
         sources = _sources(conditioning, edits, guided)
-        given = {name: array for name, (_, array) in sources.items() if array is not None}
-        return self._texts(sources), {name: self._embeds(_label(name), array) for name, array in given.items()}
+        given = {name: source for name, source in sources.items() if source.embeds is not None}
+        return self._texts(sources), {name: self._embeds(name, source) for name, source in given.items()}
 
-    def _texts(self, sources: "_Sources") -> dict[str, list[str]]:
+    def _texts(self, sources: "_Sources") -> dict[str, list[TextPair]]:
         """The texts of each prompt that is not given as embeddings, one per image."""
-        texts = {name: text for name, (text, array) in sources.items() if array is None and text is not None}
-        return {name: texts_for_images(_FIELDS.get(name, name), text, self._batch) for name, text in texts.items()}
+        made = {}
+        for name, source in sources.items():
+            if source.embeds is not None or source.text is None:
+                continue
+            field = _FIELDS.get(name, name)
+            first = texts_for_images(field, source.text, self._batch)
+            second = first if source.text_2 is None else texts_for_images(f"{field}_2", source.text_2, self._batch)
+            made[name] = [TextPair(*pair) for pair in zip(first, second, strict=True)]
+        return made
 
-    def _positions(self, conditioning: Conditioning, texts: Sequence[str]) -> dict[str | int, list[int]]:
+    def _zeros(self, negative: Sequence[TextPair]) -> np.ndarray:
+        """[n] bool, which negative prompts stand for zeros instead of the embeddings of an empty text."""
+        zero = self._components.manifest.force_zeros_for_empty_prompt
+        return np.array([zero and pair == ("", "") for pair in negative], bool)
+
+    def _positions(self, conditioning: Conditioning, texts: Sequence[TextPair]) -> dict[str | int, list[int]]:
         found: dict[str | int, list[int]] = {}
         for key in conditioning.token_weights:
             if not isinstance(key, str):
                 found[key] = [int(key)]
-            elif len(set(texts)) != 1:
+            elif len({pair.first for pair in texts}) != 1:
                 raise rules.TOKEN_WORD_OF_SEVERAL_PROMPTS.error(word=key)
             else:
                 tokenizer = self._components.tokenizer.reading(conditioning.reading)
-                found[key] = tokenizer.find_words(texts[0], [key])[key]
+                found[key] = tokenizer.find_words(texts[0].first, [key])[key]
         return found
 
-    def _encode(self, texts: Mapping[str, list[str]], conditioning: Conditioning, tokens: int) -> dict[str, np.ndarray]:
-        """All texts in one run of the text encoder; [n,T,D] each, where T is a multiple of a row's tokens.
-
-        Args:
-            texts: by name of the prompt.
-            conditioning: how they are read.
-            tokens: of embeddings that are given beside them, which the texts are lengthened to.
-        """
-        if not texts:
-            return {}
-        components = self._components
-        tokenizer = components.tokenizer.reading(conditioning.reading)
-        unique = _distinct(texts)
-        encoded = tokenizer.encode(unique)
-        for name, each in texts.items():
-            for text in dict.fromkeys(each):
-                if dropped := encoded.truncated[unique.index(text)].strip():
-                    shown, limit = rules.shortened(dropped, _SHOWN), tokenizer.max_length - 2
-                    warn(rules.PROMPT_TRUNCATED.text(name=name, limit=limit, dropped=shown))
-        rows = max(*encoded.rows, tokens // tokenizer.max_length if conditioning.long_prompts else 0)
-        ids = encoded.ids
-        if min(encoded.rows) < rows:
-            # A shorter prompt is lengthened by rows of an empty one.
-            ids = np.concatenate([ids, tokenizer.encode([""]).ids])
-        embeddings = components.encode(ids, conditioning.clip_skip)
-        # Half a gigabyte at SD 1.5 size that sampling does not need; reopening takes a fraction of a step.
-        components.release_text_encoder()
-        made: dict[str, np.ndarray] = {}
-        for name, each in texts.items():
-            for text in each:
-                if text not in made:
-                    of = encoded.of(unique.index(text))
-                    made[text] = _joined(weigh(embeddings[of], encoded.weights[of], name), embeddings[-1], rows)
-        return {name: np.stack([made[text] for text in each]) for name, each in texts.items()}
-
-    def _embeds(self, name: str, value: np.ndarray) -> np.ndarray:
-        width, batch = self._components.manifest.unet.context_dim, self._batch
-        array = as_numbers(name, value, f"an array [{batch}, tokens, {width}]")
+    def _embeds(self, name: str, source: "_Source") -> TextEmbeddings:
+        unet, batch, label = self._components.manifest.unet, self._batch, _label(name)
+        width = unet.context_dim
+        array = as_numbers(label, source.embeds, f"an array [{batch}, tokens, {width}]")
         if array.ndim != 3 or array.shape[0] not in (1, batch) or array.shape[2] != width or not array.shape[1]:
-            raise rules.EMBEDS_SHAPE.error(name=name, shape=list(array.shape), batch=batch, width=width)
+            raise rules.EMBEDS_SHAPE.error(name=label, shape=list(array.shape), batch=batch, width=width)
         if not np.isfinite(array).all():
-            raise rules.EMBEDS_NOT_FINITE.error(name=name)
-        return np.broadcast_to(array, (batch, *array.shape[1:]))
+            raise rules.EMBEDS_NOT_FINITE.error(name=label)
+        contexts = np.broadcast_to(array, (batch, *array.shape[1:]))
+        return TextEmbeddings(contexts, None if source.pooled is None else self._pooled(name, source.pooled))
+
+    def _pooled(self, name: str, value: np.ndarray) -> np.ndarray:
+        label, batch, width = pooled_label(_label(name)), self._batch, self._components.manifest.unet.pooled_size
+        array = as_numbers(label, value, f"an array [{batch}, {width}]")
+        if array.ndim != 2 or array.shape[0] not in (1, batch) or array.shape[1] != width:
+            raise rules.POOLED_SHAPE.error(name=label, shape=list(array.shape), batch=batch, width=width)
+        if not np.isfinite(array).all():
+            raise rules.EMBEDS_NOT_FINITE.error(name=label)
+        return np.broadcast_to(array, (batch, width))
 
 
-_Sources = Mapping[str, tuple[str | Sequence[str] | None, np.ndarray | None]]
+class _Source(NamedTuple):
+    """One prompt as given: as texts, or as embeddings."""
+
+    text: str | Sequence[str] | None = None
+    text_2: str | Sequence[str] | None = None
+    embeds: np.ndarray | None = None
+    pooled: np.ndarray | None = None
+
+
+_Sources = Mapping[str, _Source]
 
 
 def _sources(conditioning: Conditioning, edits: Sequence[Edit], guided: bool) -> _Sources:
-    """Text and embeddings of each prompt, as given."""
-    sources: dict[str, tuple[str | Sequence[str] | None, np.ndarray | None]]
-    sources = {"prompt": (conditioning.prompt, conditioning.prompt_embeds)}
-    if guided and conditioning.negative_prompt_embeds is not None:
-        sources[_NEGATIVE] = (None, conditioning.negative_prompt_embeds)
+    """Each prompt as given, by name."""
+    c = conditioning
+    sources = {_PROMPT: _Source(c.prompt, c.prompt_2, c.prompt_embeds, c.pooled_prompt_embeds)}
+    if guided and c.negative_prompt_embeds is not None:
+        sources[_NEGATIVE] = _Source(embeds=c.negative_prompt_embeds, pooled=c.negative_pooled_prompt_embeds)
     elif guided:
-        sources[_NEGATIVE] = (conditioning.negative_prompt, None)
-    return sources | {_edit_name(index): (edit.prompt, edit.prompt_embeds) for index, edit in enumerate(edits)}
+        sources[_NEGATIVE] = _Source(c.negative_prompt, c.negative_prompt_2)
+    # Their pooled embeddings have no place in the UNet, which takes those of the main prompt.
+    return sources | {_edit_name(i): _Source(edit.prompt, embeds=edit.prompt_embeds) for i, edit in enumerate(edits)}
 
 
-def _distinct(texts: Mapping[str, list[str]]) -> list[str]:
-    return list(dict.fromkeys(text for each in texts.values() for text in each))
-
-
-def _joined(embeddings: np.ndarray, empty: np.ndarray, rows: int) -> np.ndarray:
-    """Rows [r,T,D] of a prompt and the row [T,D] of an empty one -> [rows T,D]."""
-    missing = [empty] * (rows - len(embeddings))
-    return np.concatenate([*embeddings, *missing]) if len(embeddings) + len(missing) > 1 else embeddings[0]
+def _zeroed(embeddings: TextEmbeddings, zeros: np.ndarray) -> TextEmbeddings:
+    """Embeddings with zeros for some images; `zeros`: [n] bool."""
+    contexts = np.where(zeros[:, None, None], np.float32(0), embeddings.contexts)
+    pooled = embeddings.pooled
+    return TextEmbeddings(contexts, None if pooled is None else np.where(zeros[:, None], np.float32(0), pooled))
 
 
 def _check_positions(positions: Mapping[str | int, list[int]], tokens: int) -> None:
@@ -271,3 +303,8 @@ def _edit_name(index: int) -> str:
 def _label(name: str) -> str:
     """The field's name for embeddings of a prompt."""
     return f"{_FIELDS[name]}_embeds" if name in _FIELDS else f"prompt_embeds of {name}"
+
+
+def pooled_label(field: str) -> str:
+    """The name of the pooled embeddings that belong to `prompt_embeds` or `negative_prompt_embeds`."""
+    return field.replace("prompt_embeds", "pooled_prompt_embeds")

@@ -97,7 +97,7 @@ class Buffers:
     Attributes:
         tensors: device arrays by their names in the manifest's steps. Those of `UNetSpec.controls` are zero.
         time_embeddings: what the first step writes, if that depends on the timestep alone.
-        inputs: sample, timestep, contexts.
+        inputs: those of the UNet, in its order.
         outputs: noise, contexts_out.
         control: one buffer per control of the op.
         energies: attention and norm term [B,S] of each layer.

@@ -31,6 +31,8 @@ class Executor:
         sample: [B,C,h,w] float32, input; keeps its values between evaluations.
         timestep: [B] float32, input; likewise.
         contexts: [B,S,T,D] float32, input; likewise.
+        conditions: what an evaluation reads beside sample and timestep, by name: contexts, and for Stable Diffusion XL
+            `ADDED_INPUTS`; likewise.
         noise: [B,C,h,w] float32, output; valid until the next run.
         contexts_out: [B,S,T,D] float32, output; likewise.
         residuals: ControlNets that run before the UNet; none are active at first.
@@ -57,7 +59,9 @@ class Executor:
         self._steps: dict[tuple[str, bool, bool], list[Call]] = {}
         self._full_unets: dict[str, list[Call]] = {}
         self._recorded: dict[tuple[object, ...], Call] = {}
-        self.sample, self.timestep, self.contexts = (buffer.host for buffer in self.buffers.inputs)
+        inputs = dict(zip(unet.inputs, (buffer.host for buffer in self.buffers.inputs), strict=True))
+        self.sample, self.timestep = inputs.pop("sample"), inputs.pop("timestep")
+        self.contexts, self.conditions = inputs["contexts"], inputs
         self.noise, self.contexts_out = (buffer.host for buffer in self.buffers.outputs)
 
     @property
@@ -69,6 +73,11 @@ class Executor:
     def energies(self) -> np.ndarray:
         """[L,2,B,S] float32: attention and norm term per layer, after a run of the variant "energies"."""
         return np.array([[term.host for term in layer] for layer in self.buffers.energies])
+
+    def set_conditions(self, conditions: Mapping[str, np.ndarray]) -> None:
+        """Copy conditions into the buffers that evaluations read; all of `conditions` are needed."""
+        for name, host in self.conditions.items():
+            host[...] = conditions[name]
 
     def set_control(self, control: ControlArrays) -> None:
         """Copy a control into the buffers that evaluations read."""

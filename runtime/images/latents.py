@@ -82,6 +82,7 @@ class LatentPreparation:
         streams: sources of noise, one for all images or one per image.
         shape: of the latents [n,C,h,w].
         given: initial latents from the caller; None: draw them.
+        tiled: encode images in tiles, see `Components.encode_image`.
     """
 
     def __init__(
@@ -90,11 +91,14 @@ class LatentPreparation:
         streams: Sequence[NormalStream],
         shape: tuple[int, ...],
         given: np.ndarray | None = None,
+        *,
+        tiled: bool = False,
     ) -> None:
         self._components = components
         self._streams = streams
         self._shape = shape
         self._given = given
+        self._tiled = tiled
 
     def without_image(self) -> InitialLatents:
         """For text to image."""
@@ -126,7 +130,7 @@ class LatentPreparation:
             source: the image.
             parts: rows per image: 1, or 3, the first of which does not see the image.
         """
-        latents, _ = self._components.encode_image(source.pixels, scaled=False)
+        latents, _ = self._components.encode_image(source.pixels, scaled=False, tiled=self._tiled)
         unseen = [np.zeros_like(latents)] if parts > 1 else []
         return InitialLatents(self._noise(), extra_channels=np.stack([*unseen, *[latents] * (parts - len(unseen))]))
 
@@ -143,7 +147,7 @@ class LatentPreparation:
 
     def _encode(self, pixels: np.ndarray) -> np.ndarray:
         """Sample latents [n,C,h,w] from the VAE's distribution, as diffusers does."""
-        mean, std = self._components.encode_image(pixels)
+        mean, std = self._components.encode_image(pixels, tiled=self._tiled)
         return (mean + std * draw(self._streams, mean.shape)).astype(np.float32)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from ebca.runtime.conditioning.controlnets import ControlNets
 from ebca.runtime.conditioning.prompts import Conditioning
+from ebca.runtime.conditioning.sizes import SizeConditions
 from ebca.runtime.conditioning.subjects import Subjects
 from ebca.runtime.conditioning.timeline import Guidance
 from ebca.runtime.images.inputs import ImageLike
@@ -62,6 +63,7 @@ class GenerateRequest(Shown):
     Attributes:
         conditioning: prompts or embeddings.
         guidance: classifier-free guidance, context update, and editing prompts.
+        sizes: what Stable Diffusion XL is told about sizes.
         subject: things of the prompt that get a place of their own.
         image_inputs: images to start from.
         controlnets: images that steer the generation through ControlNets.
@@ -74,10 +76,13 @@ class GenerateRequest(Shown):
             None: random.
         latents: initial latents [n,C,h,w] of unit variance, or the latents that `Session.invert` found.
         output: "pil", "np" ([n,H,W,3] float32 in [0, 1]), or "latents".
+        vae_tiling: encode and decode images that are larger than the model's size in tiles, which takes less memory,
+            see `ebca.runtime.tiling`.
     """
 
     conditioning: Conditioning = field(default_factory=Conditioning)
     guidance: Guidance = field(default_factory=Guidance)
+    sizes: SizeConditions = field(default_factory=SizeConditions)
     subject: Subjects = field(default_factory=Subjects)
     image_inputs: ImageInputs = field(default_factory=ImageInputs)
     controlnets: ControlNets = field(default_factory=ControlNets)
@@ -87,6 +92,7 @@ class GenerateRequest(Shown):
     seed: int | Sequence[int] | None = rules.GENERATE.seed
     latents: np.ndarray | None = None
     output: str = "pil"
+    vae_tiling: bool = False
 
     @classmethod
     def of(cls, **values: Any) -> "GenerateRequest":
@@ -118,6 +124,7 @@ class GenerateRequest(Shown):
 PARTS: Mapping[str, type] = {
     "conditioning": Conditioning,
     "guidance": Guidance,
+    "sizes": SizeConditions,
     "subject": Subjects,
     "image_inputs": ImageInputs,
     "controlnets": ControlNets,

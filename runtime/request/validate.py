@@ -9,9 +9,11 @@ import numpy as np
 from ebca.engines.contract.manifest import Manifest, TextEncoderSpec
 from ebca.runtime.conditioning import controlnets
 from ebca.runtime.conditioning import edits as editing
+from ebca.runtime.conditioning import sizes as size_conditions
 from ebca.runtime.conditioning import subjects as subjects_of_prompts
 from ebca.runtime.conditioning.edits import Edit
-from ebca.runtime.conditioning.prompts import Conditioning
+from ebca.runtime.conditioning.prompts import Conditioning, pooled_label
+from ebca.runtime.conditioning.sizes import SizeConditions
 from ebca.runtime.execution.control import check_norm_factor
 from ebca.runtime.request.fields import PARTS, GenerateRequest, ImageInputs
 from ebca.runtime.sampling import tables
@@ -20,6 +22,8 @@ from ebca.runtime.schema import parameters as rules
 from ebca.runtime.validation import as_numbers, finite, flag, whole
 
 OUTPUTS = ("pil", "np", "latents")
+
+_ADDED = ("prompt_2", "negative_prompt_2", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
 
 
 class Task(Enum):
@@ -114,6 +118,7 @@ def validate(request: GenerateRequest, target: Target) -> ValidRequest:
     edits = editing.check(request.guidance.edits, manifest.unet.max_contexts)
     check_norm_factor(request.guidance.norm_factor)
     check_conditioning(request.conditioning, edits, guided=guidance_scale > 1, manifest=manifest)
+    check_added(request.conditioning, request.sizes, manifest)
     subjects_of_prompts.check(request.subject, request.conditioning, target.batch)
     controlnets.check(request.controlnets, manifest)
     if request.subject.on:
@@ -225,7 +230,9 @@ def skipped_steps(strength: float, steps: int) -> int:
     return steps - run
 
 
-def check_inversion(conditioning: Conditioning, manifest: Manifest, *, regularize: bool) -> None:
+def check_inversion(
+    conditioning: Conditioning, sizes: SizeConditions, manifest: Manifest, *, regularize: bool
+) -> None:
     """Check the parameters of `Session.invert` that need no image.
 
     Raises:
@@ -235,6 +242,7 @@ def check_inversion(conditioning: Conditioning, manifest: Manifest, *, regulariz
     if manifest.unet.in_channels != manifest.unet.out_channels:
         raise rules.INVERSION_WITH_INPAINTING_MODEL.error()
     check_conditioning(conditioning, (), guided=False, manifest=manifest)
+    check_added(conditioning, sizes, manifest)
     if regularize:
         require_noise_prediction(manifest, "regularize")
 
@@ -272,6 +280,32 @@ def check_conditioning(conditioning: Conditioning, edits: Sequence[Edit], *, gui
     flag("prompt_weighting", conditioning.prompt_weighting)
     flag("long_prompts", conditioning.long_prompts)
     _check_clip_skip(conditioning.clip_skip, manifest.text_encoder)
+
+
+def check_added(conditioning: Conditioning, sizes: SizeConditions, manifest: Manifest) -> None:
+    """Check what Stable Diffusion XL takes beside prompts: second texts, pooled embeddings, and sizes.
+
+    Raises:
+        ParameterError: one of these for a model that takes none, embeddings without pooled ones, pooled embeddings or
+            second texts without the first, or a wrong size.
+    """
+    if manifest.unet.pooled_size is None:
+        seconds = [name for name in _ADDED if getattr(conditioning, name) is not None]
+        for name in (*seconds, *(name for name, _ in size_conditions.given(sizes))):
+            raise rules.ADDED_ENGINE.error(name=name)
+        return
+    size_conditions.check(sizes)
+    for text in ("prompt", "negative_prompt"):
+        embeds, second = f"{text}_embeds", f"{text}_2"
+        pooled = pooled_label(embeds)
+        has = {name: getattr(conditioning, name) is not None for name in (embeds, second, pooled)}
+        if has[embeds] and has[second]:
+            raise rules.SECOND_PROMPT_WITH_EMBEDS.error(name=second, other=embeds)
+        if has[embeds] and not has[pooled]:
+            width = manifest.unet.pooled_size
+            raise rules.POOLED_NEEDED.error(name=embeds, other=pooled, width=width)
+        if has[pooled] and not has[embeds]:
+            raise rules.POOLED_ALONE.error(name=pooled, other=embeds)
 
 
 def _check_clip_skip(value: int, encoder: TextEncoderSpec | None) -> None:
@@ -322,6 +356,7 @@ def check_types(request: GenerateRequest) -> None:
             raise rules.REQUEST_PART.error(what=name, kind=type(given).__name__, expected=expected)
     flag("reset_edits", request.guidance.reset_edits)
     flag("composite", request.image_inputs.composite)
+    flag("vae_tiling", request.vae_tiling)
     for name, value in vars(request.telemetry).items():
         flag(name, value)
 

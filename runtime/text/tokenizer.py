@@ -62,7 +62,8 @@ class Tokenizer:
     Args:
         backend: the vocabulary.
         info: model_max_length; bos_token, eos_token, pad_token and their ids, from the manifest; `expansions`: token to
-            the ids that it stands for, for textual inversions of several vectors.
+            the ids that it stands for, for textual inversions of several vectors. With two text encoders also
+            pad_token_2 and its id, see `second`.
 
     Raises:
         EngineError: incomplete information, or other ids than those of the vocabulary.
@@ -78,6 +79,8 @@ class Tokenizer:
             )
         self.max_length = length
         self.bos_id, self.eos_id, self.pad_id = (_token_id(backend, info, name) for name in _TOKENS)
+        paired = info.get("pad_token_2") is not None
+        self._second_pad_id = _token_id(backend, info, "pad", "_2") if paired else None
         # The file's own truncation would silently drop text.
         backend.no_truncation()
         backend.no_padding()
@@ -126,6 +129,15 @@ class Tokenizer:
         """This tokenizer with another way to read prompts. Words and phrases are always plain text."""
         other = copy.copy(self)
         other._reading = reading
+        return other
+
+    @property
+    def second(self) -> Tokenizer | None:
+        """The tokenizer of the second text encoder: this one with other padding; None if there is one encoder."""
+        if self._second_pad_id is None:
+            return None
+        other = copy.copy(self)
+        other.pad_id = self._second_pad_id
         return other
 
     def plain(self, prompt: str) -> str:
@@ -282,13 +294,13 @@ def _dropped(pieces: Pieces) -> str:
     return pieces.text[pieces.spans[pieces.kept][0] :] if pieces.kept < len(pieces.ids) else ""
 
 
-def _token_id(backend: _Backend, info: Mapping[str, Any], name: str) -> int:
+def _token_id(backend: _Backend, info: Mapping[str, Any], name: str, suffix: str = "") -> int:
     """The id of a special token, which the manifest and the vocabulary must agree on."""
-    token, index = info.get(f"{name}_token"), info.get(f"{name}_token_id")
+    token, index = info.get(f"{name}_token{suffix}"), info.get(f"{name}_token_id{suffix}")
     found = backend.token_to_id(token) if isinstance(token, str) else None
     if found is None or type(index) is not int or index != found:
         raise EngineError(
-            f"the manifest gives {name}_token {rules.shortened(repr(token), 60)} the id "
+            f"the manifest gives {name}_token{suffix} {rules.shortened(repr(token), 60)} the id "
             f"{rules.shortened(repr(index), 60)}, and the vocabulary says "
             f"{'that there is no such token' if found is None else found}",
             "copy the whole engine directory or export it again",
