@@ -483,6 +483,8 @@ typedef struct ebca_generate_params {
     int32_t clip_skip;        /* layers of the text encoder that are left out at its end; 1: its last but one layer */
     int32_t record_energies;  /* 1: the energies of every evaluation and layer, on the CPU */
     int32_t record_attention; /* 1: the mean attention to each token, on the CPU */
+    int32_t vae_tiling;       /* 1: images larger than the model's size are encoded and decoded in tiles, which takes
+                                 less memory */
     /* For Stable Diffusion XL (ebca_engine_info::pooled_width is not 0): */
     ebca_prompt prompt_2;                      /* texts for its second text encoder; not given: those of prompt */
     ebca_prompt negative_prompt_2;             /* not given: those of negative_prompt */
@@ -526,6 +528,7 @@ typedef struct ebca_invert_params {
     int32_t prompt_weighting; /* as in ebca_generate_params, as are the next two (default 1) */
     int32_t long_prompts;     /*  (default 1) */
     int32_t clip_skip;
+    int32_t vae_tiling; /* as in ebca_generate_params */
     /* For Stable Diffusion XL, as in ebca_generate_params: */
     ebca_prompt prompt_2;
     ebca_tensor pooled_prompt_embeds;

@@ -46,6 +46,7 @@ struct GenerateRequest {
     bool composite = defaults::generate_params::composite != 0;
     std::optional<Array> latents;
     bool latents_only = false;
+    bool vae_tiling = false;
     bool record_energies = false;
     bool record_attention = false;
     OnStep on_step;
@@ -59,6 +60,7 @@ struct InvertRequest {
     std::optional<Array> latents;
     int64_t steps = defaults::invert_params::steps;
     std::optional<NoiseRegularization> regularize;
+    bool vae_tiling = false;
     OnStep on_step;
 };
 

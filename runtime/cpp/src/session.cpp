@@ -121,6 +121,7 @@ Result Session::generate(const GenerateRequest& request) {
     call.texts = distinct_texts(conditioning.prompt);
     call.encodes = !request.images.empty();
     call.decodes = !request.latents_only;
+    call.tiled = request.vae_tiling;
     // At least: longer texts become known when they are read.
     call.evaluation["tokens"] = fewest_tokens(manifest, conditioning.prompt);
     check_memory(call);
@@ -141,11 +142,11 @@ Result Session::generate(const GenerateRequest& request) {
     check_not_cancelled();
     auto texts_encoded = Clock::now();
     SamplerInputs inputs = prepare(*engine_, task, source, streams, latent_shape(), request.latents,
-                                   steps.table ? &*steps.table : nullptr, &cancellation_);
+                                   steps.table ? &*steps.table : nullptr, request.vae_tiling, &cancellation_);
     check_not_cancelled();
     auto images_encoded = Clock::now();
     Executor& executor = this->executor(conditions(prompts, request.sizes, request.negative_sizes), subjects ? subjects->groups() : 0);
-    if (!request.latents_only) engine_->warm_up_decoder(latent_shape());
+    if (!request.latents_only) engine_->warm_up_decoder(latent_shape(), request.vae_tiling);
     std::vector<Control> controls = steps.timeline.controls(
         prompts, request.norm_factor, layer_masks_for(executor, update_mask(source, task, settings)));
     const Array* extra_channels = inputs.extra_channels ? &*inputs.extra_channels : nullptr;
@@ -179,7 +180,8 @@ Result Session::generate(const GenerateRequest& request) {
     result.latents = std::move(samples.latents);
     result.take(telemetry);
     if (!request.latents_only) {
-        result.pixels = decode(result.latents, source && source->mask && request.composite ? &*source : nullptr);
+        result.pixels = decode(result.latents, request.vae_tiling,
+                               source && source->mask && request.composite ? &*source : nullptr);
     }
     result.task = to_string(task);
     result.scheduler = steps.scheduler;
@@ -219,7 +221,7 @@ Result Session::invert(const InvertRequest& request) {
             ? *request.latents
             : engine_
                   ->encode_image(per_image("images", load_images(request.images, height_, width_, warn), batch_),
-                                 &cancellation_)
+                                 request.vae_tiling, &cancellation_)
                   .first;
     check_not_cancelled();
     auto images_encoded = Clock::now();
@@ -366,10 +368,10 @@ void Session::check_latents_given(const Array& latents) const {
     }
 }
 
-std::vector<uint8_t> Session::decode(const Array& latents, const Source* source) {
+std::vector<uint8_t> Session::decode(const Array& latents, bool tiled, const Source* source) {
     // Memory peaks with the decoder's activations, so the UNet's weights are dropped first.
     engine_->forget_weights();
-    Array images = to_unit_range(engine_->decode(latents, &cancellation_));
+    Array images = to_unit_range(engine_->decode(latents, tiled, &cancellation_));
     if (!all_finite(images.values.data(), static_cast<int64_t>(images.values.size()))) {
         throw rules::image_not_finite();
     }

@@ -111,7 +111,7 @@ class Session {
     // OutOfMemoryError if a call does not fit; call: with the sizes of an evaluation but for those of the latents.
     void check_memory(CallSizes call) const;
     void check_latents_given(const Array& latents) const;
-    std::vector<uint8_t> decode(const Array& latents, const Source* source);
+    std::vector<uint8_t> decode(const Array& latents, bool tiled, const Source* source);
 
     std::shared_ptr<Engine> engine_;
     int64_t downscale_;

@@ -69,7 +69,7 @@ Result encode_images(Engine& engine, const EncodeImagesRequest& request) {
     Array pixels = load_images(request.images, size.height, size.width, warn);
     std::vector<NormalStream> streams{result.seeds.begin(), result.seeds.end()};
     result.latents =
-        request.sample ? sampled_latents(engine, pixels, streams) : engine.encode_image(pixels, nullptr).first;
+        request.sample ? sampled_latents(engine, pixels, streams) : engine.encode_image(pixels, false, nullptr).first;
     result.images = count;
     result.height = size.height;
     result.width = size.width;
@@ -77,7 +77,7 @@ Result encode_images(Engine& engine, const EncodeImagesRequest& request) {
 }
 
 Result decode(Engine& engine, const Array& latents) {
-    return result_of(to_unit_range(engine.decode(finite(latents), nullptr)));
+    return result_of(to_unit_range(engine.decode(finite(latents), false, nullptr)));
 }
 
 Result preview(Engine& engine, const Array& latents, double scale) {

@@ -186,6 +186,7 @@ GenerateRequest generate_request(const Engine& engine, const Session& session, c
     out.composite = params.composite != 0;
     out.latents = arguments.latents(params.latents);
     out.latents_only = params.latents_only != 0;
+    out.vae_tiling = params.vae_tiling != 0;
     out.record_energies = params.record_energies != 0;
     out.record_attention = params.record_attention != 0;
     out.on_step = on_step(params.on_step, params.on_step_data);
@@ -212,6 +213,7 @@ InvertRequest invert_request(const Engine& engine, const Session& session, const
         out.regularize =
             NoiseRegularization{chosen.rounds, chosen.rolls, chosen.auto_correlation, chosen.kl, chosen.seed};
     }
+    out.vae_tiling = params.vae_tiling != 0;
     out.on_step = on_step(params.on_step, params.on_step_data);
     conditioning.reading = {params.prompt_weighting != 0, params.long_prompts != 0};
     conditioning.clip_skip = params.clip_skip;

@@ -370,6 +370,11 @@ void check_pooled(const Manifest& manifest, const TextEncoderSpec& encoder) {
         throw EngineError(text("text_encoder.pooled_size is ", shown(encoder.pooled_size), ", and the UNet's ",
                                kTextEmbeds, " are ", shown(taken), " wide"));
     }
+    int64_t first = encoder.first_hidden_size;
+    if ((encoder.pooled_size == 0) != (first == 0) || first >= encoder.hidden_size) {
+        throw EngineError(
+            text("text_encoder.first_hidden_size is ", shown(first), ", beside ", encoder.hidden_size, " in all"));
+    }
     if (!manifest.tokenizer) return;
     bool padded = manifest.tokenizer->pad_2.has_value();
     if (padded == (encoder.pooled_size > 0)) return;
