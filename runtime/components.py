@@ -13,7 +13,6 @@ from ebca.runtime.runners import Runners
 from ebca.runtime.schema import parameters as rules
 from ebca.runtime.text.tokenizer import Tokenizer
 
-
 # Texts that a component of fixed shape encodes together: a prompt and its negative prompt.
 _TEXTS_AT_ONCE = 2
 
@@ -34,9 +33,7 @@ class TextEmbeddings:
 class Components(Runners):
     """Text encoder, VAE and tables of an engine. Thread-safe. Parameters: see `Runners`."""
 
-    def __init__(
-        self, directory: EngineDirectory, backend: Backend, device: Device, precision: str = "fp32"
-    ) -> None:
+    def __init__(self, directory: EngineDirectory, backend: Backend, device: Device, precision: str = "fp32") -> None:
         super().__init__(directory, backend, device, precision)
         self._tokenizer: Tokenizer | None = None
         self._tables_verified = False
@@ -180,7 +177,7 @@ class Components(Runners):
             return np.concatenate([made["mean"], made["std"]], 1)
 
         side = tiling.tile_side(self.manifest.unet.sample_size)
-        tiled = tiled and tiling.is_tiled(*both.shape[2:], side)
+        tiled = tiled and tiling.is_tiled(both.shape[2], both.shape[3], side)
         images = pixels.transpose(0, 3, 1, 2) * 2 - 1
         for index in range(n):
             one = images[index : index + 1]
@@ -219,4 +216,3 @@ class Components(Runners):
         sizes = {"batch": 1, "height": height, "width": width}
         if self.runner(spec.decoder, sizes) not in self._settled:
             self.decode(np.zeros((1, channels, height, width), np.float32))
-

@@ -154,7 +154,9 @@ def _added(unet: UNetSpec, rows: int, given: Mapping[str, np.ndarray | None]) ->
         taken = name in unet.inputs
         if taken != (value is not None):
             problem = f"{name} {'is missing' if taken else 'is given'}"
-            raise ParameterError(problem, f"this UNet takes {f'[rows, {unet.tensors[name].shape[1]}]' if taken else 'none'}")
+            raise ParameterError(
+                problem, f"this UNet takes {f'[rows, {unet.tensors[name].shape[1]}]' if taken else 'none'}"
+            )
         if value is None:
             continue
         expected = [rows, unet.tensors[name].shape[1]]

@@ -20,8 +20,8 @@ from ebca.runtime.request.fields import FIELD_PARTS, GenerateRequest
 from ebca.runtime.request.inputs import chosen_count, implied_count, size_giver
 from ebca.runtime.request.serialization import from_parameters
 from ebca.runtime.results import Result
-from ebca.runtime.sampling.progress import OnStep
 from ebca.runtime.runners import OnPrepare
+from ebca.runtime.sampling.progress import OnStep
 from ebca.runtime.schema import parameters as rules
 from ebca.runtime.session import Session
 from ebca.runtime.validation import callback, warn

@@ -205,9 +205,7 @@ def _held_on_host(valid: ValidRequest, latent_shape: tuple[int, ...], sizes: Siz
     return total
 
 
-def _check(
-    components: Components, phases: Iterable[Need], what: str, rule: rules.Rule = rules.MEMORY_NEEDED
-) -> None:
+def _check(components: Components, phases: Iterable[Need], what: str, rule: rules.Rule = rules.MEMORY_NEEDED) -> None:
     room, host = components.device.room(), available_bytes()
     for need in phases:
         if room is None:

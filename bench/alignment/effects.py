@@ -7,6 +7,7 @@ import numpy as np
 
 from ebca.bench.alignment.measure import Method, Settings, arguments, chosen
 from ebca.bench.alignment.scenes import Scene
+from ebca.runtime.conditioning.prompts import Conditioning, PromptEncoder
 from ebca.runtime.engine import Engine
 from ebca.runtime.sampling.host import StepInfo
 
@@ -36,7 +37,8 @@ def effects(engine: Engine, methods: Sequence[Method], settings: Settings) -> Ma
 
 def _effects(engine: Engine, method: Method, scenes: Sequence[Scene], settings: Settings) -> Effects:
     count = len(scenes)
-    before = engine.encode(engine.tokenizer.encode([scene.caption() for scene in scenes]).ids)
+    captions = Conditioning([scene.caption() for scene in scenes])
+    before = PromptEncoder(engine, count).encode(captions, guided=False).conditional
     changes: list[float] = []
 
     def note(info: StepInfo) -> None:

@@ -20,7 +20,7 @@ from ebca.bench.latency.subject import Subject
 from ebca.bench.timing import Contender
 from ebca.errors import ParameterError
 from ebca.export.graph.torch_op import TorchEnergyAttention
-from ebca.export.graph.trace import EnergyUNet, energy_unet, layers_of
+from ebca.export.graph.trace import EnergyUNet, added_conditions, energy_unet, layers_of
 
 
 class PyTorchUNet:
@@ -49,7 +49,8 @@ class PyTorchUNet:
         def here(array: np.ndarray) -> torch.Tensor:
             return torch.from_numpy(array.copy()).to(where, dtype)
 
-        self._inputs = [here(array) for array in (executor.sample, executor.timestep, executor.contexts)]
+        given = executor.sample, executor.timestep, *executor.conditions.values()
+        self._inputs = [here(array) for array in given]
         weights, attn, norm = (here(array) for array in (control.weights, control.gamma_attn, control.gamma_norm))
         self._op = TorchEnergyAttention([layer.heads for layer in layers_of(unet)], weights, attn, norm)
         self._module: EnergyUNet | None = None
@@ -59,9 +60,10 @@ class PyTorchUNet:
     def sdpa(self) -> np.ndarray:
         """Noise prediction [B,C,h,w] of the plain UNet."""
         assert self.unet is not None
-        sample, timestep, contexts = self._inputs
+        sample, timestep, contexts, *added = self._inputs
+        more = {"added_cond_kwargs": added_conditions(added), "return_dict": False}
         with torch.inference_mode():
-            return self.unet(sample, timestep, contexts[:, 0], return_dict=False)[0].float().cpu().numpy()
+            return self.unet(sample, timestep, contexts[:, 0], **more)[0].float().cpu().numpy()
 
     @contextmanager
     def energy(self) -> Iterator[None]:

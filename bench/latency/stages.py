@@ -26,13 +26,14 @@ def per_image_stages(subject: Subject, *, warmup: int, repeats: int) -> dict[str
     engine, manifest = subject.engine, subject.engine.manifest
     rng = np.random.default_rng(1)
     stages: dict[str, Samples] = {}
-    if manifest.text_encoder:
+    if text := manifest.text_encoder:
         # Every vocabulary starts with 512 symbols for single bytes.
-        ids = rng.integers(0, 512, (2, manifest.text_encoder.max_length))
+        ids = rng.integers(0, 512, (2, text.max_length))
 
         def encode() -> None:
             for row in ids:
-                if not np.isfinite(engine.encode(row[None])).all():
+                made = engine.encode(row[None], None if text.pooled_size is None else row[None])
+                if not np.isfinite(made.contexts).all():
                     raise NumericalError("the text encoder's result is not finite", "nothing was timed")
 
         stages["text_encoder"] = time_call(encode, warmup=warmup, repeats=repeats)

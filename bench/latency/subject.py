@@ -5,6 +5,7 @@ import numpy as np
 from ebca.bench.timing import Contender
 from ebca.engines.contract.accuracy import FULL_UNET_LIMITS, UNET_LIMITS, relative_l2
 from ebca.errors import NumericalError
+from ebca.runtime.diagnostics.trial import random_conditions
 from ebca.runtime.engine import Engine
 from ebca.runtime.execution.control import EnergyControl, resolve
 
@@ -60,7 +61,7 @@ class Subject:
         self.executor = engine.executor(self.sizes)
         rng = np.random.default_rng(0)
         self.executor.sample[...] = rng.standard_normal(self.executor.sample.shape, np.float32)
-        self.executor.contexts[...] = rng.standard_normal(self.executor.contexts.shape, np.float32)
+        self.executor.set_conditions(random_conditions(manifest.unet, self.sizes, rng))
         self.executor.timestep[...] = _TIMESTEP
         self.executor.set_control(self.control)
 

@@ -16,6 +16,7 @@ from ebca.runtime.cli.run_request import given_files, image_count, request
 from ebca.runtime.components import Components
 from ebca.runtime.conditioning import edits as editing
 from ebca.runtime.conditioning.prompts import Conditioning
+from ebca.runtime.conditioning.sizes import SizeConditions
 from ebca.runtime.images import inputs
 from ebca.runtime.images.files import save_preview
 from ebca.runtime.images.outputs import sheet
@@ -110,7 +111,8 @@ class Job:
             asked, steps = self._of_inversion()
             editing.resolve(asked.guidance.edits, steps, steps, "ddim")
             conditioning = Conditioning(source, **self._reading)
-            check_inversion(conditioning, session.engine.manifest, regularize=self.args.regularize)
+            sizes, manifest = SizeConditions(**self._sizes), session.engine.manifest
+            check_inversion(conditioning, sizes, manifest, regularize=self.args.regularize)
             inputs.load_images(self.args.image, session.height, session.width)
         parameters = dict(session.check(asked))
         if source is not None:
@@ -138,6 +140,8 @@ class Job:
                 steps=count,
                 regularize=args.regularize,
                 **self._reading,
+                **self._sizes,
+                vae_tiling=asked.vae_tiling,
                 on_step=steps,
             )
             asked = replace(asked, latents=found.latents)
@@ -149,7 +153,15 @@ class Job:
     def _reading(self) -> dict[str, Any]:
         """How the source prompt is read: as the prompt is."""
         conditioning = self.asked.conditioning
-        return {name: getattr(conditioning, name) for name in ("prompt_weighting", "long_prompts", "clip_skip")}
+        made = {name: getattr(conditioning, name) for name in ("prompt_weighting", "long_prompts", "clip_skip")}
+        # A prompt of its own has a second text of its own.
+        return made if self.args.prompt is not None else {**made, "prompt_2": conditioning.prompt_2}
+
+    @property
+    def _sizes(self) -> dict[str, Any]:
+        """What the model is told about sizes while the image is inverted: what it is told afterwards."""
+        names = ("original_size", "crops_coords_top_left", "target_size")
+        return {name: getattr(self.asked.sizes, name) for name in names}
 
     def _of_inversion(self) -> tuple[GenerateRequest, int]:
         """The request of an image that is inverted first, and its steps: by default those of inversions."""

@@ -12,6 +12,7 @@ from typing import Any
 from ebca import console
 from ebca.errors import ParameterError
 from ebca.runtime.request.fields import FIELD_PARTS
+from ebca.runtime.request.inputs import ARRAYS
 from ebca.runtime.request.serialization import from_json
 
 STANDARD_INPUT = Path("-")
@@ -203,7 +204,7 @@ _OPTIONS: Mapping[str, Callable[[str, Any], Any]] = {
 }
 
 # What a PNG file holds could not tell two of these apart, or the files are named on the command line.
-_UNFIT = {"prompt_embeds", "negative_prompt_embeds", "latents", "energies", "attention_maps"}
+_UNFIT = {*ARRAYS, "energies", "attention_maps"}
 _REQUEST = tuple(name for name in FIELD_PARTS if name not in _OPTIONS and name not in _UNFIT)
 
 FIELDS = (*_OPTIONS, *_REQUEST)

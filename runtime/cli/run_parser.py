@@ -4,7 +4,7 @@ import argparse
 import re
 
 from ebca import console
-from ebca.runtime.cli import options, run_controls
+from ebca.runtime.cli import options, run_controls, run_sdxl
 from ebca.runtime.schema import parameters as rules
 
 PROGRAM = "ebca-run"
@@ -32,6 +32,8 @@ examples:
   ebca-run --engine engine-inpainting --image room.png --mask hole.png --prompt "teddy bear"
   ebca-run --engine engine-canny --prompt "a house" --control edges.png:0.8 --control-end 0.7
   ebca-run --engine engine-pix2pix --image room.png --prompt "at night" --image-guidance-scale 1.8
+  ebca-run --engine engine-sdxl --prompt "a lion with a crown" --prompt-2 "oil painting" --original-size 2048 2048
+  ebca-run --engine engine-sdxl --prompt "a lion with a crown" --width 2048 --vae-tiling
   ebca-run --from-image lion.png --seed 2 --output other.png      the same with another seed
   ebca-run --engine engine-gpu --prompt "a lion"                  on the GPU if it is usable
   ebca-run --engine engine-gpu --prompt "a lion" --device cuda    on the GPU, or an error
@@ -63,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     p._negative_number_matcher = re.compile(r"-\d*\.?\d+(e[-+]?\d+)?$", re.IGNORECASE)
     _add_core(p)
     _add_reading(p)
+    run_sdxl.add(p)
     _add_tokens(options.add_energy(p))
     options.add_editing(p)
     options.add_subjects(p)
@@ -133,6 +136,10 @@ def _add_core(p: argparse.ArgumentParser) -> None:
         help="in pixels, a multiple of 8 (default: the model's size, with the aspect ratio of --image)",
     )  # fmt: skip
     p.add_argument("--width", type=int, help="likewise")
+    p.add_argument(
+        "--vae-tiling", "--vae_tiling", action="store_true",
+        help="encode and decode images that are larger than the model's size in tiles, which takes less memory",
+    )  # fmt: skip
 
 
 def _add_reading(p: argparse.ArgumentParser) -> None:

@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from ebca.errors import ParameterError
-from ebca.runtime.cli import options, run_controls
+from ebca.runtime.cli import options, run_controls, run_sdxl
 from ebca.runtime.request.fields import GenerateRequest
 from ebca.runtime.request.inputs import files
 from ebca.runtime.sampling.repaint import RePaint
@@ -36,6 +36,7 @@ def request(args: argparse.Namespace) -> GenerateRequest:
         prompt_weighting=args.prompt_weighting,
         long_prompts=args.long_prompts,
         clip_skip=args.clip_skip,
+        **run_sdxl.fields(args),
         norm_factor=args.norm_factor,
         edits=tuple(options.edits(args)),
         reset_edits=args.reset_edits,
@@ -47,6 +48,7 @@ def request(args: argparse.Namespace) -> GenerateRequest:
         repaint=_repaint(args),
         composite=args.composite,
         control=run_controls.controls(args),
+        vae_tiling=args.vae_tiling,
         energies=bool(args.energies or args.energy_plot),
         attention_maps=args.attention_maps is not None,
     )

@@ -256,7 +256,7 @@ class PromptEncoder:
             raise rules.POOLED_SHAPE.error(name=label, shape=list(array.shape), batch=batch, width=width)
         if not np.isfinite(array).all():
             raise rules.EMBEDS_NOT_FINITE.error(name=label)
-        return np.broadcast_to(array, (batch, width))
+        return np.broadcast_to(array, (batch, *array.shape[1:]))
 
 
 class _Source(NamedTuple):

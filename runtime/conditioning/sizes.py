@@ -48,12 +48,11 @@ class SizeConditions(Shown):
         Args:
             size: (height, width) in pixels of the image that is generated.
         """
-        conditional = [*(self.original_size or size), *(self.crops_coords_top_left or (0, 0))]
-        conditional += self.target_size or size
-        if self.negative_original_size is None or self.negative_target_size is None:
+        conditional = _row(self.original_size, self.crops_coords_top_left, self.target_size, size)
+        if self.negative_original_size is None:
             return conditional, conditional
-        crop = self.negative_crops_coords_top_left or (0, 0)
-        return [*self.negative_original_size, *crop, *self.negative_target_size], conditional
+        crop = self.negative_crops_coords_top_left
+        return _row(self.negative_original_size, crop, self.negative_target_size, size), conditional
 
     def time_ids(self, size: tuple[int, int], images: int, unconditional_parts: int) -> np.ndarray:
         """[B,6] float32, unconditional rows first.
@@ -66,6 +65,11 @@ class SizeConditions(Shown):
         unconditional, conditional = self.rows(size)
         rows = [unconditional] * (images * unconditional_parts) + [conditional] * images
         return np.array(rows, np.float32)
+
+
+def _row(original: SizePair | None, crop: SizePair | None, target: SizePair | None, size: tuple[int, int]) -> list[int]:
+    pairs = (original, size), (crop, (0, 0)), (target, size)
+    return [int(one) for given, default in pairs for one in (default if given is None else given)]
 
 
 def check(sizes: SizeConditions) -> None:
@@ -88,4 +92,6 @@ def _check_pair(name: str, value: Any) -> None:
     limit = rules.MAX_SIZE_CONDITION
     if len(pair) != 2 or not all(0 <= whole(name, one) <= limit for one in pair):
         meaning = _MEANINGS[name.removeprefix(_NEGATIVE)]
-        raise rules.SIZE_CONDITION.error(name=name, value=rules.shortened(repr(value), 60), limit=limit, meaning=meaning)
+        raise rules.SIZE_CONDITION.error(
+            name=name, value=rules.shortened(repr(value), 60), limit=limit, meaning=meaning
+        )

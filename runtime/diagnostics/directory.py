@@ -22,6 +22,7 @@ from ebca.runtime.devices.choice import AUTO, DeviceChoice, choose
 from ebca.runtime.diagnostics import verify as verification
 from ebca.runtime.diagnostics.findings import Finding, explain, size_text
 from ebca.runtime.diagnostics.machine import gpus
+from ebca.runtime.diagnostics.trial import random_conditions
 from ebca.runtime.engine import Engine, load
 from ebca.runtime.execution.control import EnergyControl
 from ebca.runtime.sampling import tables
@@ -203,8 +204,15 @@ def _try(directory: EngineDirectory, backend: str | None, choice: DeviceChoice |
             _check_data(engine)
             if isinstance(engine.backend, PreparingBackend):
                 yield _prepared(where, progress.seconds, prepared_engine(directory, engine.backend).folder in known)
-            sample, contexts = _trial_inputs(manifest, where)
-            result = Denoiser(engine)(sample, 500.0, contexts, EnergyControl(0.01, 0.02))
+            sample, given = _trial_inputs(manifest, where)
+            result = Denoiser(engine)(
+                sample,
+                500.0,
+                given["contexts"],
+                EnergyControl(0.01, 0.02),
+                text_embeds=given.get("text_embeds"),
+                time_ids=given.get("time_ids"),
+            )
             if not np.isfinite(result.contexts).all():
                 raise NumericalError("the updated contexts are not finite", "check the checkpoint")
         seconds = time.perf_counter() - began
@@ -240,12 +248,12 @@ def _prepared(backend: str, seconds: float | None, known: bool) -> Finding:
     return Finding("ok", "prepared", f"for {backend} in {seconds:.1f} s: {what}")
 
 
-def _trial_inputs(manifest: Manifest, backend: str) -> tuple[np.ndarray, np.ndarray]:
-    """Latents [rows,C,h,w] and contexts [rows,1,T,D], float32: small, or of a size that the backend's plans have."""
+def _trial_inputs(manifest: Manifest, backend: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Latents [rows,C,h,w] float32, small, or of a size that the backend's plans have, and `random_conditions`."""
     rows, height, width = 2, _TRIAL_SIDE, _TRIAL_SIDE
     if backend in manifest.plans:
         rows, height, width = (manifest.plans[backend].shapes[0][name][1] for name in ("batch", "height", "width"))
     tokens = manifest.text_encoder.max_length if manifest.text_encoder else 77
     rng = np.random.default_rng(0)
     sample = rng.standard_normal((rows, manifest.unet.in_channels, height, width), np.float32)
-    return sample, rng.standard_normal((rows, 1, tokens, manifest.unet.context_dim), np.float32)
+    return sample, random_conditions(manifest.unet, {"batch": rows, "contexts": 1, "tokens": tokens}, rng)

@@ -11,6 +11,8 @@ import numpy as np
 
 from ebca.engines.contract.accuracy import LIMITS, relative_l2
 from ebca.errors import ParameterError
+from ebca.runtime.components import TextEmbeddings
+from ebca.runtime.diagnostics.trial import random_conditions
 from ebca.runtime.engine import Engine
 from ebca.runtime.execution.control import EnergyControl, resolve
 from ebca.runtime.execution.inspection import evaluate, step_name
@@ -77,7 +79,9 @@ def _results(engine: Engine, reference: Engine) -> Iterator[tuple[str, _Results,
     if text := manifest.text_encoder:
         # Every vocabulary starts with 512 symbols for bytes.
         ids = rng.integers(0, 512, (1, text.max_length))
-        yield "text_encoder", {"hidden_states": engine.encode(ids)}, {"hidden_states": reference.encode(ids)}
+        given = (ids,) if text.pooled_size is None else (ids, ids)
+        actual, expected = (_embeddings(one.encode(*given)) for one in (engine, reference))
+        yield "text_encoder", actual, expected
     if vae := manifest.vae:
         sizes = _sizes(engine)
         shape = (1, vae.latent_channels, sizes["height"], sizes["width"])
@@ -85,20 +89,26 @@ def _results(engine: Engine, reference: Engine) -> Iterator[tuple[str, _Results,
         yield "vae_decoder", {"image": engine.decode(latents)}, {"image": reference.decode(latents)}
         pixels = rng.uniform(0, 1, (1, *(vae.downscale * side for side in shape[2:]), 3)).astype(np.float32)
         # The deviation is tiny compared with the mean, so both count as one output.
-        actual, expected = (np.stack(one.encode_image(pixels)) for one in (engine, reference))
-        yield "vae_encoder", {"latents": actual}, {"latents": expected}
+        latents_of = (np.stack(one.encode_image(pixels)) for one in (engine, reference))
+        actual, expected = ({"latents": each} for each in latents_of)
+        yield "vae_encoder", actual, expected
+
+
+def _embeddings(made: TextEmbeddings) -> _Results:
+    pooled = {} if made.pooled is None else {"pooled": made.pooled}
+    return {"hidden_states": made.contexts, **pooled}
 
 
 def _unet(engine: Engine, reference: Engine) -> Iterator[tuple[str, _Results, _Results]]:
     unet, sizes = engine.manifest.unet, _sizes(engine)
     rng = np.random.default_rng(0)
-    rows, contexts, tokens = (sizes[name] for name in ("batch", "contexts", "tokens"))
+    rows = sizes["batch"]
     values: _Results = {
         "sample": rng.standard_normal((rows, unet.in_channels, sizes["height"], sizes["width"]), np.float32),
         "timestep": np.full(rows, _TIMESTEP, np.float32),
-        "contexts": rng.standard_normal((rows, contexts, tokens, unet.context_dim), np.float32),
+        **random_conditions(unet, sizes, rng),
     }
-    weights = np.linspace(1, -0.4, contexts)
+    weights = np.linspace(1, -0.4, sizes["contexts"])
     control = resolve(EnergyControl(gamma_attn=0.01, gamma_norm=0.02, weights=weights), unet.layers, sizes)
     executors = [one.executor(sizes) for one in (engine, reference)]
     for executor in executors:
@@ -111,7 +121,7 @@ def _unet(engine: Engine, reference: Engine) -> Iterator[tuple[str, _Results, _R
     if engine.full_unet_with_updates:
         for executor in executors:
             executor.sample[...], executor.timestep[...] = values["sample"], values["timestep"]
-            executor.contexts[...] = values["contexts"]
+            executor.set_conditions(values)
             executor.run(_VARIANT)
         actual, expected = ({"noise": one.noise, "contexts_out": one.contexts_out} for one in executors)
         yield engine.full_unet_with_updates, actual, expected

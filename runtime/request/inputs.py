@@ -18,7 +18,9 @@ from ebca.runtime.request.validate import check_types
 from ebca.runtime.validation import at_least_one
 
 IMAGES = ("image", "mask")
-ARRAYS = ("prompt_embeds", "negative_prompt_embeds", "latents")
+_TEXTS = ("prompt", "negative_prompt", "prompt_2", "negative_prompt_2")
+POOLED = ("pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+ARRAYS = ("prompt_embeds", "negative_prompt_embeds", *POOLED, "latents")
 
 
 def recorded(request: GenerateRequest) -> dict[str, Any]:
@@ -117,14 +119,15 @@ def implied_count(request: GenerateRequest) -> int:
     values, given = request.values(), request.guidance.edits
     # `validate` refuses what is no list of edits, and lists that do not fit together.
     edits = [edit for edit in given if isinstance(edit, Edit)] if isinstance(given, list | tuple) else []
-    texts = [values["prompt"], values["negative_prompt"], *(edit.prompt for edit in edits)]
-    arrays = [*(values[name] for name in ARRAYS), *(edit.prompt_embeds for edit in edits)]
+    texts = [*(values[name] for name in _TEXTS), *(edit.prompt for edit in edits)]
+    arrays = [*(values[name] for name in ARRAYS if name not in POOLED), *(edit.prompt_embeds for edit in edits)]
     lists = [each for each in (*texts, values["seed"]) if isinstance(each, Sequence | np.ndarray)]
     subjects = values["subjects"]
     if isinstance(subjects, list | tuple) and all(isinstance(one, list | tuple) for one in subjects):
         lists += [subjects] if subjects else []
     counts = [len(each) for each in lists if not isinstance(each, str) and (isinstance(each, Sequence) or each.ndim)]
     counts += [len(array) for array in arrays if len(getattr(array, "shape", ())) > 2]
+    counts += [len(values[name]) for name in POOLED if len(getattr(values[name], "shape", ())) == 2]
     images = [(name, values[name]) for name in IMAGES]
     if isinstance(values["control"], Control | list | tuple):
         images += [("control", one.image) for one in request.controlnets.each if isinstance(one, Control)]

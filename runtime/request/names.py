@@ -61,10 +61,9 @@ _REPLACED = {
         ("controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end"),
         "is a part of `control` here: control=[ebca.Control('edges.png', scale=1.0, start=0.0, end=1.0)]",
     ),
-    **dict.fromkeys(
-        ("prompt_2", "negative_prompt_2", "pooled_prompt_embeds", "original_size", "target_size"),
-        "belongs to SDXL, which is not supported",
-    ),
+    **dict.fromkeys(("aesthetic_score", "negative_aesthetic_score"), "belongs to the refiner, which is not supported"),
+    **dict.fromkeys(("tiling", "enable_vae_tiling", "use_tiling"), "is called `vae_tiling` here"),
+    "prompt_3": "belongs to Stable Diffusion 3, which is not supported",
     **dict.fromkeys(
         ("guidance_rescale", "ip_adapter_image", "sigmas", "timesteps"),
         "has no counterpart here",
@@ -88,6 +87,10 @@ INVERT_FIELDS: Mapping[str, str] = {
     **dict.fromkeys(
         ("subjects", "regions", "subject_exclusion", "subject_balance", "subject_window"),
         "has no place in an inversion, which follows the image",
+    ),
+    **dict.fromkeys(
+        ("negative_prompt_2", "negative_pooled_prompt_embeds", "negative_original_size", "negative_target_size"),
+        "has no place in an inversion, which has no guidance",
     ),
 }
 """For `Session.invert`."""

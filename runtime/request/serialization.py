@@ -22,7 +22,7 @@ from ebca.runtime.request.fields import FIELD_PARTS, GenerateRequest
 from ebca.runtime.request.validate import Task
 from ebca.runtime.sampling.repaint import RePaint
 
-_EMBEDDED = ("image", "mask", "regions", "prompt_embeds", "negative_prompt_embeds", "latents")
+_EMBEDDED = ("image", "mask", "regions", *inputs.ARRAYS)
 _GAMMAS = ("gamma_attn", "gamma_norm")
 _STRENGTHS = ("subject_exclusion", "subject_balance")
 _EDIT_FIELDS = ("prompt", "direction", "alpha", "gamma_attn", "gamma_norm", "prompt_embeds")
@@ -275,7 +275,7 @@ _WRITERS: Mapping[str, Callable[[Any], Any]] = {
     "regions": _write_regions,
     "image": partial(_write_images, "image"),
     "mask": partial(_write_images, "mask"),
-    **dict.fromkeys(("prompt_embeds", "negative_prompt_embeds", "latents"), _write_array),
+    **dict.fromkeys(inputs.ARRAYS, _write_array),
 }
 
 _READERS: Mapping[str, Callable[[str, Any], Any]] = {
@@ -286,5 +286,5 @@ _READERS: Mapping[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys((*_GAMMAS, *_STRENGTHS), lambda name, value: schedules.from_json(value, name)),
     "regions": _read_regions,
     **dict.fromkeys(("image", "mask"), _read_images),
-    **dict.fromkeys(("prompt_embeds", "negative_prompt_embeds", "latents"), _read_array),
+    **dict.fromkeys(inputs.ARRAYS, _read_array),
 }

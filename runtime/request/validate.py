@@ -230,9 +230,7 @@ def skipped_steps(strength: float, steps: int) -> int:
     return steps - run
 
 
-def check_inversion(
-    conditioning: Conditioning, sizes: SizeConditions, manifest: Manifest, *, regularize: bool
-) -> None:
+def check_inversion(conditioning: Conditioning, sizes: SizeConditions, manifest: Manifest, *, regularize: bool) -> None:
     """Check the parameters of `Session.invert` that need no image.
 
     Raises:

@@ -37,7 +37,7 @@ def test_weights_tokens_and_source(tiny_engine_dir: Path, tmp_path: Path) -> Non
             embeddings = made.text_encoder(torch.from_numpy(ids)).last_hidden_state.numpy()
             noise = unet(torch.from_numpy(sample), torch.tensor(500), torch.from_numpy(contexts[:, 0])).sample.numpy()
         # The same weights in another library: sums in another order.
-        np.testing.assert_allclose(engine.encode(ids), embeddings, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(engine.encode(ids).contexts, embeddings, rtol=0, atol=1e-5)
         np.testing.assert_allclose(ebca.Denoiser(engine)(sample, 500, contexts).noise, noise, rtol=0, atol=1e-5)
 
 

@@ -180,7 +180,7 @@ def test_a_result_survives_the_next_call(session: ebca.Session) -> None:
 
 def test_embeddings_replace_texts(engine: ebca.Engine, session: ebca.Session) -> None:
     tokens = engine.tokenizer.encode([PROMPT, "blurry"])
-    positive, negative = engine.encode(tokens.ids)[:, None]
+    positive, negative = engine.encode(tokens.ids).contexts[:, None]
     expected = latents(session, negative_prompt="blurry")
     assert np.array_equal(latents(session, None, prompt_embeds=positive, negative_prompt_embeds=negative), expected)
     assert np.array_equal(latents(session, None, prompt_embeds=positive, negative_prompt="blurry"), expected)

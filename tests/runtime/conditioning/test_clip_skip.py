@@ -22,8 +22,8 @@ def test_layers_equal_those_of_diffusers(engine: ebca.Engine) -> None:
         states = model(torch.from_numpy(ids), output_hidden_states=True).hidden_states
         norm = getattr(model, "text_model", model).final_layer_norm
         for skip in range(model.config.num_hidden_layers):
-            assert relative_l2(engine.encode(ids, skip), norm(states[-(skip + 1)]).numpy()) <= 1e-6
-    assert not np.allclose(engine.encode(ids, 1), engine.encode(ids))
+            assert relative_l2(engine.encode(ids, clip_skip=skip).contexts, norm(states[-(skip + 1)]).numpy()) <= 1e-6
+    assert not np.allclose(engine.encode(ids, clip_skip=1).contexts, engine.encode(ids).contexts)
 
 
 def test_it_is_a_field_of_a_request(session: ebca.Session) -> None:

@@ -42,7 +42,7 @@ def test_200_prompts_equal_the_reference(engine: ebca.Engine, reference: tuple[A
     counts: set[int] = set()
     for prompt in weighted_reference.prompts(WORDS, 200):
         ids, weights = weighted_reference.rows(prompt, tokenizer)
-        plain = engine.encode(ids.numpy())
+        plain = engine.encode(ids.numpy()).contexts
         with torch.no_grad():
             assert np.abs(plain - encoder(ids).last_hidden_state.numpy()).max() <= LIMIT, prompt
         expected = weighted_reference.weighted(torch.from_numpy(plain), weights).numpy()
@@ -57,7 +57,7 @@ def test_a_prompt_without_syntax_has_the_bits_of_the_encoder(engine: ebca.Engine
     prompt = r"a red cat: a \ photo, 16:9"
     ids = engine.tokenizer.encode([prompt]).ids
     for options in ({}, {"prompt_weighting": False, "long_prompts": False}):
-        assert np.array_equal(encoded(engine, prompt, **options), engine.encode(ids)[0])
+        assert np.array_equal(encoded(engine, prompt, **options), engine.encode(ids).contexts[0])
     assert np.array_equal(encoded(engine, "a (red:1) cat"), encoded(engine, "a red cat"))
 
 
