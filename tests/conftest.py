@@ -136,6 +136,18 @@ def tiny_inpainting_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_xl_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in model with the structure of Stable Diffusion XL, complete, in float32. Shared."""
+    return exported(tmp_path_factory, "tiny-xl", lambda folder: _export_xl(folder, in_channels=4))
+
+
+@pytest.fixture(scope="session")
+def tiny_xl_inpainting_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same in its inpainting form (nine channels). Shared."""
+    return exported(tmp_path_factory, "tiny-xl-inpainting", lambda folder: _export_xl(folder, in_channels=9))
+
+
+@pytest.fixture(scope="session")
 def tiny_controlled_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The complete built-in model with two ControlNets, "canny" and "depth", in float32. Shared."""
 
@@ -160,6 +172,13 @@ def tiny_instruction_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return export_checkpoint(build_tiny(in_channels=8), folder)
 
     return exported(tmp_path_factory, "tiny-instruction", make)
+
+
+def _export_xl(folder: Path, *, in_channels: int) -> Path:
+    from ebca.export.api import export_checkpoint
+    from ebca.export.checkpoint.tiny_xl import TINY_XL
+
+    return export_checkpoint(TINY_XL.build(in_channels=in_channels), folder)
 
 
 def _export_unet(folder: Path, precision: str) -> Path:

@@ -20,7 +20,6 @@ from ebca.runtime.native.structures import (
     TokenWeight,
 )
 
-
 # Each pair of `ebca.Session.generate` and its fields in ebca_size_conditions.
 _SIZES = {
     "original_size": ("original_height", "original_width"),

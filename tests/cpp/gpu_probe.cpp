@@ -2,6 +2,7 @@
 //
 //     gpu_probe steps ENGINE ONNXRUNTIME                 every variant of the UNet, on the CPU and on a host driver
 //     gpu_probe generate ENGINE ONNXRUNTIME KERNELS      complete generations on both
+//     gpu_probe added ENGINE ONNXRUNTIME KERNELS         generations of Stable Diffusion XL with other inputs
 //     gpu_probe watch ENGINE ONNXRUNTIME KERNELS         generations that are observed, cancelled, refused, not finite
 //     gpu_probe sizes ENGINE ONNXRUNTIME KERNELS         generations of several sizes, opened per size, short of memory
 //     gpu_probe threads ENGINE ONNXRUNTIME KERNELS       sessions of several threads on one device
@@ -224,9 +225,40 @@ json generations(const std::string& path, const std::string& ort, const std::str
         out.push_back({{"equal", same(made, expected)}, {"differs", differs}});
         InvertRequest invert;
         invert.latents = a.generate(lion()).latents;
-        invert.prompt.texts = {"a lion"};
+        invert.conditioning.prompt.texts = {"a lion"};
         invert.steps = 3;
         out.push_back({{"equal", a.invert(invert).latents.values == b.invert(invert).latents.values}});
+    }
+    gpu.reset();
+    set.reset();
+    out.push_back({{"live", driver->live.load()}});
+    return out;
+}
+
+// For Stable Diffusion XL: other second prompts, pooled embeddings and sizes reach what has been recorded already.
+json added_inputs(const std::string& path, const std::string& ort, const std::string& kernels) {
+    auto driver = std::make_shared<HostDriver>();
+    auto set = std::make_shared<GpuKernels>(driver, kernels);
+    auto gpu = open(path, ort, std::make_shared<CudaDevice>(driver, set, nullptr));
+    auto cpu = open(path, ort, std::make_shared<CpuDevice>());
+    GenerateRequest second = lion(), sized = lion(), embedded = lion();
+    second.conditioning.prompt.texts_2 = {"a crown"};
+    sized.sizes.original = {64, 96};
+    sized.negative_sizes.original = sized.negative_sizes.target = {32, 32};
+    const UNetSpec& unet = gpu->manifest().unet;
+    embedded.conditioning.prompt = {{}, Array({1, 77, unet.context_dim}, 0.5f)};
+    embedded.conditioning.prompt.pooled = Array({1, unet.pooled_size()}, 0.25f);
+    json out = json::array();
+    {
+        Session a(gpu, 0, 0, 1), b(cpu, 0, 0, 1);
+        std::vector<float> plain = a.generate(lion()).latents.values;
+        for (const GenerateRequest& request : {second, sized, embedded}) {
+            auto before = driver->count;
+            Result made = a.generate(request);
+            out.push_back({{"equal", same(made, b.generate(request))},
+                           {"differs", made.latents.values != plain},
+                           {"done", counts(driver->count, before)}});
+        }
     }
     gpu.reset();
     set.reset();
@@ -665,6 +697,7 @@ json answer(const std::vector<std::string>& words) {
     const std::string& task = words.at(0);
     if (task == "steps") return steps(words.at(1), words.at(2));
     if (task == "generate") return generations(words.at(1), words.at(2), words.at(3));
+    if (task == "added") return added_inputs(words.at(1), words.at(2), words.at(3));
     if (task == "watch") return watched(words.at(1), words.at(2), words.at(3));
     if (task == "sizes") return sizes(words.at(1), words.at(2), words.at(3));
     if (task == "threads") return threads(words.at(1), words.at(2), words.at(3));

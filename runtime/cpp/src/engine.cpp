@@ -22,8 +22,8 @@ Tensor as_tensor(Array& array) {
     return {array.values.data(), DType::float32, array.shape};
 }
 
-// `count` rows of token ids from `first` on. Rows are independent; the last one fills up what a component of fixed shape
-// expects.
+// `count` rows of token ids from `first` on. Rows are independent; the last one fills up what a component of fixed
+// shape expects.
 std::vector<int64_t> some_rows(const std::vector<int64_t>& ids, int64_t first, int64_t count, int64_t at_once,
                                int64_t length) {
     auto begin = ids.begin() + first * length, end = begin + count * length;
@@ -183,7 +183,8 @@ const PromptTokenizer& Engine::tokenizer() {
     if (!tokenizer_) {
         const TokenizerSpec& spec = *manifest().tokenizer;
         tokenizer_.emplace(PromptTokenizer::from_json(
-            directory_.read(spec.file), {spec.model_max_length, spec.bos, spec.eos, spec.pad, spec.pad_2, spec.expansions}));
+            directory_.read(spec.file),
+            {spec.model_max_length, spec.bos, spec.eos, spec.pad, spec.pad_2, spec.expansions}));
     }
     return *tokenizer_;
 }
@@ -299,8 +300,8 @@ std::shared_ptr<const Preview> Engine::preview() {
     if (!manifest().vae) throw rules::no_vae_to_decode();
     const VaeSpec& vae = *manifest().vae;
     // Without the lock, since it takes a moment. Threads that meet here make the same.
-    auto made = std::make_shared<const Preview>(vae.latent_channels, vae.downscale,
-                                                [this](const Array& latents) { return decode(latents, false, nullptr); });
+    auto made = std::make_shared<const Preview>(
+        vae.latent_channels, vae.downscale, [this](const Array& latents) { return decode(latents, false, nullptr); });
     std::lock_guard held(lock_);
     preview_ = made;
     return made;

@@ -102,8 +102,8 @@ class Engine {
     // Compare the scheduler tables with the manifest, once. EngineError if they differ.
     void verify_tables();
 
-    // Open the VAE's decoder for latents [n,C,h,w] and run it once, if that would later outdate recorded work. In tiles,
-    // this is so for the first one, which needs the most memory.
+    // Open the VAE's decoder for latents [n,C,h,w] and run it once, if that would later outdate recorded work. In
+    // tiles, this is so for the first one, which needs the most memory.
     void warm_up_decoder(const Shape& latents, bool tiled);
 
     // The next three throw CancelledError as soon as that is requested, in a graph or between two; null: never.
@@ -111,8 +111,8 @@ class Engine {
     // Token ids of n rows to embeddings.
     Embeddings encode(const TokenIds& ids, int64_t clip_skip, Cancellation* cancellation);
 
-    // Scaled latents [n,C,h,w] to images [n,3,8h,8w] in [-1, 1]; one image at a time to bound memory. tiled: in tiles of
-    // the size that the model was trained at (images/tiling.hpp).
+    // Scaled latents [n,C,h,w] to images [n,3,8h,8w] in [-1, 1]; one image at a time to bound memory. tiled: in tiles
+    // of the size that the model was trained at (images/tiling.hpp).
     Array decode(const Array& latents, bool tiled, Cancellation* cancellation);
 
     // Shows latents without the decoder; the first call runs it on a few small images.

@@ -132,10 +132,11 @@ Result Session::generate(const GenerateRequest& request) {
     if (request.latents) check_latents_given(*request.latents);
 
     auto began = Clock::now();
-    std::optional<SubjectInputs> subjects = resolve(*engine_, request.subject, conditioning.prompt, conditioning.reading,
-                                                    steps.subject_strengths, latent_shape(), {height_, width_});
-    Prompts prompts = encode_prompts(*engine_, batch_, conditioning, prompts_of(request.edits), scale.has_value(),
-                                     &cancellation_);
+    std::optional<SubjectInputs> subjects =
+        resolve(*engine_, request.subject, conditioning.prompt, conditioning.reading, steps.subject_strengths,
+                latent_shape(), {height_, width_});
+    Prompts prompts =
+        encode_prompts(*engine_, batch_, conditioning, prompts_of(request.edits), scale.has_value(), &cancellation_);
     if (subjects) subjects->lengthen(prompts.conditional.size(1));
     call.evaluation["tokens"] = prompts.conditional.size(1);
     check_memory(call);
@@ -145,7 +146,8 @@ Result Session::generate(const GenerateRequest& request) {
                                    steps.table ? &*steps.table : nullptr, request.vae_tiling, &cancellation_);
     check_not_cancelled();
     auto images_encoded = Clock::now();
-    Executor& executor = this->executor(conditions(prompts, request.sizes, request.negative_sizes), subjects ? subjects->groups() : 0);
+    Executor& executor =
+        this->executor(conditions(prompts, request.sizes, request.negative_sizes), subjects ? subjects->groups() : 0);
     if (!request.latents_only) engine_->warm_up_decoder(latent_shape(), request.vae_tiling);
     std::vector<Control> controls = steps.timeline.controls(
         prompts, request.norm_factor, layer_masks_for(executor, update_mask(source, task, settings)));

@@ -13,7 +13,6 @@
 
 namespace ebca::internal {
 
-
 struct EncodeImagesRequest {
     std::vector<ImageView> images;
     int64_t height = 0;  // in pixels; 0: the size the model was trained at

@@ -28,7 +28,8 @@ void check_prompt(const Prompt& prompt, const std::string& name, int64_t width) 
 void check_pair(const std::string& name, const SizeConditions::Pair& pair, const char* meaning) {
     bool fits = std::all_of(pair.begin(), pair.end(),
                             [](int64_t value) { return value >= 0 && value <= limits::size_condition; });
-    if (!fits) throw rules::size_condition(name, text("(", pair[0], ", ", pair[1], ")"), limits::size_condition, meaning);
+    if (!fits)
+        throw rules::size_condition(name, text("(", pair[0], ", ", pair[1], ")"), limits::size_condition, meaning);
 }
 
 void check_sizes(const SizeConditions& sizes, const std::string& name) {

@@ -23,8 +23,8 @@ struct SizeConditions {
     bool given() const { return original || target || crop != Pair{0, 0}; }
 };
 
-// ParameterError for second prompts, pooled embeddings and sizes that do not go together, that are out of range, or that
-// the UNet does not take; for embeddings without pooled ones where it does. negative: of the unconditional half.
+// ParameterError for second prompts, pooled embeddings and sizes that do not go together, that are out of range, or
+// that the UNet does not take; for embeddings without pooled ones where it does. negative: of the unconditional half.
 void check_added_inputs(const Conditioning& conditioning, const SizeConditions& sizes, const SizeConditions& negative,
                         const UNetSpec& unet);
 

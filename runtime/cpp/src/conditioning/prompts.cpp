@@ -78,9 +78,9 @@ struct Part {
     int64_t begin, end;
 };
 
-// Multiplies a part of the embeddings [T,D] of one row by the weights of its tokens, then by one number that gives it its
-// former mean. A row in which all weights are 1 keeps its bits. runtime/conditioning/weighting.py is the same in Python.
-// name: of the prompt, for messages.
+// Multiplies a part of the embeddings [T,D] of one row by the weights of its tokens, then by one number that gives it
+// its former mean. A row in which all weights are 1 keeps its bits. runtime/conditioning/weighting.py is the same in
+// Python. name: of the prompt, for messages.
 void weigh(float* embeddings, const float* weights, int64_t tokens, int64_t width, const Part& part,
            const std::string& name) {
     if (std::all_of(weights, weights + tokens, [](float weight) { return weight == 1.0f; })) return;

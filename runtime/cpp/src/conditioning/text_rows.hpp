@@ -21,8 +21,8 @@ struct TextPair {
     }
 };
 
-// Rows of distinct texts, one after the other. Where one of them has fewer rows than another, there is a row of an empty
-// text at the end, which lengthens it.
+// Rows of distinct texts, one after the other. Where one of them has fewer rows than another, there is a row of an
+// empty text at the end, which lengthens it.
 struct TextRows {
     struct Range {
         size_t begin, count;

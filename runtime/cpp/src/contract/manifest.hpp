@@ -126,7 +126,7 @@ struct TokenizerSpec {
     std::string file;
     int64_t model_max_length = 0;
     SpecialToken bos, eos, pad;
-    std::optional<SpecialToken> pad_2;  // of the second text encoder
+    std::optional<SpecialToken> pad_2;                   // of the second text encoder
     std::map<int64_t, std::vector<int64_t>> expansions;  // token -> all that it stands for, itself first
 };
 

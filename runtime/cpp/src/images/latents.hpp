@@ -38,8 +38,8 @@ Array sampled_latents(Engine& engine, const Array& pixels, std::vector<NormalStr
                       Cancellation* cancellation = nullptr);
 
 // Draw the noise, in the order in which diffusers' pipelines draw, and encode the images. shape: of the latents
-// [n,C,h,w]. latents: noise that was given; none: drawn here. table: of image to image. tiled: images are encoded in tiles.
-// CancelledError as soon as that is requested.
+// [n,C,h,w]. latents: noise that was given; none: drawn here. table: of image to image. tiled: images are encoded in
+// tiles. CancelledError as soon as that is requested.
 SamplerInputs prepare(Engine& engine, Task task, const std::optional<Source>& source,
                       std::vector<NormalStream>& streams, const Shape& shape, const std::optional<Array>& latents,
                       const SchedulerTable* table, bool tiled, Cancellation* cancellation);

@@ -22,7 +22,7 @@ namespace ebca::internal {
 struct TokenizerInfo {
     int64_t model_max_length;  // T, tokens of a row with the start and the end token; 3 to 10,000
     SpecialToken bos, eos, pad;
-    std::optional<SpecialToken> pad_2 = {};  // in rows for a second text encoder
+    std::optional<SpecialToken> pad_2 = {};                   // in rows for a second text encoder
     std::map<int64_t, std::vector<int64_t>> expansions = {};  // token -> all that it stands for, itself first
 };
 
