@@ -59,9 +59,25 @@ std::optional<double> guidance_scale(const GenerateRequest& request, const Manif
     return scale > 1 ? std::optional(scale) : std::nullopt;
 }
 
-// UnsupportedError for what only Python does.
-void check_supported(const GenerateRequest& request, const Device& device) {
+// What needs neither images nor steps.
+void check_fields(const GenerateRequest& request, const Manifest& manifest, const Device& device) {
+    check_clip_skip(request.conditioning.clip_skip, manifest);
+    check_added_inputs(request.conditioning, request.sizes, request.negative_sizes, manifest.unet);
+    check(request.subject, request.conditioning.prompt, manifest);
     if (request.record_energies || request.record_attention) check_records(device);
+}
+
+// What a call of so many rows computes, at least: longer texts become known when they are read.
+CallSizes least_sizes(const GenerateRequest& request, const Manifest& manifest, int64_t rows) {
+    const Prompt& prompt = request.conditioning.prompt;
+    CallSizes call{{{"batch", rows}}};
+    call.evaluation["contexts"] = 1 + static_cast<int64_t>(request.edits.size());
+    call.evaluation["tokens"] = fewest_tokens(manifest, prompt);
+    call.texts = distinct_texts(prompt);
+    call.encodes = !request.images.empty();
+    call.decodes = !request.latents_only;
+    call.tiled = request.vae_tiling;
+    return call;
 }
 
 }  // namespace
@@ -110,20 +126,10 @@ Result Session::generate(const GenerateRequest& request) {
     const RePaint settings = repaint_settings(request);
     const std::optional<double> scale = guidance_scale(request, manifest);
     const Conditioning& conditioning = request.conditioning;
-    check_clip_skip(conditioning.clip_skip, manifest);
-    check_added_inputs(conditioning, request.sizes, request.negative_sizes, manifest.unet);
-    check(request.subject, conditioning.prompt, manifest);
-    check_supported(request, engine_->device());
+    check_fields(request, manifest, engine_->device());
     const Steps steps = this->steps(request, task, settings);
-    CallSizes call{{{"batch", scale ? 2 * batch_ : batch_}}};
-    call.evaluation["contexts"] = 1 + static_cast<int64_t>(request.edits.size());
+    CallSizes call = least_sizes(request, manifest, scale ? 2 * batch_ : batch_);
     call.evaluations = steps.repaint ? steps.repaint->steps() : steps.table->evaluations();
-    call.texts = distinct_texts(conditioning.prompt);
-    call.encodes = !request.images.empty();
-    call.decodes = !request.latents_only;
-    call.tiled = request.vae_tiling;
-    // At least: longer texts become known when they are read.
-    call.evaluation["tokens"] = fewest_tokens(manifest, conditioning.prompt);
     check_memory(call);
     std::optional<Source> source =
         load_source(*engine_, batch_, height_, width_, downscale_, request.images, request.masks);
