@@ -6,11 +6,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import EulerDiscreteScheduler
 from PIL import Image
 from transformers import CLIPTokenizer
 
 from ebca.export.checkpoint.defaults import SCHEDULER_CONFIG
 from ebca.export.checkpoint.tiny import build_tiny, save_tiny
+from ebca.export.checkpoint.tiny_xl import TINY_XL
+from ebca.export.checkpoint.tokenizer import CLIP_MAX_LENGTH
+from ebca.export.checkpoint.word_tokenizer import write_word_tokenizer
 from ebca.export.scheduler_choice import SCHEDULERS
 
 
@@ -29,6 +33,25 @@ def tiny_pipeline(pipeline: Any, folder: Path, *, in_channels: int = 4, **parts:
         feature_extractor=None,
         requires_safety_checker=False,
         **parts,
+    )
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def tiny_xl_pipeline(pipeline: Any, folder: Path, *, in_channels: int = 4) -> Any:
+    """An instance of a diffusers pipeline class of Stable Diffusion XL with `tiny-xl` and its own scheduler. Writes its
+    tokenizer to `folder`."""
+    tiny = TINY_XL.build(in_channels=in_channels)
+    write_word_tokenizer(folder, TINY_XL.words, CLIP_MAX_LENGTH)
+    made = pipeline(
+        vae=tiny.vae,
+        text_encoder=tiny.text_encoder,
+        text_encoder_2=tiny.text_encoder_2,
+        tokenizer=CLIPTokenizer.from_pretrained(folder),
+        tokenizer_2=CLIPTokenizer.from_pretrained(folder, pad_token=TINY_XL.pad_token_2),
+        unet=tiny.unet,
+        scheduler=EulerDiscreteScheduler.from_config(dict(TINY_XL.scheduler)),
+        add_watermarker=False,
     )
     made.set_progress_bar_config(disable=True)
     return made

@@ -73,19 +73,25 @@ class ReferenceUNet:
 
     @torch.no_grad()
     def __call__(
-        self, sample: np.ndarray, timestep: float, images: list[Image], residuals: list[Tensor] | None = None
+        self,
+        sample: np.ndarray,
+        timestep: float,
+        images: list[Image],
+        residuals: list[Tensor] | None = None,
+        added: dict[str, Tensor] | None = None,
     ) -> np.ndarray:
         """Noise prediction for sample [2N,C,h,w]. Updates the contexts of `images` in place.
 
-        `residuals` are those of ControlNets: of the skips in order, then of the middle block.
+        `residuals` are those of ControlNets: of the skips in order, then of the middle block. `added` are text_embeds
+        and time_ids of Stable Diffusion XL.
         """
         self.images = images
         self.latent_size = (sample.shape[2], sample.shape[3])
         unused = torch.zeros(len(sample), 1, images[0].main.shape[2], dtype=torch.float64)
-        more: dict[str, Any] = {}
+        more: dict[str, Any] = {"added_cond_kwargs": added}
         if residuals:
             *down, middle = residuals
-            more = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+            more |= {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
         return self.unet(torch.from_numpy(sample).double(), timestep, unused, return_dict=False, **more)[0].numpy()
 
     def layer(self, attn: Any, hidden: Tensor) -> Tensor:

@@ -25,3 +25,16 @@ def engine(engine_dir: Path) -> Iterator[ebca.Engine]:
 def session(engine: ebca.Engine) -> Iterator[ebca.Session]:
     with engine.session(64, 64) as session:
         yield session
+
+
+@pytest.fixture(scope="module")
+def xl_engine(tiny_xl_dir: Path) -> Iterator[ebca.Engine]:
+    with ebca.load(tiny_xl_dir, backend="onnxruntime") as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def xl_session(xl_engine: ebca.Engine) -> Iterator[ebca.Session]:
+    """Of the model's own size."""
+    with xl_engine.session() as session:
+        yield session
