@@ -66,7 +66,7 @@ class Arguments:
 
     def pooled(self, params: Structure, given: dict[str, Any]) -> None:
         """Set the second prompts and the pooled embeddings of a struct, taken out of `given`."""
-        for name, _ in params._fields_:
+        for name in (field[0] for field in params._fields_):
             if name in ("prompt_2", "negative_prompt_2") and (text := given.pop(name, None)) is not None:
                 setattr(params, name, self.prompt(text, None))
             if name.endswith("pooled_prompt_embeds") and (embeds := given.pop(name, None)) is not None:
@@ -74,9 +74,7 @@ class Arguments:
 
     def sizes(self, params: Structure, given: dict[str, Any]) -> None:
         """Set the sizes of a struct, (height, width) or (top, left) in pixels, taken out of `given`."""
-        for field, kind in params._fields_:
-            if kind is not SizeConditions:
-                continue
+        for field in [one[0] for one in params._fields_ if one[1] is SizeConditions]:
             prefix, made = field.removesuffix("size_conditions"), SizeConditions()
             for name, (one, other) in _SIZES.items():
                 if (pair := given.pop(prefix + name, None)) is not None:

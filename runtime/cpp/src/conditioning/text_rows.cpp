@@ -13,8 +13,8 @@ std::vector<std::string> one_of_each(const std::vector<TextPair>& texts, std::st
 
 // The rows of one encoder.
 struct Column {
-    const Encoded encoded, empty;
-    const std::ptrdiff_t length;
+    Encoded encoded, empty;
+    std::ptrdiff_t length;
     size_t next = 0;  // row of `encoded`
     std::vector<int64_t> ids = {};
     std::vector<float> weights = {};
