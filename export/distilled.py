@@ -46,7 +46,7 @@ def default_guidance(checkpoint: Checkpoint, asked: float | None) -> float:
         return asked
     if is_distilled(checkpoint.scheduler_config):
         return 1.0
-    return GUIDANCE_SCALE if checkpoint.unet.config.addition_embed_type is None else XL_GUIDANCE_SCALE
+    return XL_GUIDANCE_SCALE if checkpoint.is_xl else GUIDANCE_SCALE
 
 
 def with_embedded_guidance(checkpoint: Checkpoint, asked: float | None) -> Checkpoint:

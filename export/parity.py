@@ -53,12 +53,23 @@ _ONNXRUNTIME_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float1
 Feeds = Mapping[str, np.ndarray]
 
 
-def check(name: str, error: float, limit: float = LIMIT) -> float:
-    """Raise ExportError if `error` is above the limit or not a number; else return it."""
+_REPORT = "the engine is not written. Please report the model and the versions of torch, onnx and onnxruntime"
+
+
+def check(name: str, error: float, limit: float = LIMIT, overflow: str | None = None) -> float:
+    """Raise ExportError if `error` is above the limit or not a number; else return it.
+
+    Args:
+        name: of what is compared.
+        error: to check.
+        limit: of the error.
+        overflow: what to do if it is not finite; None: nothing is known.
+    """
     if not error <= limit:
+        known = overflow is not None and not np.isfinite(error)
         raise ExportError(
             f"{name} differs from PyTorch by {error:.1e} (relative L2, limit {limit:.0e})",
-            "the engine is not written. Please report the model and the versions of torch, onnx and onnxruntime",
+            overflow if known else _REPORT,
         )
     return error
 
@@ -67,8 +78,9 @@ def open_graph(path: Path) -> Callable[[Feeds], dict[str, np.ndarray]]:
     """An ONNX file as a function, run with ONNX Runtime on the CPU; floats are cast to the dtypes of its inputs."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    # For one or two runs, packed weights are not worth the memory of another copy.
+    # For one or two runs, weights that are packed, or widened ahead, are not worth the memory of another copy.
     options.add_session_config_entry("session.disable_prepacking", "1")
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     dtypes = {i.name: _ONNXRUNTIME_DTYPES[i.type] for i in session.get_inputs()}
     names = [o.name for o in session.get_outputs()]

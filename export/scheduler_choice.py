@@ -209,14 +209,17 @@ def known_options() -> set[str]:
     return keys
 
 
-def checkpoint_schedulers(config: Mapping[str, Any], *, inpainting: bool = False) -> CheckpointSchedulers:
+def checkpoint_schedulers(
+    config: Mapping[str, Any], *, inpainting: bool = False, xl: bool = False
+) -> CheckpointSchedulers:
     """The schedulers of a checkpoint.
 
     Args:
         config: the checkpoint's `scheduler_config.json`. `_class_name` is the class; PNDM without it.
         inpainting: whether the checkpoint is made for diffusers' inpainting pipeline.
+        xl: whether it is Stable Diffusion XL, whose pipelines correct nothing.
     """
-    shared, own_config = _corrected(config, inpainting=inpainting)
+    shared, own_config = (config, config) if xl else _corrected(config, inpainting=inpainting)
     class_name = str(config.get("_class_name") or "PNDMScheduler")
     specs = dict(SCHEDULERS)
     own = _own_name(class_name, own_config)

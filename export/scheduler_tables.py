@@ -133,6 +133,7 @@ def build_tables(
     common_steps: Sequence[int] | None = None,
     spacings: Sequence[Named] = (),
     inpainting: bool = False,
+    xl: bool = False,
     on_scheduler: Callable[[str], None] = lambda name: None,
 ) -> SchedulerTables:
     """Run the diffusers schedulers on basis vectors. All default step counts of six schedulers take 15 seconds.
@@ -147,12 +148,12 @@ def build_tables(
     more: names beside those.
     common_steps: step counts of schedulers that are not in `DENSE`; None: the same.
     spacings: a user's timesteps or noise levels. They make a table "<name>_custom".
-    inpainting: whether the checkpoint is made for diffusers' inpainting pipeline.
+    inpainting, xl: as in `ebca.export.scheduler_choice.checkpoint_schedulers`.
     on_scheduler: called with each name before its scheduler is run.
 
     Raises ParameterError for an unknown name or a bad step count, ExportError when no scheduler is left.
     """
-    choice = checkpoint_schedulers(config, inpainting=inpainting)
+    choice = checkpoint_schedulers(config, inpainting=inpainting, xl=xl)
     for name in (*names, *more):
         choice.spec(name)
     training = int(config.get("num_train_timesteps", 1000))

@@ -11,42 +11,47 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, UNet2DConditionModel
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from transformers.utils import logging as transformers_logging
 
 from ebca.errors import ModelError
 from ebca.export.checkpoint.files import first_line, read_json
 from ebca.export.checkpoint.model import Checkpoint
-from ebca.export.checkpoint.supported import check_unet_supported, context_width
+from ebca.export.checkpoint.supported import check_unet_supported, is_xl
 from ebca.export.checkpoint.supported_parts import (
     check_scheduler_supported,
-    check_text_encoder_supported,
+    check_text_encoders_supported,
     check_vae_supported,
 )
-from ebca.export.checkpoint.tokenizer import tokenizer_json
+from ebca.export.checkpoint.tokenizer import both_tokenizers, tokenizer_json
 from ebca.export.checkpoint.weight_files import DIFFUSERS_STEM, WeightFiles, local_weights, weight_files
 
 # Base names of the weight files, as diffusers and transformers write them.
-_STEMS = {"unet": DIFFUSERS_STEM, "vae": DIFFUSERS_STEM, "text_encoder": "model"}
+_STEMS = {"unet": DIFFUSERS_STEM, "vae": DIFFUSERS_STEM, "text_encoder": "model", "text_encoder_2": "model"}
 _NETWORKS: dict[str, Any] = {
     "unet": UNet2DConditionModel,
     "vae": AutoencoderKL,
     "preview VAE": AutoencoderTiny,
     "text_encoder": CLIPTextModel,
+    "text_encoder_2": CLIPTextModelWithProjection,
     "controlnet": ControlNetModel,
 }
 _CLASSES = {
     "unet": ("UNet2DConditionModel",),
     "vae": ("AutoencoderKL",),
     "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
+    "text_encoder_2": ("CLIPTextModelWithProjection",),
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    "tokenizer_2": ("CLIPTokenizer", "CLIPTokenizerFast"),
 }
+# Stable Diffusion XL has two of each.
+_TEXTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 # Of CLIPTextModelWithProjection: for whole-text embeddings, which Stable Diffusion 1.x and 2.x do not read.
 _BESIDE_HIDDEN_STATES = ("text_projection.weight",)
 _SMALL_FILES = re.compile(
     r"model_index\.json|config\.json|scheduler_config\.json"
-    r"|(unet|vae|text_encoder)/config\.json|scheduler/scheduler_config\.json"
-    r"|tokenizer/(tokenizer|vocab|tokenizer_config|special_tokens_map|added_tokens)\.json|tokenizer/merges\.txt"
+    r"|(unet|vae|text_encoder(_2)?)/config\.json|scheduler/scheduler_config\.json"
+    r"|tokenizer(_2)?/((tokenizer|vocab|tokenizer_config|special_tokens_map|added_tokens)\.json|merges\.txt)"
 )
 
 
@@ -56,10 +61,13 @@ class Layout:
 
     unet: Path
     text_encoder: Path | None = None
+    text_encoder_2: Path | None = None
     vae: Path | None = None
     tokenizer: Path | None = None
+    tokenizer_2: Path | None = None
     scheduler: Path | None = None  # the file scheduler_config.json
     scheduler_class: str | None = None  # which a pipeline decides, whatever scheduler_config.json says
+    zeros_for_empty: bool = True  # what a pipeline of Stable Diffusion XL makes of an empty negative prompt
 
 
 def load_folder(
@@ -86,18 +94,22 @@ def load_folder(
     # All of them before the first is read, which takes a while.
     weights = {part: local_weights(place, _STEMS[part], variant) for part, place in networks.items()}
     notices = _check_variant(str(folder), variant, {part: found.variant for part, found in weights.items()})
-    tokenizer_source = tokenizer or layout.tokenizer
-    text, info = tokenizer_json(tokenizer_source) if tokenizer_source else (None, {})
+    source_1 = tokenizer or layout.tokenizer
+    text, info = tokenizer_json(source_1) if source_1 else (None, {})
+    if text is not None and layout.tokenizer_2 is not None:
+        info = both_tokenizers(text, info, layout.tokenizer_2)
     loaded = {part: load_network(part, place, weights[part]) for part, place in networks.items()}
     return Checkpoint(
         name=name,
         unet=loaded["unet"][0],
         text_encoder=loaded["text_encoder"][0] if layout.text_encoder else None,
+        text_encoder_2=loaded["text_encoder_2"][0] if layout.text_encoder_2 else None,
         vae=loaded["vae"][0] if layout.vae else None,
         tokenizer_json=text,
         tokenizer_info=info,
         scheduler_config=_scheduler_config(layout),
         source=source,
+        force_zeros_for_empty_prompt=layout.text_encoder_2 is not None and layout.zeros_for_empty,
         notices=(*notices, *(notice for _, notice in loaded.values() if notice)),
     )
 
@@ -118,14 +130,32 @@ def check_folder(folder: Path) -> Layout:
     layout = _find_layout(folder)
     unet_config = read_json(layout.unet / "config.json")
     check_unet_supported(unet_config)
-    if layout.text_encoder:
-        config = read_json(layout.text_encoder / "config.json")
-        check_text_encoder_supported(config, context_width(unet_config))
+    _check_texts(folder, layout, xl=is_xl(unet_config))
+    encoders = [one for one in (layout.text_encoder, layout.text_encoder_2) if one is not None]
+    if encoders:
+        check_text_encoders_supported([read_json(one / "config.json") for one in encoders], unet_config)
     if layout.vae:
         check_vae_supported(read_json(layout.vae / "config.json"), unet_config.get("out_channels", 4))
     if layout.scheduler:
         check_scheduler_supported(read_json(layout.scheduler))
     return layout
+
+
+def _check_texts(folder: Path, layout: Layout, *, xl: bool) -> None:
+    """Raise ModelError if a model of Stable Diffusion XL lacks a text encoder or a tokenizer, or if another model has a
+    second one."""
+    found = [part for part in _TEXTS if getattr(layout, part) is not None]
+    if xl and found:
+        missing = [part for part in _TEXTS if part not in found]
+        if missing:
+            raise ModelError(
+                f"{folder} is Stable Diffusion XL and has no {missing[0]}", "take a complete one, or its UNet alone"
+            )
+    elif second := [part for part in found if part.endswith("_2")]:
+        raise ModelError(
+            f"unsupported model: {folder} has {second[0]}, and its UNet is none of Stable Diffusion XL",
+            "only those have two text encoders",
+        )
 
 
 def _scheduler_config(layout: Layout) -> dict[str, Any] | None:
@@ -164,9 +194,7 @@ def _find_layout(folder: Path) -> Layout:
     if (folder / "model_index.json").is_file():
         return _pipeline_layout(folder, read_json(folder / "model_index.json"))
     if (folder / "unet" / "config.json").is_file():
-        parts: dict[str, Any] = {
-            part: _part(folder, part) for part in ("text_encoder", "vae", "tokenizer", "scheduler")
-        }
+        parts: dict[str, Any] = {part: _part(folder, part) for part in (*_TEXTS, "vae", "scheduler")}
         return Layout(folder / "unet", **parts)
     if (folder / "config.json").is_file():
         scheduler = folder / "scheduler_config.json"
@@ -188,8 +216,16 @@ def _pipeline_layout(folder: Path, index: dict[str, Any]) -> Layout:
         raise ModelError(
             f"unsupported model: {pipeline} is built on {network}", "only UNet2DConditionModel is supported"
         )
-    if _class_of(index, "text_encoder_2"):
-        raise ModelError(f"unsupported model: {pipeline} has two text encoders (SDXL)", "not supported for now")
+    if index.get("requires_aesthetics_score"):
+        raise ModelError(
+            f"unsupported model: {pipeline} with requires_aesthetics_score is the refiner of Stable Diffusion XL",
+            "export the base model",
+        )
+    zeros = index.get("force_zeros_for_empty_prompt", True)
+    if not isinstance(zeros, bool):
+        raise ModelError(
+            f"model_index.json of {folder} has force_zeros_for_empty_prompt = {str(zeros)[:40]!r}", "give true or false"
+        )
     for part, allowed in _CLASSES.items():
         kind = _class_of(index, part)
         if kind and kind not in allowed:
@@ -202,7 +238,7 @@ def _pipeline_layout(folder: Path, index: dict[str, Any]) -> Layout:
     parts = {part: _part(folder, part) for part in (*_CLASSES, "scheduler") if _class_of(index, part)}
     unet = parts.pop("unet")
     assert unet is not None
-    return Layout(unet, **parts, scheduler_class=_class_of(index, "scheduler"))
+    return Layout(unet, **parts, scheduler_class=_class_of(index, "scheduler"), zeros_for_empty=zeros)
 
 
 def _class_of(index: dict[str, Any], part: str) -> str | None:
@@ -220,8 +256,12 @@ def _part(folder: Path, part: str) -> Path | None:
 
 
 def load_network(part: str, folder: Path, found: WeightFiles) -> tuple[Any, str]:
-    """Load one network ("unet", "vae", "preview VAE", "text_encoder" or "controlnet") from safetensors in float32,
-    refusing weights that do not fill it.
+    """Load one network from safetensors in float32, refusing weights that do not fill it.
+
+    Args:
+        part: one of `_NETWORKS`.
+        folder: its own.
+        found: its weight files.
 
     Returns:
         The network, and a line about tensors that it has no place for; "" if there are none.
@@ -229,7 +269,7 @@ def load_network(part: str, folder: Path, found: WeightFiles) -> tuple[Any, str]
     model_class = _NETWORKS[part]
     # transformers prints a mismatch as a table and raises without naming it, unless told to report it.
     clip: dict[str, Any] = {"dtype": torch.float32, "ignore_mismatched_sizes": True}
-    options = clip if model_class is CLIPTextModel else {"torch_dtype": torch.float32}
+    options = clip if part in _TEXTS else {"torch_dtype": torch.float32}
     try:
         with _no_progress_bar():
             model, report = model_class.from_pretrained(

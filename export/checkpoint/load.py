@@ -25,6 +25,9 @@ SHORT_NAMES: dict[str, str] = {
     "sd-1.4": "CompVis/stable-diffusion-v1-4",
     "sd-1.5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "sd-1.5-inpainting": "stable-diffusion-v1-5/stable-diffusion-inpainting",
+    "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
+    "sdxl-turbo": "stabilityai/sdxl-turbo",
+    "sdxl-inpainting": "diffusers/stable-diffusion-xl-1.0-inpainting-0.1",
 }
 _VARIANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 
@@ -45,9 +48,9 @@ def load_checkpoint(
     """Load a model for export.
 
     Args:
-        model: "sd-1.4", "sd-1.5", "sd-1.5-inpainting", a hub id "owner/name", a folder in diffusers format (a pipeline
-            or a UNet alone), a single .safetensors file of Stable Diffusion 1.x or 2.x, or a built-in model with random
-            weights: "tiny", "random-sd-1.5".
+        model: a name of `SHORT_NAMES`, a hub id "owner/name", a folder in diffusers format (a pipeline or a UNet
+            alone), a single .safetensors file of Stable Diffusion 1.x, 2.x or XL, or a built-in model with random
+            weights, see `ebca.export.checkpoint.built_in`.
         revision: branch, tag or commit on the hub.
         token: hub access token; None takes HF_TOKEN or the stored login.
         cache_dir: hub cache; None takes HF_HOME.
@@ -153,15 +156,16 @@ def _load_hub(repo: str, how: _How) -> Checkpoint:
 
 
 def _match_tokenizer(checkpoint: Checkpoint) -> None:
-    """Check the tokenizer's ids against the text encoder's embedding table, and limit its length to the positions."""
+    """Check the tokenizer's ids against the text encoders' embedding tables, and limit its length to the positions."""
     if checkpoint.text_encoder is None or checkpoint.tokenizer_json is None:
         return
-    config = checkpoint.text_encoder.config
     size = Tokenizer.from_str(checkpoint.tokenizer_json).get_vocab_size(with_added_tokens=True)
-    if size > config.vocab_size:
-        raise ModelError(
-            f"the tokenizer has {size} tokens, the text encoder of {checkpoint.name} only {config.vocab_size}",
-            "pass the tokenizer that belongs to the model",
-        )
+    for encoder in (checkpoint.text_encoder, checkpoint.text_encoder_2):
+        if encoder is not None and size > encoder.config.vocab_size:
+            raise ModelError(
+                f"the tokenizer has {size} tokens, the text encoder of {checkpoint.name} only "
+                f"{encoder.config.vocab_size}",
+                "pass the tokenizer that belongs to the model",
+            )
     info = checkpoint.tokenizer_info
-    info["model_max_length"] = min(info["model_max_length"], config.max_position_embeddings)
+    info["model_max_length"] = min(info["model_max_length"], checkpoint.text_encoder.config.max_position_embeddings)

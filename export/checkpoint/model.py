@@ -9,6 +9,8 @@ from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, UNet2DCon
 from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
+from ebca.export.checkpoint.supported import is_xl
+
 
 @dataclass
 class Checkpoint:
@@ -37,6 +39,11 @@ class Checkpoint:
     notices: tuple[str, ...] = ()
     # by the names that they have in the engine
     controlnets: dict[str, ControlNetModel] = field(default_factory=dict)
+
+    @property
+    def is_xl(self) -> bool:
+        """Whether this is Stable Diffusion XL."""
+        return is_xl(self.unet.config)
 
     def matrices(self) -> dict[str, dict[str, nn.Parameter]]:
         """Part of the model -> name -> weights with two or four axes, which LoRAs change."""

@@ -52,7 +52,8 @@ _KINDS: dict[str, Kind] = {
     "norm_num_groups": COUNT,
     "norm_eps": POSITIVE,
     "use_linear_projection": FLAG,
-    "upcast_attention": FLAG,
+    # null in Stable Diffusion XL
+    "upcast_attention": optional(FLAG),
     "resnet_time_scale_shift": one_of("default", "scale_shift"),
     "resnet_skip_time_act": FLAG,
     "resnet_out_scale_factor": POSITIVE,
@@ -95,6 +96,14 @@ def check_unet_supported(unet_config: Mapping[str, Any]) -> None:
 def is_xl(unet_config: Mapping[str, Any]) -> bool:
     """Whether this is a UNet of Stable Diffusion XL, which takes a pooled embedding and sizes."""
     return unet_config.get("addition_embed_type") == _XL
+
+
+def pooled_width(unet_config: Mapping[str, Any]) -> int | None:
+    """The width P of the pooled embedding that a supported UNet takes; None for one that takes none."""
+    if not is_xl(unet_config):
+        return None
+    sizes = TIME_IDS * unet_config["addition_time_embed_dim"]
+    return int(unet_config["projection_class_embeddings_input_dim"] - sizes)
 
 
 def context_width(unet_config: Mapping[str, Any]) -> int:
@@ -238,6 +247,10 @@ def _check_added(config: Mapping[str, Any]) -> None:
     if total <= TIME_IDS * width:
         raise _unsupported(
             "projection_class_embeddings_input_dim", total, f"give more than {TIME_IDS} times addition_time_embed_dim"
+        )
+    if config["in_channels"] == 2 * config["out_channels"]:
+        raise _unsupported(
+            "in_channels", config["in_channels"], "InstructPix2Pix of Stable Diffusion XL is not supported"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers.activations import ACT2FN
@@ -24,6 +24,7 @@ from ebca.export.checkpoint.fields import (
     optional,
     unsupported,
 )
+from ebca.export.checkpoint.supported import context_width, pooled_width
 
 _WHOLE = Kind("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool))
 _BETA = Kind("a number from 0 to 1", lambda value: fields.is_number(value) and 0 <= value < 1)
@@ -36,6 +37,7 @@ _TEXT_ENCODER: dict[str, Kind] = {
     "num_hidden_layers": COUNT,
     "num_attention_heads": COUNT,
     "max_position_embeddings": COUNT,
+    "projection_dim": COUNT,
     "hidden_act": Kind(
         "an activation of transformers, such as quick_gelu", lambda value: isinstance(value, str) and value in ACT2FN
     ),
@@ -93,21 +95,47 @@ _SCHEDULER: dict[str, Kind] = {
 }
 
 
-def check_text_encoder_supported(config: Mapping[str, Any], context_width: int) -> None:
-    """Raise ModelError unless this is a CLIPTextModel whose hidden size is the UNet's context width.
+def check_text_encoders_supported(configs: Sequence[Mapping[str, Any]], unet_config: Mapping[str, Any]) -> None:
+    """Raise ModelError unless these are CLIP text encoders that together are as wide as the UNet's context.
 
-    A projection on top of it is allowed, and not used.
+    A projection on top is allowed, and only used of the second one, whose width is that of the UNet's pooled embedding.
+
+    Args:
+        configs: one, or the two of Stable Diffusion XL in order.
+        unet_config: of a UNet that is supported.
     """
+    for config in configs:
+        _check_text_encoder(config)
+    widths = [int(config.get("hidden_size", 512)) for config in configs]
+    context = context_width(unet_config)
+    if sum(widths) != context:
+        shown = " + ".join(map(str, widths))
+        raise ModelError(
+            f"unsupported text encoder: hidden_size = {shown}, but the UNet's cross_attention_dim is {context}"
+        )
+    if len(configs) == 1:
+        return
+    for config in configs:
+        layers = config.get("num_hidden_layers", 12)
+        if layers < 2:
+            raise unsupported("text encoder", "num_hidden_layers", layers, "the UNet reads the layer before the last")
+    lengths = [config.get("max_position_embeddings", 77) for config in configs]
+    if lengths[0] != lengths[1]:
+        raise unsupported(
+            "text encoder", "max_position_embeddings", lengths[1], f"that of the first text encoder is {lengths[0]}"
+        )
+    projection, pooled = configs[1].get("projection_dim", 512), pooled_width(unet_config)
+    if projection != pooled:
+        raise unsupported("text encoder", "projection_dim", projection, f"the UNet takes {pooled} values")
+
+
+def _check_text_encoder(config: Mapping[str, Any]) -> None:
     architectures = config.get("architectures") or ["CLIPTextModel"]
     if architectures not in (["CLIPTextModel"], ["CLIPTextModelWithProjection"]):
         shown = architectures[0] if fields.is_list(architectures) else architectures
         raise ModelError(f"unsupported text encoder: {shown}", "only CLIPTextModel is supported")
     check_fields(config, _TEXT_ENCODER, "text encoder")
     width, heads = config.get("hidden_size", 512), config.get("num_attention_heads", 8)
-    if width != context_width:
-        raise ModelError(
-            f"unsupported text encoder: hidden_size = {width}, but the UNet's cross_attention_dim is {context_width}"
-        )
     if width % heads:
         raise unsupported("text encoder", "num_attention_heads", heads, f"it must divide hidden_size = {width}")
 

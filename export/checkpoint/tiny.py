@@ -5,15 +5,13 @@ Its images are noise, but every code path is that of a real model. The same seed
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Final
 
-from ebca.export.checkpoint.defaults import SCHEDULER_CONFIG
 from ebca.export.checkpoint.model import Checkpoint
 from ebca.export.checkpoint.random_model import RandomModel
+from ebca.export.checkpoint.saving import save_pipeline
 from ebca.export.checkpoint.tokenizer import CLIP_MAX_LENGTH
-from ebca.export.checkpoint.word_tokenizer import write_word_tokenizer
 
 UNET_CONFIG: dict[str, Any] = {
     "sample_size": 16,  # 128 x 128 pixels
@@ -74,30 +72,4 @@ def build_tiny(seed: int = 0, *, in_channels: int = 4) -> Checkpoint:
 
 def save_tiny(folder: str | Path, seed: int = 0, *, in_channels: int = 4) -> Path:
     """Write the model as a pipeline folder in diffusers format; returns the folder."""
-    folder = Path(folder)
-    checkpoint = build_tiny(seed, in_channels=in_channels)
-    assert checkpoint.text_encoder is not None and checkpoint.vae is not None
-    checkpoint.unet.save_pretrained(folder / "unet", safe_serialization=True)
-    checkpoint.vae.save_pretrained(folder / "vae", safe_serialization=True)
-    checkpoint.text_encoder.save_pretrained(folder / "text_encoder")
-    write_word_tokenizer(folder / "tokenizer", WORDS, CLIP_MAX_LENGTH)
-    (folder / "scheduler").mkdir(exist_ok=True)
-    _write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER_CONFIG)
-    pipelines = {4: "", 8: "InstructPix2Pix", 9: "Inpaint"}
-    index = {
-        "_class_name": f"StableDiffusion{pipelines[in_channels]}Pipeline",
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "scheduler": ["diffusers", "PNDMScheduler"],
-        "safety_checker": [None, None],
-        "feature_extractor": [None, None],
-        "requires_safety_checker": False,
-    }
-    _write_json(folder / "model_index.json", index)
-    return folder
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
+    return save_pipeline(TINY, folder, seed, in_channels=in_channels)

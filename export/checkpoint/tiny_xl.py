@@ -6,10 +6,12 @@ of different widths and depths. Widths that happen to be equal there differ here
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final
 
 from ebca.export.checkpoint.defaults import XL_SCHEDULER_CONFIG
 from ebca.export.checkpoint.random_model import RandomModel
+from ebca.export.checkpoint.saving import save_pipeline
 from ebca.export.checkpoint.tiny import VAE_CONFIG, WORDS
 from ebca.export.checkpoint.tokenizer import CLIP_MAX_LENGTH
 
@@ -61,3 +63,8 @@ TINY_XL: Final = RandomModel(
     text_encoder_2=_TEXT_ENCODER_2,
     scheduler=XL_SCHEDULER_CONFIG,
 )
+
+
+def save_tiny_xl(folder: str | Path, seed: int = 0, *, in_channels: int = 4) -> Path:
+    """Write the model as a pipeline folder in diffusers format; returns the folder."""
+    return save_pipeline(TINY_XL, folder, seed, in_channels=in_channels)

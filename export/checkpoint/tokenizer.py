@@ -60,6 +60,29 @@ def with_second_padding(text: str, info: Mapping[str, Any], pad_token: str) -> d
     return {**info, "pad_token_2": pad_token, "pad_token_id_2": number}
 
 
+def both_tokenizers(text: str, info: Mapping[str, Any], second: Path) -> dict[str, Any]:
+    """The facts of two tokenizers that differ in their padding only.
+
+    Args:
+        text, info: of the first, as `tokenizer_json` returns them.
+        second: folder of the second.
+
+    Raises:
+        ModelError: the second cannot be read, or has another vocabulary.
+    """
+    its_text, its_info = tokenizer_json(second)
+    ours, its = json.loads(text)["model"], json.loads(its_text)["model"]
+    same = all(ours.get(name) == its.get(name) for name in ("vocab", "merges"))
+    if not same or any(info[name] != its_info[name] for name in ("bos_token_id", "eos_token_id")):
+        raise ModelError(
+            f"the tokenizer in {second} has another vocabulary than the first one",
+            "only models whose tokenizers differ in nothing but their padding are supported",
+        )
+    both = with_second_padding(text, info, its_info["pad_token"])
+    both["model_max_length"] = min(info["model_max_length"], its_info["model_max_length"])
+    return both
+
+
 def _check_files(folder: Path) -> None:
     if not folder.is_dir():
         raise ModelError(f"there is no tokenizer folder {folder}", "give a folder with vocab.json and merges.txt")

@@ -11,20 +11,26 @@ from typing import Any
 from ebca.export.checkpoint.tokenizer import BOS, EOS
 
 
-def write_word_tokenizer(folder: str | Path, words: Sequence[str], max_length: int) -> Path:
+def write_word_tokenizer(folder: str | Path, words: Sequence[str], max_length: int, *, pad_token: str = EOS) -> Path:
     """Write a tokenizer folder as transformers' CLIPTokenizer reads it; other words are split into letters.
 
     Args:
         folder: is made if it does not exist.
         words: in lower case; each becomes one token.
         max_length: of a prompt, including the start and the end token.
+        pad_token: what fills prompts up.
     """
     vocabulary, merges = word_vocabulary(words)
-    return write_tokenizer(folder, vocabulary, merges, max_length)
+    return write_tokenizer(folder, vocabulary, merges, max_length, pad_token=pad_token)
 
 
 def write_tokenizer(
-    folder: str | Path, vocabulary: Mapping[str, int], merges: Iterable[tuple[str, str]], max_length: int
+    folder: str | Path,
+    vocabulary: Mapping[str, int],
+    merges: Iterable[tuple[str, str]],
+    max_length: int,
+    *,
+    pad_token: str = EOS,
 ) -> Path:
     """Write a tokenizer folder of a vocabulary and its merges, the first of which applies first."""
     folder = Path(folder)
@@ -32,7 +38,7 @@ def write_tokenizer(
     _write_json(folder / "vocab.json", vocabulary)
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
-    special = {"bos_token": BOS, "eos_token": EOS, "pad_token": EOS, "unk_token": EOS}
+    special = {"bos_token": BOS, "eos_token": EOS, "pad_token": pad_token, "unk_token": EOS}
     _write_json(folder / "special_tokens_map.json", special)
     facts = {"tokenizer_class": "CLIPTokenizer", "model_max_length": max_length, "do_lower_case": True}
     _write_json(folder / "tokenizer_config.json", {**facts, **special})

@@ -31,6 +31,7 @@ class ComponentJob:
         keep: names of a graph's values whose products stay in float32, see `to_half`.
         float32_only: the component must not run at a lower precision.
         weights_of: name of a component that has the same weights, and whose file is used for both.
+        overflow: what to do about an error that is not finite; None: nothing is known.
     """
 
     name: str
@@ -43,6 +44,7 @@ class ComponentJob:
     keep: Callable[[ir.Graph], Collection[str]] = lambda graph: ()
     float32_only: bool = False
     weights_of: str | None = None
+    overflow: str | None = None
 
 
 def write(context: Context, job: ComponentJob) -> StageResult:
@@ -70,7 +72,7 @@ def write(context: Context, job: ComponentJob) -> StageResult:
             float32_only=job.float32_only,
             weights_of=None if job.weights_of is None else context.before.components[job.weights_of],
         )
-        error = check(f"the {job.label}", job.measure(component, context.folder), limit)
+        error = check(f"the {job.label}", job.measure(component, context.folder), limit, job.overflow)
         context.workspace.put(job.name, component, {"parity": error})
     return StageResult({job.name: component}, parity={job.name: error}, weight_bytes=job.weight_bytes)
 

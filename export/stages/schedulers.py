@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ebca.errors import ExportError, ParameterError
-from ebca.export.checkpoint.defaults import SCHEDULER_CONFIG
+from ebca.export.checkpoint.defaults import SCHEDULER_CONFIG, XL_SCHEDULER_CONFIG
 from ebca.export.checkpoint.model import Checkpoint
 from ebca.export.distilled import is_distilled
 from ebca.export.options import DISTILLED_STEPS, TRAINING_STEPS, ExportOptions
@@ -55,7 +55,9 @@ def check(checkpoint: Checkpoint, options: ExportOptions) -> None:
 
 
 def _config(checkpoint: Checkpoint) -> Mapping[str, Any]:
-    return SCHEDULER_CONFIG if checkpoint.scheduler_config is None else checkpoint.scheduler_config
+    if checkpoint.scheduler_config is not None:
+        return checkpoint.scheduler_config
+    return XL_SCHEDULER_CONFIG if checkpoint.is_xl else SCHEDULER_CONFIG
 
 
 def export(context: Context) -> StageResult:
@@ -73,6 +75,7 @@ def export(context: Context) -> StageResult:
         common_steps=_steps(context, config, context.options.common_steps),
         spacings=context.options.spacings,
         inpainting=checkpoint.unet.config.in_channels == 9,
+        xl=checkpoint.is_xl,
         on_scheduler=lambda name: context.report(f"scheduler tables: {name}"),
     )
     for name in asked:
@@ -81,7 +84,8 @@ def export(context: Context) -> StageResult:
     notices = list(tables.notices)
     # A UNet alone never has one.
     if checkpoint.scheduler_config is None and checkpoint.text_encoder is not None:
-        notices.append("the checkpoint has no scheduler_config.json; pndm as in Stable Diffusion 1.5 is the default")
+        default = "euler as in Stable Diffusion XL" if checkpoint.is_xl else "pndm as in Stable Diffusion 1.5"
+        notices.append(f"the checkpoint has no scheduler_config.json; {default} is the default")
     for notice in notices:
         warnings.warn(notice, stacklevel=2)
     section = write_tables(tables, context.folder)

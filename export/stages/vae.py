@@ -1,5 +1,6 @@
 """The VAE: its decoder, its encoder, and a small decoder for previews."""
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 
@@ -43,10 +44,11 @@ def export(context: Context) -> StageResult:
     if context.options.computes_half:
         # If float16 overflows, it does so at the size that unscaled latents have.
         latents /= np.float32(config.scaling_factor)
+    half = _computes_half(context, vae)
     image = rng.uniform(-1, 1, (1, config.in_channels, _HEIGHT * factor, _WIDTH * factor)).astype(np.float32)
     jobs = [
-        _job(context, "decoder", VaeDecoder(vae), vae_decoder_graph, latents),
-        _job(context, "encoder", VaeEncoder(vae), vae_encoder_graph, image),
+        _job(context, "decoder", VaeDecoder(vae), vae_decoder_graph, latents, computes_half=half),
+        _job(context, "encoder", VaeEncoder(vae), vae_encoder_graph, image, computes_half=half),
     ]
     spec = VaeSpec(
         DECODER,
@@ -60,6 +62,20 @@ def export(context: Context) -> StageResult:
     if context.checkpoint.preview_vae is not None:
         jobs.append(_preview_job(context, context.checkpoint.preview_vae))
     return component.write_all(context, jobs).joined(StageResult(sections={"vae": spec}))
+
+
+def _computes_half(context: Context, vae: AutoencoderKL) -> bool:
+    """Whether the VAE computes in float16. That of Stable Diffusion XL says in its configuration whether it can."""
+    if not context.options.computes_half or context.options.vae_float32:
+        return False
+    if context.checkpoint.is_xl and vae.config.get("force_upcast"):
+        warnings.warn(
+            "the VAE says that it overflows float16 (force_upcast), so it computes in float32; a folder of one that "
+            "does not can be given with --vae",
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def _preview_job(context: Context, vae: AutoencoderTiny) -> ComponentJob:
@@ -82,6 +98,8 @@ def _job(
     module: nn.Module,
     graph: Callable[[AutoencoderKL, Keep], ir.Graph],
     example: np.ndarray,
+    *,
+    computes_half: bool,
 ) -> ComponentJob:
     vae, options = context.checkpoint.vae, context.options
     assert vae is not None
@@ -93,5 +111,6 @@ def _job(
         stored_bytes((p for n, p in vae.named_parameters() if n.startswith(prefixes)), options),
         partial(graph, vae, traces.keeper(context, f"vae_{side}")),
         measure_module(module, example),
-        computes_half=options.computes_half and not options.vae_float32,
+        computes_half=computes_half,
+        overflow="the VAE overflows float16: let it compute in float32 with --vae-fp32" if computes_half else None,
     )

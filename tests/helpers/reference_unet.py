@@ -75,7 +75,7 @@ class ReferenceUNet:
     def __call__(
         self,
         sample: np.ndarray,
-        timestep: float,
+        timestep: float | Tensor,
         images: list[Image],
         residuals: list[Tensor] | None = None,
         added: dict[str, Tensor] | None = None,

@@ -212,7 +212,7 @@ def test_an_incomplete_pipeline_names_what_is_missing(folder: Path, part: str) -
         ),
         ({"unet": [None, None]}, "is built on no UNet"),
         ({"unet": ["diffusers", "UNet2DModel"]}, "the unet of StableDiffusionPipeline is UNet2DModel"),
-        ({"text_encoder_2": ["transformers", "CLIPTextModelWithProjection"]}, "two text encoders"),
+        ({"text_encoder_2": ["transformers", "CLIPTextModelWithProjection"]}, "text_encoder_2/config.json is missing"),
         ({"text_encoder": ["transformers", "T5EncoderModel"]}, "T5EncoderModel; only CLIPTextModel"),
         ({"vae": ["diffusers", "AutoencoderTiny"]}, "AutoencoderTiny; only AutoencoderKL"),
     ],
