@@ -151,18 +151,18 @@ def _added(unet: UNetSpec, rows: int, given: Mapping[str, np.ndarray | None]) ->
     """What a UNet takes beside sample, timestep and contexts, checked: by name, [B,P] and [B,6], or nothing."""
     found = {}
     for name, value in given.items():
-        taken = name in unet.inputs
-        if taken != (value is not None):
-            problem = f"{name} {'is missing' if taken else 'is given'}"
-            raise ParameterError(
-                problem, f"this UNet takes {f'[rows, {unet.tensors[name].shape[1]}]' if taken else 'none'}"
-            )
-        if value is None:
+        if name not in unet.inputs:
+            if value is not None:
+                raise rules.ADDED_ENGINE.error(name=name)
             continue
-        expected = [rows, unet.tensors[name].shape[1]]
-        array = as_numbers(name, value, str(expected))
-        if list(array.shape) != expected:
-            raise ParameterError(f"{name} has shape {list(array.shape)}", f"give {expected}")
+        width = unet.tensors[name].shape[1]
+        if value is None:
+            raise ParameterError(f"{name} is missing", f"give [{rows}, {width}], as this UNet takes")
+        array = as_numbers(name, value, f"an array [{rows}, {width}]")
+        if array.shape != (rows, width):
+            raise rules.POOLED_SHAPE.error(name=name, shape=list(array.shape), batch=rows, width=width)
+        if not np.isfinite(array).all():
+            raise rules.EMBEDS_NOT_FINITE.error(name=name)
         found[name] = array
     return found
 

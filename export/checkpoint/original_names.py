@@ -34,6 +34,8 @@ _OPEN_CLIP_TOP = {
     "final_layer_norm.weight": "ln_final.weight",
     "final_layer_norm.bias": "ln_final.bias",
 }
+OPEN_CLIP_PROJECTION = "text_projection"
+"""What open CLIP calls the projection of a whole text, which it stores transposed."""
 _LAYER = re.compile(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
 PROJECTIONS = ("q", "k", "v")
 """The order in which open CLIP stacks the projections of an attention in one tensor."""

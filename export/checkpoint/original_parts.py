@@ -10,18 +10,27 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from ebca.errors import ModelError
-from ebca.export.checkpoint.original_names import ema_name, open_clip_name, unet_names, vae_names
+from ebca.export.checkpoint.original_names import (
+    OPEN_CLIP_PROJECTION,
+    ema_name,
+    open_clip_name,
+    unet_names,
+    vae_names,
+)
 from ebca.export.checkpoint.tensor_file import Place, TensorFile, left_out
 
 UNET_PREFIX = "model.diffusion_model."
 EMA_PREFIX = "model_ema."
 VAE_PREFIX = "first_stage_model."
 TEXT_PREFIX = "cond_stage_model."
-_CLIP_PREFIXES = (f"{TEXT_PREFIX}transformer.text_model.", f"{TEXT_PREFIX}transformer.")
-_OPEN_CLIP_PREFIX = f"{TEXT_PREFIX}model."
+XL_TEXT_PREFIXES = ("conditioner.embedders.0.", "conditioner.embedders.1.")
+"""The text encoders of Stable Diffusion XL."""
+_CLIP_PREFIXES = ("transformer.text_model.", "transformer.")
+_OPEN_CLIP_PREFIX = "model."
+_PROJECTION = "text_projection.weight"
 # Of the text encoder: for whole-text embeddings, or made by the network itself.
 _UNUSED_TEXT = re.compile(
     r".*(text_projection(\.weight)?|logit_scale|position_ids|attn_mask|scale_weight|scaled_fp8|input_scale)"
@@ -90,24 +99,35 @@ def read_vae(file: TensorFile, config: Mapping[str, Any], prefix: str = VAE_PREF
     return Read(vae, left_out(file, "VAE", extra))
 
 
-def read_text_encoder(file: TensorFile, config: Mapping[str, Any]) -> Read | None:
+def read_text_encoder(
+    file: TensorFile, config: Mapping[str, Any], within: str = TEXT_PREFIX, *, projection: bool = False
+) -> Read | None:
     """CLIP, or open CLIP, whose projections are stored stacked; None if the file has no text encoder.
 
     A stored model may have more layers than the architecture uses.
+
+    Args:
+        file: the checkpoint.
+        config: as in transformers.
+        within: prefix of all its tensors.
+        projection: with the projection of a whole text.
     """
-    inside = [name for name in file.names if name.startswith(TEXT_PREFIX)]
+    inside = [name for name in file.names if name.startswith(within)]
     if not inside:
         return None
+    network = CLIPTextModelWithProjection if projection else CLIPTextModel
     # Not on the meta device: its position_ids are a buffer that no file contains.
-    model: nn.Module = CLIPTextModel(CLIPTextConfig(**config))
+    model: nn.Module = network(CLIPTextConfig(**config))
     names = [(name, name.removeprefix("text_model.")) for name, _ in model.named_parameters()]
-    prefix = next((one for one in _CLIP_PREFIXES if f"{one}embeddings.token_embedding.weight" in file), None)
+    clip, opened = (within + one for one in _CLIP_PREFIXES), within + _OPEN_CLIP_PREFIX
+    prefix = next((one for one in clip if f"{one}embeddings.token_embedding.weight" in file), None)
     if prefix is not None:
-        places = {name: Place((prefix + inner,)) for name, inner in names}
-    elif f"{_OPEN_CLIP_PREFIX}token_embedding.weight" in file:
-        prefix = _OPEN_CLIP_PREFIX
-        found = {name: open_clip_name(inner) for name, inner in names}
-        places = {name: Place((prefix + theirs,), third) for name, (theirs, third) in found.items()}
+        # transformers keeps the projection beside the level "text_model".
+        top = prefix.removesuffix("text_model.")
+        places = {name: Place(((top if inner == _PROJECTION else prefix) + inner,)) for name, inner in names}
+    elif f"{opened}token_embedding.weight" in file:
+        prefix = opened
+        places = {name: _open_clip_place(prefix, inner) for name, inner in names}
     else:
         raise ModelError(
             f"the text encoder in {file.path.name} is neither CLIP nor open CLIP in a known layout, "
@@ -118,6 +138,13 @@ def read_text_encoder(file: TensorFile, config: Mapping[str, Any]) -> Read | Non
     layers = int(config["num_hidden_layers"])
     extra = [name for name in inside if name not in used and not _unused_text(name.removeprefix(prefix), layers)]
     return Read(model, left_out(file, "text encoder", extra))
+
+
+def _open_clip_place(prefix: str, inner: str) -> Place:
+    if inner == _PROJECTION:
+        return Place((prefix + OPEN_CLIP_PROJECTION,), transposed=True)
+    theirs, third = open_clip_name(inner)
+    return Place((prefix + theirs,), third)
 
 
 def _unused_text(inner: str, layers: int) -> bool:

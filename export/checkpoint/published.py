@@ -1,4 +1,4 @@
-"""Layouts in which Stable Diffusion 1.x and 2.x have been published: every tensor's name and shape, from the
+"""Layouts in which Stable Diffusion 1.x, 2.x and XL have been published: every tensor's name and shape, from the
 architecture alone; and files of random weights in these layouts, to try an export without the model."""
 
 from __future__ import annotations
@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -14,9 +14,20 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from ebca.export.checkpoint.architectures import STABLE_DIFFUSION_1, STABLE_DIFFUSION_2, Architecture
-from ebca.export.checkpoint.original_names import ema_name, open_clip_name, unet_names, vae_names
-from ebca.export.checkpoint.original_parts import TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX
+from ebca.export.checkpoint.architectures import (
+    STABLE_DIFFUSION_1,
+    STABLE_DIFFUSION_2,
+    STABLE_DIFFUSION_XL,
+    Architecture,
+)
+from ebca.export.checkpoint.original_names import (
+    OPEN_CLIP_PROJECTION,
+    ema_name,
+    open_clip_name,
+    unet_names,
+    vae_names,
+)
+from ebca.export.checkpoint.original_parts import TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX, XL_TEXT_PREFIXES
 from ebca.export.checkpoint.random_weights import random_parameter
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -33,7 +44,8 @@ class Layout:
     Attributes:
         architecture: of the networks.
         in_channels: of the UNet: 4; 9 for inpainting, 8 for InstructPix2Pix.
-        text: "clip" has the level "text_model", "flat" has not; "open" is open CLIP with one layer more than is used.
+        text: "clip" has the level "text_model", "flat" has not; "open" is open CLIP with one layer more than is used;
+            "both" is CLIP and all of a second, open CLIP, as in Stable Diffusion XL.
         vae: how its attention is spelled: the original's, or diffusers' of today ("linear") or before ("old").
         parts: which networks the file has.
         ema: whether it has averaged copies of the UNet's weights too.
@@ -43,7 +55,7 @@ class Layout:
 
     architecture: Architecture = STABLE_DIFFUSION_1
     in_channels: int = 4
-    text: Literal["clip", "flat", "open"] = "clip"
+    text: Literal["clip", "flat", "open", "both"] = "clip"
     vae: Literal["original", "linear", "old"] = "original"
     parts: tuple[str, ...] = ("unet", "text_encoder", "vae")
     ema: bool = False
@@ -56,6 +68,7 @@ class Layout:
 
 
 _TWO: Final = Layout(STABLE_DIFFUSION_2, text="open", dtype=torch.float32)
+_XL: Final = Layout(STABLE_DIFFUSION_XL, text="both")
 PUBLISHED: Final[Mapping[str, Layout]] = {
     "sd-1.5-fp16": Layout(),
     "sd-1.5-with-ema": Layout(ema=True, dtype=torch.float32),
@@ -70,6 +83,10 @@ PUBLISHED: Final[Mapping[str, Layout]] = {
     "sd-2.1-768-described": replace(_TWO, metadata={"modelspec.prediction_type": "v", "modelspec.title": "two-one"}),
     "sd-2.1-base": replace(_TWO, metadata={"modelspec.architecture": "stable-diffusion-v2-512"}),
     "sd-2.0-inpainting": replace(_TWO, in_channels=9),
+    "sdxl-base": _XL,
+    "sdxl-turbo": replace(_XL, metadata={"modelspec.prediction_type": "epsilon", "modelspec.title": "turbo"}),
+    "sdxl-inpainting": replace(_XL, in_channels=9),
+    "sdxl-linear-vae": replace(_XL, vae="linear"),
     "vae-original": Layout(parts=("vae",), dtype=torch.float32),
     "vae-linear": Layout(parts=("vae",), vae="linear", dtype=torch.float32),
     "vae-old": Layout(parts=("vae",), vae="old", dtype=torch.float32),
@@ -79,6 +96,8 @@ PUBLISHED: Final[Mapping[str, Layout]] = {
 
 def reduced(architecture: Architecture) -> Architecture:
     """An architecture with the same names, a twentieth as wide and more, so that files of it take a few megabytes."""
+    if architecture.text_encoder_2 is not None:
+        return _reduced_xl(architecture)
     second = architecture.width != STABLE_DIFFUSION_1.width
     width = 64 if second else 32
     return replace(
@@ -100,6 +119,35 @@ def reduced(architecture: Architecture) -> Architecture:
             "num_hidden_layers": 3,
         },
         side_if_v=24 if architecture.side_if_v else None,
+    )
+
+
+def _reduced_xl(architecture: Architecture) -> Architecture:
+    assert architecture.text_encoder_2 is not None
+    width, width_2, pooled = 32, 48, 40
+    small = {"num_attention_heads": 4, "num_hidden_layers": 3}
+    return replace(
+        architecture,
+        unet={
+            **architecture.unet,
+            "block_out_channels": [32, 64, 64],
+            "transformer_layers_per_block": [1, 1, 2],
+            "norm_num_groups": 8,
+            "cross_attention_dim": width + width_2,
+            "attention_head_dim": [2, 4, 4],
+            "addition_time_embed_dim": 8,
+            "projection_class_embeddings_input_dim": 6 * 8 + pooled,
+            "sample_size": 16,
+        },
+        vae={**architecture.vae, "block_out_channels": [16, 32, 32, 32], "norm_num_groups": 8, "sample_size": 128},
+        text_encoder={**architecture.text_encoder, "hidden_size": width, "intermediate_size": 2 * width, **small},
+        text_encoder_2={
+            **architecture.text_encoder_2,
+            "hidden_size": width_2,
+            "intermediate_size": 2 * width_2,
+            "projection_dim": pooled,
+            **small,
+        },
     )
 
 
@@ -169,28 +217,33 @@ def _text_encoder(layout: Layout) -> Iterator[tuple[str, tuple[int, ...]]]:
     config = dict(layout.architecture.text_encoder)
     if layout.text == "open":
         config["num_hidden_layers"] += 1
-    with torch.device("meta"):
-        parameters = _parameters(CLIPTextModel(CLIPTextConfig(**config)))
-    width, positions = config["hidden_size"], config["max_position_embeddings"]
-    if layout.text == "open":
-        yield from _open_clip(parameters)
-        prefix = f"{TEXT_PREFIX}model."
-        yield from (
-            (f"{prefix}text_projection", (width, width)),
-            (f"{prefix}logit_scale", ()),
-            (f"{prefix}attn_mask", (positions, positions)),
-        )
-        return
-    prefix = f"{TEXT_PREFIX}transformer." + ("text_model." if layout.text == "clip" else "")
-    for name, shape in parameters.items():
+        yield from _open_clip(config, f"{TEXT_PREFIX}model.")
+        yield f"{TEXT_PREFIX}model.attn_mask", (config["max_position_embeddings"],) * 2
+    elif layout.text == "both":
+        assert layout.architecture.text_encoder_2 is not None
+        yield from _clip(config, f"{XL_TEXT_PREFIXES[0]}transformer.text_model.")
+        yield from _open_clip(layout.architecture.text_encoder_2, f"{XL_TEXT_PREFIXES[1]}model.")
+    else:
+        yield from _clip(config, f"{TEXT_PREFIX}transformer." + ("text_model." if layout.text == "clip" else ""))
+
+
+def _clip(config: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+    for name, shape in _text_parameters(config).items():
         yield prefix + name, shape
-    yield f"{prefix}embeddings.position_ids", (1, positions)
+    yield f"{prefix}embeddings.position_ids", (1, config["max_position_embeddings"])
 
 
-def _open_clip(parameters: Shapes) -> Iterator[tuple[str, tuple[int, ...]]]:
-    for name, shape in parameters.items():
+def _open_clip(config: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+    for name, shape in _text_parameters(config).items():
         theirs, third = open_clip_name(name)
         if third is None:
-            yield f"{TEXT_PREFIX}model.{theirs}", shape
+            yield prefix + theirs, shape
         elif third == 0:
-            yield f"{TEXT_PREFIX}model.{theirs}", (3 * shape[0], *shape[1:])
+            yield prefix + theirs, (3 * shape[0], *shape[1:])
+    yield prefix + OPEN_CLIP_PROJECTION, (config["hidden_size"], config["projection_dim"])
+    yield f"{prefix}logit_scale", ()
+
+
+def _text_parameters(config: Mapping[str, Any]) -> Shapes:
+    with torch.device("meta"):
+        return _parameters(CLIPTextModel(CLIPTextConfig(**config)))

@@ -27,10 +27,12 @@ class Place:
     Attributes:
         spellings: names that files have for it; the first that is there is read.
         third: which third of that tensor's first axis; None: all of it.
+        transposed: whether its two axes are stored in the other order.
     """
 
     spellings: tuple[str, ...]
     third: int | None = None
+    transposed: bool = False
 
 
 class TensorFile:
@@ -94,15 +96,16 @@ class TensorFile:
         for name, parameter in network.named_parameters():
             source = found[name]
             assert source is not None
-            state[name] = self._fitted(source, places[name].third, tuple(parameter.shape), part)
+            state[name] = self._fitted(source, places[name], tuple(parameter.shape), part)
         # Buffers are made by the network itself.
         network.load_state_dict(state, strict=False, assign=True)
         network.eval().requires_grad_(False)
         return {source for source in found.values() if source is not None}
 
-    def _fitted(self, name: str, third: int | None, shape: tuple[int, ...], part: str) -> Tensor:
-        stored = self.shape(name)
+    def _fitted(self, name: str, place: Place, shape: tuple[int, ...], part: str) -> Tensor:
+        stored, third = self.shape(name), place.third
         wanted = shape if third is None else (3 * shape[0], *shape[1:])
+        wanted = wanted[::-1] if place.transposed else wanted
         # A linear layer over channels is a convolution of one position.
         if stored not in (wanted, (*wanted, 1, 1), (*wanted, 1)) and (*stored, 1, 1) != wanted:
             raise ModelError(
@@ -110,6 +113,8 @@ class TensorFile:
                 f"not {list(wanted)}"
             )
         value = self.read(name).reshape(wanted)
+        if place.transposed:
+            return value.T.contiguous()
         return value if third is None else value.chunk(3)[third].clone()
 
 

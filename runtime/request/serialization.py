@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ebca.errors import ParameterError
 from ebca.runtime.conditioning import schedules
 from ebca.runtime.conditioning.controlnets import Control, ControlNets
 from ebca.runtime.conditioning.edits import Edit
+from ebca.runtime.conditioning.sizes import SizeConditions
 from ebca.runtime.images.files import read_parameters
 from ebca.runtime.images.pixels import opened
 from ebca.runtime.images.regions import is_box
@@ -180,6 +182,10 @@ def _read_token_weights(name: str, value: Any) -> dict[str | int, float]:
         raise _wrong(name, value, "pairs [word or position, factor]") from None
 
 
+def _read_size(name: str, value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _read_edits(name: str, value: Any) -> tuple[Edit, ...]:
     if not isinstance(value, list) or not all(isinstance(one, Mapping) for one in value):
         raise _wrong(name, value, "a list of objects")
@@ -287,4 +293,5 @@ _READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "regions": _read_regions,
     **dict.fromkeys(("image", "mask"), _read_images),
     **dict.fromkeys(inputs.ARRAYS, _read_array),
+    **{one.name: _read_size for one in fields(SizeConditions)},
 }

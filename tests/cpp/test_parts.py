@@ -49,7 +49,7 @@ def test_texts_are_refused_by_the_static_library_too(
 def test_embeddings_make_the_same_image(
     bare: native.Session, shapes: native.Engine, python_shapes: ebca.Engine
 ) -> None:
-    embeds = [python_shapes.encode(python_shapes.tokenizer.encode([text]).ids) for text in (PROMPT, "")]
+    embeds = [python_shapes.encode(python_shapes.tokenizer.encode([text]).ids).contexts for text in (PROMPT, "")]
     given = {"prompt_embeds": embeds[0], "negative_prompt_embeds": embeds[1], "steps": 2, "seed": 1}
     with shapes.session() as session:
         expected = session.generate(PROMPT, steps=2, seed=1).pixels
@@ -57,7 +57,7 @@ def test_embeddings_make_the_same_image(
 
 
 def test_only_images_that_fit_are_accepted_without_resizing(bare: native.Session, python_shapes: ebca.Engine) -> None:
-    embeds = python_shapes.encode(python_shapes.tokenizer.encode([PROMPT]).ids)
+    embeds = python_shapes.encode(python_shapes.tokenizer.encode([PROMPT]).ids).contexts
     image = np.full((64, 64, 3), 200, np.uint8)
     given = {"prompt_embeds": embeds, "guidance_scale": 1.0, "steps": 2, "seed": 1, "strength": 1.0}
     assert bare.generate(image=image, **given).task == "image-to-image"

@@ -14,6 +14,7 @@ from helpers.tiny import call_inputs  # noqa: E402
 import ebca  # noqa: E402
 from ebca.engines.contract.accuracy import relative_l2  # noqa: E402
 from ebca.export.checkpoint.tiny import build_tiny  # noqa: E402
+from ebca.export.checkpoint.tiny_xl import TINY_XL  # noqa: E402
 
 # Float32 in different libraries: measured up to 3e-6.
 LIMIT = 1e-5
@@ -313,3 +314,46 @@ def test_an_inpainting_model_takes_nine_channels(tiny_inpainting_dir: Path) -> N
     assert result.noise.shape == (2, 4, 8, 8)
     assert relative_l2(result.noise, expected) <= LIMIT
     assert refusal(denoiser) == "sample has 4 channels; give 9, as this UNet takes"
+
+
+def test_stable_diffusion_xl_takes_pooled_embeddings_and_sizes(xl_engine: ebca.Engine) -> None:
+    """Against diffusers' UNet."""
+    rng = np.random.default_rng(0)
+    sample, contexts = rng.standard_normal((2, 4, 8, 12), np.float32), rng.standard_normal((2, 1, 77, 80), np.float32)
+    given = {"text_embeds": rng.standard_normal((2, 40), np.float32), "time_ids": np.array([[9, 8, 0, 1, 64, 96]] * 2)}
+    denoise = ebca.Denoiser(xl_engine)
+    noise = denoise(sample, 300, contexts, **given).noise
+    added = {name: torch.from_numpy(np.asarray(value, np.float32)) for name, value in given.items()}
+    with torch.no_grad():
+        unet = TINY_XL.build().unet
+        texts = torch.from_numpy(contexts[:, 0])
+        expected = unet(torch.from_numpy(sample), 300, texts, added_cond_kwargs=added, return_dict=False)[0].numpy()
+    assert relative_l2(noise, expected) <= LIMIT
+    given["time_ids"] = given["time_ids"] * 2
+    assert relative_l2(denoise(sample, 300, contexts, **given).noise, noise) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"text_embeds": None}, r"text_embeds is missing; give \[2, 40\], as this UNet takes"),
+        ({"time_ids": None}, r"time_ids is missing; give \[2, 6\]"),
+        ({"text_embeds": np.zeros((1, 40))}, r"text_embeds has shape \[1, 40\]; give \[2, 40\]"),
+        ({"time_ids": np.zeros((2, 5))}, r"time_ids has shape \[2, 5\]; give \[2, 6\]"),
+        ({"time_ids": np.full((2, 6), np.nan)}, "time_ids has values that are not finite"),
+        ({"text_embeds": "a"}, "text_embeds is not an array of numbers"),
+    ],
+)
+def test_wrong_conditions_of_stable_diffusion_xl_are_refused(
+    xl_engine: ebca.Engine, changes: dict[str, Any], message: str
+) -> None:
+    sample, contexts = np.zeros((2, 4, 8, 8), np.float32), np.zeros((2, 1, 77, 80), np.float32)
+    given = {"text_embeds": np.zeros((2, 40)), "time_ids": np.zeros((2, 6))} | changes
+    with pytest.raises(ebca.ParameterError, match=message):
+        ebca.Denoiser(xl_engine)(sample, 300, contexts, **given)
+
+
+def test_other_unets_take_none_of_these(engine: ebca.Engine) -> None:
+    sample, contexts = call_inputs()
+    with pytest.raises(ebca.ParameterError, match="text_embeds is for models that take pooled embeddings and sizes"):
+        ebca.Denoiser(engine)(sample, 300, contexts, text_embeds=np.zeros((2, 40), np.float32))

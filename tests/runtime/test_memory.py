@@ -128,7 +128,7 @@ def test_each_of_these_needs_more(engine: Any, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_memory_that_is_short_while_it_runs_is_one_line(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def short(*_: Any) -> None:
+    def short(*_: Any, **__: Any) -> None:
         raise MemoryError("Unable to allocate 3 TiB")
 
     monkeypatch.setattr(engine, "decode", short)

@@ -1,4 +1,4 @@
-"""Stable Diffusion XL with context updates and editing prompts, against a loop in float64; its other tasks; and a GPU."""
+"""Stable Diffusion XL with updates and editing prompts, against a loop in float64; its other tasks; and a GPU."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +18,8 @@ import ebca  # noqa: E402
 from ebca.engines.contract.accuracy import relative_l2  # noqa: E402
 from ebca.export.checkpoint.tiny_xl import TINY_XL  # noqa: E402
 from ebca.runtime.noise import randn  # noqa: E402
+from ebca.runtime.sampling.table_stepper import TableStepper  # noqa: E402
+from ebca.runtime.sampling.tables import INVERSE, load_table  # noqa: E402
 
 # Float32 against float64 over five guided steps; a wrong half of a context, or a wrong layer, gives 1e-3 or more.
 LIMIT = 2e-5
@@ -111,29 +113,35 @@ def test_repaint_keeps_what_is_outside_of_the_hole(xl_session: ebca.Session) -> 
     assert np.abs(made.images - other.images)[0][~outside].mean() > 1e-3
 
 
-def test_inversion_is_undone_by_generation(xl_session: ebca.Session) -> None:
+def test_inversion_has_the_prompt_and_the_sizes(xl_session: ebca.Session, pipeline: Any) -> None:
+    """Evaluation by evaluation, with embeddings of diffusers."""
     clean = randn((1, 4, 16, 16), 3)
-    sizes = {"original_size": (64, 64), "prompt_2": "a dog"}
-
-    def again(**asked: Any) -> float:
-        found = xl_session.invert(clean, PROMPT, steps=20, **sizes)
-        plain = {"scheduler": "ddim", "steps": 20, "guidance_scale": 1, "output": "latents"}
-        return relative_l2(xl_session.generate(PROMPT, latents=found.latents, **plain, **asked).latents, clean)
-
-    # Random weights invert badly; with other conditions, worse.
-    assert again(**sizes) < 0.5 * again(original_size=(9, 9), prompt_2="snow")
+    found = xl_session.invert(clean, PROMPT, steps=4, prompt_2="a dog", original_size=(64, 90)).latents
+    embeds, _, pooled, _ = pipeline.encode_prompt(PROMPT, prompt_2="a dog", do_classifier_free_guidance=False)
+    added = {"text_embeds": pooled.numpy(), "time_ids": np.array([[64, 90, 0, 0, 128, 128]])}
+    engine = xl_session.engine
+    table = load_table(engine.directory.path, engine.manifest.schedulers, INVERSE, 4)
+    stepper, latents, denoise = TableStepper(table, clean.shape), clean, ebca.Denoiser(engine)
+    stepper.start(clean)
+    for index in range(stepper.total):
+        evaluation = stepper.evaluation(index)
+        noise = denoise(evaluation.model_input, evaluation.timestep, embeds.numpy()[:, None], **added).noise
+        latents = stepper.step(index, noise)
+    assert relative_l2(found, latents) <= LIMIT
+    plain = xl_session.invert(clean, PROMPT, steps=4).latents
+    assert relative_l2(plain, latents) > 1e-2
 
 
 def test_telemetry_and_subjects(xl_session: ebca.Session) -> None:
     unet = xl_session.engine.manifest.unet
+    assert unet.subject_layers is not None
     made = xl_session.generate(PROMPT, steps=2, seed=1, energies=True, attention_maps=True, output="latents", **GAMMAS)
     assert made.energies is not None and made.energies.shape == (2, len(unet.layers), 2, 2, 1)
     assert made.attention_maps is not None and np.allclose(made.attention_maps.sum(1), 1, atol=1e-5)
-    if unet.subject_layers is not None:
-        asked: dict[str, Any] = {"steps": 2, "seed": 1, "output": "latents"}
-        kept = xl_session.generate("a cat and a dog", subjects=["cat", "dog"], **asked)
-        assert kept.parameters["subjects"] == ["cat", "dog"]
-        assert relative_l2(kept.latents, xl_session.generate("a cat and a dog", **asked).latents) > 1e-4
+    asked: dict[str, Any] = {"steps": 2, "seed": 1, "output": "latents"}
+    kept = xl_session.generate("a cat and a dog", subjects=["cat", "dog"], **asked)
+    assert kept.parameters["subjects"] == ["cat", "dog"]
+    assert relative_l2(kept.latents, xl_session.generate("a cat and a dog", **asked).latents) > 1e-4
 
 
 @pytest.mark.parametrize("side", [100, 130])

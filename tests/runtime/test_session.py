@@ -257,7 +257,7 @@ def test_token_weights_by_word_and_position_equal_an_explicit_gamma(session: ebc
     gamma[1, 0, 5] *= 3
     gamma[1, 0, 2] *= -1
     denoiser = ebca.Denoiser(session.engine)
-    embeds = session.engine.encode(session.engine.tokenizer.encode(["", PROMPT]).ids)[:, None]
+    embeds = session.engine.encode(session.engine.tokenizer.encode(["", PROMPT]).ids).contexts[:, None]
     seen: list[tuple[float, np.ndarray]] = []
     session.generate(
         PROMPT, steps=1, seed=1, gamma_attn=0.05, gamma_norm=0.4, token_weights={"crown": 3.0, 2: -1.0},
@@ -365,7 +365,7 @@ def test_an_engine_serves_several_sessions(tiny_engine_dir: Path) -> None:
 def test_a_unet_only_directory_takes_embeddings_and_returns_latents(
     unet_session: ebca.Session, session: ebca.Session
 ) -> None:
-    embeds = session.engine.encode(session.engine.tokenizer.encode([PROMPT, ""]).ids)
+    embeds = session.engine.encode(session.engine.tokenizer.encode([PROMPT, ""]).ids).contexts
     made = unet_session.generate(
         prompt_embeds=embeds[:1], negative_prompt_embeds=embeds[1:], steps=3, seed=1, output="latents", gamma_attn=0.05
     )

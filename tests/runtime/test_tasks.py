@@ -216,7 +216,7 @@ TOO_SMALL = mask_image((1, 1, 8, 8))
 def test_refusals_leave_the_session_usable(
     session: ebca.Session, monkeypatch: pytest.MonkeyPatch, kwargs: dict[str, Any], named: str
 ) -> None:
-    def no_work(*args: object) -> None:
+    def no_work(*args: object, **more: object) -> None:
         raise AssertionError("a component was run")
 
     with monkeypatch.context() as patched, pytest.raises(ebca.ParameterError) as caught:

@@ -52,7 +52,7 @@ def results_of(pipeline: Any, prompt: str) -> tuple[np.ndarray, np.ndarray]:
 
 def ours(engine: ebca.Engine, prompt: str) -> tuple[np.ndarray, np.ndarray]:
     sample, contexts = call_inputs()
-    embeddings = engine.encode(engine.tokenizer.encode([prompt]).ids)
+    embeddings = engine.encode(engine.tokenizer.encode([prompt]).ids).contexts
     return embeddings, ebca.Denoiser(engine)(sample, 500, contexts).noise
 
 

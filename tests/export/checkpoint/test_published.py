@@ -63,7 +63,9 @@ def assert_equal(found: Any, expected: dict[str, Tensor]) -> None:
     assert all(torch.equal(state[name], expected[name].reshape(state[name].shape)) for name in state)
 
 
-@pytest.mark.parametrize("name", ["sd-1.5-fp16", "sd-1.5-inpainting", "instruct-pix2pix", "sd-2.1-768"])
+@pytest.mark.parametrize(
+    "name", ["sd-1.5-fp16", "sd-1.5-inpainting", "instruct-pix2pix", "sd-2.1-768", "sdxl-base", "sdxl-inpainting"]
+)
 def test_unet_and_vae_are_those_that_diffusers_reads(name: str, tmp_path: Path) -> None:
     layout = small(name, parts=("unet", "vae"))
     path = written(name, tmp_path / "model.safetensors", ("unet", "vae"))
@@ -243,3 +245,64 @@ def test_the_keys_of_the_real_sizes() -> None:
     two = shapes(PUBLISHED["sd-2.1-768"])
     assert two["cond_stage_model.model.transformer.resblocks.23.attn.in_proj_weight"] == (3072, 1024)
     assert two["model.diffusion_model.input_blocks.1.1.proj_in.weight"] == (320, 320)
+
+
+def test_the_keys_of_the_real_size_of_xl() -> None:
+    """Numbers of tensors as in the published file: 1680 of the UNet, 248 of the VAE, 197 of CLIP, 390 of open CLIP."""
+    names = shapes(PUBLISHED["sdxl-base"])
+    prefixes = (
+        "model.diffusion_model.",
+        "first_stage_model.",
+        "conditioner.embedders.0.transformer.text_model.",
+        "conditioner.embedders.1.model.",
+    )
+    assert [sum(name.startswith(prefix) for name in names) for prefix in prefixes] == [1680, 248, 197, 390]
+    assert names["model.diffusion_model.label_emb.0.0.weight"] == (1280, 2816)
+    assert names["model.diffusion_model.input_blocks.4.1.transformer_blocks.1.attn2.to_k.weight"] == (640, 2048)
+    assert names["model.diffusion_model.output_blocks.5.2.conv.weight"] == (640, 640, 3, 3)
+    assert names["conditioner.embedders.1.model.text_projection"] == (1280, 1280)
+
+
+def test_both_text_encoders_of_xl_are_those_that_diffusers_reads(tmp_path: Path) -> None:
+    path = written("sdxl-base", tmp_path / "model.safetensors")
+    model, tensors = loaded(path), load_file(path)
+    first, second = model.text_encoder, model.text_encoder_2
+    assert first is not None and second is not None
+    wrapped = "text_model." if hasattr(first, "text_model") else ""
+    prefix = "conditioner.embedders.0.transformer.text_model."
+    names = (name.removeprefix(prefix) for name in tensors if name.startswith(prefix))
+    assert_equal(first, {wrapped + n: tensors[prefix + n].float() for n in names if not n.endswith("position_ids")})
+    expected = convert_open_clip_checkpoint(second, tensors, prefix="conditioner.embedders.1.model.")
+    assert_equal(second, {name: value.float() for name, value in expected.items()})
+    assert torch.equal(
+        second.text_projection.weight, tensors["conditioner.embedders.1.model.text_projection"].float().T
+    )
+    assert model.tokenizer_info["pad_token_2"] == "!" and model.tokenizer_info["pad_token_id_2"] == 0
+    assert model.tokenizer_info["pad_token"] == "<|endoftext|>" and model.force_zeros_for_empty_prompt
+    assert model.scheduler_config is not None and model.scheduler_config["_class_name"] == "EulerDiscreteScheduler"
+
+
+def test_an_xl_file_may_have_no_text_encoder_but_not_one_of_two(tmp_path: Path) -> None:
+    alone = loaded(written("sdxl-base", tmp_path / "unet.safetensors", ("unet",)))
+    assert (alone.text_encoder, alone.text_encoder_2, alone.vae, alone.tokenizer_json) == (None, None, None, None)
+    tensors = load_file(written("sdxl-base", tmp_path / "model.safetensors"))
+    for number in (0, 1):
+        prefix = f"conditioner.embedders.{number}."
+        path = tmp_path / "one.safetensors"
+        save_file({name: value for name, value in tensors.items() if not name.startswith(prefix)}, path)
+        with pytest.raises(ModelError, match=rf"has one of two text encoders: none is at {prefix}"):
+            loaded(path)
+
+
+def test_the_refiner_of_xl_is_refused_by_name(tmp_path: Path) -> None:
+    path, prefix = tmp_path / "refiner.safetensors", "model.diffusion_model."
+    parts = {
+        "input_blocks.0.0.weight": (8, 4, 3, 3),
+        "input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight": (8, 1280),
+        "label_emb.0.0.weight": (8, 2560),
+    }
+    save_file({prefix + name: torch.zeros(shape) for name, shape in parts.items()}, path)
+    with pytest.raises(
+        ModelError, match=r"refiner\.safetensors is the refiner of Stable Diffusion XL; export the base"
+    ):
+        loaded(path)

@@ -183,7 +183,6 @@ def test_a_tokenizer_larger_than_the_embedding_table_is_refused(
     [
         ("model.diffusion_model.joint_blocks.0.weight", "Stable Diffusion 3"),
         ("model.diffusion_model.double_blocks.0.weight", "Flux"),
-        ("conditioner.embedders.1.model.positional_embedding", "Stable Diffusion XL"),
         ("lora_unet_down_blocks_0.lora_up.weight", "LoRA weights"),
         ("down_blocks.0.resnets.0.conv1.weight", "diffusers format; pass their folder"),
         ("something.else", "no Stable Diffusion checkpoint"),
@@ -200,8 +199,20 @@ def test_a_single_file_of_another_context_width_is_refused(tmp_path: Path) -> No
     path = tmp_path / "two.safetensors"
     prefix = "model.diffusion_model.input_blocks."
     conv_in, to_k = f"{prefix}0.0.weight", f"{prefix}1.1.transformer_blocks.0.attn2.to_k.weight"
-    save_file({conv_in: torch.zeros(8, 4, 3, 3), to_k: torch.zeros(8, 2048)}, path)
-    with pytest.raises(ModelError, match=r"two\.safetensors is a model with context width 2048; .* 768 .* or 1024 "):
+    save_file({conv_in: torch.zeros(8, 4, 3, 3), to_k: torch.zeros(8, 4096)}, path)
+    with pytest.raises(ModelError, match=r"two\.safetensors is a model with context width 4096; .* 1024 .* or 2048 "):
+        load_checkpoint(path)
+
+
+def test_a_class_conditional_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "unclip.safetensors"
+    prefix = "model.diffusion_model."
+    conv_in, to_k = (
+        f"{prefix}input_blocks.{one}" for one in ("0.0.weight", "1.1.transformer_blocks.0.attn2.to_k.weight")
+    )
+    label = {f"{prefix}label_emb.0.0.weight": torch.zeros(8, 8)}
+    save_file({conv_in: torch.zeros(8, 4, 3, 3), to_k: torch.zeros(8, 1024), **label}, path)
+    with pytest.raises(ModelError, match=r"unclip\.safetensors holds a class-conditional model"):
         load_checkpoint(path)
 
 

@@ -203,7 +203,7 @@ def test_without_guidance_editing_contexts_are_not_tied(session: ebca.Session) -
     seen = Steps()
     edits = [EDIT, ebca.Edit("snow", direction=0, alpha=0.3, gamma_norm=0.2)]
     made = latents(session, steps=1, scheduler="ddim", guidance_scale=1, edits=edits, on_step=seen)
-    texts = session.engine.encode(session.engine.tokenizer.encode([PROMPT, "oil painting", "snow"]).ids)
+    texts = session.engine.encode(session.engine.tokenizer.encode([PROMPT, "oil painting", "snow"]).ids).contexts
     control = ebca.EnergyControl(
         gamma_attn=np.array([[[0.03], [0.02], [0.0]]]),
         gamma_norm=[0.2, 0.1, 0.2],
@@ -281,7 +281,7 @@ def test_equal_weights_of_all_tokens_scale_gamma_on_the_conditional_rows(
         session, steps=1, scheduler="ddim", guidance_scale=scale, gamma_attn=0.04, token_weights=everywhere,
         edits=[EDIT], on_step=seen,
     )  # fmt: skip
-    texts = session.engine.encode(session.engine.tokenizer.encode(["", PROMPT, "oil painting"]).ids)
+    texts = session.engine.encode(session.engine.tokenizer.encode(["", PROMPT, "oil painting"]).ids).contexts
     contexts = np.stack([texts[[0, 0]], texts[1:]]) if guided else texts[None, 1:]
     gamma = np.full((len(contexts), 2, 1), 0.04, np.float32)
     gamma[-1, 0] *= factor
@@ -331,7 +331,7 @@ def test_edits_do_not_affect_the_next_call(session: ebca.Session) -> None:
 
 
 def test_embeddings_replace_the_text_of_an_edit(session: ebca.Session) -> None:
-    embeds = session.engine.encode(session.engine.tokenizer.encode(["oil painting"]).ids)
+    embeds = session.engine.encode(session.engine.tokenizer.encode(["oil painting"]).ids).contexts
     by_text = latents(session, edits=[ebca.Edit("oil painting", alpha=0.6)])
     by_embeds = latents(session, edits=[ebca.Edit(prompt_embeds=embeds, alpha=0.6)])
     # The number of texts in a run of the text encoder changes the order of its sums.

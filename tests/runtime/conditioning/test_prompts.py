@@ -62,7 +62,7 @@ def test_a_prompt_without_syntax_has_the_bits_of_the_encoder(engine: ebca.Engine
 
 
 def test_options_turn_it_off(engine: ebca.Engine) -> None:
-    plain = engine.encode(engine.tokenizer.encode(["a (red:1.3) cat BREAK"]).ids)[0]
+    plain = engine.encode(engine.tokenizer.encode(["a (red:1.3) cat BREAK"]).ids).contexts[0]
     assert np.array_equal(encoded(engine, "a (red:1.3) cat BREAK", prompt_weighting=False), plain)
     assert encoded(engine, "((", prompt_weighting=False).shape == (77, 32)
     with pytest.warns(UserWarning, match="the prompt is longer than 75 tokens; dropped: '"):

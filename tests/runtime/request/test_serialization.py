@@ -17,7 +17,7 @@ import ebca
 from ebca.runtime.images.files import read_parameters, save_image
 from ebca.runtime.images.inputs import load_images
 from ebca.runtime.request.fields import FIELD_PARTS, PARTS, GenerateRequest
-from ebca.runtime.request.inputs import implied_count, recorded
+from ebca.runtime.request.inputs import ARRAYS, implied_count, recorded
 from ebca.runtime.request.serialization import from_json, from_parameters, to_json
 
 NUMBERS = st.floats(-10, 10, width=32).map(float)
@@ -30,6 +30,7 @@ SCHEDULES = st.one_of(
 )
 GAMMAS = st.one_of(NUMBERS, SCHEDULES, st.lists(NUMBERS, min_size=1, max_size=4).map(tuple))
 TEXTS = st.one_of(st.text(max_size=20), st.lists(st.text(max_size=8), min_size=1, max_size=3))
+SIZES = st.tuples(st.integers(0, 4096), st.integers(0, 4096))
 EDITS = st.builds(
     ebca.Edit, prompt=TEXTS, direction=st.integers(0, 1), alpha=GAMMAS, gamma_attn=GAMMAS, gamma_norm=GAMMAS
 )
@@ -37,6 +38,12 @@ REQUESTS = st.builds(
     GenerateRequest.of,
     prompt=TEXTS,
     negative_prompt=TEXTS,
+    prompt_2=st.one_of(st.none(), TEXTS),
+    negative_prompt_2=st.one_of(st.none(), TEXTS),
+    original_size=st.one_of(st.none(), SIZES),
+    crops_coords_top_left=st.one_of(st.none(), SIZES),
+    negative_target_size=st.one_of(st.none(), SIZES),
+    vae_tiling=st.booleans(),
     token_weights=st.dictionaries(st.one_of(st.text(min_size=1, max_size=6), st.integers(0, 76)), NUMBERS, max_size=3),
     guidance_scale=st.one_of(st.none(), NUMBERS),
     gamma_attn=GAMMAS,
@@ -81,19 +88,21 @@ def test_arrays_and_images_are_embedded() -> None:
     request = GenerateRequest.of(
         prompt_embeds=rng.standard_normal((1, 7, 8), np.float32),
         negative_prompt_embeds=rng.standard_normal((1, 7, 8)),
+        pooled_prompt_embeds=rng.standard_normal((1, 5), np.float32),
+        negative_pooled_prompt_embeds=rng.standard_normal((1, 5), np.float32),
         latents=rng.standard_normal((1, 4, 2, 2), np.float32),
         image=[image, rng.uniform(0, 1, (6, 5, 3)).astype(np.float32)],
         mask=rng.integers(0, 2, (6, 5), np.uint8),
         edits=(ebca.Edit(prompt_embeds=rng.standard_normal((1, 7, 8), np.float32), alpha=0.5),),
     )
     again = from_json(json.loads(json.dumps(to_json(request))))
-    for name in ("prompt_embeds", "negative_prompt_embeds", "latents", "mask"):
+    for name in (*ARRAYS, "mask"):
         ours, theirs = request.values()[name], again.values()[name]
         assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs), name
     assert np.array_equal(np.asarray(again.image_inputs.image[0]), np.asarray(image))  # type: ignore[index,arg-type]
     assert np.array_equal(again.image_inputs.image[1], request.image_inputs.image[1])  # type: ignore[index,arg-type]
     assert np.array_equal(again.guidance.edits[0].prompt_embeds, request.guidance.edits[0].prompt_embeds)  # type: ignore[arg-type]
-    assert not {"image", "mask", "latents", "prompt_embeds"} & to_json(request, embedded=False).keys()
+    assert not {"image", "mask", *ARRAYS} & to_json(request, embedded=False).keys()
     assert "prompt_embeds" not in to_json(request, embedded=False)["edits"][0]
 
 
@@ -226,3 +235,10 @@ def test_a_list_of_subjects_for_each_image_says_how_many_images() -> None:
         return implied_count(GenerateRequest.of(prompt="x", subjects=subjects))
 
     assert [counted(each) for each in ("auto", ["a", "b"], [], [["a"], ["b"], []], [["a", "b"]])] == [1, 1, 1, 3, 1]
+
+
+def test_second_prompts_and_pooled_embeddings_say_how_many_images() -> None:
+    assert implied_count(GenerateRequest.of(prompt="x", prompt_2=["a", "b"])) == 2
+    assert implied_count(GenerateRequest.of(prompt="x", negative_prompt_2=["a", "b", "c"])) == 3
+    embeds = {"prompt_embeds": np.zeros((1, 7, 8)), "pooled_prompt_embeds": np.zeros((4, 5))}
+    assert implied_count(GenerateRequest.of(**embeds)) == 4

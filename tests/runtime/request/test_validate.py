@@ -20,7 +20,9 @@ SCHEDULERS = {
 
 
 def target(*, in_channels: int = 4, vae: bool = True, text: bool = True, most: int | None = None) -> Target:
-    unet = SimpleNamespace(in_channels=in_channels, out_channels=4, max_contexts=most, subject_layers=None)
+    unet = SimpleNamespace(
+        in_channels=in_channels, out_channels=4, max_contexts=most, subject_layers=None, pooled_size=None
+    )
     manifest = SimpleNamespace(
         unet=unet,
         vae=object() if vae else None,

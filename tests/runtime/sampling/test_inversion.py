@@ -324,7 +324,7 @@ def test_an_inpainting_model_is_refused(tiny_inpainting_dir: Path) -> None:
 
 
 def test_a_unet_only_directory_inverts_latents_but_not_images(tiny_unet_dir: Path, session: ebca.Session) -> None:
-    embeds = session.engine.encode(session.engine.tokenizer.encode([PROMPT]).ids)
+    embeds = session.engine.encode(session.engine.tokenizer.encode([PROMPT]).ids).contexts
     with ebca.load(tiny_unet_dir, backend="onnxruntime") as engine, engine.session(64, 64) as alone:
         found = alone.invert(clean(), prompt_embeds=embeds, steps=3)
         with pytest.raises(ebca.EngineError, match="no VAE; pass latents instead of an image"):

@@ -196,7 +196,7 @@ def test_a_generation_equals_the_loop_of_diffusers(session: ebca.Session, eta: f
     pixels = torch.from_numpy(np.asarray(sample_image(), np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
     mask = (torch.from_numpy(np.asarray(mask_image(), np.float32) / 255) >= 0.5).float()[None, None]
     hole = torch.nn.functional.interpolate(mask, (8, 8))
-    texts = torch.from_numpy(session.engine.encode(session.engine.tokenizer.encode(["", PROMPT]).ids))
+    texts = torch.from_numpy(session.engine.encode(session.engine.tokenizer.encode(["", PROMPT]).ids).contexts)
 
     def noise_of(latents: Any, t: int) -> Any:
         unconditional, conditional = tiny.unet(torch.cat([latents] * 2), t, texts).sample.chunk(2)
@@ -232,7 +232,7 @@ def test_repaint_needs_no_scheduler_table(session: ebca.Session) -> None:
 def test_the_update_is_computed_inside_or_outside_the_hole(session: ebca.Session) -> None:
     """The contexts after the first evaluation show the mask of the update or its inverse."""
     hole = latent_mask(load_masks(mask_image(), 64, 64), 8)
-    texts = session.engine.encode(session.engine.tokenizer.encode(["", PROMPT]).ids)[:, None]
+    texts = session.engine.encode(session.engine.tokenizer.encode(["", PROMPT]).ids).contexts[:, None]
     start = np.repeat(randn((1, 4, 8, 8), 1), 2, 0)
     contexts = {}
     for known in (False, True):
@@ -250,7 +250,7 @@ def test_the_update_is_computed_inside_or_outside_the_hole(session: ebca.Session
 
 def test_gammas_belong_to_levels(session: ebca.Session) -> None:
     seen: list[tuple[float, bool]] = []
-    texts = session.engine.encode(session.engine.tokenizer.encode(["", PROMPT]).ids)[:, None]
+    texts = session.engine.encode(session.engine.tokenizer.encode(["", PROMPT]).ids).contexts[:, None]
     painted(
         session,
         gamma_norm=[0, 0, 0, 0.3, 0, 0],

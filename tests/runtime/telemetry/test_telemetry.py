@@ -97,7 +97,7 @@ def test_maps_of_one_evaluation_equal_pytorch(session: ebca.Session, guidance_sc
             getattr(module, kind).register_forward_hook(
                 lambda _, __, out, key=f"{name}.{kind}": seen.__setitem__(key, out[0].numpy())
             )
-    text = session.engine.encode(session.engine.tokenizer.encode([PROMPT]).ids)
+    text = session.engine.encode(session.engine.tokenizer.encode([PROMPT]).ids).contexts
     with torch.no_grad():
         unet(torch.from_numpy(randn((1, 4, 8, 8), 1)).double(), 1, torch.from_numpy(text).double())
     expected = np.zeros((TOKENS, 8, 8))
@@ -268,7 +268,7 @@ def test_energies_equal_the_definition_at_the_first_layer(engine: ebca.Engine) -
     executor = engine.executor(sizes)
     executor.sample[...] = np.repeat(randn((1, 4, 8, 8), 1), 2, 0)
     executor.timestep[...] = 1
-    executor.contexts[...] = engine.encode(engine.tokenizer.encode(["", PROMPT]).ids)[:, None]
+    executor.contexts[...] = engine.encode(engine.tokenizer.encode(["", PROMPT]).ids).contexts[:, None]
     run_probed(executor, "energies", lambda layer, q, k: seen.setdefault(layer, (q.copy(), k.copy())) and None)
     assert sorted(seen) == list(range(7))
     for layer, (q, k) in seen.items():
@@ -282,7 +282,7 @@ def test_a_probe_changes_no_bit(engine: ebca.Engine) -> None:
     executor = engine.executor(sizes)
     executor.sample[...] = np.repeat(randn((1, 4, 8, 8), 1), 2, 0)
     executor.timestep[...] = 500
-    executor.contexts[...] = engine.encode(engine.tokenizer.encode(["", PROMPT]).ids)[:, None]
+    executor.contexts[...] = engine.encode(engine.tokenizer.encode(["", PROMPT]).ids).contexts[:, None]
     executor.run("update")
     noise, contexts = executor.noise.copy(), executor.contexts_out.copy()
     run_probed(executor, "update", lambda layer, q, k: None)
