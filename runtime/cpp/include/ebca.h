@@ -29,8 +29,8 @@
  *   library returns is freed by its _free function, which accepts NULL.
  * - An engine is shared by threads. A session is used by one thread at a time, except for ebca_session_cancel. A
  *   session keeps its engine alive: they may be freed in any order.
- * - Arrays are C-contiguous. Letters: n images, T tokens, D width of the contexts, C latent channels, h x w latents,
- *   m evaluations of the UNet (pndm makes one more than steps).
+ * - Arrays are C-contiguous. Letters: n images, T tokens, D width of the contexts, P width of pooled embeddings (Stable
+ *   Diffusion XL), C latent channels, h x w latents, m evaluations of the UNet (pndm makes one more than steps).
  * - Callbacks are called from the thread that made the call. They must not use the same session except for
  *   ebca_session_cancel, and must not throw: what a callback in C++ throws ends the call with EBCA_ERROR_PARAMETER.
  * - The library writes nothing to standard output or standard error.
