@@ -57,7 +57,9 @@ def with_embedded_guidance(checkpoint: Checkpoint, asked: float | None) -> Check
     unet = checkpoint.unet
     if not unet.config.get("time_cond_proj_dim"):
         return checkpoint
-    scale = EMBEDDED_GUIDANCE if asked is None else asked
+    # Stable Diffusion XL has no pipeline of its own for such UNets.
+    usual = XL_GUIDANCE_SCALE if checkpoint.is_xl else EMBEDDED_GUIDANCE
+    scale = usual if asked is None else asked
     notice = (
         f"this UNet is told its guidance scale: {scale:g} is built in, another one needs an export with "
         "--guidance-scale; images take one evaluation row each"

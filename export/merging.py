@@ -51,6 +51,8 @@ def merged(
 def _width(checkpoint: Checkpoint) -> int:
     if checkpoint.text_encoder is None or checkpoint.tokenizer_json is None:
         raise ParameterError("an embedding needs a text encoder", "name a full model")
+    if checkpoint.text_encoder_2 is not None:
+        raise embeddings.for_two_encoders()
     return int(checkpoint.text_encoder.config.hidden_size)
 
 

@@ -66,11 +66,8 @@ def check(name: str, error: float, limit: float = LIMIT, overflow: str | None = 
         overflow: what to do if it is not finite; None: nothing is known.
     """
     if not error <= limit:
-        known = overflow is not None and not np.isfinite(error)
-        raise ExportError(
-            f"{name} differs from PyTorch by {error:.1e} (relative L2, limit {limit:.0e})",
-            overflow if known else _REPORT,
-        )
+        remedy = _REPORT if overflow is None or np.isfinite(error) else overflow
+        raise ExportError(f"{name} differs from PyTorch by {error:.1e} (relative L2, limit {limit:.0e})", remedy)
     return error
 
 

@@ -4,7 +4,7 @@ Each part runs in a process of its own, with a time limit, and writes DIR/PART.j
 all of them. Every part runs even if earlier parts failed. The same command continues after an interruption: parts
 that have a result are not run again.
 
-Engine directories come from the folder of --engines: tiny, shapes and model, each as a directory or packed
+Engine directories come from the folder of --engines: tiny, tiny-xl, shapes and model, each as a directory or packed
 (tiny.tar.xz). --export makes those that are missing.
 """
 

@@ -33,7 +33,7 @@ EXPORT_SECONDS: Final = 1800
 _TENSORRT = ("shapes-tensorrt", "model-tensorrt", "model-tensorrt-full-unet-plan")
 
 PARTS: Final = (
-    Part("runs", 30, ("tiny", "model"), "directories open, are captured, and give finite results"),
+    Part("runs", 30, ("tiny", "tiny-xl", "model"), "directories open, are captured, and give finite results"),
     Part("right", 60, ("shapes", "model"), "images and every part against the CPU, noise against PyTorch"),
     Part("steps", 60, ("model",), "time of 50 steps and of whole images, the first of a process too"),
     Part("parts", 20, ("model",), "time of every segment and op"),

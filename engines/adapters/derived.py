@@ -142,6 +142,8 @@ class _Changes:
         modules = Modules(weights)
         found = tuple(loras.read(file.path, file.scale, modules) for file in lora_files)
         encoder = base.manifest.text_encoder
+        if embedding_files and encoder is not None and encoder.pooled_size is not None:
+            raise embeddings.for_two_encoders()
         if embedding_files and (encoder is None or EMBEDDINGS not in weights["text_encoder"]):
             raise ParameterError("this engine has no text encoder, and an embedding needs one", "export the full model")
         width = encoder.hidden_size if encoder else 0

@@ -38,6 +38,11 @@ class Embedding:
         return (self.token, *(f"{self.token}_{index}" for index in range(1, len(self.vectors))))
 
 
+def for_two_encoders() -> ParameterError:
+    """The error for a model with two text encoders, whose textual inversions have vectors for each."""
+    return ParameterError("embeddings for Stable Diffusion XL are not supported", "leave them out")
+
+
 def read(path: str | Path, token: str | None, width: int) -> Embedding:
     """Read a textual inversion.
 

@@ -15,6 +15,7 @@ import numpy as np
 from ebca.engines.adapters import factors, safetensors
 from ebca.engines.adapters.modules import Modules, Weight
 from ebca.engines.adapters.safetensors import TensorFile
+from ebca.engines.contract.weights import PARTS
 from ebca.errors import ParameterError
 
 # A key is the name of a module, then one of these.
@@ -34,6 +35,8 @@ _KEYS = [(re.compile(f"(.+?){suffix}"), role) for suffix, role in _ROLES.items()
 _METADATA = "lora_adapter_metadata"
 _PEFT_FILE, _PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _SHOWN = 3
+# Weights whose inputs are the contexts.
+_READ_CONTEXTS = (".attn2.to_k.weight", ".attn2.to_v.weight")
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,7 @@ def read(path: str | Path, scale: float, modules: Modules) -> Lora:
             continue
         if weight in matched:
             raise ParameterError(f"'{path}' has two changes of '{weight.name}'", "use another file")
+        _check_context(file, weight, keys, modules)
         matched[weight] = _module(file, module, keys, scalings[weight.part])
     if not matched:
         raise ParameterError(
@@ -149,6 +153,18 @@ def read(path: str | Path, scale: float, modules: Modules) -> Lora:
             f"'{path}': {count} fit nothing in this engine and are left out ({_listed(unknown)})", stacklevel=2
         )
     return Lora(Path(path), file.sha256, scale, file, matched)
+
+
+def _check_context(file: TensorFile, weight: Weight, keys: Mapping[str, str], modules: Modules) -> None:
+    """Raise ParameterError for a LoRA of a model with texts of another width, whose other modules may fit by chance."""
+    if "down" not in keys or not weight.name.endswith(_READ_CONTEXTS):
+        return
+    its, ours = file.shape(keys["down"])[1:2], modules.shape(weight)[1:2]
+    if its != ours:
+        raise ParameterError(
+            f"'{file.path}' was made for texts of width {its[0] if its else 1}, and this engine's have {ours[0]}",
+            "use a LoRA of the same architecture: Stable Diffusion 1.x has 768, 2.x 1024, XL 2048",
+        )
 
 
 def _split(key: str) -> tuple[str, str] | None:
@@ -177,7 +193,7 @@ def _listed(keys: list[str]) -> str:
 
 def _scalings(file: TensorFile) -> Mapping[str, Scaling]:
     """What the file's metadata (diffusers), or the configuration beside it (PEFT), says for each part of the model."""
-    parts = {"unet": Scaling(), "text_encoder": Scaling()}
+    parts = dict.fromkeys(PARTS, Scaling())
     for prefix, config in _configs(file):
         for part in parts:
             if prefix in ("", part):
@@ -189,7 +205,7 @@ def _configs(file: TensorFile) -> Iterator[tuple[str, dict[str, Any]]]:
     """(part of the model, "" for all, and its PEFT configuration)."""
     with suppress(ValueError):
         found = json.loads(file.metadata.get(_METADATA, "null"))
-        for part in ("unet", "text_encoder"):
+        for part in PARTS:
             if isinstance(found, dict):
                 own = {
                     key.removeprefix(f"{part}."): value for key, value in found.items() if key.startswith(f"{part}.")

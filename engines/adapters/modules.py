@@ -19,6 +19,7 @@ _PREFIXES: Mapping[str, str | None] = {
     **{"base_model.model.": None, "model.diffusion_model.": "unet", "diffusion_model.": "unet"},
     **{"unet.": "unet", "lora_unet_": "unet", "lycoris_unet_": "unet"},
     **{"text_encoder.": "text_encoder", "lora_te_": "text_encoder", "lora_te1_": "text_encoder"},
+    **{"text_encoder_2.": "text_encoder_2", "lora_te2_": "text_encoder_2"},
     "lycoris_": None,
 }
 # What old files of diffusers call the projections of the text encoder.
@@ -37,6 +38,7 @@ class Modules:
     """Finds the weights of an engine by the names of their modules."""
 
     def __init__(self, weights: Weights) -> None:
+        self._weights = weights
         self._found: dict[str, dict[str, Weight]] = {}
         for part, named in weights.items():
             modules = [name.removesuffix(".weight") for name in named]
@@ -52,6 +54,10 @@ class Modules:
             if (part := _PREFIXES[prefix]) is not None:
                 parts = [part]
         return next((w for part in parts if (w := self._found.get(part, {}).get(_spelled(rest)))), None)
+
+    def shape(self, weight: Weight) -> tuple[int, ...]:
+        """Of a weight in PyTorch."""
+        return self._weights[weight.part][weight.name].shape
 
 
 def _spelled(module: str) -> str:

@@ -3,11 +3,12 @@
     {"unet": {"down_blocks.0. ... .attn2.to_k.weight": {
         "shape": [320, 768],
         "copies": [{"file": "unet/segment_00.onnx.data", "offset": 0, "dtype": "float16", "transposed": false}, ...]}},
-     "text_encoder": {"text_model.encoder.layers.0. ...": ...}}
+     "text_encoder": {"text_model.encoder.layers.0. ...": ...}, "text_encoder_2": {...}}
 
-Names are PyTorch's, those of the text encoder always with `text_model.`. Only weights with two axes or more are there:
+Names are PyTorch's, those of the text encoders always with `text_model.`. Only weights with two axes or more are there:
 a matrix [out, in], or a convolution [out, in, h, w]. A graph may store one more than once, and a matrix as its
-transpose.
+transpose. A weight without copies is one that no graph reads: in Stable Diffusion XL, the first text encoder's last
+layer. A change of it changes nothing.
 """
 
 import json
@@ -23,7 +24,7 @@ from ebca.engines.contract.checked import Entry
 from ebca.errors import EngineError
 
 FILE: Final = "weights.json"
-PARTS: Final = ("unet", "text_encoder")
+PARTS: Final = ("unet", "text_encoder", "text_encoder_2")
 EMBEDDINGS: Final = "text_model.embeddings.token_embedding.weight"
 """The text encoder's table of tokens, [tokens, width]."""
 
@@ -110,8 +111,8 @@ def _named(entry: Entry) -> dict[str, StoredWeight]:
 def _weight(entry: Entry) -> StoredWeight:
     shape = tuple(size.integer(1, limits.DIMENSION) for size in entry["shape"].elements())
     copies = tuple(_copy(copy, len(shape)) for copy in entry["copies"].elements())
-    if len(shape) not in (2, 4) or not copies:
-        entry.refuse("a weight with two or four axes, and a place for it")
+    if len(shape) not in (2, 4):
+        entry.refuse("a weight with two or four axes")
     return StoredWeight(shape, copies)
 
 

@@ -45,6 +45,13 @@ class Checkpoint:
         """Whether this is Stable Diffusion XL."""
         return is_xl(self.unet.config)
 
+    def is_unread(self, part: str, name: str) -> bool:
+        """Whether a weight, named as in `matrices`, is one that no image depends on: of the first of two text encoders,
+        the UNet reads the layer before the last."""
+        if part != "text_encoder" or self.text_encoder is None or self.text_encoder_2 is None:
+            return False
+        return name.startswith(f"text_model.encoder.layers.{self.text_encoder.config.num_hidden_layers - 1}.")
+
     def matrices(self) -> dict[str, dict[str, nn.Parameter]]:
         """Part of the model -> name -> weights with two or four axes, which LoRAs change."""
         found = {"unet": _matrices(self.unet)}

@@ -67,8 +67,8 @@ def _add_model_and_output(p: argparse.ArgumentParser) -> None:
         required=True,
         type=console.name_or_path,
         metavar="MODEL",
-        help="sd-1.4, sd-1.5, sd-1.5-inpainting, a hub id owner/name, a folder in diffusers format, a single "
-        ".safetensors file, or random weights, made in seconds: tiny, random-sd-1.5",
+        help="sd-1.4, sd-1.5, sd-1.5-inpainting, sdxl, sdxl-turbo, sdxl-inpainting, a hub id owner/name, a folder in "
+        "diffusers format, a single .safetensors file, or random weights: tiny, tiny-xl, random-sd-1.5, random-sdxl",
     )
     p.add_argument(
         "--output-dir", type=console.path, metavar="DIR", help="engine directory to make; required unless --dry-run"

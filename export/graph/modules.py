@@ -44,32 +44,35 @@ class TextEncoderLayers(nn.Module):
         return getattr(self.model, "text_model", self.model).final_layer_norm(chosen)
 
 
-class TextEncoders(nn.Module):
-    """The two text encoders of Stable Diffusion XL.
-
-    input_ids, input_ids_2 [batch,tokens] int64 -> the output [batch,tokens,D1+D2] of the layer before the last one of
-    each, without the final norm, and the projection [batch,P] of the second one at the end token.
-    """
+class _BothTextEncoders(nn.Module):
+    """The two text encoders of Stable Diffusion XL."""
 
     def __init__(self, first: CLIPTextModel, second: CLIPTextModelWithProjection) -> None:
         super().__init__()
+        # The same names in each form: so have the weights, which they share.
         self.first, self.second = first, second
 
-    def forward(self, input_ids: Tensor, input_ids_2: Tensor) -> tuple[Tensor, Tensor]:
-        states, states_2, pooled = self._run(input_ids, input_ids_2)
-        return torch.cat([states[-2], states_2[-2]], dim=-1), pooled
-
-    def _run(self, input_ids: Tensor, input_ids_2: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor]:
+    def states(self, input_ids: Tensor, input_ids_2: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor]:
+        """What enters each layer and leaves the last one, of both; and the projection of the second."""
         states = self.first(input_ids=input_ids, output_hidden_states=True).hidden_states
         second = self.second(input_ids=input_ids_2, output_hidden_states=True)
         return states, second.hidden_states, second.text_embeds
 
 
-class TextEncodersLayers(TextEncoders):
+class TextEncoders(_BothTextEncoders):
+    """input_ids, input_ids_2 [batch,tokens] int64 -> the output [batch,tokens,D1+D2] of the layer before the last one
+    of each encoder, without the final norm, and the projection [batch,P] of the second one at the end token."""
+
+    def forward(self, input_ids: Tensor, input_ids_2: Tensor) -> tuple[Tensor, Tensor]:
+        states, states_2, pooled = self.states(input_ids, input_ids_2)
+        return torch.cat([states[-2], states_2[-2]], dim=-1), pooled
+
+
+class TextEncodersLayers(_BothTextEncoders):
     """As `TextEncoders`, with an input skip [1] int64: of each encoder, the layer that many before that one."""
 
     def forward(self, input_ids: Tensor, input_ids_2: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
-        states, states_2, pooled = self._run(input_ids, input_ids_2)
+        states, states_2, pooled = self.states(input_ids, input_ids_2)
         # The first is not a layer's.
         chosen = [torch.stack(tuple(each[-2:0:-1])).index_select(0, skip)[0] for each in (states, states_2)]
         return torch.cat(chosen, dim=-1), pooled

@@ -33,7 +33,8 @@ def export(context: Context) -> StageResult:
 
 
 def find(checkpoint: Checkpoint, components: Mapping[str, Component], folder: Path) -> Weights:
-    """Every weight of UNet and text encoder with two axes or more, and each place in the files of components.
+    """Every weight of UNet and text encoders with two axes or more, and each place in the files of components. Those
+    that no component reads have none.
 
     A weight that equals another one, as two that are all zero, is told by its name in the graph if it has kept that,
     and left out otherwise.
@@ -54,8 +55,10 @@ def find(checkpoint: Checkpoint, components: Mapping[str, Component], folder: Pa
                     if copy not in copies:
                         copies.append(copy)
     weights: dict[str, dict[str, StoredWeight]] = {}
-    for (part, name), copies in places.items():
-        weights.setdefault(part, {})[name] = StoredWeight(parameters[part, name].shape, tuple(copies))
+    for (part, name), value in parameters.items():
+        copies = places.get((part, name), [])
+        if copies or checkpoint.is_unread(part, name):
+            weights.setdefault(part, {})[name] = StoredWeight(value.shape, tuple(copies))
     return weights
 
 

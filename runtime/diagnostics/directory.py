@@ -142,6 +142,8 @@ def _describe(manifest: Manifest) -> Iterator[Finding]:
     yield Finding("ok", "engine", text)
     side = unet.sample_size * (vae.downscale if vae else 8)
     parts = [f"{len(unet.segments)} segments, {len(unet.layers)} cross-attention layers, native size {side} x {side}"]
+    if manifest.text_encoder is not None and manifest.text_encoder.pooled_size is not None:
+        parts.append("two text encoders")
     absent = [
         n
         for n, p in (("text encoder", manifest.text_encoder), ("VAE", vae), ("tokenizer", manifest.tokenizer))

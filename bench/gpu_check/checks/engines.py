@@ -11,6 +11,7 @@ from ebca.bench.gpu_check.results import Failed, Found
 from ebca.bench.gpu_check.visit import BACKEND, DEFAULT_MODEL, Visit
 from ebca.errors import EbcaError
 
+_BUILT_IN = {"tiny": "tiny", "tiny-xl": "tiny-xl"}
 _SHAPES = Path(__file__).resolve().parents[3] / "examples" / "shapes" / "shapes"
 
 
@@ -39,9 +40,9 @@ def run(visit: Visit, found: Found) -> None:
 
 def export_words(visit: Visit, name: str, target: Path) -> list[str]:
     """The arguments of ebca-export that make an engine directory, named as in `table.PARTS`."""
-    which, _, backend = name.partition("-")
+    which, backend = _split(name)
     backend, full_plan, _ = backend.partition("-full-unet-plan")
-    models = {"tiny": "tiny", "shapes": str(_SHAPES), "model": visit.model or DEFAULT_MODEL}
+    models = {**_BUILT_IN, "shapes": str(_SHAPES), "model": visit.model or DEFAULT_MODEL}
     words = ["--model", models[which], "--backend", backend or BACKEND, "--output-dir", str(target)]
     if which == "model":
         words.append("--with-full-unet")
@@ -50,8 +51,16 @@ def export_words(visit: Visit, name: str, target: Path) -> list[str]:
     return [*words, "--full-unet-plan"] if full_plan else words
 
 
+def _split(name: str) -> tuple[str, str]:
+    """Which model a directory has, and the backend of its plans; "" for none."""
+    if name in _BUILT_IN:
+        return name, ""
+    which, _, backend = name.partition("-")
+    return which, backend
+
+
 def _can_run(visit: Visit, name: str) -> bool:
-    _, _, backend = name.partition("-")
+    _, backend = _split(name)
     return not backend or why_not(backend.removesuffix("-full-unet-plan"), visit.capability) is None
 
 

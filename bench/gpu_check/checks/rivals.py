@@ -14,6 +14,7 @@ from ebca.bench.gpu_check.results import Found
 from ebca.bench.gpu_check.visit import BACKEND, Visit
 from ebca.bench.latency.measure import Settings, measure
 from ebca.bench.latency.report import to_json
+from ebca.engines.contract.entries import TIME_IDS
 
 _TOKENS = 77
 _REPEATS = 20
@@ -56,6 +57,7 @@ class PlainUNet:
         import torch
 
         from ebca.export.checkpoint.load import load_checkpoint
+        from ebca.export.graph.trace import added_conditions, pooled_width
         from ebca.export.quiet import quiet
 
         with quiet():
@@ -67,9 +69,13 @@ class PlainUNet:
         contexts = torch.randn(2, _TOKENS, config.cross_attention_dim, **made)
         timestep = torch.full((2,), 500.0, device=device)
         self._inputs = sample.to(memory_format=torch.channels_last), timestep, contexts
+        self._options: dict[str, Any] = {"return_dict": False}
+        if (pooled := pooled_width(unet)) is not None:
+            added = torch.randn(2, pooled, **made), torch.full((2, TIME_IDS), 1024.0, **made)
+            self._options["added_cond_kwargs"] = added_conditions(added)
 
     def __call__(self) -> Any:
-        return self._unet(*self._inputs, return_dict=False)[0]
+        return self._unet(*self._inputs, **self._options)[0]
 
     def compiled(self) -> Callable[[], Any]:
         """The call after torch.compile with CUDA graphs; it has run three times."""
@@ -79,8 +85,8 @@ class PlainUNet:
         inductor.conv_1x1_as_mm = True
         fast = torch.compile(self._unet, mode="reduce-overhead", fullgraph=True)
         for _ in range(3):
-            fast(*self._inputs, return_dict=False)
-        return lambda: fast(*self._inputs, return_dict=False)[0]
+            fast(*self._inputs, **self._options)
+        return lambda: fast(*self._inputs, **self._options)[0]
 
 
 def captured(call: Callable[[], Any]) -> Callable[[], Any]:

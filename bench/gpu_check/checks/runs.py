@@ -1,4 +1,4 @@
-"""Do the engine directories open, are their evaluations captured, and are results finite? The small one comes first."""
+"""Do the engine directories open, are their evaluations captured, and are results finite? The small ones come first."""
 
 import logging
 import time
@@ -19,14 +19,14 @@ _STEPS = 4
 
 def run(visit: Visit, found: Found) -> None:
     wrong = []
-    for name in ("tiny", "model"):
+    for name in ("tiny", "tiny-xl", "model"):
         try:
             found[name] = report = try_directory(visit.engine(name), BACKEND)
             wrong += [f"{name}: {problem}" for problem in problems(report)]
         except Skipped as error:
             found[name] = {"skipped": str(error)}
         except Exception as error:
-            # The other directory may run.
+            # The other directories may run.
             found[name] = {"error": f"{type(error).__name__}: {error}"}
             wrong.append(f"{name}: {error}")
     if wrong:

@@ -70,6 +70,18 @@ def test_directories_run_and_are_captured(visit: Visit, monkeypatch: pytest.Monk
         assert report["captured"] and report["update"]["finite"] and report["vanilla"]["finite"]
 
 
+def test_stable_diffusion_xl_runs_and_is_captured(
+    visit: Visit, monkeypatch: pytest.MonkeyPatch, tiny_xl_dir: Path
+) -> None:
+    on_host(monkeypatch, runs)
+    assert visit.engines is not None
+    (visit.engines / "tiny-xl").symlink_to(tiny_xl_dir)
+    found = Found()
+    runs.run(visit, found)
+    report = found.results["tiny-xl"]
+    assert report["captured"] and report["update"]["finite"] and report["vanilla"]["finite"]
+
+
 def test_a_directory_that_is_not_captured_is_a_failure(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
     on_host(monkeypatch, runs, refuse_capture=True)
     with pytest.raises(Failed, match=r"tiny: not captured: .*not permitted when stream is capturing"):
@@ -255,10 +267,11 @@ def test_memory_is_told_by_purpose(visit: Visit, monkeypatch: pytest.MonkeyPatch
     assert found.results["weights_gb"] == pytest.approx(weights / 1e9)
 
 
-def test_the_plain_unet_of_the_rivals(visit: Visit) -> None:
+@pytest.mark.parametrize("model", ["tiny", "tiny-xl"])
+def test_the_plain_unet_of_the_rivals(model: str) -> None:
     torch = pytest.importorskip("torch")
     with torch.no_grad():
-        noise = rivals.PlainUNet(visit.checkpoint(), "cpu")()
+        noise = rivals.PlainUNet(model, "cpu")()
     assert noise.shape == (2, 4, 16, 16) and noise.dtype == torch.float16 and torch.isfinite(noise).all()
 
 
@@ -283,6 +296,7 @@ def test_exports_by_the_name_of_the_directory(visit: Visit, tmp_path: Path) -> N
         return " ".join(engines.export_words(visit, name, Path("out")))
 
     assert words("tiny") == "--model tiny --backend onnxruntime-cuda --output-dir out"
+    assert words("tiny-xl") == "--model tiny-xl --backend onnxruntime-cuda --output-dir out"
     assert words("model") == "--model random-sd-1.5 --backend onnxruntime-cuda --output-dir out --with-full-unet"
     assert words("shapes-tensorrt-rtx").endswith("--backend tensorrt-rtx --output-dir out --compute-capability 9.0")
     assert words("model-tensorrt").endswith("--backend tensorrt --output-dir out --with-full-unet")

@@ -44,6 +44,12 @@ def test_the_same_bytes_come_back(packed: Path, tiny_engine_dir: Path, tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["engine"]
 
 
+def test_stable_diffusion_xl_comes_back(tiny_xl_dir: Path, tmp_path: Path) -> None:
+    made = pack(tiny_xl_dir, tmp_path / "packed.tar.xz")
+    assert made.held < 0.02 * made.made
+    assert contents(unpack(tmp_path / "packed.tar.xz", tmp_path / "engine")) == contents(tiny_xl_dir)
+
+
 def test_float16_weights_come_back(tiny_engine_fp16_dir: Path, tmp_path: Path) -> None:
     # A UNet that was exported alone does not say what it comes from.
     directory = open_directory(tiny_engine_fp16_dir)

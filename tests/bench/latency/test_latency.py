@@ -122,6 +122,12 @@ def test_compare_with_pytorch_and_the_full_unet(
     assert data["settings"]["peak_rss_comparable"] is False  # the test run itself has loaded PyTorch
 
 
+def test_stable_diffusion_xl_is_compared(tiny_xl_dir: Path, tmp_path: Path) -> None:
+    data = _bench(tmp_path, "--engine", str(tiny_xl_dir), "--backend", "onnxruntime", "--compare", "--model", "tiny-xl")
+    for pair in ("unet_step/pytorch_ebca", "unet_step_vanilla/pytorch_sdpa", "one_piece/pytorch_sdpa"):
+        assert data["errors"][pair] < 1e-5
+
+
 def test_compare_with_some_rows(tiny_unet_dir: Path, tmp_path: Path) -> None:
     rows = "pytorch_ebca, pytorch_sdpa"
     argv = ["--engine", str(tiny_unet_dir), "--compare-with", rows, "--model", "tiny"]

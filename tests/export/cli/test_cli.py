@@ -113,7 +113,10 @@ def test_a_dry_run_prints_the_split_and_writes_nothing(here: Path, capsys: pytes
         (("--revision", "main"), "revision = 'main' means nothing for the built-in model tiny"),
         (("--tokenizer", "nowhere"), "tokenizer = 'nowhere' means nothing for the built-in model tiny"),
         (("--output-dir", "o" * 300), "cannot be used: File name too long; name another folder"),
-        (("--model", "sd-9"), "unknown model 'sd-9': known names are tiny, random-sd-1.5, sd-1.4"),
+        (
+            ("--model", "sd-9"),
+            "unknown model 'sd-9': known names are tiny, tiny-xl, random-sd-1.5, random-sdxl, sd-1.4",
+        ),
         (("--model", ""), "--model is empty"),
         (("--model", "./nowhere"), "there is no folder ./nowhere"),
         (("--model", "./with[red]markup[/]"), "there is no folder ./with[red]markup[/]"),

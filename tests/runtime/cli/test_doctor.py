@@ -334,10 +334,17 @@ def test_the_trial_has_a_size_that_the_plans_have() -> None:
     sizes = {"batch": (2, 4, 4), "height": (64, 96, 128), "width": (64, 64, 64), "contexts": (1, 1, 4)}
     built = LibraryPlans("1.7.1", ("8.9",), "linux-x86_64", (sizes,), {})
     planned = replace(manifest, plans={"tensorrt-rtx": built})
-    sample, contexts = directory_checks._trial_inputs(planned, "tensorrt-rtx")
-    assert sample.shape == (4, 4, 96, 64) and contexts.shape[:2] == (4, 1)
-    sample, contexts = directory_checks._trial_inputs(planned, "onnxruntime-cuda")
-    assert sample.shape == (2, 4, 8, 8) and contexts.shape[:2] == (2, 1)
+    sample, given = directory_checks._trial_inputs(planned, "tensorrt-rtx")
+    assert sample.shape == (4, 4, 96, 64) and given["contexts"].shape[:2] == (4, 1)
+    sample, given = directory_checks._trial_inputs(planned, "onnxruntime-cuda")
+    assert sample.shape == (2, 4, 8, 8) and given["contexts"].shape[:2] == (2, 1)
+
+
+def test_an_engine_of_stable_diffusion_xl(diagnose: Any, tiny_xl_dir: Path) -> None:
+    code, findings = diagnose("--engine", str(tiny_xl_dir), "--backend", "onnxruntime")
+    assert code == 0
+    assert "native size 128 x 128; two text encoders" in _one(findings, "contents", "ok")["text"]
+    assert "gave finite results" in _one(findings, "trial", "ok")["text"]
 
 
 def test_a_gpu_without_what_it_needs(

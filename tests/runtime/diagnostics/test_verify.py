@@ -41,6 +41,13 @@ def test_a_device_agrees_with_the_cpu_part_by_part(tiny_engine_dir: Path, refere
     assert progress == [(i, len(found), part.part) for i, part in enumerate(found)]
 
 
+def test_the_parts_of_stable_diffusion_xl_are_compared(tiny_xl_dir: Path) -> None:
+    with ebca.load(tiny_xl_dir, backend="onnxruntime") as reference:
+        found = verify(host_engine(tiny_xl_dir)[0], reference)
+        assert [part.part for part in found] == _parts(reference)
+    assert all(part.error == 0 and part.ok for part in found)
+
+
 def test_exactly_the_wrong_parts_are_reported(tiny_engine_dir: Path, reference: ebca.Engine) -> None:
     engine = host_engine(tiny_engine_dir)[0]
     open_runner = engine.runner
