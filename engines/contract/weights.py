@@ -75,7 +75,8 @@ def parse(contents: bytes, sizes: Mapping[str, int]) -> Weights:
     """
     try:
         document = Entry(strict_json.parse(contents.decode("utf-8")), "")
-        found = {part: {} if (entry := document.get(part)) is None else _named(entry) for part in PARTS}
+        found: dict[str, dict[str, StoredWeight]] = {"unet": {}, "text_encoder": {}}
+        found |= {part: _named(entry) for part in PARTS if (entry := document.get(part)) is not None}
         for weight in (weight for named in found.values() for weight in named.values()):
             for copy in weight.copies:
                 if copy.offset + weight.nbytes(copy) > sizes.get(copy.file, -1):

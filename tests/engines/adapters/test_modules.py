@@ -1,4 +1,5 @@
-"""Names of modules in CompVis' layout against the conversion of diffusers, for all of Stable Diffusion 1.x and 2.x."""
+"""Names of modules in CompVis' layout against the conversion of diffusers, for all of Stable Diffusion 1.x, 2.x and
+XL."""
 
 from typing import Any
 
@@ -25,7 +26,22 @@ TINY: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("config", [SD, TINY, {**SD, "use_linear_projection": True}])
+XL: dict[str, Any] = {
+    "down_block_types": ["DownBlock2D", *["CrossAttnDownBlock2D"] * 2],
+    "up_block_types": [*["CrossAttnUpBlock2D"] * 2, "UpBlock2D"],
+    "block_out_channels": [32, 32, 64],
+    "transformer_layers_per_block": [1, 2, 3],
+    "attention_head_dim": [2, 4, 8],
+    "cross_attention_dim": 32,
+    "norm_num_groups": 8,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 72,
+}
+
+
+@pytest.mark.parametrize("config", [SD, TINY, {**SD, "use_linear_projection": True}, XL])
 def test_compvis_names(config: dict[str, Any]) -> None:
     torch = pytest.importorskip("torch")
     from diffusers import UNet2DConditionModel
