@@ -103,5 +103,6 @@ def _declare(lib: ctypes.CDLL) -> None:
     for name in ("encode_prompt", "encode_images", "decode"):
         getattr(lib, f"ebca_engine_{name}").argtypes = [c_void_p, c_void_p, c_void_p]
     lib.ebca_engine_preview.argtypes = [c_void_p, c_void_p, c_double, c_void_p]
+    lib.ebca_result_to_gpu.argtypes = [c_void_p, c_void_p]
     lib.ebca_session_cancel.argtypes = [c_void_p]
     lib.ebca_session_reset_cancel.argtypes = [c_void_p]

@@ -446,6 +446,7 @@ class Result(ctypes.Structure):
         ("height", c_int32),
         ("width", c_int32),
         ("pixels", POINTER(c_uint8)),
+        ("memory", c_int32),
         ("latents", Tensor),
         ("evaluations", c_size_t),
         ("timesteps", POINTER(c_double)),

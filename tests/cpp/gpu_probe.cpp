@@ -14,6 +14,7 @@
 //     gpu_probe components ENGINE ONNXRUNTIME            opens every component of the UNet with the CUDA provider
 //     gpu_probe open ENGINE ONNXRUNTIME                  opens an engine on "cuda"
 //     gpu_probe assignment GRAPH ONNXRUNTIME PROVIDER    opens a graph on the CPU, asks if it runs on that provider
+//     gpu_probe result                                   moves a result to a GPU
 //     gpu_probe driver                                   works with the libcuda.so.1 that the loader finds
 #include <cstring>
 #include <iostream>
@@ -21,6 +22,7 @@
 #include <random>
 #include <thread>
 
+#include "api/structs.hpp"
 #include "backends/cpu_backends.hpp"
 #include "backends/onnxruntime_gpu.hpp"
 #include "backends/ort_assignment.hpp"
@@ -693,6 +695,48 @@ json driver() {
     return out;
 }
 
+std::string refused(Device& device, ebca_result& result) {
+    try {
+        move_to(device, result);
+    } catch (const ParameterError& error) {
+        return error.what();
+    }
+    return "";
+}
+
+json result_on_gpu() {
+    auto driver = std::make_shared<HostDriver>();
+    CudaDevice gpu(driver, nullptr, nullptr);
+    CpuDevice cpu;
+    Result made;
+    made.pixels = {1, 2, 3};
+    made.latents = Array({1, 2, 1, 1}, 4.0f);
+    made.embeds = Array({1, 1, 3}, 5.0f);
+    made.timesteps = {981.0};
+    ebca_result* result = handed_over(std::move(made));
+    const float* on_host = result->latents.data;
+    json out{{"refused", refused(cpu, *result)},
+             {"stayed", result->latents.data == on_host && result->memory == EBCA_MEMORY_HOST}};
+    move_to(gpu, *result);
+    out["blocks"] = driver->live.load();
+    out["waited"] = driver->count["synchronize"] > 0;
+    out["memory"] = {result->memory, result->latents.memory, result->embeds.memory, result->noise.memory};
+    uint8_t pixels[3]{};
+    float latents[2]{}, embeds[3]{};
+    gpu.read(pixels, result->pixels, sizeof pixels);
+    gpu.read(latents, result->latents.data, sizeof latents);
+    gpu.read(embeds, result->embeds.data, sizeof embeds);
+    out["pixels"] = pixels;
+    out["latents"] = latents;
+    out["embeds"] = embeds;
+    out["apart"] = result->latents.data != on_host && !result->noise.data;
+    out["timestep"] = result->timesteps[0];
+    out["twice"] = refused(gpu, *result);
+    free_result(result);
+    out["left"] = driver->live.load();
+    return out;
+}
+
 json answer(const std::vector<std::string>& words) {
     const std::string& task = words.at(0);
     if (task == "steps") return steps(words.at(1), words.at(2));
@@ -709,6 +753,7 @@ json answer(const std::vector<std::string>& words) {
     if (task == "components") return components(words.at(1), words.at(2));
     if (task == "open") return open_on_cuda(words.at(1), words.at(2));
     if (task == "assignment") return assignment(words.at(1), words.at(2), words.at(3));
+    if (task == "result") return result_on_gpu();
     if (task == "driver") return driver();
     throw std::invalid_argument(task);
 }

@@ -191,6 +191,24 @@ def test_components_are_opened_per_size_and_again_when_memory_is_short(
     assert end["live"] == 0
 
 
+def test_a_result_moves_to_the_gpu(probe: Probe) -> None:
+    found = probe("result")
+    assert found.pop("refused") == "device 'cpu' has no memory of a GPU; open the engine on 'cuda'"
+    assert found.pop("twice") == "the result is in the memory of a GPU already; use its addresses there"
+    assert found == {
+        "stayed": True,
+        "blocks": 1,
+        "waited": True,
+        "memory": [1, 1, 1, 0],
+        "pixels": [1, 2, 3],
+        "latents": [4, 4],
+        "embeds": [5, 5, 5],
+        "apart": True,
+        "timestep": 981,
+        "left": 0,
+    }
+
+
 def test_threads_share_a_device(probe: Probe, tiny_engine_dir: Path, onnxruntime_file: Path) -> None:
     answer = probe("threads", tiny_engine_dir, onnxruntime_file, FOLDER)
     assert answer == {"equal": True, "launches": 4, "live": 0}

@@ -90,6 +90,7 @@ def test_sanitizers_find_nothing(
 @pytest.mark.parametrize(
     ("target", "sources"),
     [
+        ("images", ["images/inputs", "images/regions", "images/resize"]),
         ("manifest", ["execution/arena", *building.CONTRACT]),
         ("table", [*building.DIRECTORY, "sampling/schedulers"]),
     ],

@@ -30,14 +30,14 @@ else
 fi
 options="-std=c++17 -g -O1 $compile -I$source -isystem $json"
 
-sources=$(cd "$source" && ls numerals.cpp contract/*.cpp platform/linux.cpp platform/posix.cpp tokenizer/*.cpp execution/arena.cpp sampling/schedulers.cpp | grep -v absent)
+sources=$(cd "$source" && ls numerals.cpp contract/*.cpp platform/linux.cpp platform/posix.cpp tokenizer/*.cpp execution/arena.cpp sampling/schedulers.cpp images/inputs.cpp images/regions.cpp images/resize.cpp | grep -v absent)
 objects=
 for name in $sources; do
     objects="$objects $(basename "$name" .cpp).o"
 done
 echo "$sources" | xargs -P "${EBCA_JOBS:-2}" -I{} sh -c "$compiler $options -c '$source/{}' -o \$(basename {} .cpp).o"
 
-for target in manifest table tokenizer; do
+for target in images manifest table tokenizer; do
     $compiler $options $link "$here/fuzz_$target.cpp" $main $objects -o "fuzz_$target"
     corpus=$folder/corpus/$target
     mkdir -p "$corpus"

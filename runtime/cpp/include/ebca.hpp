@@ -254,6 +254,8 @@ class Engine : public Owner<ebca_engine, ebca_engine_free> {
     Result preview(const ebca_tensor& latents, double scale = 1) const {
         return run(ebca_engine_preview, &latents, scale);
     }
+    // Of any call of this engine or its sessions.
+    ebca_status to_gpu(Result& result) const { return check(ebca_result_to_gpu(result.get(), get())); }
 
   private:
     template <typename Call, typename... Arguments>

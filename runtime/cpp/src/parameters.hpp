@@ -823,6 +823,10 @@ ParameterError tensor_memory(const Name& name, const Value& value) {
     return ParameterError(text(name, " have the unknown memory ", value), "give EBCA_MEMORY_HOST or EBCA_MEMORY_CUDA");
 }
 
+inline ParameterError result_on_gpu() {
+    return ParameterError("the result is in the memory of a GPU already", "use its addresses there");
+}
+
 template <typename Name, typename Value>
 ParameterError tensor_rank(const Name& name, const Value& value) {
     return ParameterError(text(name, " have rank ", value), "give 1 to 4 dimensions");

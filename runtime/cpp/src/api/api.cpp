@@ -189,6 +189,13 @@ EBCA_API ebca_status ebca_session_denoise(ebca_session* session, const ebca_deno
     });
 }
 
+EBCA_API ebca_status ebca_result_to_gpu(ebca_result* result, ebca_engine* engine) {
+    return guarded(engine, [&] {
+        if (!result) throw rules::is_null("result");
+        move_to(engine->engine->device(), *result);
+    });
+}
+
 EBCA_API void ebca_result_free(ebca_result* result) {
     free_result(result);
 }

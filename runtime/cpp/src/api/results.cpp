@@ -1,7 +1,13 @@
 // What the library returns, as structs of ebca.h.
 #include <algorithm>
+#include <array>
+#include <functional>
 #include <memory>
+#include <numeric>
+#include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "api/structs.hpp"
 
@@ -10,7 +16,18 @@ namespace {
 
 struct OwnedResult : ebca_result {
     Result own;
+    std::optional<Memory> on_gpu;
 };
+
+std::array<ebca_tensor*, 7> tensors_of(ebca_result& result) {
+    return {&result.latents,       &result.embeds,        &result.noise, &result.contexts, &result.attention_energies,
+            &result.norm_energies, &result.attention_maps};
+}
+
+int64_t bytes_of(const ebca_tensor& tensor) {
+    if (!tensor.data) return 0;
+    return std::accumulate(tensor.shape, tensor.shape + tensor.rank, int64_t{sizeof(float)}, std::multiplies<>());
+}
 
 uint32_t tasks(const Manifest& manifest) {
     const UNetSpec& unet = manifest.unet;
@@ -100,6 +117,44 @@ ebca_result* handed_over(Result&& made) {
     result->seeds = own.seeds.data();
     result->seed_count = own.seeds.size();
     return result.release();
+}
+
+void move_to(Device& device, ebca_result& result) {
+    auto& owned = static_cast<OwnedResult&>(result);
+    if (owned.on_gpu) throw rules::result_on_gpu();
+    std::vector<std::pair<const void*, int64_t>> arrays{{result.pixels, static_cast<int64_t>(owned.own.pixels.size())}};
+    for (const ebca_tensor* tensor : tensors_of(result)) arrays.emplace_back(tensor->data, bytes_of(*tensor));
+    std::vector<int64_t> offsets;
+    int64_t total = 0;
+    for (const auto& [host, bytes] : arrays) {
+        offsets.push_back(total);
+        total += (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    }
+    Memory memory = device.allocate(total);
+    auto* begin = static_cast<uint8_t*>(memory.view(0, {total / 4}, DType::float32).data);
+    for (size_t i = 0; i < arrays.size(); ++i) {
+        if (arrays[i].second) device.write(begin + offsets[i], arrays[i].first, arrays[i].second);
+    }
+    // From here on nothing throws.
+    if (result.pixels) {
+        result.pixels = begin + offsets[0];
+        result.memory = EBCA_MEMORY_CUDA;
+    }
+    size_t i = 1;
+    for (ebca_tensor* tensor : tensors_of(result)) {
+        if (tensor->data) {
+            tensor->data = reinterpret_cast<const float*>(begin + offsets[i]);
+            tensor->memory = EBCA_MEMORY_CUDA;
+        }
+        ++i;
+    }
+    owned.on_gpu = std::move(memory);
+    Result& own = owned.own;
+    own.pixels = {};
+    for (Array* array : {&own.latents, &own.embeds, &own.noise, &own.contexts, &own.attention_energies,
+                         &own.norm_energies, &own.attention_maps}) {
+        *array = {};
+    }
 }
 
 void free_result(ebca_result* result) {

@@ -72,5 +72,7 @@ ebca_tensor tensor(const Array& array);
 // A result that ebca_result_free frees.
 ebca_result* handed_over(Result&& made);
 void free_result(ebca_result* result);
+// Its pixels and tensors to the memory of a GPU. If that throws, they stay where they are.
+void move_to(Device& device, ebca_result& result);
 
 }  // namespace ebca::internal

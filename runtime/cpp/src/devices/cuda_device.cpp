@@ -148,6 +148,13 @@ void CudaDevice::read(void* host, const void* array, int64_t bytes) const {
     stream_->driver->synchronize();
 }
 
+void CudaDevice::write(void* array, const void* host, int64_t bytes) const {
+    Lock held(stream_->lock);
+    stream_->driver->enter();
+    stream_->driver->copy_in(array, host, bytes);
+    stream_->driver->synchronize();
+}
+
 std::unique_ptr<OpKernel> CudaDevice::op(Variant variant, const LayerSpec& layer, DType dtype) {
     return kernels_ ? kernels_->op(variant, layer, dtype) : nullptr;
 }

@@ -47,6 +47,7 @@ class CudaDevice : public Device, public GraphDevice {
     void upload(const std::vector<Shared>& arrays) override;
     void download(const std::vector<Shared>& arrays) override;
     void read(void* host, const void* array, int64_t bytes) const override;
+    void write(void* array, const void* host, int64_t bytes) const override;
     std::unique_ptr<OpKernel> op(Variant variant, const LayerSpec& layer, DType dtype) override;
     std::unique_lock<std::recursive_mutex> ready() override;
     void run(Call& call, Cancellation* cancellation) override;

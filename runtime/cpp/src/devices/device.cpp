@@ -39,6 +39,10 @@ void CpuDevice::read(void*, const void*, int64_t) const {
                          "pass host memory, or open the engine on 'cuda'");
 }
 
+void CpuDevice::write(void*, const void*, int64_t) const {
+    throw ParameterError("device 'cpu' has no memory of a GPU", "open the engine on 'cuda'");
+}
+
 void CpuDevice::run(Call& call, Cancellation* cancellation) {
     run_one(call, cancellation);
 }

@@ -88,6 +88,9 @@ class Device {
     // Copy from memory that the caller named as a GPU's, and wait. ParameterError where this device has none.
     virtual void read(void* host, const void* array, int64_t bytes) const = 0;
 
+    // Copy to memory of this GPU, and wait. ParameterError where this device is none.
+    virtual void write(void* array, const void* host, int64_t bytes) const = 0;
+
     // This device's kernel for the op; null: the engine runs its graph.
     virtual std::unique_ptr<OpKernel> op(Variant variant, const LayerSpec& layer, DType dtype) = 0;
 
@@ -127,6 +130,7 @@ class CpuDevice : public Device {
     void upload(const std::vector<Shared>&) override {}
     void download(const std::vector<Shared>&) override {}
     void read(void* host, const void* array, int64_t bytes) const override;
+    void write(void* array, const void* host, int64_t bytes) const override;
     std::unique_ptr<OpKernel> op(Variant, const LayerSpec&, DType) override { return nullptr; }
     std::unique_lock<std::recursive_mutex> ready() override { return {}; }
     void run(Call& call, Cancellation* cancellation) override;
