@@ -712,6 +712,7 @@ json result_on_gpu() {
     made.pixels = {1, 2, 3};
     made.latents = Array({1, 2, 1, 1}, 4.0f);
     made.embeds = Array({1, 1, 3}, 5.0f);
+    made.pooled_embeds = Array({1, 3}, 6.0f);
     made.timesteps = {981.0};
     ebca_result* result = handed_over(std::move(made));
     const float* on_host = result->latents.data;
@@ -722,13 +723,15 @@ json result_on_gpu() {
     out["waited"] = driver->count["synchronize"] > 0;
     out["memory"] = {result->memory, result->latents.memory, result->embeds.memory, result->noise.memory};
     uint8_t pixels[3]{};
-    float latents[2]{}, embeds[3]{};
+    float latents[2]{}, embeds[3]{}, pooled[3]{};
     gpu.read(pixels, result->pixels, sizeof pixels);
     gpu.read(latents, result->latents.data, sizeof latents);
     gpu.read(embeds, result->embeds.data, sizeof embeds);
+    gpu.read(pooled, result->pooled_embeds.data, sizeof pooled);
     out["pixels"] = pixels;
     out["latents"] = latents;
     out["embeds"] = embeds;
+    out["pooled"] = pooled;
     out["apart"] = result->latents.data != on_host && !result->noise.data;
     out["timestep"] = result->timesteps[0];
     out["twice"] = refused(gpu, *result);

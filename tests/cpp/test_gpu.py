@@ -203,6 +203,7 @@ def test_a_result_moves_to_the_gpu(probe: Probe) -> None:
         "pixels": [1, 2, 3],
         "latents": [4, 4],
         "embeds": [5, 5, 5],
+        "pooled": [6, 6, 6],
         "apart": True,
         "timestep": 981,
         "left": 0,

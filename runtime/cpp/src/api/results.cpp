@@ -19,9 +19,15 @@ struct OwnedResult : ebca_result {
     std::optional<Memory> on_gpu;
 };
 
-std::array<ebca_tensor*, 7> tensors_of(ebca_result& result) {
-    return {&result.latents,       &result.embeds,        &result.noise, &result.contexts, &result.attention_energies,
-            &result.norm_energies, &result.attention_maps};
+std::array<ebca_tensor*, 8> tensors_of(ebca_result& result) {
+    return {&result.latents,
+            &result.embeds,
+            &result.noise,
+            &result.contexts,
+            &result.attention_energies,
+            &result.norm_energies,
+            &result.attention_maps,
+            &result.pooled_embeds};
 }
 
 int64_t bytes_of(const ebca_tensor& tensor) {
@@ -152,7 +158,7 @@ void move_to(Device& device, ebca_result& result) {
     Result& own = owned.own;
     own.pixels = {};
     for (Array* array : {&own.latents, &own.embeds, &own.noise, &own.contexts, &own.attention_energies,
-                         &own.norm_energies, &own.attention_maps}) {
+                         &own.norm_energies, &own.attention_maps, &own.pooled_embeds}) {
         *array = {};
     }
 }
