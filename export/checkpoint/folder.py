@@ -94,8 +94,8 @@ def load_folder(
     # All of them before the first is read, which takes a while.
     weights = {part: local_weights(place, _STEMS[part], variant) for part, place in networks.items()}
     notices = _check_variant(str(folder), variant, {part: found.variant for part, found in weights.items()})
-    source_1 = tokenizer or layout.tokenizer
-    text, info = tokenizer_json(source_1) if source_1 else (None, {})
+    tokenizer_source = tokenizer or layout.tokenizer
+    text, info = tokenizer_json(tokenizer_source) if tokenizer_source else (None, {})
     if text is not None and layout.tokenizer_2 is not None:
         info = both_tokenizers(text, info, layout.tokenizer_2)
     loaded = {part: load_network(part, place, weights[part]) for part, place in networks.items()}
