@@ -106,6 +106,11 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "embeddings": {"prompt": None, **EMBEDS, **NEGATIVE},
     "embeddings and an empty text": {"prompt": None, **EMBEDS},
+    "embeddings of another length": {
+        "prompt": None,
+        "prompt_embeds": values(1, 30, WIDTH),
+        "pooled_prompt_embeds": values(1, POOLED, seed=2),
+    },
     "embeddings beside longer texts": {
         "prompt": None,
         "prompt_embeds": values(1, 154, WIDTH),

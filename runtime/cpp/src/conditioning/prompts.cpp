@@ -221,6 +221,18 @@ std::vector<std::string> plain_texts(const Named& prompt) {
     return out;
 }
 
+// Whether it is given as texts, and all of them are empty.
+bool is_empty(const Named& prompt) {
+    auto empty = [](const TextPair& one) { return one == TextPair{}; };
+    return !prompt.texts.empty() && std::all_of(prompt.texts.begin(), prompt.texts.end(), empty);
+}
+
+Named zeros_like(const Named& prompt) {
+    Named out{"negative_prompt", {}, prompt.embeds, prompt.pooled};
+    for (Array* array : {&out.embeds, &out.pooled}) std::fill(array->values.begin(), array->values.end(), 0.0f);
+    return out;
+}
+
 // Zeros for every empty text.
 void clear_empty(Named& prompt) {
     for (size_t n = 0; n < prompt.texts.size(); ++n) {
@@ -313,6 +325,9 @@ Prompts encode_prompts(Engine& engine, int64_t batch, const Conditioning& condit
         if (!unconditional.embeds && unconditional.texts.empty()) unconditional.texts = {""};
         named.push_back(named_prompt(engine, "negative_prompt", unconditional, batch));
     }
+    // Zeros take as many tokens as the others.
+    const bool all_zeros = guided && engine.manifest().force_zeros_for_empty_prompt && is_empty(named.back());
+    if (all_zeros) named.pop_back();
     auto found = positions(engine, token_weights, plain_texts(named[0]), conditioning.reading);
     encode_texts(engine, named, conditioning, cancellation);
     for (const Named& one : named) {
@@ -334,6 +349,7 @@ Prompts encode_prompts(Engine& engine, int64_t batch, const Conditioning& condit
             }
         }
     }
+    if (all_zeros) named.push_back(zeros_like(named[0]));
     if (guided) {
         if (engine.manifest().force_zeros_for_empty_prompt) clear_empty(named.back());
         out.unconditional = std::move(named.back().embeds);
