@@ -156,19 +156,30 @@ def test_generations_that_are_observed_cancelled_or_fail(
     assert answers[0]["notes"] == answers[2]["notes"] == []
 
 
+OPENED_FOR = {
+    # A prompt and its negative prompt; one image; both rows of the UNet.
+    "text_encoder": {"batch": 2},
+    "vae_decoder": {"batch": 1, "height": 16, "width": 16, "4*height": 64, "4*width": 64},
+    "segment_01": {
+        "batch": 2, "contexts": 1, "tokens": 24, "height_1": 8, "width_1": 8, "height_1*width_1": 64,
+        "height_2": 4, "width_2": 4, "height_2*width_2": 16,
+    },
+}  # fmt: skip
+
+
+def test_components_are_opened_per_size_also_while_they_are_prepared(
+    probe: Probe, shapes_dir: Path, onnxruntime_file: Path, tmp_path: Path
+) -> None:
+    _, dimensions, *_ = probe("sizes", shapes_dir, onnxruntime_file, FOLDER, EBCA_CACHE_DIR=str(tmp_path))
+    assert dimensions["dimensions"] == OPENED_FOR
+
+
+@pytest.mark.usefixtures("shapes")  # which is prepared by then
 def test_components_are_opened_per_size_and_again_when_memory_is_short(
     probe: Probe, shapes_dir: Path, onnxruntime_file: Path
 ) -> None:
     first, dimensions, *others, full, end = probe("sizes", shapes_dir, onnxruntime_file, FOLDER)
-    assert dimensions["dimensions"] == {
-        # A prompt and its negative prompt; one image; both rows of the UNet.
-        "text_encoder": {"batch": 2},
-        "vae_decoder": {"batch": 1, "height": 16, "width": 16, "4*height": 64, "4*width": 64},
-        "segment_01": {
-            "batch": 2, "contexts": 1, "tokens": 24, "height_1": 8, "width_1": 8, "height_1*width_1": 64,
-            "height_2": 4, "width_2": 4, "height_2*width_2": 16,
-        },
-    }  # fmt: skip
+    assert dimensions["dimensions"] == OPENED_FOR
     every = {one["name"]: one for one in (first, *others)}
     assert all(one["equal"] and one["done"]["launch"] == 1 for one in every.values()), every
     # One time embedding is for the rows of the UNet, one for all timesteps of a run.

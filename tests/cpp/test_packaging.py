@@ -165,7 +165,9 @@ def test_a_host_with_classes_of_the_same_names(
 ) -> None:
     """And what its callbacks throw is neither taken for the library's nor lost."""
     words = ["-std=c++17", "-O0", "-Wall", "-Wextra", "-Werror", "-DEBCA_STATIC", f"-I{CPP / 'include'}"]
-    building.run("c++", *words, GUEST, cmake_build / "libebca.a", "-lz", "-ldl", "-o", tmp_path / "guest")
+    building.run(
+        *building.compiler(), *words, GUEST, cmake_build / "libebca.a", "-lz", "-ldl", "-o", tmp_path / "guest"
+    )
     assert building.run(tmp_path / "guest", shapes_dir, tmp_path / "cache", env=environment) == "ok\n"
 
 

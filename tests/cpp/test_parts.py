@@ -39,8 +39,8 @@ def test_texts_are_refused_by_the_static_library_too(
     bare: native.Session, cmake_build: Path, onnxruntime_file: Path, shapes_dir: Path, tmp_path: Path
 ) -> None:
     host, library = Path(__file__).parent / "abi" / "host.c", cmake_build / "libebca_bare_static.a"
-    words = ["-DEBCA_STATIC", f"-I{CPP / 'include'}", host, library, "-lz", "-ldl", "-lstdc++", "-lm", "-pthread"]
-    building.run("cc", *words, "-o", tmp_path / "host")
+    words = ["-DEBCA_STATIC", f"-I{CPP / 'include'}", host, library, "-lz", "-ldl", "-lm", "-pthread"]
+    building.run("cc", *words, *building.standard_library(), "-o", tmp_path / "host")
     environment = {**os.environ, "EBCA_ORT_LIB": str(onnxruntime_file)}
     done = subprocess.run([tmp_path / "host", shapes_dir], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and done.stdout.startswith("generate: this library was built without the tokenizer")

@@ -90,7 +90,7 @@ def test_sanitizers_find_nothing(
 @pytest.mark.parametrize(
     ("target", "sources"),
     [
-        ("images", ["images/inputs", "images/regions", "images/resize"]),
+        ("images", ["images/inputs", "images/regions", "images/resize", *building.CONTRACT]),
         ("manifest", ["execution/arena", *building.CONTRACT]),
         ("table", [*building.DIRECTORY, "sampling/schedulers"]),
     ],

@@ -16,6 +16,8 @@ CONTRACT = ["numerals", "platform/linux", "platform/posix", *(f"contract/{name}"
 """The sources that a program needs to read manifests."""
 DIRECTORY = [*CONTRACT, "contract/directory"]
 """The sources that a program needs to open engine directories."""
+_PARTS = {"images/resize": "ebca_resize"}
+"""The part of the library that a source belongs to which is not in its core."""
 
 
 def unavailable(reason: str) -> NoReturn:
@@ -28,6 +30,11 @@ def unavailable(reason: str) -> NoReturn:
 def compiler() -> list[str]:
     """The C++ compiler with its options: CXX and EBCA_CXXFLAGS, which choose another standard library too."""
     return [os.environ.get("CXX", "c++"), *os.environ.get("EBCA_CXXFLAGS", "").split()]
+
+
+def standard_library() -> list[str]:
+    """What links the library of C++ that this compiler uses to a program in C."""
+    return ["-lc++", "-lc++abi"] if "-stdlib=libc++" in compiler() else ["-lstdc++"]
 
 
 def link_options(library: Path) -> list[str]:
@@ -63,7 +70,7 @@ def link(
     texts need is added."""
     includes = [f"-I{option.partition('=')[2]}" for option in header_options]
     objects = [
-        cmake_build / "CMakeFiles" / "ebca_core.dir" / "src" / f"{name}.cpp.o"
+        cmake_build / "CMakeFiles" / f"{_PARTS.get(name, 'ebca_core')}.dir" / "src" / f"{name}.cpp.o"
         for name in {"numerals": 0, **dict.fromkeys(sources)}
     ]
     run(*compiler(), "-std=c++17", "-O0", f"-I{CPP / 'src'}", *includes, *mains, *objects, "-o", program)

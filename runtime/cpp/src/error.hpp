@@ -94,9 +94,7 @@ struct UnsupportedError : Error {
 // Pieces of a message, written one after the other; numbers as in C, whatever locale the host has chosen.
 template <typename... Parts>
 std::string text(const Parts&... parts) {
-    ClassicText out;
-    (out << ... << parts);
-    return out.str();
+    return joined({Piece(parts)...});
 }
 
 }  // namespace ebca::internal

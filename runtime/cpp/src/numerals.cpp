@@ -14,6 +14,35 @@ ClassicWords::ClassicWords(const std::string& words) : std::istringstream(words)
     exceptions(std::ios_base::badbit);
 }
 
+void Piece::write(std::ostream& out) const {
+    switch (kind_) {
+        case Kind::text:
+            out << text_;
+            break;
+        case Kind::character:
+            out << character_;
+            break;
+        case Kind::real:
+            out << real_;
+            break;
+        case Kind::natural:
+            out << natural_;
+            break;
+        case Kind::integer:
+            out << integer_;
+            break;
+        case Kind::other:
+            other_.write(out, other_.value);
+            break;
+    }
+}
+
+std::string joined(std::initializer_list<Piece> pieces) {
+    ClassicText out;
+    for (const Piece& piece : pieces) piece.write(out);
+    return out.str();
+}
+
 std::optional<double> to_number(std::string_view text) {
     // Not every standard library has from_chars for double.
     ClassicWords in{std::string(text)};

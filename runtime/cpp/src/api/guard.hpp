@@ -2,6 +2,7 @@
 #pragma once
 
 #include <exception>
+#include <ios>
 #include <mutex>
 #include <new>
 #include <stdexcept>
@@ -38,6 +39,9 @@ ebca_status guarded(Work&& work) noexcept {
         return short_of_memory(last, "out of memory");
     } catch (const std::length_error& error) {
         return short_of_memory(last, error.what());
+    } catch (const std::ios_base::failure&) {
+        // Streams write to memory or read what the kernel says, so this is what some standard libraries make of it.
+        return short_of_memory(last, "out of memory");
     } catch (const std::system_error& error) {
         // A thread or a mapping that cannot be had.
         bool is_short =

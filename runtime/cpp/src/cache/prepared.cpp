@@ -358,7 +358,9 @@ void PreparedEngine::write_prepared(const std::string& name, const fs::path& wor
             throw;
         }
         try {
-            opened_[name] = backend_->open(made, directory_.manifest.components.at(name), {});
+            auto runner = backend_->open(made, directory_.manifest.components.at(name), {});
+            // Else it is opened for sizes, which are not known here.
+            if (!backend_->fixes_shapes()) opened_[name] = std::move(runner);
             return;
         } catch (const BackendError& error) {
             check_writable(work);
