@@ -13,11 +13,19 @@ from ebca.runtime.native.structures import (
     Region,
     Schedule,
     ScheduleKind,
+    SizeConditions,
     StepCallback,
     StepInfo,
     Tensor,
     TokenWeight,
 )
+
+# Each pair of `ebca.Session.generate` and its fields in ebca_size_conditions.
+_SIZES = {
+    "original_size": ("original_height", "original_width"),
+    "crops_coords_top_left": ("crop_top", "crop_left"),
+    "target_size": ("target_height", "target_width"),
+}
 
 
 class Arguments:
@@ -55,6 +63,25 @@ class Arguments:
         if embeds is not None:
             prompt.embeds = self.tensor(embeds)
         return prompt
+
+    def pooled(self, params: Structure, given: dict[str, Any]) -> None:
+        """Set the second prompts and the pooled embeddings of a struct, taken out of `given`."""
+        for name in (field[0] for field in params._fields_):
+            if name in ("prompt_2", "negative_prompt_2") and (text := given.pop(name, None)) is not None:
+                setattr(params, name, self.prompt(text, None))
+            if name.endswith("pooled_prompt_embeds") and (embeds := given.pop(name, None)) is not None:
+                setattr(params, name, self.tensor(embeds))
+
+    def sizes(self, params: Structure, given: dict[str, Any]) -> None:
+        """Set the sizes of a struct, (height, width) or (top, left) in pixels, taken out of `given`."""
+        for field in [one[0] for one in params._fields_ if one[1] is SizeConditions]:
+            prefix, made = field.removesuffix("size_conditions"), SizeConditions()
+            for name, (one, other) in _SIZES.items():
+                if (pair := given.pop(prefix + name, None)) is not None:
+                    first, second = pair
+                    setattr(made, one, first)
+                    setattr(made, other, second)
+            setattr(params, field, made)
 
     def texts(self, texts: Sequence[str]) -> Any:
         return self.array(c_char_p, [one.encode() for one in texts])

@@ -1,6 +1,6 @@
 """Engines that the C++ library opened."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ctypes import byref, c_void_p, sizeof
 from types import TracebackType
 from typing import Any, Self
@@ -48,7 +48,7 @@ class Engine:
     def encode_prompt(self, texts: str | Sequence[str], **reading: Any) -> np.ndarray:
         """Embeddings [n,T,D] of texts, which all get as many tokens as the longest.
 
-        This and the next three calls may be made by any thread at any time, also in a step callback.
+        This and the next four calls may be made by any thread at any time, also in a step callback.
 
         Args:
             texts: one or several.
@@ -57,11 +57,22 @@ class Engine:
         Raises:
             ParameterError, EngineError, NativeError: from the library.
         """
-        params, arguments = self.library.init("encode_prompt_params"), Arguments()
-        given = [texts] if isinstance(texts, str) else list(texts)
-        params.texts, params.count = arguments.texts(given), len(given)
-        set_numbers(params, reading)
-        return _made(self._call("encode_prompt", byref(params)).embeds)
+        return _made(self._encoded(texts, None, reading).embeds)
+
+    def encode_pooled_prompt(
+        self, texts: str | Sequence[str], texts_2: str | Sequence[str] | None = None, **reading: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Embeddings [n,T,D] and pooled embeddings [n,P] of texts, for Stable Diffusion XL.
+
+        Args:
+            texts, reading: as in `encode_prompt`.
+            texts_2: for the second text encoder, one for all texts or one each; None: the same texts.
+
+        Raises:
+            ParameterError, EngineError, NativeError: from the library.
+        """
+        made = self._encoded(texts, texts_2, reading)
+        return _made(made.embeds), _made(made.pooled_embeds)
 
     def encode_images(
         self,
@@ -122,6 +133,18 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _encoded(
+        self, texts: str | Sequence[str], texts_2: str | Sequence[str] | None, reading: Mapping[str, Any]
+    ) -> Result:
+        params, arguments = self.library.init("encode_prompt_params"), Arguments()
+        given = [texts] if isinstance(texts, str) else list(texts)
+        params.texts, params.count = arguments.texts(given), len(given)
+        if texts_2 is not None:
+            second = [texts_2] if isinstance(texts_2, str) else list(texts_2)
+            params.texts_2, params.count_2 = arguments.texts(second), len(second)
+        set_numbers(params, reading)
+        return self._call("encode_prompt", byref(params))
 
     def _call(self, name: str, *arguments: Any) -> Result:
         self._check_open()

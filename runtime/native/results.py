@@ -25,6 +25,7 @@ class Result:
         seeds: that were used; empty if nothing was drawn.
         seconds: per stage.
         embeds: [n,T,D] float32.
+        pooled_embeds: [n,P] float32, beside `embeds` of Stable Diffusion XL.
         noise: [B,C,h,w] float32, a prediction of `Session.denoise`.
         contexts: [B,S,T,D] float32 after the last layer, from `Session.denoise`.
         attention_energies, norm_energies: [m,L,B,S] float32, if `energies` was asked for.
@@ -45,6 +46,7 @@ class Result:
     attention_energies: np.ndarray | None = None
     norm_energies: np.ndarray | None = None
     attention_maps: np.ndarray | None = None
+    pooled_embeds: np.ndarray | None = None
 
 
 def view(tensor: Tensor) -> np.ndarray | None:

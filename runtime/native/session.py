@@ -53,6 +53,8 @@ class Session:
         params, arguments = self.library.init("generate_params"), Arguments()
         params.prompt = arguments.prompt(prompt, given.pop("prompt_embeds", None))
         params.negative_prompt = arguments.prompt(negative_prompt, given.pop("negative_prompt_embeds", None))
+        arguments.pooled(params, given)
+        arguments.sizes(params, given)
         for name in ("gamma_attn", "gamma_norm", "subject_exclusion", "subject_balance"):
             if name in given:
                 setattr(params, name, arguments.schedule(given.pop(name)))
@@ -93,7 +95,7 @@ class Session:
         prompt_embeds: np.ndarray | None = None,
         regularize: Any = None,
         on_step: OnStep | None = None,
-        **reading: Any,
+        **given: Any,
     ) -> Result:
         """Find the latents that an image comes from (DDIM inversion).
 
@@ -105,14 +107,17 @@ class Session:
             prompt_embeds: [n,T,D] float32 instead of the prompt.
             regularize: an `ebca.NoiseRegularization`, or an object with the same attributes; None: off.
             on_step: called after each evaluation; False cancels.
-            reading: prompt_weighting, long_prompts and clip_skip, as in `generate`.
+            given: what else `ebca.Session.invert` takes: how the prompt is read, vae_tiling, and what Stable Diffusion
+                XL takes.
 
         Raises:
             ParameterError, EngineError, CancelledError, NumericalError, NativeError: from the library.
         """
         params, arguments = self.library.init("invert_params"), Arguments()
         params.prompt, params.steps = arguments.prompt(prompt, prompt_embeds), steps
-        set_numbers(params, reading)
+        arguments.pooled(params, given)
+        arguments.sizes(params, given)
+        set_numbers(params, given)
         if image is not None:
             arguments.give_images(params, "image", image)
         if latents is not None:
@@ -129,6 +134,8 @@ class Session:
         contexts: np.ndarray,
         control: Any = None,
         *,
+        text_embeds: np.ndarray | None = None,
+        time_ids: np.ndarray | None = None,
         energies: bool = False,
     ) -> Result:
         """Evaluate the UNet once, as `ebca.Denoiser` does.
@@ -138,6 +145,8 @@ class Session:
             timestep: a number, or one per row.
             contexts: [B,S,T,D] float32.
             control: an `ebca.EnergyControl`, or an object with the same attributes; None: no update.
+            text_embeds: [B,P] float32, needed exactly by the UNet of Stable Diffusion XL.
+            time_ids: [B,6] float32, likewise.
             energies: compute the energies too.
 
         Returns:
@@ -151,6 +160,9 @@ class Session:
         times = np.atleast_1d(np.asarray(timestep, np.float64))
         params.timesteps, params.timestep_count = arguments.pointer(times, c_double), times.size
         params.record_energies = energies
+        for name, value in (("text_embeds", text_embeds), ("time_ids", time_ids)):
+            if value is not None:
+                setattr(params, name, arguments.tensor(value))
         if control is not None:
             for name in ("gamma_attn", "gamma_norm", "weights"):
                 setattr(params, name, arguments.tensor(np.atleast_1d(getattr(control, name))))

@@ -153,6 +153,7 @@ class EngineInfo(ctypes.Structure):
         ("guidance_scale", c_double),
         ("scheduler", c_char_p),
         ("schedulers", c_char_p),
+        ("pooled_width", c_int32),
     )
 
 
@@ -279,6 +280,20 @@ class StepInfo(ctypes.Structure):
 StepCallback = ctypes.CFUNCTYPE(ctypes.c_int, POINTER(StepInfo), c_void_p)
 
 
+class SizeConditions(ctypes.Structure):
+    """ebca_size_conditions."""
+
+    _fields_ = (
+        ("original_height", c_int32),
+        ("original_width", c_int32),
+        ("crop_top", c_int32),
+        ("crop_left", c_int32),
+        ("target_height", c_int32),
+        ("target_width", c_int32),
+        ("reserved", c_uint64 * 2),
+    )
+
+
 class GenerateParams(ctypes.Structure):
     """ebca_generate_params."""
 
@@ -322,6 +337,13 @@ class GenerateParams(ctypes.Structure):
         ("clip_skip", c_int32),
         ("record_energies", c_int32),
         ("record_attention", c_int32),
+        ("vae_tiling", c_int32),
+        ("prompt_2", Prompt),
+        ("negative_prompt_2", Prompt),
+        ("pooled_prompt_embeds", Tensor),
+        ("negative_pooled_prompt_embeds", Tensor),
+        ("size_conditions", SizeConditions),
+        ("negative_size_conditions", SizeConditions),
     )
 
 
@@ -354,6 +376,10 @@ class InvertParams(ctypes.Structure):
         ("prompt_weighting", c_int32),
         ("long_prompts", c_int32),
         ("clip_skip", c_int32),
+        ("vae_tiling", c_int32),
+        ("prompt_2", Prompt),
+        ("pooled_prompt_embeds", Tensor),
+        ("size_conditions", SizeConditions),
     )
 
 
@@ -367,6 +393,8 @@ class EncodePromptParams(ctypes.Structure):
         ("prompt_weighting", c_int32),
         ("long_prompts", c_int32),
         ("clip_skip", c_int32),
+        ("texts_2", POINTER(c_char_p)),
+        ("count_2", c_size_t),
     )
 
 
@@ -402,6 +430,8 @@ class DenoiseParams(ctypes.Structure):
         ("tie_unconditional", c_int32),
         ("rows_per_image", c_int32),
         ("record_energies", c_int32),
+        ("text_embeds", Tensor),
+        ("time_ids", Tensor),
     )
 
 
@@ -434,6 +464,7 @@ class Result(ctypes.Structure):
         ("attention_energies", Tensor),
         ("norm_energies", Tensor),
         ("attention_maps", Tensor),
+        ("pooled_embeds", Tensor),
     )
 
 

@@ -2,6 +2,7 @@
 //
 //     gpu_probe steps ENGINE ONNXRUNTIME                 every variant of the UNet, on the CPU and on a host driver
 //     gpu_probe generate ENGINE ONNXRUNTIME KERNELS      complete generations on both
+//     gpu_probe added ENGINE ONNXRUNTIME KERNELS         generations of Stable Diffusion XL with other inputs
 //     gpu_probe watch ENGINE ONNXRUNTIME KERNELS         generations that are observed, cancelled, refused, not finite
 //     gpu_probe sizes ENGINE ONNXRUNTIME KERNELS         generations of several sizes, opened per size, short of memory
 //     gpu_probe threads ENGINE ONNXRUNTIME KERNELS       sessions of several threads on one device
@@ -142,7 +143,7 @@ json steps(const std::string& path, const std::string& ort) {
 
 GenerateRequest lion() {
     GenerateRequest request;
-    request.prompt.texts = {"a lion with a crown"};
+    request.conditioning.prompt.texts = {"a lion with a crown"};
     request.steps = 4;
     request.seeds = {3};
     request.scheduler = "ddim";
@@ -226,9 +227,40 @@ json generations(const std::string& path, const std::string& ort, const std::str
         out.push_back({{"equal", same(made, expected)}, {"differs", differs}});
         InvertRequest invert;
         invert.latents = a.generate(lion()).latents;
-        invert.prompt.texts = {"a lion"};
+        invert.conditioning.prompt.texts = {"a lion"};
         invert.steps = 3;
         out.push_back({{"equal", a.invert(invert).latents.values == b.invert(invert).latents.values}});
+    }
+    gpu.reset();
+    set.reset();
+    out.push_back({{"live", driver->live.load()}});
+    return out;
+}
+
+// For Stable Diffusion XL: other second prompts, pooled embeddings and sizes reach what has been recorded already.
+json added_inputs(const std::string& path, const std::string& ort, const std::string& kernels) {
+    auto driver = std::make_shared<HostDriver>();
+    auto set = std::make_shared<GpuKernels>(driver, kernels);
+    auto gpu = open(path, ort, std::make_shared<CudaDevice>(driver, set, nullptr));
+    auto cpu = open(path, ort, std::make_shared<CpuDevice>());
+    GenerateRequest second = lion(), sized = lion(), embedded = lion();
+    second.conditioning.prompt.texts_2 = {"a crown"};
+    sized.sizes.original = {64, 96};
+    sized.negative_sizes.original = sized.negative_sizes.target = {32, 32};
+    const UNetSpec& unet = gpu->manifest().unet;
+    embedded.conditioning.prompt = {{}, Array({1, 77, unet.context_dim}, 0.5f)};
+    embedded.conditioning.prompt.pooled = Array({1, unet.pooled_size()}, 0.25f);
+    json out = json::array();
+    {
+        Session a(gpu, 0, 0, 1), b(cpu, 0, 0, 1);
+        std::vector<float> plain = a.generate(lion()).latents.values;
+        for (const GenerateRequest& request : {second, sized, embedded}) {
+            auto before = driver->count;
+            Result made = a.generate(request);
+            out.push_back({{"equal", same(made, b.generate(request))},
+                           {"differs", made.latents.values != plain},
+                           {"done", counts(driver->count, before)}});
+        }
     }
     gpu.reset();
     set.reset();
@@ -395,7 +427,7 @@ json threads(const std::string& path, const std::string& ort, const std::string&
     auto pixels = [](const std::shared_ptr<Engine>& engine, int seed) {
         Session session(engine, 0, 0, 1);
         GenerateRequest request;
-        request.prompt.texts = {"a lion"};
+        request.conditioning.prompt.texts = {"a lion"};
         request.steps = 2;
         request.seeds = {seed};
         request.gamma_attn.value = 0.01;
@@ -680,6 +712,7 @@ json result_on_gpu() {
     made.pixels = {1, 2, 3};
     made.latents = Array({1, 2, 1, 1}, 4.0f);
     made.embeds = Array({1, 1, 3}, 5.0f);
+    made.pooled_embeds = Array({1, 3}, 6.0f);
     made.timesteps = {981.0};
     ebca_result* result = handed_over(std::move(made));
     const float* on_host = result->latents.data;
@@ -690,13 +723,15 @@ json result_on_gpu() {
     out["waited"] = driver->count["synchronize"] > 0;
     out["memory"] = {result->memory, result->latents.memory, result->embeds.memory, result->noise.memory};
     uint8_t pixels[3]{};
-    float latents[2]{}, embeds[3]{};
+    float latents[2]{}, embeds[3]{}, pooled[3]{};
     gpu.read(pixels, result->pixels, sizeof pixels);
     gpu.read(latents, result->latents.data, sizeof latents);
     gpu.read(embeds, result->embeds.data, sizeof embeds);
+    gpu.read(pooled, result->pooled_embeds.data, sizeof pooled);
     out["pixels"] = pixels;
     out["latents"] = latents;
     out["embeds"] = embeds;
+    out["pooled"] = pooled;
     out["apart"] = result->latents.data != on_host && !result->noise.data;
     out["timestep"] = result->timesteps[0];
     out["twice"] = refused(gpu, *result);
@@ -709,6 +744,7 @@ json answer(const std::vector<std::string>& words) {
     const std::string& task = words.at(0);
     if (task == "steps") return steps(words.at(1), words.at(2));
     if (task == "generate") return generations(words.at(1), words.at(2), words.at(3));
+    if (task == "added") return added_inputs(words.at(1), words.at(2), words.at(3));
     if (task == "watch") return watched(words.at(1), words.at(2), words.at(3));
     if (task == "sizes") return sizes(words.at(1), words.at(2), words.at(3));
     if (task == "threads") return threads(words.at(1), words.at(2), words.at(3));

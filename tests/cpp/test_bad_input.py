@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,10 @@ def place(
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.__name__)
 def test_a_status_and_a_text_and_never_a_crash(group: Run, run: Run, place: bad_calls.Place) -> None:
     run(group, place)
+
+
+def test_numbers_in_the_fields_of_stable_diffusion_xl(run: Run, place: bad_calls.Place, tiny_xl_dir: Path) -> None:
+    run(bad_calls.numbers_in_every_field, replace(place, engine=tiny_xl_dir))
 
 
 def test_libraries_that_are_not_onnxruntime(run: Run, place: bad_calls.Place, tmp_path: Path) -> None:

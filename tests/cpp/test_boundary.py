@@ -521,13 +521,6 @@ def test_wrong_syntax_of_weights_is_told_as_python_tells_it(
     assert told[0] == told[1]
 
 
-def test_clip_skip_is_unsupported(shapes: native.Engine) -> None:
-    session = shapes.session(64, 64)
-    with pytest.raises(native.NativeError, match="does not have clip_skip; set clip_skip = 0, or use Python"):
-        session.generate("a circle", steps=1, clip_skip=1, output="latents")
-    session.close()
-
-
 def test_the_functions_of_the_header_are_exported_and_no_others(library_file: Path) -> None:
     if shutil.which("nm") is None:
         pytest.skip("there is no nm to list symbols with")

@@ -90,9 +90,16 @@ def test_all_memory_is_freed(steps: list[dict[str, Any]]) -> None:
     assert [one["live"] for one in steps if "live" in one] == [0, 0]
 
 
-def test_a_generation_is_one_launch_and_the_cpu_s(probe: Probe, tiny_engine_dir: Path, onnxruntime_file: Path) -> None:
-    *made, painted, inverted, end = probe("generate", tiny_engine_dir, onnxruntime_file, FOLDER)
-    assert [one["evaluations"] for one in made] == [4, 4, 4, 5, 70, 4, 4, 4, 70, 4, 4]
+# Arrays of the text encoder: token ids and embeddings; of two, twice that. Without `skip_prk_steps`, as in the
+# configuration of Stable Diffusion XL, PNDM begins with three steps of four evaluations.
+@pytest.mark.parametrize(
+    ("engine", "of_texts", "of_pndm"), [("tiny_engine_dir", 2, 5), ("tiny_xl_dir", 4, 13)], ids=["tiny", "tiny-xl"]
+)
+def test_a_generation_is_one_launch_and_the_cpu_s(
+    probe: Probe, request: pytest.FixtureRequest, onnxruntime_file: Path, engine: str, of_texts: int, of_pndm: int
+) -> None:
+    *made, painted, inverted, end = probe("generate", request.getfixturevalue(engine), onnxruntime_file, FOLDER)
+    assert [one["evaluations"] for one in made] == [4, 4, 4, of_pndm, 70, 4, 4, 4, 70, 4, 4]
     for one in made:
         assert one["equal"] and one["seconds"] == one["evaluations"], one
         assert one["first"]["launch"] == one["again"]["launch"] == 1
@@ -101,8 +108,8 @@ def test_a_generation_is_one_launch_and_the_cpu_s(probe: Probe, tiny_engine_dir:
         images = one["pixels"] > 0
         again = one["again"]
         assert "capture" not in again and "chain" not in again and again["synchronize"] == 2 + images
-        # Arrays of text encoder and VAE, one input and one output each; the steps make none.
-        assert again["allocate"] == again["allocate_host"] == 2 + 2 * images
+        # Beside these, one input and one output of the VAE; the steps make none.
+        assert again["allocate"] == again["allocate_host"] == of_texts + 2 * images
     plain, edited, reset, multistep, long_one, short_again, _, placed, placed_long, placed_again, _ = (
         one["first"] for one in made
     )
@@ -115,6 +122,17 @@ def test_a_generation_is_one_launch_and_the_cpu_s(probe: Probe, tiny_engine_dir:
     assert placed["capture"] == placed_long["capture"] == 2 and "capture" not in placed_again
     # RePaint: the host makes the bias.
     assert painted == {"equal": True, "differs": True} and inverted["equal"]
+    assert end["live"] == 0
+
+
+def test_other_inputs_of_stable_diffusion_xl_need_no_new_recording(
+    probe: Probe, tiny_xl_dir: Path, onnxruntime_file: Path
+) -> None:
+    *made, end = probe("added", tiny_xl_dir, onnxruntime_file, FOLDER)
+    assert len(made) == 3
+    for one in made:
+        assert one["equal"] and one["differs"], one
+        assert one["done"]["launch"] == 1 and "capture" not in one["done"]
     assert end["live"] == 0
 
 
@@ -196,6 +214,7 @@ def test_a_result_moves_to_the_gpu(probe: Probe) -> None:
         "pixels": [1, 2, 3],
         "latents": [4, 4],
         "embeds": [5, 5, 5],
+        "pooled": [6, 6, 6],
         "apart": True,
         "timestep": 981,
         "left": 0,

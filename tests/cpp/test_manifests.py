@@ -4,6 +4,7 @@ import os
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,10 @@ def folder(shapes_dir: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def opened(library: native.Library, folder: Path) -> Opened:
+    return opener(library, folder)
+
+
+def opener(library: native.Library, folder: Path) -> Opened:
     """Puts a manifest into a folder. Returns "" if the library opens it, else its error."""
 
     def open_with(contents: bytes) -> str:
@@ -55,8 +60,13 @@ def python_says(contents: bytes, folder: Path) -> str:
     return ""
 
 
-def test_both_accept_the_same_manifests(shapes_dir: Path, folder: Path, opened: Opened) -> None:
-    contents = (shapes_dir / manifests.FILE_NAME).read_bytes()
+@pytest.mark.parametrize("engine", ["shapes_dir", "tiny_xl_dir"])
+def test_both_accept_the_same_manifests(
+    library: native.Library, request: pytest.FixtureRequest, tmp_path: Path, engine: str
+) -> None:
+    folder = linked_copy(request.getfixturevalue(engine), tmp_path)
+    opened = opener(library, folder)
+    contents = (folder / manifests.FILE_NAME).read_bytes()
     assert opened(contents) == ""
     refused = same = accepted = 0
     for mutation in mutations(contents, random.Random(SEED), COUNT):
@@ -115,6 +125,64 @@ def test_kinds_of_manifests(shapes_dir: Path, opened: Opened) -> None:
         assert "is broken" in opened(contents), wrong
         place.clear()
         place.update(before)
+
+
+def test_two_text_encoders(library: native.Library, tiny_xl_dir: Path, tmp_path: Path) -> None:
+    """Both runtimes say the same about parts of Stable Diffusion XL that do not fit each other."""
+    folder = linked_copy(tiny_xl_dir, tmp_path)
+    opened = opener(library, folder)
+    data = stamping.load(folder)
+    unet, encoder, info, components = data["unet"], data["text_encoder"], data["tokenizer"]["info"], data["components"]
+    tensors, texts = unet["tensors"], components["text_encoder"]
+    layers = components["text_encoder_layers"]
+
+    def floats(*shape: str | int) -> dict[str, Any]:
+        return {"dtype": "float32", "shape": [*shape]}
+
+    half = {"dtype": "float16", "shape": ["batch", 40]}
+    cases: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+        (unet, {"inputs": ["sample", "timestep", "contexts"]}, "a step reads 'text_embeds' before it is written"),
+        (unet, {"inputs": [*unet["inputs"][:4]]}, "and perhaps text_embeds, time_ids, or other outputs"),
+        (unet, {"inputs": [*unet["inputs"][:3], "time_ids", "text_embeds"]}, "and perhaps text_embeds, time_ids"),
+        (tensors, {"text_embeds": floats("batch", "width")}, "no tensor 'text_embeds' of a"),
+        (tensors, {"text_embeds": floats(40)}, "no tensor 'text_embeds' of a known width"),
+        (tensors, {"text_embeds": half}, "is float16 [batch, 40] instead of float32 [batch, 40]"),
+        (
+            tensors,
+            {"text_embeds": floats("batch", 41)},
+            "[batch, 40] instead of float32 [batch, 41]",
+        ),
+        (
+            tensors,
+            {"time_ids": floats("batch", 5)},
+            "[batch, 5] instead of float32 [batch, 6]",
+        ),
+        (encoder, {"pooled_size": None}, "instead of input_ids"),
+        (encoder, {"pooled_size": 0}, "text_encoder.pooled_size is 0"),
+        (encoder, {"pooled_size": 40.0}, "text_encoder.pooled_size is 40.0"),
+        (encoder, {"first_hidden_size": None}, "text_encoder.first_hidden_size is None, beside 80 in all"),
+        (encoder, {"first_hidden_size": 80}, "text_encoder.first_hidden_size is 80, beside 80 in all"),
+        (encoder, {"first_hidden_size": "32"}, "text_encoder.first_hidden_size is"),
+        (info, {"pad_token_2": None}, "there are two text encoders, and tokenizer.info has no pad_token_2"),
+        (info, {"pad_token_2": 7}, "tokenizer.info.pad_token_2 is 7"),
+        (info, {"pad_token_id_2": None}, "tokenizer.info.pad_token_id_2"),
+        (info, {"pad_token_id_2": -1}, "tokenizer.info.pad_token_id_2 is -1"),
+        (data["model"], {"force_zeros_for_empty_prompt": 1}, "model.force_zeros_for_empty_prompt is 1"),
+        (texts, {"inputs": {"input_ids": texts["inputs"]["input_ids"]}}, "has the tensors input_ids instead of"),
+        (texts, {"outputs": layers["outputs"] | {"pooled": half}}, "tensor 'pooled' of the text encoder is float16"),
+        (layers, {"inputs": texts["inputs"]}, "the text encoder's layers has the tensors"),
+    ]
+    assert opened(stamping.stamped(data)) == ""
+    for place, wrong, message in cases:
+        before = dict(place)
+        place.update(wrong)
+        contents = stamping.stamped(data)
+        mine, theirs = opened(contents), python_says(contents, folder)
+        assert mine == theirs and message in mine, (wrong, mine, theirs)
+        place.clear()
+        place.update(before)
+    data["model"]["force_zeros_for_empty_prompt"] = False
+    assert opened(stamping.stamped(data)) == ""
 
 
 def test_layers_for_subjects(shapes_dir: Path, folder: Path, opened: Opened) -> None:

@@ -104,6 +104,7 @@ EXACT: dict[str, dict[str, Any]] = {
         "prompt_weighting": False,
         "long_prompts": False,
     },
+    "clip skip": {"clip_skip": 1, "negative_prompt": "a star", "edits": [ebca.Edit("a green triangle")]},
     "ddim": {"scheduler": "ddim"},
     "euler": {"scheduler": "euler", "gamma_attn": 0.01},
     "dpmpp_2m": {"scheduler": "DPM++ 2M", "gamma_attn": 0.01},

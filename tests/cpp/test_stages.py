@@ -145,8 +145,8 @@ def test_wrong_images_and_texts_are_refused(shapes: native.Engine) -> None:
         shapes.encode_prompt([])
     with pytest.raises(ParameterError, match="is not closed"):
         shapes.encode_prompt("a (red:1.3 circle")
-    with pytest.raises(native.NativeError, match="clip_skip"):
-        shapes.encode_prompt("a red circle", clip_skip=1)
+    with pytest.raises(ParameterError, match="clip_skip is 2"):
+        shapes.encode_prompt("a red circle", clip_skip=2)
 
 
 def test_null_is_refused(shapes: native.Engine) -> None:

@@ -29,8 +29,8 @@
  *   library returns is freed by its _free function, which accepts NULL.
  * - An engine is shared by threads. A session is used by one thread at a time, except for ebca_session_cancel. A
  *   session keeps its engine alive: they may be freed in any order.
- * - Arrays are C-contiguous. Letters: n images, T tokens, D width of the contexts, C latent channels, h x w latents,
- *   m evaluations of the UNet (pndm makes one more than steps).
+ * - Arrays are C-contiguous. Letters: n images, T tokens, D width of the contexts, P width of pooled embeddings (Stable
+ *   Diffusion XL), C latent channels, h x w latents, m evaluations of the UNet (pndm makes one more than steps).
  * - Callbacks are called from the thread that made the call. They must not use the same session except for
  *   ebca_session_cancel, and must not throw: what a callback in C++ throws ends the call with EBCA_ERROR_PARAMETER.
  * - The library writes nothing to standard output or standard error.
@@ -233,6 +233,8 @@ typedef struct ebca_engine_info {
     double guidance_scale;   /* default */
     const char* scheduler;   /* default */
     const char* schedulers;  /* all of them, separated by commas */
+    int32_t pooled_width;    /* P of pooled embeddings (Stable Diffusion XL); 0: it takes none, and none of the
+                                fields for it */
 } ebca_engine_info;
 /* end */
 
@@ -414,6 +416,19 @@ typedef struct ebca_step_info {
 /* After each evaluation; 0 cancels. */
 typedef int (*ebca_step_callback)(const ebca_step_info* info, void* user_data);
 
+/* from runtime/schema/schema.toml: ebca_size_conditions */
+/* For Stable Diffusion XL: the sizes, in pixels, that its UNet is told. A size of 0 x 0 is that of the images. */
+typedef struct ebca_size_conditions {
+    int32_t original_height; /* of the image before it was cropped and resized: small ones look as if enlarged */
+    int32_t original_width;
+    int32_t crop_top; /* where the crop began: 0, 0 centres what the images show */
+    int32_t crop_left;
+    int32_t target_height;
+    int32_t target_width;
+    uint64_t reserved[2]; /* zero */
+} ebca_size_conditions;
+/* end */
+
 /* from runtime/schema/schema.toml: ebca_generate_params */
 /* Without images: text to image. With images: image to image. With masks too: inpainting, by the model if it was
  * trained for that, by RePaint otherwise. */
@@ -468,6 +483,16 @@ typedef struct ebca_generate_params {
     int32_t clip_skip;        /* layers of the text encoder that are left out at its end; 1: its last but one layer */
     int32_t record_energies;  /* 1: the energies of every evaluation and layer, on the CPU */
     int32_t record_attention; /* 1: the mean attention to each token, on the CPU */
+    int32_t vae_tiling;       /* 1: images larger than the model's size are encoded and decoded in tiles, which takes
+                                 less memory */
+    /* For Stable Diffusion XL (ebca_engine_info::pooled_width is not 0): */
+    ebca_prompt prompt_2;                      /* texts for its second text encoder; not given: those of prompt */
+    ebca_prompt negative_prompt_2;             /* not given: those of negative_prompt */
+    ebca_tensor pooled_prompt_embeds;          /* [n or 1,P], needed beside prompt.embeds */
+    ebca_tensor negative_pooled_prompt_embeds; /* [n or 1,P], needed beside negative_prompt.embeds */
+    ebca_size_conditions size_conditions;
+    ebca_size_conditions negative_size_conditions; /* of the unconditional half; used if both sizes are given, else
+                                                      it has those of size_conditions */
 } ebca_generate_params;
 /* end */
 
@@ -503,6 +528,11 @@ typedef struct ebca_invert_params {
     int32_t prompt_weighting; /* as in ebca_generate_params, as are the next two (default 1) */
     int32_t long_prompts;     /*  (default 1) */
     int32_t clip_skip;
+    int32_t vae_tiling; /* as in ebca_generate_params */
+    /* For Stable Diffusion XL, as in ebca_generate_params: */
+    ebca_prompt prompt_2;
+    ebca_tensor pooled_prompt_embeds;
+    ebca_size_conditions size_conditions;
 } ebca_invert_params;
 /* end */
 
@@ -518,6 +548,9 @@ typedef struct ebca_encode_prompt_params {
     int32_t prompt_weighting; /* as in ebca_generate_params, as are the next two (default 1) */
     int32_t long_prompts;     /*  (default 1) */
     int32_t clip_skip;
+    const char* const* texts_2; /* For Stable Diffusion XL: for its second text encoder, one for all texts or one
+                                   each. NULL: the same texts. */
+    size_t count_2;
 } ebca_encode_prompt_params;
 /* end */
 
@@ -560,6 +593,9 @@ typedef struct ebca_denoise_params {
     int32_t tie_unconditional; /* 1: the editing contexts of each unconditional row are one vector (default 1) */
     int32_t rows_per_image;    /* with tie_unconditional: how many, one of which is conditional (default 2) */
     int32_t record_energies;   /* 1: the energies too, on the CPU */
+    /* Needed for Stable Diffusion XL, and for no other UNet: */
+    ebca_tensor text_embeds; /* [B,P], pooled embeddings */
+    ebca_tensor time_ids;    /* [B,6]: the numbers of ebca_size_conditions in their order */
 } ebca_denoise_params;
 /* end */
 
@@ -599,6 +635,7 @@ typedef struct ebca_result {
     ebca_tensor norm_energies;      /* [m,L,B,S]: logsumexp over tokens of half the squared norm of the keys */
     ebca_tensor attention_maps;     /* [n,T,h,w]: the mean probability over heads, layers and evaluations; at each
                                        position the values of all tokens sum to 1 */
+    ebca_tensor pooled_embeds;      /* [n,P] of ebca_engine_encode_prompt, for Stable Diffusion XL */
 } ebca_result;
 /* end */
 

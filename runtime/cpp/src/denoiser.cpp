@@ -16,10 +16,21 @@ Array copied(const Tensor& tensor) {
     return out;
 }
 
+// What only some UNets take, [rows,width]; empty: not given.
+void check_added(const std::string& name, const Shape& given, int64_t rows, int64_t width, bool taken) {
+    if (!taken) {
+        if (!given.empty()) throw rules::added_engine(name);
+        return;
+    }
+    if (given.empty()) throw rules::is_null(name + ".data");
+    if (given != Shape{rows, width}) throw rules::pooled_shape(name, to_string(given), rows, width);
+}
+
 }  // namespace
 
-void check_denoise(const Shape& sample, const Shape& contexts, const std::vector<double>& timesteps,
-                   const UNetSpec& unet, const Shape& latents) {
+void check_denoise(const DenoiseShapes& shapes, const std::vector<double>& timesteps, const UNetSpec& unet,
+                   const Shape& latents) {
+    const Shape &sample = shapes.sample, &contexts = shapes.contexts;
     int64_t rows = sample[0];
     if (sample != Shape{rows, unet.in_channels, latents[2], latents[3]}) {
         throw rules::sample_shape(to_string(sample), unet.in_channels, latents[2], latents[3]);
@@ -30,6 +41,9 @@ void check_denoise(const Shape& sample, const Shape& contexts, const std::vector
     if (unet.max_contexts && contexts[1] > *unet.max_contexts) {
         throw rules::edits_too_many(contexts[1] - 1, *unet.max_contexts - 1);
     }
+    bool taken = unet.pooled_size() > 0;
+    check_added(kTextEmbeds, shapes.text_embeds, rows, unet.pooled_size(), taken);
+    check_added(kTimeIds, shapes.time_ids, rows, kTimeIdCount, taken);
     size_t count = timesteps.size();
     if (count != 1 && static_cast<int64_t>(count) != rows) throw rules::timestep_count(count, rows);
     for (size_t i = 0; i < count; ++i) {
@@ -40,7 +54,7 @@ void check_denoise(const Shape& sample, const Shape& contexts, const std::vector
 
 Result Session::denoise(const DenoiseRequest& request) {
     const UNetSpec& unet = engine_->manifest().unet;
-    const Shape latents = latent_shape(), &contexts = request.contexts.shape;
+    const Shape latents = latent_shape(), &contexts = request.conditions.contexts.shape;
     const Sizes sizes{{"batch", contexts[0]},
                       {"contexts", contexts[1]},
                       {"tokens", contexts[2]},
@@ -54,7 +68,7 @@ Result Session::denoise(const DenoiseRequest& request) {
     const Control control = resolve(request.control, unet.layers, sizes);
     Variant variant = request.record_energies ? Variant::energies : control.variant();
     auto began = std::chrono::steady_clock::now();
-    Executor& executor = this->executor(request.contexts);
+    Executor& executor = this->executor(request.conditions);
     std::copy(request.sample.values.begin(), request.sample.values.end(), executor.sample().floats());
     for (int64_t row = 0; row < rows; ++row) {
         double timestep = request.timesteps[request.timesteps.size() == 1 ? 0 : static_cast<size_t>(row)];

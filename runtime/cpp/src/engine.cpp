@@ -6,6 +6,7 @@
 #include <set>
 
 #include "error.hpp"
+#include "images/tiling.hpp"
 #include "parameters.hpp"
 #include "platform/platform.hpp"
 
@@ -21,11 +22,14 @@ Tensor as_tensor(Array& array) {
     return {array.values.data(), DType::float32, array.shape};
 }
 
-// One image of an array, as a batch of one.
-Tensor one(Array& array, int64_t index) {
-    Shape shape = array.shape;
-    shape[0] = 1;
-    return {array.row(index), DType::float32, shape};
+// `count` rows of token ids from `first` on. Rows are independent; the last one fills up what a component of fixed
+// shape expects.
+std::vector<int64_t> some_rows(const std::vector<int64_t>& ids, int64_t first, int64_t count, int64_t at_once,
+                               int64_t length) {
+    auto begin = ids.begin() + first * length, end = begin + count * length;
+    std::vector<int64_t> out(begin, end);
+    while (count && static_cast<int64_t>(out.size()) < at_once * length) out.insert(out.end(), end - length, end);
+    return out;
 }
 
 std::unique_ptr<UnpackedDirectory> unpacked_directory(const EngineOptions& options) {
@@ -129,7 +133,7 @@ void Engine::release(const std::string& component) {
 void Engine::close_idle() {
     auto device = device_->ready();
     std::lock_guard held(lock_);
-    if (manifest().text_encoder) runners_.erase(manifest().text_encoder->component);
+    for (const std::string& name : text_encoders()) runners_.erase(name);
     if (!manifest().vae) return;
     runners_.erase(manifest().vae->decoder);
     runners_.erase(manifest().vae->encoder);
@@ -179,7 +183,8 @@ const PromptTokenizer& Engine::tokenizer() {
     if (!tokenizer_) {
         const TokenizerSpec& spec = *manifest().tokenizer;
         tokenizer_.emplace(PromptTokenizer::from_json(
-            directory_.read(spec.file), {spec.model_max_length, spec.bos, spec.eos, spec.pad, spec.expansions}));
+            directory_.read(spec.file),
+            {spec.model_max_length, spec.bos, spec.eos, spec.pad, spec.pad_2, spec.expansions}));
     }
     return *tokenizer_;
 }
@@ -193,46 +198,96 @@ void Engine::verify_tables() {
     tables_verified_ = true;
 }
 
-Array Engine::encode(const std::vector<int64_t>& ids, int64_t rows, Cancellation* cancellation) {
+// The component that returns any layer of the text encoder.
+const std::string& Engine::layers_component() const {
+    const std::string& name = manifest().text_encoder->layers_component;
+    if (name.empty()) throw rules::clip_skip_engine();
+    return name;
+}
+
+// Components that encode texts.
+std::vector<std::string> Engine::text_encoders() const {
+    if (!manifest().text_encoder) return {};
+    const TextEncoderSpec& spec = *manifest().text_encoder;
+    return spec.layers_component.empty() ? std::vector{spec.component}
+                                         : std::vector{spec.component, spec.layers_component};
+}
+
+Embeddings Engine::encode(const TokenIds& ids, int64_t clip_skip, Cancellation* cancellation) {
     if (!manifest().text_encoder) {
         throw rules::no_text_encoder(platform::to_utf8(directory_.path));
     }
     const TextEncoderSpec& spec = *manifest().text_encoder;
-    Array out({rows, spec.max_length, spec.hidden_size});
-    int64_t at_once = backend_->fixes_shapes() ? kTextsAtOnce : rows;
-    Array made({at_once, spec.max_length, spec.hidden_size});
+    const std::string& component = clip_skip ? layers_component() : spec.component;
+    int64_t rows = ids.rows, at_once = backend_->fixes_shapes() ? kTextsAtOnce : rows;
+    Embeddings out{Array({rows, spec.max_length, spec.hidden_size}), Array()};
+    Embeddings made{Array({at_once, spec.max_length, spec.hidden_size}), Array()};
+    if (spec.pooled_size) {
+        out.pooled = Array({rows, spec.pooled_size});
+        made.pooled = Array({at_once, spec.pooled_size});
+    }
     for (int64_t first = 0; first < rows; first += at_once) {
         int64_t count = std::min(at_once, rows - first);
-        auto begin = ids.begin() + first * spec.max_length, end = begin + count * spec.max_length;
-        std::vector<int64_t> given(begin, end);
-        // Rows are independent; the last one fills up what a component of fixed shape expects.
-        while (count && static_cast<int64_t>(given.size()) < at_once * spec.max_length) {
-            given.insert(given.end(), end - spec.max_length, end);
+        std::vector<int64_t> given = some_rows(ids.ids, first, count, at_once, spec.max_length), second;
+        Shape shape{at_once, spec.max_length};
+        Tensors inputs{{"input_ids", {given.data(), DType::int64, shape}}};
+        Tensors outputs{{"hidden_states", as_tensor(made.states)}};
+        if (spec.pooled_size) {
+            second = some_rows(ids.second, first, count, at_once, spec.max_length);
+            inputs.emplace_back("input_ids_2", Tensor{second.data(), DType::int64, shape});
+            outputs.emplace_back("pooled", as_tensor(made.pooled));
         }
-        Tensor input{given.data(), DType::int64, {at_once, spec.max_length}};
-        evaluate(spec.component, {{"batch", at_once}}, {{"input_ids", input}}, {{"hidden_states", as_tensor(made)}},
-                 cancellation);
-        std::copy_n(made.values.begin(), count * made.stride(), out.row(first));
+        if (clip_skip) inputs.emplace_back("skip", Tensor{&clip_skip, DType::int64, {1}});
+        evaluate(component, {{"batch", at_once}}, inputs, outputs, cancellation);
+        std::copy_n(made.states.values.begin(), count * made.states.stride(), out.states.row(first));
+        if (spec.pooled_size) {
+            std::copy_n(made.pooled.values.begin(), count * made.pooled.stride(), out.pooled.row(first));
+        }
     }
     // At SD 1.5 size it holds half a gigabyte that no step needs.
-    release(spec.component);
+    for (const std::string& name : text_encoders()) release(name);
     return out;
 }
 
-Array Engine::decode(const Array& latents, Cancellation* cancellation) {
+// Unscaled latents [1,C,h,w] to an image [1,3,H,W].
+Array Engine::decode_tile(Array& latents, Cancellation* cancellation) {
+    const VaeSpec& spec = *manifest().vae;
+    int64_t height = latents.size(2), width = latents.size(3);
+    Array image({1, 3, height * spec.downscale, width * spec.downscale});
+    evaluate(spec.decoder, {{"batch", 1}, {"height", height}, {"width", width}}, {{"latents", as_tensor(latents)}},
+             {{"image", as_tensor(image)}}, cancellation);
+    return image;
+}
+
+// An image [1,3,H,W] to the means and the standard deviations of its latents, [1,2C,h,w].
+Array Engine::encode_tile(Array& image, Cancellation* cancellation) {
+    const VaeSpec& spec = *manifest().vae;
+    Shape shape{1, spec.latent_channels, image.size(2) / spec.downscale, image.size(3) / spec.downscale};
+    Array both({1, 2 * shape[1], shape[2], shape[3]});
+    Tensor mean{both.values.data(), DType::float32, shape}, std = mean;
+    std.data = mean.floats() + mean.count();
+    evaluate(spec.encoder, {{"batch", 1}, {"height", shape[2]}, {"width", shape[3]}}, {{"image", as_tensor(image)}},
+             {{"mean", mean}, {"std", std}}, cancellation);
+    return both;
+}
+
+Array Engine::decode(const Array& latents, bool tiled, Cancellation* cancellation) {
     if (!manifest().vae) throw rules::no_vae_to_decode();
     const VaeSpec& spec = *manifest().vae;
     if (latents.size(1) != spec.latent_channels) {
         throw rules::latents_channels(latents.size(1), spec.latent_channels);
     }
-    Array unscaled(latents.shape);
     auto scale = static_cast<float>(spec.scaling_factor), shift = static_cast<float>(spec.shift_factor);
-    std::transform(latents.values.begin(), latents.values.end(), unscaled.values.begin(),
-                   [&](float value) { return value / scale + shift; });
     Array images({latents.size(0), 3, latents.size(2) * spec.downscale, latents.size(3) * spec.downscale});
+    int64_t side = tile_side(manifest().unet.sample_size);
+    tiled = tiled && is_tiled(latents.size(2), latents.size(3), side);
+    auto run = [&](Array& tile) { return decode_tile(tile, cancellation); };
     for (int64_t n = 0; n < latents.size(0); ++n) {
-        evaluate(spec.decoder, {{"batch", 1}, {"height", latents.size(2)}, {"width", latents.size(3)}},
-                 {{"latents", one(unscaled, n)}}, {{"image", one(images, n)}}, cancellation);
+        Array one({1, latents.size(1), latents.size(2), latents.size(3)});
+        std::transform(latents.row(n), latents.row(n) + latents.stride(), one.values.begin(),
+                       [&](float value) { return value / scale + shift; });
+        const Array made = tiled ? in_tiles(one, run, side, side * spec.downscale) : run(one);
+        std::copy(made.values.begin(), made.values.end(), images.row(n));
     }
     return images;
 }
@@ -245,42 +300,50 @@ std::shared_ptr<const Preview> Engine::preview() {
     if (!manifest().vae) throw rules::no_vae_to_decode();
     const VaeSpec& vae = *manifest().vae;
     // Without the lock, since it takes a moment. Threads that meet here make the same.
-    auto made = std::make_shared<const Preview>(vae.latent_channels, vae.downscale,
-                                                [this](const Array& latents) { return decode(latents, nullptr); });
+    auto made = std::make_shared<const Preview>(
+        vae.latent_channels, vae.downscale, [this](const Array& latents) { return decode(latents, false, nullptr); });
     std::lock_guard held(lock_);
     preview_ = made;
     return made;
 }
 
-void Engine::warm_up_decoder(const Shape& latents) {
+void Engine::warm_up_decoder(const Shape& latents, bool tiled) {
     if (!manifest().vae || !backend_->shares_scratch()) return;
     Shape one = latents;
     one.at(0) = 1;
+    if (tiled) {
+        int64_t side = tile_side(manifest().unet.sample_size);
+        one.at(2) = std::min(one.at(2), side);
+        one.at(3) = std::min(one.at(3), side);
+    }
     Sizes sizes{{"batch", 1}, {"height", one.at(2)}, {"width", one.at(3)}};
     std::shared_ptr<Runner> decoder = runner(manifest().vae->decoder, sizes);
     {
         std::lock_guard held(lock_);
         if (settled_.count(decoder)) return;
     }
-    decode(Array(one), nullptr);
+    decode(Array(one), false, nullptr);
 }
 
-std::pair<Array, Array> Engine::encode_image(const Array& pixels, Cancellation* cancellation) {
+std::pair<Array, Array> Engine::encode_image(const Array& pixels, bool tiled, Cancellation* cancellation) {
     if (!manifest().vae) throw rules::no_vae_for_image(platform::to_utf8(directory_.path));
     const VaeSpec& spec = *manifest().vae;
     int64_t n = pixels.size(0), height = pixels.size(1), width = pixels.size(2), plane = height * width;
     Shape shape{n, spec.latent_channels, height / spec.downscale, width / spec.downscale};
-    Array images({n, 3, height, width}), mean(shape), std(shape);
+    Array mean(shape), std(shape);
+    int64_t side = tile_side(manifest().unet.sample_size);
+    tiled = tiled && is_tiled(shape[2], shape[3], side);
+    auto run = [&](Array& tile) { return encode_tile(tile, cancellation); };
     for (int64_t row = 0; row < n; ++row) {
+        Array image({1, 3, height, width});
         for (int64_t i = 0; i < plane; ++i) {
             for (int64_t c = 0; c < 3; ++c) {
-                images.row(row)[c * plane + i] = pixels.row(row)[i * 3 + c] * 2.0f - 1.0f;
+                image.values[static_cast<size_t>(c * plane + i)] = pixels.row(row)[i * 3 + c] * 2.0f - 1.0f;
             }
         }
-    }
-    for (int64_t row = 0; row < n; ++row) {
-        evaluate(spec.encoder, {{"batch", 1}, {"height", shape[2]}, {"width", shape[3]}}, {{"image", one(images, row)}},
-                 {{"mean", one(mean, row)}, {"std", one(std, row)}}, cancellation);
+        const Array both = tiled ? in_tiles(image, run, side * spec.downscale, side) : run(image);
+        std::copy_n(both.values.data(), mean.stride(), mean.row(row));
+        std::copy_n(both.values.data() + mean.stride(), std.stride(), std.row(row));
     }
     // Not needed until the next image is passed in.
     release(spec.encoder);

@@ -40,6 +40,19 @@ struct EngineOptions {
     Log log;
 };
 
+// Of n rows [n,T], as a text encoder takes them.
+struct TokenIds {
+    int64_t rows = 0;
+    std::vector<int64_t> ids;
+    std::vector<int64_t> second;  // for the second text encoder; empty without one
+};
+
+// What a text encoder makes of them.
+struct Embeddings {
+    Array states;  // [n,T,D]
+    Array pooled;  // [n,P]; empty with one text encoder
+};
+
 // Thread-safe. Sessions own their buffers; the engine owns the opened graphs.
 class Engine {
   public:
@@ -89,22 +102,25 @@ class Engine {
     // Compare the scheduler tables with the manifest, once. EngineError if they differ.
     void verify_tables();
 
-    // Open the VAE's decoder for latents [n,C,h,w] and run it once, if that would later outdate recorded work.
-    void warm_up_decoder(const Shape& latents);
+    // Open the VAE's decoder for latents [n,C,h,w] and run it once, if that would later outdate recorded work. In
+    // tiles, this is so for the first one, which needs the most memory.
+    void warm_up_decoder(const Shape& latents, bool tiled);
 
     // The next three throw CancelledError as soon as that is requested, in a graph or between two; null: never.
 
-    // Token ids of n rows to embeddings [n,T,D].
-    Array encode(const std::vector<int64_t>& ids, int64_t rows, Cancellation* cancellation);
+    // Token ids of n rows to embeddings.
+    Embeddings encode(const TokenIds& ids, int64_t clip_skip, Cancellation* cancellation);
 
-    // Scaled latents [n,C,h,w] to images [n,3,8h,8w] in [-1, 1]; one image at a time to bound memory.
-    Array decode(const Array& latents, Cancellation* cancellation);
+    // Scaled latents [n,C,h,w] to images [n,3,8h,8w] in [-1, 1]; one image at a time to bound memory. tiled: in tiles
+    // of the size that the model was trained at (images/tiling.hpp).
+    Array decode(const Array& latents, bool tiled, Cancellation* cancellation);
 
     // Shows latents without the decoder; the first call runs it on a few small images.
     std::shared_ptr<const Preview> preview();
 
-    // Images [n,H,W,3] in [0, 1] to mean and standard deviation of their scaled latents, [n,C,h,w] each.
-    std::pair<Array, Array> encode_image(const Array& pixels, Cancellation* cancellation);
+    // Images [n,H,W,3] in [0, 1] to mean and standard deviation of their scaled latents, [n,C,h,w] each. tiled: as of
+    // `decode`; standard deviations are blended like means.
+    std::pair<Array, Array> encode_image(const Array& pixels, bool tiled, Cancellation* cancellation);
 
   private:
     void open_device(const EngineOptions& options);
@@ -112,6 +128,10 @@ class Engine {
     void prepare(const OnPrepare& on_prepare);
     std::shared_ptr<Runner> open(const std::string& component, const Dimensions& dimensions);
     void close_idle();
+    const std::string& layers_component() const;
+    std::vector<std::string> text_encoders() const;
+    Array decode_tile(Array& latents, Cancellation* cancellation);
+    Array encode_tile(Array& image, Cancellation* cancellation);
     void evaluate(const std::string& component, const Sizes& sizes, const Tensors& inputs, const Tensors& outputs,
                   Cancellation* cancellation);
 

@@ -11,6 +11,7 @@
 
 #include "contract/tensor.hpp"
 #include "execution/arena.hpp"
+#include "images/tiling.hpp"
 #include "numerals.hpp"
 #include "parameters.hpp"
 #include "platform/platform.hpp"
@@ -82,35 +83,46 @@ int64_t scratch_bytes(const Component& component, const Sizes& sizes, bool half)
     return half && !component.float32_only ? largest / 2 : largest;
 }
 
-// The most that exists at the same time.
-int64_t peak_bytes(const Manifest& manifest, bool half, const CallSizes& call) {
-    const UNetSpec& unet = manifest.unet;
+// What the host keeps while it samples.
+int64_t held_bytes(const UNetSpec& unet, const CallSizes& call) {
     const Sizes& sizes = call.evaluation;
-    auto scratch = [&](const std::string& name, const Sizes& at) {
-        return scratch_bytes(manifest.components.at(name), at, half);
-    };
     const Shape latents{call.images, unet.out_channels, sizes.at("height"), sizes.at("width")};
-    int64_t held = call.evaluations *
-                   (float_bytes({sizes.at("batch"), sizes.at("contexts"), sizes.at("tokens")}) + float_bytes(latents));
-    int64_t buffers = buffer_bytes(unet, sizes), segments = 0;
+    return call.evaluations *
+           (float_bytes({sizes.at("batch"), sizes.at("contexts"), sizes.at("tokens")}) + float_bytes(latents));
+}
+
+// The most that exists at the same time while texts are encoded and latents are sampled.
+int64_t sampling_bytes(const Manifest& manifest, bool half, const CallSizes& call) {
+    const UNetSpec& unet = manifest.unet;
+    int64_t segments = 0;
     for (const Step& step : unet.steps) {
-        if (!step.is_op()) segments = std::max(segments, scratch(step.segment, sizes));
+        if (step.is_op()) continue;
+        segments = std::max(segments, scratch_bytes(manifest.components.at(step.segment), call.evaluation, half));
     }
-    int64_t peak = held + buffers + segments;
-    Sizes one = sizes, texts = sizes;
-    one["batch"] = 1;
+    int64_t peak = held_bytes(unet, call) + buffer_bytes(unet, call.evaluation) + segments;
+    if (!manifest.text_encoder || !call.texts) return peak;
+    const TextEncoderSpec& spec = *manifest.text_encoder;
+    Sizes texts = call.evaluation;
     texts["batch"] = call.texts;
-    if (manifest.text_encoder && call.texts) {
-        const TextEncoderSpec& spec = *manifest.text_encoder;
-        peak = std::max(peak,
-                        scratch(spec.component, texts) + float_bytes({call.texts, spec.max_length, spec.hidden_size}));
+    int64_t made = float_bytes({call.texts, spec.max_length * spec.hidden_size + spec.pooled_size});
+    return std::max(peak, scratch_bytes(manifest.components.at(spec.component), texts, half) + made);
+}
+
+// The same while the VAE runs.
+int64_t vae_bytes(const Manifest& manifest, bool half, const CallSizes& call) {
+    if (!manifest.vae) return 0;
+    Sizes one = call.evaluation;
+    one["batch"] = 1;
+    for (const char* name : {"height", "width"}) {
+        if (call.tiled) one[name] = std::min(one[name], tile_side(manifest.unet.sample_size));
     }
-    if (manifest.vae && call.encodes) peak = std::max(peak, scratch(manifest.vae->encoder, one) + 12 * call.pixels);
-    if (manifest.vae && call.decodes) {
-        // Decoded images as the VAE returns them, and in [0, 1]: float32, three channels.
-        peak = std::max(peak, held + buffers + scratch(manifest.vae->decoder, one) + 24 * call.images * call.pixels);
-    }
-    return peak;
+    auto scratch = [&](const std::string& name) { return scratch_bytes(manifest.components.at(name), one, half); };
+    int64_t peak = call.encodes ? scratch(manifest.vae->encoder) + 12 * call.pixels : 0;
+    if (!call.decodes) return peak;
+    // The buffers of the evaluations are still there. Decoded images as the VAE returns them, and in [0, 1]: float32,
+    // three channels.
+    int64_t buffers = held_bytes(manifest.unet, call) + buffer_bytes(manifest.unet, call.evaluation);
+    return std::max(peak, buffers + scratch(manifest.vae->decoder) + 24 * call.images * call.pixels);
 }
 
 }  // namespace
@@ -127,8 +139,15 @@ bool is_about_memory(const std::string& message) {
 }
 
 void check_host_memory(const Manifest& manifest, bool half, const CallSizes& call, const std::string& what) {
-    int64_t needed = peak_bytes(manifest, half, call), available = platform::available_bytes();
+    int64_t available = platform::available_bytes(), needed = sampling_bytes(manifest, half, call);
     if (needed > available) throw rules::memory_needed(shown(needed), "", what, shown(available));
+    needed = vae_bytes(manifest, half, call);
+    if (needed <= available) return;
+    int64_t side = tile_side(manifest.unet.sample_size);
+    if (!call.tiled && is_tiled(call.evaluation.at("height"), call.evaluation.at("width"), side)) {
+        throw rules::memory_needed_untiled(shown(needed), "", what, shown(available));
+    }
+    throw rules::memory_needed(shown(needed), "", what, shown(available));
 }
 
 }  // namespace ebca::internal

@@ -24,6 +24,7 @@ struct CallSizes {
     int64_t texts = 0;        // that are encoded together, at least
     bool encodes = false;     // an image
     bool decodes = false;
+    bool tiled = false;  // both in tiles
 };
 
 // OutOfMemoryError if a call does not fit. half: components may run at bfloat16. what: is made, for the message.

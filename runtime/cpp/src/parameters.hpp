@@ -425,10 +425,6 @@ EngineError clip_skip_plans(const Backend& backend) {
     return EngineError(text("the plans for ", backend, " have only the last layer of the text encoder, so there is no clip_skip"), "leave it out, or use another backend");
 }
 
-inline UnsupportedError clip_skip_library() {
-    return UnsupportedError("this library does not have clip_skip", "set clip_skip = 0, or use Python");
-}
-
 template <typename Name, typename Shape, typename Batch, typename Width>
 ParameterError embeds_shape(const Name& name, const Shape& shape, const Batch& batch, const Width& width) {
     return ParameterError(text(name, " has shape ", shape), text("give [", batch, ", tokens, ", width, "]"));
@@ -490,7 +486,7 @@ ParameterError size_condition(const Name& name, const Value& value, const Limit&
 
 template <typename Name, typename Other>
 ParameterError negative_sizes(const Name& name, const Other& other) {
-    return ParameterError(text(name, " needs ", other, " beside it"), "give negative_original_size and negative_target_size together, or leave all sizes of the negative prompt out");
+    return ParameterError(text(name, " needs ", other, " beside it"), "give its original and its target size together, or leave all of negative_size_conditions 0");
 }
 
 template <typename Key, typename Value>
@@ -805,6 +801,11 @@ ParameterError read_overran(const Count& count, const Size& size, const File& fi
 template <typename Name, typename What>
 ParameterError callback_threw(const Name& name, const What& what) {
     return ParameterError(text("the callback ", name, " threw an exception", what), "catch it in the callback: nothing may be thrown through a function of C");
+}
+
+template <typename Name>
+ParameterError embeds_of_second(const Name& name) {
+    return ParameterError(text(name, ".embeds is given"), "embeddings are of both text encoders: give them as embeds of the first prompt, or give texts");
 }
 
 template <typename Name, typename Count, typename Limit>

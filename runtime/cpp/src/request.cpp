@@ -81,6 +81,15 @@ Task resolve_task(const Manifest& manifest, const GenerateRequest& request) {
     return image ? Task::image_to_image : Task::text_to_image;
 }
 
+void check_clip_skip(int64_t clip_skip, const Manifest& manifest) {
+    if (!clip_skip || !manifest.text_encoder) return;
+    const TextEncoderSpec& encoder = *manifest.text_encoder;
+    if (!encoder.layers || encoder.layers_component.empty()) throw rules::clip_skip_engine();
+    if (clip_skip < 0 || clip_skip >= encoder.layers) {
+        throw rules::clip_skip_range(clip_skip, encoder.layers, encoder.layers - 1);
+    }
+}
+
 int64_t skipped_steps(const std::optional<double>& strength, int64_t steps) {
     double share = strength.value_or(defaults::strength);
     if (!(share > 0 && share <= 1)) {

@@ -6,12 +6,14 @@
 #include <string>
 #include <vector>
 
+#include "conditioning/added_inputs.hpp"
 #include "conditioning/edits.hpp"
 #include "conditioning/prompts.hpp"
 #include "conditioning/schedules.hpp"
 #include "conditioning/subjects.hpp"
 #include "contract/manifest.hpp"
 #include "contract/tensor.hpp"
+#include "execution/executor.hpp"
 #include "images/inputs.hpp"
 #include "parameters.hpp"
 #include "sampling/inversion.hpp"
@@ -24,18 +26,16 @@ namespace ebca::internal {
 // that `strength` sets. With masks too: inpainting, by the model if it was trained for that, by RePaint otherwise.
 // ebca.h describes each field.
 struct GenerateRequest {
-    Prompt prompt;
-    Prompt negative_prompt;
+    Conditioning conditioning;
+    SizeConditions sizes;
+    SizeConditions negative_sizes;
     int64_t steps = defaults::generate_params::steps;
     std::optional<double> guidance_scale;
     std::string scheduler;
     std::vector<int64_t> seeds;
     Schedule gamma_attn;
     Schedule gamma_norm;
-    std::vector<TokenWeight> token_weights;
     double norm_factor = defaults::generate_params::norm_factor;
-    Reading reading = kDefaultReading;
-    int64_t clip_skip = 0;
     std::vector<Edit> edits;
     bool reset_edits = false;
     Subjects subject;
@@ -46,6 +46,7 @@ struct GenerateRequest {
     bool composite = defaults::generate_params::composite != 0;
     std::optional<Array> latents;
     bool latents_only = false;
+    bool vae_tiling = false;
     bool record_energies = false;
     bool record_attention = false;
     OnStep on_step;
@@ -53,13 +54,13 @@ struct GenerateRequest {
 
 // What `Session::invert` is asked for: images, or their latents.
 struct InvertRequest {
-    Prompt prompt;
-    Reading reading = kDefaultReading;
-    int64_t clip_skip = 0;
+    Conditioning conditioning;  // without a negative prompt
+    SizeConditions sizes;
     std::vector<ImageView> images;
     std::optional<Array> latents;
     int64_t steps = defaults::invert_params::steps;
     std::optional<NoiseRegularization> regularize;
+    bool vae_tiling = false;
     OnStep on_step;
 };
 
@@ -67,15 +68,19 @@ struct InvertRequest {
 struct DenoiseRequest {
     Array sample;                   // [B,channels,h,w]
     std::vector<double> timesteps;  // one for all rows or one each
-    Array contexts;                 // [B,S,T,D]
+    Conditions conditions;
     EnergyControl control;
     bool record_energies = false;
 };
 
-// ParameterError unless what `Session::denoise` is given fits the UNet and each other. latents: of the session
-// [n,C,h,w].
-void check_denoise(const Shape& sample, const Shape& contexts, const std::vector<double>& timesteps,
-                   const UNetSpec& unet, const Shape& latents);
+// Shapes of what `Session::denoise` is given; empty ones: not given.
+struct DenoiseShapes {
+    Shape sample, contexts, text_embeds, time_ids;
+};
+
+// ParameterError unless they fit the UNet and each other. latents: of the session [n,C,h,w].
+void check_denoise(const DenoiseShapes& shapes, const std::vector<double>& timesteps, const UNetSpec& unet,
+                   const Shape& latents);
 
 // In pixels.
 struct ImageSize {
@@ -100,6 +105,9 @@ const char* to_string(Task task);
 // The task that a request asks for. ParameterError: inputs that do not go together; EngineError: inputs that this model
 // cannot use.
 Task resolve_task(const Manifest& manifest, const GenerateRequest& request);
+
+// ParameterError for layers of the text encoder that there are not; EngineError for a directory without them.
+void check_clip_skip(int64_t clip_skip, const Manifest& manifest);
 
 // How many of the steps image to image skips, as diffusers counts them. ParameterError: out of range, or so small that
 // no step is left.

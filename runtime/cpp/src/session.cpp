@@ -59,10 +59,25 @@ std::optional<double> guidance_scale(const GenerateRequest& request, const Manif
     return scale > 1 ? std::optional(scale) : std::nullopt;
 }
 
-// UnsupportedError for what only Python does.
-void check_supported(const GenerateRequest& request, const Device& device) {
-    if (request.clip_skip != 0) throw rules::clip_skip_library();
+// What needs neither images nor steps.
+void check_fields(const GenerateRequest& request, const Manifest& manifest, const Device& device) {
+    check_clip_skip(request.conditioning.clip_skip, manifest);
+    check_added_inputs(request.conditioning, request.sizes, request.negative_sizes, manifest.unet);
+    check(request.subject, request.conditioning.prompt, manifest);
     if (request.record_energies || request.record_attention) check_records(device);
+}
+
+// What a call of so many rows computes, at least: longer texts become known when they are read.
+CallSizes least_sizes(const GenerateRequest& request, const Manifest& manifest, int64_t rows) {
+    const Prompt& prompt = request.conditioning.prompt;
+    CallSizes call{{{"batch", rows}}};
+    call.evaluation["contexts"] = 1 + static_cast<int64_t>(request.edits.size());
+    call.evaluation["tokens"] = fewest_tokens(manifest, prompt);
+    call.texts = distinct_texts(prompt);
+    call.encodes = !request.images.empty();
+    call.decodes = !request.latents_only;
+    call.tiled = request.vae_tiling;
+    return call;
 }
 
 }  // namespace
@@ -110,17 +125,11 @@ Result Session::generate(const GenerateRequest& request) {
     Task task = resolve_task(manifest, request);
     const RePaint settings = repaint_settings(request);
     const std::optional<double> scale = guidance_scale(request, manifest);
-    check(request.subject, request.prompt, manifest);
-    check_supported(request, engine_->device());
+    const Conditioning& conditioning = request.conditioning;
+    check_fields(request, manifest, engine_->device());
     const Steps steps = this->steps(request, task, settings);
-    CallSizes call{{{"batch", scale ? 2 * batch_ : batch_}}};
-    call.evaluation["contexts"] = 1 + static_cast<int64_t>(request.edits.size());
+    CallSizes call = least_sizes(request, manifest, scale ? 2 * batch_ : batch_);
     call.evaluations = steps.repaint ? steps.repaint->steps() : steps.table->evaluations();
-    call.texts = distinct_texts(request.prompt);
-    call.encodes = !request.images.empty();
-    call.decodes = !request.latents_only;
-    // At least: longer texts become known when they are read.
-    call.evaluation["tokens"] = fewest_tokens(manifest, request.prompt);
     check_memory(call);
     std::optional<Source> source =
         load_source(*engine_, batch_, height_, width_, downscale_, request.images, request.masks);
@@ -129,22 +138,23 @@ Result Session::generate(const GenerateRequest& request) {
     if (request.latents) check_latents_given(*request.latents);
 
     auto began = Clock::now();
-    std::optional<SubjectInputs> subjects = resolve(*engine_, request.subject, request.prompt, request.reading,
-                                                    steps.subject_strengths, latent_shape(), {height_, width_});
+    std::optional<SubjectInputs> subjects =
+        resolve(*engine_, request.subject, conditioning.prompt, conditioning.reading, steps.subject_strengths,
+                latent_shape(), {height_, width_});
     Prompts prompts =
-        encode_prompts(*engine_, batch_, request.prompt, request.negative_prompt, prompts_of(request.edits),
-                       request.token_weights, scale.has_value(), request.reading, &cancellation_);
+        encode_prompts(*engine_, batch_, conditioning, prompts_of(request.edits), scale.has_value(), &cancellation_);
     if (subjects) subjects->lengthen(prompts.conditional.size(1));
     call.evaluation["tokens"] = prompts.conditional.size(1);
     check_memory(call);
     check_not_cancelled();
     auto texts_encoded = Clock::now();
     SamplerInputs inputs = prepare(*engine_, task, source, streams, latent_shape(), request.latents,
-                                   steps.table ? &*steps.table : nullptr, &cancellation_);
+                                   steps.table ? &*steps.table : nullptr, request.vae_tiling, &cancellation_);
     check_not_cancelled();
     auto images_encoded = Clock::now();
-    Executor& executor = this->executor(prompts.contexts(), subjects ? subjects->groups() : 0);
-    if (!request.latents_only) engine_->warm_up_decoder(latent_shape());
+    Executor& executor =
+        this->executor(conditions(prompts, request.sizes, request.negative_sizes), subjects ? subjects->groups() : 0);
+    if (!request.latents_only) engine_->warm_up_decoder(latent_shape(), request.vae_tiling);
     std::vector<Control> controls = steps.timeline.controls(
         prompts, request.norm_factor, layer_masks_for(executor, update_mask(source, task, settings)));
     const Array* extra_channels = inputs.extra_channels ? &*inputs.extra_channels : nullptr;
@@ -178,7 +188,8 @@ Result Session::generate(const GenerateRequest& request) {
     result.latents = std::move(samples.latents);
     result.take(telemetry);
     if (!request.latents_only) {
-        result.pixels = decode(result.latents, source && source->mask && request.composite ? &*source : nullptr);
+        result.pixels = decode(result.latents, request.vae_tiling,
+                               source && source->mask && request.composite ? &*source : nullptr);
     }
     result.task = to_string(task);
     result.scheduler = steps.scheduler;
@@ -199,8 +210,9 @@ Result Session::invert(const InvertRequest& request) {
     const UNetSpec& unet = engine_->manifest().unet;
     if (unet.in_channels != unet.out_channels) throw rules::inversion_with_inpainting_model();
     if (request.images.empty() == !request.latents.has_value()) throw rules::inversion_input();
-    if (request.clip_skip != 0) throw rules::clip_skip_library();
-    int64_t tokens = fewest_tokens(engine_->manifest(), request.prompt);
+    check_clip_skip(request.conditioning.clip_skip, engine_->manifest());
+    check_added_inputs(request.conditioning, request.sizes, {}, unet);
+    int64_t tokens = fewest_tokens(engine_->manifest(), request.conditioning.prompt);
     check_memory({{{"batch", batch_}, {"contexts", 1}, {"tokens", tokens}}});
     engine_->verify_tables();
     SchedulerTable table = load_table(engine_->directory(), kInverse, request.steps);
@@ -217,15 +229,14 @@ Result Session::invert(const InvertRequest& request) {
             ? *request.latents
             : engine_
                   ->encode_image(per_image("images", load_images(request.images, height_, width_, warn), batch_),
-                                 &cancellation_)
+                                 request.vae_tiling, &cancellation_)
                   .first;
     check_not_cancelled();
     auto images_encoded = Clock::now();
-    Prompts prompts =
-        encode_prompts(*engine_, batch_, request.prompt, {}, {}, {}, false, request.reading, &cancellation_);
+    Prompts prompts = encode_prompts(*engine_, batch_, request.conditioning, {}, false, &cancellation_);
     check_not_cancelled();
     auto texts_encoded = Clock::now();
-    Executor& executor = this->executor(prompts.contexts());
+    Executor& executor = this->executor(conditions(prompts, request.sizes, {}));
     Timeline timeline = Timeline::make({}, {}, {}, request.steps, table.evaluations(), table.name);
     std::vector<Control> controls = timeline.controls(prompts, 1.0, nullptr);
     NoisePredictor predictor(executor, std::nullopt, nullptr, false, &cancellation_);
@@ -318,7 +329,15 @@ SchedulerTable Session::table(Task task, const std::string& scheduler, int64_t s
     return task == Task::image_to_image ? table.after(skipped) : table;
 }
 
-Executor& Session::executor(const Array& contexts, int64_t groups) {
+Conditions Session::conditions(const Prompts& prompts, const SizeConditions& sizes,
+                               const SizeConditions& negative) const {
+    const UNetSpec& unet = engine_->manifest().unet;
+    return {prompts.contexts(), prompts.text_embeds(),
+            time_ids(unet, batch_, prompts.unconditional.has_value(), sizes, negative, {height_, width_})};
+}
+
+Executor& Session::executor(const Conditions& conditions, int64_t groups) {
+    const Array& contexts = conditions.contexts;
     Shape key{contexts.size(0), contexts.size(1), contexts.size(2), groups};
     auto found = std::find_if(executors_.begin(), executors_.end(), [&](const Kept& kept) { return kept.key == key; });
     if (found == executors_.end()) {
@@ -336,7 +355,7 @@ Executor& Session::executor(const Array& contexts, int64_t groups) {
                                to_string(executor.contexts().shape)),
                           "export the engine again");
     }
-    std::copy(contexts.values.begin(), contexts.values.end(), executor.contexts().floats());
+    executor.set_conditions(conditions);
     return executor;
 }
 
@@ -357,10 +376,10 @@ void Session::check_latents_given(const Array& latents) const {
     }
 }
 
-std::vector<uint8_t> Session::decode(const Array& latents, const Source* source) {
+std::vector<uint8_t> Session::decode(const Array& latents, bool tiled, const Source* source) {
     // Memory peaks with the decoder's activations, so the UNet's weights are dropped first.
     engine_->forget_weights();
-    Array images = to_unit_range(engine_->decode(latents, &cancellation_));
+    Array images = to_unit_range(engine_->decode(latents, tiled, &cancellation_));
     if (!all_finite(images.values.data(), static_cast<int64_t>(images.values.size()))) {
         throw rules::image_not_finite();
     }

@@ -41,6 +41,7 @@ struct Result {
     Array latents;                // [n,C,h,w], scaled as the UNet takes them
     std::vector<uint8_t> pixels;  // [n,H,W,3]
     Array embeds;                 // [n,T,D]
+    Array pooled_embeds;          // [n,P]
     Array noise;                  // [B,C,h,w], a prediction
     Array contexts;               // [B,S,T,D] after the last layer
     Array attention_energies;     // [m,L,B,S], terms of the energies of m evaluations and L layers
@@ -102,14 +103,15 @@ class Session {
     Result empty_result() const;
     Steps steps(const GenerateRequest& request, Task task, const RePaint& settings);
     std::shared_ptr<const LayerMasks> layer_masks_for(const Executor& executor, std::optional<Array> mask) const;
-    Executor& executor(const Array& contexts, int64_t groups = 0);
+    Conditions conditions(const Prompts& prompts, const SizeConditions& sizes, const SizeConditions& negative) const;
+    Executor& executor(const Conditions& conditions, int64_t groups = 0);
     GraphSampler* graph_sampler();
     SchedulerTable table(Task task, const std::string& scheduler, int64_t steps, const std::optional<double>& strength);
     void check_not_cancelled() const;
     // OutOfMemoryError if a call does not fit; call: with the sizes of an evaluation but for those of the latents.
     void check_memory(CallSizes call) const;
     void check_latents_given(const Array& latents) const;
-    std::vector<uint8_t> decode(const Array& latents, const Source* source);
+    std::vector<uint8_t> decode(const Array& latents, bool tiled, const Source* source);
 
     std::shared_ptr<Engine> engine_;
     int64_t downscale_;

@@ -46,13 +46,15 @@ void check_latents_shape(const Engine& engine, const Shape& shape) {
     if (shape[1] != vae.latent_channels) throw rules::latents_channels(shape[1], vae.latent_channels);
 }
 
-Result encode_prompt(Engine& engine, const EncodePromptRequest& request) {
-    if (request.clip_skip != 0) throw rules::clip_skip_library();
-    auto count = static_cast<int64_t>(request.texts.size());
+Result encode_prompt(Engine& engine, const Conditioning& conditioning) {
+    check_clip_skip(conditioning.clip_skip, engine.manifest());
+    check_added_inputs(conditioning, {}, {}, engine.manifest().unet);
+    auto count = static_cast<int64_t>(conditioning.prompt.texts.size());
     if (count > limits::images) throw rules::batch_too_large(count, limits::images);
+    Prompts prompts = encode_prompts(engine, count, conditioning, {}, false, nullptr);
     Result result;
-    result.embeds =
-        encode_prompts(engine, count, {request.texts, {}}, {}, {}, {}, false, request.reading, nullptr).conditional;
+    result.embeds = std::move(prompts.conditional);
+    result.pooled_embeds = std::move(prompts.pooled);
     return result;
 }
 
@@ -67,7 +69,7 @@ Result encode_images(Engine& engine, const EncodeImagesRequest& request) {
     Array pixels = load_images(request.images, size.height, size.width, warn);
     std::vector<NormalStream> streams{result.seeds.begin(), result.seeds.end()};
     result.latents =
-        request.sample ? sampled_latents(engine, pixels, streams) : engine.encode_image(pixels, nullptr).first;
+        request.sample ? sampled_latents(engine, pixels, streams) : engine.encode_image(pixels, false, nullptr).first;
     result.images = count;
     result.height = size.height;
     result.width = size.width;
@@ -75,7 +77,7 @@ Result encode_images(Engine& engine, const EncodeImagesRequest& request) {
 }
 
 Result decode(Engine& engine, const Array& latents) {
-    return result_of(to_unit_range(engine.decode(finite(latents), nullptr)));
+    return result_of(to_unit_range(engine.decode(finite(latents), false, nullptr)));
 }
 
 Result preview(Engine& engine, const Array& latents, double scale) {

@@ -13,12 +13,6 @@
 
 namespace ebca::internal {
 
-struct EncodePromptRequest {
-    std::vector<std::string> texts;
-    Reading reading = kDefaultReading;
-    int64_t clip_skip = 0;
-};
-
 struct EncodeImagesRequest {
     std::vector<ImageView> images;
     int64_t height = 0;  // in pixels; 0: the size the model was trained at
@@ -27,8 +21,8 @@ struct EncodeImagesRequest {
     std::vector<int64_t> seeds;
 };
 
-// Texts to embeddings of equal length. ParameterError, EngineError.
-Result encode_prompt(Engine& engine, const EncodePromptRequest& request);
+// The texts of a prompt to embeddings of equal length, and pooled ones. ParameterError, EngineError.
+Result encode_prompt(Engine& engine, const Conditioning& conditioning);
 
 // Images to latents. ParameterError, EngineError.
 Result encode_images(Engine& engine, const EncodeImagesRequest& request);

@@ -116,14 +116,34 @@ std::optional<Array> Arguments::embeds(const ebca_tensor& given, const std::stri
     return copied(engine_.device(), given, *shape);
 }
 
-Prompt Arguments::prompt(const ebca_prompt& given, const std::string& name) const {
-    Prompt out;
+std::optional<Array> Arguments::pooled(const ebca_tensor& given, const std::string& name) const {
+    std::optional<Shape> shape = shape_of(given, name);
+    if (!shape) return std::nullopt;
+    int64_t width = engine_.manifest().unet.pooled_size(), batch = session_.batch();
+    if (!width) throw rules::added_engine(name);
+    if (shape->size() != 2 || (shape->at(0) != 1 && shape->at(0) != batch) || shape->at(1) != width) {
+        throw rules::pooled_shape(name, to_string(*shape), batch, width);
+    }
+    return copied(engine_.device(), given, *shape);
+}
+
+std::vector<std::string> Arguments::texts(const ebca_prompt& given, const std::string& name) const {
     check_reserved(given, name);
     check_list(given.texts, given.count, name + ".texts", limits::images);
     if (given.count && !per_image(given.count)) throw rules::prompt_count(name, given.count, session_.batch());
-    out.texts = texts_of(given.texts, given.count, name + ".texts");
+    return texts_of(given.texts, given.count, name + ".texts");
+}
+
+Prompt Arguments::prompt(const ebca_prompt& given, const std::string& name) const {
+    Prompt out;
+    out.texts = texts(given, name);
     out.embeds = embeds(given.embeds, name);
     return out;
+}
+
+std::vector<std::string> Arguments::second(const ebca_prompt& given, const std::string& name) const {
+    if (shape_of(given.embeds, name + ".embeds")) throw rules::embeds_of_second(name);
+    return texts(given, name);
 }
 
 std::vector<ImageView> Arguments::images(const ebca_image* given, size_t count, const char* name) const {

@@ -56,6 +56,9 @@ class Arguments {
 
     std::optional<Array> latents(const ebca_tensor& given) const;
     Prompt prompt(const ebca_prompt& given, const std::string& name) const;
+    // Texts for a second text encoder. ParameterError for embeddings, which are of both.
+    std::vector<std::string> second(const ebca_prompt& given, const std::string& name) const;
+    std::optional<Array> pooled(const ebca_tensor& given, const std::string& name) const;
     // name: of the field, "images" or "masks".
     std::vector<ImageView> images(const ebca_image* given, size_t count, const char* name) const;
     std::vector<int64_t> seeds(const int64_t* given, size_t count) const;
@@ -63,6 +66,7 @@ class Arguments {
     void check_edits(const ebca_edit* given, size_t count) const;
 
   private:
+    std::vector<std::string> texts(const ebca_prompt& given, const std::string& name) const;
     std::optional<Array> embeds(const ebca_tensor& given, const std::string& name) const;
     bool per_image(size_t count) const;
 

@@ -88,6 +88,17 @@ Subjects subjects(const ebca_generate_params& params) {
     return out;
 }
 
+SizeConditions size_conditions(const ebca_size_conditions& given, const std::string& name) {
+    check_reserved(given, name);
+    auto size = [](int32_t height, int32_t width) {
+        bool is_given = height != 0 || width != 0;
+        return is_given ? std::optional(SizeConditions::Pair{height, width}) : std::nullopt;
+    };
+    return {size(given.original_height, given.original_width),
+            {given.crop_top, given.crop_left},
+            size(given.target_height, given.target_width)};
+}
+
 // Before anything else is read: where the number differs, what follows it may too.
 void check_abi(const ebca_engine_params* given) {
     constexpr size_t read = offsetof(ebca_engine_params, abi_version) + sizeof given->abi_version;
@@ -138,8 +149,16 @@ GenerateRequest generate_request(const Engine& engine, const Session& session, c
     const ebca_generate_params params = checked(needed(given, "ebca_generate_params"), "ebca_generate_params");
     const Arguments arguments(engine, session);
     GenerateRequest out;
-    out.prompt = arguments.prompt(params.prompt, "prompt");
-    out.negative_prompt = arguments.prompt(params.negative_prompt, "negative_prompt");
+    Conditioning& conditioning = out.conditioning;
+    conditioning.prompt = arguments.prompt(params.prompt, "prompt");
+    conditioning.negative_prompt = arguments.prompt(params.negative_prompt, "negative_prompt");
+    conditioning.prompt.texts_2 = arguments.second(params.prompt_2, "prompt_2");
+    conditioning.negative_prompt.texts_2 = arguments.second(params.negative_prompt_2, "negative_prompt_2");
+    conditioning.prompt.pooled = arguments.pooled(params.pooled_prompt_embeds, "pooled_prompt_embeds");
+    conditioning.negative_prompt.pooled =
+        arguments.pooled(params.negative_pooled_prompt_embeds, "negative_pooled_prompt_embeds");
+    out.sizes = size_conditions(params.size_conditions, "size_conditions");
+    out.negative_sizes = size_conditions(params.negative_size_conditions, "negative_size_conditions");
     out.steps = params.steps;
     out.guidance_scale = given_number(params.guidance_scale);
     out.scheduler = string(params.scheduler);
@@ -150,7 +169,7 @@ GenerateRequest generate_request(const Engine& engine, const Session& session, c
     for (size_t i = 0; i < params.token_weight_count; ++i) {
         const ebca_token_weight& one = params.token_weights[i];
         check_reserved(one, text("token_weights[", i, "]"));
-        out.token_weights.push_back(
+        conditioning.token_weights.push_back(
             {one.word ? std::optional(text_of(one.word, text("token_weights[", i, "].word"))) : std::nullopt,
              one.position, one.factor});
     }
@@ -167,12 +186,13 @@ GenerateRequest generate_request(const Engine& engine, const Session& session, c
     out.composite = params.composite != 0;
     out.latents = arguments.latents(params.latents);
     out.latents_only = params.latents_only != 0;
+    out.vae_tiling = params.vae_tiling != 0;
     out.record_energies = params.record_energies != 0;
     out.record_attention = params.record_attention != 0;
     out.on_step = on_step(params.on_step, params.on_step_data);
     out.subject = subjects(params);
-    out.reading = {params.prompt_weighting != 0, params.long_prompts != 0};
-    out.clip_skip = params.clip_skip;
+    conditioning.reading = {params.prompt_weighting != 0, params.long_prompts != 0};
+    conditioning.clip_skip = params.clip_skip;
     return out;
 }
 
@@ -180,7 +200,11 @@ InvertRequest invert_request(const Engine& engine, const Session& session, const
     const ebca_invert_params params = checked(needed(given, "ebca_invert_params"), "ebca_invert_params");
     const Arguments arguments(engine, session);
     InvertRequest out;
-    out.prompt = arguments.prompt(params.prompt, "prompt");
+    Conditioning& conditioning = out.conditioning;
+    conditioning.prompt = arguments.prompt(params.prompt, "prompt");
+    conditioning.prompt.texts_2 = arguments.second(params.prompt_2, "prompt_2");
+    conditioning.prompt.pooled = arguments.pooled(params.pooled_prompt_embeds, "pooled_prompt_embeds");
+    out.sizes = size_conditions(params.size_conditions, "size_conditions");
     out.images = arguments.images(params.images, params.image_count, "images");
     out.latents = arguments.latents(params.latents);
     out.steps = params.steps;
@@ -189,9 +213,10 @@ InvertRequest invert_request(const Engine& engine, const Session& session, const
         out.regularize =
             NoiseRegularization{chosen.rounds, chosen.rolls, chosen.auto_correlation, chosen.kl, chosen.seed};
     }
+    out.vae_tiling = params.vae_tiling != 0;
     out.on_step = on_step(params.on_step, params.on_step_data);
-    out.reading = {params.prompt_weighting != 0, params.long_prompts != 0};
-    out.clip_skip = params.clip_skip;
+    conditioning.reading = {params.prompt_weighting != 0, params.long_prompts != 0};
+    conditioning.clip_skip = params.clip_skip;
     return out;
 }
 
@@ -201,10 +226,17 @@ DenoiseRequest denoise_request(const Engine& engine, const Session& session, con
     check_list(params.timesteps, params.timestep_count, "timesteps", kMostItems);
     out.timesteps.assign(params.timesteps, params.timesteps + params.timestep_count);
     const Shape sample = needed_shape(params.sample, "sample"), contexts = needed_shape(params.contexts, "contexts");
-    check_denoise(sample, contexts, out.timesteps, engine.manifest().unet, session.latent_shape());
+    const Shape text_embeds = shape_of(params.text_embeds, kTextEmbeds).value_or(Shape()),
+                time_ids = shape_of(params.time_ids, kTimeIds).value_or(Shape());
+    const UNetSpec& unet = engine.manifest().unet;
+    check_denoise({sample, contexts, text_embeds, time_ids}, out.timesteps, unet, session.latent_shape());
     const Device& device = engine.device();
     out.sample = copied(device, params.sample, sample);
-    out.contexts = copied(device, params.contexts, contexts);
+    out.conditions.contexts = copied(device, params.contexts, contexts);
+    if (unet.pooled_size()) {
+        out.conditions.text_embeds = copied(device, params.text_embeds, text_embeds);
+        out.conditions.time_ids = copied(device, params.time_ids, time_ids);
+    }
     // What broadcasts to these has as many values at most.
     int64_t values = std::max(elements({contexts[0], contexts[1], contexts[2]}), contexts[0] * sample[2] * sample[3]);
     auto control = [&](const ebca_tensor& tensor, const char* name) { return array(device, tensor, name, values); };
@@ -219,13 +251,17 @@ DenoiseRequest denoise_request(const Engine& engine, const Session& session, con
     return out;
 }
 
-EncodePromptRequest encode_prompt_request(const ebca_encode_prompt_params* given) {
+Conditioning encode_prompt_request(const ebca_encode_prompt_params* given) {
     const auto params = checked(needed(given, "ebca_encode_prompt_params"), "ebca_encode_prompt_params");
     if (!params.count) throw rules::is_null("texts");
     check_list(params.texts, params.count, "texts", limits::images);
-    return {texts_of(params.texts, params.count, "texts"),
-            {params.prompt_weighting != 0, params.long_prompts != 0},
-            params.clip_skip};
+    check_list(params.texts_2, params.count_2, "texts_2", limits::images);
+    Conditioning out;
+    out.prompt.texts = texts_of(params.texts, params.count, "texts");
+    out.prompt.texts_2 = texts_of(params.texts_2, params.count_2, "texts_2");
+    out.reading = {params.prompt_weighting != 0, params.long_prompts != 0};
+    out.clip_skip = params.clip_skip;
+    return out;
 }
 
 EncodeImagesRequest encode_images_request(const ebca_encode_images_params* given) {

@@ -19,9 +19,15 @@ struct OwnedResult : ebca_result {
     std::optional<Memory> on_gpu;
 };
 
-std::array<ebca_tensor*, 7> tensors_of(ebca_result& result) {
-    return {&result.latents,       &result.embeds,        &result.noise, &result.contexts, &result.attention_energies,
-            &result.norm_energies, &result.attention_maps};
+std::array<ebca_tensor*, 8> tensors_of(ebca_result& result) {
+    return {&result.latents,
+            &result.embeds,
+            &result.noise,
+            &result.contexts,
+            &result.attention_energies,
+            &result.norm_energies,
+            &result.attention_maps,
+            &result.pooled_embeds};
 }
 
 int64_t bytes_of(const ebca_tensor& tensor) {
@@ -74,6 +80,7 @@ ebca_engine_info engine_info(Engine& engine, const std::string& schedulers) {
     out.guidance_scale = manifest.guidance_scale;
     out.scheduler = manifest.schedulers.standard.c_str();
     out.schedulers = schedulers.c_str();
+    out.pooled_width = static_cast<int32_t>(manifest.unet.pooled_size());
     return out;
 }
 
@@ -99,6 +106,7 @@ ebca_result* handed_over(Result&& made) {
     result->pixels = own.pixels.empty() ? nullptr : own.pixels.data();
     result->latents = tensor(own.latents);
     result->embeds = tensor(own.embeds);
+    result->pooled_embeds = tensor(own.pooled_embeds);
     result->noise = tensor(own.noise);
     result->contexts = tensor(own.contexts);
     result->attention_energies = tensor(own.attention_energies);
@@ -150,7 +158,7 @@ void move_to(Device& device, ebca_result& result) {
     Result& own = owned.own;
     own.pixels = {};
     for (Array* array : {&own.latents, &own.embeds, &own.noise, &own.contexts, &own.attention_energies,
-                         &own.norm_energies, &own.attention_maps}) {
+                         &own.norm_energies, &own.attention_maps, &own.pooled_embeds}) {
         *array = {};
     }
 }

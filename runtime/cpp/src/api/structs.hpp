@@ -58,7 +58,7 @@ EngineOptions engine_options(const ebca_engine_params* given);
 GenerateRequest generate_request(const Engine& engine, const Session& session, const ebca_generate_params* given);
 InvertRequest invert_request(const Engine& engine, const Session& session, const ebca_invert_params* given);
 DenoiseRequest denoise_request(const Engine& engine, const Session& session, const ebca_denoise_params* given);
-EncodePromptRequest encode_prompt_request(const ebca_encode_prompt_params* given);
+Conditioning encode_prompt_request(const ebca_encode_prompt_params* given);
 EncodeImagesRequest encode_images_request(const ebca_encode_images_params* given);
 
 // The names of an engine's schedulers, separated by commas.

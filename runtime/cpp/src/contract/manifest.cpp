@@ -61,6 +61,11 @@ const Step* UNetSpec::time_step() const {
     return in_rows ? first : nullptr;
 }
 
+int64_t UNetSpec::pooled_size() const {
+    bool takes = std::find(inputs.begin(), inputs.end(), kTextEmbeds) != inputs.end();
+    return takes ? tensors.at(kTextEmbeds).shape.at(1).constant : 0;
+}
+
 Dimensions Component::dimensions(const Sizes& sizes) const {
     Dimensions out;
     for (const auto* tensors : {&inputs, &outputs}) {

@@ -65,12 +65,18 @@ struct SubjectLayers {
     std::vector<int64_t> sources;
 };
 
+// What the UNet of Stable Diffusion XL takes beside the others, both float32: the pooled embedding of the prompt
+// ["batch", P], and sizes ["batch", 6]: original height and width, top and left of the crop, target height and width.
+inline constexpr const char* kTextEmbeds = "text_embeds";
+inline constexpr const char* kTimeIds = "time_ids";
+inline constexpr int64_t kTimeIdCount = 6;
+
 struct UNetSpec {
     int64_t in_channels = 0;
     int64_t out_channels = 0;
     int64_t context_dim = 0;
     int64_t sample_size = 0;
-    std::vector<std::string> inputs;   // sample, timestep, contexts
+    std::vector<std::string> inputs;   // sample, timestep, contexts; for Stable Diffusion XL also text_embeds, time_ids
     std::vector<std::string> outputs;  // noise, contexts_out
     std::map<std::string, TensorSpec> tensors;
     std::vector<LayerSpec> layers;
@@ -89,6 +95,9 @@ struct UNetSpec {
 
     // What ControlNets add to the UNet, float32. This library runs none, so segments read zeros here.
     std::vector<std::string> controls;
+
+    // The width P of text_embeds ["batch", P]; 0 for a UNet that takes none.
+    int64_t pooled_size() const;
 };
 
 struct VaeSpec {
@@ -105,13 +114,19 @@ struct TextEncoderSpec {
     std::string component;
     int64_t max_length = 0;
     int64_t hidden_size = 0;
-    std::string layers_component = {};  // takes hidden states of earlier layers, which this library does not; or ""
+    int64_t layers = 0;                 // 0: not known
+    std::string layers_component = {};  // takes hidden states of earlier layers; or ""
+    // Width of what two encoders in one component pool; 0: there is one encoder. Two take input_ids_2 too, and
+    // hidden_size is that of both together, the first one's part first.
+    int64_t pooled_size = 0;
+    int64_t first_hidden_size = 0;
 };
 
 struct TokenizerSpec {
     std::string file;
     int64_t model_max_length = 0;
     SpecialToken bos, eos, pad;
+    std::optional<SpecialToken> pad_2;                   // of the second text encoder
     std::map<int64_t, std::vector<int64_t>> expansions;  // token -> all that it stands for, itself first
 };
 
@@ -158,6 +173,7 @@ struct Manifest {
     std::string name;
     std::string kind;  // "text-to-image", "inpainting", "instruct-pix2pix", "unet"
     double guidance_scale = 7.5;
+    bool force_zeros_for_empty_prompt = false;  // an empty negative prompt stands for embeddings that are zero
     std::string precision;
     std::string compute = "fp32";
     std::map<std::string, Component> components;

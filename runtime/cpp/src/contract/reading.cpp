@@ -167,8 +167,10 @@ void check_derived(const Entry& entry) {
 TextEncoderSpec text_encoder(const Entry& entry) {
     TextEncoderSpec out{entry.at("component").name(), entry.at("max_length").integer(3, limits::tokens),
                         entry.at("hidden_size").integer(1, limits::dimension)};
-    if (auto layers = entry.get("layers")) layers->integer(1, limits::dimension);
+    if (auto layers = entry.get("layers")) out.layers = layers->integer(1, limits::dimension);
     if (auto component = entry.get("layers_component")) out.layers_component = component->name();
+    if (auto first = entry.get("first_hidden_size")) out.first_hidden_size = first->integer(1, limits::dimension);
+    if (auto pooled = entry.get("pooled_size")) out.pooled_size = pooled->integer(1, limits::dimension);
     return out;
 }
 
@@ -195,6 +197,9 @@ TokenizerSpec tokenizer(const Entry& entry) {
     out.bos = token("bos_token");
     out.eos = token("eos_token");
     out.pad = token("pad_token");
+    if (auto second = info.get("pad_token_2")) {
+        out.pad_2 = {second->name(), info.at("pad_token_id_2").integer(0, limits::token_id)};
+    }
     if (auto expansions = info.get("expansions")) {
         expansions->members([&](const std::string&, const Entry& one) {
             std::vector<int64_t> ids;
@@ -314,6 +319,7 @@ void read_model(const Entry& entry, Manifest& out) {
     out.name = entry.at("name").name();
     out.kind = entry.at("kind").choice({"text-to-image", "inpainting", "instruct-pix2pix", "unet"});
     if (auto scale = entry.get("guidance_scale")) out.guidance_scale = scale->number(-limits::factor, limits::factor);
+    if (auto zeros = entry.get("force_zeros_for_empty_prompt")) out.force_zeros_for_empty_prompt = zeros->boolean();
     if (auto source = entry.get("source")) {
         source->members([](const std::string&, const Entry& value) {
             if (!value.is_null()) value.text();

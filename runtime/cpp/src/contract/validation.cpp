@@ -5,18 +5,19 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
+#include "contract/checks.hpp"
 #include "contract/limits.hpp"
+#include "contract/model_checks.hpp"
 #include "error.hpp"
 
 namespace ebca::internal {
 namespace {
 
-using TensorSpecs = std::map<std::string, TensorSpec>;
-using Names = std::vector<std::string>;
-
 const Names kInputs{"sample", "timestep", "contexts"}, kOutputs{"noise", "contexts_out"};
+const Names kAddedInputs{kTextEmbeds, kTimeIds};
 const Names kControls{"weights", "gamma_attn", "gamma_norm", "norm_factor", "tie"};
 
 // A variant of the op: its inputs and outputs.
@@ -24,11 +25,6 @@ struct OpVariant {
     std::string name;
     Names inputs, outputs;
 };
-
-Names joined(Names names, const Names& more) {
-    names.insert(names.end(), more.begin(), more.end());
-    return names;
-}
 
 std::vector<OpVariant> variants() {
     const Names read = joined({"q", "k", "v"}, kControls), masked = joined(read, {"mask"});
@@ -52,101 +48,30 @@ bool contains(const std::string& name, const Names& names) {
     return std::find(names.begin(), names.end(), name) != names.end();
 }
 
-// A shape from the texts and numbers of its dimensions.
-template <class... Parts>
-std::vector<Dim> shape(const Parts&... parts) {
-    return {parse_dim(parts)...};
-}
-
-TensorSpec floats(std::vector<Dim> shape) {
-    return {DType::float32, std::move(shape)};
-}
-
-void check_path(const std::string& path) {
-    bool safe = !path.empty() && path.find_first_of(std::string_view("\\:\0", 3)) == path.npos;
-    for (size_t begin = 0; safe && begin <= path.size();) {
-        size_t end = std::min(path.find('/', begin), path.size());
-        std::string_view part = std::string_view(path).substr(begin, end - begin);
-        safe = part != ".." && part != "." && !part.empty();
-        begin = end + 1;
-    }
-    if (!safe) {
-        throw EngineError(text("the manifest names '", path, "', which is outside the engine directory"),
-                          "export the engine again");
-    }
-}
-
-void need_file(const Manifest& manifest, const std::string& file, const std::string& who) {
-    if (!manifest.files.count(file)) throw EngineError(text(who, " needs '", file, "', which is not among the files"));
-}
-
-const Component& need_component(const Manifest& manifest, const std::string& name, const std::string& who) {
-    auto found = manifest.components.find(name);
-    if (found == manifest.components.end()) throw EngineError(text(who, " needs the unknown component '", name, "'"));
-    return found->second;
-}
-
-std::string listed(const TensorSpecs& tensors) {
-    std::string out;
-    size_t count = 0;
-    for (const auto& [name, tensor] : tensors) {
-        if (++count > 8) return out + ", ...";
-        out += (out.empty() ? "" : ", ") + name;
-    }
-    return out.empty() ? "none" : out;
-}
-
-std::string spelled(const TensorSpec& tensor) {
-    const char* dtype = tensor.dtype == DType::float32   ? "float32"
-                        : tensor.dtype == DType::float16 ? "float16"
-                        : tensor.dtype == DType::int32   ? "int32"
-                                                         : "int64";
-    std::string out = text(dtype, " [");
-    for (size_t i = 0; i < tensor.shape.size(); ++i) out += (i ? ", " : "") + tensor.shape[i].text;
-    return out + "]";
-}
-
-bool equal(const TensorSpec& a, const TensorSpec& b) {
-    return a.dtype == b.dtype && is_same(a.shape, b.shape);
-}
-
-// The same names, dtypes and shapes.
-void check_tensors(const std::string& who, const TensorSpecs& given, const TensorSpecs& expected) {
-    auto same_name = [](const auto& a, const auto& b) { return a.first == b.first; };
-    if (!std::equal(given.begin(), given.end(), expected.begin(), expected.end(), same_name)) {
-        throw EngineError(text(who, " has the tensors ", listed(given), " instead of ", listed(expected)));
-    }
-    for (const auto& [name, tensor] : expected) {
-        if (!equal(given.at(name), tensor)) {
-            throw EngineError(
-                text("tensor '", name, "' of ", who, " is ", spelled(given.at(name)), " instead of ", spelled(tensor)));
-        }
-    }
-}
-
-// Those of these names that there are.
-TensorSpecs some(const TensorSpecs& tensors, const Names& names) {
-    TensorSpecs out;
-    for (const std::string& name : names) {
-        auto found = tensors.find(name);
-        if (found != tensors.end()) out.insert(*found);
-    }
-    return out;
-}
-
 // What the host fills and reads: its arrays must fit at every size.
 void check_edges(const UNetSpec& unet) {
-    if (unet.inputs != kInputs || unet.outputs != kOutputs) {
+    bool with_more = unet.inputs == joined(kInputs, kAddedInputs);
+    if ((unet.inputs != kInputs && !with_more) || unet.outputs != kOutputs) {
         throw EngineError(
-            "the UNet has other inputs than sample, timestep, contexts, or other outputs than noise, contexts_out");
+            "the UNet has other inputs than sample, timestep, contexts, and perhaps text_embeds, time_ids, or other "
+            "outputs than noise, contexts_out");
     }
     const TensorSpec contexts = floats(shape("batch", "contexts", "tokens", unet.context_dim));
-    const TensorSpecs expected{{"sample", floats(shape("batch", unet.in_channels, "height", "width"))},
-                               {"timestep", floats(shape("batch"))},
-                               {"contexts", contexts},
-                               {"noise", floats(shape("batch", unet.out_channels, "height", "width"))},
-                               {"contexts_out", contexts}};
-    check_tensors("the UNet", some(unet.tensors, joined(kInputs, kOutputs)), expected);
+    TensorSpecs expected{{"sample", floats(shape("batch", unet.in_channels, "height", "width"))},
+                         {"timestep", floats(shape("batch"))},
+                         {"contexts", contexts},
+                         {"noise", floats(shape("batch", unet.out_channels, "height", "width"))},
+                         {"contexts_out", contexts}};
+    if (with_more) {
+        auto embeds = unet.tensors.find(kTextEmbeds);
+        if (embeds == unet.tensors.end() || embeds->second.shape.size() != 2 ||
+            !embeds->second.shape[1].factors.empty()) {
+            throw EngineError(text("the UNet has no tensor '", kTextEmbeds, "' of a known width"));
+        }
+        expected[kTextEmbeds] = floats(shape("batch", unet.pooled_size()));
+        expected[kTimeIds] = floats(shape("batch", kTimeIdCount));
+    }
+    check_tensors("the UNet", some(unet.tensors, joined(unet.inputs, kOutputs)), expected);
 }
 
 void check_compute(const Manifest& manifest) {
@@ -331,140 +256,6 @@ void check_full_unet(const Manifest& manifest, const std::string& full, const Na
     const std::string who = text("the full UNet '", full, "'");
     check_tensors(who, component.inputs, inputs);
     check_tensors(who, component.outputs, some(unet.tensors, unet.outputs));
-}
-
-void check_kind(const Manifest& manifest) {
-    const UNetSpec& unet = manifest.unet;
-    const std::string& kind = manifest.kind;
-    bool complete = manifest.text_encoder && manifest.vae && manifest.tokenizer;
-    if (complete == (kind == "unet")) {
-        throw EngineError(
-            text("model.kind is '", kind, "' of a directory ", complete ? "with" : "without", " all other models"));
-    }
-    int64_t expected = unet.out_channels;
-    if (kind == "inpainting") expected = 2 * unet.out_channels + 1;
-    if (kind == "instruct-pix2pix") expected = 2 * unet.out_channels;
-    if (kind != "unet" && unet.in_channels != expected) {
-        throw EngineError(
-            text("model.kind is '", kind, "', and unet.in_channels is ", unet.in_channels, " instead of ", expected));
-    }
-}
-
-void check_text(const Manifest& manifest) {
-    const auto& encoder = manifest.text_encoder;
-    const auto& tokenizer = manifest.tokenizer;
-    if (tokenizer) need_file(manifest, tokenizer->file, "the tokenizer");
-    if (!encoder) return;
-    const Component& component = need_component(manifest, encoder->component, "the text encoder");
-    check_tensors("the text encoder", component.inputs,
-                  {{"input_ids", {DType::int64, shape("batch", encoder->max_length)}}});
-    check_tensors("the text encoder", component.outputs,
-                  {{"hidden_states", floats(shape("batch", encoder->max_length, encoder->hidden_size))}});
-    if (!encoder->layers_component.empty()) {
-        const Component& layers = need_component(manifest, encoder->layers_component, "the text encoder's layers");
-        check_tensors(
-            "the text encoder's layers", layers.inputs,
-            {{"input_ids", {DType::int64, shape("batch", encoder->max_length)}}, {"skip", {DType::int64, shape(1)}}});
-        check_tensors("the text encoder's layers", layers.outputs,
-                      {{"hidden_states", floats(shape("batch", encoder->max_length, encoder->hidden_size))}});
-    }
-    if (encoder->hidden_size != manifest.unet.context_dim) {
-        throw EngineError(text("text_encoder.hidden_size is ", encoder->hidden_size, ", and unet.context_dim is ",
-                               manifest.unet.context_dim));
-    }
-    if (!tokenizer) throw EngineError("there is a text encoder, but no tokenizer");
-    if (tokenizer->model_max_length != encoder->max_length) {
-        throw EngineError(text("the tokenizer makes ", tokenizer->model_max_length,
-                               " tokens, and text_encoder.max_length is ", encoder->max_length));
-    }
-}
-
-void check_vae(const Manifest& manifest) {
-    if (!manifest.vae) return;
-    const VaeSpec& vae = *manifest.vae;
-    if (vae.latent_channels != manifest.unet.out_channels) {
-        throw EngineError(text("vae.latent_channels is ", vae.latent_channels, ", and unet.out_channels is ",
-                               manifest.unet.out_channels));
-    }
-    auto times = [&](const char* side) { return parse_dim(std::string_view(text(vae.downscale, "*", side))); };
-    const TensorSpec latents = floats(shape("batch", vae.latent_channels, "height", "width"));
-    const TensorSpec image = floats({parse_dim("batch"), parse_dim(int64_t{3}), times("height"), times("width")});
-    const Component& decoder = need_component(manifest, vae.decoder, "the VAE");
-    check_tensors("the VAE's decoder", decoder.inputs, {{"latents", latents}});
-    check_tensors("the VAE's decoder", decoder.outputs, {{"image", image}});
-    const Component& encoder = need_component(manifest, vae.encoder, "the VAE");
-    check_tensors("the VAE's encoder", encoder.inputs, {{"image", image}});
-    check_tensors("the VAE's encoder", encoder.outputs, {{"mean", latents}, {"std", latents}});
-    if (vae.preview.empty()) return;
-    const Component& preview = need_component(manifest, vae.preview, "the VAE");
-    check_tensors("the decoder of previews", preview.inputs, {{"latents", latents}});
-    check_tensors("the decoder of previews", preview.outputs, {{"image", image}});
-}
-
-void check_schedulers(const Manifest& manifest) {
-    const SchedulerSection& section = manifest.schedulers;
-    for (const auto& [role, name] :
-         {std::pair{"default", section.standard}, {"image_to_image", section.image_to_image}}) {
-        if (!name.empty() && !section.tables.count(name)) {
-            throw EngineError(text("schedulers.", role, " is '", name, "', which has no table"));
-        }
-    }
-    need_file(manifest, section.alphas_cumprod, "schedulers.alphas_cumprod");
-    int64_t bytes = manifest.files.at(section.alphas_cumprod).size;
-    if (bytes != 8 * section.train_timesteps) {
-        throw EngineError(text("num_train_timesteps is ", section.train_timesteps, ", and '", section.alphas_cumprod,
-                               "' has ", bytes, " bytes instead of 8 each"));
-    }
-    for (const auto& [name, table] : section.tables) {
-        need_file(manifest, table.file, "the scheduler " + name);
-        int64_t needed = 0, size = manifest.files.at(table.file).size;
-        for (const auto& [steps, evaluations] : table.steps) needed += 8 * table.values(evaluations);
-        // Another size means that records lie elsewhere than the manifest says.
-        if (size != needed) {
-            throw EngineError(
-                text("the tables of ", name, " have ", needed, " bytes, and '", table.file, "' has ", size));
-        }
-    }
-}
-
-// A tensor in which every dimension that is the same for all sizes is a number.
-bool is_resolved(const TensorSpec& mine, const TensorSpec& its, const Plan& plan) {
-    std::vector<Dim> expected;
-    for (const Dim& dim : its.shape) {
-        Sizes fixed;
-        for (const Dim::Factor& factor : dim.factors) {
-            auto found = plan.sizes.find(factor.name);
-            if (found == plan.sizes.end()) return false;
-            if (found->second.front() == found->second.back()) fixed[factor.name] = found->second.front();
-        }
-        bool all = std::all_of(dim.factors.begin(), dim.factors.end(),
-                               [&](const Dim::Factor& factor) { return fixed.count(factor.name) > 0; });
-        expected.push_back(dim);
-        if (all) {
-            expected.back() = Dim();
-            expected.back().constant = evaluate(dim, fixed);
-        }
-    }
-    return mine.dtype == its.dtype && is_same(mine.shape, expected);
-}
-
-void check_plans(const Manifest& manifest, const std::string& library, const LibraryPlans& plans) {
-    for (const auto& [name, entries] : plans) {
-        const Component& component = need_component(manifest, name, "plans." + library);
-        for (const Plan& plan : entries) {
-            need_file(manifest, plan.file, "plans." + library);
-            for (auto [mine, its] : {std::pair{&plan.inputs, &component.inputs}, {&plan.outputs, &component.outputs}}) {
-                bool same =
-                    std::equal(mine->begin(), mine->end(), its->begin(), its->end(), [&](const auto& a, const auto& b) {
-                        return a.first == b.first && is_resolved(a.second, b.second, plan);
-                    });
-                if (!same) {
-                    throw EngineError(
-                        text("the plan '", plan.file, "' and component '", name, "' have different tensors"));
-                }
-            }
-        }
-    }
 }
 
 }  // namespace

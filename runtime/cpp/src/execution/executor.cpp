@@ -82,6 +82,13 @@ Executor::Executor(const UNetSpec& unet, OpenRunner open_runner, const Sizes& si
     if (groups) guided_.emplace(unet, sizes, groups, *device_);
 }
 
+void Executor::set_conditions(const Conditions& conditions) {
+    copy(conditions.contexts, contexts());
+    if (!unet_.pooled_size()) return;
+    copy(conditions.text_embeds, host(kTextEmbeds));
+    copy(conditions.time_ids, host(kTimeIds));
+}
+
 void Executor::set_control(const Control& control) {
     auto set = [&](const char* name, const Array& values) { copy(values, control_.at(name).shared().host); };
     set("weights", control.weights);

@@ -23,6 +23,14 @@ namespace ebca::internal {
 // Opens a component by name, for given sizes: batch, contexts, tokens, height, width.
 using OpenRunner = std::function<std::shared_ptr<Runner>(const std::string&, const Sizes&)>;
 
+// What an evaluation reads beside sample and timestep.
+struct Conditions {
+    Array contexts;  // [B,S,T,D]
+    // Empty for a UNet that takes none:
+    Array text_embeds;  // [B,P]
+    Array time_ids;     // [B,6]
+};
+
 // One UNet evaluation at fixed sizes. Owns its buffers; use from one thread at a time.
 class Executor {
   public:
@@ -60,6 +68,9 @@ class Executor {
 
     // Whether a variant runs the steps of the manifest, rather than the full UNet.
     bool runs_steps(Variant variant) const;
+
+    // Copy conditions into the buffers that evaluations read; they have the shapes of these buffers.
+    void set_conditions(const Conditions& conditions);
 
     // Copy a control into the buffers that the bound steps read.
     void set_control(const Control& control);

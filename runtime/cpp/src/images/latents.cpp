@@ -43,9 +43,9 @@ Array filled(const Source& source, Task task) {
 
 }  // namespace
 
-Array sampled_latents(Engine& engine, const Array& pixels, std::vector<NormalStream>& streams,
+Array sampled_latents(Engine& engine, const Array& pixels, std::vector<NormalStream>& streams, bool tiled,
                       Cancellation* cancellation) {
-    auto [mean, std] = engine.encode_image(pixels, cancellation);
+    auto [mean, std] = engine.encode_image(pixels, tiled, cancellation);
     Array noise = draw(streams, mean.shape);
     for (size_t i = 0; i < mean.values.size(); ++i) mean.values[i] += std.values[i] * noise.values[i];
     return std::move(mean);
@@ -76,16 +76,16 @@ std::optional<Source> load_source(const Engine& engine, int64_t batch, int64_t h
 
 SamplerInputs prepare(Engine& engine, Task task, const std::optional<Source>& source,
                       std::vector<NormalStream>& streams, const Shape& shape, const std::optional<Array>& latents,
-                      const SchedulerTable* table, Cancellation* cancellation) {
+                      const SchedulerTable* table, bool tiled, Cancellation* cancellation) {
     auto noise = [&] { return latents ? *latents : draw(streams, shape); };
     if (!source) return {noise(), std::nullopt, std::nullopt};
     if (task == Task::image_to_image) {
-        Array clean = sampled_latents(engine, source->pixels, streams, cancellation);
+        Array clean = sampled_latents(engine, source->pixels, streams, tiled, cancellation);
         Array start = noise();
         return {table->add_noise(clean, start, load_alphas_cumprod(engine.directory())), std::nullopt, std::nullopt};
     }
     SamplerInputs inputs{noise(), std::nullopt, std::nullopt};
-    Array clean = sampled_latents(engine, filled(*source, task), streams, cancellation);
+    Array clean = sampled_latents(engine, filled(*source, task), streams, tiled, cancellation);
     if (task == Task::repaint) {
         inputs.clean = std::move(clean);
         return inputs;

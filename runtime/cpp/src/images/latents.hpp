@@ -32,16 +32,17 @@ struct SamplerInputs {
 std::optional<Source> load_source(const Engine& engine, int64_t batch, int64_t height, int64_t width, int64_t downscale,
                                   const std::vector<ImageView>& images, const std::vector<ImageView>& masks);
 
-// A sample of the VAE's latents [n,C,h,w] of pixels [n,H,W,3], drawn as diffusers draws it. cancellation: null: none.
-Array sampled_latents(Engine& engine, const Array& pixels, std::vector<NormalStream>& streams,
+// A sample of the VAE's latents [n,C,h,w] of pixels [n,H,W,3], drawn as diffusers draws it. tiled: as of
+// `Engine::decode`. cancellation: null: none.
+Array sampled_latents(Engine& engine, const Array& pixels, std::vector<NormalStream>& streams, bool tiled = false,
                       Cancellation* cancellation = nullptr);
 
 // Draw the noise, in the order in which diffusers' pipelines draw, and encode the images. shape: of the latents
-// [n,C,h,w]. latents: noise that was given; none: drawn here. table: of image to image.
-// CancelledError as soon as that is requested.
+// [n,C,h,w]. latents: noise that was given; none: drawn here. table: of image to image. tiled: images are encoded in
+// tiles. CancelledError as soon as that is requested.
 SamplerInputs prepare(Engine& engine, Task task, const std::optional<Source>& source,
                       std::vector<NormalStream>& streams, const Shape& shape, const std::optional<Array>& latents,
-                      const SchedulerTable* table, Cancellation* cancellation);
+                      const SchedulerTable* table, bool tiled, Cancellation* cancellation);
 
 // The region that the main context's update uses: the hole [n or 1,1,h,w]; nothing without a mask.
 std::optional<Array> update_mask(const std::optional<Source>& source, Task task, const RePaint& repaint);

@@ -8,7 +8,7 @@ PromptTokenizer PromptTokenizer::from_json(std::string_view, const TokenizerInfo
     throw rules::no_tokenizer();
 }
 
-Encoded PromptTokenizer::encode(const std::vector<std::string>&, const Reading&) const {
+Encoded PromptTokenizer::encode(const std::vector<std::string>&, const Reading&, ForEncoder) const {
     throw rules::no_tokenizer();
 }
 

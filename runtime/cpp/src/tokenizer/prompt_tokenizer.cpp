@@ -99,11 +99,14 @@ PromptTokenizer PromptTokenizer::from_json(std::string_view tokenizer_json, cons
     check_token(tokenizer, "bos_token", info.bos);
     check_token(tokenizer, "eos_token", info.eos);
     check_token(tokenizer, "pad_token", info.pad);
+    if (info.pad_2) check_token(tokenizer, "pad_token_2", *info.pad_2);
     return PromptTokenizer(std::move(tokenizer), info);
 }
 
-Encoded PromptTokenizer::encode(const std::vector<std::string>& prompts, const Reading& reading) const {
+Encoded PromptTokenizer::encode(const std::vector<std::string>& prompts, const Reading& reading,
+                                ForEncoder encoder) const {
     Encoded encoded;
+    int64_t padding = encoder == ForEncoder::second && info_.pad_2 ? info_.pad_2->id : info_.pad.id;
     encoded.ids.reserve(prompts.size() * max_length());
     for (const std::string& prompt : prompts) {
         const Pieces pieces = this->pieces(prompt, reading);
@@ -116,7 +119,7 @@ Encoded PromptTokenizer::encode(const std::vector<std::string>& prompts, const R
             std::vector<float> weights{1.0f};
             weights.insert(weights.end(), pieces.weights.begin() + begin, pieces.weights.begin() + end);
             used = encoded.ids.size() - first + row.size();
-            row.resize(max_length(), info_.pad.id);
+            row.resize(max_length(), padding);
             weights.resize(max_length(), 1.0f);
             encoded.ids.insert(encoded.ids.end(), row.begin(), row.end());
             encoded.weights.insert(encoded.weights.end(), weights.begin(), weights.end());

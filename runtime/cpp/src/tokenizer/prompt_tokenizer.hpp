@@ -22,6 +22,7 @@ namespace ebca::internal {
 struct TokenizerInfo {
     int64_t model_max_length;  // T, tokens of a row with the start and the end token; 3 to 10,000
     SpecialToken bos, eos, pad;
+    std::optional<SpecialToken> pad_2 = {};                   // in rows for a second text encoder
     std::map<int64_t, std::vector<int64_t>> expansions = {};  // token -> all that it stands for, itself first
 };
 
@@ -31,6 +32,9 @@ struct Reading {
     bool long_prompts =
         false;  // any number of chunks; else what does not fit is dropped, and BREAK separates words only
 };
+
+// Which text encoder rows are for: they differ in padding alone.
+enum class ForEncoder { first, second };
 
 // Token ids of n prompts, one row for each of their chunks, and what did not fit.
 struct Encoded {
@@ -76,7 +80,8 @@ class PromptTokenizer {
 
     // Each chunk of each prompt as bos, at most T - 2 tokens, eos, padding. Throws ParameterError for a prompt that is
     // not UTF-8, or has wrong syntax.
-    Encoded encode(const std::vector<std::string>& prompts, const Reading& reading = {}) const;
+    Encoded encode(const std::vector<std::string>& prompts, const Reading& reading = {},
+                   ForEncoder encoder = ForEncoder::first) const;
 
     // The number of rows of a prompt. Throws as `encode`.
     size_t rows(std::string_view prompt, const Reading& reading) const;
