@@ -32,7 +32,7 @@ examples:
   ebca-run --engine engine-inpainting --image room.png --mask hole.png --prompt "teddy bear"
   ebca-run --engine engine-canny --prompt "a house" --control edges.png:0.8 --control-end 0.7
   ebca-run --engine engine-pix2pix --image room.png --prompt "at night" --image-guidance-scale 1.8
-  ebca-run --engine engine-sdxl --prompt "a lion with a crown" --prompt-2 "oil painting" --original-size 2048 2048
+  ebca-run --engine engine-sdxl --prompt "a lion" --prompt-2 "in oil" --original-size 2048 2048
   ebca-run --engine engine-sdxl --prompt "a lion with a crown" --width 2048 --vae-tiling
   ebca-run --from-image lion.png --seed 2 --output other.png      the same with another seed
   ebca-run --engine engine-gpu --prompt "a lion"                  on the GPU if it is usable

@@ -15,7 +15,7 @@ def add(p: argparse.ArgumentParser) -> None:
     """Add the options of Stable Diffusion XL; `fields` reads them."""
     given = p.add_argument_group(
         "Stable Diffusion XL",
-        "Second texts, and sizes that the model is told beside the prompt; they do not change the size of the image.",
+        "Second texts, and sizes that the model is told; they do not change the size of the image.",
     )
     given.add_argument(
         "--prompt-2", "--prompt_2", metavar="TEXT", help="what the second text encoder reads (default: the prompt)"

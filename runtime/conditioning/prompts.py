@@ -140,10 +140,8 @@ class PromptEncoder:
                 wrong syntax of weights.
             EngineError: texts for a UNet-only directory, or a clip skip that the directory does not have.
         """
-        texts, embeds = self._given(conditioning, edits, guided)
-        zeros = self._zeros(texts.get(_NEGATIVE, []))
-        if zeros.size and zeros.all():
-            del texts[_NEGATIVE]
+        given, embeds = self._given(conditioning, edits, guided)
+        texts, zeros = self._without_zeros(given)
         positions = self._positions(conditioning, texts.get(_PROMPT, []))
         tokens = max((each.contexts.shape[1] for each in embeds.values()), default=0)
         if texts:
@@ -184,7 +182,7 @@ class PromptEncoder:
         # Embeddings are checked later: here, they may be larger than memory.
         shapes: list[tuple[int, ...]] = [getattr(source.embeds, "shape", ()) for source in sources.values()]
         given = max((int(shape[1]) for shape in shapes if len(shape) == 3), default=1)
-        texts = self._texts(sources)
+        texts, _ = self._without_zeros(self._texts(sources))
         if not texts:
             return given
         reader = TextReader(self._components, conditioning.reading)
@@ -221,10 +219,12 @@ class PromptEncoder:
             made[name] = [TextPair(*pair) for pair in zip(first, second, strict=True)]
         return made
 
-    def _zeros(self, negative: Sequence[TextPair]) -> np.ndarray:
-        """[n] bool, which negative prompts stand for zeros instead of the embeddings of an empty text."""
+    def _without_zeros(self, texts: Mapping[str, list[TextPair]]) -> tuple[dict[str, list[TextPair]], np.ndarray]:
+        """The texts to encode, and [n] bool: which negative prompts stand for zeros rather than an empty text."""
         zero = self._components.manifest.force_zeros_for_empty_prompt
-        return np.array([zero and pair == ("", "") for pair in negative], bool)
+        zeros = np.array([zero and pair == ("", "") for pair in texts.get(_NEGATIVE, [])], bool)
+        unread = zeros.size and zeros.all()
+        return {name: each for name, each in texts.items() if not (unread and name == _NEGATIVE)}, zeros
 
     def _positions(self, conditioning: Conditioning, texts: Sequence[TextPair]) -> dict[str | int, list[int]]:
         found: dict[str | int, list[int]] = {}

@@ -216,7 +216,7 @@ def test_another_engine_is_tried_with_a_warning(
         ("token_words", "is called `token_weights` here: {'crown': 2.5, 5: 0.5}"),
         ("gligen_phrases", "is called `subjects` here: ['red circle', 'blue square'], or 'auto'"),
         ("editing_prompt", "is a part of `edits` here: edits=[ebca.Edit('a boat', direction=1, alpha=1.3)]"),
-        ("prompt_2", "belongs to SDXL, which is not supported"),
+        ("aesthetic_score", "belongs to the refiner, which is not supported"),
     ],
 )
 def test_names_of_other_programs_are_translated(engine: ebca.Engine, name: str, said: str) -> None:

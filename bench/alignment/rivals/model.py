@@ -52,6 +52,10 @@ class Model:
 
         if not (folder / "model_index.json").is_file():
             raise ModelError(f"'{folder}' is not a pipeline folder", "name one that examples/shapes/train.py has made")
+        if (folder / "text_encoder_2").exists():
+            raise ModelError(
+                f"'{folder}' has two text encoders", "name a model of examples/shapes/train.py: it has one"
+            )
         self.folder, self.device = folder, torch.device(device)
         kinds = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
         self.unet, self.vae, self.text_encoder = (self._network(name, kind) for name, kind in kinds.items())

@@ -20,7 +20,8 @@ def test_tiny_is_built_in(tiny: Checkpoint) -> None:
 
 def test_an_unknown_name_lists_what_there_is() -> None:
     with pytest.raises(
-        ModelError, match=r"unknown model 'sd-9': known names are tiny, tiny-xl, random-sd-1\.5, random-sdxl, sd"
+        ModelError,
+        match=r"unknown model 'sd-9': known names are tiny, tiny-xl, random-sd-1\.5, random-sdxl, sd-1\.4, sd",
     ):
         load_checkpoint("sd-9")
 

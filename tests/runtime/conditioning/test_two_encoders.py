@@ -142,6 +142,7 @@ def test_embeddings_replace_texts(xl_session: ebca.Session, xl_engine: ebca.Engi
     assert np.array_equal(xl_session.generate(**given, **RUN).latents, expected)
     # Zeros of an empty negative prompt have the length of the embeddings.
     short = {"prompt_embeds": made.conditional[:, :60], "pooled_prompt_embeds": pooled(made)}
+    assert PromptEncoder(xl_engine, 1).tokens(Conditioning(**short), guided=True) == 60
     assert np.isfinite(xl_session.generate(**short, **RUN).latents).all()
 
 

@@ -208,5 +208,9 @@ def test_every_setting_of_the_grids_is_one_of_its_method() -> None:
 
 
 def test_other_folders_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "xl" / "text_encoder_2").mkdir(parents=True)
+    (tmp_path / "xl" / "model_index.json").write_text("{}")
+    with pytest.raises(ModelError, match="has two text encoders"):
+        Model(tmp_path / "xl")
     with pytest.raises(ModelError, match="is not a pipeline folder"):
         Model(tmp_path)
