@@ -30,6 +30,7 @@ def write_component(
     *,
     half: bool,
     float32_only: bool = False,
+    for_gpu: bool = False,
     images: Collection[str] = (),
     weights_of: Component | None = None,
 ) -> Component:
@@ -41,6 +42,7 @@ def write_component(
             `ebca.export.graph.half.to_half` made it. It is changed if `half` is set.
         folder: root of the engine directory; `name` may contain folders.
         float32_only: the component must not run at a lower precision.
+        for_gpu: write `.cuda.onnx` for a float32 graph too.
         half: store the weights of a float32 graph as float16, followed by a Cast to float32 that an engine folds when
             it prepares.
         images: inputs and outputs that have their channels last in `.cuda.onnx`.
@@ -60,7 +62,7 @@ def write_component(
     return Component(
         graph=f"{name}.onnx",
         weights=weights,
-        lowered=_write_lowered(folder, name, images, in_half=computes_in_half(graph)),
+        lowered=_write_lowered(folder, name, images, in_half=computes_in_half(graph), for_gpu=for_gpu),
         float32_only=float32_only,
         inputs=_specs(graph.inputs),
         outputs=_specs(graph.outputs),
@@ -102,18 +104,19 @@ def _refer_to(graph: ir.Graph, path: Path) -> bool:
     return True
 
 
-def _write_lowered(folder: Path, name: str, images: Collection[str], *, in_half: bool) -> dict[str, str]:
+def _write_lowered(folder: Path, name: str, images: Collection[str], *, in_half: bool, for_gpu: bool) -> dict[str, str]:
     """Write the canonical graph's lowered forms; returns backend -> file."""
     files = {"onnxruntime": f"{name}.ort.onnx"}
     on_cpu = ir.load(folder / f"{name}.onnx")
-    if in_half:
+    if in_half or for_gpu:
         files["onnxruntime-cuda"] = f"{name}.cuda.onnx"
         on_gpu = ir.load(folder / f"{name}.onnx")
-        for model in (on_cpu, on_gpu):
-            fuse_for_cuda(model)
+        fuse_for_cuda(on_gpu, HALF if in_half else FLOAT)
         lower_for_onnxruntime(on_gpu)
         channels_last(on_gpu.graph, images)
         ir.save(on_gpu, folder / files["onnxruntime-cuda"])
+    if in_half:
+        fuse_for_cuda(on_cpu)
         expand_fused(on_cpu)
         emulate(on_cpu)
     lower_for_onnxruntime(on_cpu)

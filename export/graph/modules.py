@@ -44,6 +44,10 @@ class TextEncoderLayers(nn.Module):
         return getattr(self.model, "text_model", self.model).final_layer_norm(chosen)
 
 
+# The id that configurations of CLIP had for the end token before it was right.
+_OLD_END = 2
+
+
 class _BothTextEncoders(nn.Module):
     """The two text encoders of Stable Diffusion XL."""
 
@@ -55,8 +59,22 @@ class _BothTextEncoders(nn.Module):
     def states(self, input_ids: Tensor, input_ids_2: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor]:
         """What enters each layer and leaves the last one, of both; and the projection of the second."""
         states = self.first(input_ids=input_ids, output_hidden_states=True).hidden_states
-        second = self.second(input_ids=input_ids_2, output_hidden_states=True)
-        return states, second.hidden_states, second.text_embeds
+        second = self.second.text_model(input_ids=input_ids_2, output_hidden_states=True)
+        pooled = self.second.text_projection(self._at_end(second.last_hidden_state, input_ids_2))
+        return states, second.hidden_states, pooled
+
+    def _at_end(self, hidden_states: Tensor, input_ids: Tensor) -> Tensor:
+        """The state [batch,D] at the end token, as transformers finds it: at the largest id in old configurations.
+
+        A product with ones and zeros: ONNX Runtime has no ArgMax of integers on a GPU.
+        """
+        end = self.second.config.eos_token_id
+        ends = input_ids == (input_ids.amax(-1, keepdim=True) if end == _OLD_END else end)
+        length = input_ids.shape[1]
+        # Different everywhere, and largest at the first end token; at the first token if there is no other.
+        order = ends.to(hidden_states.dtype) * length - torch.arange(length, dtype=hidden_states.dtype)
+        first = (order == order.amax(-1, keepdim=True)).to(hidden_states.dtype)
+        return torch.matmul(first[:, None], hidden_states)[:, 0]
 
 
 class TextEncoders(_BothTextEncoders):

@@ -70,6 +70,7 @@ def write(context: Context, job: ComponentJob) -> StageResult:
             job.path,
             half=half,
             float32_only=job.float32_only,
+            for_gpu=context.options.computes_half,
             weights_of=None if job.weights_of is None else context.before.components[job.weights_of],
         )
         error = check(f"the {job.label}", job.measure(component, context.folder), limit, job.overflow)

@@ -153,7 +153,7 @@ def test_the_update_of_an_inpainting_model_is_computed_in_the_hole(
         guidance_scale=5.0 if guided else 1.0, on_step=lambda info: seen.append(info.contexts.copy()),
     )  # fmt: skip
     texts = ["", PROMPT] if guided else [PROMPT]
-    contexts = inpainting.engine.encode(inpainting.engine.tokenizer.encode(texts).ids)[:, None]
+    contexts = inpainting.engine.encode(inpainting.engine.tokenizer.encode(texts).ids).contexts[:, None]
     sample = np.repeat(nine_channels(inpainting, mask), len(texts), 0)
     control = ebca.EnergyControl(gamma_attn, gamma_norm, mask=None if everywhere else latent_mask(mask, 8))
     expected = ebca.Denoiser(inpainting.engine)(sample, 1, contexts, control).contexts

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ebca.engines.contract.tensors import TO_CHANNELS_FIRST, TO_CHANNELS_LAST
-from ebca.export.graph.dtypes import FLOAT, HALF
+from ebca.export.graph.dtypes import FLOAT
 from ebca.export.graph.op_node import int_attribute
 from ebca.export.graph.rewriting import (
     MICROSOFT,
@@ -40,13 +40,13 @@ class _Operands(NamedTuple):
     nodes: list[ir.Node]
 
 
-def fuse_group_norm(graph: ir.Graph, node: ir.Node) -> None:
-    """GroupNormalization -> GroupNorm, SkipGroupNorm, or operators that take every size."""
-    if node.op_type != "GroupNormalization" or given(node)[0].dtype != HALF:
+def fuse_group_norm(graph: ir.Graph, node: ir.Node, dtype: ir.DataType) -> None:
+    """GroupNormalization of this dtype -> GroupNorm, SkipGroupNorm, or operators that take every size."""
+    if node.op_type != "GroupNormalization" or given(node)[0].dtype != dtype:
         return
     x, scale, bias = given(node)
     if rank(x) not in (3, 4) or not _takes(channels_of(node), int_attribute(node, "num_groups")):
-        _decompose(graph, node)
+        _decompose(graph, node, dtype)
         return
     silu = _silu(node.outputs[0]) if rank(x) == 4 else []
     operands = _operands(graph, x)
@@ -77,7 +77,7 @@ def fuse_group_norm(graph: ir.Graph, node: ir.Node) -> None:
         values[x] = after[-1].outputs[0]
     for made in (*operands.nodes, fused, *after):
         for value in made.outputs:
-            value.type = ir.TensorType(HALF)
+            value.type = ir.TensorType(dtype)
     nodes = [*weights, *operands.nodes, fused, *after]
     replace(graph, old[-1], old, nodes, list(values), list(values.values()))
 
@@ -145,7 +145,7 @@ def _silu(value: ir.Value) -> list[ir.Node]:
     return [sigmoid, product] if only_user(sigmoid.outputs[0]) is product else []
 
 
-def _decompose(graph: ir.Graph, node: ir.Node) -> None:
+def _decompose(graph: ir.Graph, node: ir.Node, result: ir.DataType) -> None:
     """GroupNormalization in operators that take every size: in float32, rounded once at the end."""
     x, scale, bias = given(node)
     channels, groups, dims = channels_of(node), int_attribute(node, "num_groups"), len(shape_of(x))
@@ -171,5 +171,5 @@ def _decompose(graph: ir.Graph, node: ir.Node) -> None:
     normalised = do("Reshape", do("Div", centred, do("Sqrt", do("Add", variance, tiny))), shape)
     scaled = do("Mul", normalised, do("Reshape", wide(scale), per_channel))
     shifted = do("Add", scaled, do("Reshape", wide(bias), per_channel))
-    nodes.append(cast(shifted, HALF))
+    nodes.append(cast(shifted, result))
     replace(graph, node, [node], nodes, [node.outputs[0]], [nodes[-1].outputs[0]])

@@ -1,5 +1,5 @@
-"""`tiny` and `shapes` in ONNX Runtime's CUDA provider: every node of their graphs on the GPU, no more nodes than there
-were, and bindings that fit."""
+"""`tiny`, `tiny-xl` and `shapes` in ONNX Runtime's CUDA provider: every node of their graphs on the GPU, no more nodes
+than there were, and bindings that fit."""
 
 import json
 from collections.abc import Mapping

@@ -2,17 +2,25 @@
 
 import warnings
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 
+import onnx_ir as ir
+
+from ebca.engines.contract.accuracy import relative_l2
 from ebca.errors import ExportError
 from ebca.export.checkpoint.tiny import TINY
 from ebca.export.checkpoint.tiny_xl import TINY_XL
+from ebca.export.graph.component import write_component
+from ebca.export.graph.cuda.expand import expand_fused
+from ebca.export.graph.modules import vae_decoder_graph
 from ebca.export.options import ExportOptions
-from ebca.export.parity import check
+from ebca.export.parity import check, run_graph
 from ebca.export.stages import vae
 from ebca.export.stages.context import Context
 
@@ -46,3 +54,25 @@ def test_an_overflow_is_told_from_an_error(error: float) -> None:
     with pytest.raises(ExportError, match="Please report the model"):
         check("the vae decoder", 0.5, 1e-2, "give --vae-fp32")
     assert check("the vae decoder", 1e-3, 1e-2, "give --vae-fp32") == 1e-3
+
+
+def test_one_that_computes_in_float32_has_a_graph_for_the_gpu(tmp_path: Path) -> None:
+    """Its fused operators are written in standard ones to be run here: the order of sums differs."""
+    graph = vae_decoder_graph(TINY_XL.build().vae)
+    component = write_component(graph, tmp_path, "vae_decoder", half=True, for_gpu=True)
+    model = ir.load(tmp_path / component.lowered["onnxruntime-cuda"])
+    operators = {node.op_type for node in model.graph}
+    assert {"GroupNorm", "MultiHeadAttention"} <= operators
+    assert not operators & {"GroupNormalization", "InstanceNormalization", "Attention"}
+    expand_fused(model)
+    for node in model.graph:
+        for value in node.outputs:
+            # Where float16 would be rounded.
+            value.type = None
+    ir.save(model, tmp_path / "expanded.onnx")
+    latents = np.random.default_rng(0).standard_normal((1, 4, 16, 12), np.float32)
+    made, expected = (
+        run_graph(tmp_path / name, {"latents": latents})["image"]
+        for name in ("expanded.onnx", component.lowered["onnxruntime"])
+    )
+    assert relative_l2(made, expected) <= 1e-5

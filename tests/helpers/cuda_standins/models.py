@@ -27,9 +27,9 @@ from ebca.export.checkpoint.tokenizer import CLIP_MAX_LENGTH
 
 BACKEND = "onnxruntime-cuda"
 TABLE = ROOT / "tests" / "export" / "cuda" / "graphs.json"
-SMALL = ("tiny", "shapes")
+SMALL = ("tiny", "tiny-xl", "shapes")
 FULL_SIZE = tuple(ARCHITECTURES)
-_CHECKPOINTS = {"tiny": "tiny", "shapes": str(ROOT / "examples" / "shapes" / "shapes")}
+_CHECKPOINTS = {"tiny": "tiny", "tiny-xl": "tiny-xl", "shapes": str(ROOT / "examples" / "shapes" / "shapes")}
 T = TypeVar("T")
 
 

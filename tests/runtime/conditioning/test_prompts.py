@@ -136,7 +136,7 @@ def test_inversion_reads_its_prompt_likewise(session: ebca.Session) -> None:
 
 def test_plans_are_for_so_many_tokens(engine: ebca.Engine) -> None:
     plans = SimpleNamespace(shapes=({"batch": (2, 2, 2), "tokens": (77, 77, 77)},))
-    manifest = SimpleNamespace(plans={"tensorrt-rtx": plans})
+    manifest = SimpleNamespace(plans={"tensorrt-rtx": plans}, force_zeros_for_empty_prompt=False)
     planned: Any = SimpleNamespace(
         tokenizer=engine.tokenizer, manifest=manifest, backend=SimpleNamespace(name="tensorrt-rtx")
     )
