@@ -11,7 +11,9 @@ from typing import Any, NoReturn
 import pytest
 
 CPP = Path(__file__).parents[2] / "runtime" / "cpp"
-_CONTRACT = ("dims", "entry", "json", "manifest", "reading", "sha256", "tensor", "validation")
+_CONTRACT = (
+    *("checks", "dims", "entry", "json", "manifest", "model_checks", "reading", "sha256", "tensor", "validation"),
+)
 CONTRACT = ["numerals", "platform/linux", "platform/posix", *(f"contract/{name}" for name in _CONTRACT)]
 """The sources that a program needs to read manifests."""
 DIRECTORY = [*CONTRACT, "contract/directory"]

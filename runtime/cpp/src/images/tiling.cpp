@@ -11,7 +11,7 @@ namespace {
 constexpr int64_t kParts = 4;
 
 // Rows and columns of the planes of an array [1,C,h,w].
-struct Window {
+struct Tile {
     int64_t top, left, height, width;
 };
 
@@ -19,7 +19,7 @@ float& at(Array& array, int64_t channel, int64_t row, int64_t column) {
     return array.values[static_cast<size_t>((channel * array.size(2) + row) * array.size(3) + column)];
 }
 
-Array cut(const Array& whole, const Window& part) {
+Array cut(const Array& whole, const Tile& part) {
     Array out({1, whole.size(1), part.height, part.width});
     float* to = out.values.data();
     for (int64_t c = 0; c < whole.size(1); ++c) {
