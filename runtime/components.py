@@ -144,12 +144,26 @@ class Components(Runners):
             shape = 1, 3, *(side * downscale for side in tile.shape[2:])
             return self._evaluate(decoder, {"latents": tile}, {"image": shape})["image"]
 
-        side = tiling.tile_side(self.manifest.unet.sample_size)
-        tiled = tiled and tiling.is_tiled(height, width, side)
-        for index in range(n):
-            one = latents[index : index + 1]
-            images[index] = (tiling.in_tiles(one, run, side, side * downscale) if tiled else run(one))[0]
+        self._fill(images, latents, run, (1, downscale), tiled=tiled)
         return images
+
+    def _fill(
+        self, made: np.ndarray, arrays: np.ndarray, run: tiling.Run, per_latent: tuple[int, int], *, tiled: bool
+    ) -> None:
+        """Fill `made` with the results of `arrays`, one image at a time.
+
+        Args:
+            made, arrays: [n,C,h,w].
+            run: makes the result of one image [1,C,h,w], or of a tile.
+            per_latent: rows of `arrays` and of `made` for each of the latents.
+            tiled: in tiles, if the image has more than one.
+        """
+        before, after = (tiling.tile_side(self.manifest.unet.sample_size) * rows for rows in per_latent)
+        height, width = arrays.shape[2:]
+        tiled = tiled and tiling.is_tiled(height, width, before)
+        for index in range(len(arrays)):
+            one = arrays[index : index + 1]
+            made[index] = (tiling.in_tiles(one, run, before, after) if tiled else run(one))[0]
 
     def encode_image(
         self, pixels: np.ndarray, *, scaled: bool = True, tiled: bool = False
@@ -176,12 +190,7 @@ class Components(Runners):
             made = self._evaluate(encoder, {"image": tile}, {"mean": shape, "std": shape})
             return np.concatenate([made["mean"], made["std"]], 1)
 
-        side = tiling.tile_side(self.manifest.unet.sample_size)
-        tiled = tiled and tiling.is_tiled(both.shape[2], both.shape[3], side)
-        images = pixels.transpose(0, 3, 1, 2) * 2 - 1
-        for index in range(n):
-            one = images[index : index + 1]
-            both[index] = (tiling.in_tiles(one, run, side * downscale, side) if tiled else run(one))[0]
+        self._fill(both, pixels.transpose(0, 3, 1, 2) * 2 - 1, run, (downscale, 1), tiled=tiled)
         # Not needed until the next call with an image.
         self.release(encoder)
         mean, std = both[:, :channels], both[:, channels:]

@@ -95,7 +95,7 @@ class RandomModel:
     def _text_config(self, config: Mapping[str, Any]) -> CLIPTextConfig:
         vocabulary, _ = word_vocabulary(self.words)
         ids = {"bos_token_id": vocabulary[BOS], "eos_token_id": vocabulary[EOS], "pad_token_id": vocabulary[EOS]}
-        return CLIPTextConfig(vocab_size=len(vocabulary), **config, **ids)
+        return CLIPTextConfig(**{**config, **ids, "vocab_size": len(vocabulary)})
 
 
 _TEXT_ENCODER, _TEXT_ENCODER_2, _VAE = "text_encoder.", "text_encoder_2.", "vae."

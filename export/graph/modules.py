@@ -132,56 +132,54 @@ class VaeEncoder(nn.Module):
 
 def text_encoder_graph(model: CLIPTextModel, max_length: int, keep: Keep = not_kept) -> ir.Graph:
     """One graph: input_ids -> hidden_states. `keep` may have the trace already."""
-    return trace_module(
-        TextEncoder(model),
-        (_example_ids(model, max_length),),
-        ({0: torch.export.Dim.DYNAMIC},),
-        [("input_ids", ("batch", max_length))],
-        [("hidden_states", ("batch", max_length, model.config.hidden_size))],
-        keep,
-    )
+    return _text_graph(TextEncoder(model), (model,), max_length, _encoded(model, max_length), keep)
 
 
 def text_encoder_layers_graph(model: CLIPTextModel, max_length: int, keep: Keep = not_kept) -> ir.Graph:
     """One graph: input_ids, skip -> hidden_states. `keep` may have the trace already."""
-    return trace_module(
-        TextEncoderLayers(model),
-        (_example_ids(model, max_length), torch.zeros(1, dtype=torch.int64)),
-        ({0: torch.export.Dim.DYNAMIC}, {}),
-        [("input_ids", ("batch", max_length)), ("skip", (1,))],
-        [("hidden_states", ("batch", max_length, model.config.hidden_size))],
-        keep,
-    )
+    module = TextEncoderLayers(model)
+    return _text_graph(module, (model,), max_length, _encoded(model, max_length), keep, chosen=True)
 
 
 def text_encoders_graph(
     first: CLIPTextModel, second: CLIPTextModelWithProjection, max_length: int, keep: Keep = not_kept
 ) -> ir.Graph:
     """One graph: input_ids, input_ids_2 -> hidden_states, pooled. `keep` may have the trace already."""
-    dynamic, row = torch.export.Dim.DYNAMIC, ("batch", max_length)
-    return trace_module(
-        TextEncoders(first, second),
-        (_example_ids(first, max_length), _example_ids(second, max_length)),
-        ({0: dynamic}, {0: dynamic}),
-        [("input_ids", row), ("input_ids_2", row)],
-        _encoded_by_both(first, second, max_length),
-        keep,
-    )
+    outputs = _encoded_by_both(first, second, max_length)
+    return _text_graph(TextEncoders(first, second), (first, second), max_length, outputs, keep)
 
 
 def text_encoders_layers_graph(
     first: CLIPTextModel, second: CLIPTextModelWithProjection, max_length: int, keep: Keep = not_kept
 ) -> ir.Graph:
     """One graph: input_ids, input_ids_2, skip -> hidden_states, pooled. `keep` may have the trace already."""
-    dynamic, row = torch.export.Dim.DYNAMIC, ("batch", max_length)
-    return trace_module(
-        TextEncodersLayers(first, second),
-        (_example_ids(first, max_length), _example_ids(second, max_length), torch.zeros(1, dtype=torch.int64)),
-        ({0: dynamic}, {0: dynamic}, {}),
-        [("input_ids", row), ("input_ids_2", row), ("skip", (1,))],
-        _encoded_by_both(first, second, max_length),
-        keep,
-    )
+    outputs = _encoded_by_both(first, second, max_length)
+    return _text_graph(TextEncodersLayers(first, second), (first, second), max_length, outputs, keep, chosen=True)
+
+
+def _text_graph(
+    module: nn.Module,
+    models: Sequence[CLIPTextModel | CLIPTextModelWithProjection],
+    max_length: int,
+    outputs: "Named",
+    keep: Keep,
+    *,
+    chosen: bool = False,
+) -> ir.Graph:
+    """One graph of a module that takes the ids of each model; with `chosen`, the layers to skip too."""
+    names = ("input_ids", "input_ids_2")[: len(models)]
+    examples = [_example_ids(model, max_length) for model in models]
+    dynamic: list[dict[int, object]] = [{0: torch.export.Dim.DYNAMIC} for _ in models]
+    inputs: list[tuple[str, tuple[Dim, ...]]] = [(name, ("batch", max_length)) for name in names]
+    if chosen:
+        examples.append(torch.zeros(1, dtype=torch.int64))
+        dynamic.append({})
+        inputs.append(("skip", (1,)))
+    return trace_module(module, tuple(examples), tuple(dynamic), inputs, outputs, keep)
+
+
+def _encoded(model: CLIPTextModel, max_length: int) -> "Named":
+    return [("hidden_states", ("batch", max_length, model.config.hidden_size))]
 
 
 def _encoded_by_both(first: CLIPTextModel, second: CLIPTextModelWithProjection, max_length: int) -> "Named":

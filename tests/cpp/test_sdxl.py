@@ -46,7 +46,7 @@ def values(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def picture(height: int, width: int) -> np.ndarray:
+def painted(height: int, width: int) -> np.ndarray:
     small = np.random.default_rng(1).integers(0, 256, (8, 8, 3), np.uint8)
     return np.ascontiguousarray(np.kron(small, np.ones((height // 8, width // 8, 1), np.uint8)))
 
@@ -132,8 +132,8 @@ def test_every_case_is_python_s(sessions: Sessions) -> None:
 
 def test_images_and_tasks_are_python_s(sessions: Sessions) -> None:
     compare(sessions, output="np", gamma_attn=0.01)
-    compare(sessions, image=picture(128, 128), strength=0.7, prompt_2="a star", output="np")
-    compare(sessions, image=picture(64, 96), mask=hole(64, 96), repaint=ebca.RePaint(2, 2), original_size=(64, 64))
+    compare(sessions, image=painted(128, 128), strength=0.7, prompt_2="a star", output="np")
+    compare(sessions, image=painted(64, 96), mask=hole(64, 96), repaint=ebca.RePaint(2, 2), original_size=(64, 64))
 
 
 def test_two_images_have_prompts_of_their_own(several: Sessions) -> None:
@@ -155,8 +155,8 @@ def test_an_inversion_is_python_s(sessions: Sessions) -> None:
     session, python = sessions
     found = []
     for more in ({}, {"prompt_2": "a star", "original_size": (300, 300)}, {"clip_skip": 1}):
-        made = session.invert(picture(128, 128), PROMPT, steps=STEPS, **more)
-        expected = python.invert(picture(128, 128), PROMPT, steps=STEPS, **more)
+        made = session.invert(painted(128, 128), PROMPT, steps=STEPS, **more)
+        expected = python.invert(painted(128, 128), PROMPT, steps=STEPS, **more)
         assert np.array_equal(made.latents, expected.latents)
         found.append(made.latents)
     assert not np.array_equal(found[0], found[1]) and not np.array_equal(found[0], found[2])
@@ -196,11 +196,11 @@ def test_larger_images_are_made_in_tiles_as_python_makes_them(engines: tuple[nat
     size = {"height": 144, "width": 296}
     with engines[0].session(**size) as session, engines[1].session(**size) as python:
         both = session, python
-        given: dict[str, Any] = {"output": "np", "steps": 1, "image": picture(*size.values()), "strength": 1.0}
+        given: dict[str, Any] = {"output": "np", "steps": 1, "image": painted(*size.values()), "strength": 1.0}
         tiled, whole = (compare(both, **given, vae_tiling=tiled) for tiled in (True, False))
         assert not np.array_equal(tiled, whole)
-        made = session.invert(picture(*size.values()), PROMPT, steps=2, vae_tiling=True)
-        expected = python.invert(picture(*size.values()), PROMPT, steps=2, vae_tiling=True)
+        made = session.invert(painted(*size.values()), PROMPT, steps=2, vae_tiling=True)
+        expected = python.invert(painted(*size.values()), PROMPT, steps=2, vae_tiling=True)
         assert np.array_equal(made.latents, expected.latents)
 
 
@@ -319,4 +319,4 @@ def test_other_models_have_no_pooled_embeddings(shapes: native.Engine) -> None:
             session.denoise(*arguments, time_ids=values(1, 6))
         assert session.denoise(*arguments).noise is not None
         with pytest.raises(ParameterError, match="'negative_original_size' is not a parameter"):
-            session.invert(picture(64, 64), "a red circle", negative_original_size=(5, 5))
+            session.invert(painted(64, 64), "a red circle", negative_original_size=(5, 5))

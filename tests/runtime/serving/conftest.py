@@ -65,11 +65,19 @@ def open_http() -> Iterator[OpenHttp]:
 
 
 @pytest.fixture(scope="module")
-def client(served_engine: ebca.Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def runner_class() -> type[EngineRunner]:
+    """What makes the images of `client`'s service; a module may have its own."""
+    return EngineRunner
+
+
+@pytest.fixture(scope="module")
+def client(
+    served_engine: ebca.Engine, runner_class: type[EngineRunner], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[httpx.Client]:
     """A client of one service of the module."""
     limits = Limits(upload_bytes=1_000_000, upload_pixels=1_000_000)
     store = Store(tmp_path_factory.mktemp("data"))
-    service = Service([EngineRunner(served_engine, limits)], store, limits)
+    service = Service([runner_class(served_engine, limits)], store, limits)
     service.start()
     listening = Listening(Context(service))
     with httpx.Client(base_url=listening.address, timeout=60) as client:

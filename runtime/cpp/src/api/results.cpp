@@ -1,9 +1,7 @@
 // What the library returns, as structs of ebca.h.
 #include <algorithm>
-#include <array>
-#include <functional>
+#include <iterator>
 #include <memory>
-#include <numeric>
 #include <optional>
 #include <string>
 #include <utility>
@@ -19,21 +17,22 @@ struct OwnedResult : ebca_result {
     std::optional<Memory> on_gpu;
 };
 
-std::array<ebca_tensor*, 8> tensors_of(ebca_result& result) {
-    return {&result.latents,
-            &result.embeds,
-            &result.noise,
-            &result.contexts,
-            &result.attention_energies,
-            &result.norm_energies,
-            &result.attention_maps,
-            &result.pooled_embeds};
-}
+// A tensor of a result, and the array that it shows.
+struct Shown {
+    ebca_tensor ebca_result::*tensor;
+    Array Result::*array;
+};
 
-int64_t bytes_of(const ebca_tensor& tensor) {
-    if (!tensor.data) return 0;
-    return std::accumulate(tensor.shape, tensor.shape + tensor.rank, int64_t{sizeof(float)}, std::multiplies<>());
-}
+constexpr Shown kShown[] = {
+    {&ebca_result::latents, &Result::latents},
+    {&ebca_result::embeds, &Result::embeds},
+    {&ebca_result::pooled_embeds, &Result::pooled_embeds},
+    {&ebca_result::noise, &Result::noise},
+    {&ebca_result::contexts, &Result::contexts},
+    {&ebca_result::attention_energies, &Result::attention_energies},
+    {&ebca_result::norm_energies, &Result::norm_energies},
+    {&ebca_result::attention_maps, &Result::attention_maps},
+};
 
 uint32_t tasks(const Manifest& manifest) {
     const UNetSpec& unet = manifest.unet;
@@ -104,14 +103,7 @@ ebca_result* handed_over(Result&& made) {
     result->height = static_cast<int32_t>(own.height);
     result->width = static_cast<int32_t>(own.width);
     result->pixels = own.pixels.empty() ? nullptr : own.pixels.data();
-    result->latents = tensor(own.latents);
-    result->embeds = tensor(own.embeds);
-    result->pooled_embeds = tensor(own.pooled_embeds);
-    result->noise = tensor(own.noise);
-    result->contexts = tensor(own.contexts);
-    result->attention_energies = tensor(own.attention_energies);
-    result->norm_energies = tensor(own.norm_energies);
-    result->attention_maps = tensor(own.attention_maps);
+    for (const Shown& one : kShown) (*result).*one.tensor = tensor(own.*one.array);
     result->evaluations = own.timesteps.size();
     result->timesteps = own.timesteps.data();
     result->unet_seconds = own.timings.unet_steps.data();
@@ -128,39 +120,38 @@ ebca_result* handed_over(Result&& made) {
 void move_to(Device& device, ebca_result& result) {
     auto& owned = static_cast<OwnedResult&>(result);
     if (owned.on_gpu) throw rules::result_on_gpu();
-    std::vector<std::pair<const void*, int64_t>> arrays{{result.pixels, static_cast<int64_t>(owned.own.pixels.size())}};
-    for (const ebca_tensor* tensor : tensors_of(result)) arrays.emplace_back(tensor->data, bytes_of(*tensor));
+    Result& own = owned.own;
     std::vector<int64_t> offsets;
     int64_t total = 0;
-    for (const auto& [host, bytes] : arrays) {
+    auto place = [&](size_t bytes) {
         offsets.push_back(total);
-        total += (bytes + kAlignment - 1) / kAlignment * kAlignment;
-    }
+        total += (static_cast<int64_t>(bytes) + kAlignment - 1) / kAlignment * kAlignment;
+    };
+    for (const Shown& one : kShown) place((own.*one.array).values.size() * sizeof(float));
+    place(own.pixels.size());
     Memory memory = device.allocate(total);
     auto* begin = static_cast<uint8_t*>(memory.view(0, {total / 4}, DType::float32).data);
-    for (size_t i = 0; i < arrays.size(); ++i) {
-        if (arrays[i].second) device.write(begin + offsets[i], arrays[i].first, arrays[i].second);
-    }
+    auto copy = [&](size_t index, const auto& values) {
+        if (values.empty()) return;
+        device.write(begin + offsets[index], values.data(), static_cast<int64_t>(values.size() * sizeof values[0]));
+    };
+    for (size_t i = 0; i < std::size(kShown); ++i) copy(i, (own.*kShown[i].array).values);
+    copy(std::size(kShown), own.pixels);
     // From here on nothing throws.
+    for (size_t i = 0; i < std::size(kShown); ++i) {
+        ebca_tensor& tensor = result.*kShown[i].tensor;
+        if (tensor.data) {
+            tensor.data = reinterpret_cast<const float*>(begin + offsets[i]);
+            tensor.memory = EBCA_MEMORY_CUDA;
+        }
+        own.*kShown[i].array = {};
+    }
     if (result.pixels) {
-        result.pixels = begin + offsets[0];
+        result.pixels = begin + offsets.back();
         result.memory = EBCA_MEMORY_CUDA;
     }
-    size_t i = 1;
-    for (ebca_tensor* tensor : tensors_of(result)) {
-        if (tensor->data) {
-            tensor->data = reinterpret_cast<const float*>(begin + offsets[i]);
-            tensor->memory = EBCA_MEMORY_CUDA;
-        }
-        ++i;
-    }
-    owned.on_gpu = std::move(memory);
-    Result& own = owned.own;
     own.pixels = {};
-    for (Array* array : {&own.latents, &own.embeds, &own.noise, &own.contexts, &own.attention_energies,
-                         &own.norm_energies, &own.attention_maps, &own.pooled_embeds}) {
-        *array = {};
-    }
+    owned.on_gpu = std::move(memory);
 }
 
 void free_result(ebca_result* result) {

@@ -16,7 +16,7 @@ function caption(job, text) {
   return made;
 }
 
-async function picture(path, alt) {
+async function imageFrom(path, alt) {
   const image = document.createElement("img");
   image.alt = alt;
   image.src = await api.blob(path);
@@ -28,7 +28,7 @@ export async function figures(job, text) {
   return Promise.all(
     job.images.map(async (path, index) => {
       const figure = document.createElement("figure");
-      const image = await picture(path.slice(1), `${text ? `${text}: ` : ""}${title(job)}`);
+      const image = await imageFrom(path.slice(1), `${text ? `${text}: ` : ""}${title(job)}`);
       const link = document.createElement("a");
       link.href = image.src;
       link.download = `${job.id.slice(0, 8)}-${index}.png`;
@@ -52,7 +52,7 @@ function button(text, label, action) {
 
 async function entry(job) {
   const item = document.createElement("li");
-  const image = await picture(job.images[0].slice(1), title(job));
+  const image = await imageFrom(job.images[0].slice(1), title(job));
   addresses.push(image.src);
   const details = document.createElement("details");
   const summary = document.createElement("summary");

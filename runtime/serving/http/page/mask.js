@@ -9,7 +9,7 @@ export class Mask {
     this.brush = brush;
     // Of the image's own size: white where it is painted.
     this.paint = document.createElement("canvas");
-    this.picture = document.createElement("canvas");
+    this.source = document.createElement("canvas");
     this.painted = false;
     this.cursor = null;
     this.last = null;
@@ -21,17 +21,17 @@ export class Mask {
   }
 
   get loaded() {
-    return this.picture.width > 0 && !this.canvas.closest("[hidden]");
+    return this.source.width > 0 && !this.canvas.closest("[hidden]");
   }
 
   async load(file) {
     const bitmap = await createImageBitmap(file);
     const scale = Math.min(1, LONGEST / Math.max(bitmap.width, bitmap.height));
-    for (const one of [this.canvas, this.paint, this.picture]) {
+    for (const one of [this.canvas, this.paint, this.source]) {
       one.width = Math.max(Math.round(bitmap.width * scale), 1);
       one.height = Math.max(Math.round(bitmap.height * scale), 1);
     }
-    this.picture.getContext("2d").drawImage(bitmap, 0, 0, this.picture.width, this.picture.height);
+    this.source.getContext("2d").drawImage(bitmap, 0, 0, this.source.width, this.source.height);
     // Small images would be too small to paint on.
     this.canvas.style.width = `${Math.max(this.canvas.width, 320)}px`;
     this.clear();
@@ -47,7 +47,7 @@ export class Mask {
 
   // Base64 of PNG files; the mask is null if nothing is painted.
   image() {
-    return this.picture.toDataURL("image/png");
+    return this.source.toDataURL("image/png");
   }
 
   mask() {
@@ -135,7 +135,7 @@ export class Mask {
     tint.fillStyle = PAINT;
     tint.fillRect(0, 0, width, height);
     pen.clearRect(0, 0, width, height);
-    pen.drawImage(this.picture, 0, 0);
+    pen.drawImage(this.source, 0, 0);
     pen.drawImage(shade, 0, 0);
     if (this.cursor) {
       pen.strokeStyle = "black";

@@ -13,9 +13,9 @@ export function hideTelemetry() {
 // found: of /attention; address: of the first image.
 export async function showAttention(found, address) {
   const { tokens, maps } = found.images[0];
-  const picture = new Image();
-  picture.src = address;
-  await picture.decode();
+  const base = new Image();
+  base.src = address;
+  await base.decode();
   const buttons = tokens.map((token, index) => {
     const button = document.createElement("button");
     button.type = "button";
@@ -23,7 +23,7 @@ export async function showAttention(found, address) {
     button.setAttribute("aria-pressed", "false");
     button.addEventListener("click", () => {
       for (const other of buttons) other.setAttribute("aria-pressed", String(other === button));
-      draw(picture, maps[index], token);
+      draw(base, maps[index], token);
     });
     return button;
   });
@@ -33,7 +33,7 @@ export async function showAttention(found, address) {
   (buttons[1] ?? buttons[0]).click();
 }
 
-function draw(picture, map, token) {
+function draw(base, map, token) {
   const canvas = field("attention-map");
   const heat = document.createElement("canvas");
   heat.height = map.length;
@@ -48,11 +48,11 @@ function draw(picture, map, token) {
     pixels.data.set([255, 69 + 186 * share, 255 * share ** 3, 230 * share], index * 4);
   });
   pen.putImageData(pixels, 0, 0);
-  canvas.width = Math.max(picture.naturalWidth, 256);
-  canvas.height = Math.round((canvas.width * picture.naturalHeight) / picture.naturalWidth);
+  canvas.width = Math.max(base.naturalWidth, 256);
+  canvas.height = Math.round((canvas.width * base.naturalHeight) / base.naturalWidth);
   const over = canvas.getContext("2d");
   over.filter = "grayscale(1) brightness(0.6)";
-  over.drawImage(picture, 0, 0, canvas.width, canvas.height);
+  over.drawImage(base, 0, 0, canvas.width, canvas.height);
   over.filter = "none";
   over.drawImage(heat, 0, 0, canvas.width, canvas.height);
   canvas.setAttribute("aria-label", `Attention to ${token}`);

@@ -9,19 +9,13 @@ import random
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 
 import httpx
 import pytest
-from helpers.serving import Listening
 from PIL import Image
 
-from ebca.runtime.serving.http.context import Context
-from ebca.runtime.serving.limits import Limits
 from ebca.runtime.serving.runner import EngineRunner
-from ebca.runtime.serving.service import Service
-from ebca.runtime.serving.store import Store
 
 schemathesis = pytest.importorskip("schemathesis")
 
@@ -39,17 +33,8 @@ class ShortRunner(EngineRunner):
 
 
 @pytest.fixture(scope="module")
-def client(served_engine, tmp_path_factory) -> Iterator[httpx.Client]:
-    limits = Limits(upload_bytes=1_000_000, upload_pixels=1_000_000)
-    store = Store(tmp_path_factory.mktemp("data"))
-    service = Service([ShortRunner(served_engine, limits)], store, limits)
-    service.start()
-    listening = Listening(Context(service))
-    with httpx.Client(base_url=listening.address, timeout=60) as client:
-        yield client
-    listening.close()
-    service.shutdown(grace=0)
-    store.close()
+def runner_class() -> type[EngineRunner]:
+    return ShortRunner
 
 
 def operations(client: httpx.Client) -> list:
