@@ -8,7 +8,10 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any
+
+import psutil
 
 import ebca
 from ebca import console
@@ -27,6 +30,10 @@ def parser() -> argparse.ArgumentParser:
     options.add_json(p)
     p.add_argument("--requests", type=int, default=1000, metavar="N", help="calls (default: %(default)s)")
     p.add_argument("--connections", type=int, default=32, metavar="N", help="at a time (default: %(default)s)")
+    p.add_argument(
+        "--rounds", type=int, default=5, metavar="N",
+        help="the plain loop and a share of the calls take turns so often (default: %(default)s)",
+    )  # fmt: skip
     p.add_argument("--steps", type=int, default=4, metavar="N", help="of each image (default: %(default)s)")
     p.add_argument("--workers", type=int, default=1, metavar="N", help="of the service (default: %(default)s)")
     p.add_argument(
@@ -58,44 +65,66 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(args: Any) -> dict[str, Any]:
-    """Run the loop and the load that the options ask for. Raises EbcaError if there is no service."""
+    """Run the loop and the load that the options ask for, in turns. Raises EbcaError if there is no service."""
     try:
         from ebca.bench.serving import load
     except ImportError as error:
         remedy = 'run `pip install "ebca[serve]" httpx`'
         raise EbcaError(f"{PROGRAM} needs packages that are not installed: {error.name}", remedy) from None
     asked = load.requests(min(_DISTINCT, args.requests), args.steps)
-    with ebca.load(args.engine) as engine:
-        files, rate = load.direct(engine, asked)
-    with _service(args) as address:
+    found = load.Found()
+    loop: list[float] = []
+    service: list[float] = []
+    memory: list[float] = []
+    with ebca.load(args.engine) as engine, _service(args) as (address, process), console.ProgressLine() as line:
+        files, _ = load.direct(engine, asked)
         before = asyncio.run(load.finished_jobs(address, args.api_key))
-        found = asyncio.run(
-            load.load(address, asked, files, calls=args.requests, connections=args.connections, key=args.api_key)
-        )
+        for calls in _shares(args.requests, args.rounds):
+            again, rate = load.direct(engine, asked)
+            if again != files:
+                raise EbcaError("the plain loop made other images than before", "this is a bug; please report it")
+            loop.append(rate)
+            call = load.load(address, asked, files, found, calls=calls, connections=args.connections, key=args.api_key)
+            service.append(len(calls) / asyncio.run(call))
+            if process is not None:
+                memory.append(psutil.Process(process.pid).memory_info().rss / 1e6)
+            line.update("calls", calls.stop, args.requests)
         made = asyncio.run(load.finished_jobs(address, args.api_key)) - before
     if made != args.requests:
         found.wrong.append(f"the service made {made} jobs for {args.requests} calls")
     if len(set(found.jobs)) != len(found.jobs):
         found.wrong.append("a job was given to two calls")
+    ratios = sorted(ours / plain for ours, plain in zip(service, loop, strict=True) if plain)
     return {
         "calls": args.requests,
         "connections": args.connections,
         "workers": args.workers,
         "jobs made": made,
         "times the queue was full": found.refused,
-        "plain loop, images/s": rate,
-        "service, images/s": len(found.seconds) / found.total,
+        "plain loop, images/s": median(loop),
+        "service, images/s": median(service),
+        "service / plain loop": median(ratios) if ratios else 0.0,
+        "smallest ratio": min(ratios, default=0.0),
+        "largest ratio": max(ratios, default=0.0),
         "p50, s": found.quantile(0.5),
         "p99, s": found.quantile(0.99),
+        "memory after rounds, MB": [round(value) for value in memory],
         "wrong": found.wrong,
     }
 
 
+def _shares(calls: int, rounds: int) -> Iterator[range]:
+    """The numbers of the calls of each round."""
+    rounds = min(rounds, calls)
+    for index in range(rounds):
+        yield range(calls * index // rounds, calls * (index + 1) // rounds)
+
+
 @contextmanager
-def _service(args: Any) -> Iterator[str]:
+def _service(args: Any) -> Iterator[tuple[str, "subprocess.Popen[bytes] | None"]]:
     """The address of a service: the given one, or one in a process of its own."""
     if args.url is not None:
-        yield args.url.rstrip("/")
+        yield args.url.rstrip("/"), None
         return
     with tempfile.TemporaryDirectory(prefix="ebca-bench-") as folder:
         words = ["-m", "ebca.runtime.serving.cli", "--engine", args.engine, "--port", "0"]
@@ -105,7 +134,7 @@ def _service(args: Any) -> Iterator[str]:
             subprocess.Popen([sys.executable, *words], stderr=log) as process,
         ):
             try:
-                yield _address(Path(folder) / "log", process)
+                yield _address(Path(folder) / "log", process), process
             finally:
                 process.terminate()
 

@@ -36,7 +36,6 @@ class Found:
         ways: number of calls by their way.
         refused: how often the queue was full, and the call was made again.
         wrong: what went wrong, one line each.
-        total: seconds of everything.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -44,7 +43,6 @@ class Found:
     ways: Counter[str] = field(default_factory=Counter)
     refused: int = 0
     wrong: list[str] = field(default_factory=list)
-    total: float = 0.0
 
     def quantile(self, share: float) -> float:
         """Seconds that a share of the calls took at most."""
@@ -78,22 +76,24 @@ async def load(
     address: str,
     asked: Sequence[Mapping[str, Any]],
     files: Sequence[bytes],
+    found: Found,
     *,
-    calls: int,
+    calls: range,
     connections: int,
     key: str | None = None,
-) -> Found:
-    """Make calls over so many connections at a time.
+) -> float:
+    """Make calls over so many connections at a time. Returns the seconds that all of them took.
 
     Args:
         address: of the service.
         asked: the requests, used in turn.
         files: what each makes.
-        calls: how many.
+        found: what the calls show is added to it.
+        calls: their numbers.
         connections: at the same time.
         key: for the service.
     """
-    found, numbers = Found(), iter(range(calls))
+    numbers = iter(calls)
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     limits = httpx.Limits(max_connections=1)
 
@@ -104,8 +104,7 @@ async def load(
 
     began = time.perf_counter()
     await asyncio.gather(*(caller() for _ in range(connections)))
-    found.total = time.perf_counter() - began
-    return found
+    return time.perf_counter() - began
 
 
 async def finished_jobs(address: str, key: str | None = None) -> int:

@@ -86,6 +86,11 @@ class Backend(ABC):
 class PreparingBackend(Backend):
     """A backend that converts graphs once per machine, into a form that it opens quickly."""
 
+    def growth(self, precision: str) -> float:
+        """Bytes that the prepared form takes at least per byte of files, whose weights are stored as `precision`."""
+        # Weights may be padded to the processor's block size.
+        return 1.1
+
     @abstractmethod
     def prepare(self, graph: Path, target: Path) -> None:
         """Write the prepared form of `graph` as `target` and files named after it. May take long."""

@@ -25,13 +25,15 @@ from ebca.engines.cache.locks import locked
 from ebca.engines.cache.parallel import run_each
 from ebca.engines.cache.storage import LOCK, MARKER
 from ebca.engines.contract.directory import EngineDirectory, sha256
+from ebca.engines.machine.available import available_bytes
 from ebca.errors import BackendError
 
 Progress = Callable[[int, int, str], None]
 
 _PROBE_BYTES = 64 << 10
-# Each needs about as much memory as its component has weights.
 _AT_ONCE = 2
+# Of what a backend writes at least: it may store weights twice.
+_MOST_GROWTH = 2
 # Stamps are rewritten without the lock, within milliseconds.
 _ABANDONED_SECONDS = 3600.0
 
@@ -120,7 +122,7 @@ class Store:
             self._remove_abandoned()
             _write_atomically(self.folder / MARKER, json.dumps({**self._identity, "engine": str(self._directory.path)}))
             if isinstance(self._backend, PreparingBackend):
-                check_room(self.folder, sum(self._source_bytes(name) for name in missing))
+                check_room(self.folder, self._room(missing))
             self._make_all(missing, progress or (lambda done, total, name: None))
 
     def _make_all(self, names: list[str], progress: Progress) -> None:
@@ -131,8 +133,11 @@ class Store:
             progress(len(names) - len(waiting), len(names), waiting[0] if waiting else "")
 
         progress(0, len(names), names[0])
-        # Preparation is mostly the work of one core.
-        run_each(self._make_one, names, _AT_ONCE, done)
+        # Preparation is mostly the work of one core, and holds what it writes in memory.
+        share = available_bytes() / _AT_ONCE
+        large = [name for name in names if self._most_room(name) > share]
+        run_each(self._make_one, [name for name in names if name not in large], _AT_ONCE, done)
+        run_each(self._make_one, large, 1, done)
 
     def _make_one(self, name: str) -> None:
         sources = self._sources(name)
@@ -160,19 +165,25 @@ class Store:
                 try:
                     backend.prepare(graph, target)
                 except BackendError:
-                    # Libraries do not say that the disk is full; what they wrote still fills it.
-                    _check_writable(target.parent)
+                    self._check_disk(name, target.parent)
                     raise
                 try:
                     backend.open(target, self._directory.manifest.components[name])
                     return
                 except BackendError as error:
-                    _check_writable(target.parent)
+                    self._check_disk(name, target.parent)
                     if again:
                         raise BackendError(
                             f"what was prepared of component '{name}' does not open: {error.problem}",
                             "try another release of the library, and report it",
                         ) from None
+
+    def _check_disk(self, name: str, work: Path) -> None:
+        """Raise OSError if a library failed because the disk is full: it does not say so, and what it wrote is still
+        there."""
+        _check_writable(work)
+        written = sum(path.stat().st_size for path in work.iterdir())
+        check_room(work, self._most_room(name) - written)
 
     @contextmanager
     def _without_links(self, name: str) -> Iterator[Path]:
@@ -235,8 +246,16 @@ class Store:
     def _sources(self, name: str) -> tuple[str, ...]:
         return self._directory.manifest.components[name].files(self._backend.name)
 
-    def _source_bytes(self, name: str) -> int:
-        return sum(self._directory.manifest.files[file].size for file in self._sources(name))
+    def _room(self, names: Iterable[str]) -> int:
+        """Bytes that prepared forms of components take at least."""
+        if not isinstance(self._backend, PreparingBackend):
+            return 0
+        manifest = self._directory.manifest
+        stored = sum(manifest.files[file].size for name in names for file in self._sources(name))
+        return int(stored * self._backend.growth(manifest.precision))
+
+    def _most_room(self, name: str) -> int:
+        return _MOST_GROWTH * self._room([name])
 
 
 def stat(path: Path) -> dict[str, Any]:
@@ -259,10 +278,9 @@ def make_way(path: Path) -> None:
 
 
 def check_room(folder: Path, needed: int) -> None:
-    """Raise OSError if the disk has no room for prepared forms of `needed` bytes of sources."""
+    """Raise OSError if the disk of a folder has no room for `needed` bytes, and some more."""
     free = shutil.disk_usage(folder).free
-    # A prepared form may pad weights to the processor's block size.
-    wanted = int(needed * 1.1) + (64 << 20)
+    wanted = needed + (64 << 20)
     if free < wanted:
         raise OSError(errno.ENOSPC, f"the disk has {free / 1e9:.2f} GB free, and {wanted / 1e9:.2f} GB are needed")
 

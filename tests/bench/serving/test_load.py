@@ -13,7 +13,7 @@ from ebca.bench.serving import cli, load
 @pytest.mark.slow
 def test_nothing_is_lost_or_wrong(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     report = tmp_path / "report.json"
-    words = ["--requests", "200", "--connections", "16", "--steps", "1", "--json", str(report)]
+    words = ["--requests", "200", "--connections", "16", "--steps", "1", "--rounds", "2", "--json", str(report)]
     assert cli.main(words) == 0
     shown = capsys.readouterr()
     assert "p99" in shown.out and shown.err.count("error") == 0
@@ -25,8 +25,9 @@ def test_a_wrong_image_is_found() -> None:
     with ebca.load("shapes", device="cpu") as engine:
         files, _ = load.direct(engine, asked)
     options = argparse.Namespace(url=None, engine="shapes", workers=1)
-    with cli._service(options) as address:
-        good = asyncio.run(load.load(address, asked, files, calls=8, connections=2))
-        wrong = asyncio.run(load.load(address, asked, [b"", *files[1:]], calls=8, connections=2))
+    good, wrong = load.Found(), load.Found()
+    with cli._service(options) as (address, _):
+        asyncio.run(load.load(address, asked, files, good, calls=range(8), connections=2))
+        asyncio.run(load.load(address, asked, [b"", *files[1:]], wrong, calls=range(8), connections=2))
     assert good.wrong == [] and set(good.ways) == set(load.WAYS)
     assert len(wrong.wrong) == 2 and all("another image" in line for line in wrong.wrong)

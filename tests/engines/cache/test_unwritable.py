@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -203,6 +204,63 @@ def test_a_disk_that_fills_up_half_way_leaves_no_half_file(
     np.testing.assert_array_equal(embeddings(prepared), expected)
     assert len(told) == 1 and "No space left on device" in told[0]
     assert sorted(prepared.folder.iterdir()) == before
+
+
+def test_a_library_that_fails_on_a_disk_with_little_room_has_filled_it(
+    engine: EngineDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have removed what it wrote, so that small files can be written again."""
+    usage = shutil.disk_usage(engine.path)
+    told = Told()
+    prepared = opened(engine, told)
+    # The component of a gigabyte, at least as it is and perhaps twice.
+    monkeypatch.setattr(store.Store, "_room", lambda self, names: 10**9)
+
+    def free(path: Path) -> object:
+        return usage._replace(free=15 * 10**8 if Path(path).is_relative_to(tmp_path / "cache") else 10**11)
+
+    prepare = prepared.backend.prepare  # type: ignore[attr-defined]
+
+    def fail(graph: Path, target: Path) -> None:
+        if target.is_relative_to(tmp_path / "cache"):
+            raise BackendError("Failed to write pre-packed blobs to model proto")
+        prepare(graph, target)
+
+    monkeypatch.setattr(shutil, "disk_usage", free)
+    monkeypatch.setattr(prepared.backend, "prepare", fail)
+    assert np.isfinite(embeddings(prepared)).all()
+    assert len(told) == 1 and "1.50 GB free, and 2.07 GB are needed" in told[0]
+
+
+def test_weights_of_two_bytes_take_twice_the_room(engine: EngineDirectory) -> None:
+    assert engine.manifest.precision == "fp16"
+    full = EngineDirectory(engine.path, replace(engine.manifest, precision="fp32"))
+    rooms = [store.Store(e, opened(e, Told()).backend, Path("unused"), {})._room([NAME]) for e in (full, engine)]
+    assert rooms[1] == pytest.approx(2 * rooms[0], rel=1e-6)
+    assert rooms[0] > sum(engine.manifest.files[f].size for f in engine.manifest.components[NAME].files("onnxruntime"))
+
+
+def test_components_that_fill_half_of_the_memory_are_prepared_alone(
+    engine: EngineDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = opened(engine, Told())
+    large = set(engine.manifest.unet.segments[:2])
+    monkeypatch.setattr(store, "available_bytes", lambda: 1000)
+    monkeypatch.setattr(store.Store, "_most_room", lambda self, name: 501 if name in large else 499)
+    running: set[str] = set()
+    together: list[set[str]] = []
+    prepare = prepared.backend.prepare  # type: ignore[attr-defined]
+
+    def watched(graph: Path, target: Path) -> None:
+        running.add(target.stem)
+        together.append(set(running))
+        prepare(graph, target)
+        running.discard(target.stem)
+
+    monkeypatch.setattr(prepared.backend, "prepare", watched)
+    prepared.prepare(engine.manifest.unet.segments)
+    assert all(len(names) == 1 for names in together if names & large)
+    assert {name for names in together for name in names} == set(engine.manifest.unet.segments)
 
 
 def test_a_backend_that_fails_on_a_disk_with_room_is_no_matter_of_the_cache(

@@ -19,8 +19,9 @@ import onnx_ir as ir
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from ebca.export.checkpoint.architectures import STABLE_DIFFUSION_XL
 from ebca.export.checkpoint.model import Checkpoint
 from ebca.export.graph import component
 from ebca.export.graph.traced_unet import TracedUNet
@@ -41,7 +42,8 @@ class Architecture:
 
     unet: Mapping[str, Any] = field(default_factory=dict)
     text_encoder: Mapping[str, Any] | None = None
-    vae: bool = True
+    vae: Mapping[str, Any] | None = None
+    text_encoder_2: Mapping[str, Any] | None = None
 
 
 _CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
@@ -49,28 +51,36 @@ _CLIP_H = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 
 _SD_1 = {"sample_size": 64, "cross_attention_dim": 768}
 _SD_2 = {"sample_size": 96, "cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20)}
 
-ARCHITECTURES: Mapping[str, Architecture] = {
-    "sd-1.5": Architecture(_SD_1, _CLIP_L),
-    "sd-1.5-inpainting": Architecture({**_SD_1, "in_channels": 9}, vae=False),
-    # Its VAE is that of 1.5.
-    "sd-2": Architecture({**_SD_2, "use_linear_projection": True}, {**_CLIP_H, "hidden_act": "gelu"}, vae=False),
-}
 _VAE = {
     "down_block_types": ["DownEncoderBlock2D"] * 4,
     "up_block_types": ["UpDecoderBlock2D"] * 4,
     "block_out_channels": [128, 256, 512, 512],
     "layers_per_block": 2,
 }
+_XL = STABLE_DIFFUSION_XL
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "sd-1.5": Architecture(_SD_1, _CLIP_L, _VAE),
+    "sd-1.5-inpainting": Architecture({**_SD_1, "in_channels": 9}),
+    # Its VAE is that of 1.5.
+    "sd-2": Architecture({**_SD_2, "use_linear_projection": True}, {**_CLIP_H, "hidden_act": "gelu"}),
+    # Its VAE computes in float32.
+    "sdxl": Architecture(_XL.unet, _XL.text_encoder, {**_VAE, "force_upcast": True}, _XL.text_encoder_2),
+}
 
 
 def checkpoint_of_zeros(name: str) -> Checkpoint:
-    architecture = ARCHITECTURES[name]
+    made = ARCHITECTURES[name]
     with torch.device("meta"):
-        denoiser = UNet2DConditionModel(**architecture.unet)
-        autoencoder = AutoencoderKL(**_VAE) if architecture.vae else None
-        text = architecture.text_encoder
-        encoder = None if text is None else CLIPTextModel(CLIPTextConfig(**text))
-    return Checkpoint(name, unet=_zeros(denoiser), vae=_zeros(autoencoder), text_encoder=_zeros(encoder))
+        denoiser = UNet2DConditionModel(**made.unet)
+        vae = None if made.vae is None else AutoencoderKL(**made.vae)
+        first = None if made.text_encoder is None else CLIPTextModel(CLIPTextConfig(**made.text_encoder))
+        second = (
+            None if made.text_encoder_2 is None else CLIPTextModelWithProjection(CLIPTextConfig(**made.text_encoder_2))
+        )
+    return Checkpoint(
+        name, unet=_zeros(denoiser), text_encoder=_zeros(first), text_encoder_2=_zeros(second), vae=_zeros(vae)
+    )
 
 
 def _zeros(network: nn.Module | None) -> Any:

@@ -67,8 +67,9 @@ def small_jobs(directory: Path) -> dict[str, Job]:
     return _jobs(directory, manifest.components, manifest.unet.sample_size, manifest.text_encoder.max_length)
 
 
-def full_sizes(folder: Path) -> dict[str, dict[str, Job]]:
-    """Make the graphs of FULL_SIZE: name -> component -> its graph. A graph that an earlier one has too is left out."""
+def full_sizes(folder: Path, names: Sequence[str] = FULL_SIZE) -> dict[str, dict[str, Job]]:
+    """Make the graphs of models at full size: name -> component -> its graph. A graph that an earlier one has too is
+    left out."""
 
     def make(name: str) -> dict[str, Job]:
         (folder / name).mkdir()
@@ -77,7 +78,7 @@ def full_sizes(folder: Path) -> dict[str, dict[str, Job]]:
         components = {part: component_from_json(entry) for part, entry in made["components"].items()}
         return _jobs(Path(made["folder"]), components, ARCHITECTURES[name].unet["sample_size"], CLIP_MAX_LENGTH)
 
-    return _distinct(_side_by_side(FULL_SIZE, make))
+    return _distinct(_side_by_side(names, make))
 
 
 def _side_by_side(names: Sequence[str], make: Callable[[str], T]) -> dict[str, T]:

@@ -34,6 +34,9 @@ class Runner {
 // and the graphs of the engine directory are opened unchanged. Thread-safe.
 class Backend {
   public:
+    // Weights may be padded to the processor's block size.
+    static constexpr double kPadding = 1.1;
+
     virtual ~Backend() = default;
     virtual const std::string& name() const = 0;
     virtual const std::string& version() const = 0;  // of the library that was found
@@ -49,6 +52,9 @@ class Backend {
 
     // Everything beside the files that a prepared form depends on: versions, processor, precision.
     virtual std::map<std::string, std::string> identity() const = 0;
+
+    // Bytes that the prepared form takes at least for each byte of files whose weights are stored as `precision`.
+    virtual double growth(const std::string& /*precision*/) const { return kPadding; }
 
     // Write the prepared form of `graph` as `target` and files named after it. May be slow.
     virtual void prepare(const std::filesystem::path& graph, const std::filesystem::path& target) const = 0;

@@ -114,6 +114,11 @@ std::map<std::string, std::string> OnnxRuntime::identity() const {
     return {{"onnxruntime", library_.version()}, {"build", library_.build()}, {"processor", platform::processor()}};
 }
 
+double OnnxRuntime::growth(const std::string& precision) const {
+    // Weights are widened to float32. Those of matrix products are stored twice, packed too; others are not.
+    return kPadding * (precision == "fp16" ? 2 : 1);
+}
+
 void OnnxRuntime::prepare(const std::filesystem::path& graph, const std::filesystem::path& target) const {
     for (size_t threshold : kExternalFromBytes) {
         optimise(graph, target, threshold, true);

@@ -26,6 +26,7 @@ class OnnxRuntime : public Backend, public std::enable_shared_from_this<OnnxRunt
     const std::string& version() const override { return library_.version(); }
     int threads() const override { return threads_; }
     bool prepares() const override { return true; }
+    double growth(const std::string& precision) const override;
     std::map<std::string, std::string> identity() const override;
     void prepare(const std::filesystem::path& graph, const std::filesystem::path& target) const override;
     std::shared_ptr<Runner> open(const std::filesystem::path& prepared, const Component& component,

@@ -25,6 +25,8 @@ constexpr int kPreparedVersion = 1;
 constexpr int64_t kAbandonedSeconds = 3600;
 constexpr size_t kProbeBytes = size_t{64} << 10;
 constexpr size_t kKeyLength = 24;
+// Of what a backend writes at least: it may store weights twice.
+constexpr double kMostGrowth = 2;
 
 using platform::FileFacts;
 
@@ -74,6 +76,16 @@ void remove_abandoned(const fs::path& folder) {
 struct CacheError : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
+
+// CacheError if the disk of a folder has no room for some bytes, and some more.
+void check_room(const fs::path& folder, double needed) {
+    auto free = static_cast<double>(fs::space(folder).available);
+    double wanted = needed + static_cast<double>(int64_t{64} << 20);
+    if (free < wanted) {
+        throw CacheError(text("the disk has ", std::round(free / 1e7) / 100, " GB free, and ",
+                              std::round(wanted / 1e7) / 100, " GB are needed"));
+    }
+}
 
 bool has_digest(const fs::path& file, const Value& record) {
     try {
@@ -200,7 +212,7 @@ void PreparedEngine::make_all(const std::vector<std::string>& names, const OnPre
     if (missing.empty()) return;
     remove_abandoned(folder_);
     write_atomically(folder_ / kMarker, marker_);
-    if (backend_->prepares()) check_room(missing);
+    if (backend_->prepares()) check_room(folder_, room(missing));
     auto total = static_cast<int64_t>(missing.size());
     for (int64_t done = 0; done < total; ++done) {
         if (progress) progress(done, total, missing[done]);
@@ -353,8 +365,7 @@ void PreparedEngine::write_prepared(const std::string& name, const fs::path& wor
         try {
             backend_->prepare(files.graph(), made);
         } catch (const BackendError&) {
-            // Libraries do not say that the disk is full; what they wrote still fills it.
-            check_writable(work);
+            check_disk(name, work);
             throw;
         }
         try {
@@ -363,7 +374,7 @@ void PreparedEngine::write_prepared(const std::string& name, const fs::path& wor
             if (!backend_->fixes_shapes()) opened_[name] = std::move(runner);
             return;
         } catch (const BackendError& error) {
-            check_writable(work);
+            check_disk(name, work);
             if (again) {
                 throw BackendError(text("what was prepared of component '", name, "' does not open: ", error.problem()),
                                    "try another release of the library, and report it");
@@ -372,19 +383,23 @@ void PreparedEngine::write_prepared(const std::string& name, const fs::path& wor
     }
 }
 
-void PreparedEngine::check_room(const std::vector<std::string>& names) const {
-    double needed = 0;
+// Bytes that prepared forms of components take at least.
+double PreparedEngine::room(const std::vector<std::string>& names) const {
+    double stored = 0;
     for (const std::string& name : names) {
         for (const std::string& file : sources(name))
-            needed += static_cast<double>(directory_.manifest.files.at(file).size);
+            stored += static_cast<double>(directory_.manifest.files.at(file).size);
     }
-    auto free = static_cast<double>(fs::space(folder_).available);
-    // A prepared form may pad weights to the processor's block size.
-    double wanted = needed * 1.1 + static_cast<double>(int64_t{64} << 20);
-    if (free < wanted) {
-        throw CacheError(text("the disk has ", std::round(free / 1e7) / 100, " GB free, and ",
-                              std::round(wanted / 1e7) / 100, " GB are needed"));
-    }
+    return stored * backend_->growth(directory_.manifest.precision);
+}
+
+// An error of the cache if a library failed because the disk is full: it does not say so, and what it wrote is still
+// there.
+void PreparedEngine::check_disk(const std::string& name, const fs::path& work) const {
+    check_writable(work);
+    double written = 0;
+    for (const fs::path& file : platform::entries_of(work)) written += static_cast<double>(facts_of(file).size);
+    check_room(work, kMostGrowth * room({name}) - written);
 }
 
 void PreparedEngine::evict() const {

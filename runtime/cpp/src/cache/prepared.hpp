@@ -61,7 +61,8 @@ class PreparedEngine {
     PreparedEngine& holder(const std::string& name);
     void make(const std::string& name);
     void write_prepared(const std::string& name, const std::filesystem::path& work);
-    void check_room(const std::vector<std::string>& names) const;
+    double room(const std::vector<std::string>& names) const;
+    void check_disk(const std::string& name, const std::filesystem::path& work) const;
 
     const EngineDirectory& directory_;
     std::shared_ptr<const Backend> backend_;
