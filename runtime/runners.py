@@ -31,6 +31,9 @@ OnPrepare = Callable[[int, int, str], None]
 # A component that is opened per size stays open for the sizes that were used last.
 _KEPT_SIZES = 2
 
+# Finding the mappings of a process takes milliseconds. The C library has the same number.
+_FEW_WEIGHTS_BYTES = 256 << 20
+
 # Two engines of one process may use the same cache folder.
 _preparing = threading.Lock()
 
@@ -152,9 +155,13 @@ class Runners:
             self._runners.pop(name, None)
 
     def forget_weights(self) -> None:
-        """Drop the UNet's memory-mapped weights from memory. The next use reads them from the page cache."""
-        unet = self.manifest.unet
-        self._prepared.forget([*unet.segments, *([unet.full_unet] if unet.full_unet else [])])
+        """Drop the UNet's memory-mapped weights from memory, unless they are few. The next use reads them from the page
+        cache."""
+        unet, components = self.manifest.unet, self.manifest.components
+        names = [*unet.segments, *([unet.full_unet] if unet.full_unet else [])]
+        files = {file for name in names for file in components[name].files(self.backend.name)}
+        if sum(self.manifest.files[file].size for file in files) >= _FEW_WEIGHTS_BYTES:
+            self._prepared.forget(names)
 
     def open_all(self) -> None:
         """Open all segments now, rather than at the first step of a generation. A backend that opens components for
@@ -229,7 +236,7 @@ class Runners:
         # Nothing recorded may run before it is outdated.
         with device.ready():
             runner = self.runner(name, sizes)
-            call = bind_alone(runner, *arrays, device)
+            call = bind_alone(runner, *arrays, device, once=True)
             device.upload(list(given.values()))
             device.run(call)
             device.download(list(made.values()))

@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,14 +98,21 @@ async def load(
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     limits = httpx.Limits(max_connections=1)
 
-    async def caller() -> None:
-        async with httpx.AsyncClient(base_url=address, headers=headers, timeout=_PATIENCE_S, limits=limits) as client:
-            for number in numbers:
-                await _call(client, found, number, asked[number % len(asked)], files[number % len(files)])
+    async def caller(client: httpx.AsyncClient) -> None:
+        for number in numbers:
+            await _call(client, found, number, asked[number % len(asked)], files[number % len(files)])
 
-    began = time.perf_counter()
-    await asyncio.gather(*(caller() for _ in range(connections)))
-    return time.perf_counter() - began
+    async with AsyncExitStack() as stack:
+        # Making a client takes longer than many a call: it reads certificates.
+        clients = [
+            await stack.enter_async_context(
+                httpx.AsyncClient(base_url=address, headers=headers, timeout=_PATIENCE_S, limits=limits)
+            )
+            for _ in range(connections)
+        ]
+        began = time.perf_counter()
+        await asyncio.gather(*map(caller, clients))
+        return time.perf_counter() - began
 
 
 async def finished_jobs(address: str, key: str | None = None) -> int:

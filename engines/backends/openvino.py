@@ -94,7 +94,7 @@ class OpenVINORunner:
     def workspace_bytes(self, inputs: Arrays, outputs: Arrays) -> int:
         return 0
 
-    def bind(self, inputs: Arrays, outputs: Arrays, workspace: int = 0) -> Call:
+    def bind(self, inputs: Arrays, outputs: Arrays, workspace: int = 0, once: bool = False) -> Call:
         request = self._model.create_infer_request()
         read = {name for port in self._model.inputs for name in port.get_names()}
         for name, array in inputs.items():

@@ -36,13 +36,14 @@ class Runner(Protocol):
         manages its own."""
         ...
 
-    def bind(self, inputs: Arrays, outputs: Arrays, workspace: int = 0) -> Call:
+    def bind(self, inputs: Arrays, outputs: Arrays, workspace: int = 0, once: bool = False) -> Call:
         """Fix the addresses of all inputs and outputs; each call of the result runs the graph once.
 
         Args:
             inputs, outputs: C-contiguous arrays in the memory that the backend computes in. They belong to the caller
                 and must outlive the result.
             workspace: address of the scratch memory that `workspace_bytes` asks for.
+            once: the result is called once, so a library that manages its own scratch memory gives it back then.
         """
         ...
 

@@ -267,7 +267,7 @@ class TensorRTRunner:
     def workspace_bytes(self, inputs: Arrays, outputs: Arrays) -> int:
         return int(self._load(inputs).engine.device_memory_size_v2)
 
-    def bind(self, inputs: Arrays, outputs: Arrays, workspace: int = 0) -> Call:
+    def bind(self, inputs: Arrays, outputs: Arrays, workspace: int = 0, once: bool = False) -> Call:
         """See `ebca.engines.backends.protocol.Runner`. Raises BackendError or EngineError if no plan fits."""
         opened = self._load(inputs)
         context, file = opened.context(), opened.plan.file

@@ -66,7 +66,7 @@ class OperatorRunner:
     def workspace_bytes(self, inputs: Arrays, outputs: Arrays) -> int:
         return self._operator.launches(self._variant, self._dtype, self._shape(inputs)).scratch_bytes
 
-    def bind(self, inputs: Arrays, outputs: Arrays, workspace: int = 0) -> Call:
+    def bind(self, inputs: Arrays, outputs: Arrays, workspace: int = 0, once: bool = False) -> Call:
         pointers = {name: address(array) for name, array in (*inputs.items(), *outputs.items())}
         bound = self._operator.bind(self._variant, self._dtype, self._shape(inputs), pointers, workspace)
         stream, keep = self._stream, (dict(inputs), dict(outputs))

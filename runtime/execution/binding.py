@@ -18,13 +18,13 @@ Operands = tuple[Runner, Arrays, Arrays]
 """A runner, its inputs and its outputs."""
 
 
-def bind_alone(runner: Runner, inputs: Arrays, outputs: Arrays, device: Device) -> Call:
-    """A bound call with scratch memory of its own. Hold `device.ready` meanwhile."""
+def bind_alone(runner: Runner, inputs: Arrays, outputs: Arrays, device: Device, *, once: bool = False) -> Call:
+    """A bound call with scratch memory of its own. Hold `device.ready` meanwhile. `once`: see `Runner.bind`."""
     need = runner.workspace_bytes(inputs, outputs)
     if not need:
-        return runner.bind(inputs, outputs)
+        return runner.bind(inputs, outputs, once=once)
     scratch = device.allocate(need).view(0, (need,), np.uint8)
-    bound = runner.bind(inputs, outputs, address(scratch))
+    bound = runner.bind(inputs, outputs, address(scratch), once=once)
 
     def call(_keep: object = scratch) -> None:
         bound()

@@ -7,6 +7,7 @@ import numpy as np
 
 from ebca.engines.backends.protocol import Call, Runner
 from ebca.engines.contract.manifest import UNetSpec
+from ebca.engines.machine import heap
 from ebca.runtime.devices.device import Device
 from ebca.runtime.execution.binding import OpenRunner, StepBinder
 from ebca.runtime.execution.buffers import Buffers
@@ -136,6 +137,8 @@ class Executor:
         key = variant, embedded and self.unet.time_step is not None, bool(self.residuals.active)
         if key not in self._steps:
             self._steps[key] = self._binder.steps(variant, int(key[1]), self.residuals.sums)
+            # Components were opened for it.
+            heap.trim()
         return self._steps[key]
 
     def upload(self) -> None:

@@ -38,7 +38,7 @@ class LiveJob:
     filling memory.
 
     Attributes:
-        job: as it was stored when it was queued.
+        job: as it was stored when it was queued or began.
         state: now.
         done, total: evaluations.
         preview: the last one, a PNG file.
@@ -47,6 +47,7 @@ class LiveJob:
         error: why it failed.
         began: when it began to run, of a clock that is never set.
         listeners: are told about changes.
+        waiting: are told about its end alone.
     """
 
     job: Job
@@ -59,6 +60,7 @@ class LiveJob:
     error: EbcaError | None = None
     began: float | None = None
     listeners: list[Callable[[], None]] = field(default_factory=list)
+    waiting: list[Callable[[], None]] = field(default_factory=list)
 
     def take(self, progress: Progress) -> None:
         """Keep the newest progress and preview."""

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -157,11 +158,22 @@ class Service:
 
     def view(self, job: str, owner: str = "") -> View:
         """A job as it is now. Raises UnknownJobError."""
+        return self.live_view(job, owner) or View.of(self._stored(job, owner), None, None)
+
+    def live_view(self, job: str, owner: str = "") -> View | None:
+        """A job that waits or runs, as it is now; None: there is none in this process. Does not wait for the store."""
         with self._changed:
-            stored = self._stored(job, owner)
             live = self._live.get(job)
+            if live is None or live.job.owner != owner:
+                return None
             position = self._queue.index(job) + 1 if job in self._queue else None
-            return View.of(stored, live, position)
+            return View.of(live.job, live, position)
+
+    def is_over(self, job: str) -> bool:
+        """Whether nothing more happens to a job in this process. Does not wait for the store."""
+        with self._changed:
+            live = self._live.get(job)
+            return live is None or live.state.final or (self._draining and live.state is State.QUEUED)
 
     def views(self, owner: str = "", limit: int = 50) -> list[View]:
         """The newest jobs of an owner, the newest first."""
@@ -173,21 +185,27 @@ class Service:
             live = [one for one in self._live.values() if not one.state.final and one.job.owner == owner]
             return [self.view(one.job.id, owner) for one in sorted(live, key=lambda one: one.state is State.QUEUED)]
 
-    def watch(self, job: str, on_change: Callable[[], None]) -> Callable[[], None]:
+    def watch(self, job: str, on_change: Callable[[], None], *, only_end: bool = False) -> Callable[[], None]:
         """Call a function, which must not wait, at every change of a job. Returns what ends it.
 
         A job that has ended changes no more; look at it once after this call.
+
+        Args:
+            job: its id.
+            on_change: the function.
+            only_end: call it when `is_over` has become true, and not for every place in the queue before.
         """
         with self._changed:
             live = self._live.get(job)
             if live is None:
                 return lambda: None
-            live.listeners.append(on_change)
+            told = live.waiting if only_end else live.listeners
+            told.append(on_change)
 
         def end() -> None:
             with self._changed:
-                if on_change in live.listeners:
-                    live.listeners.remove(on_change)
+                if on_change in told:
+                    told.remove(on_change)
 
         return end
 
@@ -221,7 +239,7 @@ class Service:
             self._queue.clear()
             self._changed.notify_all()
         for live in waiting:
-            self._tell(live)
+            self._tell(live, ended=True)
 
     def shutdown(self, grace: float = 60.0) -> None:
         """Take no more jobs, finish those that run, keep those that wait in the store.
@@ -297,7 +315,7 @@ class Service:
     def _run(self, runner: Runner, live: LiveJob) -> None:
         job = live.job.id
         try:
-            self._store.start(job)
+            live.job = replace(live.job, started=self._store.start(job))
             made = runner.run(self._store.work(job), partial(self._progress, live))
             self._store.finish(job, made)
         except CancelledError:
@@ -359,11 +377,11 @@ class Service:
                 self._pace.add(seconds)
         if self._on_finished is not None:
             self._on_finished(state, seconds)
-        self._tell(live)
+        self._tell(live, ended=True)
 
-    def _tell(self, live: LiveJob) -> None:
+    def _tell(self, live: LiveJob, *, ended: bool = False) -> None:
         with self._changed:
-            listeners = list(live.listeners)
+            listeners = [*live.listeners, *(live.waiting if ended else ())]
         for listener in listeners:
             try:
                 listener()

@@ -157,9 +157,11 @@ class Store:
             )  # fmt: skip
         return self._jobs("WHERE state = ? ORDER BY number", (State.QUEUED,))
 
-    def start(self, job: str) -> None:
-        """A job that waits begins."""
-        self._set(job, state=State.RUNNING, started=time.time())
+    def start(self, job: str) -> float:
+        """A job that waits begins. Returns when that is, in seconds since 1970."""
+        now = time.time()
+        self._set(job, state=State.RUNNING, started=now)
+        return now
 
     def queue_again(self, job: str, seconds: float) -> None:
         """A job waits once more."""

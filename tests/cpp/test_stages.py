@@ -2,10 +2,12 @@
 
 import ctypes
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers.memory_of_decoding import check_given_back
 
 import ebca
 from ebca.errors import EngineError, NumericalError, ParameterError
@@ -169,3 +171,7 @@ def test_a_closed_engine_is_refused(library: native.Library, shapes_dir: Any) ->
     engine.close()
     with pytest.raises(EngineError, match="closed"):
         engine.decode(latents(1, 4, 8, 8))
+
+
+def test_the_memory_of_decoding_is_given_back(shapes_dir: Path, library_file: Path, onnxruntime_file: Path) -> None:
+    check_given_back(shapes_dir, library_file, onnxruntime_file)

@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 import ebca
+from ebca.engines.cache.prepared import PreparedEngine
+from ebca.runtime import runners
 from ebca.runtime.shown import shown
 
 QUICK: dict[str, Any] = {"steps": 2, "scheduler": "ddim"}
@@ -261,3 +263,16 @@ def test_a_misspelled_name_gets_the_closest_match(engine: ebca.Engine) -> None:
             assert refused(call) == message
         message = refused(lambda: session.generate("a", xyz=1))  # type: ignore[arg-type]
         assert message.startswith("Session.generate has no `xyz`; there are prompt, ") and message.endswith(", on_step")
+
+
+@pytest.mark.parametrize(("few", "dropped"), [(None, False), (1, True)])
+def test_weights_are_dropped_before_decoding_unless_they_are_few(
+    shapes_dir: Path, monkeypatch: pytest.MonkeyPatch, few: int | None, dropped: bool
+) -> None:
+    if few is not None:
+        monkeypatch.setattr(runners, "_FEW_WEIGHTS_BYTES", few)
+    names: list[str] = []
+    monkeypatch.setattr(PreparedEngine, "forget", lambda self, asked: names.extend(asked))
+    with ebca.load(shapes_dir, device="cpu") as engine:
+        engine.generate("a red circle", steps=1, seed=1)
+        assert names == (list(engine.manifest.unet.segments) if dropped else [])

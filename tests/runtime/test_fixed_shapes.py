@@ -61,7 +61,7 @@ class FixedRunner:
     def workspace_bytes(self, inputs: Arrays, outputs: Arrays) -> int:
         return 0
 
-    def bind(self, inputs: Arrays, outputs: Arrays, workspace: int = 0) -> Call:
+    def bind(self, inputs: Arrays, outputs: Arrays, workspace: int = 0, once: bool = False) -> Call:
         specs = {**self._component.inputs, **self._component.outputs}
         for name, array in (*inputs.items(), *outputs.items()):
             wanted = [self._dimensions.get(dim, dim) for dim in specs[name].shape]  # type: ignore[arg-type]

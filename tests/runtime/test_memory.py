@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.memory_of_decoding import check_given_back
 
 import ebca
 from ebca.engines.contract.tensors import TensorSpec
@@ -193,3 +194,7 @@ def test_a_file_of_absurd_size_is_one_line(tmp_path: Path) -> None:
     for load in (inputs.load_images, inputs.load_masks):
         with pytest.raises(ParameterError, match=r"large\.png' has more than 178956970 pixels; make it smaller before"):
             load(file, 64, 64)
+
+
+def test_the_memory_of_decoding_is_given_back(shapes_dir: Path) -> None:
+    check_given_back(shapes_dir)

@@ -17,6 +17,8 @@ namespace {
 constexpr size_t kKeptSizes = 2;
 // Texts that a component of fixed shape encodes together: a prompt and its negative prompt.
 constexpr int64_t kTextsAtOnce = 2;
+// Finding the mappings of a process takes milliseconds. Keep equal to runtime/runners.py.
+constexpr int64_t kFewWeightsBytes = int64_t{256} << 20;
 
 Tensor as_tensor(Array& array) {
     return {array.values.data(), DType::float32, array.shape};
@@ -160,7 +162,13 @@ void Engine::forget_weights() {
         if (!step.is_op()) names.push_back(step.segment);
     }
     if (!manifest().unet.full.empty()) names.push_back(manifest().unet.full);
-    prepared_->forget(names);
+    std::set<std::string> files;
+    for (const std::string& name : names) {
+        for (const std::string& file : manifest().components.at(name).files(backend_->name())) files.insert(file);
+    }
+    int64_t bytes = 0;
+    for (const std::string& file : files) bytes += manifest().files.at(file).size;
+    if (bytes >= kFewWeightsBytes) prepared_->forget(names);
 }
 
 std::unique_ptr<Executor> Engine::executor(const Sizes& sizes, int64_t groups) {

@@ -1,7 +1,8 @@
 """Waits for jobs without holding a thread."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, suppress
 from typing import ClassVar
 
 from starlette.concurrency import run_in_threadpool
@@ -12,6 +13,8 @@ from ebca.runtime.serving.live import View
 from ebca.runtime.serving.service import Service
 from ebca.runtime.serving.store import Job, State
 
+_LOOKS_AGAIN_S = 30.0
+
 
 async def changes(service: Service, job: str, owner: str, at_least_every: float) -> AsyncIterator[View]:
     """A job now and after every change, until it has ended. One that stays queued in a service that ends is the last.
@@ -21,32 +24,40 @@ async def changes(service: Service, job: str, owner: str, at_least_every: float)
         job, owner: of the job.
         at_least_every: seconds after which it is looked at without a change.
     """
+    async with aclosing(_told(service, job, at_least_every, only_end=False)) as told:
+        async for _ in told:
+            view = service.live_view(job, owner) or await run_in_threadpool(service.view, job, owner)
+            yield view
+            if view.state.final or (service.draining and view.state is State.QUEUED):
+                return
+
+
+async def ended(service: Service, job: Job) -> View:
+    """A job once it has ended, or as it is when the service ends."""
+    async with aclosing(_told(service, job.id, _LOOKS_AGAIN_S, only_end=True)) as told:
+        async for _ in told:
+            if service.is_over(job.id):
+                break
+    return await run_in_threadpool(service.view, job.id, job.owner)
+
+
+async def _told(service: Service, job: str, at_least_every: float, *, only_end: bool) -> AsyncGenerator[None]:
+    """Now, and whenever the service says something of a job; see `Service.watch`."""
     loop, changed = asyncio.get_running_loop(), asyncio.Event()
 
     def tell() -> None:
         loop.call_soon_threadsafe(changed.set)
 
-    end = service.watch(job, tell)
+    end = service.watch(job, tell, only_end=only_end)
     try:
         while True:
             changed.clear()
-            view = await run_in_threadpool(service.view, job, owner)
-            yield view
-            if _last(service, view):
-                return
-            try:
+            yield
+            with suppress(TimeoutError):
                 async with asyncio.timeout(at_least_every):
                     await changed.wait()
-            except TimeoutError:
-                continue
     finally:
         end()
-
-
-async def ended(service: Service, job: Job) -> View:
-    """A job once it has ended, or as it is when the service ends."""
-    views = [view async for view in changes(service, job.id, job.owner, 30) if _last(service, view)]
-    return views[-1]
 
 
 async def ended_or_left(service: Service, job: Job, request: Request) -> View:
@@ -89,11 +100,6 @@ class EndedError(EbcaError):
         error = view.error or EbcaError("the service is being shut down", "try again later")
         super().__init__(error.problem, error.remedy)
         self.status = self._STATUSES.get(view.state, 503)
-
-
-def _last(service: Service, view: View) -> bool:
-    """Whether nothing more happens to the job in this process."""
-    return view.state.final or (service.draining and view.state is State.QUEUED)
 
 
 async def _left(request: Request) -> None:

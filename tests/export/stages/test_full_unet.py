@@ -218,7 +218,7 @@ class Forgetful:
     def workspace_bytes(self, inputs: Any, outputs: Any) -> int:
         return 0
 
-    def bind(self, inputs: Any, outputs: Any, workspace: int = 0) -> Any:
+    def bind(self, inputs: Any, outputs: Any, workspace: int = 0, once: bool = False) -> Any:
         return self._runner.bind({**inputs, "gamma_norm": np.zeros_like(inputs["gamma_norm"])}, outputs)
 
 

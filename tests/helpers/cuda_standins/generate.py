@@ -24,7 +24,7 @@ class NoKernel:
     def workspace_bytes(self, inputs: Any, outputs: Any) -> int:
         return 0
 
-    def bind(self, inputs: Any, outputs: Any, workspace: int = 0) -> Any:
+    def bind(self, inputs: Any, outputs: Any, workspace: int = 0, once: bool = False) -> Any:
         return lambda: None
 
 

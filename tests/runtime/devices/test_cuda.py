@@ -289,7 +289,9 @@ def test_a_recording_keeps_its_calls_alive(engine: ebca.Engine) -> None:
         def workspace_bytes(self, inputs: object, outputs: object) -> int:
             return 64
 
-        def bind(self, inputs: dict[str, np.ndarray], outputs: dict[str, np.ndarray], workspace: int = 0) -> Call:
+        def bind(
+            self, inputs: dict[str, np.ndarray], outputs: dict[str, np.ndarray], workspace: int = 0, once: bool = False
+        ) -> Call:
             return lambda: np.copyto(outputs["noise"], 2 * inputs["sample"])
 
     replay = made.record_full_unet(FullUNet())

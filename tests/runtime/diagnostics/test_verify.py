@@ -61,7 +61,9 @@ def test_exactly_the_wrong_parts_are_reported(tiny_engine_dir: Path, reference: 
         def workspace_bytes(self, inputs: object, outputs: object) -> int:
             return 0
 
-        def bind(self, inputs: dict[str, np.ndarray], outputs: dict[str, np.ndarray], workspace: int = 0) -> object:
+        def bind(
+            self, inputs: dict[str, np.ndarray], outputs: dict[str, np.ndarray], workspace: int = 0, once: bool = False
+        ) -> object:
             call = self._runner.bind(inputs, outputs, workspace)
 
             def wrong() -> None:

@@ -71,6 +71,29 @@ def test_progress_and_previews_reach_every_listener(open_service):
             assert preview.size == (64, 64)
 
 
+def test_who_waits_for_the_end_is_not_told_about_places_and_progress(open_service):
+    service = open_service(start=False)
+    jobs = [service.submit(asked(seed=seed)) for seed in range(3)]
+    told = []
+    for job in jobs:
+        service.watch(job.id, lambda job=job: told.append(service.is_over(job.id)), only_end=True)
+    assert not any(service.is_over(job.id) for job in jobs)
+    service.cancel(jobs[2].id)
+    service.start()
+    finished(service, jobs[1])
+    eventually(lambda: len(told) == 3)
+    assert told == [True, True, True]
+    assert service.live_view(jobs[0].id) is None and service.view(jobs[0].id).state is State.DONE
+
+
+def test_a_job_of_another_owner_is_not_shown_while_it_waits(open_service):
+    service = open_service(start=False)
+    job = service.submit(asked(), owner="somebody")
+    assert service.live_view(job.id, "somebody").position == 1 and service.live_view(job.id, "else") is None
+    with pytest.raises(UnknownJobError):
+        service.view(job.id, "else")
+
+
 def test_telemetry_is_kept(open_service):
     service = open_service()
     job = service.submit(asked(energies=True, attention_maps=True, num_images=2))

@@ -28,6 +28,10 @@ class Runner {
     virtual ~Runner() = default;
     // Fix the addresses of all inputs and outputs, which belong to the caller and must outlive the result.
     virtual std::unique_ptr<Call> bind(const Tensors& inputs, const Tensors& outputs) const = 0;
+    // The same for a result that is called once: a library that manages its own scratch memory gives it back then.
+    virtual std::unique_ptr<Call> bind_once(const Tensors& inputs, const Tensors& outputs) const {
+        return bind(inputs, outputs);
+    }
 };
 
 // Opens components. `prepare` writes a form that `open` then loads quickly; where `prepares` is false there is none,

@@ -29,14 +29,15 @@ class OnnxRuntimeRunner;
 
 class OnnxRuntimeCall : public Call {
   public:
-    OnnxRuntimeCall(std::shared_ptr<const OnnxRuntimeRunner> runner, OrtPointer<OrtIoBinding> binding)
-        : runner_(std::move(runner)), binding_(std::move(binding)) {}
+    OnnxRuntimeCall(std::shared_ptr<const OnnxRuntimeRunner> runner, OrtPointer<OrtIoBinding> binding, bool once)
+        : runner_(std::move(runner)), binding_(std::move(binding)), once_(once) {}
     void run() override;
     void run_until(Cancellation& cancellation) override;
 
   private:
     std::shared_ptr<const OnnxRuntimeRunner> runner_;
     OrtPointer<OrtIoBinding> binding_;
+    bool once_;
 };
 
 // A session.
@@ -47,11 +48,20 @@ class OnnxRuntimeRunner : public Runner, public std::enable_shared_from_this<Onn
         std::shared_lock held(platform::mappings());
         session_.reset();
     }
-    std::unique_ptr<Call> bind(const Tensors& inputs, const Tensors& outputs) const override;
-    void run(const OrtIoBinding& binding) const;
-    void run_until(const OrtIoBinding& binding, Cancellation& cancellation) const;
+    std::unique_ptr<Call> bind(const Tensors& inputs, const Tensors& outputs) const override {
+        return bound(inputs, outputs, false);
+    }
+    std::unique_ptr<Call> bind_once(const Tensors& inputs, const Tensors& outputs) const override {
+        return bound(inputs, outputs, true);
+    }
+    // once: the run leaves no unused memory in the arena, such as the gigabytes that a decoder needs.
+    void run(const OrtIoBinding& binding, bool once) const;
+    void run_until(const OrtIoBinding& binding, bool once, Cancellation& cancellation) const;
 
   private:
+    std::unique_ptr<Call> bound(const Tensors& inputs, const Tensors& outputs, bool once) const;
+    OrtPointer<OrtRunOptions> options(bool once) const;
+
     std::shared_ptr<const OnnxRuntime> runtime_;
     OrtPointer<OrtSession> session_;
     std::string name_;
@@ -65,26 +75,37 @@ OnnxRuntimeRunner::OnnxRuntimeRunner(std::shared_ptr<const OnnxRuntime> runtime,
       name_(std::move(name)),
       inputs_(input_names(runtime_->library(), *session_)) {}
 
-std::unique_ptr<Call> OnnxRuntimeRunner::bind(const Tensors& inputs, const Tensors& outputs) const {
+std::unique_ptr<Call> OnnxRuntimeRunner::bound(const Tensors& inputs, const Tensors& outputs, bool once) const {
     const OrtLibrary& ort = runtime_->library();
     OrtMemoryInfo* raw = nullptr;
     ort.check(ort.api().CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &raw), "cannot name the CPU");
     OrtPointer<OrtMemoryInfo> place(raw, {ort.api().ReleaseMemoryInfo});
-    return std::make_unique<OnnxRuntimeCall>(shared_from_this(),
-                                             bind_arrays(ort, *session_, name_, inputs_, *place, inputs, outputs));
+    return std::make_unique<OnnxRuntimeCall>(
+        shared_from_this(), bind_arrays(ort, *session_, name_, inputs_, *place, inputs, outputs), once);
 }
 
-void OnnxRuntimeRunner::run(const OrtIoBinding& binding) const {
+// Of one run: options of a run that was stopped would stop the next one too.
+OrtPointer<OrtRunOptions> OnnxRuntimeRunner::options(bool once) const {
     const OrtLibrary& ort = runtime_->library();
-    ort.check(ort.api().RunWithBinding(session_.get(), nullptr, &binding), text("cannot run ", name_));
-}
-
-void OnnxRuntimeRunner::run_until(const OrtIoBinding& binding, Cancellation& cancellation) const {
-    const OrtLibrary& ort = runtime_->library();
-    // Options of one run: those of a run that was stopped would stop the next one too.
     OrtRunOptions* raw = nullptr;
     ort.check(ort.api().CreateRunOptions(&raw), "cannot make run options");
-    OrtPointer<OrtRunOptions> options(raw, {ort.api().ReleaseRunOptions});
+    OrtPointer<OrtRunOptions> made(raw, {ort.api().ReleaseRunOptions});
+    const char* key = "memory.enable_memory_arena_shrinkage";
+    if (once) ort.check(ort.api().AddRunConfigEntry(raw, key, "cpu:0"), "cannot set run options");
+    return made;
+}
+
+void OnnxRuntimeRunner::run(const OrtIoBinding& binding, bool once) const {
+    const OrtLibrary& ort = runtime_->library();
+    OrtPointer<OrtRunOptions> chosen;
+    if (once) chosen = options(once);
+    ort.check(ort.api().RunWithBinding(session_.get(), chosen.get(), &binding), text("cannot run ", name_));
+}
+
+void OnnxRuntimeRunner::run_until(const OrtIoBinding& binding, bool once, Cancellation& cancellation) const {
+    const OrtLibrary& ort = runtime_->library();
+    OrtPointer<OrtRunOptions> chosen = options(once);
+    OrtRunOptions* raw = chosen.get();
     OrtStatus* status = nullptr;
     {
         Cancellation::Reach reach(cancellation, [&ort, raw] { ort.ignore(ort.api().RunOptionsSetTerminate(raw)); });
@@ -98,11 +119,11 @@ void OnnxRuntimeRunner::run_until(const OrtIoBinding& binding, Cancellation& can
 }
 
 void OnnxRuntimeCall::run() {
-    runner_->run(*binding_);
+    runner_->run(*binding_, once_);
 }
 
 void OnnxRuntimeCall::run_until(Cancellation& cancellation) {
-    runner_->run_until(*binding_, cancellation);
+    runner_->run_until(*binding_, once_, cancellation);
 }
 
 }  // namespace

@@ -80,7 +80,7 @@ void run_once(Device& device, const Runner& runner, const Tensors& inputs, const
         std::memcpy(given[i].host.data, inputs[i].second.data, host_bytes(given[i].host));
     }
     device.upload(given);
-    std::unique_ptr<Call> call = runner.bind(read, written);
+    std::unique_ptr<Call> call = runner.bind_once(read, written);
     device.run(*call, cancellation);
     device.download(made);
     for (size_t i = 0; i < made.size(); ++i) {

@@ -5,6 +5,7 @@
 
 #include "error.hpp"
 #include "execution/arena.hpp"
+#include "platform/platform.hpp"
 
 namespace ebca::internal {
 namespace {
@@ -209,6 +210,8 @@ Executor::Calls& Executor::steps(Variant variant) {
                                     : work.runner->bind(work.inputs, work.outputs));
     }
     if (workspace) workspaces_.push_back(*std::move(workspace));
+    // Components were opened for it.
+    platform::trim_heap();
     return bound_.emplace(variant, std::move(calls)).first->second;
 }
 

@@ -2,6 +2,10 @@
 #include <sys/resource.h>
 #include <sys/utsname.h>
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
@@ -168,6 +172,12 @@ void forget(const std::vector<fs::path>& files) {
     }
     // That would read every page of the process.
     if (some_are_private) drop_unchanged(names);
+}
+
+void trim_heap() {
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
 }
 
 int64_t machine_bytes() {

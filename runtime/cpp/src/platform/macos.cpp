@@ -29,6 +29,8 @@ const char* cuda_driver_name() {
 // The system compresses and drops pages, and has no list of mappings to read.
 void forget(const std::vector<fs::path>&) {}
 
+void trim_heap() {}
+
 std::shared_mutex& mappings() {
     static std::shared_mutex lock;
     return lock;

@@ -114,6 +114,10 @@ class OpenFile {
 // it is touched, so this changes memory and time, never a value. Does nothing where the system has no such call.
 void forget(const std::vector<std::filesystem::path>& files);
 
+// Give back what the C library keeps of freed memory: ONNX Runtime packs every weight again when a component is opened,
+// and frees the result where the prepared file has it. Does nothing where the system has no such call.
+void trim_heap();
+
 // Held (shared) while such files are mapped or unmapped. `forget` works on addresses: if a file were unmapped
 // meanwhile, they could belong to the heap by then, and dropping those pages would zero it. One per process, as
 // addresses are.

@@ -204,6 +204,8 @@ bool OpenFile::lock() {
 // The system trims mapped pages that a process does not use.
 void forget(const std::vector<fs::path>&) {}
 
+void trim_heap() {}
+
 std::shared_mutex& mappings() {
     static std::shared_mutex lock;
     return lock;
