@@ -26,7 +26,8 @@ async def changes(service: Service, job: str, owner: str, at_least_every: float)
     """
     async with aclosing(_told(service, job, at_least_every, only_end=False)) as told:
         async for _ in told:
-            view = service.live_view(job, owner) or await run_in_threadpool(service.view, job, owner)
+            live = service.live_view(job, owner)
+            view = await run_in_threadpool(service.view, job, owner) if live is None else live
             yield view
             if view.state.final or (service.draining and view.state is State.QUEUED):
                 return
