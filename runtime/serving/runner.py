@@ -46,9 +46,10 @@ class EngineRunner:
         self._sessions: OrderedDict[_Size, Session] = OrderedDict()
 
     def describe(self) -> Mapping[str, Any]:
-        """The model: its name, the default size, steps, scheduler and guidance, its schedulers and tasks."""
+        """The model: its name, the default size, steps, scheduler and guidance, its schedulers and tasks, and whether it
+        has a second text encoder."""
         manifest = self._engine.manifest
-        unet, vae, section = manifest.unet, manifest.vae, manifest.schedulers
+        unet, vae, section, texts = manifest.unet, manifest.vae, manifest.schedulers, manifest.text_encoder
         side = unet.sample_size * (vae.downscale if vae else rules.DEFAULT_DOWNSCALE)
         extra = unet.in_channels - unet.out_channels
         inpaints = extra == unet.out_channels + 1
@@ -65,6 +66,7 @@ class EngineRunner:
             "schedulers": [one for one in tables.available_schedulers(section) if one != tables.INVERSE],
             "tasks": [task.value for task in tasks],
             "device": self._engine.device_choice.device,
+            "second_prompt": texts is not None and texts.pooled_size is not None,
         }
 
     def prepare(self, asked: Asked) -> tuple[Work, Mapping[str, Any]]:

@@ -13,6 +13,7 @@ export function showModel(model) {
   }
   field("steps").placeholder = model.steps;
   field("guidance").placeholder = model.guidance_scale;
+  field("two-encoders").hidden = !model.second_prompt;
   const names = ["", ...model.schedulers];
   field("scheduler").replaceChildren(
     ...names.map((name) => new Option(name || `the model's own (${model.scheduler})`, name)),
@@ -29,6 +30,24 @@ function tokenWeights() {
     }
     return [word, Number(factor)];
   });
+}
+
+// [height, width] or [top, left]; undefined if both fields are empty.
+function pair(first, second) {
+  const [a, b] = [number(first), number(second)];
+  if (a === undefined && b === undefined) return undefined;
+  const name = (id) => field(id).labels[0].textContent;
+  if (a === undefined || b === undefined) throw new Error(`${name(first)} and ${name(second)} belong together`);
+  return [a, b];
+}
+
+function secondEncoder() {
+  return {
+    prompt_2: field("prompt-2").value || undefined,
+    negative_prompt_2: field("negative-2").value || undefined,
+    original_size: pair("original-height", "original-width"),
+    crops_coords_top_left: pair("crop-top", "crop-left"),
+  };
 }
 
 // The request; without EBCA's part for the base of a comparison.
@@ -50,6 +69,8 @@ export function request({ base = false, image = null, mask = null } = {}) {
     previews: 2,
     attention_maps: field("attention").checked,
     energies: field("energies").checked,
+    vae_tiling: field("tiling").checked,
+    ...(field("two-encoders").hidden ? {} : secondEncoder()),
     // Beyond 2^32 nobody needs one; the service takes whole numbers.
     seed: field("seed").value === "" ? Math.floor(Math.random() * 2 ** 32) : Number(field("seed").value),
   };
@@ -85,5 +106,12 @@ export function fill(parameters) {
   }
   field("words").value = (parameters.token_weights ?? []).map(([word, factor]) => `${word}=${factor}`).join(", ");
   field("subjects").checked = Boolean(parameters.subjects);
+  field("tiling").checked = Boolean(parameters.vae_tiling);
+  field("prompt-2").value = text(parameters.prompt_2);
+  field("negative-2").value = text(parameters.negative_prompt_2);
+  const pairs = [["original-height", "original-width", "original_size"], ["crop-top", "crop-left", "crops_coords_top_left"]];
+  for (const [first, second, name] of pairs) {
+    [field(first).value, field(second).value] = parameters[name] ?? ["", ""];
+  }
   field("prompt").focus();
 }

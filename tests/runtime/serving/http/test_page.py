@@ -11,6 +11,7 @@ from PIL import Image
 
 from ebca.runtime.serving.http.app import PAGE
 from ebca.runtime.serving.http.keys import Keys
+from ebca.runtime.serving.runner import EngineRunner
 
 sync_api = pytest.importorskip("playwright.sync_api")
 
@@ -162,6 +163,34 @@ def test_errors_are_shown_as_texts(page, client):
     page.get_by_role("button", name="Make images").click()
     sync_api.expect(page.get_by_role("alert")).to_contain_text("steps is 100000")
     # The browser itself notes the refused call.
+    page.wrong[:] = [text for text in page.wrong if "status of 400" not in text]
+
+
+@needs_chromium
+def test_a_second_prompt_and_sizes_are_for_models_with_two_text_encoders(page, open_service, open_http, monkeypatch):
+    client = open_http(open_service())
+    opened(page, client)
+    sync_api.expect(page.locator("#two-encoders")).to_be_hidden()
+    page.get_by_label("Decode in tiles").check()
+    page.get_by_role("button", name="Make images").click()
+    status(page, "Done: 1 image")
+    assert client.get("/v1/jobs").json()["jobs"][0]["parameters"]["vae_tiling"] is True
+    describe = EngineRunner.describe
+    monkeypatch.setattr(EngineRunner, "describe", lambda self: {**describe(self), "second_prompt": True})
+    opened(page, client)
+    page.get_by_text("Second prompt and sizes").click()
+    page.get_by_label("Original height").fill("1024")
+    page.get_by_role("button", name="Make images").click()
+    sync_api.expect(page.get_by_role("alert")).to_contain_text("Original height and Original width belong together")
+    sent = []
+    page.on("request", lambda request: sent.append(request.post_data_json) if request.method == "POST" else None)
+    page.get_by_label("Original width").fill("2048")
+    page.get_by_label("Prompt of the second text encoder", exact=True).fill("oil painting")
+    page.get_by_role("button", name="Make images").click()
+    # This engine has one encoder, and says so.
+    sync_api.expect(page.get_by_role("alert")).to_contain_text("prompt_2")
+    assert sent[-1]["prompt_2"] == "oil painting" and sent[-1]["original_size"] == [1024, 2048]
+    assert "crops_coords_top_left" not in sent[-1]
     page.wrong[:] = [text for text in page.wrong if "status of 400" not in text]
 
 
