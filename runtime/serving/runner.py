@@ -46,8 +46,8 @@ class EngineRunner:
         self._sessions: OrderedDict[_Size, Session] = OrderedDict()
 
     def describe(self) -> Mapping[str, Any]:
-        """The model: its name, the default size, steps, scheduler and guidance, its schedulers and tasks, and whether it
-        has a second text encoder."""
+        """The model: its name, the default size, steps, scheduler and guidance, its schedulers and tasks, and whether
+        texts can differ for its second text encoder."""
         manifest = self._engine.manifest
         unet, vae, section, texts = manifest.unet, manifest.vae, manifest.schedulers, manifest.text_encoder
         side = unet.sample_size * (vae.downscale if vae else rules.DEFAULT_DOWNSCALE)
