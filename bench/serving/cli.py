@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument("--steps", type=int, default=4, metavar="N", help="of each image (default: %(default)s)")
     p.add_argument("--workers", type=int, default=1, metavar="N", help="of the service (default: %(default)s)")
+    p.add_argument("--max-batch", type=int, default=1, metavar="N", help="of the service (default: %(default)s)")
     p.add_argument(
         "--url", help="of a service that runs already, of the same engine on the same kind of machine; its other "
         "callers must be quiet (default: one is started)",
@@ -129,6 +130,7 @@ def _service(args: Any) -> Iterator[tuple[str, "subprocess.Popen[bytes] | None"]
     with tempfile.TemporaryDirectory(prefix="ebca-bench-") as folder:
         words = ["-m", "ebca.runtime.serving.cli", "--engine", args.engine, "--port", "0"]
         words += ["--data-dir", folder, "--workers", str(args.workers)]
+        words += ["--max-batch", str(args.max_batch)]
         with (
             (Path(folder) / "log").open("w+") as log,
             subprocess.Popen([sys.executable, *words], stderr=log) as process,

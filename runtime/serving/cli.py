@@ -57,6 +57,11 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument("--workers", type=int, default=1, metavar="N", help="jobs at the same time (default: %(default)s)")
     p.add_argument(
+        "--max-batch", type=int, default=1, metavar="N",
+        help="run up to N waiting requests of one image as one batch if they differ in prompt and seed alone: the same "
+        "images, more of them per second where they are small, and each a little later (default: %(default)s)",
+    )  # fmt: skip
+    p.add_argument(
         "--grace", type=float, default=60.0, metavar="S",
         help="seconds that running jobs get to finish after SIGTERM or Ctrl-C (default: %(default)g)",
     )  # fmt: skip
@@ -119,6 +124,8 @@ def _serve(args: argparse.Namespace) -> int:
         return 0
     if args.workers < 1:
         raise ParameterError(f"--workers is {args.workers}", "give 1 or more")
+    if args.max_batch < 1:
+        raise ParameterError(f"--max-batch is {args.max_batch}", "give 1 or more")
     limits = limits_of(args)
     settings = server.settings_of(args.api_key_file, hosts_of(args), args.cors_origin or ())
     with console.PrepareProgress() as prepare:
@@ -132,8 +139,10 @@ def _run(args: argparse.Namespace, engine: Engine, limits: Limits, settings: "Se
 
     store = Store(args.data_dir, limits.keep)
     metrics = server.Metrics()
-    runners = [EngineRunner(engine, limits) for _ in range(args.workers)]
-    service = Service(runners, store, limits, metrics.job)
+    # Each number of images has a session of its own.
+    kept = 1 + args.max_batch.bit_length()
+    runners = [EngineRunner(engine, limits, kept) for _ in range(args.workers)]
+    service = Service(runners, store, limits, metrics.job, args.max_batch)
     try:
         service.start()
         server.run(server.Context(service, settings, metrics), args.host, args.port, args.grace)

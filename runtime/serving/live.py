@@ -46,6 +46,8 @@ class LiveJob:
         stop: the state it is to end in; None: it goes on.
         error: why it failed.
         began: when it began to run, of a clock that is never set.
+        alike: see `ebca.runtime.serving.work.Work`.
+        together: how many jobs run as one batch with it, itself included.
         listeners: are told about changes.
         waiting: are told about its end alone.
     """
@@ -59,6 +61,8 @@ class LiveJob:
     stop: State | None = None
     error: EbcaError | None = None
     began: float | None = None
+    alike: str | None = None
+    together: int = 1
     listeners: list[Callable[[], None]] = field(default_factory=list)
     waiting: list[Callable[[], None]] = field(default_factory=list)
 

@@ -3,17 +3,19 @@
 import contextlib
 import secrets
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ebca.errors import CancelledError, EbcaError, ParameterError
 from ebca.runtime.components import Components
+from ebca.runtime.conditioning.prompts import PromptEncoder
 from ebca.runtime.engine import Engine
 from ebca.runtime.generation import engine_parameters
 from ebca.runtime.images.files import png_bytes
 from ebca.runtime.images.outputs import sheet
 from ebca.runtime.images.preview import Preview
+from ebca.runtime.request.fields import GenerateRequest
 from ebca.runtime.request.inputs import chosen_count
 from ebca.runtime.request.serialization import from_json, to_json
 from ebca.runtime.request.validate import Task
@@ -22,6 +24,7 @@ from ebca.runtime.sampling import tables
 from ebca.runtime.sampling.progress import StepInfo
 from ebca.runtime.schema import parameters as rules
 from ebca.runtime.serving import telemetry
+from ebca.runtime.serving.batches import alike, together
 from ebca.runtime.serving.limits import Limits
 from ebca.runtime.serving.uploads import embedded
 from ebca.runtime.serving.work import Asked, Made, OnProgress, Progress, Work
@@ -95,8 +98,13 @@ class EngineRunner:
         with self._engine.session(height, width, count) as session:
             self._limits.check_size(session.height, session.width, count)
             parameters = session.check(request)
-            work = Work(to_json(request), session.height, session.width, count, asked.previews)
-        return work, parameters
+            size = session.height, session.width
+        alone = count > 1 or asked.previews
+        group = None if alone else alike(request, self._tokens(request), *size)
+        return Work(to_json(request), *size, count, asked.previews, group), parameters
+
+    def _tokens(self, request: GenerateRequest) -> int:
+        return PromptEncoder(self._engine, 1).tokens(request.conditioning, guided=True)
 
     def run(self, work: Work, on_progress: OnProgress) -> Made:
         """See `Runner.run`."""
@@ -117,6 +125,34 @@ class EngineRunner:
         if not on_progress(Progress(len(result.timesteps), len(result.timesteps))):
             raise CancelledError("the run was cancelled while its images were decoded")
         return made_of(result, self._engine)
+
+    def run_together(self, works: Sequence[Work], on_progress: Sequence[OnProgress]) -> Sequence[Made | None]:
+        """See `BatchRunner.run_together`."""
+        first, stopped = works[0], set[int]()
+
+        def tell(progress: Progress) -> bool:
+            stopped.update(n for n, goes_on in enumerate(on_progress) if not goes_on(progress))
+            return len(stopped) < len(works)
+
+        session = self._session((first.height, first.width, len(works)))
+        try:
+            result = session.run(from_json(together(works)), lambda info: tell(Progress(info.index + 1, info.total)))
+        except CancelledError:
+            return [None] * len(works)
+        except EbcaError:
+            raise
+        except BaseException:
+            self.close()
+            raise
+        tell(Progress(len(result.timesteps), len(result.timesteps)))
+        return [None if index in stopped else self._one_of(result, index, work) for index, work in enumerate(works)]
+
+    def _one_of(self, result: Result, index: int, work: Work) -> Made:
+        """An image of a batch, with the parameters that make it alone."""
+        with self._engine.session(work.height, work.width) as session:
+            parameters = session.check(from_json(work.request))
+        file = png_bytes(result.images[index], {**parameters, "image_index": 0})
+        return Made((file,), parameters, result.timings)
 
     def close(self) -> None:
         """Close the sessions."""

@@ -14,12 +14,13 @@ from typing import Any
 from PIL import Image
 
 from ebca.errors import CancelledError, EbcaError
+from ebca.runtime.serving import batches
 from ebca.runtime.serving.errors import ConflictError, QueueFullError, UnavailableError, UnknownJobError
 from ebca.runtime.serving.limits import Limits
 from ebca.runtime.serving.live import PROBLEMS, LiveJob, Pace, View
 from ebca.runtime.serving.store import Job, State, Store
 from ebca.runtime.serving.uploads import image_of
-from ebca.runtime.serving.work import Asked, Progress, Runner
+from ebca.runtime.serving.work import Asked, BatchRunner, Made, Progress, Runner, Work
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +38,19 @@ class Service:
         store: of the jobs; the caller closes it after `shutdown`.
         limits: of requests.
         on_finished: is told about every job that ends.
+        max_batch: jobs that a runner may run as one batch, if it can and they are alike.
     """
 
     def __init__(
-        self, runners: Sequence[Runner], store: Store, limits: Limits, on_finished: OnFinished | None = None
+        self,
+        runners: Sequence[Runner],
+        store: Store,
+        limits: Limits,
+        on_finished: OnFinished | None = None,
+        max_batch: int = 1,
     ) -> None:
         self.limits = limits
+        self._max_batch = max_batch
         self._runners = list(runners)
         self._store = store
         self._on_finished = on_finished
@@ -61,7 +69,7 @@ class Service:
         self._clock = threading.Thread(target=self._watch_deadlines, name="ebca-deadlines", daemon=True)
         with self._changed:
             for job in store.recover():
-                self._enqueue(job)
+                self._enqueue(job, store.work(job.id).alike)
 
     def start(self) -> None:
         """Start the threads."""
@@ -101,7 +109,7 @@ class Service:
                 work, parameters = self._runners[0].prepare(asked)
             job = self._written(partial(self._store.add, work, parameters, owner, seconds))
             with self._changed:
-                self._enqueue(job)
+                self._enqueue(job, work.alike)
         return job
 
     def decode(self, name: str, data: bytes) -> Image.Image:
@@ -129,7 +137,7 @@ class Service:
             self._written(partial(self._store.queue_again, job, seconds))
             self._live.pop(job, None)
             again = self._stored(job, owner)
-            self._enqueue(again)
+            self._enqueue(again, self._store.work(job).alike)
         return again
 
     def cancel(self, job: str, owner: str = "") -> View:
@@ -277,8 +285,8 @@ class Service:
             with self._changed:
                 self._reserved -= 1
 
-    def _enqueue(self, job: Job) -> None:
-        self._live[job.id] = LiveJob(job)
+    def _enqueue(self, job: Job, alike: str | None) -> None:
+        self._live[job.id] = LiveJob(job, alike=alike)
         if self._draining:
             # It is stored, and waits for the next process.
             return
@@ -292,32 +300,61 @@ class Service:
         return found
 
     def _work(self, runner: Runner) -> None:
+        most = self._max_batch if isinstance(runner, BatchRunner) else 1
         try:
-            while (live := self._next()) is not None:
-                self._run(runner, live)
+            while taken := self._next(most):
+                if len(taken) > 1 and isinstance(runner, BatchRunner):
+                    self._run_together(runner, taken)
+                else:
+                    self._run(runner, taken[0])
         finally:
             runner.close()
 
-    def _next(self) -> LiveJob | None:
-        """The next job, once there is one; None at the end."""
+    def _next(self, most: int) -> list[LiveJob]:
+        """The next job, once there is one, with others that are alike; none at the end."""
         with self._changed:
             while not self._draining and not self._queue:
                 self._changed.wait()
             if self._draining:
-                return None
-            live = self._live[self._queue.popleft()]
-            live.state, live.began = State.RUNNING, time.monotonic()
+                return []
+            first = self._live[self._queue[0]]
+            # The queue's order, but for those that gain by it.
+            alike = [job for job in self._queue if first.alike is not None and self._live[job].alike == first.alike]
+            taken = [self._live[job] for job in alike[: batches.size(len(alike), most)]] if alike else [first]
+            for live in taken:
+                self._queue.remove(live.job.id)
+                live.state, live.began, live.together = State.RUNNING, time.monotonic(), len(taken)
             waiting = [self._live[job] for job in self._queue]
-        for one in (live, *waiting):
+        for one in (*taken, *waiting):
             self._tell(one)
-        return live
+        return taken
 
     def _run(self, runner: Runner, live: LiveJob) -> None:
+        self._finish(live, lambda: runner.run(self._begun(live), partial(self._progress, live)))
+
+    def _run_together(self, runner: BatchRunner, lives: Sequence[LiveJob]) -> None:
+        try:
+            works = [self._begun(live) for live in lives]
+            made = runner.run_together(works, [partial(self._progress, live) for live in lives])
+        except Exception:
+            # Alone, each shows whether it is the one that fails.
+            log.info("a batch of %d jobs failed, and they run one by one", len(lives), exc_info=True)
+            for live in lives:
+                self._run(runner, live)
+            return
+        for live, one in zip(lives, made, strict=True):
+            self._finish(live, partial(_not_cancelled, one))
+
+    def _begun(self, live: LiveJob) -> Work:
+        """The work of a job, which begins."""
+        live.job = replace(live.job, started=self._store.start(live.job.id))
+        return self._store.work(live.job.id)
+
+    def _finish(self, live: LiveJob, make: Callable[[], Made]) -> None:
+        """End a job with what `make` returns or raises."""
         job = live.job.id
         try:
-            live.job = replace(live.job, started=self._store.start(job))
-            made = runner.run(self._store.work(job), partial(self._progress, live))
-            self._store.finish(job, made)
+            self._store.finish(job, make())
         except CancelledError:
             self._end(live, live.stop or State.CANCELLED, None)
         except EbcaError as error:
@@ -374,7 +411,7 @@ class Service:
                 self._live.pop(job, None)
             seconds = 0.0 if live.began is None else time.monotonic() - live.began
             if state is State.DONE:
-                self._pace.add(seconds)
+                self._pace.add(seconds / live.together)
         if self._on_finished is not None:
             self._on_finished(state, seconds)
         self._tell(live, ended=True)
@@ -410,6 +447,12 @@ class Service:
             raise UnavailableError(
                 f"the job cannot be stored: {error}", "free some space on the service's disk"
             ) from None
+
+
+def _not_cancelled(made: Made | None) -> Made:
+    if made is None:
+        raise CancelledError("the job was cancelled")
+    return made
 
 
 def _found(value: Any, problem: str, remedy: str = "see the job's list of images") -> Any:

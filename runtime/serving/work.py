@@ -1,8 +1,8 @@
 """What a job asks for, and what comes back: plain values that can be stored, and sent to another machine."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
 @dataclass(frozen=True)
@@ -14,6 +14,7 @@ class Work:
         height, width: of the images, in pixels.
         count: of the images.
         previews: a preview after each so many evaluations; 0: none.
+        alike: the same text for works that may run as one batch; None: this one runs alone.
     """
 
     request: Mapping[str, Any]
@@ -21,6 +22,7 @@ class Work:
     width: int
     count: int
     previews: int = 0
+    alike: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,26 @@ class Runner(Protocol):
 
     def close(self) -> None:
         """Free what `run` keeps."""
+        ...
+
+
+@runtime_checkable
+class BatchRunner(Runner, Protocol):
+    """A runner that can run jobs together."""
+
+    def run_together(self, works: Sequence[Work], on_progress: Sequence[OnProgress]) -> Sequence[Made | None]:
+        """Make the images of works that are alike, in one batch. Images are those that `run` makes of each work alone.
+
+        Args:
+            works: at least one.
+            on_progress: of each work.
+
+        Returns:
+            The result of each; None: its `on_progress` returned False.
+
+        Raises:
+            EbcaError: as `Session.generate`, for any of them.
+        """
         ...
 
 

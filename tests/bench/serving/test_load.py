@@ -24,7 +24,7 @@ def test_a_wrong_image_is_found() -> None:
     asked = load.requests(4, 1)
     with ebca.load("shapes", device="cpu") as engine:
         files, _ = load.direct(engine, asked)
-    options = argparse.Namespace(url=None, engine="shapes", workers=1)
+    options = argparse.Namespace(url=None, engine="shapes", workers=1, max_batch=1)
     good, wrong = load.Found(), load.Found()
     with cli._service(options) as (address, _):
         asyncio.run(load.load(address, asked, files, good, calls=range(8), connections=2))

@@ -30,12 +30,17 @@ def open_service(served_engine: ebca.Engine, tmp_path: Path) -> Iterator[OpenSer
     opened: list[tuple[Service, Store]] = []
 
     def open_one(
-        workers: int = 1, folder: str = "data", start: bool = True, runners: list | None = None, **fields
+        workers: int = 1,
+        folder: str = "data",
+        start: bool = True,
+        runners: list | None = None,
+        max_batch: int = 1,
+        **fields,
     ) -> Service:
         limits = Limits(**fields)
         store = Store(tmp_path / folder, limits.keep)
         runners = runners or [EngineRunner(served_engine, limits) for _ in range(workers)]
-        service = Service(runners, store, limits)
+        service = Service(runners, store, limits, max_batch=max_batch)
         opened.append((service, store))
         if start:
             service.start()
