@@ -64,7 +64,7 @@ def test_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.Monkey
 
     (tmp_path / "engine").mkdir()
     monkeypatch.setattr(Path, "iterdir", denied)
-    with pytest.raises(ExportError, match="engine' cannot be used: Permission denied; name another folder"):
+    with pytest.raises(ExportError, match="cannot be used: Permission denied; name another folder"):
         check_output(tmp_path / "engine", overwrite=False)
 
 

@@ -36,9 +36,9 @@ def counted(runs: "collections.Counter[str]", backend: Any) -> Any:
         runner = open_graph(graph, *about)
         run = runner._run
 
-        def counting(binding: Any) -> None:
+        def counting(binding: Any, options: Any) -> None:
             runs[graph.name.partition(".")[0]] += 1
-            run(binding)
+            run(binding, options)
 
         runner._run = counting
         return runner
