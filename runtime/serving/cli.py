@@ -139,9 +139,7 @@ def _run(args: argparse.Namespace, engine: Engine, limits: Limits, settings: "Se
 
     store = Store(args.data_dir, limits.keep)
     metrics = server.Metrics()
-    # Each number of images has a session of its own.
-    kept = 1 + args.max_batch.bit_length()
-    runners = [EngineRunner(engine, limits, kept) for _ in range(args.workers)]
+    runners = [EngineRunner(engine, limits, args.max_batch) for _ in range(args.workers)]
     service = Service(runners, store, limits, metrics.job, args.max_batch)
     try:
         service.start()

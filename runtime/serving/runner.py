@@ -21,7 +21,7 @@ from ebca.runtime.request.serialization import from_json, to_json
 from ebca.runtime.request.validate import Task
 from ebca.runtime.results import Result
 from ebca.runtime.sampling import tables
-from ebca.runtime.sampling.progress import StepInfo
+from ebca.runtime.sampling.progress import OnStep, StepInfo
 from ebca.runtime.schema import parameters as rules
 from ebca.runtime.serving import telemetry
 from ebca.runtime.serving.batches import alike, together
@@ -39,13 +39,15 @@ class EngineRunner:
     Args:
         engine: the opened engine; runners may share it.
         limits: of requests.
-        kept: how many sessions stay open, one for each size and number of images. The oldest are closed.
+        max_batch: works that may be run together. With 1, nothing looks for what they have in common.
     """
 
-    def __init__(self, engine: Engine, limits: Limits, kept: int = 2) -> None:
+    def __init__(self, engine: Engine, limits: Limits, max_batch: int = 1) -> None:
         self._engine = engine
         self._limits = limits
-        self._kept = kept
+        self._max_batch = max_batch
+        # Sessions that stay open: two, and one for each larger batch. The oldest are closed.
+        self._kept = 1 + max_batch.bit_length()
         self._sessions: OrderedDict[_Size, Session] = OrderedDict()
 
     def describe(self) -> Mapping[str, Any]:
@@ -99,7 +101,7 @@ class EngineRunner:
             self._limits.check_size(session.height, session.width, count)
             parameters = session.check(request)
             size = session.height, session.width
-        alone = count > 1 or asked.previews
+        alone = self._max_batch == 1 or count > 1 or asked.previews
         group = None if alone else alike(request, self._tokens(request), *size)
         return Work(to_json(request), *size, count, asked.previews, group), parameters
 
@@ -108,20 +110,13 @@ class EngineRunner:
 
     def run(self, work: Work, on_progress: OnProgress) -> Made:
         """See `Runner.run`."""
-        session = self._session((work.height, work.width, work.count))
-        show = session.preview() if work.previews else None
+        size = work.height, work.width, work.count
+        show = self._session(size).preview() if work.previews else None
 
         def on_step(info: StepInfo) -> bool:
             return on_progress(Progress(info.index + 1, info.total, _preview(show, work.previews, info)))
 
-        try:
-            result = session.run(from_json(work.request), on_step)
-        except EbcaError:
-            raise
-        except BaseException:
-            # Of an error nobody has thought of, nobody knows what it leaves in the buffers.
-            self.close()
-            raise
+        result = self._result(size, work.request, on_step)
         if not on_progress(Progress(len(result.timesteps), len(result.timesteps))):
             raise CancelledError("the run was cancelled while its images were decoded")
         return made_of(result, self._engine)
@@ -134,16 +129,11 @@ class EngineRunner:
             stopped.update(n for n, goes_on in enumerate(on_progress) if not goes_on(progress))
             return len(stopped) < len(works)
 
-        session = self._session((first.height, first.width, len(works)))
+        size = first.height, first.width, len(works)
         try:
-            result = session.run(from_json(together(works)), lambda info: tell(Progress(info.index + 1, info.total)))
+            result = self._result(size, together(works), lambda info: tell(Progress(info.index + 1, info.total)))
         except CancelledError:
             return [None] * len(works)
-        except EbcaError:
-            raise
-        except BaseException:
-            self.close()
-            raise
         tell(Progress(len(result.timesteps), len(result.timesteps)))
         return [None if index in stopped else self._one_of(result, index, work) for index, work in enumerate(works)]
 
@@ -158,6 +148,17 @@ class EngineRunner:
         """Close the sessions."""
         while self._sessions:
             self._sessions.popitem()[1].close()
+
+    def _result(self, size: _Size, request: Mapping[str, Any], on_step: OnStep) -> Result:
+        session = self._session(size)
+        try:
+            return session.run(from_json(request), on_step)
+        except EbcaError:
+            raise
+        except BaseException:
+            # Of an error nobody has thought of, nobody knows what it leaves in the buffers.
+            self.close()
+            raise
 
     def _session(self, size: _Size) -> Session:
         if size not in self._sessions:

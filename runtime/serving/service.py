@@ -69,7 +69,7 @@ class Service:
         self._clock = threading.Thread(target=self._watch_deadlines, name="ebca-deadlines", daemon=True)
         with self._changed:
             for job in store.recover():
-                self._enqueue(job, store.work(job.id).alike)
+                self._enqueue(job, self._alike(job.id))
 
     def start(self) -> None:
         """Start the threads."""
@@ -137,7 +137,7 @@ class Service:
             self._written(partial(self._store.queue_again, job, seconds))
             self._live.pop(job, None)
             again = self._stored(job, owner)
-            self._enqueue(again, self._store.work(job).alike)
+            self._enqueue(again, self._alike(job))
         return again
 
     def cancel(self, job: str, owner: str = "") -> View:
@@ -292,6 +292,10 @@ class Service:
             return
         self._queue.append(job.id)
         self._changed.notify_all()
+
+    def _alike(self, job: str) -> str | None:
+        """`Work.alike` of a stored job, if it matters: its work holds all images that it starts from."""
+        return self._store.work(job).alike if self._max_batch > 1 else None
 
     def _stored(self, job: str, owner: str) -> Job:
         found = self._store.job(job)
