@@ -17,10 +17,12 @@ import ebca
 from ebca import console
 from ebca.bench import options
 from ebca.errors import EbcaError
+from ebca.runtime.validation import at_least_one
 
 PROGRAM = "ebca-bench serving"
 
 _DISTINCT = 20
+_COUNTS = ("requests", "connections", "rounds", "steps", "workers", "max_batch")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,7 +68,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(args: Any) -> dict[str, Any]:
-    """Run the loop and the load that the options ask for, in turns. Raises EbcaError if there is no service."""
+    """Run the loop and the load that the options ask for, in turns.
+
+    Raises:
+        ParameterError: a number below 1.
+        EbcaError: there is no service.
+    """
+    for name in _COUNTS:
+        at_least_one(f"--{name.replace('_', '-')}", getattr(args, name))
     try:
         from ebca.bench.serving import load
     except ImportError as error:
@@ -95,7 +104,7 @@ def measure(args: Any) -> dict[str, Any]:
         found.wrong.append(f"the service made {made} jobs for {args.requests} calls")
     if len(set(found.jobs)) != len(found.jobs):
         found.wrong.append("a job was given to two calls")
-    ratios = sorted(ours / plain for ours, plain in zip(service, loop, strict=True) if plain)
+    ratios = [ours / plain for ours, plain in zip(service, loop, strict=True) if plain]
     return {
         "calls": args.requests,
         "connections": args.connections,

@@ -31,3 +31,10 @@ def test_a_wrong_image_is_found() -> None:
         asyncio.run(load.load(address, asked, [b"", *files[1:]], wrong, calls=range(8), connections=2))
     assert good.wrong == [] and set(good.ways) == set(load.WAYS)
     assert len(wrong.wrong) == 2 and all("another image" in line for line in wrong.wrong)
+
+
+@pytest.mark.parametrize("flag", ["--requests", "--connections", "--rounds", "--steps", "--workers", "--max-batch"])
+def test_numbers_below_one_are_refused(capsys: pytest.CaptureFixture[str], flag: str) -> None:
+    assert cli.main([flag, "0"]) == 1
+    shown = capsys.readouterr().err
+    assert flag in shown and len(shown.splitlines()) == 1
